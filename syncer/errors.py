@@ -1,0 +1,69 @@
+"""Every error this program raises on purpose, in one tree.
+
+    Exception
+     ├─ SyncerError              one line for the user, with the exit status it ends in
+     │   ├─ ConfigError          a key is missing, unknown or wrong            exit 2
+     │   ├─ SourceError          Engage's data cannot be read in full          exit 1
+     │   ├─ AmberfloError        Amberflo cannot be used
+     │   │   └─ KeyRefused       401 or 403: the API key is wrong              exit 1
+     │   ├─ Stopped              the user or the system asked us to stop       exit 1
+     │   └─ NotFound             no such run, customer, audience or failure    exit 1
+     └─ state.errors.StateError  the state database cannot be used             exit 1
+         └─ Locked               another run is going on
+
+`EXIT_HELD` is no error: the run went well and the guard kept something back.
+"""
+
+from __future__ import annotations
+
+from state.errors import Locked, StateError
+
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_HELD",
+    "EXIT_OK",
+    "EXIT_USAGE",
+    "AmberfloError",
+    "ConfigError",
+    "KeyRefused",
+    "Locked",
+    "NotFound",
+    "SourceError",
+    "StateError",
+    "Stopped",
+    "SyncerError",
+]
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_HELD = 0, 1, 2, 3
+
+
+class SyncerError(Exception):
+    """Base of the tree. `str(error)` is one line, complete, without a secret."""
+
+    exit_code = EXIT_FAILED
+
+
+class ConfigError(SyncerError):
+    """A setting is missing, unknown or wrong: file, key, what is wrong, what would be right."""
+
+    exit_code = EXIT_USAGE
+
+
+class SourceError(SyncerError):
+    """The pull from Engage broke off or cannot start; nothing of it was taken."""
+
+
+class AmberfloError(SyncerError):
+    """Amberflo cannot be used at all; what was to be sent stays due."""
+
+
+class KeyRefused(AmberfloError):
+    """Amberflo answered 401 or 403: every further request would fail the same way."""
+
+
+class Stopped(SyncerError):
+    """A stop was asked for; what is not done yet stays due."""
+
+
+class NotFound(SyncerError):
+    """What the command names is not there."""
