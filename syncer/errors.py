@@ -5,7 +5,9 @@
      │   ├─ ConfigError          a key is missing, unknown or wrong            exit 2
      │   ├─ SourceError          Engage's data cannot be read in full          exit 1
      │   ├─ AmberfloError        Amberflo cannot be used
-     │   │   └─ KeyRefused       401 or 403: the API key is wrong              exit 1
+     │   │   ├─ KeyRefused       401 or 403: the API key is wrong              exit 1
+     │   │   ├─ Refused          it will never take this request; keep it as a failure
+     │   │   └─ TryAgain         it did not take this request now; send it again later
      │   ├─ Stopped              the user or the system asked us to stop       exit 1
      │   └─ NotFound             no such run, customer, audience or failure    exit 1
      └─ state.errors.StateError  the state database cannot be used             exit 1
@@ -28,10 +30,12 @@ __all__ = [
     "KeyRefused",
     "Locked",
     "NotFound",
+    "Refused",
     "SourceError",
     "StateError",
     "Stopped",
     "SyncerError",
+    "TryAgain",
 ]
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_HELD = 0, 1, 2, 3
@@ -59,6 +63,22 @@ class AmberfloError(SyncerError):
 
 class KeyRefused(AmberfloError):
     """Amberflo answered 401 or 403: every further request would fail the same way."""
+
+
+class Refused(AmberfloError):
+    """Amberflo refused one request for good: its `request`, the `status` and `body` it answered."""
+
+    def __init__(self, reason: str, *, request: str, status: int | None, body: str) -> None:
+        super().__init__(reason)
+        self.request, self.status, self.body = request, status, body
+
+
+class TryAgain(AmberfloError):
+    """A request did not get through (429, 5xx, network); `after` is its Retry-After in seconds."""
+
+    def __init__(self, reason: str, *, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
 
 
 class Stopped(SyncerError):

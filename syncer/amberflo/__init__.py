@@ -1,0 +1,1 @@
+"""Amberflo: its API, how fast it may be asked, and the delivery of what is due."""

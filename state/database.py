@@ -1,0 +1,145 @@
+"""The connection to the state database, SQLite or PostgreSQL: opening, reading, writing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import StaticPool
+
+from state import migrations
+from state.errors import StateError
+
+
+class Database:
+    """An open state database of the newest schema version.
+
+    `read()` and `write()` give a connection in a transaction. Every error of the driver comes out
+    as `StateError` with one line that names the database, never its password.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def open(cls, url: URL | str) -> Database:
+        """Open for reading and writing; makes the SQLite file (not its folder) and migrates."""
+        engine = _engine(make_url(url))
+        with _translated(engine.url):
+            try:
+                migrations.migrate(engine)
+            except BaseException:
+                engine.dispose()
+                raise
+        return cls(engine)
+
+    @classmethod
+    def peek(cls, url: URL | str) -> Database:
+        """Open for reading only: makes no file and no table; nothing there reads as empty."""
+        target = make_url(url)
+        path = sqlite_path(target)
+        if path is None or path.exists():
+            engine = _engine(target, read_only=True)
+            with _translated(engine.url):
+                try:
+                    with engine.connect() as connection:
+                        found = migrations.check(connection)
+                except BaseException:
+                    engine.dispose()
+                    raise
+            if found == len(migrations.MIGRATIONS):
+                return cls(engine)
+            engine.dispose()
+            if found:
+                raise StateError(
+                    f"the state database has schema version {found}; the next `syncer sync` "
+                    f"brings it to {len(migrations.MIGRATIONS)}, until then it cannot be read"
+                )
+        return cls.open("sqlite://")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database."""
+        with _translated(self.engine.url), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that commits at the end of the block, or not at all."""
+        with (
+            _translated(self.engine.url),
+            self.engine.execution_options(writes=True).begin() as connection,
+        ):
+            yield connection
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file of a SQLite URL; None for memory and for other engines."""
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    return Path(str(url.database))
+
+
+def _engine(url: URL, *, read_only: bool = False) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url, read_only)
+    if url.get_backend_name() == "postgresql":
+        try:
+            return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        except (ModuleNotFoundError, NoSuchModuleError):
+            raise StateError(
+                "state.url is a PostgreSQL URL but psycopg is not installed: "
+                "pip install 'engage-amberflo-sync[postgres]'"
+            ) from None
+    raise StateError(
+        f"state.url: {url.get_backend_name()} cannot hold the state; use sqlite or postgresql"
+    )
+
+
+def _sqlite_engine(url: URL, read_only: bool) -> Engine:
+    path = sqlite_path(url)
+    if path is not None and not path.parent.is_dir():
+        raise StateError(
+            f"state.url: the folder {path.parent} does not exist; make it, or name another"
+        )
+    engine = create_engine(url, poolclass=StaticPool if path is None else None)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: Any) -> None:
+        # We begin transactions ourselves (below): the driver would begin them too late.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout = 30000")
+        if read_only:
+            cursor.execute("PRAGMA query_only = ON")
+        else:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA cache_size = -16000")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # IMMEDIATE: two writers wait for each other at the start, not fail in the middle.
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _translated(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())
+        raise StateError(f"the state database {url}: {reason}") from error

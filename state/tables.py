@@ -1,0 +1,155 @@
+"""The tables, as SQLModel classes. Times are epoch milliseconds UTC; values are JSON text.
+
+One row per customer, not per customer and trait (facts/craft.md §5: a factor of ten). The DDL that
+makes them is in migrations.py; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, Text, text
+from sqlmodel import Field, SQLModel
+
+
+def _ordered_text(primary_key: bool = False) -> Column[str]:
+    """Text that sorts in UTF-8 byte order on every engine, as the merge needs it."""
+    kind = Text().with_variant(Text(collation="C"), "postgresql")
+    return Column(kind, primary_key=primary_key, nullable=False)
+
+
+def _serial() -> Column[int]:
+    return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+
+
+def _big(nullable: bool = False, default: str | None = None) -> Column[int]:
+    return Column(BigInteger, nullable=nullable, server_default=text(default) if default else None)
+
+
+class Customer(SQLModel, table=True):
+    """What Amberflo should hold of ours for a customer, and whether it does.
+
+    `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
+    acknowledged last (0: never). `due_at` is set while there is something to send.
+    """
+
+    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
+    traits: str = Field(sa_column=Column(Text, nullable=False))
+    name: str | None = Field(default=None, sa_column=Column(Text))
+    email: str | None = Field(default=None, sa_column=Column(Text))
+    rev: int = Field(sa_column=_big())
+    acked_rev: int = Field(sa_column=_big(default="0"))
+    acked_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    due_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
+
+
+class Trait(SQLModel, table=True):
+    """A trait that we own at Amberflo: its Segment key, its name there, its kind, its members."""
+
+    key: str = Field(sa_column=Column(Text, primary_key=True))
+    trait: str = Field(sa_column=Column(Text, nullable=False))
+    kind: str = Field(sa_column=Column(String(16), nullable=False))
+    members: int = Field(default=0, sa_column=_big(default="0"))
+
+
+class Change(SQLModel, table=True):
+    """History, append-only: one trait of one customer went from `before` to `after`.
+
+    `observed_at` is Segment's time of it, `recorded_at` ours, `delivered_at` Amberflo's answer.
+    """
+
+    id: int | None = Field(default=None, sa_column=_serial())
+    run: int = Field(sa_column=_big())
+    customer_id: str = Field(sa_column=_ordered_text())
+    rev: int = Field(sa_column=_big())
+    key: str = Field(sa_column=Column(Text, nullable=False))
+    trait: str = Field(sa_column=Column(Text, nullable=False))
+    before: str | None = Field(default=None, sa_column=Column(Text))
+    after: str | None = Field(default=None, sa_column=Column(Text))
+    observed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    recorded_at: int = Field(sa_column=_big())
+    delivered_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+
+
+class Run(SQLModel, table=True):
+    """One run: pull, compare, commit, deliver. Its sums must close (design §3)."""
+
+    id: int | None = Field(default=None, sa_column=_serial())
+    kind: str = Field(sa_column=Column(String(16), nullable=False))
+    state: str = Field(sa_column=Column(String(16), nullable=False))
+    started_at: int = Field(sa_column=_big())
+    committed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    watermark: str | None = Field(default=None, sa_column=Column(Text))
+    settings: str | None = Field(default=None, sa_column=Column(Text))
+    error: str | None = Field(default=None, sa_column=Column(Text))
+    pulled: int = Field(default=0, sa_column=_big(default="0"))
+    entered: int = Field(default=0, sa_column=_big(default="0"))
+    exited: int = Field(default=0, sa_column=_big(default="0"))
+    changed: int = Field(default=0, sa_column=_big(default="0"))
+    unchanged: int = Field(default=0, sa_column=_big(default="0"))
+    skipped: int = Field(default=0, sa_column=_big(default="0"))
+    without_customer_id: int = Field(default=0, sa_column=_big(default="0"))
+    due: int = Field(default=0, sa_column=_big(default="0"))
+    delivered: int = Field(default=0, sa_column=_big(default="0"))
+    failed: int = Field(default=0, sa_column=_big(default="0"))
+    held: int = Field(default=0, sa_column=_big(default="0"))
+
+
+class RunTrait(SQLModel, table=True):
+    """A run's sums of one trait: pulled = unchanged + entered + exited + changed + skipped."""
+
+    __tablename__ = "run_trait"
+
+    run: int = Field(sa_column=Column(BigInteger, primary_key=True))
+    key: str = Field(sa_column=Column(Text, primary_key=True))
+    trait: str = Field(sa_column=Column(Text, nullable=False))
+    kind: str = Field(sa_column=Column(String(16), nullable=False))
+    pulled: int = Field(sa_column=_big())
+    entered: int = Field(sa_column=_big())
+    exited: int = Field(sa_column=_big())
+    changed: int = Field(sa_column=_big())
+    unchanged: int = Field(sa_column=_big())
+    skipped: int = Field(sa_column=_big())
+    held: int = Field(sa_column=_big())
+    reasons: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class Failure(SQLModel, table=True):
+    """What Amberflo refused for good, with the request and its answer."""
+
+    id: int | None = Field(default=None, sa_column=_serial())
+    kind: str = Field(sa_column=Column(String(16), nullable=False))
+    customer_id: str | None = Field(default=None, sa_column=Column(Text))
+    message_id: str | None = Field(default=None, sa_column=Column(Text))
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    status: int | None = Field(default=None, sa_column=Column(Integer))
+    request: str | None = Field(default=None, sa_column=Column(Text))
+    body: str | None = Field(default=None, sa_column=Column(Text))
+    attempts: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default="1"))
+    failed_at: int = Field(sa_column=_big())
+
+
+def table(model: type[SQLModel]) -> Table:
+    """The Core table of a model, for the bulk paths."""
+    found = model.__table__  # type: ignore[attr-defined]
+    assert isinstance(found, Table)
+    return found
+
+
+CUSTOMER = table(Customer)
+TRAIT = table(Trait)
+CHANGE = table(Change)
+RUN = table(Run)
+RUN_TRAIT = table(RunTrait)
+FAILURE = table(Failure)
+
+Index(
+    "customer_due",
+    CUSTOMER.c.due_at,
+    CUSTOMER.c.customer_id,
+    sqlite_where=CUSTOMER.c.due_at.is_not(None),
+    postgresql_where=CUSTOMER.c.due_at.is_not(None),
+)
+Index("change_customer", CHANGE.c.customer_id, CHANGE.c.id)
+Index("change_key", CHANGE.c.key, CHANGE.c.id)
+Index("failure_customer", FAILURE.c.customer_id)

@@ -1,0 +1,183 @@
+"""Amberflo's HTTP API as far as we use it (facts/amberflo.md §1). The only place that speaks HTTP
+to Amberflo.
+
+Every call gives its result or raises what to do next: `TryAgain`, `Refused` or `KeyRefused`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import httpx
+import orjson
+from httpx_aiohttp import AiohttpTransport
+
+from syncer import __version__
+from syncer.amberflo.backoff import retry_after
+from syncer.amberflo.pace import Pace
+from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
+
+#: Statuses that say "not now"; all other 4xx say "never".
+_NOT_NOW = {408, 425, 429}
+#: How much of an answer is kept for the list of failures.
+_BODY_KEPT = 2000
+
+Record = dict[str, Any]
+
+
+class AmberfloClient:
+    """Use as `async with`; safe for many tasks of one event loop.
+
+    `rate` is requests per second over all tasks (0: unlimited), `timeout` seconds for one request
+    with its answer. Plain `httpx` is quadratic in its connections (facts/craft.md, table 1), so
+    its requests go through aiohttp's transport.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        customers_url: str,
+        rate: float = 0.0,
+        timeout: float = 30.0,
+        connections: int = 16,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._customers_url = customers_url.rstrip("/")
+        self._headers = {
+            "x-api-key": api_key,
+            "accept": "application/json",
+            "content-type": "application/json",
+            "user-agent": f"engage-amberflo-sync/{__version__}",
+        }
+        self._timeout = timeout
+        self._connections = connections
+        self._clock = clock
+        self.pace = Pace(rate)
+
+    async def __aenter__(self) -> Self:
+        self._transport = AiohttpTransport(
+            limits=httpx.Limits(max_connections=self._connections, keepalive_expiry=30.0)
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transport.aclose()
+
+    async def get_customer(self, customer_id: str) -> Record | None:
+        """The customer's whole record; None when there is none: Amberflo answers 200 `{}` then
+        (facts/amberflo.md §1), or 404."""
+        url = f"{self._customers_url}?customerId={quote(customer_id, safe='')}"
+        try:
+            body = await self._request("GET", url)
+        except Refused as refused:
+            if refused.status == 404:
+                return None
+            raise
+        if not body.strip():
+            return None
+        try:
+            record = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise TryAgain(f"GET {url} answered something that is not JSON") from None
+        if isinstance(record, list):
+            record = next((one for one in record if one.get("customerId") == customer_id), {})
+        if not record:
+            return None
+        if not isinstance(record, dict) or record.get("customerId") != customer_id:
+            # Writing this back would put one customer's data into another.
+            raise Refused(
+                "Amberflo answered with another customer's record",
+                request=f"GET {url}",
+                status=200,
+                body=_kept(body),
+            )
+        return record
+
+    async def put_customer(self, record: Record) -> None:
+        """Replace the customer's whole record; makes it where Amberflo upserts."""
+        await self._request("PUT", self._customers_url, record)
+
+    async def post_customer(self, record: Record) -> None:
+        """Make a customer that is not there."""
+        await self._request("POST", self._customers_url, record)
+
+    async def check(self) -> None:
+        """One harmless request that shows whether the key is good."""
+        await self.get_customer("syncer-check")
+
+    async def _request(self, method: str, url: str, record: Record | None = None) -> bytes:
+        wait = self.pace.reserve(self._clock())
+        if wait > 0:
+            await asyncio.sleep(wait)
+        content = None if record is None else orjson.dumps(record)
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = await self._transport.handle_async_request(
+                    httpx.Request(method, url, headers=self._headers, content=content)
+                )
+                body = await response.aread()
+                await response.aclose()
+        except (TimeoutError, httpx.TimeoutException):
+            raise TryAgain(f"{method} {url} gave no answer in {self._timeout:g} s") from None
+        except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
+            raise TryAgain(f"{method} {url}: {_first_line(error)}") from None
+        if 200 <= response.status_code < 300:
+            self.pace.speed_up(self._clock())
+            return body
+        raise self._problem(method, url, content, response, body)
+
+    def _problem(
+        self,
+        method: str,
+        url: str,
+        content: bytes | None,
+        response: httpx.Response,
+        body: bytes,
+    ) -> AmberfloError:
+        status = response.status_code
+        said = f"{method} {url} answered {status}"
+        if status in (401, 403):
+            return KeyRefused(
+                f"Amberflo refuses the API key (status {status}): set amberflo.api_key to a valid "
+                "key; what is not sent yet stays due"
+            )
+        if status in _NOT_NOW or status >= 500:
+            after = retry_after(response.headers.get("retry-after"), datetime.now(UTC))
+            if status == 429 or after is not None:
+                self.pace.slow_down(self._clock(), after)
+            return TryAgain(said, after=after)
+        return Refused(
+            f"{said}: {_message(body)}",
+            request=f"{method} {url} {content.decode() if content else ''}".rstrip(),
+            status=status,
+            body=_kept(body),
+        )
+
+
+def _message(body: bytes) -> str:
+    """What Amberflo says is wrong: `errorMessage` or `message` of its JSON, else the text."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        found = None
+    if isinstance(found, dict):
+        for key in ("errorMessage", "message"):
+            if isinstance(found.get(key), str):
+                return str(found[key])
+    return re.sub(r"\s+", " ", body.decode("utf-8", "replace")).strip()[:200] or "no reason given"
+
+
+def _kept(body: bytes) -> str:
+    return body.decode("utf-8", "replace")[:_BODY_KEPT]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,63 @@
+"""The pace of requests: a rate that goes down when Amberflo says 429 and comes back by itself.
+
+Amberflo publishes no rate limit (facts/amberflo.md §1), so the configured rate is a wish and the
+answers decide. Pure: the clock (seconds, monotonic) is passed in.
+"""
+
+from __future__ import annotations
+
+#: On 429 the rate is multiplied by this, at most once in `SETTLE` seconds; while none comes it is
+#: multiplied by `RECOVER` every `SETTLE` seconds.
+SLOW_DOWN, RECOVER, SETTLE = 0.5, 1.25, 1.0
+SLOWEST = 0.2
+
+
+class Pace:
+    """Gives each request its moment. `rate` is requests per second; 0 is as fast as it goes."""
+
+    def __init__(self, rate: float) -> None:
+        self._wanted = rate
+        self._allowed: float | None = None  # set while Amberflo wants it slower
+        self._ceiling = rate  # where an unlimited rate was when it was slowed down
+        self._next = 0.0
+        self._settled = 0.0
+        self._window = (0.0, 0)  # start and count: the measured rate
+
+    @property
+    def rate(self) -> float:
+        """Requests per second now; 0 is unlimited."""
+        return self._wanted if self._allowed is None else self._allowed
+
+    def reserve(self, now: float) -> float:
+        """Take the next free moment; gives the seconds to wait for it."""
+        started, count = self._window
+        self._window = (now, 1) if now - started > 5 else (started, count + 1)
+        start = max(now, self._next)
+        if self.rate > 0:
+            self._next = start + 1.0 / self.rate
+        return start - now
+
+    def slow_down(self, now: float, after: float | None) -> None:
+        """Amberflo answered 429: wait for `after` seconds if it says so, and go on slower."""
+        if after is not None:
+            self._next = max(self._next, now + after)
+        if now < self._settled:
+            return
+        if self._allowed is None:
+            self._ceiling = self._wanted or self._measured(now)
+        self._allowed = max(SLOWEST, (self._allowed or self._ceiling) * SLOW_DOWN)
+        self._settled = now + (after or 0.0) + SETTLE
+
+    def speed_up(self, now: float) -> None:
+        """Amberflo took a request."""
+        if self._allowed is None or now < self._settled:
+            return
+        self._allowed *= RECOVER
+        self._settled = now + SETTLE
+        if self._allowed >= self._ceiling:
+            # Back where it was; an unlimited rate becomes unlimited again.
+            self._allowed = None
+
+    def _measured(self, now: float) -> float:
+        started, count = self._window
+        return count / max(now - started, 1.0)

@@ -1,0 +1,123 @@
+"""The composition root: builds the parts from the config and joins them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from state import snapshot
+from state.database import Database, sqlite_path
+from syncer.amberflo.client import AmberfloClient
+from syncer.amberflo.delivery import CustomerDelivery, Delivery
+from syncer.config import Config
+from syncer.engage.profiles_sync import ProfilesSync
+from syncer.engage.source import Source
+from syncer.errors import ConfigError
+from syncer.sync.guard import Guard
+from syncer.sync.run import Progress, Runs, Selection
+
+
+@dataclass
+class App:
+    """The service with its settings. `stop` says whether the user asked to stop."""
+
+    config: Config
+    progress: Progress
+    stop: Callable[[], bool] = lambda: False
+
+    @contextmanager
+    def runs(self, *, writes: bool = True) -> Iterator[Runs]:
+        """Runs on the configured state; without `writes` only for looking (`diff`)."""
+        with self.state(writes=writes) as database:
+            yield Runs(
+                database=database,
+                source=self.source(),
+                selection=self._selection(),
+                guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
+                deliver=lambda progress: asyncio.run(self._deliver(database, progress)),
+                progress=self.progress,
+                stop=self.stop,
+            )
+
+    @contextmanager
+    def state(self, *, writes: bool) -> Iterator[Database]:
+        """The state database; without `writes` nothing is made where nothing is."""
+        url = self.config.state.url
+        path = sqlite_path(url)
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(
+                f"state.url: the folder {path.parent} does not exist; make it, or name another"
+            )
+        database = Database.open(url) if writes else Database.peek(url)
+        try:
+            yield database
+        finally:
+            database.close()
+
+    def source(self) -> Source:
+        """The configured way to pull from Engage."""
+        settings = self.config.engage.profiles_sync
+        url = settings.url
+        if url.get_backend_name() == "sqlite" and not str(url.database or "").startswith("file:"):
+            path = Path(str(url.database or ""))
+            if not path.is_file():
+                raise ConfigError(
+                    f"engage.profiles_sync.url: the SQLite file {path} does not exist; name the "
+                    "file that holds the Profiles Sync tables"
+                )
+        return ProfilesSync(
+            url=url,
+            schema=settings.schema_,
+            customer_id=self.config.engage.customer_id,
+            overlap=settings.overlap,
+        )
+
+    def client(self) -> AmberfloClient:
+        """A client for Amberflo; use it as `async with`."""
+        settings = self.config.amberflo
+        return AmberfloClient(
+            settings.api_key.get_secret_value(),
+            customers_url=settings.customers_url,
+            rate=settings.rate,
+            timeout=settings.timeout,
+            connections=settings.concurrency,
+        )
+
+    async def check_amberflo(self) -> None:
+        """Raises what is wrong with the key or the way to Amberflo."""
+        async with self.client() as client:
+            await client.check()
+
+    async def _deliver(self, database: Database, progress: Callable[[int], None]) -> Delivery:
+        settings = self.config.amberflo
+        with database.read() as connection:
+            owned = frozenset(row.trait for row in snapshot.traits(connection))
+        async with self.client() as client:
+            return await CustomerDelivery(
+                database=database,
+                client=client,
+                owned=owned,
+                concurrency=settings.concurrency,
+                as_strings=settings.trait_values == "string",
+                patience=settings.patience,
+                stop=self.stop,
+                progress=progress,
+            ).run()
+
+    def _selection(self) -> Selection:
+        engage = self.config.engage
+        settings = orjson.dumps(
+            {
+                "customer_id": engage.customer_id,
+                "audiences": engage.audiences,
+                "computed_traits": engage.computed_traits,
+                "source": [engage.source, str(engage.profiles_sync.url)],
+                "schema": engage.profiles_sync.schema_,
+            }
+        ).decode()
+        return Selection(engage.audiences, engage.computed_traits, settings)

@@ -1,0 +1,277 @@
+"""Settings: one TOML file, `SYNCER_…` environment variables over it, secrets from the environment.
+
+`load(path, environ)` gives a frozen `Config` or raises `ConfigError` with one line that names the
+file (or variable), the key, what is wrong and what would be right. Contract: design §4.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from syncer.errors import ConfigError
+
+ENV_PREFIX = "SYNCER_"
+#: Variables with the prefix that are no settings: the config file's own path.
+NOT_SETTINGS = {"SYNCER_CONFIG"}
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(text: object) -> float:
+    """Seconds of `"2h30m"`, `"20m"`, `"90s"`, `"1.5d"`; a bare number is seconds."""
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return float(text)
+    if isinstance(text, str):
+        compact = text.replace(" ", "").lower()
+        parts = _DURATION.findall(compact)
+        if parts and "".join(number + unit for number, unit in parts) == compact:
+            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    raise ValueError(f"{text!r} is no duration; write for example 90s, 20m, 2h30m or 1d")
+
+
+def _database_url(text: object) -> URL:
+    try:
+        return make_url(str(text))
+    except (ArgumentError, ValueError):
+        raise ValueError(
+            "this is no database URL; write for example sqlite:///syncer.db or "
+            "postgresql+psycopg://user:password@host/database"
+        ) from None
+
+
+def _http_url(text: str) -> str:
+    if not re.match(r"https?://[^/\s]+", text):
+        raise ValueError(f"{text!r} is no URL; write for example https://app.amberflo.io/customers")
+    return text.rstrip("/")
+
+
+def _not_blank(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        raise ValueError("the secret is empty; set it, or name a file that holds it")
+    return secret
+
+
+Duration = Annotated[float, BeforeValidator(duration), Field(gt=0)]
+#: SQLAlchemy's URL: its text hides the password.
+DatabaseUrl = Annotated[URL, BeforeValidator(_database_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Secret = Annotated[SecretStr, AfterValidator(_not_blank)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class AmberfloConfig(_Section):
+    api_key: Secret
+    customers_url: HttpUrl = "https://app.amberflo.io/customers"
+    ingest_url: HttpUrl = "https://app.amberflo.io/ingest"
+    rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 16
+    trait_values: Literal["native", "string"] = "native"
+    timeout: Duration = 30.0
+    patience: Duration = 300.0
+
+
+class ProfilesSyncConfig(_Section):
+    url: DatabaseUrl
+    schema_: Annotated[str, Field(alias="schema")] = ""
+    overlap: Duration = 3 * 3600.0
+
+
+class EngageConfig(_Section):
+    source: Literal["profiles_sync"] = "profiles_sync"
+    customer_id: Annotated[str, Field(min_length=1)] = "user_id"
+    audiences: tuple[str, ...] = ("*",)
+    computed_traits: tuple[str, ...] = ()
+    profiles_sync: ProfilesSyncConfig
+
+
+class ScheduleConfig(_Section):
+    every: Duration = 2.5 * 3600
+    jitter: Duration = 20 * 60.0
+    reconcile: str = "0 3 * * *"
+
+
+class GuardConfig(_Section):
+    max_exits: Annotated[float, Field(ge=0, le=1)] = 0.2
+    min_exits: Annotated[int, Field(ge=0)] = 100
+
+
+class StateConfig(_Section):
+    url: DatabaseUrl = make_url("sqlite:///syncer.db")
+
+
+class PassthroughConfig(_Section):
+    listen: str = "127.0.0.1:8400"
+    write_keys: tuple[Secret, ...] = ()
+    webhook_secret: Secret | None = None
+
+
+class Config(_Section):
+    """All settings. Secrets are `SecretStr`: their text never shows in a repr, log or error."""
+
+    amberflo: AmberfloConfig
+    engage: EngageConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    guard: GuardConfig = GuardConfig()
+    state: StateConfig = StateConfig()
+    passthrough: PassthroughConfig = PassthroughConfig()
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """The settings of the TOML file at `path`, overridden by `SYNCER_…` of `environ`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: there is no such file; copy config.example.toml there or name another "
+            "with --config"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: this is not TOML: {error}") from None
+
+    origins = _override(raw, environ)
+    _substitute(raw, environ, path, origins)
+    _read_secret_files(raw, path)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error, path, origins)) from None
+
+
+def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    """Put `SYNCER_A__B=value` at raw["a"]["b"]; returns which variable set which key."""
+    origins: dict[tuple[str, ...], str] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(ENV_PREFIX) or variable in NOT_SETTINGS:
+            continue
+        keys = tuple(variable[len(ENV_PREFIX) :].lower().split("__"))
+        section: dict[str, Any] = raw
+        for key in keys[:-1]:
+            below = section.setdefault(key, {})
+            if not isinstance(below, dict):
+                raise ConfigError(f"{variable}: {key} is a value, not a section")
+            section = below
+        section[keys[-1]] = _from_environment(variable, environ[variable])
+        origins[keys] = variable
+    return origins
+
+
+def _from_environment(variable: str, text: str) -> object:
+    if not text.lstrip().startswith("["):
+        return text
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise ConfigError(
+            f'{variable}: a list is written as JSON, for example ["a", "b"]'
+        ) from None
+
+
+def _substitute(
+    raw: dict[str, Any],
+    environ: Mapping[str, str],
+    path: Path,
+    origins: Mapping[tuple[str, ...], str],
+) -> None:
+    """Replace `${NAME}` in every string; a variable that is unset or empty is an error."""
+
+    def replace(value: Any, keys: tuple[str, ...]) -> Any:
+        if isinstance(value, dict):
+            return {key: replace(inner, (*keys, key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [replace(inner, keys) for inner in value]
+        if not isinstance(value, str):
+            return value
+
+        def lookup(match: re.Match[str]) -> str:
+            found = environ.get(match[1], "")
+            if not found.strip():
+                raise ConfigError(
+                    f"{_where(path, keys, origins)}: the environment variable {match[1]} is not "
+                    "set or empty; set it, or write the value here"
+                )
+            return found
+
+        return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", lookup, value)
+
+    for key in list(raw):
+        raw[key] = replace(raw[key], (key,))
+
+
+def _read_secret_files(raw: dict[str, Any], path: Path) -> None:
+    """`amberflo.api_key_file` names a file that holds the key."""
+    amberflo = raw.get("amberflo")
+    if not isinstance(amberflo, dict) or "api_key_file" not in amberflo:
+        return
+    if "api_key" in amberflo:
+        raise ConfigError(f"{path}: amberflo: set api_key or api_key_file, not both")
+    file = amberflo.pop("api_key_file")
+    try:
+        amberflo["api_key"] = Path(str(file)).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(
+            f"{path}: amberflo.api_key_file: {file} cannot be read ({reason}); it must hold the key"
+        ) from None
+    if not amberflo["api_key"]:
+        raise ConfigError(f"{path}: amberflo.api_key_file: {file} is empty; it must hold the key")
+
+
+def _where(path: Path, keys: tuple[str, ...], origins: Mapping[tuple[str, ...], str]) -> str:
+    for set_keys, variable in origins.items():
+        if set_keys[: len(keys)] == keys:
+            return variable
+    return f"{path}: {'.'.join(keys)}"
+
+
+def _first_problem(
+    error: ValidationError, path: Path, origins: Mapping[tuple[str, ...], str]
+) -> str:
+    """One line for the first thing pydantic found; input values stay out, they may be secret."""
+    found = error.errors(include_url=False)[0]
+    keys = tuple(str(part) for part in found["loc"] if not isinstance(part, int))
+    where = _where(path, keys, origins)
+    if found["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {_known_keys(keys)}"
+    if found["type"] == "missing":
+        if keys == ("amberflo", "api_key"):
+            return f"{where}: missing; set api_key, or api_key_file with the path of a file"
+        return f"{where}: missing; config.example.toml shows it"
+    return f"{where}: {found['msg'].removeprefix('Value error, ')}"
+
+
+def _known_keys(keys: tuple[str, ...]) -> str:
+    section: type[BaseModel] = Config
+    for key in keys[:-1]:
+        inner = section.model_fields[key].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        section = inner
+    names = [field.alias or name for name, field in section.model_fields.items()]
+    if section is AmberfloConfig:
+        names.insert(1, "api_key_file")
+    return f"known here: {', '.join(names)}"

@@ -1,0 +1,456 @@
+"""Pull from a Segment Profiles Sync warehouse (facts/segment.md §1.3) over SQLAlchemy.
+
+Tables: `user_traits` (one row per profile and trait), `user_identifiers` (one row per external
+id), `profile_merges` (one row per segment id). Merges are resolved, external ids are matched and
+rows are grouped by customer in the database; what comes out streams in byte order of the id.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Engine,
+    Executable,
+    FromClause,
+    MetaData,
+    Select,
+    String,
+    Table,
+    Text,
+    case,
+    cast,
+    collate,
+    create_engine,
+    distinct,
+    event,
+    func,
+    inspect,
+    literal,
+    or_,
+    select,
+    union,
+)
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
+from syncer.engage.catalog import PROFILE_KEYS
+from syncer.engage.source import (
+    ChangedSince,
+    Counted,
+    ObservedKey,
+    OnlyCustomer,
+    PulledCustomer,
+    Scope,
+    WithoutCustomerId,
+)
+from syncer.errors import SourceError
+
+_COMMON = {"canonical_segment_id", "seq", "received_at", "uuid_ts", "timestamp"}
+_COLUMNS = {
+    "user_traits": _COMMON | {"name", "value"},
+    "user_identifiers": _COMMON | {"type", "value"},
+    "profile_merges": _COMMON | {"segment_id"},
+}
+#: Segment's set-up page spells one table in the singular.
+_OTHER_SPELLING = {"user_identifiers": "user_identifier"}
+
+#: Engines that group the rows of a customer themselves.
+_GROUPING = {"sqlite", "postgresql"}
+#: Rows that a server-side cursor hands over at a time.
+FETCH = 1000
+
+
+@dataclass(frozen=True)
+class ProfilesSync:
+    """The source. `overlap` (seconds) is how far an incremental pull looks back before the newest
+    row of the last one: rows land slightly out of order."""
+
+    url: URL
+    schema: str = ""
+    customer_id: str = "user_id"
+    overlap: float = 3 * 3600.0
+
+    @contextmanager
+    def pull(self, scope: Scope) -> Iterator[ProfilesSyncPull]:
+        """One read-only transaction that sees one state of the warehouse."""
+        engine = _engine(self.url)
+        try:
+            with _translated(self.url), engine.connect() as connection:
+                _begin_snapshot(connection)
+                tables = _reflect(connection, self.schema, self.url)
+                yield ProfilesSyncPull(self, connection, tables, scope)
+        finally:
+            engine.dispose()
+
+    def check(self) -> str:
+        with self.pull(OnlyCustomer("")) as pull:
+            keys = pull.observed()
+        rows = sum(key.rows for key in keys)
+        return f"Profiles Sync at {self.url}: {rows:,} trait rows of {len(keys):,} keys"
+
+
+class ProfilesSyncPull:
+    """One snapshot; the methods are those of `source.Pull`."""
+
+    def __init__(
+        self,
+        source: ProfilesSync,
+        connection: Connection,
+        tables: dict[str, Table],
+        scope: Scope,
+    ) -> None:
+        self._source = source
+        self._connection = connection
+        self._traits = tables["user_traits"]
+        self._identifiers = tables["user_identifiers"]
+        self._merges = tables["profile_merges"]
+        self._dialect = connection.dialect.name
+        self._merged = self._resolve_merges()
+        self._all_ids = self._customer_ids()
+        self._touched = self._touched_since(scope) if isinstance(scope, ChangedSince) else None
+        self._ids = self._in_scope(scope)
+
+    def watermark(self) -> str | None:
+        newest = [
+            self._scalar(select(func.max(_instant(table.c.uuid_ts, self._dialect))))
+            for table in (self._traits, self._identifiers, self._merges)
+        ]
+        found = [time for time in (_as_datetime(value) for value in newest) if time is not None]
+        if not found:
+            return None
+        # A row dated in the future must not hide the rows that are loaded until then.
+        return min(max(found), datetime.now(UTC)).isoformat(timespec="milliseconds")
+
+    def observed(self) -> list[ObservedKey]:
+        traits = self._traits
+        text = func.lower(func.trim(cast(traits.c.value, Text)))
+
+        def count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
+            return func.sum(case((condition, 1), else_=0))
+
+        rows = self._all(
+            select(
+                traits.c.name,
+                func.count(),
+                count(text.in_(("true", "false", "t", "f"))),
+                count(text.in_(("1", "0"))),
+                count(text.not_in(("true", "false", "t", "f", "1", "0", "", "null"))),
+            )
+            .where(traits.c.name.is_not(None))
+            .group_by(traits.c.name)
+        )
+        return [ObservedKey(str(row[0]), *(int(n or 0) for n in row[1:])) for row in rows]
+
+    def count(self, keys: Collection[str]) -> Counted:
+        rows = self._rows(keys)
+        (found,) = self._all(
+            select(func.count(distinct(rows.c.customer_id)), func.count()).select_from(rows)
+        )
+        return Counted(customers=found[0], rows=found[1])
+
+    def customers(self, keys: Collection[str]) -> Iterator[PulledCustomer]:
+        rows = self._rows(keys)
+        ordered = select(rows).order_by(rows.c.customer_id, rows.c.name, rows.c.time, rows.c.seq)
+        if self._dialect in _GROUPING:
+            grouped = _grouped(ordered.subquery(), self._dialect)
+            yield from map(PulledCustomer._make, self._stream(grouped))
+        else:
+            yield from _grouped_here(self._stream(ordered))
+
+    def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
+        rows = self._rows_without_id(keys)
+        by_key = self._all(select(rows.c.name, func.count()).group_by(rows.c.name))
+        profiles = self._scalar(select(func.count(distinct(rows.c.profile))))
+        return WithoutCustomerId(int(profiles or 0), {str(key): int(n) for key, n in by_key})
+
+    def profiles_without_customer_id(self, keys: Collection[str]) -> Iterator[str]:
+        rows = self._rows_without_id(keys)
+        for (profile,) in self._stream(select(distinct(rows.c.profile)).order_by(rows.c.profile)):
+            yield str(profile)
+
+    # The statement, from the inside out
+
+    def _resolve_merges(self) -> CTE:
+        """(segment_id, canonical_segment_id) of every profile that was merged away, chains
+        followed to their end. The newest row of a segment id counts; a circle resolves nothing."""
+        merges = self._merges
+        ranked = select(
+            merges.c.segment_id,
+            merges.c.canonical_segment_id,
+            func.row_number()
+            .over(
+                partition_by=merges.c.segment_id,
+                order_by=(self._time(merges).desc(), merges.c.seq.desc()),
+            )
+            .label("rank"),
+        ).cte("ranked")
+        step = (
+            select(ranked.c.segment_id, ranked.c.canonical_segment_id)
+            .where(ranked.c.rank == 1, ranked.c.segment_id != ranked.c.canonical_segment_id)
+            .cte("step")
+        )
+        chain = select(step).cte("chain", recursive=True)
+        chain = chain.union(
+            select(chain.c.segment_id, step.c.canonical_segment_id).where(
+                step.c.segment_id == chain.c.canonical_segment_id
+            )
+        )
+        return (
+            select(chain)
+            .where(chain.c.canonical_segment_id.not_in(select(step.c.segment_id)))
+            .cte("merged")
+        )
+
+    def _profile(self, table: Table, merged: FromClause) -> ColumnElement[Any]:
+        return func.coalesce(merged.c.canonical_segment_id, table.c.canonical_segment_id)
+
+    def _customer_ids(self) -> CTE:
+        """(profile, id) of every profile with a customer id; one profile may have several."""
+        identifiers, merged = self._identifiers, self._merged.alias("merged_ids")
+        customer_id = cast(identifiers.c.value, Text)
+        return (
+            select(self._profile(identifiers, merged).label("profile"), customer_id.label("id"))
+            .select_from(
+                identifiers.outerjoin(
+                    merged, merged.c.segment_id == identifiers.c.canonical_segment_id
+                )
+            )
+            .where(identifiers.c.type == self._source.customer_id, func.trim(customer_id) != "")
+            .distinct()
+            .cte("all_ids")
+        )
+
+    def _in_scope(self, scope: Scope) -> CTE:
+        """The part of `_all_ids` that is to be pulled."""
+        ids = self._all_ids
+        if isinstance(scope, OnlyCustomer):
+            return select(ids).where(ids.c.id == scope.customer_id).cte("ids")
+        if self._touched is None:
+            return ids
+        # Every customer of a touched profile, with every profile of such a customer: which of its
+        # rows is the newest can only be told where all of them are there.
+        touched = select(ids.c.id).where(ids.c.profile.in_(select(self._touched.c.profile)))
+        return select(ids).where(ids.c.id.in_(touched)).cte("ids")
+
+    def _touched_since(self, scope: ChangedSince) -> CTE:
+        """(profile) of the profiles with a row loaded since the watermark, less the overlap."""
+        since = datetime.fromisoformat(scope.watermark) - timedelta(seconds=self._source.overlap)
+        selects = []
+        for number, table in enumerate((self._traits, self._identifiers, self._merges)):
+            merged = self._merged.alias(f"merged_{number}")
+            loaded = _instant(table.c.uuid_ts, self._dialect)
+            selects.append(
+                select(self._profile(table, merged).label("profile"))
+                .select_from(
+                    table.outerjoin(merged, merged.c.segment_id == table.c.canonical_segment_id)
+                )
+                # A time that cannot be read may be new.
+                .where(or_(loaded.is_(None), loaded >= _since(since, self._dialect)))
+            )
+        return union(*selects).cte("touched")
+
+    def _rows(self, keys: Collection[str]) -> CTE:
+        """(customer_id, name, value, time, seq): the trait rows of the customers in scope."""
+        traits, merged, ids = self._traits, self._merged.alias("merged_rows"), self._ids
+        customer_id: ColumnElement[Any] = ids.c.id
+        if self._dialect == "postgresql":
+            customer_id = collate(customer_id, "C")
+        return (
+            select(
+                customer_id.label("customer_id"),
+                traits.c.name,
+                traits.c.value,
+                self._time(traits).label("time"),
+                traits.c.seq,
+            )
+            .select_from(
+                traits.outerjoin(merged, merged.c.segment_id == traits.c.canonical_segment_id).join(
+                    ids, ids.c.profile == self._profile(traits, merged)
+                )
+            )
+            .where(traits.c.name.in_([*keys, *PROFILE_KEYS]))
+            .cte("rows")
+        )
+
+    def _rows_without_id(self, keys: Collection[str]) -> CTE:
+        """(profile, name) of the trait rows whose profile has no customer id."""
+        traits, merged = self._traits, self._merged.alias("merged_without")
+        profile, ids = self._profile(traits, merged), self._all_ids
+        found = (
+            select(profile.label("profile"), traits.c.name)
+            .select_from(
+                traits.outerjoin(
+                    merged, merged.c.segment_id == traits.c.canonical_segment_id
+                ).outerjoin(ids, ids.c.profile == profile)
+            )
+            .where(traits.c.name.in_(list(keys)), ids.c.profile.is_(None))
+        )
+        if self._touched is not None:
+            found = found.where(profile.in_(select(self._touched.c.profile)))
+        return found.cte("without_id")
+
+    def _time(self, table: Table) -> ColumnElement[Any]:
+        """Segment's time of a row: `timestamp` is empty on backfilled ones."""
+        return func.coalesce(table.c.timestamp, table.c.received_at, table.c.uuid_ts)
+
+    # Running it
+
+    def _all(self, statement: Executable) -> list[Any]:
+        with _translated(self._source.url):
+            return list(self._connection.execute(statement).all())
+
+    def _scalar(self, statement: Executable) -> Any:
+        with _translated(self._source.url):
+            return self._connection.execute(statement).scalar()
+
+    def _stream(self, statement: Executable) -> Iterator[Any]:
+        with _translated(self._source.url):
+            result = self._connection.execution_options(yield_per=FETCH).execute(statement)
+            yield from result
+
+
+def _grouped_here(ordered: Iterator[Any]) -> Iterator[PulledCustomer]:
+    """The same for engines whose JSON functions we do not know, grouped in Python."""
+    for customer_id, group in groupby(ordered, key=lambda row: str(row[0])):
+        found = [(row[1], row[2], str(row[3])) for row in group]
+        traits = [row for row in found if row[0] not in PROFILE_KEYS]
+        keys, values, times = (orjson.dumps([row[n] for row in traits]).decode() for n in range(3))
+        profile = orjson.dumps([row for row in found if row[0] in PROFILE_KEYS]).decode()
+        yield PulledCustomer(customer_id, keys, values, times, profile)
+
+
+def _grouped(rows: FromClause, dialect: str) -> Select[Any]:
+    """One row per customer, its trait rows as JSON arrays; `rows` come ordered."""
+    if dialect == "postgresql":
+        aggregate, pack = func.json_agg, func.json_build_array
+    else:
+        aggregate, pack = func.json_group_array, func.json_array
+    profile = rows.c.name.in_(PROFILE_KEYS)
+
+    def array(column: ColumnElement[Any], where: ColumnElement[bool]) -> ColumnElement[Any]:
+        return func.coalesce(cast(aggregate(column).filter(where), Text), "[]")
+
+    return (
+        select(
+            rows.c.customer_id,
+            array(rows.c.name, ~profile),
+            array(rows.c.value, ~profile),
+            array(rows.c.time, ~profile),
+            array(pack(rows.c.name, rows.c.value, rows.c.time), profile),
+        )
+        .group_by(rows.c.customer_id)
+        .order_by(rows.c.customer_id)
+    )
+
+
+def _instant(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
+    """A time column as something that compares: SQLite keeps times as text of several forms."""
+    if dialect == "sqlite":
+        return func.julianday(column)
+    if isinstance(column.type, String):
+        return cast(column, DateTime(timezone=True))
+    return column
+
+
+def _since(moment: datetime, dialect: str) -> ColumnElement[Any]:
+    if dialect == "sqlite":
+        return func.julianday(moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3])
+    return literal(moment, DateTime(timezone=True))
+
+
+def _as_datetime(value: Any) -> datetime | None:
+    """What `max(_instant(…))` gave: a datetime, or a Julian day number from SQLite."""
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return datetime.fromtimestamp((float(value) - 2440587.5) * 86400, UTC)
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        if url.get_backend_name() == "sqlite" and not str(url.database or "").startswith("file:"):
+            return _sqlite_engine(Path(str(url.database or "")))
+        if url.get_backend_name() == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        return create_engine(url, connect_args=_CONNECT.get(url.get_backend_name(), {}))
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise SourceError(
+            f"engage.profiles_sync.url: the driver for {url.drivername} is not installed "
+            f"({error}); install it beside syncer"
+        ) from None
+
+
+_CONNECT: dict[str, dict[str, Any]] = {"postgresql": {"connect_timeout": 30}}
+
+
+def _sqlite_engine(path: Path) -> Engine:
+    """Read-only, so that a file that is not there is never made."""
+    address = f"file:{quote(str(path))}?mode=ro"
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False, timeout=30),
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # we begin the snapshot ourselves
+
+    return engine
+
+
+def _begin_snapshot(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN")
+    elif connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+
+
+def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
+    """The three tables, or one line that says which table or column is missing."""
+    inspector = inspect(connection)
+    place = f"the schema {schema!r} of {url}" if schema else f"{url}"
+    tables: dict[str, Table] = {}
+    for name, columns in _COLUMNS.items():
+        there = name
+        if not inspector.has_table(name, schema=schema or None):
+            there = _OTHER_SPELLING.get(name, name)
+            if there == name or not inspector.has_table(there, schema=schema or None):
+                raise SourceError(
+                    f"the table {name} is missing in {place}; Profiles Sync makes it when the "
+                    "materialized views are selected in its Selective Sync settings"
+                )
+        table = Table(there, MetaData(), schema=schema or None, autoload_with=connection)
+        missing = sorted(columns - set(table.c.keys()))
+        if missing:
+            raise SourceError(
+                f"the table {there} in {place} has no column {', '.join(missing)}; Profiles Sync "
+                f"makes it with {', '.join(sorted(columns))}"
+            )
+        tables[name] = table
+    return tables
+
+
+@contextmanager
+def _translated(url: URL) -> Iterator[None]:
+    """Errors of the driver as one line without the password."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise SourceError(f"the pull from {url} broke off: {reason}") from error

@@ -1,0 +1,84 @@
+"""Trait values and times as Profiles Sync stores them: text, to be read leniently.
+
+How `user_traits.value` is written is not documented (facts/segment.md §1.3), so booleans come as
+`true/false/t/f/1/0` and numbers and lists as their JSON text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+
+import orjson
+
+#: A trait's value at Amberflo. A list is a JSON list of whatever Engage computed.
+Value = bool | int | float | str | list[object]
+
+_BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+#: Beyond this a JSON number loses digits in most readers, so it stays text.
+_EXACT = 2**53
+
+
+def is_null(raw: object) -> bool:
+    """Whether a stored value says "no value": NULL, blank text, or the JSON text `null`."""
+    return raw is None or (isinstance(raw, str) and raw.strip() in ("", "null"))
+
+
+def boolean(raw: object) -> bool | None:
+    """The membership a stored value says; None when it is no boolean."""
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, int | float) and raw in (0, 1):
+        return bool(raw)
+    if isinstance(raw, str):
+        return _BOOLEANS.get(raw.strip().lower())
+    return None
+
+
+def typed(raw: object) -> Value:
+    """A computed trait's value: text that reads as true/false, a JSON number or a JSON list
+    becomes that type, everything else stays the text it is."""
+    if isinstance(raw, str):
+        return _from_text(raw)
+    if isinstance(raw, float) and not math.isfinite(raw):
+        return str(raw)
+    if isinstance(raw, bool | int | float | list):
+        return raw
+    return orjson.dumps(raw).decode()
+
+
+def _from_text(text: str) -> Value:
+    stripped = text.strip()
+    if stripped.lower() in ("true", "false"):
+        return stripped.lower() == "true"
+    if _NUMBER.fullmatch(stripped):
+        number = orjson.loads(stripped) if len(stripped) < 32 else math.inf
+        if math.isfinite(number) and abs(number) < _EXACT:
+            return float(number) if isinstance(number, float) else int(number)
+        return text
+    if stripped.startswith("["):
+        try:
+            found = orjson.loads(stripped)
+        except orjson.JSONDecodeError:
+            return text
+        if isinstance(found, list):
+            return found
+    return text
+
+
+def milliseconds(raw: object) -> int | None:
+    """Epoch milliseconds of a stored time (ISO-8601 text, UTC when it names no zone; or a number
+    of seconds or milliseconds); None when it cannot be read."""
+    if isinstance(raw, bool) or raw is None:
+        return None
+    if isinstance(raw, int | float):
+        return int(raw if abs(raw) > 1e11 else raw * 1000)
+    try:
+        found = raw if isinstance(raw, datetime) else datetime.fromisoformat(str(raw).strip())
+    except ValueError:
+        return None
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=UTC)
+    return round(found.timestamp() * 1000)

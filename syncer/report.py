@@ -1,0 +1,175 @@
+"""What the user sees: progress, tables, JSON documents and CSV.
+
+Results go to stdout, everything else to stderr. Times are ISO-8601 UTC with milliseconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+#: Seconds between two lines of progress where there is no terminal.
+LINE_EVERY = 10.0
+
+
+def iso(milliseconds: int | None) -> str | None:
+    """Epoch milliseconds as ISO-8601 UTC: 2026-11-24T06:51:04.123Z."""
+    if milliseconds is None:
+        return None
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """A table on stdout; numbers stand right."""
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    found = [list(row) for row in rows]
+    for number, column in enumerate(columns):
+        numbers = bool(found) and all(isinstance(row[number], int | float) for row in found)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in found:
+        table.add_row(*(_cell(value) for value in row))
+    stdout().print(table)
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """The same as CSV."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+
+
+def stdout() -> Console:
+    """The console for results; off a terminal lines are not folded at 80 columns."""
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(width=160, highlight=False, markup=False)
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def trait_rows(traits: Iterable[Mapping[str, Any]]) -> list[list[object]]:
+    """Rows of the table of a run's or a diff's sums by trait."""
+    return [[row[name] for name in TRAIT_COLUMNS] for row in traits]
+
+
+TRAIT_COLUMNS = (
+    "trait",
+    "kind",
+    "pulled",
+    "entered",
+    "exited",
+    "changed",
+    "unchanged",
+    "skipped",
+    "held",
+)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f}/s", style="dim")
+
+
+class BarProgress:
+    """A bar with rate and time left, for terminals."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._bar: Progress | None = None
+
+    def say(self, text: str) -> None:
+        self._console.print(text)
+
+    def begin(self, stage: str, total: int) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task(stage, total=total)
+        self._bar.start()
+
+    def at(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            task = self._bar.tasks[0]
+            if not task.finished and task.description == "comparing":
+                self._bar.update(self._task, completed=task.total)
+            self._bar.stop()
+            self._bar = None
+
+
+class LineProgress:
+    """A line now and then, for log files and pipes."""
+
+    def say(self, text: str) -> None:
+        say(text)
+
+    def begin(self, stage: str, total: int) -> None:
+        self._stage, self._total, self._done = stage, total, 0
+        self._started = self._printed = time.monotonic()
+
+    def at(self, done: int) -> None:
+        self._done = done
+        now = time.monotonic()
+        if now - self._printed >= LINE_EVERY:
+            self._printed = now
+            rate = done / (now - self._started)
+            left = f", {(self._total - done) / rate:.0f} s left" if rate else ""
+            say(f"{self._stage}: {done:,} of {self._total:,}, {rate:,.0f}/s{left}")
+
+    def end(self) -> None:
+        took = time.monotonic() - self._started
+        if self._stage == "comparing":
+            say(f"compared {self._total:,} customers in {took:.1f} s")
+        else:
+            say(f"{self._stage}: {self._done:,} of {self._total:,} in {took:.1f} s")
+
+
+def progress() -> BarProgress | LineProgress:
+    """What fits where stderr goes."""
+    return BarProgress() if sys.stderr.isatty() else LineProgress()

@@ -1,0 +1,595 @@
+"""A strict stand-in for Amberflo's customers and ingest APIs, for the demo and the tests.
+
+It follows what Amberflo's own SDKs and documents say (facts/amberflo.md: §1 is the customers API,
+§2 ingest, §3 the SDKs' own checks). Where they leave a question unanswered it takes one side, the
+strict one as a rule; each such choice is marked "open".
+
+    with running(AmberfloSandbox("key")) as url:
+        ...  # PUT {url}/customers, POST {url}/ingest
+
+What it saw is on the object (`customers`, `records`, `stats()`) and, for another process on the
+same machine, under `/_sandbox/`: GET `stats`, GET `records`, POST `faults`, POST `customers`,
+POST `reset-stats`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import re
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import unquote
+
+import orjson
+from aiohttp import web
+
+from syncer.sandbox.faults import Fault, Faults
+
+__all__ = ["AmberfloSandbox", "running"]
+
+Json = dict[str, Any]
+
+MAX_BODY = 1 << 20  # aiohttp bounds the body as sent to the same
+STAGES = ("ONBOARDING", "TRIAL", "ACTIVE", "OFFBOARDED")
+SERVER_OWNED = frozenset({"id", "createTime", "updateTime", "deleteTime", "deactivateTimeStamp"})
+OPTIONAL: dict[str, type] = {
+    "customerEmail": str,
+    "traits": dict,
+    "description": str,
+    "enabled": bool,
+    "lifecycleStage": str,
+    "test": bool,
+    "address": dict,
+}
+CUSTOMER_FIELDS = frozenset({"customerId", "customerName", *OPTIONAL})
+SORTS = ("id", "customerName", "customerEmail", "createTime", "updateTime")
+SEARCHED = ("customerId", "customerName", "customerEmail")
+
+RECORD_FIELDS = (
+    "uniqueId",
+    "customerId",
+    "meterApiName",
+    "meterValue",
+    "meterTimeInMillis",
+    "dimensions",
+)
+DIMENSION_VALUE = re.compile(r"[ !\-_.*'()&$@=;:+,?0-9a-zA-Z]{1,200}")
+"""§2: the documented regex for dimension values, as reconstructed there; no `/` and no `|`."""
+
+
+class Refusal(Exception):
+    """A request that is answered with an error status and Amberflo's error body (§1, Errors)."""
+
+    def __init__(self, status: int, body: Json) -> None:
+        super().__init__(status, body)
+        self.status, self.body = status, body
+
+    def answer(self) -> web.Response:
+        return _json(self.body, self.status)
+
+
+def refuse(why: str) -> NoReturn:
+    raise Refusal(400, {"errorMessage": f"Invalid request: {why}"})
+
+
+@dataclass(slots=True)
+class Call:
+    """One request; `customer` is the id in its path or, where it writes one, in its body."""
+
+    query: Mapping[str, str]
+    customer: str
+    body: bytes = b""
+    writes: bool = False
+
+
+class AmberfloSandbox:
+    """Amberflo's customers and meter records in memory, behind the real HTTP surface.
+
+    `put_unknown` says what a PUT of an unknown id does, which the sources leave open (§1, "Does
+    PUT upsert?"): "create" it or "refuse" it. `max_records` bounds one ingest request (open, §2).
+    `faults` may be replaced at any time.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        faults: Faults | None = None,
+        put_unknown: str = "create",
+        max_records: int | None = None,
+    ) -> None:
+        if put_unknown not in ("create", "refuse"):
+            raise ValueError(f"put_unknown is {put_unknown!r}; good are 'create' and 'refuse'")
+        self.faults = faults or Faults()
+        self.put_unknown = put_unknown
+        self.max_records = max_records
+        self.customers: dict[str, Json] = {}
+        self.records: list[Json] = []
+        self._key = api_key.encode()
+        self._known_records: set[tuple[object, ...]] = set()
+        self._writing: Counter[str] = Counter()
+        self._runner: web.ServerRunner | None = None
+        self._routes: dict[str, Callable[[Call], web.Response]] = {
+            "GET /customers": self._get_customers,
+            "GET /customers/paging": self._page_customers,
+            "GET /customers/{id}": self._get_customer,
+            "POST /customers": self._create_customer,
+            "PUT /customers": self._replace_customer,
+            "DELETE /customers/{id}": self._delete_customer,
+            "POST /ingest": self._ingest,
+        }
+        self._controls: dict[str, Callable[[bytes], web.Response]] = {
+            "GET /_sandbox/stats": lambda _: _json(self.stats()),
+            "GET /_sandbox/records": lambda _: _json(self.records),
+            "POST /_sandbox/faults": self._set_faults,
+            "POST /_sandbox/customers": self._seed_customers,
+            "POST /_sandbox/reset-stats": self._reset,
+        }
+        self.reset_stats()
+
+    # -- serving
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listen, and return the base URL; OSError where the port is taken."""
+        if self._runner is not None:
+            raise RuntimeError("the sandbox is running already")
+        server = web.Server(self._serve, access_log=None, auto_decompress=False)
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        self._runner = runner
+        bound = runner.addresses[0][1]
+        return f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
+
+    async def stop(self) -> None:
+        """Close the listener and every connection; customers, records and counts stay."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    # -- what was seen
+
+    def stats(self) -> Json:
+        """What happened since the start or the last `reset_stats`.
+
+        `requests` counts every request that named a route, also the refused and the dropped;
+        `puts` those that were processed; `records` what was ingested, `duplicates` discarded;
+        `overlapping_writes` the writes of a customer that began while another one of the same
+        customer was in progress; `faults` by what befell (a `drop` is one of its two kinds).
+        """
+        return {
+            "requests": dict(self._requests),
+            "puts": dict(self._puts),
+            "records": self._taken,
+            "duplicates": self._duplicates,
+            "overlapping_writes": self._overlapping_writes,
+            "faults": dict(self._faults_seen),
+        }
+
+    def reset_stats(self) -> None:
+        """Count from nothing again; customers and records stay."""
+        self._requests: Counter[str] = Counter()
+        self._puts: Counter[str] = Counter()
+        self._faults_seen: Counter[str] = Counter()
+        self._taken = self._duplicates = self._overlapping_writes = 0
+
+    # -- one request
+
+    async def _serve(self, request: web.BaseRequest) -> web.Response:
+        path = request.raw_path.partition("?")[0].removesuffix("/")
+        try:
+            if path.startswith("/_sandbox/"):
+                return await self._control(request, path)
+            return await self._product(request, path)
+        except Refusal as refusal:
+            return refusal.answer()
+
+    async def _product(self, request: web.BaseRequest, path: str) -> web.Response:
+        """Key, fault, body, route, answer: in this order."""
+        label, customer = f"{request.method} {path}", ""
+        if label not in self._routes and path.startswith("/customers/"):
+            label, customer = f"{request.method} /customers/{{id}}", path[len("/customers/") :]
+        route = self._routes.get(label)
+        if route is not None:
+            self._requests[label] += 1
+        given = request.headers.get("x-api-key", "").encode(errors="surrogateescape")
+        if not hmac.compare_digest(given, self._key):
+            raise Refusal(401, {"message": "Unauthorized"})
+        if route is None or "/" in customer:
+            raise Refusal(404, {"message": "Not Found"})
+
+        fault = self.faults.draw()
+        delay = self.faults.slow_seconds if fault.slow else 0.0
+        self._note(fault)
+        if fault.failure == "drop_before":
+            await asyncio.sleep(delay)
+            return _cut(request)
+        if fault.failure in _FAILED:
+            await asyncio.sleep(delay)
+            return self._fail(int(fault.failure))
+
+        call = Call(request.query if "?" in request.raw_path else {}, unquote(customer))
+        try:
+            call.body = await _read(request)
+            answer = route(call)
+        except Refusal as refusal:
+            answer = refusal.answer()
+        if call.writes:
+            await self._linger(call.customer, delay)
+        elif delay:
+            await asyncio.sleep(delay)
+        return _cut(request) if fault.failure == "drop_after" else answer
+
+    async def _linger(self, customer: str, delay: float) -> None:
+        """Stay in progress for a moment, so that a write sent at the same time is noticed."""
+        self._overlapping_writes += bool(self._writing[customer])
+        self._writing[customer] += 1
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            self._writing[customer] -= 1
+            if not self._writing[customer]:
+                del self._writing[customer]
+
+    def _note(self, fault: Fault) -> None:
+        if fault.failure:
+            self._faults_seen[fault.failure] += 1
+        if fault.slow:
+            self._faults_seen["slow"] += 1
+
+    def _fail(self, status: int) -> web.Response:
+        answer = _json({"message": _FAILED[str(status)]}, status)
+        if status == 429:
+            answer.headers["Retry-After"] = str(self.faults.retry_after)
+        return answer
+
+    # -- customers (§1)
+
+    def _get_customers(self, call: Call) -> web.Response:
+        """All of them, not paginated; with `customerId` the one, or `{}` with 200."""
+        if "customerId" in call.query:
+            return _json(self.customers.get(call.query["customerId"], {}))
+        return _json(self._listed())
+
+    def _get_customer(self, call: Call) -> web.Response:
+        return _json(self.customers.get(call.customer, {}))
+
+    def _page_customers(self, call: Call) -> web.Response:
+        """§1 "paging": `limit` is 10, `page` 1, `sort` id and `isAscending` true by default."""
+        limit, page = (_positive(call.query, *of) for of in (("limit", 10), ("page", 1)))
+        sort = call.query.get("sort", "id")
+        ascending = call.query.get("isAscending", "true")
+        search = call.query.get("search", "")
+        if sort not in SORTS:
+            refuse(f"'sort' must be one of {', '.join(SORTS)}")
+        if ascending not in ("true", "false"):
+            refuse("'isAscending' must be true or false")
+        listed = self._listed()
+        found = [c for c in listed if any(search in c.get(name, "") for name in SEARCHED)]
+        absent = 0 if sort.endswith("Time") else ""
+        found.sort(key=lambda c: c.get(sort, absent), reverse=ascending == "false")
+        metadata = {
+            "totalRowCount": len(listed),
+            "filteredRowCount": len(found),
+            "limit": limit,
+            "page": page,
+            "totalFilteredPages": -(-len(found) // limit),
+            "isAscending": ascending == "true",
+            "sort": sort,
+            "search": search,
+        }
+        return _json({"items": found[(page - 1) * limit : page * limit], "metadata": metadata})
+
+    def _create_customer(self, call: Call) -> web.Response:
+        customer = _customer(call.body)
+        call.customer, call.writes = customer["customerId"], True
+        if call.customer in self.customers:
+            refuse("Customer already exists with this 'customerId'")
+        if call.query.get("autoCreateCustomerInStripe") == "true":
+            stripe_id = "cus_" + hashlib.sha256(call.customer.encode()).hexdigest()[:14]
+            customer["traits"] = {**customer.get("traits", {}), "stripeId": stripe_id}
+        return self._store(customer, {})
+
+    def _replace_customer(self, call: Call) -> web.Response:
+        """§1 "Does PUT replace or merge": the whole record, so what is left out is gone.
+
+        Open: the stage, which only moves forward, stays when left out; a deleted customer is
+        replaced and stays deleted.
+        """
+        customer = _customer(call.body)
+        call.customer, call.writes = customer["customerId"], True
+        before = self.customers.get(call.customer)
+        if before is None and self.put_unknown == "refuse":
+            refuse("Customer not found")
+        answer = self._store(customer, before or {})
+        self._puts[call.customer] += 1
+        return answer
+
+    def _delete_customer(self, call: Call) -> web.Response:
+        """Soft: offboarded and hidden from the lists (§1, "Disable / delete hazards")."""
+        customer = self.customers.get(call.customer)
+        if customer is None:
+            refuse("Customer not found")
+        customer |= {"lifecycleStage": "OFFBOARDED", "deleteTime": _now(), "updateTime": _now()}
+        return _json(customer)
+
+    def _store(self, customer: Json, before: Json) -> web.Response:
+        reached = before.get("lifecycleStage", "ONBOARDING")
+        stage = customer.get("lifecycleStage", reached if before else "ACTIVE")
+        if STAGES.index(stage) < STAGES.index(reached):
+            refuse(f"'lifecycleStage' is {reached} and only moves forward")
+        now = _now()
+        customer |= {
+            "id": customer["customerId"],
+            "enabled": customer.get("enabled", True),
+            "lifecycleStage": stage,
+            "createTime": before.get("createTime", now),
+            "updateTime": now,
+        }
+        if "deleteTime" in before:
+            customer["deleteTime"] = before["deleteTime"]
+        self.customers[customer["customerId"]] = customer
+        return _json(customer)
+
+    def _listed(self) -> list[Json]:
+        return [c for c in self.customers.values() if "deleteTime" not in c]
+
+    # -- meter records (§2)
+
+    def _ingest(self, call: Call) -> web.Response:
+        """Take all of the records or, where one is bad, none; the answer is text, not JSON."""
+        records = [_record(index, raw) for index, raw in enumerate(_documents(call.body))]
+        if self.max_records is not None and len(records) > self.max_records:
+            refuse(f"{len(records)} records; one request takes up to {self.max_records}")
+        for record in records:
+            identity = _identity(record)
+            if identity in self._known_records:
+                self._duplicates += 1
+            else:
+                self._known_records.add(identity)
+                self.records.append(record)
+                self._taken += 1
+        return web.Response(text=f"{len(records)} records were ingested")
+
+    # -- control, for the same machine
+
+    async def _control(self, request: web.BaseRequest, path: str) -> web.Response:
+        if not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:
+            raise Refusal(403, {"message": "/_sandbox/ answers on loopback only"})
+        control = self._controls.get(f"{request.method} {path}")
+        if control is None:
+            raise Refusal(404, {"message": f"good are {', '.join(self._controls)}"})
+        return control(await request.content.read())
+
+    def _set_faults(self, body: bytes) -> web.Response:
+        try:
+            self.faults = Faults.parse(body.decode())
+        except ValueError as error:
+            refuse(str(error))
+        return _json({"faults": str(self.faults)})
+
+    def _seed_customers(self, body: bytes) -> web.Response:
+        """Store records as they are, with what the server owns filled in where it is missing."""
+        seeds = _parsed(body)
+        if not isinstance(seeds, list):
+            refuse("not a JSON array of customers")
+        for index, seed in enumerate(seeds):
+            if not isinstance(seed, dict) or not _is_text(seed.get("customerId")):
+                refuse(f"customer {index}: needs a 'customerId'")
+            if not all(isinstance(seed.get(name, ""), str) for name in SEARCHED):
+                refuse(f"customer {index}: {', '.join(SEARCHED)} must be strings")
+            if seed.get("lifecycleStage", "ACTIVE") not in STAGES:
+                refuse(f"customer {index}: 'lifecycleStage' must be one of {', '.join(STAGES)}")
+        now = _now()
+        for seed in seeds:
+            owned = {"id": seed["customerId"], "createTime": now, "updateTime": now}
+            given = {"customerName": seed["customerId"], "lifecycleStage": "ACTIVE"}
+            self.customers[seed["customerId"]] = {**given, "enabled": True, **owned, **seed}
+        return _json({"customers": len(seeds)})
+
+    def _reset(self, _: bytes) -> web.Response:
+        self.reset_stats()
+        return _json({})
+
+
+@contextmanager
+def running(sandbox: AmberfloSandbox, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Run it in a thread with an event loop of its own, yield its base URL, stop it at the end."""
+    started: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        try:
+            url = await sandbox.start(host, port)
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result((url, asyncio.get_running_loop(), stop))
+        await stop.wait()
+        await sandbox.stop()
+
+    thread = threading.Thread(
+        target=lambda: asyncio.run(serve()), name="amberflo-sandbox", daemon=True
+    )
+    thread.start()
+    try:
+        url, loop, stop = started.result()
+    except BaseException:
+        thread.join()
+        raise
+    try:
+        yield url
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+# -- what a body may hold
+
+
+def _customer(body: bytes) -> Json:
+    """The customer in a POST or PUT body, without what the server owns (§1 "Body", §3)."""
+    customer = _parsed(body)
+    if not isinstance(customer, dict):
+        refuse("not a JSON object")
+    customer = {name: value for name, value in customer.items() if name not in SERVER_OWNED}
+    if unknown := sorted(customer.keys() - CUSTOMER_FIELDS):
+        refuse(f"unknown field {unknown[0]!r}")
+    for name in ("customerId", "customerName"):
+        if not _is_text(customer.get(name)):
+            refuse(f"{name!r} must be a string that is not blank")
+    for name, kind in OPTIONAL.items():
+        if name in customer and not isinstance(customer[name], kind):
+            refuse(f"{name!r} must be a {_KINDS[kind]}")
+    if "customerEmail" in customer and not _is_text(customer["customerEmail"]):
+        refuse("'customerEmail' must not be blank; leave it out")
+    for name, value in customer.get("traits", {}).items():
+        if not name.strip():
+            refuse("'traits' has a blank key")
+        if not _is_trait(value):
+            refuse(
+                f"trait {name!r} must be a string that is not blank, a boolean, a number or a list"
+            )
+    if "lifecycleStage" in customer:
+        # The Go SDK sends it in lower case (§1).
+        customer["lifecycleStage"] = customer["lifecycleStage"].upper()
+        if customer["lifecycleStage"] not in STAGES:
+            refuse(f"'lifecycleStage' must be one of {', '.join(STAGES)}")
+    return customer
+
+
+def _is_trait(value: object) -> bool:
+    """Open (§1 "Constraints on traits"): Segment's example has a number, the SDKs want strings."""
+    if isinstance(value, list):
+        return all(isinstance(item, str | bool | int | float) for item in value)
+    return isinstance(value, bool | int | float) or _is_text(value)
+
+
+def _documents(body: bytes) -> list[object]:
+    """The records of a body: one object, an array, or an object per line (§2)."""
+    try:
+        parsed: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        lines = [line for line in body.splitlines() if line.strip()]
+        if len(lines) < 2:
+            refuse("not JSON")
+        return [_parsed(line, f"record {index}: ") for index, line in enumerate(lines)]
+    return parsed if isinstance(parsed, list) else [parsed]
+
+
+def _record(index: int, raw: object) -> Json:
+    """One meter record with the fields of the default schema; others are dropped (§2)."""
+
+    def bad(why: str) -> NoReturn:
+        refuse(f"record {index}: {why}")
+
+    if not isinstance(raw, dict):
+        bad("not a JSON object")
+    for name in ("customerId", "meterApiName"):
+        if not _is_text(raw.get(name)):
+            bad(f"{name!r} must be a string that is not blank")
+    value, moment = raw.get("meterValue"), raw.get("meterTimeInMillis")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        bad("'meterValue' must be a number")
+    # Open (§2 "Limits"): only the TypeScript SDK refuses a time in the future, so it is taken.
+    if isinstance(moment, bool) or not isinstance(moment, int) or moment < 1:
+        bad("'meterTimeInMillis' must be a positive integer")
+    if not isinstance(raw.get("uniqueId", ""), str):
+        bad("'uniqueId' must be a string")
+    dimensions = raw.get("dimensions", {})
+    if not isinstance(dimensions, dict):
+        bad("'dimensions' must be an object")
+    for name, text in dimensions.items():
+        if not name.strip():
+            bad("'dimensions' has a blank key")
+        if not (_is_text(text) and DIMENSION_VALUE.fullmatch(text)):
+            bad(f"dimension {name!r} must match {DIMENSION_VALUE.pattern} and not be blank")
+    return {name: raw[name] for name in RECORD_FIELDS if name in raw}
+
+
+def _identity(record: Json) -> tuple[object, ...]:
+    """Every attribute: a record is a duplicate only when none differs (§2 "dedupe")."""
+    dimensions = frozenset(record.get("dimensions", {}).items())
+    return (*(record.get(name) for name in RECORD_FIELDS[:-1]), dimensions)
+
+
+def _parsed(body: bytes, where: str = "") -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        refuse(f"{where}not JSON: {error.msg}")
+
+
+def _positive(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        refuse(f"{name!r} must be a whole number above 0")
+    return int(text)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+# -- HTTP
+
+_FAILED = {
+    "429": "Too Many Requests",
+    "500": "Internal server error",
+    "503": "Service Unavailable",
+}
+_TOO_LONG = {"message": "Request Too Long"}
+_KINDS = {str: "string", bool: "boolean", dict: "JSON object"}
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+async def _read(request: web.BaseRequest) -> bytes:
+    """The body, unzipped where it says so (§2); at most 1 MiB, also when unzipped (open)."""
+    try:
+        body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise Refusal(413, _TOO_LONG) from None
+    match request.headers.get("Content-Encoding", "identity").lower():
+        case "identity":
+            return body
+        case "gzip":
+            return _unzipped(body)
+        case other:
+            raise Refusal(415, {"message": f"Unsupported Content-Encoding {other!r}; use gzip"})
+
+
+def _unzipped(body: bytes) -> bytes:
+    unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        plain = unzip.decompress(body, MAX_BODY + 1)
+    except zlib.error:
+        refuse("not gzip, as its Content-Encoding says")
+    if len(plain) > MAX_BODY:
+        raise Refusal(413, _TOO_LONG)
+    if not unzip.eof or unzip.unused_data:
+        refuse("not one whole gzip stream")
+    return plain
+
+
+def _cut(request: web.BaseRequest) -> web.Response:
+    """Close the connection at once; what is returned goes nowhere."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()

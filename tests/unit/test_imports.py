@@ -1,0 +1,81 @@
+"""The direction of imports (design §2): who may know whom, and where each library is used."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*(ROOT / "syncer").rglob("*.py"), *(ROOT / "state").rglob("*.py")])
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports, at its top or anywhere else."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module or "")
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def inside(package: str) -> list[Path]:
+    return [file for file in FILES if file.is_relative_to(ROOT / package.replace(".", "/"))]
+
+
+def uses(file: Path, package: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for name in imported(file))
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert uses(ROOT / "syncer/app.py", "state")
+    assert len(FILES) > 20
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("state", ["syncer"]),
+        ("syncer.engage", ["state", "syncer.amberflo", "syncer.passthrough", "syncer.sync"]),
+        ("syncer.amberflo", ["syncer.engage", "syncer.passthrough", "syncer.sync"]),
+        ("syncer.passthrough", ["syncer.engage", "syncer.amberflo", "syncer.sync"]),
+        ("syncer.sandbox", ["syncer.sync", "syncer.passthrough"]),
+    ],
+)
+def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {other}"
+        for file in inside(package)
+        for other in forbidden
+        if uses(file, other)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("httpx", {"syncer/amberflo/client.py"}),
+        ("httpx_aiohttp", {"syncer/amberflo/client.py"}),
+        ("click", {"syncer/cli.py"}),
+        ("apscheduler", {"syncer/sync/schedule.py"}),
+        ("sqlmodel", {"state/tables.py"}),
+        ("rich", {"syncer/report.py"}),
+    ],
+)
+def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> None:
+    found = {str(file.relative_to(ROOT)) for file in FILES if uses(file, library)}
+    assert found <= homes
+
+
+def test_the_pure_core_does_no_io() -> None:
+    pure = ["sync/compare.py", "sync/guard.py", "engage/names.py", "engage/values.py"]
+    pure += ["engage/catalog.py", "amberflo/customer.py", "amberflo/backoff.py", "amberflo/pace.py"]
+    for file in pure:
+        for module in ("time", "random", "os", "socket", "sqlalchemy", "httpx", "asyncio"):
+            assert not uses(ROOT / "syncer" / file, module), f"{file} imports {module}"
