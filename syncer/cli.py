@@ -6,9 +6,12 @@ Exit status: 0 good, 1 failed, 2 usage or config, 3 the guard held something (de
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,7 +27,8 @@ from state import runs as run_records
 from state.database import Database
 from syncer import __version__, report
 from syncer.app import App
-from syncer.config import Config, load
+from syncer.config import Config, duration, load
+from syncer.demo import demo as play
 from syncer.errors import (
     EXIT_FAILED,
     EXIT_HELD,
@@ -33,6 +37,8 @@ from syncer.errors import (
     StateError,
     SyncerError,
 )
+from syncer.sandbox.faults import Faults
+from syncer.sandbox.stage import Stage, stage
 from syncer.sync.compare import CustomerChange
 from syncer.sync.run import Compared, Result, Runs, trait_sums
 
@@ -42,10 +48,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def main() -> NoReturn:
     """The `syncer` program."""
     try:
-        cli.main(standalone_mode=False)
-        status = EXIT_OK
-    except click.exceptions.Exit as done:
-        status = done.exit_code
+        # Without standalone mode click gives the status of an Exit, else what the command returned.
+        status = cli.main(standalone_mode=False) or EXIT_OK
     except click.ClickException as error:
         error.show()
         status = error.exit_code
@@ -119,25 +123,33 @@ class Stop:
     """Set by the first Ctrl-C or SIGTERM; a second Ctrl-C ends at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self._asked = threading.Event()
 
     def __call__(self) -> bool:
-        return self.asked
+        return self._asked.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Until it is asked for, or so long; gives whether it was."""
+        return self._asked.wait(seconds)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.asked:
+        if not self():
             report.say("stopping: what is under way ends first")
-        self.asked = True
+        self._asked.set()
+
+
+def listen_for_stop() -> Stop:
+    stop = Stop()
+    signal.signal(signal.SIGINT, stop.handle)
+    signal.signal(signal.SIGTERM, stop.handle)
+    return stop
 
 
 def application(config: Path | None) -> App:
     """The app of a command that may take long: it stops cleanly when asked to."""
-    stop = Stop()
-    signal.signal(signal.SIGINT, stop.handle)
-    signal.signal(signal.SIGTERM, stop.handle)
-    return App(settings(config), report.progress(), stop)
+    return App(settings(config), report.progress(), listen_for_stop())
 
 
 @contextmanager
@@ -626,6 +638,90 @@ def failures_discard(
     if wants_json(as_json):
         report.print_json({"discarded": removed})
     report.say(f"{removed:,} discarded")
+
+
+# The sandbox
+
+
+def faults_option(command: Command) -> Command:
+    def parsed(_context: click.Context, _param: click.Parameter, text: str | None) -> Faults | None:
+        try:
+            return None if text is None else Faults.parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return click.option(
+        "--faults",
+        callback=parsed,
+        metavar="SPEC",
+        help='What Amberflo gets wrong how often: "429=0.05,500=0.02,drop=0.01,slow=0.1".',
+    )(command)
+
+
+@cli.command()
+@click.option("--keep", is_flag=True, help="Leave the sandbox serving until Ctrl-C.")
+def demo(keep: bool) -> None:
+    """The whole story on this machine, in under a minute.
+
+    A first sync, a few hours of change, a second sync, an audit.
+    """
+    stop = listen_for_stop()
+    with tempfile.TemporaryDirectory(prefix="syncer-demo-") as folder:
+        kept = (lambda on: _keep(on, Path(folder), stop)) if keep else None
+        if not play(Path(folder), report.progress(), stop, kept):
+            raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _keep(on: Stage, folder: Path, stop: Stop) -> None:
+    config = folder / "config.toml"
+    config.write_text(on.config, encoding="utf-8")
+    report.say(f"serving until Ctrl-C; try: syncer status --config {config}")
+    stop.wait()
+
+
+@cli.command()
+@click.option("--users", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--audiences", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same gives the same.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Amberflo's [default: free]")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Where Engage's database and the state go [default: a temporary one].",
+)
+@click.option("--evolve", metavar="EVERY", help='Let 2.5 h pass at Engage every so often: "60s".')
+@faults_option
+def sandbox(
+    users: int,
+    audiences: int,
+    seed: int,
+    port: int,
+    folder: Path | None,
+    evolve: str | None,
+    faults: Faults | None,
+) -> None:
+    """Stand-ins for Engage and Amberflo on loopback, until stopped.
+
+    Prints a config that points at them.
+    """
+    try:
+        every = None if evolve is None else duration(evolve)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--evolve") from None
+    stop = listen_for_stop()
+    with contextlib.ExitStack() as cleanup:
+        if folder is None:
+            temporary = tempfile.TemporaryDirectory(prefix="syncer-sandbox-")
+            folder = Path(cleanup.enter_context(temporary))
+        on = cleanup.enter_context(
+            stage(folder, users=users, audiences=audiences, seed=seed, faults=faults, port=port)
+        )
+        print(on.config, flush=True)
+        report.say("the sandbox serves until Ctrl-C; the config above points at it")
+        while not stop.wait(every):
+            evolution = on.engage.evolve()
+            on.engage.observe()
+            report.say(f"2.5 h passed at Engage: {len(evolution.changed):,} customers changed")
 
 
 # Looking after it

@@ -276,16 +276,16 @@ class Runs:
                 plan.close()
                 raise
             pending = runs.held_keys(connection)
-        for key, count in without_id.rows.items():
-            tally.sums[key].pulled += count
-            tally.sums[key].reasons["no customer id"] += count
-        _check_sums(tally)
         held = self.guard.held(tally.sums, members, whole=whole, pending=pending)
         for key, seen in (approval.held if approval else {}).items():
             if tally.sums[key].differing <= max(seen * APPROVAL_SLACK, seen + APPROVAL_SLACK_MIN):
                 held.pop(key, None)
             elif key in held:
                 held[key] += f"; the approval was for {seen:,}"
+        for key, count in without_id.rows.items():
+            tally.sums[key].pulled += count
+            tally.sums[key].reasons["no customer id"] += count
+        _check_sums(tally)
         return Compared(
             kind=kind,
             scope=scope,

@@ -1,0 +1,123 @@
+"""The demo: the whole story on this machine, against the sandbox."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+from state import history
+from syncer import report
+from syncer.amberflo.customer import merged
+from syncer.app import App
+from syncer.config import Config
+from syncer.errors import Stopped
+from syncer.sandbox.stage import Stage, stage
+from syncer.sync.run import Progress, Result
+
+USERS, AUDIENCES = 1000, 10
+#: What another integration has put at Amberflo before us; it must still be there at the end.
+FOREIGN = {"stripeId": "cus_sandbox"}
+
+
+def demo(
+    folder: Path, progress: Progress, stop: Callable[[], bool], keep: Callable[[Stage], None] | None
+) -> bool:
+    """Play it in `folder`; gives whether Amberflo ends up equal to what Engage says. With `keep`
+    the sandbox serves on while that runs."""
+    say = report.stdout().print
+    with stage(folder, users=USERS, audiences=AUDIENCES) as on:
+        app = App(Config.model_validate(tomllib.loads(on.config)), progress, stop)
+        say(f"Engage: a Profiles Sync database with {USERS:,} profiles, {AUDIENCES} audiences")
+        say(f"Amberflo: {on.amberflo_url}, one customer is there already, with a Stripe id")
+        first = next(on.engage.expected()).customer_id
+        record = {"customerId": first, "customerName": "before", "traits": FOREIGN}
+        on.amberflo.customers[first] = record
+
+        say("\n1. The first sync sends every customer of an audience.")
+        _sync(app, on, say)
+        say("\n2. A few hours pass: customers enter and leave audiences, profiles merge.")
+        evolution = on.engage.evolve(hours=2.5, fraction=0.02)
+        say(
+            f"   {evolution.entered.total():,} memberships entered, "
+            f"{evolution.exited.total():,} exited, {evolution.merged:,} profiles merged away"
+        )
+        say("\n3. The next sync sends only who changed.")
+        puts = _sync(app, on, say)
+        say(f"   {len(evolution.changed):,} customers differ, {puts:,} were sent")
+        say("\n4. The audit of one of them: what changed, when, and when Amberflo learned of it.")
+        _audit(app, evolution.changed)
+        say("\n5. What Amberflo holds next to what Engage says.")
+        equal = _compare(on, first)
+        say("equal" if equal else "NOT equal")
+        if keep is not None:
+            keep(on)
+    return equal
+
+
+def _sync(app: App, on: Stage, say: Callable[[str], None]) -> int:
+    """A run; gives how many customers were written."""
+    on.amberflo.reset_stats()
+    with app.runs() as runs:
+        result: Result = runs.sync()
+    if app.stop():
+        raise Stopped("stopped")
+    for problem in result.problems:
+        report.say(f"error: {problem}")
+    on.engage.observe()
+    sent = result.delivery.delivered
+    say(f"   run {result.run} ({result.kind}): {sent:,} customers delivered")
+    return sum(on.amberflo.stats()["puts"].values())
+
+
+def _audit(app: App, changed: set[str]) -> None:
+    """The history of a customer that the second run took out of an audience, if there is one."""
+    with app.state(writes=False) as database, database.read() as connection:
+        histories = [history.of_customer(connection, one) for one in sorted(changed)]
+    histories.sort(key=lambda rows: not any(row["before"] == "true" for row in rows))
+    report.print_table(
+        ("trait", "before", "after", "in Segment", "recorded here", "Amberflo has it"),
+        [
+            [
+                *(row["trait"], row["before"], row["after"]),
+                *(report.iso(row[name]) for name in ("observed_at", "recorded_at", "delivered_at")),
+            ]
+            for row in histories[0][-5:]
+        ],
+        title=f"the last changes of {histories[0][0]['customer_id']}",
+    )
+
+
+def _compare(on: Stage, foreign: str) -> bool:
+    """A line per trait: how often it is true (or set) on either side, and how often the two
+    differ. The customer with the foreign trait must have it still."""
+    there = on.amberflo.customers
+    wanted = {customer.customer_id: customer for customer in on.engage.expected()}
+    counts: dict[str, list[int]] = {}
+    equal = there.keys() == wanted.keys()
+    for customer_id, customer in wanted.items():
+        has = there.get(customer_id, {})
+        right = merged(
+            {"traits": FOREIGN} if customer_id == foreign else None,
+            customer_id=customer_id,
+            traits=customer.traits,
+            name=customer.name,
+            email=customer.email,
+            owned=(),
+        )
+        differs = any(has.get(field) != value for field, value in right.items())
+        equal = equal and not differs
+        sides = right["traits"], has.get("traits", {})
+        for name in sides[0].keys() | sides[1].keys():
+            count = counts.setdefault(name, [0, 0, 0])
+            for number, traits in enumerate(sides):
+                count[number] += traits.get(name, False) is not False
+            count[2] += sides[0].get(name) != sides[1].get(name)
+    report.print_table(
+        ("trait", "Engage", "Amberflo", "differ"),
+        [[name, *counts[name]] for name in sorted(counts) if name not in FOREIGN],
+    )
+    report.stdout().print(f"customers: Engage {len(wanted):,}, Amberflo {len(there):,}")
+    kept = there[foreign].get("traits", {}).items() >= FOREIGN.items()
+    report.stdout().print(f"the Stripe id of {foreign} is {'still there' if kept else 'LOST'}")
+    return equal

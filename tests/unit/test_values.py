@@ -1,0 +1,238 @@
+"""Trait values and times, read leniently: how Profiles Sync writes them is not documented
+(facts/segment.md §1.3)."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from syncer.engage.values import boolean, is_null, milliseconds, typed
+
+#: 2024-05-01T12:30:00Z
+NOON = 1_714_566_600_000
+
+
+# Booleans: true/false/t/f/1/0 (facts/segment.md §1.3)
+
+
+@pytest.mark.parametrize(
+    "raw", [True, 1, 1.0, "true", "TRUE", "True", "t", "T", "1", " true ", "\ttrue\n", " 1"]
+)
+def test_what_says_member(raw: object) -> None:
+    assert boolean(raw) is True
+
+
+@pytest.mark.parametrize(
+    "raw", [False, 0, 0.0, -0.0, "false", "FALSE", "False", "f", "F", "0", " false ", "0\n"]
+)
+def test_what_says_no_member(raw: object) -> None:
+    assert boolean(raw) is False
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [2, -1, 0.5, math.nan, math.inf, "yes", "no", "on", "2", "1.0", "01", "tr ue", "", " ", "null"]
+    + [None, [], [True], {}, b"1"],
+)
+def test_what_is_no_membership(raw: object) -> None:
+    assert boolean(raw) is None
+
+
+# Null
+
+
+@pytest.mark.parametrize("raw", [None, "", " ", "\t\n", "null", " null "])
+def test_what_says_no_value(raw: object) -> None:
+    assert is_null(raw)
+
+
+@pytest.mark.parametrize("raw", [0, False, 0.0, "0", "false", "none", "nullable", [], "[]", {}])
+def test_what_is_a_value_though_it_looks_empty(raw: object) -> None:
+    assert not is_null(raw)
+
+
+# Computed traits: text that reads as true/false, a number or a JSON list becomes that type; else a
+# string (design §3, three states)
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        ("true", True),
+        ("False", False),
+        (" TRUE ", True),
+        ("0", 0),
+        ("5", 5),
+        (" 5 ", 5),
+        ("-17", -17),
+        ("-0", 0),
+        ("-0.0", -0.0),
+        ("450.00", 450.0),
+        ("450.5", 450.5),
+        ("1e5", 100000.0),
+        ("1E+5", 100000.0),
+        ("2.5e-3", 0.0025),
+        ("1e-400", 0.0),
+        ("9007199254740991", 9007199254740991),
+        ("-9007199254740991", -9007199254740991),
+        ('["a", "b"]', ["a", "b"]),
+        (" [1, 2.5, true, null] ", [1, 2.5, True, None]),
+        ('[["a"], {"b": 1}]', [["a"], {"b": 1}]),
+        ("[]", []),
+    ],
+)
+def test_text_becomes_the_type_that_it_reads_as(raw: str, value: object) -> None:
+    found = typed(raw)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["premium", "", " ", "t", "f", "yes", "null", "  padded text "]
+    # no JSON numbers
+    + ["007", "+5", ".5", "5.", "1e", "0x10", "1_000", "1,000", "--5", "5 6", "-", "١٢"]
+    + ["NaN", "Infinity", "-Infinity", "inf", "nan"]
+    # JSON numbers that would lose digits
+    + ["9007199254740992", "-9007199254740992", "9007199254740993", "1e16", "1" * 31, "1" * 4000]
+    # broken lists, and JSON that is no list
+    + ["[", "[1,", "[1,]", "['a']", "[a]", "[1] [2]", "[NaN]", "[1e400]", '["\\ud800"]', '{"a": 1}']
+    + ['"a"', "2024-05-01T12:30:00Z"],
+)
+def test_other_text_stays_as_it_is(raw: str) -> None:
+    assert typed(raw) == raw
+
+
+@pytest.mark.parametrize("raw", ["1e400", "-1E999", "1٢", "1.٢", "1e٢"])
+@pytest.mark.xfail(reason="typed() raises JSONDecodeError", strict=True)
+def test_text_that_is_nearly_a_number_stays_text(raw: str) -> None:
+    """One odd value must not end a run."""
+    assert typed(raw) == raw
+
+
+@pytest.mark.parametrize("raw", [True, False, 0, -3, 4.5, 2**60, ["a", 1], []])
+def test_a_value_that_has_a_type_keeps_it(raw: object) -> None:
+    found = typed(raw)
+    assert found == raw
+    assert type(found) is type(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf"), ({"a": [1]}, '{"a":[1]}')],
+)
+def test_what_json_cannot_say_and_objects_become_text(raw: object, text: str) -> None:
+    assert typed(raw) == text
+
+
+@given(st.integers(-(2**53) + 1, 2**53 - 1))
+def test_integers_are_read_back_exactly(number: int) -> None:
+    found = typed(str(number))
+    assert found == number
+    assert type(found) is int
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@example(450.0)
+def test_decimal_numbers_are_read_back_or_stay_text(number: float) -> None:
+    text = json.dumps(number)
+    assert typed(text) == (number if abs(number) < 2**53 else text)
+
+
+@given(st.integers().filter(lambda number: abs(number) >= 2**53))
+def test_integers_that_would_lose_digits_stay_text(number: int) -> None:
+    assert typed(str(number)) == str(number)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(JSON, max_size=4))
+def test_lists_are_read_back(values: list[object]) -> None:
+    assert typed(json.dumps(values)) == values
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="0123456789")))
+def test_text_without_digits_is_itself_a_boolean_or_a_list(text: str) -> None:
+    found = typed(text)
+    assert found == text or isinstance(found, bool | list)
+
+
+# Times
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "2024-05-01T12:30:00Z",
+        "2024-05-01T12:30:00.000Z",
+        "2024-05-01T12:30:00.000000000Z",
+        "2024-05-01T12:30:00+00:00",
+        "2024-05-01 12:30:00+00",
+        "2024-05-01 12:30:00.000000+00:00",
+        "2024-05-01T14:30:00+02:00",
+        "2024-05-01T07:00:00-05:30",
+        # naive: UTC
+        "2024-05-01T12:30:00",
+        "2024-05-01 12:30:00",
+        " 2024-05-01 12:30:00\n",
+        "20240501T123000Z",
+        datetime(2024, 5, 1, 12, 30),
+        datetime(2024, 5, 1, 12, 30, tzinfo=UTC),
+        datetime(2024, 5, 1, 14, 30, tzinfo=timezone(timedelta(hours=2))),
+        # numbers: seconds, or milliseconds
+        1_714_566_600,
+        1_714_566_600.0,
+        1_714_566_600_000,
+        1_714_566_600_000.0,
+    ],
+)
+def test_one_moment_in_many_forms(raw: object) -> None:
+    assert milliseconds(raw) == NOON
+
+
+def test_fractions_and_days() -> None:
+    assert milliseconds("2024-05-01T12:30:00.123Z") == NOON + 123
+    assert milliseconds("2024-05-01T12:30:00.123456789Z") == NOON + 123
+    assert milliseconds("2024-05-01") == NOON - 12 * 3_600_000 - 30 * 60_000
+    assert milliseconds("1969-12-31T23:59:59.500Z") == -500
+    assert milliseconds(0) == 0
+    assert milliseconds(1_714_566_600.25) == NOON + 250
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [None, True, False, "", " ", "null", "soon", "12:30", "2024-13-01", "2024-05-01T25:00:00Z"]
+    + ["2024-05-01T12:30:00 o'clock", [], {}],
+)
+def test_what_is_no_time(raw: object) -> None:
+    assert milliseconds(raw) is None
+
+
+@pytest.mark.parametrize("raw", [math.nan, math.inf, -math.inf])
+@pytest.mark.xfail(reason="milliseconds() raises", strict=True)
+def test_a_number_that_is_no_time_is_none(raw: float) -> None:
+    assert milliseconds(raw) is None
+
+
+@given(
+    st.datetimes(min_value=datetime(1900, 1, 1), max_value=datetime(2200, 1, 1)),
+    st.integers(-14 * 60, 14 * 60),
+)
+def test_iso_times_of_any_zone_are_read_to_the_millisecond(naive: datetime, offset: int) -> None:
+    moment = naive.replace(tzinfo=timezone(timedelta(minutes=offset)))
+    expected = round((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
+    for text in (moment.isoformat(), moment.isoformat(sep=" ")):
+        found = milliseconds(text)
+        assert found is not None
+        assert abs(found - expected) <= 1
+    assert milliseconds(naive.isoformat()) == milliseconds(naive.replace(tzinfo=UTC))
