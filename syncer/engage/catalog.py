@@ -6,16 +6,16 @@ Pure: built once a run from what the source has, what the config says and what i
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import orjson
 
 from syncer.engage.names import trait_name
 from syncer.engage.source import ObservedKey
-from syncer.engage.values import Value, boolean, is_null, milliseconds, typed
+from syncer.engage.values import USUAL, Value, boolean, is_null, milliseconds, typed
 
 AUDIENCE: Literal["audience"] = "audience"
 COMPUTED_TRAIT: Literal["computed_trait"] = "computed_trait"
@@ -38,24 +38,40 @@ class KnownTrait:
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class Place(NamedTuple):
+    """Where a trait row's value goes: the name, whether it is a membership, or why nowhere."""
+
+    key: str
+    name: str
+    audience: bool
+    problem: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Layout:
+    """The keys that a customer has, in the order of its rows. `twice` says that a key stands
+    twice: read it again after `newest`."""
+
+    keys: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
+    twice: bool = False
+
+
+@dataclass(slots=True, eq=False)
 class Reading:
     """One combination of values, read.
 
-    `traits` maps names at Amberflo to values, `text` is its canonical JSON; `keys` are the keys it
-    comes from; `nulls` have no value; `skipped` could not be read, each with the reason. `twice`
-    says that a key stands twice: read it again after `newest`.
+    `traits` maps names at Amberflo to values, `text` is its canonical JSON; `nulls` are keys that
+    have no value, `skipped` those that could not be read, each with the reason. `somebody` says
+    that it is in an audience now, or has a computed trait: a customer to send (design §3).
     """
 
-    traits: dict[str, Value] = field(default_factory=dict)
-    text: str = "{}"
-    keys: tuple[str, ...] = ()
-    nulls: tuple[str, ...] = ()
-    skipped: tuple[tuple[str, str], ...] = ()
-    #: in an audience now, or has a computed trait: somebody to send (design §3, three states)
-    somebody: bool = False
-    rows: int = 0
-    twice: bool = False
+    layout: Layout
+    traits: dict[str, Value]
+    text: str
+    nulls: list[str]
+    skipped: list[tuple[str, str]]
+    somebody: bool
 
 
 class Catalog:
@@ -71,46 +87,55 @@ class Catalog:
         self.problems = problems
         #: one line a problem, for the user
         self.messages = messages
+        self.layout = lru_cache(maxsize=READINGS)(self._layout)
         self.read = lru_cache(maxsize=READINGS)(self._read)
 
     @property
     def keys(self) -> list[str]:
         return sorted(self.by_key)
 
+    def _layout(self, keys_text: str) -> Layout:
+        """The layout of trait rows with these keys (a JSON array)."""
+        keys: tuple[str, ...] = tuple(orjson.loads(keys_text))
+        if len(set(keys)) != len(keys):
+            return Layout(keys, twice=True)
+        places = []
+        for key in keys:
+            trait = self.by_key.get(key)
+            if trait is None:
+                places.append(Place(key, key, False, "not ours"))
+            else:
+                problem = self.problems.get(key)
+                places.append(Place(key, trait.name, trait.kind == AUDIENCE, problem))
+        return Layout(keys, tuple(places))
+
     def _read(self, keys_text: str, values_text: str) -> Reading:
         """Read one customer's trait rows (two JSON arrays of one length)."""
-        keys: list[str] = orjson.loads(keys_text)
-        if len(set(keys)) != len(keys):
-            return Reading(rows=len(keys), twice=True)
+        layout = self.layout(keys_text)
         traits: dict[str, Value] = {}
         nulls: list[str] = []
         skipped: list[tuple[str, str]] = []
         somebody = False
-        for key, raw in zip(keys, orjson.loads(values_text), strict=True):
-            trait = self.by_key.get(key)
-            if trait is None:
-                skipped.append((key, "not ours"))
-            elif key in self.problems:
-                skipped.append((key, self.problems[key]))
+        for (key, name, audience, problem), raw in zip(
+            layout.places, orjson.loads(values_text), strict=not layout.twice
+        ):
+            if problem is not None:
+                skipped.append((key, problem))
+            elif audience and raw.__class__ is str and raw in USUAL:
+                # What nearly all values are, without a call: this is the inmost loop of a run.
+                traits[name] = member = USUAL[raw]
+                somebody = somebody or member
             elif is_null(raw):
                 nulls.append(key)
-            elif trait.kind == COMPUTED_TRAIT:
-                traits[trait.name] = typed(raw)
+            elif not audience:
+                traits[name] = typed(raw)
                 somebody = True
-            elif (member := boolean(raw)) is None:
+            elif (found := boolean(raw)) is None:
                 skipped.append((key, "not a boolean"))
             else:
-                traits[trait.name] = member
-                somebody = somebody or member
-        return Reading(
-            traits,
-            canonical(traits),
-            tuple(keys),
-            tuple(nulls),
-            tuple(skipped),
-            somebody,
-            len(keys),
-        )
+                traits[name] = found
+                somebody = somebody or found
+        return Reading(layout, traits, canonical(traits), nulls, skipped, somebody)
 
 
 def canonical(traits: dict[str, Value]) -> str:

@@ -16,6 +16,8 @@ import orjson
 Value = bool | int | float | str | list[object]
 
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+#: How nearly all memberships are written.
+USUAL = {"true": True, "false": False}
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 #: Beyond this a JSON number loses digits in most readers, so it stays text.
 _EXACT = 2**53
@@ -28,12 +30,12 @@ def is_null(raw: object) -> bool:
 
 def boolean(raw: object) -> bool | None:
     """The membership a stored value says; None when it is no boolean."""
+    if isinstance(raw, str):
+        return _BOOLEANS.get(raw.strip().lower())
     if isinstance(raw, bool):
         return raw
     if isinstance(raw, int | float) and raw in (0, 1):
         return bool(raw)
-    if isinstance(raw, str):
-        return _BOOLEANS.get(raw.strip().lower())
     return None
 
 

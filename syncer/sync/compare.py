@@ -15,19 +15,14 @@ from typing import NamedTuple
 
 import orjson
 
-from syncer.engage.catalog import AUDIENCE, READINGS, Catalog, KnownTrait, Reading, newest
+from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait, Layout, Reading, newest
 from syncer.engage.source import PulledCustomer
 from syncer.engage.values import Value, is_null, milliseconds
 from syncer.errors import SourceError
 
-
-class Known(NamedTuple):
-    """A customer as the snapshot has it; `traits` is canonical JSON."""
-
-    customer_id: str
-    traits: str
-    name: str | None
-    email: str | None
+#: A customer as the snapshot has it: id, traits (canonical JSON), name, email. Any tuple of these
+#: will do, so that a million rows need not be copied into a class of ours.
+Known = tuple[str, str, str | None, str | None]
 
 
 class TraitChange(NamedTuple):
@@ -93,27 +88,28 @@ class Tally:
         self.new = self.changed = self.unchanged = 0
         #: customers and trait rows that the source gave, to hold against its own count
         self.customers = self.rows = 0
-        self._same: Counter[Reading] = Counter()
+        #: customers whose traits did not change, by the keys they have
+        self.unchanged_layouts: Counter[Layout] = Counter()
 
     def same(self, reading: Reading) -> None:
         """A customer whose traits did not change."""
-        self._same[reading] += 1
-        if len(self._same) > READINGS:
-            self.close()
+        if reading.skipped:
+            for key, reason in reading.skipped:
+                self.sums[key].reasons[reason] += 1
+                self.sums[key].unchanged -= 1  # the layout counts it as such
+        self.unchanged_layouts[reading.layout] += 1
 
     def close(self) -> None:
-        """Spread the counted readings over their traits."""
-        for reading, times in self._same.items():
-            skipped = dict(reading.skipped)
-            for key in reading.keys:
-                sums = self.sums[key]
-                sums.pulled += times
-                if key in skipped:
-                    sums.reasons[skipped[key]] += times
-                else:
-                    sums.unchanged += times
-        self._same.clear()
+        """Spread the counted layouts over their traits."""
+        for layout, times in self.unchanged_layouts.items():
+            for key in layout.keys:
+                self.sums[key].pulled += times
+                self.sums[key].unchanged += times
+        self.unchanged_layouts.clear()
 
+
+#: What is read of a customer that the pull does not have.
+NOTHING = Reading(Layout(), {}, "{}", [], [], False)
 
 Pair = tuple[PulledCustomer | None, Known | None]
 
@@ -153,14 +149,14 @@ def look_up(
     """Pair a part of the customers with the snapshot, for runs that do not pull all of them."""
     rows = iter(pulled)
     while chunk := list(islice(rows, at_a_time)):
-        known = {one.customer_id: one for one in find([row.customer_id for row in chunk])}
+        known = {one[0]: one for one in find([row.customer_id for row in chunk])}
         for row in chunk:
             yield row, known.get(row.customer_id)
 
 
 def compare(pairs: Iterable[Pair], catalog: Catalog, tally: Tally) -> Iterator[CustomerChange]:
     """The customers that differ, in order; `tally` counts all."""
-    read = catalog.read
+    read, loads, unchanged = catalog.read, orjson.loads, tally.unchanged_layouts
     for row, known in pairs:
         if row is None:
             assert known is not None
@@ -168,41 +164,52 @@ def compare(pairs: Iterable[Pair], catalog: Catalog, tally: Tally) -> Iterator[C
             if change is not None:
                 yield change
             continue
+        customer_id, keys, values, times, profile = row
+        reading = read(keys, values)
+        people = loads(profile)
         tally.customers += 1
-        reading = read(row.keys, row.values)
-        tally.rows += reading.rows
-        times = row.times
-        if reading.twice:
-            keys, values, times = newest(row.keys, row.values, row.times)
+        tally.rows += len(reading.layout.keys) + len(people)
+        if reading.layout.twice:
+            keys, values, times = newest(keys, values, times)
             reading = read(keys, values)
-        name = email = None
-        if row.profile != "[]":
-            name, email, profile_rows = _profile(row.profile)
-            tally.rows += profile_rows
         if known is None:
             if reading.somebody:
                 tally.new += 1
                 changes = _differences(reading, {}, times, catalog, tally)
-                yield CustomerChange(row.customer_id, False, reading.traits, name, email, changes)
+                name, email = _name_and_email(people)
+                yield CustomerChange(customer_id, False, reading.traits, name, email, changes)
             else:
                 tally.same(reading)
             continue
-        name, email = name or known.name, email or known.email
-        if reading.text == known.traits:
-            tally.same(reading)
-            if name == known.name and email == known.email:
-                tally.unchanged += 1
-                continue
+        _, known_traits, known_name, known_email = known
+        # The usual customer has one row of each, as they are known: nothing to find out.
+        if (
+            len(people) == 2
+            and people[0][1] == known_email
+            and people[1][1] == known_name
+            and people[0][0] == "email"
+            and people[1][0] == "name"
+        ):
+            name, email, renamed = known_name, known_email, False
+        else:
+            name, email = _name_and_email(people)
+            name, email = name or known_name, email or known_email
+            renamed = name != known_name or email != known_email
+        if reading.text == known_traits:
+            if reading.skipped:
+                tally.same(reading)
+            else:
+                unchanged[reading.layout] += 1
             traits, changes = reading.traits, []
         else:
-            before = orjson.loads(known.traits)
+            before = loads(known_traits)
             traits = _carry_over(reading, before, catalog)
             changes = _differences(reading, before, times, catalog, tally, traits)
-            if not changes and name == known.name and email == known.email:
-                tally.unchanged += 1
-                continue
+        if not changes and not renamed:
+            tally.unchanged += 1
+            continue
         tally.changed += 1
-        yield CustomerChange(row.customer_id, True, traits, name, email, changes)
+        yield CustomerChange(customer_id, True, traits, name, email, changes)
     tally.close()
 
 
@@ -235,10 +242,11 @@ def _differences(
 ) -> list[TraitChange]:
     """The traits that differ, by name; counts every trait of the customer."""
     after = reading.traits if after is None else after
-    observed = dict(zip(reading.keys, orjson.loads(times), strict=True))
+    keys = reading.layout.keys
+    observed = dict(zip(keys, orjson.loads(times), strict=True))
     skipped = dict(reading.skipped)
     changes: list[TraitChange] = []
-    for key in reading.keys:
+    for key in keys:
         sums = tally.sums[key]
         sums.pulled += 1
         if key in skipped:
@@ -251,7 +259,7 @@ def _differences(
         else:
             _count(sums, trait, was, now)
             changes.append(TraitChange(key, trait.name, was, now, milliseconds(observed[key])))
-    there = {trait.name for key in reading.keys if (trait := catalog.by_key[key])}
+    there = {place.name for place in reading.layout.places}
     for name in before.keys() - there:
         change = _gone(name, before[name], after.get(name), catalog, tally)
         if change is not None:
@@ -262,18 +270,19 @@ def _differences(
 
 def _vanished(known: Known, catalog: Catalog, tally: Tally) -> CustomerChange | None:
     """A customer that a whole pull does not have any more."""
-    before: dict[str, Value] = orjson.loads(known.traits)
-    after = _carry_over(Reading(), before, catalog)
+    customer_id, known_traits, name, email = known
+    before: dict[str, Value] = orjson.loads(known_traits)
+    after = _carry_over(NOTHING, before, catalog)
     found = [
         change
-        for name in sorted(before)
-        if (change := _gone(name, before[name], after.get(name), catalog, tally)) is not None
+        for trait in sorted(before)
+        if (change := _gone(trait, before[trait], after.get(trait), catalog, tally)) is not None
     ]
     if not found:
         tally.unchanged += 1
         return None
     tally.changed += 1
-    return CustomerChange(known.customer_id, True, after, known.name, known.email, found)
+    return CustomerChange(customer_id, True, after, name, email, found)
 
 
 def _gone(
@@ -307,17 +316,13 @@ def same(one: Value | None, other: Value | None) -> bool:
     return one is other or orjson.dumps(one) == orjson.dumps(other)
 
 
-def _profile(text: str) -> tuple[str | None, str | None, int]:
-    """Name and email, the newest of each, and how many rows there were."""
-    rows = orjson.loads(text)
-    found: dict[str, tuple[int, str | None]] = {}
-    for key, value, time in rows:
-        if len(rows) > 2:
-            at = milliseconds(time) or 0
-            if key in found and at < found[key][0]:
-                continue
-        else:
-            at = 0
-        found[key] = (at, None if is_null(value) else str(value))
-    name, email = found.get("name"), found.get("email")
-    return name and name[1], email and email[1], len(rows)
+def _name_and_email(rows: list[tuple[str, object, object]]) -> tuple[str | None, str | None]:
+    """The newest of each; rows are (key, value, time)."""
+    found = {
+        key: value for key, value, _ in sorted(rows, key=lambda row: milliseconds(row[2]) or 0)
+    }
+    return _text(found.get("name")), _text(found.get("email"))
+
+
+def _text(value: object) -> str | None:
+    return None if is_null(value) else str(value)

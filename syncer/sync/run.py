@@ -35,7 +35,6 @@ from syncer.engage.source import (
 from syncer.errors import NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync.compare import (
     CustomerChange,
-    Known,
     Pair,
     Sums,
     Tally,
@@ -313,12 +312,9 @@ class Runs:
         pulled = self._watched(pull.customers(catalog.keys))
         pairs: Iterable[Pair]
         if whole:
-            pairs = merge(pulled, (Known._make(row) for row in snapshot.customers(connection)))
+            pairs = merge(pulled, snapshot.customers(connection))
         else:
-            pairs = look_up(
-                pulled,
-                lambda ids: (Known._make(row) for row in snapshot.find(connection, ids)),
-            )
+            pairs = look_up(pulled, lambda ids: snapshot.find(connection, ids))
         for change in compare(pairs, catalog, tally):
             plan.append(change)
         self.progress.end()

@@ -36,8 +36,10 @@ def test_what_says_no_member(raw: object) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [2, -1, 0.5, math.nan, math.inf, "yes", "no", "on", "2", "1.0", "01", "tr ue", "", " ", "null"]
-    + [None, [], [True], {}, b"1"],
+    [
+        *(2, -1, 0.5, math.nan, math.inf, None, [], [True], {}, b"1"),
+        *("yes", "no", "on", "2", "1.0", "01", "tr ue", "", " ", "null"),
+    ],
 )
 def test_what_is_no_membership(raw: object) -> None:
     assert boolean(raw) is None
@@ -94,15 +96,18 @@ def test_text_becomes_the_type_that_it_reads_as(raw: str, value: object) -> None
 
 @pytest.mark.parametrize(
     "raw",
-    ["premium", "", " ", "t", "f", "yes", "null", "  padded text "]
-    # no JSON numbers
-    + ["007", "+5", ".5", "5.", "1e", "0x10", "1_000", "1,000", "--5", "5 6", "-", "١٢"]
-    + ["NaN", "Infinity", "-Infinity", "inf", "nan"]
-    # JSON numbers that would lose digits
-    + ["9007199254740992", "-9007199254740992", "9007199254740993", "1e16", "1" * 31, "1" * 4000]
-    # broken lists, and JSON that is no list
-    + ["[", "[1,", "[1,]", "['a']", "[a]", "[1] [2]", "[NaN]", "[1e400]", '["\\ud800"]', '{"a": 1}']
-    + ['"a"', "2024-05-01T12:30:00Z"],
+    [
+        *("premium", "", " ", "t", "f", "yes", "null", "  padded text ", "2024-05-01T12:30:00Z"),
+        # no JSON numbers
+        *("007", "+5", ".5", "5.", "1e", "0x10", "1_000", "1,000", "--5", "5 6", "-", "١٢"),
+        *("NaN", "Infinity", "-Infinity", "inf", "nan"),
+        # JSON numbers that would lose digits
+        *("9007199254740992", "-9007199254740992", "9007199254740993", "1e16"),
+        *("1" * 31, "1" * 4000),
+        # broken lists, and JSON that is no list
+        *("[", "[1,", "[1,]", "['a']", "[a]", "[1] [2]", "[NaN]", "[1e400]", '["\\ud800"]'),
+        *('{"a": 1}', '"a"'),
+    ],
 )
 def test_other_text_stays_as_it_is(raw: str) -> None:
     assert typed(raw) == raw
@@ -144,7 +149,7 @@ def test_decimal_numbers_are_read_back_or_stay_text(number: float) -> None:
     assert typed(text) == (number if abs(number) < 2**53 else text)
 
 
-@given(st.integers().filter(lambda number: abs(number) >= 2**53))
+@given(st.integers(min_value=2**53) | st.integers(max_value=-(2**53)))
 def test_integers_that_would_lose_digits_stay_text(number: int) -> None:
     assert typed(str(number)) == str(number)
 
@@ -211,8 +216,10 @@ def test_fractions_and_days() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [None, True, False, "", " ", "null", "soon", "12:30", "2024-13-01", "2024-05-01T25:00:00Z"]
-    + ["2024-05-01T12:30:00 o'clock", [], {}],
+    [
+        *(None, True, False, "", " ", "null", "soon", "12:30", [], {}),
+        *("2024-13-01", "2024-05-01T25:00:00Z", "2024-05-01T12:30:00 o'clock"),
+    ],
 )
 def test_what_is_no_time(raw: object) -> None:
     assert milliseconds(raw) is None

@@ -1,0 +1,161 @@
+"""Customer delivery against a bare aiohttp loop that does the same GET and PUT.
+
+    python -m benchmarks.delivery [--customers 5000] [--concurrency 16]
+
+Both go, in turn and each in a process of its own, against the same sandbox Amberflo in the same
+run, which is a process of its own too:
+
+- bare:     aiohttp, one GET and one PUT of a ready body a customer; it reads no database, merges
+            nothing, keeps no pace and records no outcome;
+- delivery: `syncer.amberflo.delivery` at rate 0 from a SQLite state in which all are due, every
+            acknowledgement on disk before the next customer.
+
+Prints requests per second (two a customer) and the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+
+from state import snapshot
+from state.database import Database
+from state.snapshot import CustomerRow, TraitRow
+from syncer.amberflo.client import AmberfloClient
+from syncer.amberflo.delivery import CustomerDelivery
+from syncer.sandbox.amberflo import AmberfloSandbox
+
+KEY = "benchmark"
+AUDIENCES = 10
+
+
+def traits(number: int) -> dict[str, bool]:
+    return {f"audience_{one:03}": (number + one) % 3 == 0 for one in range(AUDIENCES)}
+
+
+def rows(customers: int) -> list[CustomerRow]:
+    return [
+        CustomerRow(
+            f"user_{number:07}",
+            orjson.dumps(traits(number)).decode(),
+            f"Name {number}",
+            f"{number}@example.com",
+        )
+        for number in range(customers)
+    ]
+
+
+async def bare(url: str, customers: int, concurrency: int) -> float:
+    queue: asyncio.Queue[CustomerRow] = asyncio.Queue()
+    for row in rows(customers):
+        queue.put_nowait(row)
+    headers = {"x-api-key": KEY, "content-type": "application/json"}
+    connector = aiohttp.TCPConnector(limit=concurrency)
+    async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
+
+        async def work() -> None:
+            while not queue.empty():
+                row = queue.get_nowait()
+                at = f"{url}/customers?customerId={quote(row.customer_id, safe='')}"
+                async with session.get(at) as response:
+                    await response.read()
+                body = {
+                    "customerId": row.customer_id,
+                    "customerName": row.name,
+                    "customerEmail": row.email,
+                    "traits": orjson.loads(row.traits),
+                }
+                async with session.put(f"{url}/customers", data=orjson.dumps(body)) as response:
+                    await response.read()
+                    assert response.status == 200
+
+        started = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+        return time.perf_counter() - started
+
+
+async def delivery(url: str, customers: int, concurrency: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database.open(f"sqlite:///{Path(folder) / 'state.db'}")
+        with database.write() as connection:
+            snapshot.put_traits(
+                connection, [TraitRow(name, name, "audience", 0) for name in traits(0)]
+            )
+            snapshot.insert_customers(connection, rows(customers), 1)
+        client = AmberfloClient(KEY, customers_url=f"{url}/customers", connections=concurrency)
+        async with client:
+            started = time.perf_counter()
+            result = await CustomerDelivery(
+                database, client, frozenset(traits(0)), concurrency=concurrency
+            ).run()
+            seconds = time.perf_counter() - started
+        database.close()
+        assert result.delivered == customers
+        return seconds
+
+
+async def serve() -> None:
+    sandbox = AmberfloSandbox(KEY)
+    print(await sandbox.start(), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await sandbox.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--customers", type=int, default=5000)
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--one", nargs=2, metavar=("URL", "WHICH"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve())
+        return
+    if options.one:
+        url, which = options.one
+        seconds = asyncio.run(
+            (bare if which == "bare" else delivery)(url, options.customers, options.concurrency)
+        )
+        print(json.dumps(2 * options.customers / seconds))
+        return
+    program = [sys.executable, "-m", "benchmarks.delivery"]
+    sizes = ["--customers", str(options.customers), "--concurrency", str(options.concurrency)]
+    server: Any = subprocess.Popen(
+        [*program, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    url = server.stdout.readline().strip()
+    figures: dict[str, list[float]] = {"bare": [], "delivery": []}
+    for _ in range(options.runs):
+        for which, results in figures.items():
+            found = subprocess.run(
+                [*program, "--one", url, which, *sizes],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            results.append(json.loads(found.stdout))
+    server.communicate("")
+    for which, results in figures.items():
+        print(
+            f"{which:9} {statistics.median(results):6,.0f} requests/s "
+            f"(min {min(results):,.0f}, max {max(results):,.0f})"
+        )
+    ratio = statistics.median(figures["delivery"]) / statistics.median(figures["bare"])
+    print(f"ratio delivery/bare {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Realtime Segment calls, passed on to Amberflo."""

@@ -1,0 +1,428 @@
+"""The Segment call: from a request's JSON to single events, each validated on its own. Pure.
+
+An event ends in one of three ways. It is a `Call`; or it is `Dropped`: a good event that Amberflo
+has no place for, accepted and counted; or it is `Rejected`: something is wrong with it, it goes to
+the failures with its reason and the other events of its request are taken. What is wrong with the
+request as a whole raises `BadRequest`, and nothing of it is taken. Reasons are few and fixed, so
+they can be counted by.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+from syncer.errors import SyncerError
+
+Json = Mapping[str, Any]
+
+#: Segment's limits (facts/segment.md §4.4).
+MAX_EVENT = 32 * 1024
+MAX_EVENTS = 2500
+MAX_MESSAGE_ID = 100
+#: Ids are keys of tables; Segment itself drops group ids that are longer.
+MAX_ID = 500
+MAX_DEPTH = 64
+
+SINGLE = {
+    **{kind: kind for kind in ("page", "screen", "track", "identify", "group", "alias")},
+    **{"p": "page", "s": "screen", "t": "track", "i": "identify", "g": "group", "a": "alias"},
+}
+BATCH = frozenset({"batch", "import", "b"})
+WEBHOOK = "webhook"
+#: The routes that `split` knows.
+ROUTES = frozenset({*SINGLE, *BATCH, WEBHOOK})
+
+NO_OBJECT = "not an object"
+TOO_LARGE = "larger than 32 KB"
+TOO_DEEP = "nested deeper than 64"
+UNKNOWN_TYPE = "unknown type"
+BAD_MESSAGE_ID = "messageId is no text of up to 100 characters"
+BAD_ID = "userId or anonymousId is no usable id"
+NO_ID = "no userId and no anonymousId"
+NO_EVENT = "track without an event name"
+BAD_DATA = "properties or traits are no object"
+DELETE_WITHOUT_USER = "delete without userId"
+
+GROUP, ALIAS = "group is not supported", "alias is not supported"
+IDENTIFY_WITHOUT_USER = "identify without userId"
+SWITCHED_OFF = "switched off by integrations"
+
+UNREADABLE = "timestamp unreadable, taken as received now"
+OLD = "timestamp older than 60 days"
+FUTURE = "timestamp in the future"
+_OLD_AFTER = 60 * 24 * 3600 * 1000
+_FUTURE_AFTER = 5 * 60 * 1000
+
+
+class BadRequest(SyncerError):
+    """A request that is refused whole: the `status` and the `code` to answer with."""
+
+    def __init__(self, reason: str, *, status: int = 400, code: str = "malformed") -> None:
+        super().__init__(reason)
+        self.status, self.code = status, code
+
+
+class Personas(NamedTuple):
+    """Which audience or computed trait of Engage a call speaks of."""
+
+    computation_class: object
+    computation_key: object
+
+
+class Call(NamedTuple):
+    """One valid event. Ids that are not set are ""; `data` is its properties or traits."""
+
+    type: str
+    message_id: str
+    user_id: str
+    anonymous_id: str
+    #: a track's event; the name of a page or screen, as it came
+    name: Any
+    data: Json
+    personas: Personas | None
+    #: when it happened, in epoch milliseconds; what is odd about that is in `notes`
+    at_ms: int
+    notes: tuple[str, ...]
+    #: the event as it came
+    source: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A good event that goes nowhere: accepted, counted by its reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An event that cannot be taken; `raw` is its JSON, cut at 32 KB, without the write key."""
+
+    reason: str
+    raw: str
+    message_id: str | None = None
+
+
+def rejected(reason: str, event: object, message_id: str | None = None) -> Rejected:
+    if isinstance(event, dict) and "writeKey" in event:
+        event = {key: value for key, value in event.items() if key != "writeKey"}
+    return Rejected(reason, json_text(event)[:MAX_EVENT], message_id)
+
+
+def json_text(value: object) -> str:
+    """The JSON of a parsed value; also of what orjson refuses, with lone surrogates escaped."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        try:
+            return json.dumps(value)
+        except (ValueError, RecursionError):
+            return '"(cannot be written down)"'
+
+
+# -- the request
+
+
+def parse(body: bytes) -> Any:
+    """The JSON of a request.
+
+    orjson is strict; what SDKs really send besides (NaN from Python, half an emoji from
+    JavaScript, numbers beyond a double) is one event's matter and must not cost the others, so
+    where it refuses, the standard library reads once more.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(body.decode("utf-8-sig"), parse_int=_integer)
+        except (ValueError, RecursionError):
+            raise BadRequest("the body is not JSON") from None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 310 else float(digits)
+
+
+@dataclass(slots=True)
+class _Request:
+    """What the events of one request share."""
+
+    received_at: int
+    make_id: Callable[[], str]
+    webhook: bool = False
+    sent_at: int | None = None
+    integrations: Json = field(default_factory=dict)
+    personas: Json = field(default_factory=dict)
+
+
+def split(
+    route: str, body: object, *, received_at: int, make_id: Callable[[], str]
+) -> list[Call | Dropped | Rejected]:
+    """The events of a request, in order; one of `ROUTES` says what the body is.
+
+    `received_at` is in epoch milliseconds; `make_id` makes the id of an event that has none.
+    """
+    request = _Request(received_at, make_id)
+    if route in SINGLE:
+        if not isinstance(body, dict):
+            raise BadRequest("the body is not an object")
+        return [_event(body, SINGLE[route], request)]
+    if route == WEBHOOK:
+        request.webhook = True
+        events = [body] if isinstance(body, dict) else body
+        if not isinstance(events, list):
+            raise BadRequest("the body is neither an object nor an array")
+    elif route in BATCH:
+        events = body.get("batch") if isinstance(body, dict) else None
+        if not isinstance(body, dict) or not isinstance(events, list):
+            raise BadRequest('the body is not an object with an array "batch"')
+        request.sent_at = milliseconds(body.get("sentAt"))
+        request.integrations = _object(body.get("integrations"))
+        request.personas = _object(_object(body.get("context")).get("personas"))
+    else:
+        raise ValueError(f"no such route: {route}")
+    if len(events) > MAX_EVENTS:
+        reason = f"{len(events)} events; a request takes up to {MAX_EVENTS}"
+        raise BadRequest(reason, status=413, code="too_large")
+    return [_event(event, None, request) for event in events]
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+# -- one event
+
+
+def _event(event: Any, kind: str | None, request: _Request) -> Call | Dropped | Rejected:
+    if not isinstance(event, dict):
+        return rejected(NO_OBJECT, event)
+    if wrong := _wrong_size(event):
+        return rejected(wrong, event)
+    if (message_id := identifier(event.get("messageId"))) is None:
+        return rejected(BAD_MESSAGE_ID, event)
+    if len(message_id) > MAX_MESSAGE_ID:
+        return rejected(BAD_MESSAGE_ID, event)
+    message_id = message_id or request.make_id()
+
+    kind = kind or event.get("type")
+    if kind == "track":
+        data, name = event.get("properties"), event.get("event")
+        if not isinstance(name, str) or not name or name.isspace():
+            return rejected(NO_EVENT, event, message_id)
+    elif kind == "page" or kind == "screen":
+        data, name = event.get("properties"), event.get("name")
+    elif kind == "identify":
+        data, name = event.get("traits"), None
+    elif kind == "group":
+        return Dropped(GROUP)
+    elif kind == "alias":
+        return Dropped(ALIAS)
+    elif kind == "delete" and request.webhook:
+        data = name = None
+    else:
+        return rejected(UNKNOWN_TYPE, event, message_id)
+    if not data and (data is None or isinstance(data, list)):
+        data = {}  # PHP writes an empty object as []
+    if not isinstance(data, dict):
+        return rejected(BAD_DATA, event, message_id)
+
+    if not request.webhook and _switched_off(event.get("integrations"), request.integrations):
+        return Dropped(SWITCHED_OFF)
+
+    user_id = identifier(event.get("userId"))
+    anonymous_id = identifier(event.get("anonymousId"))
+    if user_id is None or anonymous_id is None:
+        return rejected(BAD_ID, event, message_id)
+    personas = _personas(event.get("context"), request.personas)
+    if not user_id:
+        if kind == "delete":
+            return rejected(DELETE_WITHOUT_USER, event, message_id)
+        if kind == "identify" and personas is None:
+            return Dropped(IDENTIFY_WITHOUT_USER)
+        if not anonymous_id and personas is None:
+            return rejected(NO_ID, event, message_id)
+
+    at_ms, notes = _moment(event, request)
+    return Call(kind, message_id, user_id, anonymous_id, name, data, personas, at_ms, notes, event)
+
+
+def _wrong_size(event: Json) -> str | None:
+    try:
+        raw = orjson.dumps(event)
+    except TypeError:  # lone surrogates, integers beyond 64 bits, or really deep
+        try:
+            raw = json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        except (ValueError, RecursionError):
+            return TOO_DEEP
+    if len(raw) > MAX_EVENT:
+        return TOO_LARGE
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _deeper(event, MAX_DEPTH):
+        return TOO_DEEP
+    return None
+
+
+def _deeper(value: object, levels: int) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return False
+    return levels == 0 or any(_deeper(child, levels - 1) for child in value)
+
+
+def identifier(value: Any) -> str | None:
+    """The text of an id, "" when it is not set; None when it is no id: neither text nor number,
+    a number that was not read exactly, too long, or text that a database cannot keep."""
+    text: str
+    if isinstance(value, str):
+        text = "" if value.isspace() else value
+    elif value is None:
+        text = ""
+    elif isinstance(value, bool):
+        return None
+    elif isinstance(value, int):
+        text = str(value)
+    elif isinstance(value, float) and abs(value) < 2**53:
+        text = str(int(value) if value.is_integer() else value)
+    else:
+        return None
+    return text if len(text) <= MAX_ID and "\0" not in text and is_unicode(text) else None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8, so has no lone surrogates."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _switched_off(own: object, common: Json) -> bool:
+    """Whether `integrations` keep the event from Amberflo; its own win over the batch's."""
+    if not own and not common:
+        return False
+    flags = _object(own)
+    amberflo = flags.get("Amberflo", common.get("Amberflo"))
+    if amberflo is None:
+        return flags.get("All", common.get("All")) is False
+    return amberflo is False
+
+
+def _personas(context: object, common: Json) -> Personas | None:
+    """The event's `context.personas`, merged over the batch's; None when there is nothing."""
+    own = _object(context.get("personas")) if isinstance(context, dict) else {}
+    if not own and not common:
+        return None
+    return Personas(
+        own.get("computation_class", common.get("computation_class")),
+        own.get("computation_key", common.get("computation_key")),
+    )
+
+
+# -- time
+
+
+def _moment(event: Json, request: _Request) -> tuple[int, tuple[str, ...]]:
+    """When the event happened: `receivedAt - (sentAt - originalTimestamp)`, which takes the error
+    of the client's clock out; the client's own time where it does not say when it sent."""
+    received_at = request.received_at
+    client, original = event.get("timestamp"), event.get("originalTimestamp")
+    if client is None and original is None:
+        return received_at, ()
+    corrected = request.webhook or event.get("receivedAt") is not None  # Segment has done it
+    first, second = (client, original) if corrected else (original, client)
+    at = milliseconds(first)
+    if at is None:
+        at = milliseconds(second)
+    if at is not None and not corrected:
+        sent_at = request.sent_at
+        if "sentAt" in event:
+            own = milliseconds(event["sentAt"])
+            sent_at = sent_at if own is None else own
+        if sent_at is not None:
+            at += received_at - sent_at
+    if at is None or at < 1:
+        return received_at, (UNREADABLE,)
+    if at < received_at - _OLD_AFTER:
+        return at, (OLD,)
+    if at > received_at + _FUTURE_AFTER:
+        return at, (FUTURE,)
+    return at, ()
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST = 253_402_300_799_999  # the end of the year 9999
+#: Up to here a number counts seconds, beyond it milliseconds.
+_SECONDS = 10**11
+_NUMBER = re.compile(r"-?[0-9]{9,16}(\.[0-9]+)?")
+_LENIENT = re.compile(
+    r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})"
+    r"(?:[Tt ] *([0-9]{1,2}):([0-9]{1,2})(?::([0-9]{1,2})(?:[.,]([0-9]+))?)?)?"
+    r" *(?:[Zz]|UTC|GMT|([+-])([0-9]{1,2}):?([0-9]{2})?)?"
+)
+
+
+def milliseconds(value: object) -> int | None:
+    """Epoch milliseconds of a time, None when it cannot be read.
+
+    ISO-8601, with or without leading zeros (Segment's own sample has "2015-2-02T00:30:08.276Z"),
+    in UTC when it names no zone; or a number of seconds or milliseconds, as text too.
+    """
+    if isinstance(value, str):
+        if len(value) > 64:
+            return None
+        # Only with a dash there or as YYYYMMDD: fromisoformat finds years in long numbers too.
+        if value[4:5] == "-" or (value[:8].isdecimal() and value[8:9] in ("", "T")):
+            try:
+                found = datetime.fromisoformat(value)
+            except ValueError:
+                return _lenient(value)
+            if found.tzinfo is None:
+                found = found.replace(tzinfo=UTC)
+            return _since_epoch(found)
+        return _lenient(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    if abs(value) > _LAST:
+        return None
+    return math.floor(value if abs(value) >= _SECONDS else value * 1000)
+
+
+def _since_epoch(moment: datetime) -> int:
+    since = moment - _EPOCH  # by its parts: twice as fast as dividing it
+    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
+
+
+def _lenient(value: str) -> int | None:
+    text = value.strip()
+    if _NUMBER.fullmatch(text):
+        return milliseconds(float(text) if "." in text else int(text))
+    match = _LENIENT.fullmatch(text)
+    if match is None:
+        return None
+    year, month, day, hour, minute, second, fraction, sign, zone_hours, zone_minutes = (
+        match.groups()
+    )
+    if int(second or 0) > 60 or int(zone_hours or 0) > 23:
+        return None
+    try:
+        found = datetime(
+            int(year), int(month), int(day), int(hour or 0), int(minute or 0), tzinfo=UTC
+        )
+    except ValueError:
+        return None
+    at = _since_epoch(found)
+    at += int(second or 0) * 1000 + int((fraction or "0")[:3].ljust(3, "0"))
+    zone = (int(zone_hours or 0) * 60 + int(zone_minutes or 0)) * 60_000
+    return at + zone if sign == "-" else at - zone

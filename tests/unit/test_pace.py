@@ -1,0 +1,215 @@
+"""The pace of requests, on a clock of its own: Amberflo publishes no limit (facts/amberflo.md §1),
+so the rate goes down on 429 and comes back by itself."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncer.amberflo.pace import RECOVER, SETTLE, SLOW_DOWN, SLOWEST, Pace
+
+RATES = st.floats(0.5, 2000)
+
+
+def moments(pace: Pace, at: list[float]) -> list[float]:
+    """When requests that ask at these times may go."""
+    return [now + pace.reserve(now) for now in at]
+
+
+def steady(pace: Pace, start: float, seconds: float, per_second: int) -> float:
+    """Requests that ask evenly for some time; gives the time after it."""
+    for n in range(int(seconds * per_second)):
+        pace.reserve(start + n / per_second)
+    return start + seconds
+
+
+def recover(pace: Pace, wanted: float, now: float) -> float:
+    """Successes until the rate is the wanted one again; gives the time."""
+    for _ in range(200):
+        if pace.rate == wanted:
+            return now
+        now += SETTLE
+        pace.speed_up(now)
+    raise AssertionError(f"stuck at {pace.rate}")
+
+
+@given(RATES, st.integers(2, 40), st.floats(0, 1e6))
+def test_requests_at_once_are_spread_evenly(rate: float, number: int, now: float) -> None:
+    pace = Pace(rate)
+    waits = [pace.reserve(now) for _ in range(number)]
+    assert waits == pytest.approx([n / rate for n in range(number)], abs=1e-6)
+
+
+@given(RATES, st.lists(st.floats(0, 3), min_size=1, max_size=30))
+def test_no_two_requests_are_nearer_than_the_rate(rate: float, gaps: list[float]) -> None:
+    asked, now = [], 0.0
+    for gap in gaps:
+        now += gap
+        asked.append(now)
+    went = moments(Pace(rate), asked)
+    for before, after in pairwise(went):
+        assert after - before >= 1 / rate - 1e-6
+    for at, moment in zip(asked, went, strict=True):
+        assert moment >= at - 1e-9
+
+
+def test_a_rest_is_not_saved_up_for_a_burst() -> None:
+    pace = Pace(10)
+    pace.reserve(0)
+    assert [pace.reserve(60) for _ in range(3)] == pytest.approx([0, 0.1, 0.2])
+
+
+def test_a_request_that_comes_late_enough_does_not_wait() -> None:
+    pace = Pace(10)
+    assert [pace.reserve(now) for now in (0, 0.1, 0.25, 0.3)] == pytest.approx([0, 0, 0, 0.05])
+
+
+@given(st.lists(st.floats(0, 100), max_size=30))
+def test_an_unlimited_pace_never_waits(times: list[float]) -> None:
+    pace = Pace(0)
+    assert pace.rate == 0
+    assert [pace.reserve(now) for now in sorted(times)] == [0] * len(times)
+
+
+def test_a_429_halves_the_rate_once_in_a_settle_window() -> None:
+    """Many requests are under way when it comes: their 429s are one."""
+    pace = Pace(100)
+    pace.slow_down(10.0, None)
+    assert pace.rate == 50
+    for now in (10.0, 10.2, 10.0 + SETTLE - 0.01):
+        pace.slow_down(now, None)
+    assert pace.rate == 50
+    pace.slow_down(10.0 + SETTLE, None)
+    assert pace.rate == 25
+
+
+def test_after_a_429_requests_are_wider_apart() -> None:
+    pace = Pace(10)
+    pace.slow_down(0, None)
+    assert [pace.reserve(0) for _ in range(3)] == pytest.approx([0, 0.2, 0.4])
+
+
+def test_retry_after_pauses_all_requests() -> None:
+    pace = Pace(10)
+    pace.reserve(0)
+    pace.slow_down(1, 7)
+    assert pace.reserve(1) == pytest.approx(7)
+    assert pace.reserve(2) == pytest.approx(6.2)
+    # a shorter one that comes later does not end the pause
+    pace.slow_down(2, 0.5)
+    assert 2 + pace.reserve(2) > 8
+
+
+def test_the_window_settles_after_the_pause() -> None:
+    pace = Pace(100)
+    pace.slow_down(0, 5)
+    for now in (1, 5, 5 + SETTLE - 0.01):
+        pace.slow_down(now, None)
+        pace.speed_up(now)
+    assert pace.rate == 50
+    pace.slow_down(5 + SETTLE, None)
+    assert pace.rate == 25
+
+
+def test_a_retry_after_inside_the_window_still_pauses() -> None:
+    pace = Pace(100)
+    pace.slow_down(0, None)
+    pace.slow_down(0.5, 30)
+    assert pace.rate == 50
+    assert pace.reserve(0.5) == pytest.approx(30)
+
+
+def test_the_rate_recovers_step_by_step_to_the_wanted_one() -> None:
+    pace = Pace(100)
+    pace.slow_down(0, None)
+    pace.speed_up(SETTLE - 0.01)
+    assert pace.rate == 50
+    seen, now = [], 0.0
+    while pace.rate != 100:
+        now += SETTLE
+        pace.speed_up(now)
+        pace.speed_up(now + SETTLE / 2)  # one step a window
+        seen.append(pace.rate)
+    assert seen == pytest.approx([62.5, 78.125, 97.65625, 100])
+
+
+def test_success_at_the_wanted_rate_makes_it_no_faster() -> None:
+    pace = Pace(100)
+    for now in range(10):
+        pace.speed_up(now)
+    assert pace.rate == 100
+
+
+def test_an_unlimited_rate_goes_down_from_what_was_measured_and_becomes_unlimited_again() -> None:
+    pace = Pace(0)
+    now = steady(pace, 1000, 4, 50)
+    pace.slow_down(now, None)
+    assert pace.rate == pytest.approx(50 * SLOW_DOWN, rel=0.1)
+    assert pace.reserve(now) == 0
+    assert pace.reserve(now) == pytest.approx(1 / pace.rate)
+    now = recover(pace, 0, now)
+    assert pace.rate == 0
+    assert [pace.reserve(now + 60) for _ in range(5)] == [0] * 5
+
+
+def test_the_measured_rate_is_that_of_the_last_seconds() -> None:
+    pace = Pace(0)
+    now = steady(pace, 0, 20, 100)
+    now = steady(pace, now + 60, 4, 10)
+    pace.slow_down(now, None)
+    assert pace.rate == pytest.approx(10 * SLOW_DOWN, rel=0.3)
+
+
+@pytest.mark.parametrize("wanted", [0, 0.5, 10, 1000])
+def test_it_is_never_slower_than_the_slowest(wanted: float) -> None:
+    pace = Pace(wanted)
+    pace.reserve(0)
+    for n in range(100):
+        pace.slow_down(n * SETTLE, None)
+        assert pace.rate >= SLOWEST
+    assert pace.rate == SLOWEST
+    recover(pace, wanted, 100 * SETTLE)
+
+
+@pytest.mark.xfail(reason="it goes up to SLOWEST", strict=True)
+@pytest.mark.parametrize("wanted", [0.01, 0.1, 0.19])
+def test_a_429_never_makes_it_faster(wanted: float) -> None:
+    pace = Pace(wanted)
+    pace.slow_down(0, None)
+    assert pace.rate <= wanted
+
+
+@given(
+    st.floats(SLOWEST, 1000),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["reserve", "slow_down", "speed_up"]),
+            st.floats(0, 3),
+            st.none() | st.floats(0, 10),
+        ),
+        max_size=60,
+    ),
+)
+def test_whatever_comes_the_rate_and_the_order_stay_in_bounds(
+    wanted: float, events: list[tuple[str, float, float | None]]
+) -> None:
+    pace, now, last = Pace(wanted), 0.0, 0.0
+    for event, gap, after in events:
+        now += gap
+        before = pace.rate
+        if event == "reserve":
+            moment = now + pace.reserve(now)
+            assert moment >= max(now, last) - 1e-6
+            last = moment
+        elif event == "slow_down":
+            pace.slow_down(now, after)
+            assert max(before * SLOW_DOWN, SLOWEST) - 1e-9 <= pace.rate <= before
+            if after is not None:
+                last = max(last, now + after)
+        else:
+            pace.speed_up(now)
+            assert before <= pace.rate <= before * RECOVER + 1e-9
+        assert SLOWEST <= pace.rate <= wanted
