@@ -28,40 +28,41 @@ class Database:
         self.engine = engine
 
     @classmethod
-    def open(cls, url: URL | str) -> Database:
+    def open(cls, url: URL | str, part: str = "state") -> Database:
         """Open for reading and writing; makes the SQLite file (not its folder) and migrates."""
-        engine = _engine(make_url(url))
+        engine = _engine(_of_part(make_url(url), part))
         with _translated(engine.url):
             try:
-                migrations.migrate(engine)
+                migrations.migrate(engine, part)
             except BaseException:
                 engine.dispose()
                 raise
         return cls(engine)
 
     @classmethod
-    def peek(cls, url: URL | str) -> Database:
+    def peek(cls, url: URL | str, part: str = "state") -> Database:
         """Open for reading only: makes no file and no table; nothing there reads as empty."""
-        target = make_url(url)
+        target = _of_part(make_url(url), part)
         path = sqlite_path(target)
         if path is None or path.exists():
             engine = _engine(target, read_only=True)
             with _translated(engine.url):
                 try:
                     with engine.connect() as connection:
-                        found = migrations.check(connection)
+                        found = migrations.check(connection, part)
                 except BaseException:
                     engine.dispose()
                     raise
-            if found == len(migrations.MIGRATIONS):
+            newest = len(migrations.MIGRATIONS[part])
+            if found == newest:
                 return cls(engine)
             engine.dispose()
             if found:
                 raise StateError(
-                    f"the state database has schema version {found}; the next `syncer sync` "
-                    f"brings it to {len(migrations.MIGRATIONS)}, until then it cannot be read"
+                    f"the {part} database has schema version {found}; the next `syncer sync` "
+                    f"brings it to {newest}, until then it cannot be read"
                 )
-        return cls.open("sqlite://")
+        return cls.open("sqlite://", part)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -87,6 +88,14 @@ def sqlite_path(url: URL) -> Path | None:
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return None
     return Path(str(url.database))
+
+
+def _of_part(url: URL, part: str) -> URL:
+    """Where a part is: the state at the URL itself, another part of SQLite in a file beside it."""
+    path = sqlite_path(url)
+    if part == "state" or path is None:
+        return url
+    return url.set(database=str(path.with_name(f"{path.stem}-{part}{path.suffix}")))
 
 
 def _engine(url: URL, *, read_only: bool = False) -> Engine:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from state.tables import FAILURE
 
-CUSTOMER = "customer"
+CUSTOMER, METER = "customer", "meter"
 
 
-def put_customers(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Record refused customers; one failure a customer, the newest."""
-    for row in rows:
-        connection.execute(
-            delete(FAILURE).where(
-                FAILURE.c.kind == CUSTOMER, FAILURE.c.customer_id == row["customer_id"]
-            )
-        )
-        connection.execute(insert(FAILURE).values(kind=CUSTOMER, **row))
+def put(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Record failures; what failed before under the same `ref` is replaced."""
+    connection.execute(delete(FAILURE).where(FAILURE.c.ref.in_([row["ref"] for row in rows])))
+    connection.execute(insert(FAILURE), list(rows))
 
 
-def clear_customers(connection: Connection, customer_ids: Collection[str]) -> None:
-    """These customers were sent after all."""
-    connection.execute(
-        delete(FAILURE).where(
-            FAILURE.c.kind == CUSTOMER, FAILURE.c.customer_id.in_(list(customer_ids))
-        )
-    )
+def customer_ref(customer_id: str) -> str:
+    return f"customer:{customer_id}"
+
+
+def clear(connection: Connection, refs: Collection[str]) -> None:
+    """These got through after all."""
+    connection.execute(delete(FAILURE).where(FAILURE.c.ref.in_(list(refs))))
 
 
 def find(connection: Connection, ids: Collection[int] | None = None) -> list[Mapping[str, Any]]:

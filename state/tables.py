@@ -6,7 +6,17 @@ makes them is in migrations.py; a test holds the two equal.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 
@@ -27,6 +37,9 @@ def _big(nullable: bool = False, default: str | None = None) -> Column[int]:
 class Customer(SQLModel, table=True):
     """What Amberflo should hold of ours for a customer, and whether it does.
 
+    `traits` are Engage's; `called` are those of identify calls, each with its Segment time:
+    {name: [value, time]}, a null value is one that a call took away. `stamps` are the Segment times
+    of Engage traits, name and email that came by a call and not by a pull: the newest wins.
     `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
     acknowledged last (0: never). `due_at` is set while there is something to send.
     """
@@ -35,6 +48,8 @@ class Customer(SQLModel, table=True):
     traits: str = Field(sa_column=Column(Text, nullable=False))
     name: str | None = Field(default=None, sa_column=Column(Text))
     email: str | None = Field(default=None, sa_column=Column(Text))
+    called: str | None = Field(default=None, sa_column=Column(Text))
+    stamps: str | None = Field(default=None, sa_column=Column(Text))
     rev: int = Field(sa_column=_big())
     acked_rev: int = Field(sa_column=_big(default="0"))
     acked_at: int | None = Field(default=None, sa_column=_big(nullable=True))
@@ -52,13 +67,14 @@ class Trait(SQLModel, table=True):
 
 
 class Change(SQLModel, table=True):
-    """History, append-only: one trait of one customer went from `before` to `after`.
+    """History, append-only: one trait of one customer went from `before` to `after`, found by a
+    run, or said by a call (`run` is null then).
 
     `observed_at` is Segment's time of it, `recorded_at` ours, `delivered_at` Amberflo's answer.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
-    run: int = Field(sa_column=_big())
+    run: int | None = Field(default=None, sa_column=_big(nullable=True))
     customer_id: str = Field(sa_column=_ordered_text())
     rev: int = Field(sa_column=_big())
     key: str = Field(sa_column=Column(Text, nullable=False))
@@ -115,9 +131,13 @@ class RunTrait(SQLModel, table=True):
 
 
 class Failure(SQLModel, table=True):
-    """What Amberflo refused for good, with the request and its answer."""
+    """What Amberflo, or we before it, refused for good, with the request and the answer.
+
+    `ref` names what failed, so that the same failure twice is one row.
+    """
 
     id: int | None = Field(default=None, sa_column=_serial())
+    ref: str = Field(sa_column=Column(Text, nullable=False))
     kind: str = Field(sa_column=Column(String(16), nullable=False))
     customer_id: str | None = Field(default=None, sa_column=Column(Text))
     message_id: str | None = Field(default=None, sa_column=Column(Text))
@@ -127,6 +147,28 @@ class Failure(SQLModel, table=True):
     body: str | None = Field(default=None, sa_column=Column(Text))
     attempts: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default="1"))
     failed_at: int = Field(sa_column=_big())
+
+
+class Inbox(SQLModel, table=True):
+    """An accepted request as it came, until its calls are sorted. `path` says how to read it."""
+
+    id: int | None = Field(default=None, sa_column=_serial())
+    path: str = Field(sa_column=Column(String(16), nullable=False))
+    body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    events: int = Field(sa_column=Column(Integer, nullable=False))
+    received_at: int = Field(sa_column=_big())
+
+
+class Event(SQLModel, table=True):
+    """A call that was accepted, by its messageId: kept a day to know it again, longer while its
+    meter record waits. `record` is the frozen record; null for calls that are no meter."""
+
+    id: int | None = Field(default=None, sa_column=_serial())
+    message_id: str = Field(sa_column=Column(Text, nullable=False))
+    record: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    received_at: int = Field(sa_column=_big())
+    due_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
 
 
 def table(model: type[SQLModel]) -> Table:
@@ -142,6 +184,15 @@ CHANGE = table(Change)
 RUN = table(Run)
 RUN_TRAIT = table(RunTrait)
 FAILURE = table(Failure)
+INBOX = table(Inbox)
+EVENT = table(Event)
+
+#: The queue of calls is a part of its own: on SQLite it is another file, so that a long commit of
+#: a run never keeps a call waiting.
+PARTS = {
+    "state": [CUSTOMER, TRAIT, CHANGE, RUN, RUN_TRAIT, FAILURE],
+    "queue": [INBOX, EVENT],
+}
 
 Index(
     "customer_due",
@@ -152,4 +203,13 @@ Index(
 )
 Index("change_customer", CHANGE.c.customer_id, CHANGE.c.id)
 Index("change_key", CHANGE.c.key, CHANGE.c.id)
-Index("failure_customer", FAILURE.c.customer_id)
+Index("failure_ref", FAILURE.c.ref, unique=True)
+Index("event_message", EVENT.c.message_id, unique=True)
+Index(
+    "event_due",
+    EVENT.c.due_at,
+    EVENT.c.id,
+    sqlite_where=EVENT.c.due_at.is_not(None),
+    postgresql_where=EVENT.c.due_at.is_not(None),
+)
+Index("event_received", EVENT.c.received_at)

@@ -261,7 +261,8 @@ class Outcomes:
         with self._database.write() as connection:
             if sent:
                 snapshot.acknowledge(connection, [(row.customer_id, row.rev, now) for row in sent])
-                failures.clear_customers(connection, [row.customer_id for row in sent])
+                refs = [failures.customer_ref(row.customer_id) for row in sent]
+                failures.clear(connection, refs)
             if later:
                 snapshot.postpone(
                     connection,
@@ -272,11 +273,13 @@ class Outcomes:
                 )
             if never:
                 snapshot.park(connection, [(one.row.customer_id, one.row.rev) for one in never])
-                failures.put_customers(connection, [_failure(one, now) for one in never])
+                failures.put(connection, [_failure(one, now) for one in never])
 
 
 def _failure(never: Never, now: int) -> dict[str, object]:
     return {
+        "ref": failures.customer_ref(never.row.customer_id),
+        "kind": failures.CUSTOMER,
         "customer_id": never.row.customer_id,
         "reason": str(never.refused),
         "status": never.refused.status,

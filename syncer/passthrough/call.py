@@ -123,7 +123,7 @@ def json_text(value: object) -> str:
         return orjson.dumps(value).decode()
     except TypeError:
         try:
-            return json.dumps(value)
+            return json.dumps(value, separators=(",", ":"))
         except (ValueError, RecursionError):
             return '"(cannot be written down)"'
 
@@ -260,7 +260,8 @@ def _wrong_size(event: Json) -> str | None:
         raw = orjson.dumps(event)
     except TypeError:  # lone surrogates, integers beyond 64 bits, or really deep
         try:
-            raw = json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+            raw = text.encode("utf-8", "surrogatepass")
         except (ValueError, RecursionError):
             return TOO_DEEP
     if len(raw) > MAX_EVENT:

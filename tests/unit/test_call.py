@@ -3,9 +3,10 @@ facts/segment.md §4)."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -318,7 +319,8 @@ def test_context_is_merged() -> None:
     assert call(TRACK, context={"personas": personas}).personas == ("audience", "k1")
     own = TRACK | {"context": {"ip": "1.1.1.1", "personas": {"computation_key": "k2"}}}
     assert call(own, context={"personas": personas}).personas == ("audience", "k2")
-    for context in (None, "text", {}, {"personas": None}, {"personas": {}}, {"personas": "x"}):
+    empty: list[Any] = [None, "text", {}, {"personas": None}, {"personas": {}}, {"personas": "x"}]
+    for context in empty:
         assert call(TRACK | {"context": context}, context=context).personas is None
 
 
@@ -580,7 +582,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
 EVENT = st.fixed_dictionaries({}, optional=LIKELY) | JSON
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(events_=st.lists(EVENT, max_size=6), common=st.fixed_dictionaries({}, optional=LIKELY))
 def test_every_event_becomes_exactly_one_thing(events_: list[Any], common: dict[str, Any]) -> None:
     for found in (
@@ -598,25 +600,22 @@ def test_every_event_becomes_exactly_one_thing(events_: list[Any], common: dict[
                 one.raw.encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(route=st.sampled_from(sorted(module.ROUTES)), body=JSON | EVENT)
 def test_every_body_is_taken_or_refused(route: str, body: Any) -> None:
     try:
         found = events(route, body)
-    except BadRequest as error:
-        assert error.status in (400, 413)
-    else:
-        assert all(isinstance(one, Call | Dropped | Rejected) for one in found)
+    except BadRequest:
+        return
+    assert all(isinstance(one, Call | Dropped | Rejected) for one in found)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(body=st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
 @example(b"[" * 2000)
 def test_every_bytes_parse_or_are_refused(body: bytes) -> None:
-    try:
+    with contextlib.suppress(BadRequest):
         parse(body)
-    except BadRequest as error:
-        assert error.status == 400
 
 
 @given(value=JSON | st.text(alphabet="0123456789-+:.TZ ,W", max_size=30))
@@ -627,7 +626,7 @@ def test_every_value_is_a_time_or_not(value: Any) -> None:
 
 @given(moment=st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)))
 def test_times_as_python_writes_them(moment: datetime) -> None:
-    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000, tzinfo=UTC)
-    expected = milliseconds(moment.isoformat())
-    assert expected == milliseconds(moment.strftime("%Y-%m-%d %H:%M:%S.%f").rjust(26, "0"))
-    assert datetime.fromtimestamp(0, UTC).timestamp() * 1000 == milliseconds("1970-01-01")
+    moment = moment.replace(tzinfo=UTC)
+    found = milliseconds(moment.isoformat())
+    assert found == (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    assert found == milliseconds(f" {moment.isoformat(' ')}")

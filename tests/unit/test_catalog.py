@@ -145,6 +145,15 @@ def test_a_known_audience_stays_one(observed: ObservedKey) -> None:
     assert kinds(catalog) == {"a": AUDIENCE}
 
 
+def test_a_known_audience_takes_part_in_a_collision() -> None:
+    """Also while its own values say nothing."""
+    catalog = catalog_of(
+        [seen("VIP Club", nulls=9), *booleans("vip_club")],
+        [KnownTrait("VIP Club", "vip_club", AUDIENCE)],
+    )
+    assert set(catalog.problems) == {"VIP Club", "vip_club"}
+
+
 def test_a_known_computed_trait_is_no_evidence_for_an_audience() -> None:
     """It stays a trait of ours, as one that the source lost: a computed trait."""
     catalog = catalog_of([seen("a", others=9)], [KnownTrait("a", "a", COMPUTED_TRAIT)])
@@ -303,7 +312,11 @@ def test_a_key_that_is_not_ours_is_skipped(catalog: Catalog) -> None:
         ({"Vip": "false", "trial": "true"}, True),
         ({"total": "0"}, True),
         ({"total": "false"}, True),
+        ({"Vip": "false", "trial": "T"}, True),
+        ({"Vip": "1", "trial": 0}, True),
         ({"Vip": "false", "trial": "false"}, False),
+        ({"Vip": "0", "trial": "F"}, False),
+        ({"Vip": False, "trial": 0}, False),
         ({"Vip": "false", "total": None}, False),
         ({"Vip": "perhaps"}, False),
         ({}, False),

@@ -156,7 +156,7 @@ def test_a_new_customer_takes_its_name_and_email() -> None:
     assert tally.rows == 3
 
 
-# Stored customers
+# Known customers
 
 
 def test_a_customer_that_did_not_change_is_not_sent() -> None:
@@ -428,6 +428,32 @@ def test_the_newer_of_two_names_counts() -> None:
     assert change.name == "New"
 
 
+@pytest.mark.parametrize(
+    ("profile", "name", "email"),
+    [
+        (
+            [("email", "b@example.com", MAY), ("email", "a@example.com", JUNE)],
+            None,
+            "a@example.com",
+        ),
+        ([("name", "b@example.com", JUNE), ("name", "a@example.com", MAY)], "b@example.com", None),
+        (
+            [("name", "b@example.com", MAY), ("email", "a@example.com", MAY)],
+            "b@example.com",
+            "a@example.com",
+        ),
+    ],
+)
+def test_a_name_and_an_email_are_not_taken_for_each_other(
+    profile: list[Row], name: str | None, email: str | None
+) -> None:
+    """Two rows that hold the known texts, but not those of their keys."""
+    before = known("u1", {"vip": True}, "a@example.com", "b@example.com")
+    change, _ = one(pulled("u1", ("vip", "t", MAY), profile=profile), before)
+    assert change is not None
+    assert (change.name, change.email) == (name or before.name, email or before.email)
+
+
 def test_a_number_as_a_name_is_text() -> None:
     change, _ = one(pulled("u1", ("vip", "t", MAY), profile=[("name", 42, MAY)]), None)
     assert change is not None
@@ -461,9 +487,7 @@ def test_a_key_that_stands_twice_and_did_not_change() -> None:
 def test_merge_is_an_outer_join_in_order() -> None:
     rows = [with_traits(customer_id) for customer_id in ("b", "c", "é", "日")]
     there = [known(customer_id, {}) for customer_id in ("a", "b", "d", "日", "😀")]
-    pairs = [
-        (row and row.customer_id, known and known.customer_id) for row, known in merge(rows, there)
-    ]
+    pairs = [(row and row.customer_id, known and known[0]) for row, known in merge(rows, there)]
     assert pairs == [
         (None, "a"),
         ("b", "b"),

@@ -374,7 +374,10 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
             "FILE: passthrough.write_keys: the environment variable NO_KEY is not set or empty; "
             "set it, or write the value here",
         ),
-        (["[passthrough]", "webhook_secret = '${BLANK}'"], "FILE: passthrough.webhook_secret: the"),
+        (
+            ["[passthrough]", "webhook_secret = '${BLANK}'"],
+            "FILE: passthrough.webhook_secret: the environment variable BLANK is not set or empty",
+        ),
     ],
 )
 def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: str) -> None:
@@ -393,8 +396,12 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
         ("SYNCER_AMBERFLO__CONCURRENCY", "1001", "Input should be less than or equal to 1000"),
         ("SYNCER_AMBERFLO__TRAIT_VALUES", "json", "Input should be 'native' or 'string'"),
         ("SYNCER_AMBERFLO__TIMEOUT", "30", "'30' is no duration; write for example 90s"),
-        ("SYNCER_AMBERFLO__CUSTOMERS_URL", "app.amberflo.io", "'app.amberflo.io' is no URL; write"),
-        ("SYNCER_AMBERFLO__INGEST_URL", "ftp://x", "'ftp://x' is no URL; write for example http"),
+        (
+            "SYNCER_AMBERFLO__CUSTOMERS_URL",
+            "app.amberflo.io",
+            "is no URL; write for example https://",
+        ),
+        ("SYNCER_AMBERFLO__INGEST_URL", "ftp://x", "is no URL; write for example https://"),
         ("SYNCER_AMBERFLO__API_KEY", " ", "the secret is empty; set it, or name a file"),
         ("SYNCER_AMBERFLO__API_KEY", "x${NO_KEY}", "the environment variable NO_KEY is not set"),
         ("SYNCER_ENGAGE__SOURCE", "csv", "Input should be 'profiles_sync'"),
@@ -415,7 +422,9 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
 def test_a_variable_that_is_wrong_is_named(
     file: Path, variable: str, text: str, problem: str
 ) -> None:
-    assert refused(file, {variable: text}).startswith(f"{variable}: {problem}")
+    line = refused(file, {variable: text})
+    assert line.startswith(f"{variable}: ")
+    assert problem in line
 
 
 def test_the_keys_that_are_known_are_all_told(file: Path) -> None:
@@ -511,13 +520,6 @@ def test_a_variable_that_names_no_key_file_is_named(file: Path, tmp_path: Path) 
 def test_a_secret_in_the_wrong_place_does_not_show(file: Path) -> None:
     line = refused(file, {"SYNCER_AMBERFLO__CUSTOMERS_URL": "${KEY}", "KEY": "hush"})
     assert line.startswith("SYNCER_AMBERFLO__CUSTOMERS_URL: ")
-
-
-@pytest.mark.xfail(reason="only the password of a URL is hidden", strict=True)
-def test_secrets_in_the_query_of_a_database_url_do_not_show(file: Path) -> None:
-    """Where BigQuery and Snowflake drivers take theirs."""
-    config = load(file, {"SYNCER_STATE__URL": "bigquery://p?credentials_base64=hush"})
-    assert "hush" not in f"{config} {config.state.url}"
 
 
 def test_secrets_never_show() -> None:

@@ -23,6 +23,7 @@ from syncer.passthrough.mapping import (
     Membership,
     Meter,
     Outcome,
+    Value,
     dimension,
     outcome,
 )
@@ -131,8 +132,8 @@ def test_a_tracks_meter_is_its_event_as_it_is() -> None:
         (-1.5, "-1.5"),
         (2**53 + 1, "9007199254740993"),
         (2**64 - 1, "18446744073709551615"),
-        (2**64, "1.8446744073709552e19"),
-        (-(2**70), "-1.1805916207174113e21"),
+        (2**64, "1.8446744073709552e+19"),
+        (-(2**70), "-1.1805916207174113e+21"),
         (1e-7, "1e-7"),
         ("39.95", "39.95"),
         (" 5 ", "5"),
@@ -360,8 +361,9 @@ def test_the_documents_samples(payload: str, reason_: str, key: str, value: obje
     assert reason(event) == reason_
     personas = event["context"]["personas"] | {"computation_key": key}
     found = become(event | {"context": {"personas": personas}})
-    kind = "audience" if value is True else "computed_trait"
-    assert found == Membership("u123", key, kind, value, NOW)
+    assert isinstance(found, Membership)
+    assert (found.customer_id, found.key, found.value) == ("u123", key, value)
+    assert found.kind == ("audience" if value is True else "computed_trait")
 
 
 def test_a_journeys_text_is_no_membership() -> None:
@@ -431,7 +433,7 @@ def test_an_unknown_class_is_no_meter(class_: object) -> None:
         (math.nan, None),
     ],
 )
-def test_a_computed_trait_has_any_value(value: object, stored: object) -> None:
+def test_a_computed_trait_has_any_value(value: object, stored: Value) -> None:
     for kind in ("identify", "track"):
         event = engage(kind, {"k": value}, computation_class="trait")
         assert become(event) == Membership("u", "k", "computed_trait", stored, NOW)
@@ -490,7 +492,7 @@ def test_the_documented_full_events() -> None:
 # Anything
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(events=st.lists(EVENT, max_size=6), route=st.sampled_from(["webhook", "batch"]))
 def test_every_event_has_one_outcome(events: list[Any], route: str) -> None:
     found = outcomes([TRACK, *events, TRACK], route)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 from typing import Any
 
 import pytest
@@ -88,15 +89,11 @@ def test_no_first_element(body: bytes) -> None:
         assert not verify(SECRET, body, sign(body))
 
 
-def test_hostile_arrays_take_linear_time() -> None:
-    for body in (
-        b'["' + b'\\"' * 250_000,
-        b"[" + b'"",' * 100,
-        b"[" * 500_000,
-        b"[" + b" " * 500_000,
-    ):
-        first_element(body)
-    assert first_element(b"[" + b'"' * 99_999 + b"]") is None or True
+@pytest.mark.parametrize("tail", [b'["' + b'\\"' * 250_000, b"[" * 500_000, b"[" + b" " * 500_000])
+def test_hostile_arrays_are_answered_at_once(tail: bytes) -> None:
+    start = time.perf_counter()
+    assert first_element(tail) is None
+    assert time.perf_counter() - start < 1  # a milliseconds' matter, unless it is quadratic
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -203,6 +204,17 @@ def test_text_without_digits_is_itself_a_boolean_or_a_list(text: str) -> None:
 )
 def test_one_moment_in_many_forms(raw: object) -> None:
     assert milliseconds(raw) == NOON
+
+
+def test_the_zone_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert milliseconds("2024-05-01 12:30:00") == NOON
+        assert milliseconds(datetime(2024, 5, 1, 12, 30)) == NOON
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_fractions_and_days() -> None:

@@ -1,0 +1,153 @@
+"""The queue of calls: accepted requests as they came, and meter records that wait for Amberflo.
+
+Part "queue" of the state (see tables.PARTS). Functions take a connection, so that the caller says
+what is one transaction. Times are epoch milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from state.tables import EVENT, INBOX
+
+
+class Accepted(NamedTuple):
+    """A request that is to be answered with 200 once it is in: `events` calls in `body`."""
+
+    path: str
+    body: bytes
+    events: int
+    received_at: int
+
+
+class InboxRow(NamedTuple):
+    """An accepted request that is not sorted yet."""
+
+    id: int
+    path: str
+    body: bytes
+    received_at: int
+
+
+class EventRow(NamedTuple):
+    """A call by its messageId; `record` is its frozen meter record, None where it is no meter."""
+
+    message_id: str
+    record: bytes | None
+    received_at: int
+    due_at: int | None
+
+
+class DueEvent(NamedTuple):
+    """A meter record to send."""
+
+    id: int
+    message_id: str
+    record: bytes
+    attempts: int
+
+
+def accept(connection: Connection, rows: Sequence[Accepted]) -> None:
+    """Put requests into the inbox; with the commit they are durable."""
+    connection.execute(insert(INBOX), [row._asdict() for row in rows])
+
+
+def unsorted(connection: Connection, limit: int) -> list[InboxRow]:
+    """The oldest requests whose calls are not sorted yet."""
+    rows = connection.execute(
+        select(INBOX.c.id, INBOX.c.path, INBOX.c.body, INBOX.c.received_at)
+        .order_by(INBOX.c.id)
+        .limit(limit)
+    )
+    return [InboxRow._make(row) for row in rows]
+
+
+def sort(connection: Connection, requests: Collection[int], events: Sequence[EventRow]) -> int:
+    """Take requests out of the inbox and put their calls in; gives how many were new.
+
+    A messageId that is there already is a repeat and changes nothing.
+    """
+    new = 0
+    if events:
+        module = postgresql if connection.dialect.name == "postgresql" else sqlite
+        statement = module.insert(EVENT).on_conflict_do_nothing(index_elements=["message_id"])
+        before = _newest_id(connection)
+        connection.execute(statement, [row._asdict() for row in events])
+        new = int(
+            connection.execute(
+                select(func.count()).select_from(EVENT).where(EVENT.c.id > before)
+            ).scalar_one()
+        )
+    connection.execute(delete(INBOX).where(INBOX.c.id.in_(list(requests))))
+    return new
+
+
+def due(connection: Connection, now: int, limit: int, *, after: int = 0) -> list[DueEvent]:
+    """Meter records to send by now with a number above `after`, oldest first."""
+    rows = connection.execute(
+        select(EVENT.c.id, EVENT.c.message_id, EVENT.c.record, EVENT.c.attempts)
+        .where(EVENT.c.due_at.is_not(None), EVENT.c.due_at <= now, EVENT.c.id > after)
+        .order_by(EVENT.c.id)
+        .limit(limit)
+    )
+    return [DueEvent._make(row) for row in rows]
+
+
+def settle(connection: Connection, ids: Collection[int]) -> None:
+    """Records that Amberflo has, or refused: only the messageId stays."""
+    connection.execute(
+        update(EVENT).where(EVENT.c.id.in_(list(ids))).values(due_at=None, record=None)
+    )
+
+
+def postpone(connection: Connection, ids: Collection[int], due_at: int) -> None:
+    """Try records again at a later time."""
+    connection.execute(
+        update(EVENT)
+        .where(EVENT.c.id == bindparam("which"))
+        .values(due_at=due_at, attempts=EVENT.c.attempts + 1),
+        [{"which": one} for one in ids],
+    )
+
+
+def send_again(connection: Connection, message_id: str, record: bytes, now: int) -> None:
+    """Make a refused record due again, the same bytes under the same messageId."""
+    connection.execute(delete(EVENT).where(EVENT.c.message_id == message_id))
+    connection.execute(
+        insert(EVENT).values(message_id=message_id, record=record, received_at=now, due_at=now)
+    )
+
+
+def purge(connection: Connection, before: int) -> int:
+    """Forget settled calls received before a moment; gives how many."""
+    return connection.execute(
+        delete(EVENT).where(EVENT.c.due_at.is_(None), EVENT.c.received_at < before)
+    ).rowcount
+
+
+def waiting(connection: Connection) -> tuple[int, int]:
+    """Calls in the inbox, and meter records that are due."""
+    inbox = connection.execute(select(func.coalesce(func.sum(INBOX.c.events), 0))).scalar_one()
+    records = connection.execute(
+        select(func.count()).select_from(EVENT).where(EVENT.c.due_at.is_not(None))
+    ).scalar_one()
+    return int(inbox), int(records)
+
+
+def oldest_waiting(connection: Connection) -> int | None:
+    """When the call that waits longest was received."""
+    found = [
+        connection.execute(select(func.min(INBOX.c.received_at))).scalar(),
+        connection.execute(
+            select(func.min(EVENT.c.received_at)).where(EVENT.c.due_at.is_not(None))
+        ).scalar(),
+    ]
+    return min((int(one) for one in found if one is not None), default=None)
+
+
+def _newest_id(connection: Connection) -> int:
+    return int(connection.execute(select(func.coalesce(func.max(EVENT.c.id), 0))).scalar_one())

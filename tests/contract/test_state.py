@@ -1,0 +1,1085 @@
+"""The state database: one suite, run on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, inspect, text
+from sqlalchemy.engine import make_url
+from sqlmodel import SQLModel
+
+from state import failures, history, migrations, runs, snapshot, tables
+from state.database import Database
+from state.errors import StateError
+from state.snapshot import ChangeRow, CustomerRow, DueRow, TraitRow
+
+NOW = 1_790_000_000_000
+
+
+@pytest.fixture(scope="module")
+def postgres_database(_postgres_server: str) -> Iterator[str]:
+    """A database for this file: making one per test would take longer than the tests."""
+    server = make_url(_postgres_server).set(drivername="postgresql+psycopg")
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+    engine.dispose()
+
+
+@pytest.fixture
+def empty_postgres(postgres_database: str) -> str:
+    """Its URL, with nothing in it."""
+    engine = create_engine(postgres_database)
+    with engine.begin() as connection:
+        for schema in ("public", "models"):
+            connection.execute(text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    return postgres_database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place for the state."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'syncer.db'}"
+    return str(request.getfixturevalue("empty_postgres"))
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    with closing(Database.open(url)) as database:
+        yield database
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    """The same place past the product."""
+    engine = create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+def row(
+    customer_id: str, name: str | None = None, email: str | None = None, **traits: Any
+) -> CustomerRow:
+    return CustomerRow(
+        customer_id=customer_id,
+        traits=json.dumps(traits, sort_keys=True),
+        name=name,
+        email=email,
+    )
+
+
+def change(customer_id: str, key: str, before: Any, after: Any, at: int | None = 7) -> ChangeRow:
+    texts = [None if value is None else json.dumps(value) for value in (before, after)]
+    return ChangeRow(customer_id, key, key.lower(), texts[0], texts[1], at)
+
+
+def put(database: Database, *rows: CustomerRow, now: int = NOW) -> None:
+    with database.write() as connection:
+        snapshot.insert_customers(connection, rows, now)
+
+
+def ask(database: Database, question: Callable[[Connection], Any]) -> Any:
+    with database.read() as connection:
+        return question(connection)
+
+
+def due_ids(database: Database, now: int = NOW) -> list[str]:
+    return [one.customer_id for one in ask(database, lambda c: snapshot.due(c, now, 100))]
+
+
+def records(database: Database) -> dict[str, dict[str, Any]]:
+    """The rows of `customer`, whole."""
+    with database.read() as connection:
+        rows = connection.execute(text("SELECT * FROM customer")).mappings().all()
+    return {found["customer_id"]: dict(found) for found in rows}
+
+
+def delivered(database: Database, customer_id: str) -> list[int | None]:
+    """`delivered_at` of the customer's history, oldest first."""
+    found = ask(database, lambda c: history.of_customer(c, customer_id))
+    return [change["delivered_at"] for change in found]
+
+
+def contents(engine: Engine) -> dict[str, list[Any]]:
+    """Everything in a database, by table."""
+    with engine.connect() as connection:
+        return {
+            name: sorted(connection.execute(text(f'SELECT * FROM "{name}"')).all(), key=repr)
+            for name in inspect(connection).get_table_names()
+        }
+
+
+def one_line(caught: pytest.ExceptionInfo[StateError]) -> str:
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "hunter2" not in said
+    return said
+
+
+# -- migrations
+
+
+@pytest.fixture(params=sorted(tables.PARTS))
+def part(request: pytest.FixtureRequest) -> str:
+    """The parts of the state; on SQLite each is a file of its own."""
+    return str(request.param)
+
+
+@pytest.fixture
+def place(url: str, part: str) -> Iterator[Engine]:
+    """Where a part is, past the product; nothing is in it."""
+    with closing(Database.peek(url, part)), closing(Database.open(url, part)) as database:
+        found = database.engine.url
+    engine = create_engine(found)
+    if engine.dialect.name == "sqlite":
+        for path in Path(str(found.database)).parent.iterdir():
+            path.unlink()
+    else:
+        with engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+    yield engine
+    engine.dispose()
+
+
+def names(part: str) -> set[str]:
+    """The tables of a part, with the one that records its migrations."""
+    return {one.name for one in tables.PARTS[part]} | {record_of(part)}
+
+
+def record_of(part: str) -> str:
+    return "schema_version" if part == "state" else f"{part}_schema_version"
+
+
+def versions(place: Engine, part: str) -> list[int]:
+    return [int(version) for version, _ in contents(place)[record_of(part)]]
+
+
+def newest(part: str) -> list[int]:
+    return list(range(1, len(migrations.MIGRATIONS[part]) + 1))
+
+
+def test_nothing_becomes_the_newest_schema(url: str, part: str, place: Engine) -> None:
+    Database.open(url, part).close()
+    assert contents(place).keys() == names(part)
+    assert versions(place, part) == newest(part)
+    assert not any(contents(place)[one.name] for one in tables.PARTS[part])
+
+
+def test_opening_again_changes_nothing(url: str, engine: Engine) -> None:
+    with closing(Database.open(url)) as database:
+        put(database, row("u1", vip=True))
+    before = contents(engine)
+    Database.open(url).close()
+    assert contents(engine) == before
+
+
+def described(engine: Engine, schema: str | None = None) -> dict[str, Any]:
+    """Tables as the database has them: columns, keys and indexes."""
+    found = {}
+    there = inspect(engine)
+    for name in there.get_table_names(schema):
+        columns = there.get_columns(name, schema)
+        indexes = there.get_indexes(name, schema)
+        found[name] = {
+            "columns": {
+                one["name"]: (str(one["type"]), one["nullable"], str(one["default"]).strip("'"))
+                # How numbers are given out is each way's own; it is a key, so never null.
+                if one["name"] != "id"
+                else str(one["type"])
+                for one in columns
+            },
+            "key": there.get_pk_constraint(name, schema)["constrained_columns"],
+            "indexes": {
+                one["name"]: (one["column_names"], bool(one["unique"]), _where(one))
+                for one in indexes
+            },
+        }
+    return found
+
+
+def _where(index: Any) -> str:
+    options = index.get("dialect_options", {})
+    where = options.get("sqlite_where", options.get("postgresql_where", ""))
+    return str(where).strip("()")
+
+
+def test_the_migrations_make_what_the_models_say(
+    url: str, part: str, place: Engine, tmp_path: Path
+) -> None:
+    Database.open(url, part).close()
+    if place.dialect.name == "sqlite":
+        schema, other = None, create_engine(f"sqlite:///{tmp_path / 'models.db'}")
+    else:
+        schema = "models"
+        other = create_engine(url, execution_options={"schema_translate_map": {None: schema}})
+        with other.begin() as connection:
+            connection.execute(text("CREATE SCHEMA models"))
+    SQLModel.metadata.create_all(other, tables=tables.PARTS[part])
+    migrated, modelled = described(place), described(other, schema)
+    other.dispose()
+    del migrated[record_of(part)]
+    assert migrated == modelled
+    assert migrated.keys() == {one.name for one in tables.PARTS[part]}
+    if part == "state":
+        where = migrated["customer"]["indexes"]["customer_due"]
+        assert where == (["due_at", "customer_id"], False, "due_at IS NOT NULL")
+
+
+def test_every_model_is_in_a_part() -> None:
+    known = [one.name for part in tables.PARTS.values() for one in part]
+    assert sorted(known) == sorted(SQLModel.metadata.tables)
+    assert migrations.MIGRATIONS.keys() == tables.PARTS.keys()
+
+
+def test_customer_ids_are_ordered_by_bytes_on_postgresql(empty_postgres: str) -> None:
+    """Whatever the locale of the database is: here it may be "C" anyway, elsewhere it is not."""
+    Database.open(empty_postgres).close()
+    engine = create_engine(empty_postgres)
+    with engine.connect() as connection:
+        found = connection.execute(
+            text(
+                "SELECT table_name, collation_name FROM information_schema.columns "
+                "WHERE column_name = 'customer_id' AND table_schema = 'public' "
+                "AND table_name IN ('customer', 'change')"
+            )
+        ).all()
+    engine.dispose()
+    assert sorted(found) == [("change", "C"), ("customer", "C")]
+
+
+def test_a_newer_database_is_refused(url: str, part: str, place: Engine) -> None:
+    Database.open(url, part).close()
+    newer = len(newest(part)) + 1
+    with place.begin() as connection:
+        connection.execute(text(f"INSERT INTO {record_of(part)} VALUES ({newer}, 0)"))
+    before = contents(place)
+    for way in (Database.open, Database.peek):
+        with pytest.raises(StateError, match="run the newer syncer") as caught:
+            way(url, part)
+        assert f"version {newer}, this program knows up to {newer - 1}" in one_line(caught)
+    assert contents(place) == before
+
+
+def and_then(monkeypatch: pytest.MonkeyPatch, migration: str) -> int:
+    """A program with one more migration of the state; gives its schema version."""
+    more = [*migrations.MIGRATIONS["state"], migration]
+    monkeypatch.setitem(migrations.MIGRATIONS, "state", more)
+    return len(more)
+
+
+def test_an_older_database_is_brought_up_with_all_that_is_in_it(
+    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Database.open(url)) as database:
+        put(database, row("u1", vip=True))
+    before = contents(engine)
+    and_then(monkeypatch, "ALTER TABLE customer ADD COLUMN more TEXT; CREATE TABLE t (a INTEGER)")
+
+    with pytest.raises(StateError, match="the next `syncer sync` brings it to") as caught:
+        Database.peek(url)
+    one_line(caught)
+    assert contents(engine) == before
+
+    Database.open(url).close()
+    after = contents(engine)
+    assert after.keys() == before.keys() | {"t"}
+    assert after["customer"] == [(*before["customer"][0], None)]
+    assert versions(engine, "state") == newest("state")
+
+
+def test_a_migration_that_fails_leaves_nothing_of_itself(
+    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = "CREATE TABLE half (a INTEGER); CREATE TABLE customer (a INTEGER)"
+    version = and_then(monkeypatch, bad)
+    for _ in range(2):
+        with pytest.raises(StateError, match="customer") as caught:
+            Database.open(url)
+        one_line(caught)
+        assert contents(engine).keys() == names("state")
+        assert versions(engine, "state") == list(range(1, version))
+
+
+OPEN = """
+import sys, time
+from state.database import Database
+time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+Database.open(sys.argv[1]).close()
+"""
+
+
+def test_processes_may_migrate_at_once(url: str, engine: Engine) -> None:
+    root = str(Path(__file__).parents[2])
+    start = str(time.time() + 1.0)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", OPEN, url, start],
+            env={**os.environ, "PYTHONPATH": root},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert versions(engine, "state") == newest("state")
+
+
+def test_threads_may_migrate_at_once(url: str, part: str, place: Engine) -> None:
+    together = threading.Barrier(6)
+
+    def open_it(_number: int) -> None:
+        together.wait(30)
+        Database.open(url, part).close()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(open_it, range(6)))
+    assert versions(place, part) == newest(part)
+
+
+def test_opening_waits_for_another_that_is_just_making_the_file(tmp_path: Path) -> None:
+    """SQLite does not wait by itself when it is to go over to WAL."""
+    path = tmp_path / "syncer.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("CREATE TABLE something (a INTEGER)")
+        timer = threading.Timer(0.3, other.execute, ["COMMIT"])
+        timer.start()
+        try:
+            Database.open(f"sqlite:///{path}").close()
+        finally:
+            timer.join()
+
+
+# -- peek
+
+
+def test_peek_makes_nothing_and_reads_as_empty(url: str, engine: Engine, tmp_path: Path) -> None:
+    with closing(Database.peek(url)) as database, database.read() as connection:
+        assert snapshot.size(connection) == 0
+        assert snapshot.traits(connection) == []
+        assert list(snapshot.customers(connection)) == []
+        assert snapshot.backlog(connection) == 0
+        assert snapshot.oldest_due(connection) is None
+        assert runs.newest(connection) == []
+        assert runs.last_whole(connection) is None
+        assert failures.count(connection) == 0
+        assert history.present(connection, "u1") is None
+    if engine.dialect.name == "sqlite":
+        assert list(tmp_path.iterdir()) == []
+        assert Database.peek(f"sqlite:///{tmp_path / 'no' / 'folder.db'}")
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert contents(engine) == {}
+
+
+def test_peek_at_an_empty_file_leaves_it_empty(tmp_path: Path) -> None:
+    path = tmp_path / "syncer.db"
+    path.touch()
+    with closing(Database.peek(f"sqlite:///{path}")) as database:
+        assert ask(database, snapshot.size) == 0
+    assert path.stat().st_size == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_peek_sees_what_is_there_and_cannot_write(url: str, database: Database) -> None:
+    put(database, row("u1", vip=True))
+    with closing(Database.peek(url)) as looking:
+        assert ask(looking, snapshot.size) == 1
+        with pytest.raises(StateError) as caught:
+            put(looking, row("u2"))
+        assert "read" in one_line(caught)
+        put(database, row("u3"))
+        assert ask(looking, lambda c: [one[0] for one in snapshot.customers(c)]) == ["u1", "u3"]
+
+
+# -- what cannot be opened
+
+
+def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="does not exist") as caught:
+        Database.open(f"sqlite:///{tmp_path / 'no' / 'syncer.db'}")
+    one_line(caught)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_said_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "syncer.db"
+    path.write_text("Dear diary, today I was mistaken for a database. " * 50, encoding="utf-8")
+    before = path.read_bytes()
+    for way in (Database.open, Database.peek):
+        with pytest.raises(StateError, match="not a database") as caught:
+            way(f"sqlite:///{path}")
+        assert str(path) in one_line(caught)
+    assert path.read_bytes() == before
+
+
+def test_a_server_that_is_not_there_is_said_without_the_password() -> None:
+    for way in (Database.open, Database.peek):
+        with pytest.raises(StateError, match=r"127\.0\.0\.1") as caught:
+            way("postgresql://me:hunter2@127.0.0.1:9/state")
+        one_line(caught)
+
+
+def test_an_engine_that_cannot_hold_the_state_is_said() -> None:
+    with pytest.raises(StateError, match="use sqlite or postgresql") as caught:
+        Database.open("mysql+pymysql://me:hunter2@127.0.0.1/state")
+    one_line(caught)
+
+
+# -- transactions
+
+
+def test_a_transaction_that_raises_leaves_nothing(database: Database, engine: Engine) -> None:
+    put(database, row("u1", vip=True))
+    before = contents(engine)
+
+    def fail() -> None:
+        with database.write() as connection:
+            snapshot.insert_customers(connection, [row("u2")], NOW)
+            snapshot.update_customers(connection, [row("u1", vip=False)], NOW)
+            snapshot.add_changes(connection, [change("u1", "vip", True, False)], 1, NOW)
+            snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", 3)])
+            runs.start(connection, "initial", NOW, "{}")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert contents(engine) == before
+    with pytest.raises(StateError) as caught:
+        put(database, row("u3"), row("u1"))
+    one_line(caught)
+    assert contents(engine) == before
+
+
+def test_a_reader_sees_one_state(database: Database) -> None:
+    put(database, row("u1"))
+    with database.read() as connection:
+        assert snapshot.size(connection) == 1
+        put(database, row("u2"))
+        assert snapshot.size(connection) == 1
+    assert ask(database, snapshot.size) == 2
+
+
+def test_writers_wait_for_each_other(database: Database) -> None:
+    put(database, row("u1"))
+
+    def write(_number: int) -> None:
+        with database.write() as connection:
+            snapshot.update_customers(connection, [row("u1", vip=True)], NOW)
+            time.sleep(0.03)
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(write, range(5)))
+    assert records(database)["u1"]["rev"] == 6
+
+
+# -- the snapshot
+
+
+def test_customers_come_in_utf8_byte_order(database: Database) -> None:
+    """Not in the order of a language, nor of UTF-16 (which has 🦊 before ～)."""
+    ids = ["a", "B", "b", "A", "Z", "_", "é", "z", "zz", "ß", "10", "9", " 9", "a b", "a-b", "ab"]
+    ids += ["用户", "🦊", "～", "ä", "a\u0301", "o'neil", 'say "hi"', "back\\slash", "%", "u/1"]
+    mixed = random.Random(1).sample(ids, len(ids))
+    put(database, *map(row, mixed))
+    with database.write() as connection:
+        changes = [change(one, "vip", None, True) for one in mixed]
+        snapshot.add_changes(connection, changes, 1, NOW)
+    expected = sorted(ids, key=str.encode)
+    assert ask(database, lambda c: [one.customer_id for one in snapshot.customers(c)]) == expected
+    assert due_ids(database) == expected
+    assert ask(database, lambda c: history.members_at(c, "vip", NOW)) == expected
+
+
+def test_rows_come_back_as_they_went_in(database: Database) -> None:
+    rows = [
+        row("u1", "Zoë 🦊", "a@b.c", vip=True, tags=["é", 1, False]),
+        row("u2", None, None),
+        row("u3", "", "", spent=12.5),
+    ]
+    put(database, *rows)
+    assert ask(database, lambda c: list(snapshot.customers(c))) == rows
+    assert ask(database, snapshot.size) == 3
+
+
+def test_find_gives_the_known_ones(database: Database) -> None:
+    rows = [row("u1", vip=True), row("U1"), row("🦊")]
+    put(database, *rows)
+    found = ask(database, lambda c: snapshot.find(c, ["🦊", "u1", "u9", "' OR 1=1 --"]))
+    assert sorted(found) == sorted([rows[0], rows[2]])
+    assert ask(database, lambda c: snapshot.find(c, [])) == []
+
+
+def test_a_new_customer_is_due_at_once(database: Database) -> None:
+    put(database, row("u1", "Name", "a@b.c", vip=True))
+    assert ask(database, lambda c: snapshot.due(c, NOW, 10)) == [
+        DueRow("u1", '{"vip": true}', "Name", "a@b.c", 1, 0)
+    ]
+    (found,) = records(database).values()
+    assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (0, None, NOW)
+
+
+def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
+    put(database, row("u1", "Name", "a@b.c", vip=True), row("u2"))
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [("u1", 1, NOW), ("u2", 1, NOW)])
+        snapshot.update_customers(connection, [row("u1", None, "new@b.c", vip=False)], NOW + 5)
+    assert ask(database, lambda c: snapshot.due(c, NOW + 5, 10)) == [
+        DueRow("u1", '{"vip": false}', None, "new@b.c", 2, 0)
+    ]
+    found = records(database)["u1"]
+    assert (found["acked_rev"], found["due_at"]) == (1, NOW + 5)
+    with database.write() as connection:
+        snapshot.postpone(connection, [("u1", 3, NOW + 900)])
+        snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 6)
+    found = records(database)["u1"]
+    assert (found["rev"], found["attempts"], found["due_at"]) == (3, 0, NOW + 6)
+
+
+def test_more_rows_than_one_statement_takes(database: Database) -> None:
+    ids = [f"u{n:05d}" for n in range(2 * snapshot.CHUNK + 7)]
+    put(database, *(row(one, vip=False) for one in ids))
+    with database.write() as connection:
+        snapshot.update_customers(connection, [row(one, vip=True) for one in ids], NOW)
+        changes = [change(one, "vip", False, True) for one in ids]
+        snapshot.add_changes(connection, changes, 1, NOW)
+    found = ask(database, lambda c: list(snapshot.customers(c)))
+    assert found == [row(one, vip=True) for one in ids]
+    assert ask(database, lambda c: history.members_at(c, "vip", NOW)) == ids
+    assert {one["rev"] for one in records(database).values()} == {2}
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [(one, 2, NOW + 1) for one in ids])
+    assert ask(database, snapshot.backlog) == 0
+
+
+def test_traits_are_recorded_and_members_added(database: Database) -> None:
+    with database.write() as connection:
+        first = [
+            TraitRow("Vip", "vip", "audience", 3),
+            TraitRow("spent", "spent", "computed_trait", 1),
+        ]
+        snapshot.put_traits(connection, first)
+        second = [TraitRow("Vip", "vip_2", "computed_trait", -2), TraitRow("a", "a", "audience", 0)]
+        snapshot.put_traits(connection, second)
+        snapshot.put_traits(connection, [])
+    found = ask(database, snapshot.traits)
+    assert sorted(found) == [
+        TraitRow("Vip", "vip_2", "computed_trait", 1),
+        TraitRow("a", "a", "audience", 0),
+        TraitRow("spent", "spent", "computed_trait", 1),
+    ]
+
+
+def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+    with database.write() as connection:
+        snapshot.add_changes(connection, [change("u1", "Vip", None, True, 41)], 1, NOW)
+        snapshot.update_customers(connection, [row("u1")], NOW + 1)
+        changes = [change("u1", "Vip", True, False, None), change("u1", "spent", None, 2.5)]
+        snapshot.add_changes(connection, [*changes, change("u2", "Vip", None, True)], 2, NOW + 1)
+    found = ask(database, lambda c: history.of_customer(c, "u1"))
+    numbers = [one.pop("id") for one in found]
+    assert numbers == sorted(set(numbers))
+    common = {"customer_id": "u1", "delivered_at": None}
+    second = common | {"run": 2, "rev": 2, "recorded_at": NOW + 1}
+    assert found == [
+        common
+        | {"run": 1, "rev": 1, "key": "Vip", "trait": "vip", "before": None, "after": "true"}
+        | {"observed_at": 41, "recorded_at": NOW},
+        second
+        | {"key": "Vip", "trait": "vip", "before": "true", "after": "false", "observed_at": None},
+        second
+        | {"key": "spent", "trait": "spent", "before": None, "after": "2.5", "observed_at": 7},
+    ]
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite", "postgresql"])
+def test_customers_are_streamed_not_collected(
+    request: pytest.FixtureRequest, tmp_path: Path, engine_name: str
+) -> None:
+    if engine_name == "postgresql":
+        url = request.getfixturevalue("empty_postgres")
+    else:
+        url = f"sqlite:///{tmp_path / 'syncer.db'}"
+    with closing(Database.open(url)) as database:
+        put(database, *(row(f"u{n:05d}", text="x" * 2000) for n in range(6000)))
+        with database.read() as connection:
+            tracemalloc.start()
+            stream = snapshot.customers(connection)
+            try:
+                first = next(stream)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert first.customer_id == "u00000"
+            # All are 12 MB, and what one fetch brings is 2 MB.
+            assert 1_000_000 < peak < 7_000_000
+            if engine_name == "postgresql":
+                cursors = connection.execute(text("SELECT statement FROM pg_cursors")).all()
+                assert any("FROM customer ORDER" in str(one).replace("\\n", "") for one in cursors)
+            assert sum(1 for _ in stream) == 5999
+
+
+def test_a_stream_that_nobody_reads_to_its_end_is_closed(database: Database) -> None:
+    """A cursor left open warns when it is collected, and here a warning is an error."""
+    put(database, *(row(f"u{n:05d}") for n in range(3 * snapshot.CHUNK)))
+    with database.write() as connection:
+        changes = [change(f"u{n:05d}", "vip", None, True) for n in range(3 * snapshot.CHUNK)]
+        snapshot.add_changes(connection, changes, 1, NOW)
+    with database.read() as connection:
+        for stream in (
+            snapshot.customers(connection),
+            history.of_key(connection, "vip", None, None),
+        ):
+            next(stream)
+            stream.close()
+        del stream
+    gc.collect()
+
+
+# -- what is due
+
+
+def test_those_that_wait_longest_come_first(database: Database) -> None:
+    put(database, row("b"), row("a"), now=NOW + 2)
+    put(database, row("d"), now=NOW + 1)
+    put(database, row("c"), now=NOW + 3)
+    assert due_ids(database, NOW + 3) == ["d", "a", "b", "c"]
+    assert due_ids(database, NOW + 2) == ["d", "a", "b"]
+    assert due_ids(database, NOW) == []
+    assert [one[0] for one in ask(database, lambda c: snapshot.due(c, NOW + 3, 2))] == ["d", "a"]
+    assert ask(database, snapshot.oldest_due) == NOW + 1
+    assert ask(database, snapshot.backlog) == 4
+
+
+def test_a_postponed_customer_waits_until_it_is_hastened(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+    with database.write() as connection:
+        snapshot.postpone(connection, [("u1", 4, NOW + 900)])
+    assert due_ids(database) == ["u2"]
+    assert ask(database, snapshot.backlog) == 2
+    (later,) = ask(database, lambda c: snapshot.due(c, NOW + 900, 10))[1:]
+    assert (later.customer_id, later.attempts) == ("u1", 4)
+
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [("u2", 1, NOW)])
+        snapshot.hasten(connection, NOW + 5)
+    assert ask(database, lambda c: snapshot.due(c, NOW + 5, 10)) == [
+        DueRow("u1", "{}", None, None, 1, 0)
+    ]
+    assert records(database)["u2"]["due_at"] is None
+
+
+def test_hastening_lets_what_is_due_keep_its_place(database: Database) -> None:
+    put(database, row("late"), now=NOW - 100)
+    put(database, row("soon"), now=NOW + 100)
+    with database.write() as connection:
+        snapshot.hasten(connection, NOW)
+    assert due_ids(database) == ["late", "soon"]
+    assert ask(database, snapshot.oldest_due) == NOW - 100
+
+
+def test_an_acknowledged_customer_is_not_due(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+    with database.write() as connection:
+        snapshot.add_changes(
+            connection, [change(one, "vip", None, True) for one in ("u1", "u2")], 1, NOW
+        )
+        snapshot.postpone(connection, [("u1", 2, NOW)])
+        snapshot.acknowledge(connection, [("u1", 1, NOW + 9)])
+    found = records(database)["u1"]
+    assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (1, NOW + 9, None)
+    assert found["attempts"] == 0
+    assert due_ids(database) == ["u2"]
+    assert (delivered(database, "u1"), delivered(database, "u2")) == ([NOW + 9], [None])
+
+
+def test_a_customer_that_changed_since_stays_due(database: Database) -> None:
+    put(database, row("u1", vip=True))
+    with database.write() as connection:
+        snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
+        snapshot.update_customers(connection, [row("u1", vip=False)], NOW + 1)
+        snapshot.add_changes(connection, [change("u1", "vip", True, False)], 2, NOW + 1)
+        snapshot.acknowledge(connection, [("u1", 1, NOW + 2)])
+    (due,) = ask(database, lambda c: snapshot.due(c, NOW + 1, 10))
+    assert (due.rev, due.traits) == (2, '{"vip": false}')
+    assert records(database)["u1"]["acked_rev"] == 1
+    assert delivered(database, "u1") == [NOW + 2, None]
+
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [("u1", 2, NOW + 3)])
+    assert due_ids(database, NOW + 9) == []
+    assert delivered(database, "u1") == [NOW + 2, NOW + 3]
+
+
+def test_one_acknowledgement_delivers_all_changes_up_to_it(database: Database) -> None:
+    put(database, row("u1"))
+    with database.write() as connection:
+        for number in range(3):
+            if number:
+                snapshot.update_customers(connection, [row("u1")], NOW)
+            snapshot.add_changes(connection, [change("u1", "vip", None, number)], number, NOW)
+        snapshot.acknowledge(connection, [("u1", 3, NOW + 3)])
+    assert delivered(database, "u1") == [NOW + 3] * 3
+
+
+def test_a_parked_customer_waits_for_a_change(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+    with database.write() as connection:
+        snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
+        snapshot.postpone(connection, [("u1", 3, NOW)])
+        snapshot.park(connection, [("u1", 1)])
+    assert due_ids(database) == ["u2"]
+    assert records(database)["u1"]["attempts"] == 0
+    assert delivered(database, "u1") == [None]
+    with database.write() as connection:
+        snapshot.hasten(connection, NOW)
+        snapshot.update_customers(connection, [row("u2")], NOW)
+        snapshot.park(connection, [("u2", 1)])
+    assert due_ids(database) == ["u2"]
+    with database.write() as connection:
+        snapshot.update_customers(connection, [row("u1")], NOW)
+        snapshot.acknowledge(connection, [("u1", 2, NOW + 1), ("u2", 2, NOW + 1)])
+    assert delivered(database, "u1") == [NOW + 1]
+
+
+def sent_again(database: Database, **whom: Any) -> int:
+    with database.write() as connection:
+        return snapshot.send_again(connection, NOW + 50, **whom)
+
+
+def test_customers_can_be_sent_again(database: Database) -> None:
+    put(database, row("u1"), row("u2"), row("u3"))
+    with database.write() as connection:
+        changes = [change("u1", "vip", None, True), change("u2", "churn", None, True)]
+        changes += [change("u1", "vip", True, False), change("u3", "vip", None, True)]
+        snapshot.add_changes(connection, changes, 1, NOW)
+        snapshot.acknowledge(connection, [(one, 1, NOW + 1) for one in ("u1", "u2")])
+        snapshot.park(connection, [("u3", 1)])
+    assert due_ids(database, NOW + 99) == []
+
+    assert sent_again(database, customer_id="u2") == 1
+    assert due_ids(database, NOW + 99) == ["u2"]
+    assert due_ids(database, NOW + 49) == []
+    assert sent_again(database, customer_id="nobody") == 0
+    assert sent_again(database, key="vip") == 2
+    assert due_ids(database, NOW + 99) == ["u1", "u2", "u3"]
+    assert sent_again(database, key="no such") == 0
+
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [(one, 1, NOW + 60) for one in ("u1", "u2", "u3")])
+    assert {one["rev"] for one in records(database).values()} == {1}
+    assert delivered(database, "u1") == [NOW + 1, NOW + 1]  # Amberflo knew it by then
+    assert delivered(database, "u3") == [NOW + 60]
+    assert sent_again(database) == 3
+    assert due_ids(database, NOW + 99) == ["u1", "u2", "u3"]
+
+
+# -- runs
+
+
+def start(database: Database, kind: str = "initial", **values: Any) -> int:
+    with database.write() as connection:
+        run = runs.start(connection, kind, NOW, '{"a": 1}')
+        if values:
+            runs.set_values(connection, run, values)
+    return run
+
+
+def states(database: Database) -> dict[int, str]:
+    return {one["id"]: one["state"] for one in ask(database, runs.newest)}
+
+
+def test_a_run_is_recorded(database: Database) -> None:
+    first, second = start(database), start(database, "incremental", pulled=7, error="x")
+    assert second > first
+    found = ask(database, lambda c: runs.get(c, first))
+    assert (found["kind"], found["state"], found["started_at"]) == ("initial", "running", NOW)
+    assert (found["settings"], found["ended_at"], found["watermark"]) == ('{"a": 1}', None, None)
+    assert {found[name] for name in ("pulled", "entered", "due", "delivered", "held")} == {0}
+    assert ask(database, lambda c: runs.get(c, second))["pulled"] == 7
+    assert ask(database, lambda c: runs.get(c, second + 1)) is None
+    assert [one["id"] for one in ask(database, runs.newest)] == [second, first]
+    assert [one["id"] for one in ask(database, lambda c: runs.newest(c, 1))] == [second]
+
+
+def test_numbers_of_runs_are_not_given_twice(database: Database) -> None:
+    first = start(database)
+    with database.write() as connection:
+        connection.execute(text("DELETE FROM run"))
+    assert start(database) > first
+
+
+def test_runs_that_were_cut_off_are_found(database: Database) -> None:
+    done, first, second = start(database, state="done"), start(database), start(database)
+    with database.write() as connection:
+        assert sorted(runs.take_up(connection, NOW + 5)) == [first, second]
+        assert runs.take_up(connection, NOW + 6) == []
+    assert states(database) == {done: "done", first: "interrupted", second: "interrupted"}
+    found = ask(database, lambda c: runs.get(c, first))
+    assert found["ended_at"] == NOW + 5
+    assert "in the middle" in found["error"]
+    assert ask(database, lambda c: runs.get(c, done))["ended_at"] is None
+
+
+def sums(key: str, held: int) -> dict[str, Any]:
+    numbers = dict.fromkeys(("pulled", "entered", "exited", "changed", "unchanged", "skipped"), 3)
+    return numbers | {
+        **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"}
+    }
+
+
+def test_the_sums_of_a_run_by_trait(database: Database) -> None:
+    run, other = start(database), start(database)
+    with database.write() as connection:
+        runs.add_traits(connection, run, [sums("b", 0), sums("A", 2)])
+        runs.add_traits(connection, other, [sums("b", 1)])
+        runs.add_traits(connection, other, [])
+    found = ask(database, lambda c: runs.traits(c, run))
+    assert [(one["key"], one["trait"], one["held"]) for one in found] == [
+        ("A", "a", 2),
+        ("b", "b", 0),
+    ]
+    assert found[0] == {"run": run} | sums("A", 2)
+
+
+def test_held_keys_are_those_that_nobody_decided_on(database: Database) -> None:
+    held = {}
+    for number, (state, keys) in enumerate(
+        [("held", "ab"), ("done", "c"), ("rejected", "d"), ("approved", "e"), ("held", "b")]
+    ):
+        held[number] = start(database, state=state)
+        with database.write() as connection:
+            runs.add_traits(connection, held[number], [sums(key, 2) for key in keys])
+            runs.add_traits(connection, held[number], [sums("z", 0)])
+    assert ask(database, runs.held_keys) == {"a": held[0], "b": held[4]}
+
+    with database.write() as connection:
+        runs.supersede(connection, before=held[4])
+    assert ask(database, runs.held_keys) == {"b": held[4]}
+    assert list(states(database).values()) == ["held", "approved", "rejected", "done", "superseded"]
+
+
+def test_the_last_whole_run_is_the_newest_committed_one_with_a_watermark(
+    database: Database,
+) -> None:
+    assert ask(database, runs.last_whole) is None
+    start(database, watermark="1")
+    assert ask(database, runs.last_whole) is None
+    start(database, watermark="2", committed_at=NOW, state="failed")
+    expected = start(database, watermark="", committed_at=NOW, state="interrupted")
+    start(database, watermark=None, committed_at=NOW, state="done")
+    start(database, watermark="5", state="failed")
+    found = ask(database, runs.last_whole)
+    assert (found["id"], found["watermark"], found["settings"]) == (expected, "", '{"a": 1}')
+
+
+# -- failures
+
+
+def failure(customer_id: str, reason: str = "no", **more: Any) -> dict[str, Any]:
+    return {
+        "ref": failures.customer_ref(customer_id),
+        "kind": failures.CUSTOMER,
+        "customer_id": customer_id,
+        "reason": reason,
+        "status": 400,
+        "request": "PUT …",
+        "body": '{"errorMessage": "no 🦊"}',
+        "attempts": 3,
+        "failed_at": NOW,
+        **more,
+    }
+
+
+def test_what_fails_again_is_one_failure_the_newest(database: Database) -> None:
+    with database.write() as connection:
+        failures.put(connection, [failure("u1", "first"), failure("u2")])
+        failures.put(connection, [failure("u1", "second", status=None)])
+    found = ask(database, failures.find)
+    assert [(one["customer_id"], one["reason"]) for one in found] == [
+        ("u2", "no"),
+        ("u1", "second"),
+    ]
+    assert {key: found[0][key] for key in failure("u2")} == failure("u2")
+    assert (found[0]["message_id"], found[1]["status"]) == (None, None)
+    assert ask(database, failures.count) == 2
+
+
+def test_failures_are_found_cleared_and_removed(database: Database) -> None:
+    meter = failure("u1", ref="message:m1", kind=failures.METER, message_id="m1")
+    with database.write() as connection:
+        failures.put(connection, [failure(one) for one in ("u1", "u2", "u3")])
+        failures.put(connection, [meter])
+    ids = {(one["kind"], one["customer_id"]): one["id"] for one in ask(database, failures.find)}
+    chosen = [ids["customer", "u3"], ids["customer", "u1"], 999]
+    found = ask(database, lambda c: failures.find(c, chosen))
+    assert [one["customer_id"] for one in found] == ["u1", "u3"]
+    assert ask(database, lambda c: failures.find(c, [])) == []
+
+    with database.write() as connection:
+        refs = [failures.customer_ref(one) for one in ("u1", "u9")]
+        failures.clear(connection, refs)
+        assert failures.remove(connection, [ids["customer", "u2"], 999]) == 1
+        assert failures.remove(connection, []) == 0
+    left = [(one["kind"], one["customer_id"]) for one in ask(database, failures.find)]
+    assert left == [("customer", "u3"), ("meter", "u1")]
+    assert ask(database, failures.count) == 2
+
+
+# -- history
+
+
+def test_history_says_what_is_present(database: Database) -> None:
+    put(database, row("u1", vip=True))
+    assert ask(database, lambda c: history.present(c, "u1")) == '{"vip": true}'
+    assert ask(database, lambda c: history.present(c, "U1")) is None
+    assert ask(database, lambda c: history.of_customer(c, "u1")) == []
+
+
+def test_a_trait_is_found_by_its_key_or_its_name(database: Database) -> None:
+    with database.write() as connection:
+        rows = [TraitRow("Big Spender", "big_spender", "audience", 0)]
+        rows += [TraitRow("old", "new", "audience", 0), TraitRow("new", "old", "audience", 0)]
+        snapshot.put_traits(connection, rows)
+    for asked, expected in (
+        ("Big Spender", "Big Spender"),
+        ("big_spender", "Big Spender"),
+        ("new", "new"),
+        ("old", "old"),
+        ("nothing", None),
+    ):
+        assert ask(database, lambda c, asked=asked: history.key_of(c, asked)) == expected
+
+
+class Story:
+    """Runs that let customers enter and leave at random, and who was in by what was written."""
+
+    KEYS = ("vip", "churn", "spent")
+
+    def __init__(self, seed: int) -> None:
+        rng = random.Random(seed)
+        ids = [f"u{n:02d}" for n in range(25)] + ["🦊", "～", "Z", "é"]
+        self.runs: list[tuple[int, list[ChangeRow]]] = []
+        now: dict[tuple[str, str], Any] = {}
+        moment = NOW
+        for _ in range(12):
+            moment += rng.choice([0, 1, 3_600_000])  # two runs may be of one millisecond
+            changes = []
+            for customer in rng.sample(ids, 9):
+                for key in rng.sample(self.KEYS, rng.randrange(1, 3)):
+                    before = now.get((customer, key))
+                    values = [None, 1.5, 2.5] if key == "spent" else [None, True, False]
+                    after = rng.choice([value for value in values if value != before])
+                    now[customer, key] = after
+                    changes.append(change(customer, key, before, after))
+            self.runs.append((moment, changes))
+
+    def write(self, database: Database) -> None:
+        with database.write() as connection:
+            for run, (moment, changes) in enumerate(self.runs):
+                ids = {one.customer_id for one in changes}
+                known = {one.customer_id for one in snapshot.find(connection, ids)}
+                snapshot.insert_customers(connection, [row(one) for one in ids - known], moment)
+                snapshot.update_customers(connection, [row(one) for one in known], moment)
+                snapshot.add_changes(connection, changes, run, moment)
+
+    def members(self, key: str, at: int) -> list[str]:
+        inside: set[str] = set()
+        for moment, changes in self.runs:
+            for one in changes:
+                if moment <= at and one.key == key:
+                    (inside.add if one.after == "true" else inside.discard)(one.customer_id)
+        return sorted(inside, key=str.encode)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_was_in_at_any_moment_is_what_a_replay_says(database: Database, seed: int) -> None:
+    story = Story(seed)
+    story.write(database)
+    moments = sorted({moment + delta for moment, _ in story.runs for delta in (-1, 0, 1)})
+    seen = set()
+    for key in Story.KEYS:
+        for at in moments:
+            found = ask(database, lambda c, key=key, at=at: history.members_at(c, key, at))
+            assert found == story.members(key, at), (key, at)
+            seen.add(len(found))
+    assert ask(database, lambda c: history.members_at(c, "vip", NOW - 1)) == []
+    assert len(seen) > 5
+
+
+def test_the_changes_of_an_audience_in_a_span_of_time(database: Database) -> None:
+    story = Story(7)
+    story.write(database)
+    written = [
+        (moment, one.customer_id, one.before, one.after)
+        for moment, changes in story.runs
+        for one in changes
+        if one.key == "vip"
+    ]
+    first, last = story.runs[0][0], story.runs[-1][0]
+    middle = story.runs[6][0]
+    for since, until in (
+        (None, None),
+        (middle, None),
+        (None, middle),
+        (middle, middle + 1),
+        (middle, last),
+        (last + 1, None),
+        (None, first),
+    ):
+        found = ask(
+            database,
+            lambda c, since=since, until=until: [
+                (one["recorded_at"], one["customer_id"], one["before"], one["after"])
+                for one in history.of_key(c, "vip", since, until)
+            ],
+        )
+        assert found == [
+            one
+            for one in written
+            if (since is None or one[0] >= since) and (until is None or one[0] < until)
+        ]
+    assert ask(database, lambda c: list(history.of_key(c, "no such", None, None))) == []
+
+
+def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
+    story = Story(8)
+    story.write(database)
+    for customer in ("u01", "🦊", "nobody"):
+        expected = [
+            (moment, one.key, one.before, one.after)
+            for moment, changes in story.runs
+            for one in changes
+            if one.customer_id == customer
+        ]
+        found = ask(database, lambda c, customer=customer: history.of_customer(c, customer))
+        told = [(one["recorded_at"], one["key"], one["before"], one["after"]) for one in found]
+        assert told == expected
+        assert bool(told) == (customer != "nobody")
