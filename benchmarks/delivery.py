@@ -32,7 +32,7 @@ import orjson
 
 from state import snapshot
 from state.database import Database
-from state.snapshot import CustomerRow, TraitRow
+from state.snapshot import CustomerState, TraitRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery
 from syncer.sandbox.amberflo import AmberfloSandbox
@@ -45,20 +45,22 @@ def traits(number: int) -> dict[str, bool]:
     return {f"audience_{one:03}": (number + one) % 3 == 0 for one in range(AUDIENCES)}
 
 
-def rows(customers: int) -> list[CustomerRow]:
+def rows(customers: int) -> list[CustomerState]:
     return [
-        CustomerRow(
+        CustomerState(
             f"user_{number:07}",
             orjson.dumps(traits(number)).decode(),
             f"Name {number}",
             f"{number}@example.com",
+            None,
+            None,
         )
         for number in range(customers)
     ]
 
 
 async def bare(url: str, customers: int, concurrency: int) -> float:
-    queue: asyncio.Queue[CustomerRow] = asyncio.Queue()
+    queue: asyncio.Queue[CustomerState] = asyncio.Queue()
     for row in rows(customers):
         queue.put_nowait(row)
     headers = {"x-api-key": KEY, "content-type": "application/json"}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from sqlalchemy.pool import StaticPool
 from state import migrations
 from state.errors import StateError
 
+#: Bytes. The queue's rows are large, and whole pages of them come and go.
+_PAGE_SIZE = {"state": 4096, "queue": 16384}
+
 
 class Database:
     """An open state database of the newest schema version.
@@ -26,11 +29,12 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._writing = engine.execution_options(writes=True)
 
     @classmethod
     def open(cls, url: URL | str, part: str = "state") -> Database:
         """Open for reading and writing; makes the SQLite file (not its folder) and migrates."""
-        engine = _engine(_of_part(make_url(url), part))
+        engine = _engine(_of_part(make_url(url), part), part)
         with _translated(engine.url):
             try:
                 migrations.migrate(engine, part)
@@ -45,7 +49,7 @@ class Database:
         target = _of_part(make_url(url), part)
         path = sqlite_path(target)
         if path is None or path.exists():
-            engine = _engine(target, read_only=True)
+            engine = _engine(target, part, read_only=True)
             with _translated(engine.url):
                 try:
                     with engine.connect() as connection:
@@ -78,9 +82,21 @@ class Database:
         """A transaction that commits at the end of the block, or not at all."""
         with (
             _translated(self.engine.url),
-            self.engine.execution_options(writes=True).begin() as connection,
+            self._writing.begin() as connection,
         ):
             yield connection
+
+    @contextmanager
+    def writer(self) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
+        """One connection kept for many transactions in a row, each as `write()`."""
+        with _translated(self.engine.url), self._writing.connect() as connection:
+
+            @contextmanager
+            def write() -> Iterator[Connection]:
+                with _translated(self.engine.url), connection.begin():
+                    yield connection
+
+            yield write
 
 
 def sqlite_path(url: URL) -> Path | None:
@@ -98,9 +114,9 @@ def _of_part(url: URL, part: str) -> URL:
     return url.set(database=str(path.with_name(f"{path.stem}-{part}{path.suffix}")))
 
 
-def _engine(url: URL, *, read_only: bool = False) -> Engine:
+def _engine(url: URL, part: str, *, read_only: bool = False) -> Engine:
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, read_only)
+        return _sqlite_engine(url, read_only, _PAGE_SIZE[part])
     if url.get_backend_name() == "postgresql":
         try:
             return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
@@ -114,7 +130,7 @@ def _engine(url: URL, *, read_only: bool = False) -> Engine:
     )
 
 
-def _sqlite_engine(url: URL, read_only: bool) -> Engine:
+def _sqlite_engine(url: URL, read_only: bool, page_size: int) -> Engine:
     path = sqlite_path(url)
     if path is not None and not path.parent.is_dir():
         raise StateError(
@@ -131,6 +147,7 @@ def _sqlite_engine(url: URL, read_only: bool) -> Engine:
         if read_only:
             cursor.execute("PRAGMA query_only = ON")
         else:
+            cursor.execute(f"PRAGMA page_size = {page_size}")  # heeded by a new file only
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA cache_size = -16000")

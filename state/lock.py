@@ -1,6 +1,11 @@
-"""The run lock: one run at a time over all processes that share a state database.
+"""Locks over all processes that share a state database.
 
-The operating system (SQLite) or the server (PostgreSQL) lets go of it when its holder dies, so
+- `run`: one run at a time;
+- `delivery`: one delivery of customers at a time, so that the writes of one customer are serial;
+- `daemon`: one daemon at a time on SQLite;
+- `worker`: one worker of a daemon at a time.
+
+The operating system (SQLite) or the server (PostgreSQL) lets go of a lock when its holder dies, so
 kill -9 leaves nothing to clean up.
 """
 
@@ -8,8 +13,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from sqlalchemy import text
@@ -17,26 +23,49 @@ from sqlalchemy import text
 from state.database import Database, sqlite_path
 from state.errors import Locked
 
-#: The advisory lock's number in PostgreSQL; any constant that all processes share.
-_RUN_LOCK = 7130514601
+#: The advisory locks' numbers in PostgreSQL; any constants that all processes share.
+_NUMBERS = {"run": 7130514601, "delivery": 7130514603, "daemon": 7130514604, "worker": 7130514605}
+_BUSY = {
+    "run": "another run is going on",
+    "delivery": "another process is delivering",
+    "daemon": "another daemon is running on this state",
+    "worker": "the worker of another daemon is running",
+}
+
+
+def run_lock(database: Database) -> AbstractContextManager[None]:
+    """Hold the run lock for the block, or raise `Locked` at once where another process has it."""
+    return lock(database, "run")
 
 
 @contextmanager
-def run_lock(database: Database) -> Iterator[None]:
-    """Hold the run lock for the block, or raise `Locked` at once where another process has it."""
-    path = sqlite_path(database.engine.url)
-    if database.engine.dialect.name == "postgresql":
-        with _advisory_lock(database):
-            yield
-    elif path is not None:
-        with _file_lock(path.with_name(path.name + ".lock")):
-            yield
-    else:
+def lock(database: Database, name: str, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold a lock for the block; raises `Locked` when it is not to be had in `wait` seconds."""
+    until = time.monotonic() + wait
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(_try(database, name))
+                break
+            except Locked:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0.05)
         yield
 
 
+def _try(database: Database, name: str) -> AbstractContextManager[None]:
+    path = sqlite_path(database.engine.url)
+    if database.engine.dialect.name == "postgresql":
+        return _advisory_lock(database, name)
+    if path is not None:
+        suffix = ".lock" if name == "run" else f".{name}.lock"
+        return _file_lock(path.with_name(path.name + suffix), name)
+    return nullcontext()
+
+
 @contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
+def _file_lock(path: Path, name: str) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -44,7 +73,7 @@ def _file_lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
             who = f" (process {holder})" if holder else ""
-            raise Locked(f"another run is going on{who}; wait for its end") from None
+            raise Locked(f"{_BUSY[name]}{who}; wait for its end") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         yield
@@ -53,12 +82,13 @@ def _file_lock(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _advisory_lock(database: Database) -> Iterator[None]:
+def _advisory_lock(database: Database, name: str) -> Iterator[None]:
+    number = _NUMBERS[name]
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        taken = connection.execute(text(f"SELECT pg_try_advisory_lock({_RUN_LOCK})")).scalar()
+        taken = connection.execute(text(f"SELECT pg_try_advisory_lock({number})")).scalar()
         if not taken:
-            raise Locked("another run is going on on this database; wait for its end")
+            raise Locked(f"{_BUSY[name]} on this database; wait for its end")
         try:
             yield
         finally:
-            connection.execute(text(f"SELECT pg_advisory_unlock({_RUN_LOCK})"))
+            connection.execute(text(f"SELECT pg_advisory_unlock({number})"))

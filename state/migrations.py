@@ -104,7 +104,6 @@ CREATE UNIQUE INDEX failure_ref ON failure (ref);
 _QUEUE = """
 CREATE TABLE inbox (
     id {serial},
-    path VARCHAR(16) NOT NULL,
     body {bytes} NOT NULL,
     events INTEGER NOT NULL,
     received_at BIGINT NOT NULL
@@ -120,6 +119,12 @@ CREATE TABLE event (
 CREATE UNIQUE INDEX event_message ON event (message_id);
 CREATE INDEX event_due ON event (due_at, id) WHERE due_at IS NOT NULL;
 CREATE INDEX event_received ON event (received_at);
+CREATE TABLE counter (
+    name VARCHAR(32) NOT NULL,
+    reason TEXT NOT NULL,
+    value BIGINT NOT NULL,
+    PRIMARY KEY (name, reason)
+);
 """
 
 #: By part (see tables.PARTS), in order; the position (from 1) is the part's schema version.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, case, func, insert, select, update
 
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
@@ -18,12 +18,24 @@ CHUNK = 1000
 
 
 class CustomerRow(NamedTuple):
-    """The desired state of a customer; `traits` is canonical JSON."""
+    """What a comparison needs of a customer; see `tables.Customer` for the texts."""
 
     customer_id: str
     traits: str
     name: str | None
     email: str | None
+    stamps: str | None
+
+
+class CustomerState(NamedTuple):
+    """The desired state of a customer; see `tables.Customer` for the texts."""
+
+    customer_id: str
+    traits: str
+    name: str | None
+    email: str | None
+    called: str | None
+    stamps: str | None
 
 
 class ChangeRow(NamedTuple):
@@ -44,6 +56,7 @@ class DueRow(NamedTuple):
     traits: str
     name: str | None
     email: str | None
+    called: str | None
     rev: int
     attempts: int
 
@@ -74,11 +87,32 @@ def customers(connection: Connection) -> Iterator[CustomerRow]:
 def find(connection: Connection, customer_ids: Collection[str]) -> list[CustomerRow]:
     """Those of the named customers that are known."""
     rows = connection.execute(
-        select(CUSTOMER.c.customer_id, CUSTOMER.c.traits, CUSTOMER.c.name, CUSTOMER.c.email).where(
-            CUSTOMER.c.customer_id.in_(list(customer_ids))
-        )
+        _select(CustomerRow).where(CUSTOMER.c.customer_id.in_(list(customer_ids)))
     )
     return [CustomerRow._make(row) for row in rows]
+
+
+def states(connection: Connection, customer_ids: Collection[str]) -> list[CustomerState]:
+    """The desired states of those of the named customers that are known."""
+    ids = list(customer_ids)
+    found: list[CustomerState] = []
+    for start in range(0, len(ids), CHUNK):
+        rows = connection.execute(
+            _select(CustomerState).where(CUSTOMER.c.customer_id.in_(ids[start : start + CHUNK]))
+        )
+        found += [CustomerState._make(row) for row in rows]
+    return found
+
+
+def last_observed(connection: Connection, customer_id: str, key: str) -> int | None:
+    """Segment's time of the newest change of a customer's trait."""
+    found = connection.execute(
+        select(CHANGE.c.observed_at)
+        .where(CHANGE.c.customer_id == customer_id, CHANGE.c.key == key)
+        .order_by(CHANGE.c.id.desc())
+        .limit(1)
+    ).scalar()
+    return None if found is None else int(found)
 
 
 def traits(connection: Connection) -> list[TraitRow]:
@@ -111,7 +145,7 @@ def put_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
             )
 
 
-def insert_customers(connection: Connection, rows: Sequence[CustomerRow], now: int) -> None:
+def insert_customers(connection: Connection, rows: Sequence[CustomerState], now: int) -> None:
     """New customers, due at once."""
     _many(
         connection,
@@ -120,36 +154,34 @@ def insert_customers(connection: Connection, rows: Sequence[CustomerRow], now: i
     )
 
 
-def update_customers(connection: Connection, rows: Sequence[CustomerRow], now: int) -> None:
+def update_customers(connection: Connection, rows: Sequence[CustomerState], now: int) -> None:
     """New desired states of known customers, due at once."""
-    statement = (
-        update(CUSTOMER)
-        .where(CUSTOMER.c.customer_id == bindparam("which"))
-        .values(
-            traits=bindparam("new_traits"),
-            name=bindparam("new_name"),
-            email=bindparam("new_email"),
-            rev=CUSTOMER.c.rev + 1,
-            attempts=0,
-            due_at=now,
-        )
-    )
-    _many(
-        connection,
-        statement,
-        [
-            {
-                "which": row.customer_id,
-                "new_traits": row.traits,
-                "new_name": row.name,
-                "new_email": row.email,
-            }
-            for row in rows
-        ],
-    )
+    due = {"rev": CUSTOMER.c.rev + 1, "attempts": 0, "due_at": now}
+    _many(connection, _update_state().values(**due), _state_values(rows))
 
 
-def add_changes(connection: Connection, rows: Sequence[ChangeRow], run: int, now: int) -> None:
+def note_customers(connection: Connection, rows: Sequence[CustomerState]) -> None:
+    """The same, of customers for which nothing is to be sent."""
+    _many(connection, _update_state(), _state_values(rows))
+
+
+def _update_state() -> Any:
+    names = CustomerState._fields[1:]
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    return update(CUSTOMER).where(CUSTOMER.c.customer_id == bindparam("which")).values(**values)
+
+
+def _state_values(rows: Sequence[CustomerState]) -> list[dict[str, Any]]:
+    names = CustomerState._fields[1:]
+    return [
+        {"which": row.customer_id, **{f"new_{name}": getattr(row, name) for name in names}}
+        for row in rows
+    ]
+
+
+def add_changes(
+    connection: Connection, rows: Sequence[ChangeRow], run: int | None, now: int
+) -> None:
     """History of customers just written: the changes belong to their present `rev`."""
     revs: dict[str, int] = {}
     ids = sorted({row.customer_id for row in rows})
@@ -187,14 +219,7 @@ def oldest_due(connection: Connection) -> int | None:
 def due(connection: Connection, now: int, limit: int) -> list[DueRow]:
     """Customers to send by now, those that wait longest first."""
     rows = connection.execute(
-        select(
-            CUSTOMER.c.customer_id,
-            CUSTOMER.c.traits,
-            CUSTOMER.c.name,
-            CUSTOMER.c.email,
-            CUSTOMER.c.rev,
-            CUSTOMER.c.attempts,
-        )
+        _select(DueRow)
         .where(CUSTOMER.c.due_at.is_not(None), CUSTOMER.c.due_at <= now)
         .order_by(CUSTOMER.c.due_at, CUSTOMER.c.customer_id)
         .limit(limit)
@@ -275,6 +300,11 @@ def park(connection: Connection, refused: Sequence[tuple[str, int]]) -> None:
         .values(due_at=None, attempts=0),
         [{"which": one, "refused": rev} for one, rev in refused],
     )
+
+
+def _select(row: type[CustomerRow | CustomerState | DueRow]) -> Select[Any]:
+    """The columns of `customer` that a row class names."""
+    return select(*(CUSTOMER.c[name] for name in row._fields))
 
 
 def _many(connection: Connection, statement: Any, rows: list[dict[str, Any]]) -> None:

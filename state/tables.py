@@ -150,10 +150,9 @@ class Failure(SQLModel, table=True):
 
 
 class Inbox(SQLModel, table=True):
-    """An accepted request as it came, until its calls are sorted. `path` says how to read it."""
+    """Accepted requests as they came, those of one commit in a row, until they are sorted."""
 
     id: int | None = Field(default=None, sa_column=_serial())
-    path: str = Field(sa_column=Column(String(16), nullable=False))
     body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     events: int = Field(sa_column=Column(Integer, nullable=False))
     received_at: int = Field(sa_column=_big())
@@ -171,6 +170,14 @@ class Event(SQLModel, table=True):
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
 
 
+class Counter(SQLModel, table=True):
+    """How many calls ended how, for the metrics: counted in the transaction that ended them."""
+
+    name: str = Field(sa_column=Column(String(32), primary_key=True))
+    reason: str = Field(sa_column=Column(Text, primary_key=True))
+    value: int = Field(sa_column=_big())
+
+
 def table(model: type[SQLModel]) -> Table:
     """The Core table of a model, for the bulk paths."""
     found = model.__table__  # type: ignore[attr-defined]
@@ -186,12 +193,13 @@ RUN_TRAIT = table(RunTrait)
 FAILURE = table(Failure)
 INBOX = table(Inbox)
 EVENT = table(Event)
+COUNTER = table(Counter)
 
 #: The queue of calls is a part of its own: on SQLite it is another file, so that a long commit of
 #: a run never keeps a call waiting.
 PARTS = {
     "state": [CUSTOMER, TRAIT, CHANGE, RUN, RUN_TRAIT, FAILURE],
-    "queue": [INBOX, EVENT],
+    "queue": [INBOX, EVENT, COUNTER],
 }
 
 Index(

@@ -12,6 +12,7 @@ import orjson
 
 from state import snapshot
 from state.database import Database, sqlite_path
+from state.lock import lock
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
 from syncer.config import Config
@@ -19,7 +20,11 @@ from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
 from syncer.sync.guard import Guard
+from syncer.sync.realtime import Sorter
 from syncer.sync.run import Progress, Runs, Selection
+
+#: Seconds that a run waits for another process that is delivering customers.
+DELIVERY_WAIT = 600.0
 
 
 @dataclass
@@ -39,7 +44,7 @@ class App:
                 source=self.source(),
                 selection=self._selection(),
                 guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
-                deliver=lambda progress: asyncio.run(self._deliver(database, progress)),
+                deliver=lambda progress: self._deliver_now(database, progress),
                 progress=self.progress,
                 stop=self.stop,
             )
@@ -54,6 +59,16 @@ class App:
                 f"state.url: the folder {path.parent} does not exist; make it, or name another"
             )
         database = Database.open(url) if writes else Database.peek(url)
+        try:
+            yield database
+        finally:
+            database.close()
+
+    @contextmanager
+    def queue(self, *, writes: bool) -> Iterator[Database]:
+        """The queue of calls, as `state`."""
+        url = self.config.state.url
+        database = Database.open(url, "queue") if writes else Database.peek(url, "queue")
         try:
             yield database
         finally:
@@ -77,12 +92,18 @@ class App:
             overlap=settings.overlap,
         )
 
+    def sorter(self, queue: Database, state: Database) -> Sorter:
+        """What sorts accepted calls."""
+        engage = self.config.engage
+        return Sorter(queue, state, engage.audiences, engage.computed_traits)
+
     def client(self) -> AmberfloClient:
         """A client for Amberflo; use it as `async with`."""
         settings = self.config.amberflo
         return AmberfloClient(
             settings.api_key.get_secret_value(),
             customers_url=settings.customers_url,
+            ingest_url=settings.ingest_url,
             rate=settings.rate,
             timeout=settings.timeout,
             connections=settings.concurrency,
@@ -93,7 +114,14 @@ class App:
         async with self.client() as client:
             await client.check()
 
-    async def _deliver(self, database: Database, progress: Callable[[int], None]) -> Delivery:
+    def _deliver_now(self, database: Database, progress: Callable[[int], None]) -> Delivery:
+        with lock(database, "delivery", wait=DELIVERY_WAIT):
+            return asyncio.run(self.deliver_customers(database, progress))
+
+    async def deliver_customers(
+        self, database: Database, progress: Callable[[int], None] = lambda finished: None
+    ) -> Delivery:
+        """Deliver the customers that are due; the caller holds the delivery lock."""
         settings = self.config.amberflo
         with database.read() as connection:
             owned = frozenset(row.trait for row in snapshot.traits(connection))

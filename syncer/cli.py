@@ -28,6 +28,8 @@ from state.database import Database
 from syncer import __version__, report
 from syncer.app import App
 from syncer.config import Config, duration, load
+from syncer.daemon import run as run_daemon
+from syncer.daemon import set_up_logging
 from syncer.demo import demo as play
 from syncer.errors import (
     EXIT_FAILED,
@@ -638,6 +640,18 @@ def failures_discard(
     if wants_json(as_json):
         report.print_json({"discarded": removed})
     report.say(f"{removed:,} discarded")
+
+
+@cli.command()
+@config_option
+def daemon(config: Path | None) -> None:
+    """Receive calls and deliver, until SIGTERM.
+
+    It drains and stops within 20 seconds.
+    """
+    loaded, stop = settings(config), listen_for_stop()
+    set_up_logging()
+    run_daemon(loaded, stop)
 
 
 # The sandbox

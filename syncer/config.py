@@ -63,6 +63,13 @@ def _http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is no address; write for example 127.0.0.1:8400")
+    return text
+
+
 def _not_blank(secret: SecretStr) -> SecretStr:
     if not secret.get_secret_value().strip():
         raise ValueError("the secret is empty; set it, or name a file that holds it")
@@ -121,9 +128,16 @@ class StateConfig(_Section):
 
 
 class PassthroughConfig(_Section):
-    listen: str = "127.0.0.1:8400"
+    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8400"
     write_keys: tuple[Secret, ...] = ()
     webhook_secret: Secret | None = None
+    queue_limit: Annotated[int, Field(ge=1)] = 1_000_000
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
 
 
 class Config(_Section):

@@ -8,6 +8,7 @@
      │   │   ├─ KeyRefused       401 or 403: the API key is wrong              exit 1
      │   │   ├─ Refused          it will never take this request; keep it as a failure
      │   │   └─ TryAgain         it did not take this request now; send it again later
+     │   ├─ passthrough.call.BadRequest  a call that is refused whole, with its HTTP status
      │   ├─ Stopped              the user or the system asked us to stop       exit 1
      │   └─ NotFound             no such run, customer, audience or failure    exit 1
      └─ state.errors.StateError  the state database cannot be used             exit 1

@@ -45,12 +45,14 @@ class AmberfloClient:
         api_key: str,
         *,
         customers_url: str,
+        ingest_url: str = "",
         rate: float = 0.0,
         timeout: float = 30.0,
         connections: int = 16,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._customers_url = customers_url.rstrip("/")
+        self._ingest_url = ingest_url.rstrip("/")
         self._headers = {
             "x-api-key": api_key,
             "accept": "application/json",
@@ -109,19 +111,29 @@ class AmberfloClient:
         """Make a customer that is not there."""
         await self._request("POST", self._customers_url, record)
 
+    async def ingest(self, body: bytes) -> None:
+        """Send meter records: a gzipped JSON array. Amberflo answers with text (§2)."""
+        await self._exchange("POST", self._ingest_url, body, {"content-encoding": "gzip"})
+
     async def check(self) -> None:
         """One harmless request that shows whether the key is good."""
         await self.get_customer("syncer-check")
 
     async def _request(self, method: str, url: str, record: Record | None = None) -> bytes:
+        """A request to the customers API, at its pace."""
         wait = self.pace.reserve(self._clock())
         if wait > 0:
             await asyncio.sleep(wait)
         content = None if record is None else orjson.dumps(record)
+        return await self._exchange(method, url, content, {})
+
+    async def _exchange(
+        self, method: str, url: str, content: bytes | None, headers: dict[str, str]
+    ) -> bytes:
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._transport.handle_async_request(
-                    httpx.Request(method, url, headers=self._headers, content=content)
+                    httpx.Request(method, url, headers=self._headers | headers, content=content)
                 )
                 body = await response.aread()
                 await response.aclose()
@@ -156,7 +168,7 @@ class AmberfloClient:
             return TryAgain(said, after=after)
         return Refused(
             f"{said}: {_message(body)}",
-            request=f"{method} {url} {content.decode() if content else ''}".rstrip(),
+            request=f"{method} {url} {_text(content)}".rstrip(),
             status=status,
             body=_kept(body),
         )
@@ -173,6 +185,11 @@ def _message(body: bytes) -> str:
             if isinstance(found.get(key), str):
                 return str(found[key])
     return re.sub(r"\s+", " ", body.decode("utf-8", "replace")).strip()[:200] or "no reason given"
+
+
+def _text(content: bytes | None) -> str:
+    """A request's body for the list of failures; records of meters are listed one by one."""
+    return (content or b"").decode("utf-8", "ignore") if content and content[:1] == b"{" else ""
 
 
 def _kept(body: bytes) -> str:

@@ -190,13 +190,15 @@ class CustomerDelivery:
         """Read, merge, write one customer; None when the key is refused."""
         try:
             current = await self.client.get_customer(row.customer_id)
+            called = orjson.loads(row.called) if row.called else {}
+            said = {name: value for name, (value, _) in called.items() if value is not None}
             record = merged(
                 current,
                 customer_id=row.customer_id,
-                traits=orjson.loads(row.traits),
+                traits=said | orjson.loads(row.traits),
                 name=row.name,
                 email=row.email,
-                owned=self.owned,
+                owned=self.owned | called.keys(),
                 as_strings=self.as_strings,
             )
             try:

@@ -20,9 +20,10 @@ from syncer.engage.source import PulledCustomer
 from syncer.engage.values import Value, is_null, milliseconds
 from syncer.errors import SourceError
 
-#: A customer as the snapshot has it: id, traits (canonical JSON), name, email. Any tuple of these
-#: will do, so that a million rows need not be copied into a class of ours.
-Known = tuple[str, str, str | None, str | None]
+#: A customer as the snapshot has it: id, traits (canonical JSON), name, email, and the JSON of the
+#: Segment times of what came by a call (None: nothing did). Any tuple of these will do, so that a
+#: million rows need not be copied into a class of ours.
+Known = tuple[str, str, str | None, str | None, str | None]
 
 
 class TraitChange(NamedTuple):
@@ -37,7 +38,8 @@ class TraitChange(NamedTuple):
 
 
 class CustomerChange(NamedTuple):
-    """A customer that differs: all that Amberflo should hold of ours from now on."""
+    """A customer that differs: the traits of Engage that Amberflo should hold from now on, and the
+    name and email where they change."""
 
     customer_id: str
     known: bool
@@ -154,13 +156,19 @@ def look_up(
             yield row, known.get(row.customer_id)
 
 
-def compare(pairs: Iterable[Pair], catalog: Catalog, tally: Tally) -> Iterator[CustomerChange]:
-    """The customers that differ, in order; `tally` counts all."""
+def compare(
+    pairs: Iterable[Pair], catalog: Catalog, tally: Tally, horizon: int = 0
+) -> Iterator[CustomerChange]:
+    """The customers that differ, in order; `tally` counts all.
+
+    What came by a call that is newer than the pulled row stays; so does, where the pull has no row,
+    what came after `horizon` (epoch milliseconds): the pull may not know of it yet.
+    """
     read, loads, unchanged = catalog.read, orjson.loads, tally.unchanged_layouts
     for row, known in pairs:
         if row is None:
             assert known is not None
-            change = _vanished(known, catalog, tally)
+            change = _vanished(known, catalog, tally, horizon)
             if change is not None:
                 yield change
             continue
@@ -176,12 +184,12 @@ def compare(pairs: Iterable[Pair], catalog: Catalog, tally: Tally) -> Iterator[C
             if reading.somebody:
                 tally.new += 1
                 changes = _differences(reading, {}, times, catalog, tally)
-                name, email = _name_and_email(people)
+                name, email = _name_and_email(people, None)
                 yield CustomerChange(customer_id, False, reading.traits, name, email, changes)
             else:
                 tally.same(reading)
             continue
-        _, known_traits, known_name, known_email = known
+        _, known_traits, known_name, known_email, known_stamps = known
         # The usual customer has one row of each, as they are known: nothing to find out.
         if (
             len(people) == 2
@@ -190,11 +198,11 @@ def compare(pairs: Iterable[Pair], catalog: Catalog, tally: Tally) -> Iterator[C
             and people[0][0] == "email"
             and people[1][0] == "name"
         ):
-            name, email, renamed = known_name, known_email, False
+            name = email = None
         else:
-            name, email = _name_and_email(people)
-            name, email = name or known_name, email or known_email
-            renamed = name != known_name or email != known_email
+            name, email = _name_and_email(people, known_stamps)
+            name = name if name != known_name else None
+            email = email if email != known_email else None
         if reading.text == known_traits:
             if reading.skipped:
                 tally.same(reading)
@@ -203,9 +211,10 @@ def compare(pairs: Iterable[Pair], catalog: Catalog, tally: Tally) -> Iterator[C
             traits, changes = reading.traits, []
         else:
             before = loads(known_traits)
-            traits = _carry_over(reading, before, catalog)
+            newer = _newer(reading, before, times, known_stamps, horizon)
+            traits = _carry_over(reading, before, catalog, newer)
             changes = _differences(reading, before, times, catalog, tally, traits)
-        if not changes and not renamed:
+        if not changes and name is None and email is None:
             tally.unchanged += 1
             continue
         tally.changed += 1
@@ -213,19 +222,37 @@ def compare(pairs: Iterable[Pair], catalog: Catalog, tally: Tally) -> Iterator[C
     tally.close()
 
 
-def _carry_over(reading: Reading, before: dict[str, Value], catalog: Catalog) -> dict[str, Value]:
+def _newer(
+    reading: Reading, before: dict[str, Value], times: str, stamps_text: str | None, horizon: int
+) -> set[str]:
+    """Names with a value from a call that the pull must not undo: the newest Segment time wins."""
+    if stamps_text is None:
+        return set()
+    stamps: dict[str, int] = orjson.loads(stamps_text)
+    found = set()
+    for place, time in zip(reading.layout.places, orjson.loads(times), strict=True):
+        if stamps.get(place.name, 0) > (milliseconds(time) or 0):
+            found.add(place.name)
+    pulled = {place.name for place in reading.layout.places}
+    found |= {name for name in before if name not in pulled and stamps.get(name, 0) > horizon}
+    return found
+
+
+def _carry_over(
+    reading: Reading, before: dict[str, Value], catalog: Catalog, newer: Collection[str]
+) -> dict[str, Value]:
     """What the reading says, and what the snapshot has that the reading leaves open.
 
     A membership that is gone or null is false from now on (design §3); a computed trait that is
-    gone is dropped; what could not be read, or is of no trait of ours, stays as it was.
+    gone is dropped; what could not be read, is `newer`, or is of no trait of ours, stays as it was.
     """
     unread = {key for key, _ in reading.skipped}
-    traits = dict(reading.traits)
+    traits = {name: value for name, value in reading.traits.items() if name not in newer}
     for name, value in before.items():
         if name in traits:
             continue
         trait = catalog.by_name.get(name)
-        if trait is None or trait.key in unread:
+        if trait is None or trait.key in unread or name in newer:
             traits[name] = value
         elif trait.kind == AUDIENCE:
             traits[name] = False
@@ -268,11 +295,12 @@ def _differences(
     return changes
 
 
-def _vanished(known: Known, catalog: Catalog, tally: Tally) -> CustomerChange | None:
+def _vanished(known: Known, catalog: Catalog, tally: Tally, horizon: int) -> CustomerChange | None:
     """A customer that a whole pull does not have any more."""
-    customer_id, known_traits, name, email = known
+    customer_id, known_traits, _, _, stamps = known
     before: dict[str, Value] = orjson.loads(known_traits)
-    after = _carry_over(NOTHING, before, catalog)
+    newer = _newer(NOTHING, before, "[]", stamps, horizon)
+    after = _carry_over(NOTHING, before, catalog, newer)
     found = [
         change
         for trait in sorted(before)
@@ -282,7 +310,7 @@ def _vanished(known: Known, catalog: Catalog, tally: Tally) -> CustomerChange | 
         tally.unchanged += 1
         return None
     tally.changed += 1
-    return CustomerChange(customer_id, True, after, name, email, found)
+    return CustomerChange(customer_id, True, after, None, None, found)
 
 
 def _gone(
@@ -316,12 +344,18 @@ def same(one: Value | None, other: Value | None) -> bool:
     return one is other or orjson.dumps(one) == orjson.dumps(other)
 
 
-def _name_and_email(rows: list[tuple[str, object, object]]) -> tuple[str | None, str | None]:
-    """The newest of each; rows are (key, value, time)."""
-    found = {
-        key: value for key, value, _ in sorted(rows, key=lambda row: milliseconds(row[2]) or 0)
-    }
+def _name_and_email(
+    rows: list[tuple[str, object, object]], stamps_text: str | None
+) -> tuple[str | None, str | None]:
+    """The newest of each, None where a call said a newer one; rows are (key, value, time)."""
+    stamps: dict[str, int] = {} if stamps_text is None else orjson.loads(stamps_text)
+    timed = sorted(((milliseconds(time) or 0, key, value) for key, value, time in rows), key=_at)
+    found = {key: value for at, key, value in timed if at >= stamps.get(key, 0)}
     return _text(found.get("name")), _text(found.get("email"))
+
+
+def _at(row: tuple[int, str, object]) -> int:
+    return row[0]
 
 
 def _text(value: object) -> str | None:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from state import failures, runs, snapshot
 from state.database import Database
 from state.lock import run_lock
-from state.snapshot import ChangeRow, CustomerRow, TraitRow
+from state.snapshot import ChangeRow, CustomerState, TraitRow
 from syncer.amberflo.delivery import Delivery
 from syncer.engage import catalog as catalogs
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait, canonical
@@ -32,6 +32,7 @@ from syncer.engage.source import (
     Source,
     WithoutCustomerId,
 )
+from syncer.engage.values import milliseconds
 from syncer.errors import NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync.compare import (
     CustomerChange,
@@ -48,6 +49,9 @@ from syncer.sync.plan import Plan
 
 RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 
+#: So long (milliseconds) Engage may take to bring what a call said into the source: Profiles Sync
+#: loads hourly, slightly out of order (facts/segment.md §1.3).
+LOADED_AFTER = 3 * 3600 * 1000
 #: An approval covers what was seen; so much more may have come since.
 APPROVAL_SLACK, APPROVAL_SLACK_MIN = 1.2, 10
 
@@ -307,6 +311,8 @@ class Runs:
         whole: bool,
     ) -> None:
         """Compare the whole stream into the plan; all or nothing."""
+        newest = milliseconds(pull.watermark()) or self.clock()
+        horizon = min(newest, self.clock()) - LOADED_AFTER
         counted = pull.count(catalog.keys)
         self.progress.begin("comparing", counted.customers)
         pulled = self._watched(pull.customers(catalog.keys))
@@ -315,7 +321,7 @@ class Runs:
             pairs = merge(pulled, snapshot.customers(connection))
         else:
             pairs = look_up(pulled, lambda ids: snapshot.find(connection, ids))
-        for change in compare(pairs, catalog, tally):
+        for change in compare(pairs, catalog, tally, horizon):
             plan.append(change)
         self.progress.end()
         if (tally.customers, tally.rows) != (counted.customers, counted.rows):
@@ -471,36 +477,55 @@ class Runs:
 
 
 class _Writer:
-    """Gathers customers and their changes and writes them in bulk."""
+    """Gathers a run's changes and writes them in bulk. A customer that a call changed since the
+    comparison keeps what the call said: changes are laid over the state as it is now."""
 
     def __init__(self, connection: Connection, run: int, now: int) -> None:
         self._connection, self._run, self._now = connection, run, now
-        self._new: list[CustomerRow] = []
-        self._old: list[CustomerRow] = []
-        self._changes: list[ChangeRow] = []
+        self._gathered: list[CustomerChange] = []
 
     def write(self, change: CustomerChange) -> None:
-        row = CustomerRow(change.customer_id, canonical(change.traits), change.name, change.email)
-        (self._old if change.known else self._new).append(row)
-        self._changes += [
-            ChangeRow(
-                change.customer_id,
-                one.key,
-                one.trait,
-                _json(one.before),
-                _json(one.after),
-                self._now if one.observed_at is None else one.observed_at,
-            )
-            for one in change.changes
-        ]
-        if len(self._changes) >= snapshot.CHUNK or len(self._old) >= snapshot.CHUNK:
+        self._gathered.append(change)
+        if len(self._gathered) >= snapshot.CHUNK:
             self.flush()
 
     def flush(self) -> None:
-        snapshot.insert_customers(self._connection, self._new, self._now)
-        snapshot.update_customers(self._connection, self._old, self._now)
-        snapshot.add_changes(self._connection, self._changes, self._run, self._now)
-        self._new, self._old, self._changes = [], [], []
+        ids = [change.customer_id for change in self._gathered]
+        there = {one.customer_id: one for one in snapshot.states(self._connection, ids)}
+        new: list[CustomerState] = []
+        old: list[CustomerState] = []
+        changes: list[ChangeRow] = []
+        for change in self._gathered:
+            state = there.get(change.customer_id)
+            (new if state is None else old).append(laid_over(state, change))
+            changes += [self._row(change.customer_id, one) for one in change.changes]
+        snapshot.insert_customers(self._connection, new, self._now)
+        snapshot.update_customers(self._connection, old, self._now)
+        snapshot.add_changes(self._connection, changes, self._run, self._now)
+        self._gathered = []
+
+    def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
+        observed_at = self._now if change.observed_at is None else change.observed_at
+        before, after = _json(change.before), _json(change.after)
+        return ChangeRow(customer_id, change.key, change.trait, before, after, observed_at)
+
+
+def laid_over(state: CustomerState | None, change: CustomerChange) -> CustomerState:
+    """A customer's state with a change laid over it."""
+    if state is None:
+        traits = canonical(change.traits)
+        return CustomerState(change.customer_id, traits, change.name, change.email, None, None)
+    traits_now = orjson.loads(state.traits)
+    for one in change.changes:
+        if one.after is None:
+            traits_now.pop(one.trait, None)
+        else:
+            traits_now[one.trait] = one.after
+    return state._replace(
+        traits=canonical(traits_now),
+        name=change.name or state.name,
+        email=change.email or state.email,
+    )
 
 
 def trait_sums(compared: Compared, held: dict[str, int]) -> list[dict[str, Any]]:

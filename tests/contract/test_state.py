@@ -27,7 +27,7 @@ from sqlmodel import SQLModel
 from state import failures, history, migrations, runs, snapshot, tables
 from state.database import Database
 from state.errors import StateError
-from state.snapshot import ChangeRow, CustomerRow, DueRow, TraitRow
+from state.snapshot import ChangeRow, CustomerRow, CustomerState, DueRow, TraitRow
 
 NOW = 1_790_000_000_000
 
@@ -83,13 +83,20 @@ def engine(url: str) -> Iterator[Engine]:
 
 def row(
     customer_id: str, name: str | None = None, email: str | None = None, **traits: Any
-) -> CustomerRow:
-    return CustomerRow(
-        customer_id=customer_id,
-        traits=json.dumps(traits, sort_keys=True),
-        name=name,
-        email=email,
-    )
+) -> CustomerState:
+    text = json.dumps(traits, sort_keys=True)
+    return CustomerState(customer_id, text, name, email, called=None, stamps=None)
+
+
+def known(state: CustomerState) -> CustomerRow:
+    """What a comparison gets to see of it."""
+    return CustomerRow._make(getattr(state, name) for name in CustomerRow._fields)
+
+
+def to_send(state: CustomerState, rev: int, attempts: int) -> DueRow:
+    """What a delivery gets to see of it."""
+    found = {name: getattr(state, name, None) for name in DueRow._fields}
+    return DueRow(**{**found, "rev": rev, "attempts": attempts})
 
 
 def change(customer_id: str, key: str, before: Any, after: Any, at: int | None = 7) -> ChangeRow:
@@ -97,7 +104,7 @@ def change(customer_id: str, key: str, before: Any, after: Any, at: int | None =
     return ChangeRow(customer_id, key, key.lower(), texts[0], texts[1], at)
 
 
-def put(database: Database, *rows: CustomerRow, now: int = NOW) -> None:
+def put(database: Database, *rows: CustomerState, now: int = NOW) -> None:
     with database.write() as connection:
         snapshot.insert_customers(connection, rows, now)
 
@@ -520,11 +527,13 @@ def test_customers_come_in_utf8_byte_order(database: Database) -> None:
 def test_rows_come_back_as_they_went_in(database: Database) -> None:
     rows = [
         row("u1", "Zoë 🦊", "a@b.c", vip=True, tags=["é", 1, False]),
-        row("u2", None, None),
+        row("u2", None, None)._replace(called='{"a": [1, 2]}', stamps='{"vip": 3}'),
         row("u3", "", "", spent=12.5),
     ]
     put(database, *rows)
-    assert ask(database, lambda c: list(snapshot.customers(c))) == rows
+    assert ask(database, lambda c: list(snapshot.customers(c))) == list(map(known, rows))
+    assert sorted(ask(database, lambda c: snapshot.states(c, ["u3", "u2", "u1", "u9"]))) == rows
+    assert ask(database, lambda c: snapshot.states(c, [])) == []
     assert ask(database, snapshot.size) == 3
 
 
@@ -532,27 +541,25 @@ def test_find_gives_the_known_ones(database: Database) -> None:
     rows = [row("u1", vip=True), row("U1"), row("🦊")]
     put(database, *rows)
     found = ask(database, lambda c: snapshot.find(c, ["🦊", "u1", "u9", "' OR 1=1 --"]))
-    assert sorted(found) == sorted([rows[0], rows[2]])
+    assert sorted(found) == [known(rows[0]), known(rows[2])]
     assert ask(database, lambda c: snapshot.find(c, [])) == []
 
 
 def test_a_new_customer_is_due_at_once(database: Database) -> None:
-    put(database, row("u1", "Name", "a@b.c", vip=True))
-    assert ask(database, lambda c: snapshot.due(c, NOW, 10)) == [
-        DueRow("u1", '{"vip": true}', "Name", "a@b.c", 1, 0)
-    ]
+    new = row("u1", "Name", "a@b.c", vip=True)._replace(called="{}")
+    put(database, new)
+    assert ask(database, lambda c: snapshot.due(c, NOW, 10)) == [to_send(new, 1, 0)]
     (found,) = records(database).values()
     assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (0, None, NOW)
 
 
 def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
     put(database, row("u1", "Name", "a@b.c", vip=True), row("u2"))
+    new = row("u1", None, "new@b.c", vip=False)
     with database.write() as connection:
         snapshot.acknowledge(connection, [("u1", 1, NOW), ("u2", 1, NOW)])
-        snapshot.update_customers(connection, [row("u1", None, "new@b.c", vip=False)], NOW + 5)
-    assert ask(database, lambda c: snapshot.due(c, NOW + 5, 10)) == [
-        DueRow("u1", '{"vip": false}', None, "new@b.c", 2, 0)
-    ]
+        snapshot.update_customers(connection, [new], NOW + 5)
+    assert ask(database, lambda c: snapshot.due(c, NOW + 5, 10)) == [to_send(new, 2, 0)]
     found = records(database)["u1"]
     assert (found["acked_rev"], found["due_at"]) == (1, NOW + 5)
     with database.write() as connection:
@@ -560,6 +567,19 @@ def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
         snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 6)
     found = records(database)["u1"]
     assert (found["rev"], found["attempts"], found["due_at"]) == (3, 0, NOW + 6)
+
+
+def test_a_note_changes_what_is_known_and_sends_nothing(database: Database) -> None:
+    put(database, row("u1", vip=True), row("u2"), row("u3"))
+    noted = row("u1", "Name", "a@b.c", vip=True)._replace(called='{"a": 1}', stamps='{"b": 2}')
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [("u1", 1, NOW + 1)])
+        snapshot.postpone(connection, [("u2", 2, NOW + 50)])
+        snapshot.note_customers(connection, [noted, row("u2")])
+    assert sorted(ask(database, lambda c: snapshot.states(c, ["u1"]))) == [noted]
+    found = records(database)
+    assert (found["u1"]["rev"], found["u1"]["due_at"]) == (1, None)
+    assert (found["u2"]["rev"], found["u2"]["due_at"], found["u2"]["attempts"]) == (1, NOW + 50, 2)
 
 
 def test_more_rows_than_one_statement_takes(database: Database) -> None:
@@ -570,7 +590,8 @@ def test_more_rows_than_one_statement_takes(database: Database) -> None:
         changes = [change(one, "vip", False, True) for one in ids]
         snapshot.add_changes(connection, changes, 1, NOW)
     found = ask(database, lambda c: list(snapshot.customers(c)))
-    assert found == [row(one, vip=True) for one in ids]
+    assert found == [known(row(one, vip=True)) for one in ids]
+    assert len(ask(database, lambda c: snapshot.states(c, ids))) == len(ids)
     assert ask(database, lambda c: history.members_at(c, "vip", NOW)) == ids
     assert {one["rev"] for one in records(database).values()} == {2}
     with database.write() as connection:
@@ -602,12 +623,12 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
         snapshot.add_changes(connection, [change("u1", "Vip", None, True, 41)], 1, NOW)
         snapshot.update_customers(connection, [row("u1")], NOW + 1)
         changes = [change("u1", "Vip", True, False, None), change("u1", "spent", None, 2.5)]
-        snapshot.add_changes(connection, [*changes, change("u2", "Vip", None, True)], 2, NOW + 1)
+        snapshot.add_changes(connection, [*changes, change("u2", "Vip", None, 1, 9)], None, NOW + 1)
     found = ask(database, lambda c: history.of_customer(c, "u1"))
     numbers = [one.pop("id") for one in found]
     assert numbers == sorted(set(numbers))
     common = {"customer_id": "u1", "delivered_at": None}
-    second = common | {"run": 2, "rev": 2, "recorded_at": NOW + 1}
+    second = common | {"run": None, "rev": 2, "recorded_at": NOW + 1}
     assert found == [
         common
         | {"run": 1, "rev": 1, "key": "Vip", "trait": "vip", "before": None, "after": "true"}
@@ -617,6 +638,18 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
         second
         | {"key": "spent", "trait": "spent", "before": None, "after": "2.5", "observed_at": 7},
     ]
+
+
+def test_the_time_of_the_newest_change_of_a_trait(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+    with database.write() as connection:
+        for at in (50, 70, 60):
+            changes = [change("u1", "vip", None, at, at), change("u2", "vip", None, at, 99)]
+            changes.append(change("u1", "churn", None, at, 98))
+            snapshot.add_changes(connection, changes, 1, NOW)
+        assert snapshot.last_observed(connection, "u1", "vip") == 60
+        assert snapshot.last_observed(connection, "u1", "no such") is None
+        assert snapshot.last_observed(connection, "u3", "vip") is None
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite", "postgresql"])
@@ -690,9 +723,7 @@ def test_a_postponed_customer_waits_until_it_is_hastened(database: Database) -> 
     with database.write() as connection:
         snapshot.acknowledge(connection, [("u2", 1, NOW)])
         snapshot.hasten(connection, NOW + 5)
-    assert ask(database, lambda c: snapshot.due(c, NOW + 5, 10)) == [
-        DueRow("u1", "{}", None, None, 1, 0)
-    ]
+    assert ask(database, lambda c: snapshot.due(c, NOW + 5, 10)) == [to_send(row("u1"), 1, 0)]
     assert records(database)["u2"]["due_at"] is None
 
 
@@ -1005,9 +1036,9 @@ class Story:
         with database.write() as connection:
             for run, (moment, changes) in enumerate(self.runs):
                 ids = {one.customer_id for one in changes}
-                known = {one.customer_id for one in snapshot.find(connection, ids)}
-                snapshot.insert_customers(connection, [row(one) for one in ids - known], moment)
-                snapshot.update_customers(connection, [row(one) for one in known], moment)
+                old = {one.customer_id for one in snapshot.find(connection, ids)}
+                snapshot.insert_customers(connection, [row(one) for one in ids - old], moment)
+                snapshot.update_customers(connection, [row(one) for one in old], moment)
                 snapshot.add_changes(connection, changes, run, moment)
 
     def members(self, key: str, at: int) -> list[str]:

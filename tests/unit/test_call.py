@@ -152,6 +152,7 @@ def test_a_route_that_is_none() -> None:
         ({"userId": "a\0b"}, module.BAD_ID),
         ({"userId": "a\ud83d"}, module.BAD_ID),
         ({"userId": 1.5e300}, module.BAD_ID),
+        ({"userId": 2.0**53}, module.BAD_ID),
         ({"userId": float("nan")}, module.BAD_ID),
         ({"userId": ""}, module.NO_ID),
         ({"userId": " \t"}, module.NO_ID),
@@ -239,6 +240,11 @@ def test_numbers_become_their_text(given_id: object, text: str) -> None:
     assert call(TRACK | {"messageId": given_id}).message_id == text
     anonymous = call({"type": "page", "anonymousId": given_id})
     assert (anonymous.user_id, anonymous.anonymous_id) == ("", text)
+
+
+def test_the_longest_ids() -> None:
+    assert call(TRACK | {"messageId": "m" * 100}).message_id == "m" * 100
+    assert call(TRACK | {"userId": "ü" * 500}).user_id == "ü" * 500
 
 
 @pytest.mark.parametrize("missing", [None, "", "  "])

@@ -16,6 +16,7 @@ from syncer.engage import catalog as catalogs
 from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait, canonical
 from syncer.engage.source import ObservedKey, PulledCustomer
 from syncer.errors import SourceError
+from syncer.sync import compare as comparison
 from syncer.sync.compare import (
     CustomerChange,
     Sums,
@@ -956,3 +957,26 @@ def test_how_many_readings_are_remembered_changes_nothing(world: World) -> None:
     assert [told(change) for change in few] == [told(change) for change in changes]
     assert few == changes
     assert few_tally.sums == tally.sums
+
+
+@pytest.mark.xfail(reason="one entry for each layout that fell out of the cache", strict=True)
+def test_memory_stays_flat_however_many_sets_of_keys_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sparse audiences make as many sets of keys as customers."""
+    monkeypatch.setattr(catalogs, "READINGS", 2)
+    monkeypatch.setattr(comparison, "READINGS", 2, raising=False)
+    tally = Tally(make_catalog())
+    keys = ("vip", ORDERS, "lost")
+    sets = [[one, *others] for one in keys for others in ([], ["total"], ["Tags"]) for _ in "12"]
+    most = 0
+
+    def rows() -> Iterable[PulledCustomer]:
+        nonlocal most
+        for number, there in enumerate(sets):
+            yield pulled(f"u{number:02}", *((key, None, MAY) for key in there))
+            most = max(most, len(tally.unchanged_layouts))
+
+    assert list(compare(merge(rows(), []), tally.catalog, tally)) == []
+    assert sum(sums.pulled for sums in tally.sums.values()) == sum(map(len, sets))
+    assert most <= 3

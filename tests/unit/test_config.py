@@ -310,11 +310,9 @@ def test_there_may_be_no_jitter_and_no_overlap(file: Path) -> None:
 
 
 @pytest.mark.xfail(reason="infinity is more than 0", strict=True)
-@pytest.mark.parametrize("number", ["inf", "nan"])
-def test_a_duration_is_a_finite_number(file: Path, number: str) -> None:
-    line = refused(with_lines(file, f"overlap = {number}"))
+def test_a_duration_is_a_finite_number(file: Path) -> None:
+    line = refused(with_lines(file, "overlap = inf"))
     assert line.startswith("FILE: engage.profiles_sync.overlap: ")
-    assert "finite" in line or "duration" in line
 
 
 # Errors: file or variable, key, what is wrong, what would be right
@@ -361,6 +359,7 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
         (["schema_ = 'x'"], "FILE: engage.profiles_sync.schema_: unknown key; known here: url, "),
         (["[schedule]", "every = 'often'"], "FILE: schedule.every: 'often' is no duration; write"),
         (["[schedule]", "every = '0s'"], "FILE: schedule.every: Input should be greater than 0"),
+        (["overlap = nan"], "FILE: engage.profiles_sync.overlap: Input should be "),
         (["[guard]", "max_exits = 1.5"], "FILE: guard.max_exits: Input should be less than or eq"),
         (["[guard]", "max_exits = -0.1"], "FILE: guard.max_exits: Input should be greater than o"),
         (["[guard]", "max_exits = nan"], "FILE: guard.max_exits: "),

@@ -66,6 +66,8 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ("apscheduler", {"syncer/sync/schedule.py"}),
         ("sqlmodel", {"state/tables.py"}),
         ("rich", {"syncer/report.py"}),
+        ("starlette", {"syncer/passthrough/receiver.py"}),
+        ("uvicorn", {"syncer/passthrough/server.py"}),
     ],
 )
 def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> None:
@@ -76,6 +78,7 @@ def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> No
 def test_the_pure_core_does_no_io() -> None:
     pure = ["sync/compare.py", "sync/guard.py", "engage/names.py", "engage/values.py"]
     pure += ["engage/catalog.py", "amberflo/customer.py", "amberflo/backoff.py", "amberflo/pace.py"]
+    pure += ["passthrough/call.py", "passthrough/mapping.py", "passthrough/signature.py"]
     for file in pure:
         for module in ("time", "random", "os", "socket", "sqlalchemy", "httpx", "asyncio"):
             assert not uses(ROOT / "syncer" / file, module), f"{file} imports {module}"

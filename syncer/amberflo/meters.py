@@ -1,0 +1,161 @@
+"""The delivery of meter records: batches of frozen records, sent until Amberflo has each or has
+refused it for good.
+
+A record goes out as the bytes it was accepted as: Amberflo discards a repeat only when every
+attribute is equal (facts/amberflo.md §2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from state import failures, queue
+from state.database import Database
+from state.errors import StateError
+from state.queue import DueEvent
+from syncer.amberflo.backoff import full_jitter
+from syncer.amberflo.client import AmberfloClient
+from syncer.errors import KeyRefused, Refused, TryAgain
+
+#: Records of a request, as Amberflo's own SDKs send them.
+BATCH = 100
+#: Batches in flight.
+IN_FLIGHT = 4
+#: Seconds between two looks at an empty queue.
+PAUSE = 0.1
+
+
+@dataclass
+class MeterDelivery:
+    """Delivers meter records as they come due, until `stop` says so."""
+
+    queue_database: Database
+    state_database: Database
+    client: AmberfloClient
+    stop: Callable[[], bool]
+    #: told what went wrong for all, such as a refused key; None when a request got through
+    trouble: Callable[[str | None], None] = lambda problem: None
+    chance: Callable[[], float] = random.random
+    _in_work: set[int] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Deliver until stopped; batches under way are finished."""
+        tasks: set[asyncio.Task[None]] = set()
+        while not self.stop():
+            batch = self._next() if len(tasks) < IN_FLIGHT else []
+            if batch:
+                tasks.add(asyncio.create_task(self._deliver(batch)))
+            elif tasks:
+                await asyncio.wait(tasks, timeout=PAUSE, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(PAUSE)
+            for task in [task for task in tasks if task.done()]:
+                tasks.discard(task)
+                task.result()
+        await asyncio.gather(*tasks)
+
+    def _next(self) -> list[DueEvent]:
+        """The next due records that are not in work."""
+        with self.queue_database.read() as connection:
+            found = queue.due(connection, _now(), BATCH + len(self._in_work))
+        batch = [event for event in found if event.id not in self._in_work][:BATCH]
+        self._in_work |= {event.id for event in batch}
+        return batch
+
+    async def _deliver(self, batch: Sequence[DueEvent]) -> None:
+        try:
+            await self._send(batch)
+        except (TryAgain, KeyRefused) as problem:
+            self.trouble(str(problem))
+            attempts = 1 + max(event.attempts for event in batch)
+            after = problem.after if isinstance(problem, TryAgain) else None
+            wait = max(full_jitter(attempts, self.chance()), after or 0.0)
+            if isinstance(problem, KeyRefused):
+                wait = max(wait, 5.0)
+            await self._write(postponed=batch, wait=wait)
+        finally:
+            self._in_work -= {event.id for event in batch}
+
+    async def _send(self, batch: Sequence[DueEvent]) -> None:
+        """Send a batch; where Amberflo refuses it, halve it until the bad record stands alone."""
+        body = gzip.compress(b"[" + b",".join(event.record for event in batch) + b"]", 1)
+        try:
+            await self.client.ingest(body)
+        except Refused as refused:
+            self.trouble(None)
+            if len(batch) == 1:
+                await self._write(failed=batch[0], refused=refused)
+                return
+            middle = len(batch) // 2
+            await self._send(batch[:middle])
+            await self._send(batch[middle:])
+            return
+        self.trouble(None)
+        await self._write(delivered=batch)
+
+    async def _write(
+        self,
+        *,
+        delivered: Sequence[DueEvent] = (),
+        postponed: Sequence[DueEvent] = (),
+        wait: float = 0.0,
+        failed: DueEvent | None = None,
+        refused: Refused | None = None,
+    ) -> None:
+        """Put an outcome on disk; what could not be written is simply sent again."""
+        try:
+            await asyncio.to_thread(self._write_now, delivered, postponed, wait, failed, refused)
+        except StateError as error:
+            self.trouble(str(error))
+            await asyncio.sleep(1.0)
+
+    def _write_now(
+        self,
+        delivered: Sequence[DueEvent],
+        postponed: Sequence[DueEvent],
+        wait: float,
+        failed: DueEvent | None,
+        refused: Refused | None,
+    ) -> None:
+        if failed is not None and refused is not None:
+            # The failure first: if we die between the two, it is refused and recorded once more.
+            with self.state_database.write() as connection:
+                failures.put(connection, [_failure(failed, refused)])
+        with self.queue_database.write() as connection:
+            if delivered:
+                queue.settle(connection, [event.id for event in delivered])
+                queue.count(connection, {("delivered", ""): len(delivered)})
+            if failed is not None:
+                queue.settle(connection, [failed.id])
+                queue.count(connection, {("failed", ""): 1})
+            if postponed:
+                due_at = _now() + int(wait * 1000)
+                # Only what is still due: halves of a batch may be delivered already.
+                queue.postpone(connection, [event.id for event in postponed], due_at)
+
+
+def _failure(event: DueEvent, refused: Refused) -> dict[str, object]:
+    return {
+        "ref": f"meter:{event.message_id}",
+        "kind": failures.METER,
+        "customer_id": orjson.loads(event.record).get("customerId"),
+        "message_id": event.message_id,
+        "reason": str(refused),
+        "status": refused.status,
+        "request": event.record.decode(),
+        "body": refused.body,
+        "attempts": event.attempts + 1,
+        "failed_at": _now(),
+    }
+
+
+def _now() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000

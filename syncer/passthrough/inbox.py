@@ -1,0 +1,127 @@
+"""The durable door: a request is in once the commit that holds it is on disk.
+
+One thread writes; all requests that came in while it wrote go into the next commit, so they share
+its fsync (group commit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue as queues
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from sqlalchemy import Connection
+
+from state import queue
+from state.database import Database
+from state.errors import StateError
+from state.queue import Accepted
+
+#: Requests that one commit takes at most.
+GROUP = 512
+#: Seconds between two counts of what waits.
+COUNT_EVERY = 5.0
+
+
+class Full(Exception):
+    """The queue is at its bound."""
+
+
+class Inbox:
+    """Takes requests into the queue database until `limit` calls wait there."""
+
+    def __init__(self, database: Database, limit: int) -> None:
+        self._database = database
+        self._limit = limit
+        self._arrived: queues.SimpleQueue[tuple[Accepted, Waiter] | None] = queues.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_all, name="inbox", daemon=True)
+        #: calls that wait, as counted at `_counted_at`, and those that came since
+        self._waiting = self._since = 0
+        self._counted_at = 0.0
+        #: the last commit's error; None while all is well
+        self.problem: str | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Writes what has arrived, then ends."""
+        self._arrived.put(None)
+        self._thread.join()
+
+    async def take(self, accepted: Accepted) -> None:
+        """Returns when the request is on disk; raises `Full`, or `StateError`."""
+        if self._waiting + self._since + accepted.events > self._limit:
+            raise Full
+        self._since += accepted.events
+        loop = asyncio.get_running_loop()
+        written: Waiter = (loop, loop.create_future())
+        self._arrived.put((accepted, written))
+        await written[1]
+
+    def _write_all(self) -> None:
+        while True:
+            try:
+                with self._database.writer() as write:
+                    if self._write_until_trouble(write):
+                        return
+            except StateError as error:  # no connection to be had: say so to who waits
+                arrived, stop = self._next_group()
+                _answer_all(arrived, error)
+                if stop:
+                    return
+
+    def _write_until_trouble(self, write: Write) -> bool:
+        """Commit group by group; gives True when it is to stop, False for a fresh connection."""
+        while True:
+            arrived, stop = self._next_group()
+            if arrived:
+                error = self._commit(write, [accepted for accepted, _ in arrived])
+                self.problem = None if error is None else str(error)
+                _answer_all(arrived, error)
+                if error is not None and not stop:
+                    return False
+            if stop:
+                return True
+
+    def _next_group(self) -> tuple[list[tuple[Accepted, Waiter]], bool]:
+        """What has arrived, at least one; and whether that was the end."""
+        group = [self._arrived.get()]
+        while len(group) < GROUP and not self._arrived.empty():
+            group.append(self._arrived.get())
+        return [one for one in group if one is not None], None in group
+
+    def _commit(self, write: Write, rows: list[Accepted]) -> StateError | None:
+        try:
+            with write() as connection:
+                queue.accept(connection, rows)
+                if time.monotonic() - self._counted_at > COUNT_EVERY:
+                    self._waiting, self._since = sum(queue.waiting(connection)), 0
+                    self._counted_at = time.monotonic()
+        except StateError as error:
+            return error
+        return None
+
+
+Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+Write = Callable[[], AbstractContextManager[Connection]]
+
+
+def _answer_all(arrived: list[tuple[Accepted, Waiter]], error: StateError | None) -> None:
+    """Wake who waits, in its own thread."""
+    waiters = [waiter for _, waiter in arrived]
+    if waiters:
+        waiters[0][0].call_soon_threadsafe(_answer, waiters, error)
+
+
+def _answer(waiters: list[Waiter], error: StateError | None) -> None:
+    for _, written in waiters:
+        if written.done():
+            continue  # its client went away
+        if error is None:
+            written.set_result(None)
+        else:
+            written.set_exception(error)

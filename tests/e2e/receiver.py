@@ -1,0 +1,251 @@
+"""A running daemon for the tests: the real process with its worker, on a free port."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from syncer.sandbox.amberflo import AmberfloSandbox, running
+
+from .conftest import API_KEY, Installation
+
+KEY = "wk-8Dq2mZ1xTfUo5"
+SECRET = "shared-webhook-secret-77"
+GOOD = b'{"success": true}'
+#: Seconds that a daemon has to start, to work off calls, and to end.
+START, WORK, STOP = 30.0, 30.0, 20.0
+
+
+def unique(what: str = "id") -> str:
+    """A messageId or userId that no other test has."""
+    return f"{what}-{uuid.uuid4().hex[:16]}"
+
+
+def wait_until(true: Callable[[], object], seconds: float = WORK, *, what: str = "it") -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"{what} did not come within {seconds:g} s"
+        time.sleep(0.02)
+
+
+def descendants(process: int) -> set[int]:
+    """The processes below a process."""
+    parents: dict[int, int] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(status.parent.name)] = int(fields[1])
+    found, before = {process}, set[int]()
+    while found != before:
+        before = set(found)
+        found |= {child for child, parent in parents.items() if parent in found}
+    return found - {process}
+
+
+@dataclass
+class Daemon:
+    """A daemon that receives at `url`; `log` is what it said so far."""
+
+    installation: Installation
+    process: subprocess.Popen[str]
+    log: list[str]
+    url: str = ""
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=30))
+
+    def post(
+        self,
+        route: str,
+        body: object,
+        *,
+        key: str | None = KEY,
+        zipped: bool = False,
+        **headers: str,
+    ) -> httpx.Response:
+        """POST JSON (or bytes, as they are) with the key in Basic authorization."""
+        content = body if isinstance(body, bytes) else orjson.dumps(body)
+        sent = {"content-type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        if zipped:
+            content, sent["content-encoding"] = gzip.compress(content), "gzip"
+        return self.client.post(
+            f"{self.url}/v1/{route}",
+            content=content,
+            headers=sent,
+            auth=None if key is None else (key, ""),
+        )
+
+    def send(self, route: str, body: object, **options: Any) -> None:
+        """POST what must be taken."""
+        taken(self.post(route, body, **options))
+
+    def batch(self, *events: object, **options: Any) -> None:
+        self.send("batch", {"batch": events}, **options)
+
+    def metrics(self) -> dict[str, float]:
+        """The samples of /metrics by name and labels, as they stand there."""
+        answer = self.client.get(f"{self.url}/metrics")
+        assert answer.status_code == 200, answer.text
+        lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def calls(self, what: str, reason: str = "") -> float:
+        """How many calls ended so."""
+        name = f'syncer_calls_total{{reason="{reason}",what="{what}"}}'
+        return self.metrics().get(name, 0.0)
+
+    def waiting(self) -> float:
+        metrics = self.metrics()
+        waits = ("calls_unsorted", "meters_waiting", "customers_waiting")
+        return sum(metrics[f"syncer_{name}"] for name in waits)
+
+    def settle(self) -> None:
+        """Until all that was taken is sorted and delivered, or failed."""
+        wait_until(lambda: not self.waiting(), what="the end of the queue")
+
+    def records(self, *message_ids: str) -> list[dict[str, Any]]:
+        """The records that Amberflo has of these messageIds, each exactly once, in this order."""
+        self.settle()
+        found: dict[str, list[dict[str, Any]]] = {one: [] for one in message_ids}
+        for record in list(self.installation.amberflo.records):
+            if record["uniqueId"] in found:
+                found[record["uniqueId"]].append(record)
+        assert {one: len(records) for one, records in found.items()} == dict.fromkeys(found, 1)
+        return [records[0] for records in found.values()]
+
+    def by_customer(self, customer_id: str) -> list[dict[str, Any]]:
+        """The records that Amberflo has of a customer."""
+        self.settle()
+        records = list(self.installation.amberflo.records)
+        return [record for record in records if record["customerId"] == customer_id]
+
+    def customer(self, customer_id: str) -> dict[str, Any]:
+        """What Amberflo has of a customer."""
+        self.settle()
+        return self.installation.holds()[customer_id]
+
+    def failures(self, *mark: str) -> list[dict[str, Any]]:
+        """The failures in which one of these texts stands."""
+        self.settle()
+        found: list[dict[str, Any]] = self.installation.json("failures")
+        return [one for one in found if any(text in str(one) for text in mark)]
+
+
+def taken(answer: httpx.Response) -> None:
+    """Exactly Segment's own answer."""
+    assert (answer.status_code, answer.content) == (200, GOOD), answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> str:
+    """The shape of an error, without a secret in it; gives its message."""
+    said = answer.json()
+    assert (answer.status_code, said["code"]) == (status, code), answer.text
+    assert said.keys() == {"success", "code", "message"}
+    assert said["success"] is False
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert not holds_secret(answer.content + str(answer.headers).encode())
+    assert isinstance(said["message"], str)
+    return str(said["message"])
+
+
+def holds_secret(text: bytes) -> bool:
+    return any(secret.encode() in text for secret in (KEY, SECRET, API_KEY))
+
+
+@contextmanager
+def installed(folder: Path, **options: Any) -> Iterator[Installation]:
+    """An installation for as long as a module needs; `options` go to the stand-in of Amberflo."""
+    amberflo = AmberfloSandbox(API_KEY, **options)
+    with running(amberflo) as url:
+        found = Installation(folder, amberflo, url)
+        found.configure()
+        yield found
+
+
+@contextmanager
+def daemon(installation: Installation, *, more: str = "", **settings: Any) -> Iterator[Daemon]:
+    """The daemon on a free port; `settings` go to [passthrough]. It must end well when told to."""
+    given = {
+        "listen": "127.0.0.1:0",
+        "write_keys": ["another-key", KEY],
+        "webhook_secret": SECRET,
+        **settings,
+    }
+    lines = [
+        f"{key} = {orjson.dumps(value).decode()}" for key, value in given.items() if value is not None
+    ]
+    installation.configure(more="[passthrough]\n" + "\n".join(lines) + f"\n{more}")
+    process = installation.start("daemon")
+    found = Daemon(installation, process, [])
+    reading = threading.Thread(target=_read, args=(process, found.log), daemon=True)
+    reading.start()
+    try:
+        found.url = _address(found)
+        _wait_for_ready(found)
+        yield found
+        _stop(found)
+    finally:
+        found.client.close()
+        left = descendants(process.pid) if process.poll() is None else set()
+        for one in {process.pid, *left} if process.poll() is None else ():
+            os.kill(one, signal.SIGKILL)
+        process.wait()
+        reading.join()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _read(process: subprocess.Popen[str], log: list[str]) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        log.append(line.rstrip("\n"))
+
+
+def _address(found: Daemon) -> str:
+    address = re.compile(r"receiving on (http://\S+)$")
+
+    def look() -> bool:
+        assert found.process.poll() is None, "\n".join(found.log)
+        return any(address.search(line) for line in found.log)
+
+    wait_until(look, START, what="the daemon's address")
+    (match,) = filter(None, map(address.search, found.log))
+    return match[1]
+
+
+def _wait_for_ready(found: Daemon) -> None:
+    def ready() -> bool:
+        assert found.process.poll() is None, "\n".join(found.log)
+        return found.client.get(f"{found.url}/readyz").text == "ready\n"
+
+    wait_until(ready, START, what="ready")
+
+
+def _stop(found: Daemon) -> None:
+    """SIGTERM: it ends well, in time, quietly, and leaves no process behind."""
+    below = descendants(found.process.pid)
+    assert below
+    found.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert found.process.wait(STOP) == 0, "\n".join(found.log)
+    assert time.monotonic() - began < STOP
+    wait_until(lambda: not any(Path(f"/proc/{one}").exists() for one in below), 5, what="the end")
+    assert "Traceback" not in "\n".join(found.log)
