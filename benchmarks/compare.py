@@ -101,7 +101,7 @@ def run_bare(pulled: Iterator[Any], snapshot: Iterator[Any]) -> int:
 def run_compare(pulled: Iterator[Any], snapshot: Iterator[Any], keys: list[str]) -> int:
     observed = [ObservedKey(key, 1, 1, 0, 0) for key in keys]
     observed.append(ObservedKey("total_revenue", 1, 0, 0, 1))
-    catalog = catalogs.build(observed, [], [], audiences=["*"], computed_traits=["total_revenue"])
+    catalog = catalogs.build(observed, [], audiences=["*"], computed_traits=["total_revenue"])
     tally = Tally(catalog)
     pairs = merge(map(PulledCustomer._make, pulled), snapshot)
     found = sum(1 for _ in compare(pairs, catalog, tally))

@@ -76,9 +76,7 @@ class TraitRow(NamedTuple):
 def customers(connection: Connection) -> Iterator[CustomerRow]:
     """All customers in UTF-8 byte order of the id, streamed."""
     result = connection.execution_options(yield_per=CHUNK).execute(
-        select(
-            CUSTOMER.c.customer_id, CUSTOMER.c.traits, CUSTOMER.c.name, CUSTOMER.c.email
-        ).order_by(CUSTOMER.c.customer_id)
+        _select(CustomerRow).order_by(CUSTOMER.c.customer_id)
     )
     for part in result.partitions():
         yield from map(CustomerRow._make, part)
@@ -132,16 +130,19 @@ def size(connection: Connection) -> int:
 
 
 def put_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
-    """Record traits as ours; `members` is added to what is there."""
-    known = {row.key for row in traits(connection)}
+    """Record traits as ours; `members` is added to what is there. A name that is there under
+    another key goes over to the new one."""
+    known = traits(connection)
+    keys, names = {row.key for row in known}, {row.trait for row in known}
     for row in rows:
-        if row.key not in known:
+        if row.key not in keys and row.trait not in names:
             connection.execute(insert(TRAIT), [row._asdict()])
         else:
+            same = TRAIT.c.key == row.key if row.key in keys else TRAIT.c.trait == row.trait
             connection.execute(
                 update(TRAIT)
-                .where(TRAIT.c.key == row.key)
-                .values(trait=row.trait, kind=row.kind, members=TRAIT.c.members + row.members)
+                .where(same)
+                .values(**{**row._asdict(), "members": TRAIT.c.members + row.members})
             )
 
 

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import orjson
 from pydantic import (
@@ -59,7 +59,7 @@ def _database_url(text: object) -> URL:
 
 def _http_url(text: str) -> str:
     if not re.match(r"https?://[^/\s]+", text):
-        raise ValueError(f"{text!r} is no URL; write for example https://app.amberflo.io/customers")
+        raise ValueError("this is no URL; write for example https://app.amberflo.io/customers")
     return text.rstrip("/")
 
 
@@ -76,7 +76,8 @@ def _not_blank(secret: SecretStr) -> SecretStr:
     return secret
 
 
-Duration = Annotated[float, BeforeValidator(duration), Field(gt=0)]
+Duration = Annotated[float, BeforeValidator(duration), Field(gt=0, allow_inf_nan=False)]
+DurationOrNone = Annotated[float, BeforeValidator(duration), Field(ge=0, allow_inf_nan=False)]
 #: SQLAlchemy's URL: its text hides the password.
 DatabaseUrl = Annotated[URL, BeforeValidator(_database_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -101,7 +102,7 @@ class AmberfloConfig(_Section):
 class ProfilesSyncConfig(_Section):
     url: DatabaseUrl
     schema_: Annotated[str, Field(alias="schema")] = ""
-    overlap: Duration = 3 * 3600.0
+    overlap: DurationOrNone = 3 * 3600.0
 
 
 class EngageConfig(_Section):
@@ -114,7 +115,7 @@ class EngageConfig(_Section):
 
 class ScheduleConfig(_Section):
     every: Duration = 2.5 * 3600
-    jitter: Duration = 20 * 60.0
+    jitter: DurationOrNone = 20 * 60.0
     reconcile: str = "0 3 * * *"
 
 
@@ -169,7 +170,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
 
     origins = _override(raw, environ)
     _substitute(raw, environ, path, origins)
-    _read_secret_files(raw, path)
+    _read_secret_files(raw, path, origins)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -189,20 +190,38 @@ def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str
             if not isinstance(below, dict):
                 raise ConfigError(f"{variable}: {key} is a value, not a section")
             section = below
-        section[keys[-1]] = _from_environment(variable, environ[variable])
+        text = environ[variable]
+        section[keys[-1]] = _listed(variable, text) if _is_list(keys) else text
         origins[keys] = variable
     return origins
 
 
-def _from_environment(variable: str, text: str) -> object:
-    if not text.lstrip().startswith("["):
-        return text
+def _is_list(keys: tuple[str, ...]) -> bool:
+    section = _section_of(keys)
+    field = section.model_fields.get(keys[-1]) if section else None
+    return field is not None and get_origin(field.annotation) is tuple
+
+
+def _section_of(keys: tuple[str, ...]) -> type[BaseModel] | None:
+    """The model that has the last of `keys`; None when there is no such section."""
+    section: type[BaseModel] = Config
+    for key in keys[:-1]:
+        field = section.model_fields.get(key)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return None
+        section = inner
+    return section
+
+
+def _listed(variable: str, text: str) -> object:
     try:
-        return orjson.loads(text)
+        found = orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise ConfigError(
-            f'{variable}: a list is written as JSON, for example ["a", "b"]'
-        ) from None
+        found = None
+    if not isinstance(found, list):
+        raise ConfigError(f'{variable}: write a list as JSON, for example ["a", "b"]')
+    return found
 
 
 def _substitute(
@@ -236,7 +255,9 @@ def _substitute(
         raw[key] = replace(raw[key], (key,))
 
 
-def _read_secret_files(raw: dict[str, Any], path: Path) -> None:
+def _read_secret_files(
+    raw: dict[str, Any], path: Path, origins: Mapping[tuple[str, ...], str]
+) -> None:
     """`amberflo.api_key_file` names a file that holds the key."""
     amberflo = raw.get("amberflo")
     if not isinstance(amberflo, dict) or "api_key_file" not in amberflo:
@@ -244,15 +265,16 @@ def _read_secret_files(raw: dict[str, Any], path: Path) -> None:
     if "api_key" in amberflo:
         raise ConfigError(f"{path}: amberflo: set api_key or api_key_file, not both")
     file = amberflo.pop("api_key_file")
+    where = _where(path, ("amberflo", "api_key_file"), origins)
     try:
         amberflo["api_key"] = Path(str(file)).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(
-            f"{path}: amberflo.api_key_file: {file} cannot be read ({reason}); it must hold the key"
+            f"{where}: {file} cannot be read ({reason}); it must hold the key"
         ) from None
     if not amberflo["api_key"]:
-        raise ConfigError(f"{path}: amberflo.api_key_file: {file} is empty; it must hold the key")
+        raise ConfigError(f"{where}: {file} is empty; it must hold the key")
 
 
 def _where(path: Path, keys: tuple[str, ...], origins: Mapping[tuple[str, ...], str]) -> str:
@@ -279,12 +301,7 @@ def _first_problem(
 
 
 def _known_keys(keys: tuple[str, ...]) -> str:
-    section: type[BaseModel] = Config
-    for key in keys[:-1]:
-        inner = section.model_fields[key].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        section = inner
+    section = _section_of(keys) or Config
     names = [field.alias or name for name, field in section.model_fields.items()]
     if section is AmberfloConfig:
         names.insert(1, "api_key_file")

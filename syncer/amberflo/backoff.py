@@ -7,6 +7,8 @@ from email.utils import parsedate_to_datetime
 
 #: Seconds: the bound of the first wait, doubling from there, and the bound of all.
 BASE, CAP = 0.25, 20.0
+#: No answer makes us wait longer than this.
+LONGEST = 3600.0
 
 
 def full_jitter(attempts: int, chance: float) -> float:
@@ -15,16 +17,17 @@ def full_jitter(attempts: int, chance: float) -> float:
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds of a Retry-After header, given in seconds or as an HTTP date; None if unreadable."""
+    """Seconds of a Retry-After header, given in seconds or as an HTTP date, at most
+    `LONGEST`; None if unreadable."""
     if header is None:
         return None
     text = header.strip()
-    if text.isdecimal():
-        return float(text)
+    if text.isascii() and text.isdecimal():
+        return min(LONGEST, float(text))
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return min(LONGEST, max(0.0, (moment - now).total_seconds()))
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())

@@ -60,6 +60,8 @@ def at_amberflo(value: Any, *, as_strings: bool = False) -> Any:
         return value.replace("/", "_").replace("|", "_")
     if isinstance(value, list):
         return [at_amberflo(one) for one in value]
+    if isinstance(value, dict):
+        return {key: at_amberflo(one) for key, one in value.items()}
     return value
 
 

@@ -45,7 +45,8 @@ class Pace:
             return
         if self._allowed is None:
             self._ceiling = self._wanted or self._measured(now)
-        self._allowed = max(SLOWEST, (self._allowed or self._ceiling) * SLOW_DOWN)
+        rate = self._allowed or self._ceiling
+        self._allowed = min(rate, max(SLOWEST, rate * SLOW_DOWN))
         self._settled = now + (after or 0.0) + SETTLE
 
     def speed_up(self, now: float) -> None:

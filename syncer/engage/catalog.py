@@ -163,7 +163,6 @@ def newest(keys_text: str, values_text: str, times_text: str) -> tuple[str, str,
 def build(
     observed: Iterable[ObservedKey],
     known: Collection[KnownTrait],
-    members: Collection[str],
     *,
     audiences: Collection[str],
     computed_traits: Collection[str],
@@ -172,7 +171,8 @@ def build(
 
     A key is a computed trait when it matches `computed_traits`, else an audience when it matches
     `audiences` and its values are boolean (design §3). `known` are the traits of earlier runs: an
-    audience stays one. `members` are known keys that somebody is in.
+    audience stays one. A key that the source lost gives its name to a new one that wants it: the
+    trait at Amberflo is the same, so its members become the new key's to leave.
     """
     known_by_key = {trait.key: trait for trait in known}
     found: dict[str, KnownTrait] = {}
@@ -185,10 +185,7 @@ def build(
     by_name: dict[str, list[str]] = {}
     for trait in found.values():
         by_name.setdefault(trait.name, []).append(trait.key)
-    lost = [trait for trait in known if trait.key not in found]
-    for trait in lost:
-        if trait.key in members and trait.name in by_name:
-            by_name[trait.name].append(trait.key)
+    lost = [trait for trait in known if trait.key not in found and trait.name not in by_name]
 
     problems: dict[str, str] = {}
     messages: list[str] = []
@@ -201,7 +198,7 @@ def build(
                 for key in keys
             ]
         elif len(keys) > 1:
-            problems.update({key: "name taken twice" for key in keys if key in found})
+            problems.update(dict.fromkeys(keys, "name taken twice"))
             both = " and ".join(repr(key) for key in sorted(keys))
             messages.append(
                 f"the keys {both} give one trait name, {name!r}: none of them is sent until one "

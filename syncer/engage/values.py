@@ -18,7 +18,7 @@ Value = bool | int | float | str | list[object]
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 #: How nearly all memberships are written.
 USUAL = {"true": True, "false": False}
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 #: Beyond this a JSON number loses digits in most readers, so it stays text.
 _EXACT = 2**53
 
@@ -56,9 +56,10 @@ def _from_text(text: str) -> Value:
     if stripped.lower() in ("true", "false"):
         return stripped.lower() == "true"
     if _NUMBER.fullmatch(stripped):
-        number = orjson.loads(stripped) if len(stripped) < 32 else math.inf
+        number = float(stripped) if len(stripped) < 32 else math.inf
         if math.isfinite(number) and abs(number) < _EXACT:
-            return float(number) if isinstance(number, float) else int(number)
+            whole = stripped.lstrip("-").isdecimal()
+            return int(stripped) if whole else number
         return text
     if stripped.startswith("["):
         try:
@@ -76,6 +77,8 @@ def milliseconds(raw: object) -> int | None:
     if isinstance(raw, bool) or raw is None:
         return None
     if isinstance(raw, int | float):
+        if not math.isfinite(raw):
+            return None
         return int(raw if abs(raw) > 1e11 else raw * 1000)
     try:
         found = raw if isinstance(raw, datetime) else datetime.fromisoformat(str(raw).strip())

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import orjson
 
-from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait, Layout, Reading, newest
+from syncer.engage.catalog import AUDIENCE, READINGS, Catalog, KnownTrait, Layout, Reading, newest
 from syncer.engage.source import PulledCustomer
 from syncer.engage.values import Value, is_null, milliseconds
 from syncer.errors import SourceError
@@ -208,6 +208,8 @@ def compare(
                 tally.same(reading)
             else:
                 unchanged[reading.layout] += 1
+                if len(unchanged) > READINGS:
+                    tally.close()
             traits, changes = reading.traits, []
         else:
             before = loads(known_traits)

@@ -40,7 +40,8 @@ class Guard:
             if whole and before and trait.pulled == trait.vanished:
                 found[key] = f"the pull has no rows of it, and it had {before:,} members"
             elif trait.leaving >= max(self.min_exits, 1) and (
-                trait.leaving > self.max_exits * before
+                # A share is not exact in binary: 0.29 of 100 is not less than 29.
+                trait.leaving - self.max_exits * before > 1e-9 * before
             ):
                 found[key] = (
                     f"{trait.leaving:,} of {before:,} members would leave, more than "

@@ -257,14 +257,17 @@ class Runs:
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
             known = [KnownTrait(row.key, row.trait, _kind(row.kind)) for row in rows]
-            members = {row.key: row.members for row in rows}
             catalog = catalogs.build(
                 pull.observed(),
                 known,
-                {key for key, count in members.items() if count},
                 audiences=self.selection.audiences,
                 computed_traits=self.selection.computed_traits,
             )
+            members = {
+                catalog.by_name[row.trait].key: row.members
+                for row in rows
+                if row.trait in catalog.by_name
+            }
             watermark = pull.watermark()
             tally = Tally(catalog)
             plan = Plan()

@@ -143,6 +143,7 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "guard.min_exits": 100,
         "state.url": URL.create("sqlite", database="syncer.db"),
         "passthrough.listen": "127.0.0.1:8400",
+        "passthrough.queue_limit": 1_000_000,
     }
     assert config.engage.computed_traits == ()
     # an empty list refuses all
@@ -232,6 +233,19 @@ def test_what_is_no_variable_is_left_alone(file: Path) -> None:
 def test_a_value_that_the_environment_sets_needs_no_variable_of_the_file(file: Path) -> None:
     file.write_text(LEAST.replace('"hush"', '"${AMBERFLO_API_KEY}"'), encoding="utf-8")
     assert load(file, {"SYNCER_AMBERFLO__API_KEY": "hush"})
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("127.0.0.1:8400", ("127.0.0.1", 8400)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:65535", ("localhost", 65535)),
+    ],
+)
+def test_an_address_is_host_and_port(file: Path, listen: str, address: tuple[str, int]) -> None:
+    with_lines(file, "[passthrough]", f"listen = {listen!r}")
+    assert load(file, {}).passthrough.address == address
 
 
 @pytest.mark.xfail(reason="taken for a list", strict=True)
@@ -366,6 +380,16 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
         (["[guard]", "min_exits = -1"], "FILE: guard.min_exits: Input should be greater than or"),
         (["[guard]", "min_exits = 'many'"], "FILE: guard.min_exits: Input should be a valid int"),
         (["[state]", "url = 'syncer.db'"], "FILE: state.url: this is no database URL; write for "),
+        (
+            ["[passthrough]", "listen = 'nowhere'"],
+            "FILE: passthrough.listen: 'nowhere' is no addre",
+        ),
+        (
+            ["[passthrough]", "listen = ':8400'"],
+            "FILE: passthrough.listen: ':8400' is no address; ",
+        ),
+        (["[passthrough]", "listen = 'h:65536'"], "FILE: passthrough.listen: 'h:65536' is no addr"),
+        (["[passthrough]", "queue_limit = 0"], "FILE: passthrough.queue_limit: Input should be gr"),
         (["[passthrough]", "write_keys = [' ']"], "FILE: passthrough.write_keys: the secret is "),
         (["[passthrough]", "webhook_secret = ''"], "FILE: passthrough.webhook_secret: the secret"),
         (
