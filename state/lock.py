@@ -54,13 +54,37 @@ def lock(database: Database, name: str, *, wait: float = 0.0) -> Iterator[None]:
         yield
 
 
+def lock_holder(database: Database, name: str) -> int | None:
+    """The process id of who holds a lock; None when nobody does. Looking makes no file."""
+    path = sqlite_path(database.engine.url)
+    if database.engine.dialect.name == "postgresql":
+        with database.read() as connection:
+            found = connection.execute(
+                text(
+                    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+                    f" AND (classid::bigint << 32 | objid::bigint) = {_NUMBERS[name]}"
+                )
+            ).scalar()
+        return None if found is None else int(found)
+    if path is None or not _lock_file(path, name).exists():
+        return None
+    try:
+        with _file_lock(_lock_file(path, name), name):
+            return None
+    except Locked:
+        return int(_lock_file(path, name).read_text().strip() or 0)
+
+
+def _lock_file(path: Path, name: str) -> Path:
+    return path.with_name(path.name + (".lock" if name == "run" else f".{name}.lock"))
+
+
 def _try(database: Database, name: str) -> AbstractContextManager[None]:
     path = sqlite_path(database.engine.url)
     if database.engine.dialect.name == "postgresql":
         return _advisory_lock(database, name)
     if path is not None:
-        suffix = ".lock" if name == "run" else f".{name}.lock"
-        return _file_lock(path.with_name(path.name + suffix), name)
+        return _file_lock(_lock_file(path, name), name)
     return nullcontext()
 
 

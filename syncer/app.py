@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from state import snapshot
+from state import failures, queue, snapshot
 from state.database import Database, sqlite_path
-from state.lock import lock
+from state.errors import Locked
+from state.lock import lock, lock_holder
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
+from syncer.amberflo.meters import MeterDelivery
 from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.source import Source
@@ -136,6 +140,48 @@ class App:
                 stop=self.stop,
                 progress=progress,
             ).run()
+
+    def retry_meters(
+        self, database: Database, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, int]:
+        """Send refused meter records again, the same bytes; gives how many Amberflo took and
+        refused. A daemon that runs does the sending: then none is counted."""
+        now = time.time_ns() // 1_000_000
+        with self.queue(writes=True) as calls:
+            with calls.write() as connection:
+                for row in rows:
+                    queue.send_again(connection, row["message_id"], row["request"].encode(), now)
+            with database.write() as connection:
+                failures.remove(connection, [row["id"] for row in rows])
+            try:
+                with lock(database, "worker"):
+                    asyncio.run(self._deliver_meters(calls, database))
+            except Locked:
+                return 0, 0
+            with calls.read() as connection:
+                left = queue.waiting(connection)[1]
+        with database.read() as connection:
+            refs = {row["ref"] for row in rows}
+            refused = sum(row["ref"] in refs for row in failures.find(connection))
+        return len(rows) - refused - left, refused
+
+    async def _deliver_meters(self, calls: Database, database: Database) -> None:
+        """Deliver meter records until none is due, or for as long as `amberflo.patience`."""
+        until = time.monotonic() + self.config.amberflo.patience
+
+        def done() -> bool:
+            with calls.read() as connection:
+                due = queue.waiting(connection)[1]
+            return self.stop() or not due or time.monotonic() > until
+
+        async with self.client() as client:
+            await MeterDelivery(calls, database, client, done).run()
+
+    def daemon_process(self, database: Database) -> dict[str, int] | None:
+        """The process of the daemon on this state, if one runs."""
+        sqlite = database.engine.dialect.name == "sqlite"
+        holder = lock_holder(database, "daemon" if sqlite else "worker")
+        return None if holder is None else {"pid": holder}
 
     def _selection(self) -> Selection:
         engage = self.config.engage

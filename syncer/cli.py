@@ -22,10 +22,11 @@ from typing import Any, NoReturn, TypeVar
 import click
 import orjson
 
-from state import failures, history, snapshot
+from state import failures, history, queue, snapshot
 from state import runs as run_records
 from state.database import Database
 from syncer import __version__, report
+from syncer.amberflo.delivery import Delivery
 from syncer.app import App
 from syncer.config import Config, duration, load
 from syncer.daemon import run as run_daemon
@@ -593,12 +594,12 @@ def list_failures(config: Path | None, as_json: bool) -> None:
     report.print_table(columns, rows)
 
 
-def _chosen(database: Database, ids: tuple[int, ...], everything: bool) -> list[int]:
+def _chosen(database: Database, ids: tuple[int, ...], everything: bool) -> list[Any]:
     if bool(ids) == everything:
         raise click.UsageError("name failures by their numbers, or all of them with --all")
     with database.read() as connection:
-        there = [int(row["id"]) for row in failures.find(connection, None if everything else ids)]
-    missing = sorted(set(ids) - set(there))
+        there = failures.find(connection, None if everything else ids)
+    missing = sorted(set(ids) - {row["id"] for row in there})
     if missing:
         raise NotFound(f"there is no failure {missing[0]}; `syncer failures` lists them")
     return there
@@ -612,9 +613,23 @@ def _chosen(database: Database, ids: tuple[int, ...], everything: bool) -> list[
 def failures_retry(
     ids: tuple[int, ...], everything: bool, config: Path | None, as_json: bool
 ) -> None:
-    """Send them again now."""
-    with application(config).runs() as found:
-        delivery = found.retry(_chosen(found.database, ids, everything))
+    """Send them again now; while a daemon runs, it sends the meter records."""
+    app = application(config)
+    with app.runs() as found:
+        rows = _chosen(found.database, ids, everything)
+        for row in rows:
+            if row["ref"].startswith("call:"):
+                raise SyncerError(
+                    f"failure {row['id']} is a call that cannot be taken ({row['reason']}): "
+                    "it can only be discarded"
+                )
+        customers = [row["id"] for row in rows if row["kind"] == failures.CUSTOMER]
+        meters = [row for row in rows if row["kind"] == failures.METER]
+        delivery = found.retry(customers) if customers else Delivery()
+        if meters:
+            sent, refused = app.retry_meters(found.database, meters)
+            delivery.delivered += sent
+            delivery.failed += refused
     if wants_json(as_json):
         report.print_json({"delivered": delivery.delivered, "failed": delivery.failed})
     report.say(f"{delivery.delivered:,} delivered, {delivery.failed:,} refused again")
@@ -634,7 +649,7 @@ def failures_discard(
 ) -> None:
     """Forget them; what they wanted is not sent until the customer changes or is resynced."""
     with application(config).state(writes=True) as database:
-        chosen = _chosen(database, ids, everything)
+        chosen = [row["id"] for row in _chosen(database, ids, everything)]
         with database.write() as connection:
             removed = failures.remove(connection, chosen)
     if wants_json(as_json):
@@ -687,9 +702,7 @@ def demo(keep: bool) -> None:
 
 
 def _keep(on: Stage, folder: Path, stop: Stop) -> None:
-    config = folder / "config.toml"
-    config.write_text(on.config, encoding="utf-8")
-    report.say(f"serving until Ctrl-C; try: syncer status --config {config}")
+    report.say(f"serving until Ctrl-C; try: syncer status --config {folder / 'config.toml'}")
     stop.wait()
 
 
@@ -746,28 +759,36 @@ def sandbox(
 @json_option
 def status(config: Path | None, as_json: bool) -> None:
     """The last run, what waits to be sent, and what needs somebody."""
-    with looking(config) as database, database.read() as connection:
+    app = App(settings(config), report.progress())
+    with app.state(writes=False) as database, database.read() as connection:
         newest = run_records.newest(connection, 1)
-        oldest = snapshot.oldest_due(connection)
+        oldest_customer = snapshot.oldest_due(connection)
         held = run_records.held_keys(connection)
         customers = snapshot.backlog(connection)
         failed = failures.count(connection)
+        daemon = app.daemon_process(database)
+    with app.queue(writes=False) as database, database.read() as connection:
+        events = sum(queue.waiting(connection))
+        oldest_event = queue.oldest_waiting(connection)
+    waiting = [one for one in (oldest_customer, oldest_event) if one is not None]
+    lag = _lag(min(waiting, default=None))
     if wants_json(as_json):
         report.print_json(
             {
-                "daemon": None,
+                "daemon": daemon,
                 "next_run": None,
                 "last_run": run_json(newest[0]) if newest else None,
-                "backlog": {"customers": customers, "events": 0},
+                "backlog": {"customers": customers, "events": events},
                 "failures": failed,
                 "held": [{"key": key, "run": run} for key, run in sorted(held.items())],
-                "lag_seconds": _lag(oldest),
+                "lag_seconds": lag,
             }
         )
         return
     out = report.stdout()
     out.print(run_line(newest[0]) if newest else "no run yet")
-    out.print(f"{customers:,} customers wait to be sent")
+    out.print(f"the daemon runs: process {daemon['pid']}" if daemon else "no daemon is running")
+    out.print(f"{customers:,} customers and {events:,} calls wait to be sent, {lag:.0f} s behind")
     out.print(f"{failed:,} failures")
     for key, run in sorted(held.items()):
         out.print(f"held: {key}, since run {run}: `syncer runs approve {run}` or reject")

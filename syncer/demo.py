@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 import tomllib
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+import orjson
 
 from state import history
 from syncer import report
 from syncer.amberflo.customer import merged
 from syncer.app import App
 from syncer.config import Config
-from syncer.errors import Stopped
+from syncer.errors import Stopped, SyncerError
 from syncer.sandbox.stage import Stage, stage
 from syncer.sync.run import Progress, Result
 
 USERS, AUDIENCES = 1000, 10
 #: What another integration has put at Amberflo before us; it must still be there at the end.
 FOREIGN = {"stripeId": "cus_sandbox"}
+#: What the identify call says.
+IDENTIFIED = {"plan": "premium"}
 
 
 def demo(
@@ -45,9 +53,11 @@ def demo(
         say("\n3. The next sync sends only who changed.")
         puts = _sync(app, on, say)
         say(f"   {len(evolution.changed):,} customers differ, {puts:,} were sent")
-        say("\n4. The audit of one of them: what changed, when, and when Amberflo learned of it.")
+        say("\n4. Page, screen, track and identify calls are passed on as they happen.")
+        _calls(folder, on, first, say)
+        say("\n5. The audit of one of them: what changed, when, and when Amberflo learned of it.")
         _audit(app, evolution.changed)
-        say("\n5. What Amberflo holds next to what Engage says.")
+        say("\n6. What Amberflo holds next to what Engage says.")
         equal = _compare(on, first)
         say("equal" if equal else "NOT equal")
         if keep is not None:
@@ -68,6 +78,49 @@ def _sync(app: App, on: Stage, say: Callable[[str], None]) -> int:
     sent = result.delivery.delivered
     say(f"   run {result.run} ({result.kind}): {sent:,} customers delivered")
     return sum(on.amberflo.stats()["puts"].values())
+
+
+def _calls(folder: Path, on: Stage, customer_id: str, say: Callable[[str], None]) -> None:
+    """Start the daemon, send it calls as an SDK would, and wait for them at Amberflo."""
+    config = folder / "config.toml"
+    config.write_text(on.config, encoding="utf-8")
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "syncer", "daemon", "--config", str(config)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert daemon.stderr is not None
+        lines = iter(daemon.stderr.readline, "")
+        url = next((line.split()[-1] for line in lines if "receiving on" in line), None)
+        if url is None:
+            raise SyncerError("the daemon did not start")
+        calls: list[dict[str, object]] = [
+            {"type": "page", "name": "Home", "properties": {"title": "Welcome | Initech"}},
+            {"type": "screen", "name": "Main"},
+            {"type": "track", "event": "ApiCalls", "properties": {"value": 2, "region": "us"}},
+            {"type": "identify", "traits": IDENTIFIED},
+        ]
+        for call in calls:
+            body = orjson.dumps({"writeKey": on.write_key, "userId": customer_id, **call})
+            request = urllib.request.Request(f"{url}/v1/{call['type']}", data=body)
+            with urllib.request.urlopen(request, timeout=10) as response:
+                say(f"   POST /v1/{call['type']}: {response.status} {response.read().decode()}")
+        until = time.monotonic() + 15
+        while time.monotonic() < until and not _arrived(on, customer_id):
+            time.sleep(0.1)
+    finally:
+        daemon.terminate()
+        daemon.communicate()
+    for record in on.amberflo.records:
+        say(f"   meter {record['meterApiName']}: {record['meterValue']:g} {record['dimensions']}")
+    plan = on.amberflo.customers[customer_id]["traits"].get("plan")
+    say(f"   customer {customer_id}: plan = {plan}")
+
+
+def _arrived(on: Stage, customer_id: str) -> bool:
+    traits = on.amberflo.customers[customer_id]["traits"]
+    return len(on.amberflo.records) == 3 and "plan" in traits
 
 
 def _audit(app: App, changed: set[str]) -> None:
@@ -98,7 +151,7 @@ def _compare(on: Stage, foreign: str) -> bool:
     for customer_id, customer in wanted.items():
         has = there.get(customer_id, {})
         right = merged(
-            {"traits": FOREIGN} if customer_id == foreign else None,
+            {"traits": FOREIGN | IDENTIFIED} if customer_id == foreign else None,
             customer_id=customer_id,
             traits=customer.traits,
             name=customer.name,
@@ -115,7 +168,7 @@ def _compare(on: Stage, foreign: str) -> bool:
             count[2] += sides[0].get(name) != sides[1].get(name)
     report.print_table(
         ("trait", "Engage", "Amberflo", "differ"),
-        [[name, *counts[name]] for name in sorted(counts) if name not in FOREIGN],
+        [[name, *counts[name]] for name in sorted(counts) if name not in FOREIGN | IDENTIFIED],
     )
     report.stdout().print(f"customers: Engage {len(wanted):,}, Amberflo {len(there):,}")
     kept = there[foreign].get("traits", {}).items() >= FOREIGN.items()

@@ -35,6 +35,10 @@ url = "sqlite:///{engage}"
 
 [state]
 url = "sqlite:///{state}"
+
+[passthrough]
+listen = "127.0.0.1:0"
+write_keys = ["{write_key}"]
 """
 
 
@@ -46,6 +50,7 @@ class Stage:
     amberflo_url: str
     engage: EngageSandbox
     config: str
+    write_key: str
 
 
 @contextmanager
@@ -59,7 +64,7 @@ def stage(
     port: int = 0,
 ) -> Iterator[Stage]:
     """Fill Engage's database in `folder` and serve Amberflo, for the block."""
-    api_key = f"sandbox-{secrets.token_hex(8)}"
+    api_key, write_key = (f"sandbox-{kind}-{secrets.token_hex(8)}" for kind in ("api", "write"))
     engage_file = folder / "engage.db"
     engage = EngageSandbox(
         f"sqlite:///{engage_file}", seed=seed, clock=datetime.now(UTC) - STARTS_BEFORE
@@ -70,11 +75,12 @@ def stage(
         with _serving(amberflo, port) as url:
             config = CONFIG.format(
                 api_key=api_key,
+                write_key=write_key,
                 amberflo=url,
                 engage=engage_file.absolute(),
                 state=(folder / "syncer.db").absolute(),
             )
-            yield Stage(amberflo, url, engage, config)
+            yield Stage(amberflo, url, engage, config, write_key)
     finally:
         engage.close()
 

@@ -58,6 +58,18 @@ def descendants(process: int) -> set[int]:
     return found - {process}
 
 
+def _command(process: int) -> bytes:
+    return Path(f"/proc/{process}/cmdline").read_bytes()
+
+
+def _runs(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
 @dataclass
 class Daemon:
     """A daemon that receives at `url`; `log` is what it said so far."""
@@ -68,6 +80,17 @@ class Daemon:
     url: str = ""
     client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=30))
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    @property
+    def worker(self) -> int:
+        """The process that sorts and delivers."""
+        (found,) = [one for one in descendants(self.process.pid) if b"spawn_main" in _command(one)]
+        return found
+
     def post(
         self,
         route: str,
@@ -75,11 +98,11 @@ class Daemon:
         *,
         key: str | None = KEY,
         zipped: bool = False,
-        **headers: str,
+        **headers: str | bytes,
     ) -> httpx.Response:
         """POST JSON (or bytes, as they are) with the key in Basic authorization."""
         content = body if isinstance(body, bytes) else orjson.dumps(body)
-        sent = {"content-type": "application/json"}
+        sent: dict[str, str | bytes] = {"content-type": "application/json"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         if zipped:
             content, sent["content-encoding"] = gzip.compress(content), "gzip"
@@ -180,7 +203,9 @@ def installed(folder: Path, **options: Any) -> Iterator[Installation]:
 
 
 @contextmanager
-def daemon(installation: Installation, *, more: str = "", **settings: Any) -> Iterator[Daemon]:
+def daemon(
+    installation: Installation, *, state: str | None = None, **settings: Any
+) -> Iterator[Daemon]:
     """The daemon on a free port; `settings` go to [passthrough]. It must end well when told to."""
     given = {
         "listen": "127.0.0.1:0",
@@ -189,9 +214,11 @@ def daemon(installation: Installation, *, more: str = "", **settings: Any) -> It
         **settings,
     }
     lines = [
-        f"{key} = {orjson.dumps(value).decode()}" for key, value in given.items() if value is not None
+        f"{key} = {orjson.dumps(value).decode()}"
+        for key, value in given.items()
+        if value is not None
     ]
-    installation.configure(more="[passthrough]\n" + "\n".join(lines) + f"\n{more}")
+    installation.configure(state=state, more="[passthrough]\n" + "\n".join(lines) + "\n")
     process = installation.start("daemon")
     found = Daemon(installation, process, [])
     reading = threading.Thread(target=_read, args=(process, found.log), daemon=True)
@@ -203,9 +230,9 @@ def daemon(installation: Installation, *, more: str = "", **settings: Any) -> It
         _stop(found)
     finally:
         found.client.close()
-        left = descendants(process.pid) if process.poll() is None else set()
-        for one in {process.pid, *left} if process.poll() is None else ():
-            os.kill(one, signal.SIGKILL)
+        if process.poll() is None:
+            for one in (*descendants(process.pid), process.pid):
+                os.kill(one, signal.SIGKILL)
         process.wait()
         reading.join()
         for stream in (process.stdout, process.stderr):
@@ -242,10 +269,10 @@ def _wait_for_ready(found: Daemon) -> None:
 def _stop(found: Daemon) -> None:
     """SIGTERM: it ends well, in time, quietly, and leaves no process behind."""
     below = descendants(found.process.pid)
-    assert below
-    found.process.send_signal(signal.SIGTERM)
+    if found.process.poll() is None:
+        found.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     assert found.process.wait(STOP) == 0, "\n".join(found.log)
     assert time.monotonic() - began < STOP
-    wait_until(lambda: not any(Path(f"/proc/{one}").exists() for one in below), 5, what="the end")
+    wait_until(lambda: not any(map(_runs, below)), 5, what="the end")
     assert "Traceback" not in "\n".join(found.log)

@@ -85,12 +85,10 @@ def test_what_cannot_be_read_is_none(header: str | None) -> None:
     assert retry_after(header, NOW) is None
 
 
-@pytest.mark.xfail(reason="OverflowError", strict=True)
 def test_a_zone_beyond_measure_is_none() -> None:
     assert retry_after("Wed, 01 May 2024 12:00:30 +99999999999999", NOW) is None
 
 
-@pytest.mark.xfail(reason="it is as long as the header says", strict=True)
 @pytest.mark.parametrize("header", ["9" * 18, "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_no_header_makes_us_wait_for_years(header: str) -> None:
     """A wait becomes a time in a column of 64 bits."""

@@ -38,11 +38,10 @@ def booleans(*keys: str) -> list[ObservedKey]:
 def catalog_of(
     observed: Collection[ObservedKey],
     known: Collection[KnownTrait] = (),
-    members: Collection[str] = (),
     audiences: Collection[str] = ("*",),
     computed_traits: Collection[str] = (),
 ) -> Catalog:
-    return build(observed, known, members, audiences=audiences, computed_traits=computed_traits)
+    return build(observed, known, audiences=audiences, computed_traits=computed_traits)
 
 
 def kinds(catalog: Catalog) -> dict[str, Kind]:
@@ -141,7 +140,7 @@ def test_a_key_is_an_audience_when_its_values_are_boolean(
 
 @pytest.mark.parametrize("observed", [seen("a", others=9), seen("a", nulls=9)])
 def test_a_known_audience_stays_one(observed: ObservedKey) -> None:
-    catalog = catalog_of([observed], [KnownTrait("a", "a", AUDIENCE)], ["a"])
+    catalog = catalog_of([observed], [KnownTrait("a", "a", AUDIENCE)])
     assert kinds(catalog) == {"a": AUDIENCE}
 
 
@@ -161,16 +160,14 @@ def test_a_known_computed_trait_is_no_evidence_for_an_audience() -> None:
 
 
 def test_an_audience_that_the_config_makes_a_computed_trait_becomes_one() -> None:
-    catalog = catalog_of(
-        booleans("a"), [KnownTrait("a", "a", AUDIENCE)], ["a"], computed_traits=["a"]
-    )
+    catalog = catalog_of(booleans("a"), [KnownTrait("a", "a", AUDIENCE)], computed_traits=["a"])
     assert kinds(catalog) == {"a": COMPUTED_TRAIT}
 
 
 def test_a_trait_that_the_source_lost_stays_ours() -> None:
     """Only so can its vanished rows be told from a trait of somebody else."""
     lost = KnownTrait("Gone", "gone", AUDIENCE)
-    catalog = catalog_of(booleans("vip"), [lost], ["Gone"])
+    catalog = catalog_of(booleans("vip"), [lost])
     assert catalog.by_key["Gone"] == lost
     assert catalog.by_name["gone"] == lost
     assert catalog.keys == ["Gone", "vip"]
@@ -204,37 +201,20 @@ def test_three_keys_with_one_name_are_one_message() -> None:
     assert "'A b' and 'a-b' and 'a_b'" in message
 
 
-def test_a_key_that_takes_the_name_of_a_lost_one_with_members_is_left_out() -> None:
-    """Its members would be taken for those of the lost audience."""
-    catalog = catalog_of(
-        booleans("vip_club"), [KnownTrait("VIP Club", "vip_club", AUDIENCE)], ["VIP Club"]
-    )
-    assert "vip_club" in catalog.problems
-    (message,) = catalog.messages
-    assert "'VIP Club' and 'vip_club'" in message
-
-
-@pytest.mark.xfail(reason="the lost key is no problem key, its members go false", strict=True)
-def test_the_members_of_a_lost_key_keep_a_name_that_is_taken_twice() -> None:
-    """Neither is sent: so nothing may come of the lost one's missing rows either."""
-    catalog = catalog_of(
-        booleans("vip_club"), [KnownTrait("VIP Club", "vip_club", AUDIENCE)], ["VIP Club"]
-    )
-    assert set(catalog.problems) == {"VIP Club", "vip_club"}
-    assert "vip_club" not in catalog.by_name
-
-
-def test_a_key_may_take_the_name_of_a_lost_one_without_members() -> None:
-    catalog = catalog_of(booleans("vip_club"), [KnownTrait("VIP Club", "vip_club", AUDIENCE)])
-    assert catalog.problems == {}
-    assert catalog.messages == []
-    assert set(catalog.by_key) == {"vip_club", "VIP Club"}
-
-
-@pytest.mark.xfail(reason="by_name gives the lost one", strict=True)
-def test_the_name_of_a_lost_key_goes_to_the_one_that_is_there() -> None:
-    catalog = catalog_of(booleans("vip_club"), [KnownTrait("VIP Club", "vip_club", AUDIENCE)])
+def test_a_key_takes_the_name_of_a_lost_one() -> None:
+    """The trait at Amberflo is the same, and so its members are now the new key's."""
+    lost = KnownTrait("VIP Club", "vip_club", AUDIENCE)
+    catalog = catalog_of(booleans("vip_club"), [lost])
+    assert (catalog.problems, catalog.messages) == ({}, [])
+    assert catalog.keys == ["vip_club"]
     assert catalog.by_name["vip_club"].key == "vip_club"
+
+
+def test_two_keys_that_want_the_name_of_a_lost_one_collide() -> None:
+    lost = KnownTrait("VIP-Club", "vip_club", AUDIENCE)
+    catalog = catalog_of(booleans("vip_club", "VIP Club"), [lost])
+    assert set(catalog.problems) == {"vip_club", "VIP Club"}
+    assert catalog.by_name == {}
 
 
 def test_a_key_without_a_name_is_left_out_and_named() -> None:

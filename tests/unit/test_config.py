@@ -248,7 +248,6 @@ def test_an_address_is_host_and_port(file: Path, listen: str, address: tuple[str
     assert load(file, {}).passthrough.address == address
 
 
-@pytest.mark.xfail(reason="taken for a list", strict=True)
 @pytest.mark.parametrize(
     ("variable", "text"),
     [("SYNCER_PASSTHROUGH__LISTEN", "[::1]:8400"), ("SYNCER_AMBERFLO__API_KEY", "[hush")],
@@ -316,14 +315,12 @@ def test_the_parts_of_a_duration_add_up(d: int, h: int, m: int, s: int) -> None:
     assert duration(f"{d}d{h}h{m}m{s}s") == ((d * 24 + h) * 60 + m) * 60 + s
 
 
-@pytest.mark.xfail(reason="every duration must be more than 0", strict=True)
 def test_there_may_be_no_jitter_and_no_overlap(file: Path) -> None:
     with_lines(file, "overlap = '0s'", "[schedule]", "jitter = '0s'")
     config = load(file, {})
     assert (config.schedule.jitter, config.engage.profiles_sync.overlap) == (0, 0)
 
 
-@pytest.mark.xfail(reason="infinity is more than 0", strict=True)
 def test_a_duration_is_a_finite_number(file: Path) -> None:
     line = refused(with_lines(file, "overlap = inf"))
     assert line.startswith("FILE: engage.profiles_sync.overlap: ")
@@ -429,10 +426,10 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
         ("SYNCER_AMBERFLO__API_KEY", "x${NO_KEY}", "the environment variable NO_KEY is not set"),
         ("SYNCER_ENGAGE__SOURCE", "csv", "Input should be 'profiles_sync'"),
         ("SYNCER_ENGAGE__CUSTOMER_ID", "", "String should have at least 1 character"),
-        ("SYNCER_ENGAGE__AUDIENCES", '["a"', 'a list is written as JSON, for example ["a", "b"]'),
-        ("SYNCER_ENGAGE__AUDIENCES", "vip", "Input should be a valid tuple"),
+        ("SYNCER_ENGAGE__AUDIENCES", '["a"', 'write a list as JSON, for example ["a", "b"]'),
+        ("SYNCER_ENGAGE__AUDIENCES", "vip", 'write a list as JSON, for example ["a", "b"]'),
         ("SYNCER_ENGAGE__AUDIENCES", "[1]", "Input should be a valid string"),
-        ("SYNCER_PASSTHROUGH__WRITE_KEYS", '["hush"', "a list is written as JSON, for example"),
+        ("SYNCER_PASSTHROUGH__WRITE_KEYS", '["hush"', "write a list as JSON, for example"),
         ("SYNCER_ENGAGE__PROFILES_SYNC__URL", "postgresql://u:hush@h:x/d", "this is no database"),
         ("SYNCER_STATE__URL", "", "this is no database URL; write for example sqlite:///syncer.db"),
         ("SYNCER_GARD__MIN_EXITS", "5", "unknown key; known here: amberflo, engage, schedule"),
@@ -529,7 +526,6 @@ def test_the_key_and_its_file_are_one_too_many(file: Path, tmp_path: Path) -> No
     assert line.endswith(": set api_key or api_key_file, not both")
 
 
-@pytest.mark.xfail(reason="the file is named instead", strict=True)
 def test_a_variable_that_names_no_key_file_is_named(file: Path, tmp_path: Path) -> None:
     file.write_text(LEAST.replace('api_key = "hush"', ""), encoding="utf-8")
     line = refused(file, {"SYNCER_AMBERFLO__API_KEY_FILE": str(tmp_path / "key")})
@@ -539,7 +535,6 @@ def test_a_variable_that_names_no_key_file_is_named(file: Path, tmp_path: Path) 
 # Secrets
 
 
-@pytest.mark.xfail(reason="the text that is no URL is shown", strict=True)
 def test_a_secret_in_the_wrong_place_does_not_show(file: Path) -> None:
     line = refused(file, {"SYNCER_AMBERFLO__CUSTOMERS_URL": "${KEY}", "KEY": "hush"})
     assert line.startswith("SYNCER_AMBERFLO__CUSTOMERS_URL: ")

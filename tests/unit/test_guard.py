@@ -75,7 +75,6 @@ def test_a_share_of_one_holds_no_exits_and_a_share_of_none_holds_all() -> None:
     assert held(exits(1), 1_000_000, guard=Guard(max_exits=0.0, min_exits=0)) is not None
 
 
-@pytest.mark.xfail(reason="0.29 * 100 is 28.999…", strict=True)
 def test_exactly_the_share_is_not_more_than_it() -> None:
     assert held(exits(29), 100, guard=Guard(max_exits=0.29, min_exits=0)) is None
 

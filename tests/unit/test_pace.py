@@ -174,7 +174,6 @@ def test_it_is_never_slower_than_the_slowest(wanted: float) -> None:
     recover(pace, wanted, 100 * SETTLE)
 
 
-@pytest.mark.xfail(reason="it goes up to SLOWEST", strict=True)
 @pytest.mark.parametrize("wanted", [0.01, 0.1, 0.19])
 def test_a_429_never_makes_it_faster(wanted: float) -> None:
     pace = Pace(wanted)

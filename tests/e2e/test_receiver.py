@@ -1,0 +1,1619 @@
+"""The receiver from end to end: a real daemon, real HTTP in and out, the strict stand-in behind."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from state import queue, snapshot
+from state.database import Database
+from syncer.amberflo.customer import merged
+from syncer.passthrough import receiver as receiver_module
+from syncer.passthrough import server as server_module
+from syncer.passthrough.call import (
+    ALIAS,
+    BAD_DATA,
+    BAD_ID,
+    BAD_MESSAGE_ID,
+    BATCH,
+    FUTURE,
+    GROUP,
+    IDENTIFY_WITHOUT_USER,
+    NO_EVENT,
+    NO_ID,
+    NO_OBJECT,
+    OLD,
+    ROUTES,
+    SINGLE,
+    SWITCHED_OFF,
+    TOO_DEEP,
+    TOO_LARGE,
+    UNKNOWN_TYPE,
+    UNREADABLE,
+)
+from syncer.passthrough.inbox import Inbox
+from syncer.passthrough.mapping import (
+    BAD_MEMBERSHIP,
+    BAD_TEXT,
+    BAD_VALUE,
+    MEMBERSHIP_WITHOUT_USER,
+    UNKNOWN_CLASS,
+)
+from syncer.passthrough.receiver import Receiver
+from syncer.sandbox.amberflo import AmberfloSandbox, running
+from syncer.sandbox.engage import EngageSandbox
+from syncer.sandbox.faults import Faults
+from syncer.sync.realtime import Sorter
+
+from .conftest import API_KEY, Installation, expected_records
+from .receiver import (
+    GOOD,
+    KEY,
+    SECRET,
+    Daemon,
+    daemon,
+    holds_secret,
+    installed,
+    refused,
+    taken,
+    unique,
+    wait_until,
+)
+
+PAYLOADS = json.loads(
+    (Path(__file__).parents[1] / "unit" / "segment_payloads.json").read_text(encoding="utf-8")
+)
+SEED = PAYLOADS["amberflo_official_segment_destination"]
+SEED_TIME = "2021-04-26T14:01:46.909Z"
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for all tests that need no other; each uses ids of its own."""
+    with installed(tmp_path_factory.mktemp("receiver")) as installation:
+        EngageSandbox(installation.source_url).close()
+        with daemon(installation) as found:
+            yield found
+            keeps_no_secret(found)
+
+
+def keeps_no_secret(found: Daemon) -> None:
+    files = [file for file in found.installation.folder.iterdir() if file.name != "config.toml"]
+    assert {"syncer.db", "syncer-queue.db"} <= {file.name for file in files}
+    assert [file.name for file in files if holds_secret(file.read_bytes())] == []
+    assert not holds_secret("\n".join(found.log).encode())
+
+
+def track(**more: Any) -> Json:
+    return {"type": "track", "userId": "u1", "event": "Tested", "messageId": unique(), **more}
+
+
+def sign(body: bytes, secret: str = SECRET) -> str:
+    return hmac.new(secret.encode(), body, hashlib.sha1).hexdigest()
+
+
+def ago(hours: float) -> str:
+    """So many hours ago, as Segment writes it."""
+    return written(time.time() - hours * 3600)
+
+
+def written(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Routes, keys and answers
+
+
+@pytest.mark.parametrize("route", sorted(SINGLE))
+def test_every_single_route(receiver: Daemon, route: str) -> None:
+    kind, user = SINGLE[route], unique("user")
+    event = track(userId=user) | {"type": "anything", "name": "Home", "traits": {"plan": "pro"}}
+    dropped = {"group": GROUP, "alias": ALIAS}.get(kind, "")
+    before = receiver.calls("dropped", dropped)
+    receiver.send(route, event)
+    if kind == "identify":
+        assert receiver.customer(user)["traits"] == {"plan": "pro"}
+    elif dropped:
+        wait_until(lambda: receiver.calls("dropped", dropped) == before + 1)
+    else:
+        (record,) = receiver.records(event["messageId"])
+        assert record["customerId"] == user
+        assert record["meterApiName"] == ("Tested" if kind == "track" else kind)
+
+
+@pytest.mark.parametrize("route", sorted(BATCH))
+def test_every_batch_route(receiver: Daemon, route: str) -> None:
+    user = unique("user")
+    events: list[Json] = [
+        track(userId=user, event="A", properties={"value": 3}),
+        track(userId=user, type="page", name="B"),
+        track(userId=user, type="screen", name="C"),
+        {"type": "identify", "userId": user, "traits": {"email": f"{user}@example.com"}},
+        {"type": "group", "userId": user, "groupId": "g"},
+        {"type": "alias", "userId": user, "previousId": "p"},
+        {"type": "identify", "anonymousId": "a"},
+    ]
+    reasons = (GROUP, ALIAS, IDENTIFY_WITHOUT_USER)
+    before = [receiver.calls("dropped", reason) for reason in reasons]
+    receiver.send(route, {"batch": events, "context": {"library": {"name": "x"}}})
+    records = receiver.records(*(event["messageId"] for event in events[:3]))
+    assert [(one["meterApiName"], one["meterValue"], one["dimensions"]) for one in records] == [
+        ("A", 3, {}),
+        ("page", 1.0, {"name": "B"}),
+        ("screen", 1.0, {"name": "C"}),
+    ]
+    assert receiver.customer(user)["customerEmail"] == f"{user}@example.com"
+    after = [receiver.calls("dropped", reason) for reason in reasons]
+    assert after == [count + 1 for count in before]
+
+
+def basic(text: str) -> Json:
+    return {"authorization": f"Basic {base64.b64encode(text.encode()).decode()}"}
+
+
+@pytest.mark.parametrize(
+    ("in_body", "headers"),
+    [
+        (KEY, {}),
+        (KEY, {"authorization": "Bearer some.oauth.token"}),
+        (KEY, basic("what SDKs send beside it:")),
+        (None, basic(f"{KEY}:")),
+        (None, basic(KEY)),
+        (None, basic("another-key:")),
+        (KEY, {"content-type": "text/plain"}),
+        (KEY, {"content-type": "text/plain;charset=UTF-8", "x-retry-count": "1"}),
+        (KEY, {"content-type": "application/json; charset=utf-8"}),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_where_a_write_key_may_stand(
+    receiver: Daemon, in_body: str | None, headers: Json, zipped: bool
+) -> None:
+    one, two = track(), track()
+    with_key = {} if in_body is None else {"writeKey": in_body}
+    receiver.send("track", one | with_key, key=None, zipped=zipped, **headers)
+    receiver.send("batch", {"batch": [two]} | with_key, key=None, zipped=zipped, **headers)
+    receiver.records(one["messageId"], two["messageId"])
+
+
+@pytest.mark.parametrize(
+    ("in_body", "headers"),
+    [
+        (None, {}),
+        ("", {}),
+        ("wrong", {}),
+        (KEY + " ", {}),
+        (7, {}),
+        ([KEY], {}),
+        ("wrong", basic(f"{KEY}:")),
+        (None, basic("wrong:")),
+        (None, basic(f":{KEY}")),
+        (None, basic("")),
+        (None, {"authorization": f"Bearer {KEY}"}),
+        (None, {"authorization": KEY}),
+        (None, {"authorization": "Basic"}),
+        (None, {"authorization": "Basic ===="}),
+        (None, {"authorization": "Basic \u00e9\u00ff"}),
+        (None, {"authorization": b"Basic /////w=="}),
+        ("w\u00ef", {}),
+    ],
+)
+def test_a_wrong_write_key(receiver: Daemon, in_body: object, headers: Json) -> None:
+    received = receiver.metrics()["syncer_calls_received_total"]
+    with_key = {} if in_body is None else {"writeKey": in_body}
+    for route, body in (("track", track()), ("batch", {"batch": [track()]}), ("b", {"batch": []})):
+        headers = {
+            name: value.encode("latin-1") if isinstance(value, str) else value
+            for name, value in headers.items()
+        }
+        answer = receiver.post(route, body | with_key, key=None, **headers)
+        refused(answer, 401, "invalid_write_key")
+    assert receiver.metrics()["syncer_calls_received_total"] == received
+
+
+def test_an_answer_is_given_once_it_is_durable(receiver: Daemon) -> None:
+    """With its worker stopped, what was answered with 200 stands in the queue's file."""
+    url = f"sqlite:///{receiver.installation.folder / 'syncer.db'}"
+    event = track()
+    with stopped_worker(receiver):
+        taken(receiver.post("track", event))
+        with closing(Database.peek(url, "queue")) as database, database.read() as connection:
+            (row,) = queue.unsorted(connection, 10)
+        assert row.path == "track"
+        assert orjson.loads(row.body) == event
+        assert receiver.metrics()["syncer_calls_unsorted"] == 1
+        assert receiver.metrics()["syncer_lag_seconds"] > 0
+    receiver.records(event["messageId"])
+
+
+@contextmanager
+def stopped_worker(found: Daemon) -> Iterator[None]:
+    """The worker process does nothing for this block."""
+    found.settle()
+    os.kill(found.worker, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(found.worker, signal.SIGCONT)
+
+
+def test_preflight(receiver: Daemon) -> None:
+    asked = {
+        "origin": "https://shop.example.com",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,x-retry-count",
+    }
+    routes = [*sorted(ROUTES), "m", f"projects/{KEY}/settings"]
+    for route in routes:
+        answer = receiver.client.options(f"{receiver.url}/v1/{route}", headers=asked)
+        assert (answer.status_code, answer.content) == (204, b""), route
+        assert answer.headers["access-control-allow-origin"] == "*"
+        allowed = answer.headers["access-control-allow-headers"].lower()
+        assert set(asked["access-control-request-headers"].split(",")) <= set(allowed.split(", "))
+        assert "POST" in answer.headers["access-control-allow-methods"]
+
+
+def test_the_sdks_own_metrics_are_dropped(receiver: Daemon) -> None:
+    received = receiver.metrics()["syncer_calls_received_total"]
+    for body in ({"series": [{"type": "Counter", "metric": "x", "value": 1}]}, b"", b"\xff"):
+        receiver.send("m", body, key=None)
+    refused(receiver.post("m", b"x" * 600_000, key=None), 413, "too_large")
+    assert receiver.metrics()["syncer_calls_received_total"] == received
+
+
+def test_settings(receiver: Daemon) -> None:
+    answer = receiver.client.get(f"{receiver.url}/v1/projects/{KEY}/settings")
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "*"
+    found = answer.json()["integrations"]["Segment.io"]
+    assert found == {"apiKey": KEY, "apiHost": receiver.url.removeprefix("http://") + "/v1"}
+    for key in ("wrong", "%20", "a%2Fb"):
+        answer = receiver.client.get(f"{receiver.url}/v1/projects/{key}/settings")
+        assert answer.status_code == 404
+        assert not holds_secret(answer.content)
+
+
+def test_the_operators_paths(receiver: Daemon) -> None:
+    assert receiver.client.get(f"{receiver.url}/healthz").text == "alive\n"
+    assert receiver.client.get(f"{receiver.url}/readyz").text == "ready\n"
+    before = receiver.metrics()
+    receiver.batch(track(), track(), track(properties={"value": "abc"}))
+    receiver.post("track", b"{", key=KEY)
+    receiver.settle()
+    after = receiver.metrics()
+    gone = {
+        "syncer_calls_received_total": 3,
+        'syncer_requests_refused_total{code="malformed"}': 1,
+        "syncer_request_seconds_count": 2,
+        'syncer_calls_total{reason="track",what="call"}': 3,
+        'syncer_calls_total{reason="",what="delivered"}': 2,
+        f'syncer_calls_total{{reason="{BAD_VALUE}",what="rejected"}}': 1,
+        "syncer_failures": 1,
+    }
+    assert {name: after[name] - before.get(name, 0) for name in gone} == gone
+    assert after["syncer_lag_seconds"] == 0
+
+
+# What is refused
+
+
+MALFORMED = [
+    b"",
+    b" ",
+    b"{",
+    b"[]",
+    b"null",
+    b"5",
+    b'"text"',
+    b"\xff\xfe",
+    b"\x00",
+    b'{"userId": "\xff", "event": "E"}',
+    b"{'userId': 'u'}",
+    b"writeKey=x&type=track",
+    b"[" * 5000 + b"]" * 5000,
+    b'{"batch":' * 3000,
+]
+
+
+@pytest.mark.parametrize("body", MALFORMED, ids=lambda body: repr(body[:20]))
+def test_what_is_no_request(receiver: Daemon, body: bytes) -> None:
+    received = receiver.metrics()["syncer_calls_received_total"]
+    for route in ("track", "batch", "b", "i"):
+        refused(receiver.post(route, body), 400, "malformed")
+        refused(receiver.post(route, body, zipped=True), 400, "malformed")
+    if body != b"[]":  # nothing of an empty array is signed
+        answer = receiver.post("webhook", body, x_signature=sign(body))
+        assert answer.status_code in (400, 401)
+    assert receiver.metrics()["syncer_calls_received_total"] == received
+
+
+def test_what_is_no_batch(receiver: Daemon) -> None:
+    for body in ({}, {"batch": None}, {"batch": {}}, {"batch": "x"}, {"events": []}):
+        refused(receiver.post("batch", body), 400, "malformed")
+    receiver.send("batch", {"batch": []})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"userId": "u"},
+        {"event": "E"},
+        {"event": "E", "userId": "  ", "anonymousId": ""},
+        {"event": "E", "userId": ["u"]},
+        {"event": "E", "userId": "u" * 501},
+        {"event": "E", "userId": "u", "properties": "text"},
+        {"event": " ", "userId": "u"},
+        {"event": 7, "userId": "u"},
+        {"event": "E", "userId": "u", "messageId": "m" * 101},
+        {"event": "E", "userId": "u", "properties": json.loads("[" * 70 + "]" * 70)},
+    ],
+    ids=lambda event: str(event)[:40],
+)
+def test_a_bad_single_event_is_the_callers_to_mend(receiver: Daemon, event: Json) -> None:
+    before = receiver.metrics()["syncer_failures"]
+    refused(receiver.post("track", event), 400, "invalid_event")
+    assert receiver.metrics()["syncer_failures"] == before
+
+
+def test_other_methods_paths_and_encodings(receiver: Daemon) -> None:
+    client, url = receiver.client, receiver.url
+    for route in ("track", "batch", "webhook"):
+        assert client.get(f"{url}/v1/{route}").status_code == 405
+        assert client.put(f"{url}/v1/{route}", content=b"{}").status_code == 405
+    for path in ("/", "/v1", "/v1/nothing", "/v2/track", "/v1/track/x", "/docs", "/openapi.json"):
+        assert client.post(f"{url}{path}", content=b"{}").status_code == 404
+    body = orjson.dumps(track())
+    for encoding in ("br", "deflate", "gzip, gzip"):
+        refused(receiver.post("track", body, content_encoding=encoding), 415, "unknown_encoding")
+    receiver.send("track", body, content_encoding="identity")
+    for broken in (body, gzip.compress(body)[:-9], gzip.compress(body)[:20], zlib.compress(body)):
+        refused(receiver.post("track", broken, content_encoding="gzip"), 400, "malformed")
+
+
+# Limits
+
+
+def padded(size: int) -> bytes:
+    """A track call of exactly so many bytes."""
+    event = track(properties={"pad": ""})
+    event["properties"]["pad"] = "x" * (size - len(orjson.dumps(event)))
+    return orjson.dumps(event)
+
+
+def test_the_limit_of_an_event(receiver: Daemon) -> None:
+    limit = 32 * 1024
+    most, over = padded(limit), padded(limit + 1)
+    receiver.send("track", most)
+    refused(receiver.post("track", over), 413, "too_large")
+    refused(receiver.post("track", over, zipped=True), 413, "too_large")
+    inside, outside, other = padded(limit), padded(limit + 1), track()
+    receiver.send(
+        "batch", b'{"batch":[' + b",".join([inside, outside, orjson.dumps(other)]) + b"]}"
+    )
+    ids = [orjson.loads(event)["messageId"] for event in (most, inside)]
+    records = receiver.records(*ids, other["messageId"])
+    assert [len(record["dimensions"].get("pad", "")) for record in records] == [200, 200, 0]
+    (failure,) = receiver.failures(orjson.loads(outside)["messageId"])
+    assert failure["reason"] == TOO_LARGE
+
+
+def test_the_limit_of_a_request(receiver: Daemon) -> None:
+    limit = 500 * 1024
+    many = [padded(30_000) for _ in range(17)]
+    rest = limit - len(b'{"batch":[') - sum(map(len, many)) - len(many) - len(b"]}")
+    body = b'{"batch":[' + b",".join([*many, padded(rest)]) + b"]}"
+    assert len(body) == limit
+    receiver.send("batch", body)
+    refused(receiver.post("batch", body + b" "), 413, "too_large")
+    refused(receiver.post("batch", body + b" ", zipped=True), 413, "too_large")
+    ids = [one["messageId"] for one in orjson.loads(body)["batch"]]
+    assert len(receiver.records(*ids)) == 18
+
+
+def test_the_limit_of_events(receiver: Daemon) -> None:
+    user = unique("user")
+    events = [{"type": "track", "userId": user, "event": "E"} for _ in range(2500)]
+    refused(receiver.post("batch", {"batch": [*events, events[0]]}), 413, "too_large")
+    receiver.send("batch", {"batch": events})
+    records = receiver.by_customer(user)
+    assert len(records) == len({record["uniqueId"] for record in records}) == 2500
+
+
+def test_the_limit_of_a_message_id(receiver: Daemon) -> None:
+    good, long = unique() + "m" * 79, unique() + "m" * 80
+    assert (len(good), len(long)) == (98, 99)
+    good, long = f"{good}é•", f"{long}é•"
+    receiver.batch(track(messageId=good), track(messageId=long))
+    assert receiver.records(good)[0]["uniqueId"] == good
+    (failure,) = receiver.failures(long)
+    assert failure["reason"] == BAD_MESSAGE_ID
+
+
+def test_a_gzip_bomb_is_refused_cheaply(receiver: Daemon) -> None:
+    bomb = gzip.compress(b" " * 200_000_000, 9)
+    assert len(bomb) < 400 * 1024
+    nested = gzip.compress(gzip.compress(b" " * 50_000_000))
+    before = memory_peak(receiver.process.pid)
+    for route in ("batch", "webhook", "m", "track"):
+        answers = [
+            receiver.post(route, body, content_encoding="gzip") for body in (bomb, bomb[:200_000])
+        ]
+        assert {answer.status_code for answer in answers} == {413}
+    refused(receiver.post("batch", nested, content_encoding="gzip"), 400, "malformed")
+    assert memory_peak(receiver.process.pid) - before < 16 * 1024
+
+
+def memory_peak(process: int) -> int:
+    """The most memory that a process had so far, in KiB."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    raise AssertionError("no VmHWM")
+
+
+def test_a_full_queue_says_so_and_takes_again_later(installation: Installation) -> None:
+    """What waits for a failing Amberflo fills the queue; when it was worked off there is room."""
+    installation.amberflo.faults = Faults.parse("503=1")
+    with daemon(installation, queue_limit=5, webhook_secret=None) as found:
+        first = [track() for _ in range(4)]
+        found.batch(*first)
+        answer = found.post("batch", {"batch": [track(), track()]})
+        refused(answer, 429, "queue_full")
+        assert int(answer.headers["retry-after"]) > 0
+        last = track()
+        found.send("track", last)
+        for route, body in (("track", track()), ("batch", {"batch": [track()]})):
+            refused(found.post(route, body), 429, "queue_full")
+        found.send("batch", {"batch": []})
+        assert found.metrics()["syncer_meters_waiting"] == 5
+        installation.amberflo.faults = Faults()
+        assert len(found.records(*(event["messageId"] for event in [*first, last]))) == 5
+        again = track()
+        wait_until(lambda: found.post("track", again).status_code == 200, 5, what="room")
+        found.records(again["messageId"])
+
+        # Without a secret a webhook needs a write key.
+        body = orjson.dumps(event := track())
+        refused(found.post("webhook", body, key=None), 401, "invalid_write_key")
+        found.send("webhook", body)
+        found.send("webhook?key=" + KEY, [track()], key=None)
+        found.records(event["messageId"])
+
+
+# Webhooks
+
+
+def test_a_signed_webhook(receiver: Daemon) -> None:
+    """The signature is of the bytes as they came, whatever JSON writer made them."""
+    one, two, three = unique(), unique(), unique()
+    bodies = [
+        b'{"type":"track","userId":"u1","event":"E","messageId":"%s"}' % one.encode(),
+        b' {"messageId" : "%s", "properties":{"value":1.0,"a":"\\u00e9\\/"},\n'
+        b'"event":"E", "type":"track" ,"userId":"u1"}\r\n' % two.encode(),
+        b'{"messageId":"%s","type":"track","userId":"u1","event":"E","properties":{"a":"caf\xc3\xa9"'
+        b',"a":"last"},"integrations":{"All":false}}' % three.encode(),
+    ]
+    for body in bodies:
+        signature = sign(body)
+        receiver.send("webhook", body, key=None, x_signature=signature)
+        receiver.send("webhook", body, key=None, x_signature=f" {signature.upper()} ")
+        for wrong in (sign(body, "other"), sign(body + b" "), signature[:-1], "", "\u00e9"):
+            answer = receiver.post("webhook", body, x_signature=wrong.encode("latin-1"))
+            refused(answer, 401, "invalid_signature")
+        refused(receiver.post("webhook", body), 401, "invalid_signature")
+        tampered = body.replace(b"u1", b"u2")
+        refused(receiver.post("webhook", tampered, x_signature=signature), 401, "invalid_signature")
+    records = receiver.records(one, two, three)
+    assert [record["dimensions"] for record in records] == [{}, {"a": "__"}, {"a": "last"}]
+
+
+def test_a_signed_batch_of_a_webhook(receiver: Daemon) -> None:
+    """The signature covers the first element only, so a write key must be there too."""
+    events = [track(properties={"deep": [[{"a": ']"}'}]]}) for _ in range(3)]
+    first = orjson.dumps(events[0]).replace(b":", b" : ")
+    rest = b" ,\n".join(map(orjson.dumps, events[1:]))
+    body = b" [ " + first + b" ,\n" + rest + b" ] "
+    refused(receiver.post("webhook", body, x_signature=sign(body)), 401, "invalid_signature")
+    for headers in ({}, basic("wrong"), {"authorization": f"Bearer {KEY}"}):
+        answer = receiver.post("webhook", body, key=None, x_signature=sign(first), **headers)
+        refused(answer, 401, "invalid_write_key")
+    refused(
+        receiver.post("webhook?key=wrong", body, key=None, x_signature=sign(first)),
+        401,
+        "invalid_write_key",
+    )
+    receiver.send("webhook", body, x_signature=sign(first))
+    receiver.send(f"webhook?key={KEY}", body, key=None, x_signature=sign(first))
+    receiver.records(*(event["messageId"] for event in events))
+    refused(receiver.post("webhook", b"[]", x_signature=sign(b"")), 401, "invalid_signature")
+
+
+def test_a_webhook_of_many_events(receiver: Daemon) -> None:
+    user = unique("user")
+    events = [{"type": "track", "userId": user, "event": "E"} for _ in range(2501)]
+    first = orjson.dumps(events[0])
+    answer = receiver.post("webhook", events, x_signature=sign(first))
+    refused(answer, 413, "too_large")
+    receiver.send("webhook", events[:1000], x_signature=sign(first))
+    assert len(receiver.by_customer(user)) == 1000
+
+
+def test_segments_own_webhook_events(receiver: Daemon) -> None:
+    """The documents' samples, with a user of this test."""
+    user = unique("user")
+    for event in PAYLOADS["webhook_classic_events"]:
+        if event["type"] == "delete":
+            continue
+        body = orjson.dumps(event | ({"userId": user} if "userId" in event else {}))
+        receiver.send("webhook", body, key=None, x_signature=sign(body))
+    records = receiver.by_customer(user)
+    assert sorted(record["meterApiName"] for record in records) == [
+        "Purchased an Item",
+        "page",
+        "screen",
+    ]
+    assert {record["meterTimeInMillis"] for record in records} == {1354408208276}
+    assert receiver.customer(user) == {
+        "customerName": "Achilles",
+        "customerEmail": "achilles@segment.com",
+        "traits": {"subscriptionPlan": "Premium", "friendCount": 29},
+    }
+
+
+# What a call becomes
+
+
+@pytest.mark.parametrize("kind", ["page", "screen", "track"])
+def test_the_seeds_meters_byte_for_byte(receiver: Daemon, kind: str) -> None:
+    names = {"single": unique(), "batch": unique(), "webhook": unique()}
+    events = {
+        way: SEED[kind]["in"] | {"messageId": name, "timestamp": SEED_TIME}
+        for way, name in names.items()
+    }
+    receiver.send(kind, events["single"])
+    receiver.batch(events["batch"] | {"type": kind})
+    body = orjson.dumps(events["webhook"] | {"type": kind})
+    receiver.send("webhook", body, x_signature=sign(body))
+    for record in receiver.records(*names.values()):
+        wanted = SEED[kind]["out"][1] | {"uniqueId": record["uniqueId"]}
+        assert orjson.dumps(record) == orjson.dumps(wanted)
+
+
+def test_the_seeds_identify(receiver: Daemon) -> None:
+    user = unique("user")
+    receiver.send("identify", SEED["identify"]["in"] | {"userId": user})
+    wanted = SEED["identify"]["out"][1]
+    found = receiver.customer(user)
+    assert orjson.dumps(found["traits"], option=orjson.OPT_SORT_KEYS) == orjson.dumps(
+        wanted["traits"], option=orjson.OPT_SORT_KEYS
+    )
+    assert (found["customerName"], found["customerEmail"]) == (
+        wanted["customerName"],
+        wanted["customerEmail"],
+    )
+
+
+def test_segments_own_tracking_examples(receiver: Daemon) -> None:
+    user, other = unique("user"), unique("user")
+    for kind, example_ in PAYLOADS["tracking_api_singles"].items():
+        receiver.send(kind, example_ | {"userId": user, "writeKey": KEY}, key=None)
+    batch = PAYLOADS["tracking_api_batch"]
+    events = [event | {"userId": other} for event in batch["batch"]]
+    receiver.send("batch", batch | {"batch": events})
+    found = {record["meterApiName"]: record for record in receiver.by_customer(user)}
+    assert found.keys() == {"Item Purchased", "page", "screen"}
+    assert found["Item Purchased"]["dimensions"] == {
+        "name": "Leap to Conclusions Mat",
+        "revenue": "14.99",
+    }
+    assert found["page"]["dimensions"] == {"name": "Tracking HTTP API"}
+    assert found["page"]["meterTimeInMillis"] == 1354408289738
+    songs = receiver.by_customer(other)
+    assert [song["meterTimeInMillis"] for song in songs] == [1354408212984, 1422837012984]
+    assert receiver.customer(user)["traits"] == {"industry": "Technology"}
+    assert receiver.customer(other)["customerName"] == "Cindy Gonzalez"
+    assert receiver.customer(other)["traits"] == {"age": 23}
+
+
+def test_the_clients_clock_is_corrected(receiver: Daemon) -> None:
+    """`receivedAt - (sentAt - timestamp)`: a clock that is ten minutes off does no harm."""
+    one, two, three = track(), track(), track()
+    for event, minutes in ((one, 10), (two, -10)):
+        sent = time.time() + minutes * 60
+        event["timestamp"] = written(sent - 5)
+        event["sentAt"] = written(sent)
+    now = time.time() * 1000
+    receiver.send("track", one)
+    receiver.send("batch", {"batch": [{**two, "sentAt": None}], "sentAt": two["sentAt"]})
+    receiver.send("track", three)
+    found = [
+        record["meterTimeInMillis"]
+        for record in receiver.records(*(event["messageId"] for event in (one, two, three)))
+    ]
+    assert now - 5001 <= found[0] <= now
+    assert now - 5001 <= found[1] <= now
+    assert now - 1 <= found[2] <= time.time() * 1000
+
+
+def test_duplicates_are_dropped(receiver: Daemon) -> None:
+    """By messageId: across requests, routes and kinds, and within a batch; the first one counts."""
+    before = receiver.calls("repeated")
+    user, name = unique("user"), unique()
+    event = track(userId=user, messageId=name, properties={"value": 1})
+    receiver.send("track", event)
+    receiver.send("track", event)
+    receiver.batch(event, event | {"properties": {"value": 2}}, track(userId=user, event="Other"))
+    body = orjson.dumps(event | {"type": "page"})
+    receiver.send("webhook", body, x_signature=sign(body))
+    receiver.settle()
+    receiver.send("import", {"batch": [event | {"userId": "somebody else"}]})
+    receiver.settle()
+    assert receiver.records(name)[0]["meterValue"] == 1
+    assert len(receiver.by_customer(user)) == 2
+    assert receiver.calls("repeated") - before == 5
+
+
+def test_calls_may_be_switched_off(receiver: Daemon) -> None:
+    before = receiver.calls("dropped", SWITCHED_OFF)
+    user = unique("user")
+    flags: list[tuple[Json, Json, bool]] = [
+        ({}, {}, True),
+        ({"All": False}, {}, False),
+        ({"Amberflo": False}, {}, False),
+        ({"All": False, "Amberflo": True}, {}, True),
+        ({"All": False, "Amberflo": {"setting": 1}}, {}, True),
+        ({}, {"All": False}, False),
+        ({"Amberflo": True}, {"All": False}, True),
+        ({"Mixpanel": False}, {}, True),
+    ]
+    for own, common, _ in flags:
+        event = track(userId=user, integrations=own)
+        receiver.send("batch", {"batch": [event], "integrations": common})
+    assert len(receiver.by_customer(user)) == sum(on for _, _, on in flags)
+    assert receiver.calls("dropped", SWITCHED_OFF) - before == sum(not on for _, _, on in flags)
+
+
+def odd(text: str, **expected: Any) -> tuple[str, str, Json]:
+    """A track call with this in it, and what must come of it: a `reason`, or a record's fields.
+    `*` in the text stands for the event's own mark."""
+    mark = unique("odd")
+    full = (
+        text
+        if text[:1] != ","
+        else (f'{{"type":"track","userId":"u1","event":"E","messageId":"{mark}"{text}}}')
+    )
+    return mark, full.replace("*", mark), expected
+
+
+def odd_events() -> list[tuple[str, str, Json]]:
+    past, bad = {"noted": OLD}, {"reason": BAD_VALUE}
+    deep = '{"a":' * 62 + "1" + "}" * 62
+    return [
+        *(
+            odd(f',"properties":{{"value":{value}}}', **bad)
+            for value in (
+                *("NaN", "Infinity", "-Infinity", "1e999", "-1e400", "9" * 400),
+                *('"abc"', '"NaN"', '"1,000"', '""', "true", "[]", "[1]", "{}", '"0x1F"'),
+            )
+        ),
+        odd(',"properties":{"value":null}', meterValue=1.0, dimensions={}),
+        odd(',"properties":{"value":0}', meterValue=0),
+        odd(',"properties":{"value":-2.5}', meterValue=-2.5),
+        odd(',"properties":{"value":"39.95"}', meterValue=39.95),
+        odd(',"properties":{"value":1e308}', meterValue=1e308),
+        odd(',"properties":{"value":18446744073709551616}', meterValue=2.0**64),
+        odd(',"properties":{"a":NaN,"b":Infinity,"c":1e999,"d":"ok"}', dimensions={"d": "ok"}),
+        odd(f',"properties":{{"a":{"7" * 300}}}', dimensions={"a": "7" * 200}),
+        odd(',"properties":{"a":"\\ud83d","b":"\\ud83d\\ude00"}', dimensions={"a": "_", "b": "_"}),
+        odd(',"properties":{"\\ud83d":"a"}', reason=BAD_TEXT),
+        odd(
+            ',"properties":{"a":"\\u0000\\n<é/|>","b":" ","c":"","d":null,"":"x"," ":"y"}',
+            dimensions={"a": "_______"},
+        ),
+        odd(
+            ',"properties":{"a":true,"b":5,"c":5.0,"d":[1,"x",null],"e":{"f":{"g":false}}}',
+            dimensions={"a": "true", "b": "5", "c": "5.0", "d": "1,x", "e_f_g": "false"},
+        ),
+        odd(',"properties":[]', dimensions={}),
+        odd(',"properties":"text"', reason=BAD_DATA),
+        odd(f',"properties":{{"a":"*","b":{deep}}}', dimensions={"a": "*"}),
+        odd(f',"properties":{{"a":"*","b":{deep[:-1]},"b":[{{"c":2}}]}}}}', reason=TOO_DEEP),
+        odd(',"timestamp":"1970-01-01T00:00:01Z"', meterTimeInMillis=1000, **past),
+        odd(',"timestamp":"1970-01-01T00:00:00Z"', received=True, noted=UNREADABLE),
+        odd(',"timestamp":"0001-01-01T00:00:00Z"', received=True, noted=UNREADABLE),
+        odd(',"timestamp":"2100-01-01T00:00:00Z"', meterTimeInMillis=4102444800000, noted=FUTURE),
+        odd(
+            ',"timestamp":"9999-12-31T23:59:59.999Z"',
+            meterTimeInMillis=253402300799999,
+            noted=FUTURE,
+        ),
+        odd(',"timestamp":"yesterday"', received=True, noted=UNREADABLE),
+        odd(',"timestamp":{"a":1}', received=True, noted=UNREADABLE),
+        odd(',"timestamp":1e400', received=True, noted=UNREADABLE),
+        odd(',"timestamp":"2015-2-02T00:30:08.276Z"', meterTimeInMillis=1422837008276, **past),
+        odd(',"userId":"","anonymousId":"anon"', customerId="anon"),
+        odd(',"userId":42', customerId="42"),
+        odd(',"userId":12345678901234567890123', customerId="12345678901234567890123"),
+        odd(',"userId":"a/b|c é"', customerId="a/b|c é"),
+        odd(',"userId":1e400,"properties":{"m":"*"}', reason=BAD_ID),
+        odd(',"userId":true', reason=BAD_ID),
+        odd(',"userId":"\\ud800"', reason=BAD_ID),
+        odd(',"userId":"a\\u0000b"', reason=BAD_ID),
+        odd(',"userId":null', reason=NO_ID),
+        odd(',"event":null', reason=NO_EVENT),
+        odd(',"event":"\\ud800"', reason=BAD_TEXT),
+        odd(',"event":"ünï • 🦊"', meterApiName="ünï • 🦊"),
+        odd(',"type":"purchase"', reason=UNKNOWN_TYPE),
+        odd(',"type":["track"]', reason=UNKNOWN_TYPE),
+        odd(',"type":"delete"', reason=UNKNOWN_TYPE),
+        odd(',"messageId":"*\\ud800"', reason=BAD_MESSAGE_ID),
+        odd(',"messageId":["*"]', reason=BAD_MESSAGE_ID),
+        odd('"*"', reason=NO_OBJECT),
+        odd('["*"]', reason=NO_OBJECT),
+    ]
+
+
+def test_odd_events_get_the_right_answer_and_cost_no_other(receiver: Daemon) -> None:
+    """All in one batch; what each must come to stands beside it."""
+    events = odd_events()
+    good = [track(), track()]
+    parts = [orjson.dumps(good[0]).decode(), *(text for _, text, _ in events)]
+    parts += ["null", "17", "{}", orjson.dumps(good[1]).decode()]
+    notes = {reason: receiver.calls("noted", reason) for reason in (OLD, FUTURE, UNREADABLE)}
+    now = time.time() * 1000
+    body = '{"batch":[' + ",".join(parts) + "]}"
+    receiver.send("batch", body.encode())
+    receiver.records(*(event["messageId"] for event in good))
+    failures = receiver.failures("odd-")
+    records = {record["uniqueId"]: record for record in receiver.installation.amberflo.records}
+    for mark, text, expected in events:
+        if "reason" in expected:
+            (failure,) = [one for one in failures if mark in one["request"]]
+            assert failure["reason"] == expected["reason"], text
+            assert failure["kind"] == "meter"
+            assert mark not in records, text
+            json.loads(failure["request"])
+            continue
+        assert not [one for one in failures if mark in one["request"]], text
+        record = records[mark]
+        if expected.pop("received", False):
+            assert now <= record["meterTimeInMillis"] <= time.time() * 1000, text
+        if note := expected.pop("noted", None):
+            notes[note] += 1
+        if expected.get("dimensions", {}).get("a") == "*":
+            expected["dimensions"]["a"] = mark
+        assert {name: record[name] for name in expected} == expected, text
+        if "meterValue" in expected:
+            assert type(record["meterValue"]) is type(expected["meterValue"]), text
+    assert {reason: receiver.calls("noted", reason) for reason in notes} == notes
+
+
+def test_what_has_no_id_of_its_own_gets_one(receiver: Daemon) -> None:
+    user = unique("user")
+    bare = {"type": "track", "userId": user, "event": "E"}
+    receiver.batch(bare, bare, bare | {"messageId": None}, bare | {"messageId": ""})
+    receiver.send("track", bare)
+    records = receiver.by_customer(user)
+    assert len(records) == len({record["uniqueId"] for record in records}) == 5
+    assert all(record["uniqueId"] for record in records)
+
+
+# Customers
+
+
+def test_an_identify_is_merged_into_what_is_there(receiver: Daemon) -> None:
+    user = unique("user")
+    receiver.installation.amberflo.customers[user] = {
+        "customerId": user,
+        "customerName": "before us",
+        "customerEmail": "before@example.com",
+        "description": "kept",
+        "traits": {"stripeId": "cus_1", "plan": "old", "awsm.customerIdentifier": "a/b|c"},
+    }
+    receiver.send("identify", {"userId": user, "traits": {"plan": "pro", "seats": 5}})
+    found = receiver.customer(user)
+    foreign = {"stripeId": "cus_1", "awsm.customerIdentifier": "a/b|c"}
+    assert found == {
+        "customerName": "before us",
+        "customerEmail": "before@example.com",
+        "traits": foreign | {"plan": "pro", "seats": 5},
+    }
+    traits = {
+        "name": "Ada Lovelace",
+        "email": "ada@example.com",
+        "seats": None,
+        "ratio": 0.5,
+        "active": True,
+        "tags": ["a/b", 1],
+        "address": {"city": "London", "geo": {"lat": 51.5}},
+        "site": "https://example.com|x",
+    }
+    receiver.send("identify", {"userId": user, "traits": traits})
+    assert receiver.customer(user) == {
+        "customerName": "Ada Lovelace",
+        "customerEmail": "ada@example.com",
+        "traits": foreign
+        | {
+            "plan": "pro",
+            "ratio": 0.5,
+            "active": True,
+            "tags": ["a_b", 1],
+            "address_city": "London",
+            "address_geo_lat": 51.5,
+            "site": "https:__example.com_x",
+        },
+    }
+    assert receiver.installation.amberflo.customers[user]["description"] == "kept"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("together", [True, False])
+def test_the_newest_identify_wins_whenever_it_arrives(
+    receiver: Daemon, order: tuple[int, int], together: bool
+) -> None:
+    user = unique("user")
+    events = [
+        {
+            "type": "identify",
+            "userId": user,
+            "timestamp": ago(2),
+            "traits": {"name": "Old", "email": "old@example.com", "plan": "free", "only_old": 1},
+        },
+        {
+            "type": "identify",
+            "userId": user,
+            "timestamp": ago(1),
+            "traits": {"name": "New", "plan": "pro", "only_new": 2},
+        },
+    ]
+    if together:
+        receiver.batch(*(events[number] for number in order))
+    else:
+        for number in order:
+            receiver.batch(events[number])
+            receiver.settle()
+    assert receiver.customer(user) == {
+        "customerName": "New",
+        "customerEmail": "old@example.com",
+        "traits": {"plan": "pro", "only_old": 1, "only_new": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    "traits",
+    [
+        {"company": ""},
+        {"company": "  "},
+        {"tags": []},
+        {"tags": [None, "a"]},
+        {"tags": [["a"], {"b": 1}]},
+        {"address": {}},
+        {"": "x", " ": "y"},
+        {"name": "", "email": " "},
+        {"name": 5, "email": ["x"]},
+        {"name": {"first": "Ada"}},
+        {"a": float("nan"), "b": 10**30, "c": 1e300},
+        {"a": "\ud800", "\ud800": "b", "c": "x\0y"},
+        {"id": "7", "createTime": 1, "customerId": "x"},
+        {"text": "x" * 20_000},
+    ],
+    ids=str,
+)
+def test_no_trait_keeps_a_customer_from_amberflo(receiver: Daemon, traits: Json) -> None:
+    user = unique("user")
+    body = json.dumps({"userId": user, "traits": traits | {"plan": "pro"}}).encode()
+    receiver.send("identify", body)
+    assert receiver.failures(user) == []
+    found = receiver.customer(user)
+    assert found["traits"]["plan"] == "pro"
+    assert found["customerName"]
+
+
+def test_an_identify_that_says_nothing_new_is_not_sent(receiver: Daemon) -> None:
+    user = unique("user")
+    event = {"userId": user, "traits": {"name": "Ada", "plan": "pro"}}
+    for _ in range(3):
+        receiver.send("identify", event | {"messageId": unique()})
+        receiver.settle()
+    assert receiver.installation.puts()[user] == 1
+
+
+def test_a_delete_is_honoured(receiver: Daemon) -> None:
+    """Segment's GDPR call: what calls have said of the customer is gone; what others put there
+    stays. It comes by a webhook only."""
+    user = unique("user")
+    receiver.installation.amberflo.customers[user] = {
+        "customerId": user,
+        "customerName": user,
+        "traits": {"stripeId": "cus_1"},
+    }
+    traits = {"name": "Ada", "email": "ada@example.com", "phone": "555-0100"}
+    receiver.send("identify", {"userId": user, "traits": traits})
+    assert receiver.customer(user)["traits"] == {"stripeId": "cus_1", "phone": "555-0100"}
+    body = orjson.dumps({"type": "delete", "userId": user, "timestamp": ago(0)})
+    receiver.send("webhook", body, key=None, x_signature=sign(body))
+    assert receiver.customer(user) == {
+        "customerName": user,
+        "customerEmail": None,
+        "traits": {"stripeId": "cus_1"},
+    }
+    unknown = unique("user")
+    body = orjson.dumps({"type": "delete", "userId": unknown})
+    receiver.send("webhook", body, key=None, x_signature=sign(body))
+    receiver.settle()
+    assert unknown not in receiver.installation.amberflo.customers
+    refused(receiver.post("webhook", body, x_signature=sign(b"x")), 401, "invalid_signature")
+
+
+# Engage in realtime
+
+
+class Profiles:
+    """Profiles Sync tables, row by row."""
+
+    def __init__(self, installation: Installation) -> None:
+        EngageSandbox(installation.source_url).close()
+        self._database = sqlite3.connect(installation.folder / "engage.db")
+        self._seq = 0
+
+    def put(self, user: str, at: str, **traits: str) -> None:
+        """What the warehouse has of a user, last changed at a time."""
+        self._seq += 1
+        stamp = at.replace("T", " ").removesuffix("Z")
+        times = (self._seq, stamp, stamp, stamp)
+        for table, kind, key in (
+            ("user_traits", "name", traits),
+            ("user_identifiers", "type", {"user_id": user}),
+        ):
+            for name, value in key.items():
+                self._database.execute(
+                    f"DELETE FROM {table} WHERE canonical_segment_id = ? AND {kind} = ?",
+                    (f"seg-{user}", name),
+                )
+                self._database.execute(
+                    f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (f"seg-{user}", name, value, *times),
+                )
+        self._database.commit()
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def engage_call(
+    user: str, key: str, value: object, at: str, *, kind: str = "identify", what: str = "audience"
+) -> Json:
+    """What Engage sends when a user enters or leaves an audience."""
+    field = "traits" if kind == "identify" else "properties"
+    data = {key: value} if kind == "identify" else {key: value, "audience_key": key}
+    return {
+        "type": kind,
+        "messageId": unique("personas"),
+        "userId": user,
+        "timestamp": at,
+        "event": "Audience Entered",
+        field: data,
+        "context": {"personas": {"computation_class": what, "computation_key": key}},
+    }
+
+
+def test_memberships_by_call_and_by_pull(installation: Installation) -> None:
+    """The newest Segment time wins, and the history says who told it."""
+    with closing(Profiles(installation)) as profiles:
+        profiles.put("ada", ago(6), vip="true", name="Ada")
+        profiles.put("bob", ago(6), vip="false", name="Bob")
+        with daemon(installation) as found:
+            _memberships(found, installation, profiles)
+
+
+def _memberships(found: Daemon, installation: Installation, profiles: Profiles) -> None:
+    def say(event: Json) -> None:
+        body = orjson.dumps(event)
+        found.send("webhook", body, key=None, x_signature=sign(body))
+        found.settle()
+
+    def present(user: str) -> Json:
+        traits: Json = found.customer(user)["traits"]
+        audited = installation.json("audit", "customer", user)
+        assert audited["present"] == traits
+        assert all(change["delivered_at"] for change in audited["changes"])
+        return traits
+
+    def last_change(user: str) -> tuple[Any, ...]:
+        change = installation.json("audit", "customer", user)["changes"][-1]
+        fields = ("trait", "key", "before", "after", "run", "observed_at")
+        return tuple(change[name] for name in fields)
+
+    assert installation.json("sync")["delivered"] == 1
+    assert installation.holds().keys() == {"ada"}
+
+    # A call is newer than the pull: it counts at once, and an older pull does not undo it.
+    left = ago(4)
+    say(engage_call("ada", "vip", False, left))
+    assert present("ada") == {"vip": False}
+    assert last_change("ada") == ("vip", "vip", True, False, None, left)
+    for arguments in (["--full"], []):
+        assert installation.json("sync", *arguments)["due"] == 0
+    assert present("ada") == {"vip": False}
+    profiles.put("ada", ago(5), vip="true", name="Ada")
+    assert installation.json("sync", "--full")["due"] == 0
+
+    # A newer pull does, and then an older call does not undo that.
+    entered = ago(2)
+    profiles.put("ada", entered, vip="true")
+    run = installation.json("sync")
+    assert run["delivered"] == 1
+    assert present("ada") == {"vip": True}
+    assert last_change("ada") == ("vip", "vip", False, True, run["run"], entered)
+    say(engage_call("ada", "vip", False, ago(3)))
+    assert present("ada") == {"vip": True}
+    say(engage_call("ada", "vip", False, ago(1), kind="track"))
+    assert present("ada") == {"vip": False}
+    assert last_change("ada")[2:5] == (True, False, None)
+
+    # Who was never a member is not sent for a `false`; by a call of a new user a customer is made.
+    say(engage_call("bob", "vip", False, ago(1)))
+    say(engage_call("carl", "vip", False, ago(1)))
+    assert installation.holds().keys() == {"ada"}
+    say(engage_call("carl", "Big Spender Club", True, ago(0.5), what="journey_step"))
+    assert present("carl") == {"big_spender_club": True}
+    assert last_change("carl")[:5] == ("big_spender_club", "Big Spender Club", None, True, None)
+    assert found.customer("carl")["customerName"] == "carl"
+    say(engage_call("carl", "total_revenue_180_days", 450.0, ago(0.5), what="trait"))
+    assert present("carl") == {"big_spender_club": True, "total_revenue_180_days": 450.0}
+    say(engage_call("carl", "total_revenue_180_days", None, ago(0.4), what="trait"))
+    assert present("carl") == {"big_spender_club": True}
+
+    # The warehouse does not know of Carl yet: that is no exit. An identify cannot set a membership.
+    assert installation.json("sync", "--full")["due"] == 0
+    found.send("identify", {"userId": "carl", "traits": {"big_spender_club": False, "x": 1}})
+    assert found.customer("carl")["traits"] == {"big_spender_club": True, "x": 1}
+    members = installation.json("audit", "audience", "Big Spender Club", "--at", ago(0))
+    assert members["members"] == ["carl"]
+    entered_rows = installation.json("audit", "audience", "vip")["entered"]
+    assert [(row["customer_id"], row["run"] is None) for row in entered_rows] == [
+        ("ada", False),
+        ("ada", False),
+    ]
+
+    # What is no membership is a failure, never a meter.
+    dropped = found.calls("dropped", MEMBERSHIP_WITHOUT_USER)
+    wrong = [
+        (engage_call("dora", "vip", "true", ago(1)), BAD_MEMBERSHIP),
+        (engage_call("dora", "vip", 1, ago(1)), BAD_MEMBERSHIP),
+        (engage_call("dora", "vip", True, ago(1), what="forecast"), UNKNOWN_CLASS),
+    ]
+    for event, _ in wrong:
+        say(event)
+    found.batch(engage_call("", "vip", True, ago(1)) | {"anonymousId": "a"})
+    found.settle()
+    assert found.calls("dropped", MEMBERSHIP_WITHOUT_USER) == dropped + 1
+    assert [one["reason"] for one in found.failures("dora")] == [reason for _, reason in wrong]
+    assert installation.amberflo.records == []
+    assert installation.holds().keys() == {"ada", "carl"}
+    assert installation.amberflo.stats()["overlapping_writes"] == 0
+
+
+def test_segments_own_engage_events(receiver: Daemon) -> None:
+    """The documents' and other destinations' samples, each a membership or a computed trait."""
+    wanted = {
+        "engage_identify_audience_exit_real_responsys": None,
+        "engage_identify_audience_real_sendgrid": {"seg_audience_name_1": True},
+        "engage_track_audience_entered_real_amazon_amc": {"amazon_ads_audience_6_may_24": True},
+        "engage_track_audience_entered_real_livelike": {"test_audience": True},
+    }
+    users = {}
+    for name in wanted:
+        users[name] = unique("user")
+        body = orjson.dumps(PAYLOADS[name] | {"userId": users[name]})
+        receiver.send("webhook", body, key=None, x_signature=sign(body))
+    receiver.settle()
+    held = receiver.installation.holds()
+    for name, traits in wanted.items():
+        assert held.get(users[name], {}).get("traits") == traits, name
+        assert receiver.by_customer(users[name]) == []
+        assert receiver.failures(users[name]) == []
+
+
+def test_a_sync_beside_the_daemon(installation: Installation) -> None:
+    """A run delivers while calls of the same customers come in: no customer is written by two at
+    a time, and in the end Amberflo has what both said."""
+    with closing(EngageSandbox(installation.source_url, seed=5)) as engage:
+        engage.fill(250, 5)
+        wanted = expected_records(engage)
+        chosen = sorted(wanted)[:40]
+        installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=0.02")
+        with daemon(installation) as found:
+            ended = threading.Event()
+            rounds = 0
+
+            def call_on() -> None:
+                nonlocal rounds
+                while not ended.is_set():
+                    rounds += 1
+                    events = [
+                        {"type": "identify", "userId": user, "traits": {"round": rounds}}
+                        for user in chosen
+                    ]
+                    found.batch(*events)
+                    time.sleep(0.05)
+
+            calling = threading.Thread(target=call_on)
+            calling.start()
+            try:
+                run = installation.json("sync")
+                assert (run["kind"], run["state"]) == ("initial", "done")
+                evolution = engage.evolve(hours=2.5, fraction=0.1)
+                assert installation.json("sync")["state"] == "done"
+                assert installation.json("sync", "--full")["state"] == "done"
+            finally:
+                ended.set()
+                calling.join()
+            assert evolution.changed
+            assert rounds > 3
+            found.settle()
+            wanted = expected_records(engage)
+            for user in chosen:
+                wanted[user]["traits"]["round"] = rounds
+            assert installation.holds() == wanted
+            assert installation.amberflo.stats()["overlapping_writes"] == 0
+
+
+# Delivery and failures
+
+
+def test_one_bad_record_costs_no_other(receiver: Daemon) -> None:
+    """Amberflo refuses a whole batch for one record (put into the queue past the mapping, which
+    makes none that Amberflo refuses); it is found by halving."""
+    names = [unique("queued") for _ in range(7)]
+    bad = names[3]
+    rows = []
+    for name in names:
+        record = {
+            "uniqueId": name,
+            "customerId": "u1",
+            "meterApiName": "E",
+            "meterValue": 1,
+            "meterTimeInMillis": 1_700_000_000_000,
+            "dimensions": {},
+        }
+        if name == bad:
+            record["dimensions"] = {"path": "/home"}
+        rows.append(queue.EventRow(name, orjson.dumps(record), 1, 1))
+    url = f"sqlite:///{receiver.installation.folder / 'syncer.db'}"
+    with closing(Database.open(url, "queue")) as database, database.write() as connection:
+        queue.sort(connection, [], rows)
+    receiver.records(*(name for name in names if name != bad))
+    (failure,) = receiver.failures(bad)
+    assert (failure["kind"], failure["status"], failure["message_id"]) == ("meter", 400, bad)
+    assert failure["customer_id"] == "u1"
+    assert "dimension 'path' must match" in failure["reason"]
+    assert "dimension 'path' must match" in failure["body"]
+    assert failure["request"].encode() == rows[3].record
+    number = str(failure["id"])
+    assert receiver.installation.json("failures", "discard", number) == {"discarded": 1}
+    assert receiver.failures(bad) == []
+
+
+def test_large_records_are_split_until_amberflo_takes_them(receiver: Daemon) -> None:
+    """A hundred of them are more than Amberflo takes at once: 413, and in halves it gets them."""
+    names = [unique() for _ in range(100)]
+    dimensions = {f"d{number}": "x" * 200 for number in range(110)}
+    for start in range(0, 100, 20):
+        receiver.batch(
+            *(track(messageId=name, properties=dimensions) for name in names[start : start + 20])
+        )
+    records = receiver.records(*names)
+    assert all(record["dimensions"] == dimensions for record in records)
+
+
+def test_refused_records_are_kept_and_retried_when_asked(receiver: Daemon) -> None:
+    installation = receiver.installation
+    events = [track(properties={"value": number}) for number in range(3)]
+    receiver.settle()
+    installation.amberflo.max_records = 0
+    try:
+        receiver.batch(*events)
+        failures = receiver.failures(*(event["messageId"] for event in events))
+        assert [one["status"] for one in failures] == [400] * 3
+        assert [one["attempts"] for one in failures] == [1] * 3
+        assert "one request takes up to 0" in failures[0]["reason"]
+        numbers = [str(one["id"]) for one in failures]
+    finally:
+        installation.amberflo.max_records = 2
+    try:
+        installation.json("failures", "retry", *numbers[:2])
+        records = receiver.records(*(event["messageId"] for event in events[:2]))
+        assert [record["meterValue"] for record in records] == [0, 1]
+        (left,) = receiver.failures(*(event["messageId"] for event in events))
+        assert str(left["id"]) == numbers[2]
+        installation.json("failures", "discard", numbers[2])
+        assert receiver.failures(events[2]["messageId"]) == []
+        assert events[2]["messageId"] not in str(installation.amberflo.records)
+        # A repeat of what was refused and given up is a repeat still.
+        receiver.batch(*events)
+        receiver.records(*(event["messageId"] for event in events[:2]))
+    finally:
+        installation.amberflo.max_records = None
+
+
+def test_a_call_that_cannot_be_taken_is_not_lost_by_a_retry(receiver: Daemon) -> None:
+    event = track(properties={"value": "abc"})
+    receiver.batch(event)
+    (failure,) = receiver.failures(event["messageId"])
+    assert orjson.loads(failure["request"]) == event
+    number = str(failure["id"])
+    receiver.installation.run("failures", "retry", number, exit_code=1)
+    (kept,) = receiver.failures(event["messageId"])
+    assert kept["reason"] == BAD_VALUE
+    receiver.installation.run("failures", "discard", str(kept["id"]))
+    assert receiver.failures(event["messageId"]) == []
+
+
+def test_a_failing_amberflo_loses_and_doubles_nothing(receiver: Daemon) -> None:
+    installation = receiver.installation
+    faults = "429=0.1,500=0.1,503=0.1,drop=0.2,slow=0.1,slow_seconds=0.05,retry_after=0"
+    installation.amberflo.faults = Faults.parse(faults, seed=4)
+    users = [unique("user") for _ in range(10)]
+    try:
+        events = [track(userId=user, properties={"n": n}) for n in range(20) for user in users]
+        for start in range(0, 200, 10):
+            receiver.batch(*events[start : start + 10])
+        receiver.batch(
+            *({"type": "identify", "userId": user, "traits": {"x": user}} for user in users)
+        )
+        time.sleep(0.5)
+    finally:
+        installation.amberflo.faults = Faults()
+    records = receiver.records(*(event["messageId"] for event in events))
+    assert [record["customerId"] for record in records] == users * 20
+    assert all(receiver.customer(user)["traits"] == {"x": user} for user in users)
+    assert installation.amberflo.stats()["overlapping_writes"] == 0
+
+
+# Start and end
+
+
+def test_what_is_under_way_at_the_end_is_answered_and_taken_up_again(
+    installation: Installation,
+) -> None:
+    installation.amberflo.faults = Faults.parse("503=1")
+    waiting, late = track(), track()
+    with daemon(installation) as found:
+        found.send("track", waiting)
+        body = orjson.dumps(late | {"writeKey": KEY})
+        with closing(socket.create_connection(found.address, timeout=10)) as connection:
+            head = f"POST /v1/track HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body[:20])
+            time.sleep(0.1)
+            found.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: any("stopping" in line for line in found.log), 5)
+            time.sleep(0.3)
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection(found.address, timeout=5).close()
+            connection.sendall(body[20:])
+            answer = connection.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert answer.endswith(GOOD)
+        second = installation.start("daemon")
+        _, said = second.communicate(timeout=20)
+        assert second.returncode == 1
+        assert "another daemon is running on this state" in said
+        assert found.process.wait(20) == 0
+    assert installation.amberflo.records == []
+    installation.amberflo.faults = Faults()
+    with daemon(installation) as found:
+        found.records(waiting["messageId"], late["messageId"])
+        keeps_no_secret(found)
+
+
+def test_an_address_that_is_taken(installation: Installation) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        port = other.getsockname()[1]
+        installation.configure(more=f'[passthrough]\nlisten = "127.0.0.1:{port}"\n')
+        process = installation.start("daemon")
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert f"error: passthrough.listen: cannot listen on 127.0.0.1:{port}" in said
+    assert "Traceback" not in said
+
+
+def test_on_postgresql(installation: Installation, postgres_url: str) -> None:
+    """The state and the queue on PostgreSQL; many bad events at once are not too many for it."""
+    EngageSandbox(installation.source_url).close()
+    with daemon(installation, state=postgres_url) as found:
+        user, name = unique("user"), unique()
+        with stopped_worker(found):
+            for _ in range(28):
+                found.send("batch", {"batch": [{}] * 2500})
+        found.batch(
+            track(messageId=name, userId=user),
+            track(messageId=name, userId=user),
+            {"type": "identify", "userId": user, "traits": {"name": "Ada", "plan": "pro"}},
+            engage_call(user, "vip", True, ago(1)),
+            track(messageId=name + "x", userId=user, properties={"a": "x\0y", "value": "abc"}),
+        )
+        assert found.records(name)[0]["customerId"] == user
+        assert found.customer(user) == {
+            "customerName": "Ada",
+            "customerEmail": None,
+            "traits": {"plan": "pro", "vip": True},
+        }
+        assert found.calls("repeated") == 1
+        assert found.metrics()["syncer_failures"] == 28 * 2500 + 1
+        audited = installation.json("audit", "customer", user)
+        assert [change["run"] for change in audited["changes"]] == [None]
+
+
+# Secrets
+
+
+def test_no_secret_is_kept_or_told(receiver: Daemon) -> None:
+    """However a key is given: no file of the state has it, no answer, no log."""
+    written_keys = [
+        f'"writeKey":"{KEY}"',
+        f'"writeKey"\n:\t"{KEY}"',
+        f'"writeKey":"\\u0077{KEY[1:]}"',
+        f'"writeKey":"{KEY}","context":{{"writeKey":"{KEY}","a":[{{"writeKey": "{KEY}"}}]}}',
+    ]
+    with stopped_worker(receiver):
+        for text in written_keys:
+            name = unique()
+            event = f'{{"userId":"u1","event":"E","messageId":"{name}",{text}}}'
+            batch = f'{{"batch":[{event.replace("userId", "type")},{event}],{text}}}'
+            receiver.send("track", event.encode(), key=None)
+            receiver.send("batch", batch.encode(), key=None)
+            first = event.encode()
+            receiver.send(
+                f"webhook?key={KEY}", b"[" + first + b"]", key=None, x_signature=sign(first)
+            )
+        keeps_no_secret(receiver)
+    receiver.settle()
+    keeps_no_secret(receiver)
+    assert not holds_secret(orjson.dumps(receiver.installation.json("failures")))
+    assert not holds_secret(receiver.client.get(f"{receiver.url}/metrics").content)
+    for body in (b"{", f'{{"writeKey":"{KEY}"'.encode(), orjson.dumps({"writeKey": KEY})):
+        answer = receiver.post("track", body)
+        assert answer.status_code == 400
+        assert not holds_secret(answer.content)
+
+
+# Slow clients: with shorter times, so in this process
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """The receiver's server with short times."""
+    monkeypatch.setattr(receiver_module, "BODY_TIME", 0.4)
+    monkeypatch.setattr(server_module, "HEADER_TIME", 0.4)
+    with closing(Database.open(f"sqlite:///{tmp_path / 'syncer.db'}", "queue")) as database:
+        inbox = Inbox(database, 1000)
+        inbox.start()
+        app = Receiver(inbox, (KEY,), SECRET).app()
+        listener = server_module.bind("127.0.0.1", 0)
+        address: tuple[str, int] = listener.getsockname()
+        over = threading.Event()
+        serving = threading.Thread(
+            target=lambda: asyncio.run(server_module.serve(app, listener, over.is_set))
+        )
+        serving.start()
+        yield address
+        over.set()
+        serving.join(20)
+        inbox.stop()
+        listener.close()
+        assert not serving.is_alive()
+
+
+def test_slow_clients_are_bounded(served: tuple[str, int]) -> None:
+    head = (
+        f"POST /v1/track HTTP/1.1\r\nhost: x\r\n{basic_line()}content-length: 90\r\n\r\n".encode()
+    )
+    cases: list[tuple[bytes, bytes]] = [
+        (b"", b""),
+        (b"POST /v1/tr", b""),
+        (head[:-4], b""),
+        (head, b"HTTP/1.1 408 "),
+        (head + b'{"userId":"u"', b"HTTP/1.1 408 "),
+    ]
+    connections = []
+    for start, _ in cases:
+        connection = socket.create_connection(served, timeout=5)
+        connection.sendall(start)
+        connections.append(connection)
+    began = time.monotonic()
+    for connection, (_, wanted) in zip(connections, cases, strict=True):
+        with connection:
+            answer = b""
+            while chunk := connection.recv(10_000):
+                answer += chunk
+            assert answer.startswith(wanted), answer
+            if wanted:
+                body = orjson.loads(answer.partition(b"\r\n\r\n")[2])
+                assert (body["success"], body["code"]) == (False, "too_slow")
+            else:
+                assert answer == b""
+    assert time.monotonic() - began < 3
+
+
+def basic_line() -> str:
+    return f"authorization: {basic(KEY + ':')['authorization']}\r\n"
+
+
+# Anything at all
+
+
+TEXT = st.text(st.characters(exclude_categories=()), max_size=8)
+SCALAR = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | TEXT
+    | st.sampled_from(["", " ", "1970-01-01T00:00:00Z", "2100-01-01", "NaN", "2.5", "\0", "a/b|c"])
+)
+ANYTHING = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3)
+)
+MOSTLY_GOOD = {
+    "type": st.sampled_from(["track", "page", "screen", "identify", "group", "alias", "delete"]),
+    "userId": st.sampled_from(["u1", "u2", "", 7]),
+    "anonymousId": st.just("a1"),
+    "event": st.just("E"),
+    "name": st.just("N"),
+    "messageId": st.just("m") | TEXT,
+    "properties": st.dictionaries(TEXT | st.sampled_from(["value", "vip"]), ANYTHING, max_size=4),
+    "traits": st.dictionaries(TEXT | st.sampled_from(["name", "vip"]), ANYTHING, max_size=4),
+    "timestamp": st.sampled_from([SEED_TIME, "2015-2-02T00:30:08.276Z", 1, "x"]),
+    "integrations": st.sampled_from([{}, {"All": False}]),
+    "context": st.just({"personas": {"computation_class": "audience", "computation_key": "vip"}})
+    | st.just({"personas": {"computation_class": "trait", "computation_key": "value"}}),
+}
+EVENT = st.fixed_dictionaries(
+    {}, optional={name: good | ANYTHING for name, good in MOSTLY_GOOD.items()}
+)
+BODY = (
+    st.binary(max_size=60)
+    | ANYTHING
+    | EVENT
+    | st.lists(EVENT, max_size=4)
+    | st.fixed_dictionaries(
+        {"batch": st.lists(EVENT | ANYTHING, max_size=4)},
+        optional={"context": ANYTHING, "sentAt": ANYTHING, "integrations": ANYTHING},
+    )
+)
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "authorization": st.binary(max_size=20).map(lambda text: b"Basic " + text)
+        | st.just(basic(KEY)["authorization"].encode()),
+        "content-encoding": st.sampled_from([b"gzip", b"br", b"identity", b"\xff"]),
+        "x-signature": st.binary(max_size=45),
+    },
+)
+DOCUMENTED = {
+    "POST": {200, 400, 401, 408, 413, 415, 429, 503},
+    "OPTIONS": {204},
+    "GET": {405},
+}
+
+
+class Workbench:
+    """The receiver's app, its inbox and the sorter on real databases, in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        url = f"sqlite:///{folder / 'syncer.db'}"
+        self.calls, self.state = Database.open(url, "queue"), Database.open(url)
+        self.inbox = Inbox(self.calls, 10**9)
+        self.inbox.start()
+        self.app = Receiver(self.inbox, (KEY,), SECRET).app()
+        self.sorter = Sorter(self.calls, self.state, ["*"], ["value"])
+
+    def request(self, method: str, path: str, content: bytes, headers: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+                return await client.request(method, path, content=content, headers=headers)
+
+        return asyncio.run(ask())
+
+    def close(self) -> None:
+        self.inbox.stop()
+        self.calls.close()
+        self.state.close()
+
+
+def test_whatever_comes_has_a_documented_answer_and_no_harm(tmp_path: Path) -> None:
+    """Any bytes and any JSON, to any route; what was taken can be sorted, and Amberflo takes what
+    comes of it."""
+    with closing(Workbench(tmp_path)) as bench:
+
+        @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(
+            route=st.sampled_from([*sorted(ROUTES), "m"]),
+            body=BODY,
+            headers=HEADERS,
+            with_key=st.booleans(),
+            method=st.sampled_from(["POST"] * 8 + ["OPTIONS", "GET"]),
+        )
+        @example("track", b"[" * 100_000, {}, False, "POST")
+        @example("batch", {"batch": [{"userId": 10**400}]}, {}, True, "POST")
+        @example("webhook", b'["\\ud800"', {"x-signature": b"0"}, False, "POST")
+        def check(route: str, body: Any, headers: Json, with_key: bool, method: str) -> None:
+            if isinstance(body, dict) and with_key:
+                body = body | {"writeKey": KEY}
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            if route == "webhook" and with_key:
+                signed = (
+                    json.dumps(body[0]).encode() if isinstance(body, list) and body else content
+                )
+                headers = headers | {"x-signature": sign(signed).encode(), **as_bytes(basic(KEY))}
+            if headers.get("content-encoding") == b"gzip" and with_key:
+                content = gzip.compress(content, 1)
+            answer = bench.request(method, f"/v1/{route}", content, headers)
+            assert answer.status_code in DOCUMENTED[method], answer.text
+            if method == "POST" and answer.status_code != 200:
+                refused(answer, answer.status_code, answer.json()["code"])
+            while bench.sorter.sort():
+                pass
+
+        check()
+        amberflo_takes(bench)
+
+
+def as_bytes(headers: Json) -> Json:
+    return {name: value.encode() for name, value in headers.items()}
+
+
+def amberflo_takes(bench: Workbench) -> None:
+    """The strict stand-in takes every record and customer that waits."""
+    with bench.calls.read() as connection:
+        records = queue.due(connection, 2**62, 10**6)
+    with bench.state.read() as connection:
+        customers = snapshot.due(connection, 2**62, 10**6)
+    assert records
+    assert customers
+    sandbox = AmberfloSandbox(API_KEY)
+    with running(sandbox) as url, httpx.Client(trust_env=False) as client:
+        key = {"x-api-key": API_KEY}
+        for record in records:
+            answer = client.post(f"{url}/ingest", content=record.record, headers=key)
+            assert answer.status_code == 200, (answer.text, record.record)
+        for row in customers:
+            called = orjson.loads(row.called) if row.called else {}
+            said = {name: value for name, (value, _) in called.items() if value is not None}
+            content = merged(
+                None,
+                customer_id=row.customer_id,
+                traits=said | orjson.loads(row.traits),
+                name=row.name,
+                email=row.email,
+                owned=called.keys(),
+            )
+            answer = client.put(f"{url}/customers", json=content, headers=key)
+            assert answer.status_code == 200, (answer.text, content)
