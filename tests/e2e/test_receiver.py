@@ -16,7 +16,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,7 @@ from hypothesis import strategies as st
 from state import queue, snapshot
 from state.database import Database
 from syncer.amberflo.customer import merged
-from syncer.passthrough import receiver as receiver_module
-from syncer.passthrough import server as server_module
+from syncer.passthrough import server
 from syncer.passthrough.call import (
     ALIAS,
     BAD_DATA,
@@ -95,7 +94,7 @@ Json = dict[str, Any]
 def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for all tests that need no other; each uses ids of its own."""
     with installed(tmp_path_factory.mktemp("receiver")) as installation:
-        EngageSandbox(installation.source_url).close()
+        Profiles(installation).close()
         with daemon(installation) as found:
             yield found
             keeps_no_secret(found)
@@ -213,7 +212,6 @@ def test_where_a_write_key_may_stand(
         ("wrong", basic(f"{KEY}:")),
         (None, basic("wrong:")),
         (None, basic(f":{KEY}")),
-        (None, basic("")),
         (None, {"authorization": f"Bearer {KEY}"}),
         (None, {"authorization": KEY}),
         (None, {"authorization": "Basic"}),
@@ -490,11 +488,11 @@ def test_a_full_queue_says_so_and_takes_again_later(installation: Installation) 
         for route, body in (("track", track()), ("batch", {"batch": [track()]})):
             refused(found.post(route, body), 429, "queue_full")
         found.send("batch", {"batch": []})
-        assert found.metrics()["syncer_meters_waiting"] == 5
+        assert found.waiting() == 5
         installation.amberflo.faults = Faults()
         assert len(found.records(*(event["messageId"] for event in [*first, last]))) == 5
         again = track()
-        wait_until(lambda: found.post("track", again).status_code == 200, 5, what="room")
+        wait_until(lambda: found.post("track", again).status_code == 200, 10, what="room")
         found.records(again["messageId"])
 
         # Without a secret a webhook needs a write key.
@@ -521,7 +519,7 @@ def test_a_signed_webhook(receiver: Daemon) -> None:
     for body in bodies:
         signature = sign(body)
         receiver.send("webhook", body, key=None, x_signature=signature)
-        receiver.send("webhook", body, key=None, x_signature=f" {signature.upper()} ")
+        receiver.send("webhook", body, key=None, x_signature=signature.upper())
         for wrong in (sign(body, "other"), sign(body + b" "), signature[:-1], "", "\u00e9"):
             answer = receiver.post("webhook", body, x_signature=wrong.encode("latin-1"))
             refused(answer, 401, "invalid_signature")
@@ -712,7 +710,7 @@ def odd(text: str, **expected: Any) -> tuple[str, str, Json]:
 
 def odd_events() -> list[tuple[str, str, Json]]:
     past, bad = {"noted": OLD}, {"reason": BAD_VALUE}
-    deep = '{"a":' * 62 + "1" + "}" * 62
+    deep = '{"a":' * 61 + "[1]" + "}" * 61
     return [
         *(
             odd(f',"properties":{{"value":{value}}}', **bad)
@@ -741,7 +739,10 @@ def odd_events() -> list[tuple[str, str, Json]]:
         ),
         odd(',"properties":[]', dimensions={}),
         odd(',"properties":"text"', reason=BAD_DATA),
-        odd(f',"properties":{{"a":"*","b":{deep}}}', dimensions={"a": "*"}),
+        odd(
+            f',"properties":{{"a":"*","b":{deep}}}',
+            dimensions={"a": "*", "b" + "_a" * 61: "1"},
+        ),
         odd(f',"properties":{{"a":"*","b":{deep[:-1]},"b":[{{"c":2}}]}}}}', reason=TOO_DEEP),
         odd(',"timestamp":"1970-01-01T00:00:01Z"', meterTimeInMillis=1000, **past),
         odd(',"timestamp":"1970-01-01T00:00:00Z"', received=True, noted=UNREADABLE),
@@ -977,9 +978,17 @@ class Profiles:
     """Profiles Sync tables, row by row."""
 
     def __init__(self, installation: Installation) -> None:
-        EngageSandbox(installation.source_url).close()
         self._database = sqlite3.connect(installation.folder / "engage.db")
         self._seq = 0
+        common = "seq INTEGER, received_at TEXT, uuid_ts TEXT, timestamp TEXT"
+        for table, columns in (
+            ("user_traits", "name TEXT, value TEXT"),
+            ("user_identifiers", "type TEXT, value TEXT"),
+            ("profile_merges", "segment_id TEXT"),
+        ):
+            self._database.execute(
+                f"CREATE TABLE {table} (canonical_segment_id TEXT, {columns}, {common})"
+            )
 
     def put(self, user: str, at: str, **traits: str) -> None:
         """What the warehouse has of a user, last changed at a time."""
@@ -1168,6 +1177,7 @@ def test_a_sync_beside_the_daemon(installation: Installation) -> None:
             try:
                 run = installation.json("sync")
                 assert (run["kind"], run["state"]) == ("initial", "done")
+                engage.observe()
                 evolution = engage.evolve(hours=2.5, fraction=0.1)
                 assert installation.json("sync")["state"] == "done"
                 assert installation.json("sync", "--full")["state"] == "done"
@@ -1312,10 +1322,7 @@ def test_what_is_under_way_at_the_end_is_answered_and_taken_up_again(
             connection.sendall(head.encode() + body[:20])
             time.sleep(0.1)
             found.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: any("stopping" in line for line in found.log), 5)
-            time.sleep(0.3)
-            with pytest.raises(OSError, match="refused"):
-                socket.create_connection(found.address, timeout=5).close()
+            wait_until(lambda: not listens(found.address), 5, what="the end of listening")
             connection.sendall(body[20:])
             answer = connection.recv(10_000)
             assert answer.startswith(b"HTTP/1.1 200 ")
@@ -1332,6 +1339,14 @@ def test_what_is_under_way_at_the_end_is_answered_and_taken_up_again(
         keeps_no_secret(found)
 
 
+def listens(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_an_address_that_is_taken(installation: Installation) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         port = other.getsockname()[1]
@@ -1345,11 +1360,10 @@ def test_an_address_that_is_taken(installation: Installation) -> None:
 
 def test_on_postgresql(installation: Installation, postgres_url: str) -> None:
     """The state and the queue on PostgreSQL; many bad events at once are not too many for it."""
-    EngageSandbox(installation.source_url).close()
     with daemon(installation, state=postgres_url) as found:
         user, name = unique("user"), unique()
         with stopped_worker(found):
-            for _ in range(28):
+            for _ in range(4):
                 found.send("batch", {"batch": [{}] * 2500})
         found.batch(
             track(messageId=name, userId=user),
@@ -1365,7 +1379,7 @@ def test_on_postgresql(installation: Installation, postgres_url: str) -> None:
             "traits": {"plan": "pro", "vip": True},
         }
         assert found.calls("repeated") == 1
-        assert found.metrics()["syncer_failures"] == 28 * 2500 + 1
+        assert found.metrics()["syncer_failures"] == 10_001
         audited = installation.json("audit", "customer", user)
         assert [change["run"] for change in audited["changes"]] == [None]
 
@@ -1403,23 +1417,22 @@ def test_no_secret_is_kept_or_told(receiver: Daemon) -> None:
         assert not holds_secret(answer.content)
 
 
-# Slow clients: with shorter times, so in this process
+# Slow clients: with a shorter time, so in this process
 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
-    """The receiver's server with short times."""
-    monkeypatch.setattr(receiver_module, "BODY_TIME", 0.4)
-    monkeypatch.setattr(server_module, "HEADER_TIME", 0.4)
+    """The receiver's server, which has little time for a request."""
+    monkeypatch.setattr(server, "REQUEST_TIME", 0.5)
     with closing(Database.open(f"sqlite:///{tmp_path / 'syncer.db'}", "queue")) as database:
         inbox = Inbox(database, 1000)
         inbox.start()
         app = Receiver(inbox, (KEY,), SECRET).app()
-        listener = server_module.bind("127.0.0.1", 0)
+        listener = server.bind("127.0.0.1", 0)
         address: tuple[str, int] = listener.getsockname()
         over = threading.Event()
         serving = threading.Thread(
-            target=lambda: asyncio.run(server_module.serve(app, listener, over.is_set))
+            target=lambda: asyncio.run(server.serve(app, listener, over.is_set))
         )
         serving.start()
         yield address
@@ -1431,38 +1444,28 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
 
 
 def test_slow_clients_are_bounded(served: tuple[str, int]) -> None:
-    head = (
-        f"POST /v1/track HTTP/1.1\r\nhost: x\r\n{basic_line()}content-length: 90\r\n\r\n".encode()
-    )
-    cases: list[tuple[bytes, bytes]] = [
-        (b"", b""),
-        (b"POST /v1/tr", b""),
-        (head[:-4], b""),
-        (head, b"HTTP/1.1 408 "),
-        (head + b'{"userId":"u"', b"HTTP/1.1 408 "),
-    ]
-    connections = []
-    for start, _ in cases:
-        connection = socket.create_connection(served, timeout=5)
-        connection.sendall(start)
-        connections.append(connection)
-    began = time.monotonic()
-    for connection, (_, wanted) in zip(connections, cases, strict=True):
-        with connection:
-            answer = b""
-            while chunk := connection.recv(10_000):
-                answer += chunk
-            assert answer.startswith(wanted), answer
-            if wanted:
-                body = orjson.loads(answer.partition(b"\r\n\r\n")[2])
-                assert (body["success"], body["code"]) == (False, "too_slow")
-            else:
-                assert answer == b""
-    assert time.monotonic() - began < 3
+    """Who does not get to the end of a request is let go; who sends in time is not."""
+    body = orjson.dumps(track() | {"writeKey": KEY})
+    head = f"POST /v1/track HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    slow = [b"", b"POST /v1/tr", head[:-4], head, head + body[:-1]]
+    with ExitStack() as open_:
+        connections = [open_.enter_context(closing(connect(served))) for _ in (*slow, "good")]
+        began = time.monotonic()
+        for connection, start in zip(connections, slow, strict=False):
+            connection.sendall(start)
+        *slow_ones, good = connections
+        for _ in range(4):
+            good.sendall(head + body[:30])
+            time.sleep(0.2)
+            good.sendall(body[30:])
+            assert good.recv(10_000).startswith(b"HTTP/1.1 200 ")
+        for connection in slow_ones:
+            assert connection.recv(10_000) == b""
+        assert time.monotonic() - began < 3
 
 
-def basic_line() -> str:
-    return f"authorization: {basic(KEY + ':')['authorization']}\r\n"
+def connect(address: tuple[str, int]) -> socket.socket:
+    return socket.create_connection(address, timeout=5)
 
 
 # Anything at all
@@ -1517,7 +1520,7 @@ HEADERS = st.fixed_dictionaries(
     },
 )
 DOCUMENTED = {
-    "POST": {200, 400, 401, 408, 413, 415, 429, 503},
+    "POST": {200, 400, 401, 413, 415, 429, 503},
     "OPTIONS": {204},
     "GET": {405},
 }
