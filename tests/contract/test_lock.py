@@ -21,6 +21,7 @@ from state import runs
 from state.database import Database
 from state.errors import Locked
 from state.lock import lock, run_lock
+from syncer.cli import main
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -238,7 +239,13 @@ def end_others(url: str) -> None:
     assert ended
 
 
-def test_commands_are_refused_in_one_line(url: str, database: Database, tmp_path: Path) -> None:
+def test_commands_are_refused_in_one_line(
+    url: str,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     config = tmp_path / "config.toml"
     source = tmp_path / "engage.db"
     source.touch()
@@ -254,23 +261,23 @@ url = "{url}"
 """,
         encoding="utf-8",
     )
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("SYNCER_")}
     with database.read() as connection:
         before = runs.newest(connection)
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with held_elsewhere(url):
-        for command in (["sync"], ["resync", "--yes"]):
-            done = subprocess.run(
-                [sys.executable, "-m", "syncer", *command, "--config", config],
-                env={**environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
-                cwd="/",
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            assert (done.returncode, done.stdout) == (1, ""), done.stderr
-            assert done.stderr.startswith("error: another run is going on")
-            assert done.stderr.count("\n") == 1
+        for command in (["sync"], ["resync", "--yes"], ["runs", "approve", "1"]):
+            arguments = ["syncer", *command, "--config", str(config)]
+            monkeypatch.setattr(sys, "argv", arguments)
+            try:
+                with pytest.raises(SystemExit) as exited:
+                    main()
+            finally:
+                for number, handler in kept.items():
+                    signal.signal(number, handler)
+            out, err = capsys.readouterr()
+            assert (exited.value.code, out) == (1, "")
+            assert err.startswith("error: another run is going on")
+            assert err.count("\n") == 1
     with database.read() as connection:
         assert runs.newest(connection) == before
 

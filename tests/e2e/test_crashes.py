@@ -215,13 +215,13 @@ def at_amberflo(traits: dict[str, Any]) -> dict[str, Any]:
 def test_a_run_may_be_killed_at_any_moment(
     installation: Installation, engage: EngageSandbox
 ) -> None:
-    kill_often(installation, engage, f"sqlite:///{installation.folder / 'syncer.db'}", 12, seed=1)
+    kill_often(installation, engage, f"sqlite:///{installation.folder / 'syncer.db'}", 10, seed=1)
 
 
 def test_a_run_may_be_killed_at_any_moment_on_postgresql(
     installation: Installation, engage: EngageSandbox, postgres_url: str
 ) -> None:
-    kill_often(installation, engage, postgres_url, 5, seed=2)
+    kill_often(installation, engage, postgres_url, 4, seed=2)
 
 
 def kill_often(
@@ -231,7 +231,7 @@ def kill_often(
     installation.amberflo.faults = Faults.parse(SLOW)
     killing = Killing(installation, engage, state, random.Random(seed))
     engage.fill(300, 5)
-    moments = ["delivery", "pull", "commit", "start", "commit"]
+    moments = ["delivery", "pull", "commit", "commit", "start"]
     for number in range(rounds):
         killing.round(moments[number % len(moments)])
         if number % 3 != 1:
@@ -257,7 +257,7 @@ def test_a_delivery_that_is_asked_to_stop_ends_soon_and_is_taken_up(
         process.send_signal(number)
         began = time.monotonic()
         _, said = process.communicate(timeout=20)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8
     assert process.returncode == 1, said
     no_traceback(said)
     (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -295,7 +295,7 @@ def test_a_second_interrupt_ends_at_once(installation: Installation, engage: Eng
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         _, said = process.communicate(timeout=20)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 6
     assert process.returncode == 1
     no_traceback(said)
     assert said.splitlines()[-1] == "stopped"
