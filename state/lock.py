@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -39,8 +39,11 @@ def run_lock(database: Database) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def lock(database: Database, name: str, *, wait: float = 0.0) -> Iterator[None]:
-    """Hold a lock for the block; raises `Locked` when it is not to be had in `wait` seconds."""
+def lock(
+    database: Database, name: str, *, wait: float = 0.0, stop: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Hold a lock for the block; raises `Locked` when it is not to be had in `wait` seconds, or
+    before `stop` says so."""
     until = time.monotonic() + wait
     with ExitStack() as held:
         while True:
@@ -48,7 +51,7 @@ def lock(database: Database, name: str, *, wait: float = 0.0) -> Iterator[None]:
                 held.enter_context(_try(database, name))
                 break
             except Locked:
-                if time.monotonic() >= until:
+                if time.monotonic() >= until or stop():
                     raise
                 time.sleep(0.05)
         yield

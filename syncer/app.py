@@ -48,7 +48,10 @@ class App:
                 source=self.source(),
                 selection=self._selection(),
                 guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
-                deliver=lambda progress: self._deliver_now(database, progress),
+                deliver=lambda progress: asyncio.run(self.deliver_customers(database, progress)),
+                delivery_lock=lambda: lock(
+                    database, "delivery", wait=DELIVERY_WAIT, stop=self.stop
+                ),
                 progress=self.progress,
                 stop=self.stop,
             )
@@ -117,10 +120,6 @@ class App:
         """Raises what is wrong with the key or the way to Amberflo."""
         async with self.client() as client:
             await client.check()
-
-    def _deliver_now(self, database: Database, progress: Callable[[int], None]) -> Delivery:
-        with lock(database, "delivery", wait=DELIVERY_WAIT):
-            return asyncio.run(self.deliver_customers(database, progress))
 
     async def deliver_customers(
         self, database: Database, progress: Callable[[int], None] = lambda finished: None

@@ -120,12 +120,14 @@ def work(config: Config, lifeline: Connection) -> None:
     threading.Thread(target=wait_for_end, name="lifeline", daemon=True).start()
     app = App(config, LineProgress(), ended.is_set)
     with app.state(writes=True) as state, app.queue(writes=True) as calls:
+        trouble = Trouble("worker")
         while not ended.is_set():
             try:
-                with lock(state, "worker", wait=SUCCESSION):
+                with lock(state, "worker", wait=SUCCESSION, stop=ended.is_set):
+                    trouble(None)
                     asyncio.run(_work(app, state, calls))
             except Locked as busy:
-                log.warning("%s", busy)
+                trouble(str(busy))
 
 
 async def _work(app: App, state: Database, calls: Database) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -159,6 +159,8 @@ class Runs:
     guard: Guard
     deliver: Deliver
     progress: Progress
+    #: held from before a commit until it is delivered: no other process sends what a run made due
+    delivery_lock: Callable[[], AbstractContextManager[None]] = nullcontext
     stop: Callable[[], bool] = lambda: False
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
@@ -195,7 +197,7 @@ class Runs:
 
     def retry(self, failed: Collection[int]) -> Delivery:
         """Send customers again that Amberflo refused, by the numbers of their failures."""
-        with run_lock(self.database):
+        with run_lock(self.database), self.delivery_lock():
             with self.database.write() as connection:
                 for failure in failures.find(connection, failed):
                     snapshot.send_again(
@@ -245,12 +247,10 @@ class Runs:
             run = runs.start(connection, kind, self.clock(), self.selection.settings)
         with self._recorded(run):
             compared = self._compare(kind, scope, approval)
-            try:
+            with closing(compared), self.delivery_lock():
                 due = self._commit(run, compared, approval, again)
-            finally:
-                compared.close()
-            delivery = self._send(due)
-            return self._finish(run, compared, delivery)
+                delivery = self._send(due)
+                return self._finish(run, compared, delivery)
 
     def _compare(self, kind: RunKind, scope: Scope, approval: Approval | None) -> Compared:
         whole = isinstance(scope, Everything)
@@ -418,7 +418,9 @@ class Runs:
         with self.database.write() as connection:
             record = runs.get(connection, run)
             assert record is not None
-            left = int(record["due"]) - delivery.delivered - delivery.failed - int(record["held"])
+            done = delivery.delivered + delivery.failed + int(record["held"])
+            due = max(int(record["due"]), done)  # calls may have made customers due meanwhile
+            left = due - done
             result = Result(run, compared.kind, runs.DONE, compared.held, delivery)
             result.problems += compared.catalog.messages
             if delivery.failed:
@@ -429,7 +431,7 @@ class Runs:
             if left:
                 result.state = runs.INTERRUPTED if delivery.stopped else runs.FAILED
                 result.problems.append(
-                    f"{left:,} of {int(record['due']):,} customers are not delivered and stay due"
+                    f"{left:,} of {due:,} customers are not delivered and stay due"
                     + (f": {delivery.problem}" if delivery.problem else "")
                 )
             elif compared.held:
@@ -437,6 +439,7 @@ class Runs:
             values = {
                 "state": result.state,
                 "ended_at": self.clock(),
+                "due": due,
                 "delivered": delivery.delivered,
                 "failed": delivery.failed,
                 "error": "; ".join(result.problems) or None,
