@@ -99,6 +99,11 @@ class Database:
             yield write
 
 
+def shown(url: URL) -> str:
+    """A URL for messages: without the password, and without the query, which may hold others."""
+    return str(url.set(query={}))
+
+
 def sqlite_path(url: URL) -> Path | None:
     """The file of a SQLite URL; None for memory and for other engines."""
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
@@ -168,4 +173,4 @@ def _translated(url: URL) -> Iterator[None]:
         yield
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
-        raise StateError(f"the state database {url}: {reason}") from error
+        raise StateError(f"the state database {shown(url)}: {reason}") from error

@@ -24,7 +24,7 @@ import orjson
 
 from state import failures, history, queue, snapshot
 from state import runs as run_records
-from state.database import Database
+from state.database import Database, shown
 from syncer import __version__, report
 from syncer.amberflo.delivery import Delivery
 from syncer.app import App
@@ -833,7 +833,7 @@ def _check_amberflo(app: App) -> str:
 
 def _check_database(app: App) -> str:
     with app.state(writes=False) as database, database.read() as connection:
-        return f"{app.config.state.url}: {snapshot.size(connection):,} customers known"
+        return f"{shown(app.config.state.url)}: {snapshot.size(connection):,} customers known"
 
 
 # JSON shapes (design §5)

@@ -40,11 +40,13 @@ def duration(text: object) -> float:
     if isinstance(text, int | float) and not isinstance(text, bool):
         return float(text)
     if isinstance(text, str):
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text.strip()):
+            return float(text)
         compact = text.replace(" ", "").lower()
         parts = _DURATION.findall(compact)
         if parts and "".join(number + unit for number, unit in parts) == compact:
             return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    raise ValueError(f"{text!r} is no duration; write for example 90s, 20m, 2h30m or 1d")
+    raise ValueError("this is no duration; write for example 90s, 20m, 2h30m or 1d")
 
 
 def _database_url(text: object) -> URL:
@@ -58,7 +60,7 @@ def _database_url(text: object) -> URL:
 
 
 def _http_url(text: str) -> str:
-    if not re.match(r"https?://[^/\s]+", text):
+    if not re.fullmatch(r"https?://[^/\s]+\S*", text):
         raise ValueError("this is no URL; write for example https://app.amberflo.io/customers")
     return text.rstrip("/")
 
@@ -67,6 +69,12 @@ def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{text!r} is no address; write for example 127.0.0.1:8400")
+    return text
+
+
+def _cron(text: str) -> str:
+    if not re.fullmatch(r"([0-9*/,-]+ +){3}[0-9a-z*/,-]+ +[0-9a-z*/,-]+", text.strip().lower()):
+        raise ValueError('this is no cron line; write for example "0 3 * * *" for 3:00 UTC daily')
     return text
 
 
@@ -116,7 +124,7 @@ class EngageConfig(_Section):
 class ScheduleConfig(_Section):
     every: Duration = 2.5 * 3600
     jitter: DurationOrNone = 20 * 60.0
-    reconcile: str = "0 3 * * *"
+    reconcile: Annotated[str, AfterValidator(_cron)] = "0 3 * * *"
 
 
 class GuardConfig(_Section):
@@ -292,12 +300,14 @@ def _first_problem(
     keys = tuple(str(part) for part in found["loc"] if not isinstance(part, int))
     where = _where(path, keys, origins)
     if found["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {_known_keys(keys)}"
+        return " ".join(f"{where}: unknown key; {_known_keys(keys)}".split())
     if found["type"] == "missing":
         if keys == ("amberflo", "api_key"):
             return f"{where}: missing; set api_key, or api_key_file with the path of a file"
         return f"{where}: missing; config.example.toml shows it"
-    return f"{where}: {found['msg'].removeprefix('Value error, ')}"
+    if found["type"] == "model_type":
+        return f"{where}: this is a section; write [{'.'.join(keys)}] and its keys below"
+    return " ".join(f"{where}: {found['msg'].removeprefix('Value error, ')}".split())
 
 
 def _known_keys(keys: tuple[str, ...]) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 #: multiplied by `RECOVER` every `SETTLE` seconds.
 SLOW_DOWN, RECOVER, SETTLE = 0.5, 1.25, 1.0
 SLOWEST = 0.2
+#: Seconds over which the rate is measured where none is configured.
+WINDOW = 5.0
 
 
 class Pace:
@@ -21,7 +23,8 @@ class Pace:
         self._ceiling = rate  # where an unlimited rate was when it was slowed down
         self._next = 0.0
         self._settled = 0.0
-        self._window = (0.0, 0)  # start and count: the measured rate
+        # The measured rate: start and count of this window, rate of the one before
+        self._window, self._before = (0.0, 0), 0.0
 
     @property
     def rate(self) -> float:
@@ -31,7 +34,10 @@ class Pace:
     def reserve(self, now: float) -> float:
         """Take the next free moment; gives the seconds to wait for it."""
         started, count = self._window
-        self._window = (now, 1) if now - started > 5 else (started, count + 1)
+        if now - started > WINDOW:
+            self._window, self._before = (now, 1), count / (now - started)
+        else:
+            self._window = (started, count + 1)
         start = max(now, self._next)
         if self.rate > 0:
             self._next = start + 1.0 / self.rate
@@ -61,4 +67,4 @@ class Pace:
 
     def _measured(self, now: float) -> float:
         started, count = self._window
-        return count / max(now - started, 1.0)
+        return max(self._before, count / max(now - started, 1.0))

@@ -15,7 +15,7 @@ import orjson
 
 from syncer.engage.names import trait_name
 from syncer.engage.source import ObservedKey
-from syncer.engage.values import USUAL, Value, boolean, is_null, milliseconds, typed
+from syncer.engage.values import USUAL, Value, boolean, is_null, since_1970, typed
 
 AUDIENCE: Literal["audience"] = "audience"
 COMPUTED_TRAIT: Literal["computed_trait"] = "computed_trait"
@@ -78,21 +78,25 @@ class Catalog:
     """The traits of a run, by key and by name."""
 
     def __init__(
-        self, traits: Iterable[KnownTrait], problems: dict[str, str], messages: list[str]
+        self,
+        traits: Iterable[KnownTrait],
+        problems: dict[str, str],
+        messages: list[str],
+        lost: Iterable[KnownTrait] = (),
     ) -> None:
-        #: ours, those of earlier runs that the source lost included
-        self.by_key = {trait.key: trait for trait in traits}
-        self.by_name = {trait.name: trait for trait in traits if trait.key not in problems}
+        #: the keys to pull
+        found = list(traits)
+        self.keys = sorted(trait.key for trait in found)
+        found += lost
+        #: ours, those of earlier runs that the source lost or the config leaves out now included
+        self.by_key = {trait.key: trait for trait in found}
+        self.by_name = {trait.name: trait for trait in found if trait.key not in problems}
         #: keys that cannot be sent, with the reason
         self.problems = problems
         #: one line a problem, for the user
         self.messages = messages
         self.layout = lru_cache(maxsize=READINGS)(self._layout)
         self.read = lru_cache(maxsize=READINGS)(self._read)
-
-    @property
-    def keys(self) -> list[str]:
-        return sorted(self.by_key)
 
     def _layout(self, keys_text: str) -> Layout:
         """The layout of trait rows with these keys (a JSON array)."""
@@ -150,7 +154,7 @@ def newest(keys_text: str, values_text: str, times_text: str) -> tuple[str, str,
     for key, value, time in zip(
         orjson.loads(keys_text), orjson.loads(values_text), orjson.loads(times_text), strict=True
     ):
-        at = milliseconds(time) or 0
+        at = since_1970(time)
         if key not in rows or at >= rows[key][0]:
             rows[key] = (at, value, time)
     return (
@@ -204,7 +208,7 @@ def build(
                 f"the keys {both} give one trait name, {name!r}: none of them is sent until one "
                 "is renamed or left out of engage.audiences and engage.computed_traits"
             )
-    return Catalog([*found.values(), *lost], problems, messages)
+    return Catalog(found.values(), problems, messages, lost)
 
 
 def _kind(

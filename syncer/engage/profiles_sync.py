@@ -100,7 +100,7 @@ class ProfilesSync:
         with self.pull(OnlyCustomer("")) as pull:
             keys = pull.observed()
         rows = sum(key.rows for key in keys)
-        return f"Profiles Sync at {self.url}: {rows:,} trait rows of {len(keys):,} keys"
+        return f"Profiles Sync at {_shown(self.url)}: {rows:,} trait rows of {len(keys):,} keys"
 
 
 class ProfilesSyncPull:
@@ -424,7 +424,7 @@ def _begin_snapshot(connection: Connection) -> None:
 def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
     """The three tables, or one line that says which table or column is missing."""
     inspector = inspect(connection)
-    place = f"the schema {schema!r} of {url}" if schema else f"{url}"
+    place = f"the schema {schema!r} of {_shown(url)}" if schema else _shown(url)
     tables: dict[str, Table] = {}
     for name, columns in _COLUMNS.items():
         there = name
@@ -446,6 +446,11 @@ def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
     return tables
 
 
+def _shown(url: URL) -> str:
+    """A URL for messages: without the password, and without the query, which may hold others."""
+    return str(url.set(query={}))
+
+
 @contextmanager
 def _translated(url: URL) -> Iterator[None]:
     """Errors of the driver as one line without the password."""
@@ -453,4 +458,4 @@ def _translated(url: URL) -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise SourceError(f"the pull from {url} broke off: {reason}") from error
+        raise SourceError(f"the pull from {_shown(url)} broke off: {reason}") from error

@@ -25,7 +25,7 @@ _EXACT = 2**53
 
 def is_null(raw: object) -> bool:
     """Whether a stored value says "no value": NULL, blank text, or the JSON text `null`."""
-    return raw is None or (isinstance(raw, str) and raw.strip() in ("", "null"))
+    return raw is None or (isinstance(raw, str) and raw.strip().lower() in ("", "null"))
 
 
 def boolean(raw: object) -> bool | None:
@@ -81,9 +81,21 @@ def milliseconds(raw: object) -> int | None:
             return None
         return int(raw if abs(raw) > 1e11 else raw * 1000)
     try:
-        found = raw if isinstance(raw, datetime) else datetime.fromisoformat(str(raw).strip())
-    except ValueError:
+        found = raw if isinstance(raw, datetime) else _moment(str(raw).strip())
+    except (ValueError, OverflowError, OSError):
         return None
     if found.tzinfo is None:
         found = found.replace(tzinfo=UTC)
     return round(found.timestamp() * 1000)
+
+
+def since_1970(raw: object) -> int:
+    """The same for comparing: what cannot be read, or was before 1970, is oldest."""
+    return max(0, milliseconds(raw) or 0)
+
+
+def _moment(text: str) -> datetime:
+    if text.isascii() and text.isdecimal() and len(text) > 8:
+        number = int(text)
+        return datetime.fromtimestamp(number / 1000 if number > 10**11 else number, UTC)
+    return datetime.fromisoformat(text.removesuffix("UTC").rstrip())

@@ -17,8 +17,8 @@ import orjson
 
 from syncer.engage.catalog import AUDIENCE, READINGS, Catalog, KnownTrait, Layout, Reading, newest
 from syncer.engage.source import PulledCustomer
-from syncer.engage.values import Value, is_null, milliseconds
-from syncer.errors import SourceError
+from syncer.engage.values import Value, is_null, milliseconds, since_1970
+from syncer.errors import SourceError, SyncerError
 
 #: A customer as the snapshot has it: id, traits (canonical JSON), name, email, and the JSON of the
 #: Segment times of what came by a call (None: nothing did). Any tuple of these will do, so that a
@@ -86,7 +86,7 @@ class Tally:
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
-        self.sums: dict[str, Sums] = {key: Sums() for key in catalog.keys}
+        self.sums: dict[str, Sums] = {key: Sums() for key in catalog.by_key}
         self.new = self.changed = self.unchanged = 0
         #: customers and trait rows that the source gave, to hold against its own count
         self.customers = self.rows = 0
@@ -119,7 +119,7 @@ Pair = tuple[PulledCustomer | None, Known | None]
 def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[Known]) -> Iterator[Pair]:
     """Full outer join of the two sorted streams: a customer of the snapshot that the pull does
     not have comes as (None, known)."""
-    known_ones = iter(snapshot)
+    known_ones = _in_order(snapshot)
     known = next(known_ones, None)
     last = ""
     for row in pulled:
@@ -141,6 +141,18 @@ def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[Known]) -> Iterat
     while known is not None:
         yield None, known
         known = next(known_ones, None)
+
+
+def _in_order(snapshot: Iterable[Known]) -> Iterator[Known]:
+    last = ""
+    for known in snapshot:
+        if known[0] < last:
+            raise SyncerError(
+                f"the snapshot is out of order: {known[0]!r} came after {last!r}; "
+                "nothing was changed"
+            )
+        last = known[0]
+        yield known
 
 
 def look_up(
@@ -166,6 +178,8 @@ def compare(
     """
     read, loads, unchanged = catalog.read, orjson.loads, tally.unchanged_layouts
     for row, known in pairs:
+        if len(unchanged) > READINGS:
+            tally.close()
         if row is None:
             assert known is not None
             change = _vanished(known, catalog, tally, horizon)
@@ -208,8 +222,6 @@ def compare(
                 tally.same(reading)
             else:
                 unchanged[reading.layout] += 1
-                if len(unchanged) > READINGS:
-                    tally.close()
             traits, changes = reading.traits, []
         else:
             before = loads(known_traits)
@@ -233,7 +245,7 @@ def _newer(
     stamps: dict[str, int] = orjson.loads(stamps_text)
     found = set()
     for place, time in zip(reading.layout.places, orjson.loads(times), strict=True):
-        if stamps.get(place.name, 0) > (milliseconds(time) or 0):
+        if stamps.get(place.name, 0) > since_1970(time):
             found.add(place.name)
     pulled = {place.name for place in reading.layout.places}
     found |= {name for name in before if name not in pulled and stamps.get(name, 0) > horizon}
@@ -351,7 +363,7 @@ def _name_and_email(
 ) -> tuple[str | None, str | None]:
     """The newest of each, None where a call said a newer one; rows are (key, value, time)."""
     stamps: dict[str, int] = {} if stamps_text is None else orjson.loads(stamps_text)
-    timed = sorted(((milliseconds(time) or 0, key, value) for key, value, time in rows), key=_at)
+    timed = sorted(((since_1970(time), key, value) for key, value, time in rows), key=_at)
     found = {key: value for at, key, value in timed if at >= stamps.get(key, 0)}
     return _text(found.get("name")), _text(found.get("email"))
 

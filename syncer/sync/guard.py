@@ -6,7 +6,7 @@ finding out later (design §3, Guard).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from syncer.sync.compare import Sums
@@ -26,18 +26,20 @@ class Guard:
         *,
         whole: bool,
         pending: Mapping[str, int],
+        lost: Collection[str] = (),
     ) -> dict[str, str]:
         """Trait keys to hold, each with the reason in words.
 
         `members` are those before the run; `whole` says that all customers were pulled; `pending`
-        maps keys that are held already to their run: a partial run cannot clear them.
+        maps keys that are held already to their run: a partial run cannot clear them; `lost` are
+        keys that nothing is pulled of any more, whatever the run.
         """
         found: dict[str, str] = {}
         for key, trait in sums.items():
             before = members.get(key, 0)
             if not trait.differing:
                 continue
-            if whole and before and trait.pulled == trait.vanished:
+            if before and (key in lost or (whole and trait.pulled == trait.vanished)):
                 found[key] = f"the pull has no rows of it, and it had {before:,} members"
             elif trait.leaving >= max(self.min_exits, 1) and (
                 # A share is not exact in binary: 0.29 of 100 is not less than 29.

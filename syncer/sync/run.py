@@ -282,7 +282,8 @@ class Runs:
                 plan.close()
                 raise
             pending = runs.held_keys(connection)
-        held = self.guard.held(tally.sums, members, whole=whole, pending=pending)
+        lost = catalog.by_key.keys() - set(catalog.keys)
+        held = self.guard.held(tally.sums, members, whole=whole, pending=pending, lost=lost)
         for key, seen in (approval.held if approval else {}).items():
             if tally.sums[key].differing <= max(seen * APPROVAL_SLACK, seen + APPROVAL_SLACK_MIN):
                 held.pop(key, None)

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 
-from state.database import Database
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
 
@@ -33,18 +34,32 @@ SLOW = "slow=1,slow_seconds=0.05"
 Traits = dict[str, dict[str, Any]]
 
 
-def rows(state: str, statement: str) -> list[dict[str, Any]]:
-    """What the state database has, past the product; nothing while there is no such table."""
-    with closing(Database.peek(state)) as database, database.read() as connection:
-        return [dict(row) for row in connection.execute(text(statement)).mappings()]
+class State:
+    """The state database past the product, also before it is there."""
 
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        self._path = self._engine.url.database if url.startswith("sqlite") else None
 
-def runs(state: str) -> list[dict[str, Any]]:
-    return rows(state, "SELECT * FROM run ORDER BY id")
+    def close(self) -> None:
+        self._engine.dispose()
 
+    def rows(self, statement: str) -> list[dict[str, Any]]:
+        if self._path is not None and not Path(self._path).exists():
+            return []
+        try:
+            with self._engine.connect() as connection:
+                return [dict(row) for row in connection.execute(text(statement)).mappings()]
+        except DBAPIError as error:
+            if "no such table" in str(error.orig) or "does not exist" in str(error.orig):
+                return []
+            raise
 
-def backlog(state: str) -> int:
-    return int(rows(state, "SELECT count(*) n FROM customer WHERE due_at IS NOT NULL")[0]["n"])
+    def runs(self) -> list[dict[str, Any]]:
+        return self.rows("SELECT * FROM run ORDER BY id")
+
+    def backlog(self) -> int:
+        return len(self.rows("SELECT 1 FROM customer WHERE due_at IS NOT NULL"))
 
 
 def traits_of(engage: EngageSandbox) -> Traits:
@@ -77,7 +92,7 @@ def wait_until(true: Callable[[], object], process: subprocess.Popen[str]) -> No
     end = time.monotonic() + 30
     while not true() and process.poll() is None:
         assert time.monotonic() < end
-        time.sleep(0.003)
+        time.sleep(0.01)
 
 
 def writes(installation: Installation) -> int:
@@ -97,7 +112,7 @@ class Killing:
 
     installation: Installation
     engage: EngageSandbox
-    state: str
+    state: State
     rng: random.Random
     #: what the last committed pull saw
     known: Traits = field(default_factory=dict)
@@ -110,7 +125,7 @@ class Killing:
 
     def round(self, moment: str) -> None:
         """One `sync`, killed at a moment of this kind."""
-        before = len(runs(self.state))
+        before = len(self.state.runs())
         with self._source_locked(moment == "pull"):
             process = self.installation.start("sync")
             with ended(process):
@@ -137,52 +152,52 @@ class Killing:
         if moment == "start":
             time.sleep(self.rng.uniform(0.1, 0.9))
         elif moment in ("pull", "commit"):
-            wait_until(lambda: len(runs(self.state)) > before, process)
+            wait_until(lambda: len(self.state.runs()) > before, process)
             time.sleep(self.rng.uniform(0.0, 0.15))
         else:
             enough = writes(self.installation) + self.rng.randrange(1, 40)
             wait_until(lambda: writes(self.installation) >= enough, process)
 
     def _phase(self, before: int) -> str:
-        if len(runs(self.state)) == before:
+        if len(self.state.runs()) == before:
             return "before"
-        return "delivery" if runs(self.state)[-1]["committed_at"] else "pull"
+        return "delivery" if self.state.runs()[-1]["committed_at"] else "pull"
 
     def _look(self, before: int) -> None:
         """A run that committed has taken the whole pull; one that did not has taken nothing."""
-        for run in runs(self.state)[before:]:
+        for run in self.state.runs()[before:]:
             now = traits_of(self.engage)
             if run["committed_at"]:
                 self.histories[run["id"]] = differences(self.known, now)
                 self.changed += int(run["due"])
                 self.known = now
                 self.engage.observe()
-        found = rows(self.state, "SELECT customer_id, traits FROM customer")
+        found = self.state.rows("SELECT customer_id, traits FROM customer")
         assert {row["customer_id"]: json.loads(row["traits"]) for row in found} == self.known
 
     def _check_acknowledged(self) -> None:
         """What the state says Amberflo has is there."""
         there = self.installation.amberflo.customers
-        for row in rows(self.state, "SELECT * FROM customer WHERE acked_rev = rev"):
+        for row in self.state.rows("SELECT * FROM customer WHERE acked_rev = rev"):
             assert there[row["customer_id"]]["traits"] == at_amberflo(json.loads(row["traits"]))
 
     def finish(self) -> None:
         """The next run ends it all."""
         self.installation.amberflo.faults = Faults()
-        before = len(runs(self.state))
+        before = len(self.state.runs())
         assert self.installation.json("sync")["state"] == "done"
         self._look(before)
         assert self.installation.holds() == expected_records(self.engage)
         assert self.installation.json("sync", "--full")["due"] == 0
         assert self.installation.amberflo.stats()["overlapping_writes"] == 0
 
-        *killed, _last, _full = runs(self.state)
+        *killed, _last, _full = self.state.runs()
         unfinished = [run for run in killed if run["state"] != "done"]
         assert {run["state"] for run in unfinished} <= {"interrupted"}
         assert all(run["ended_at"] and run["error"] for run in unfinished)
         assert 0 < len(unfinished) <= self.killed
 
-        changes = rows(self.state, "SELECT * FROM change ORDER BY id")
+        changes = self.state.rows("SELECT * FROM change ORDER BY id")
         assert all(change["delivered_at"] for change in changes)
         told: dict[int, list[tuple[str, str, str, str]]] = {}
         replayed: Traits = {}
@@ -225,19 +240,20 @@ def test_a_run_may_be_killed_at_any_moment_on_postgresql(
 
 
 def kill_often(
-    installation: Installation, engage: EngageSandbox, state: str, rounds: int, *, seed: int
+    installation: Installation, engage: EngageSandbox, url: str, rounds: int, *, seed: int
 ) -> None:
-    installation.configure(state=state, concurrency=WORKERS)
+    installation.configure(state=url, concurrency=WORKERS)
     installation.amberflo.faults = Faults.parse(SLOW)
-    killing = Killing(installation, engage, state, random.Random(seed))
     engage.fill(300, 5)
     moments = ["delivery", "pull", "commit", "commit", "start"]
-    for number in range(rounds):
-        killing.round(moments[number % len(moments)])
-        if number % 3 != 1:
-            engage.evolve(fraction=0.15)
-    assert {"pull", "delivery"} <= killing.killed_in
-    killing.finish()
+    with closing(State(url)) as state:
+        killing = Killing(installation, engage, state, random.Random(seed))
+        for number in range(rounds):
+            killing.round(moments[number % len(moments)])
+            if number % 3 != 1:
+                engage.evolve(fraction=0.15)
+        assert {"pull", "delivery"} <= killing.killed_in
+        killing.finish()
 
 
 # -- asked to stop
@@ -309,13 +325,13 @@ def test_a_pull_that_is_asked_to_stop_changes_nothing(
     installation: Installation, engage: EngageSandbox
 ) -> None:
     engage.fill(100, 3)
-    state = f"sqlite:///{installation.folder / 'syncer.db'}"
+    state = State(f"sqlite:///{installation.folder / 'syncer.db'}")
     path = installation.folder / "engage.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as source:
+    with closing(state), closing(sqlite3.connect(path, isolation_level=None)) as source:
         source.execute("BEGIN EXCLUSIVE")  # the pull waits for us
         process = installation.start("sync")
         with ended(process):
-            wait_until(lambda: runs(state), process)
+            wait_until(state.runs, process)
             process.send_signal(signal.SIGTERM)
             time.sleep(0.2)
             source.execute("ROLLBACK")
@@ -324,9 +340,10 @@ def test_a_pull_that_is_asked_to_stop_changes_nothing(
     no_traceback(said)
     assert "error: stopped before anything was changed; the next run starts anew" in said
     assert installation.amberflo.stats()["requests"] == {}
-    (run,) = runs(state)
-    assert (run["state"], run["committed_at"]) == ("interrupted", None)
-    assert rows(state, "SELECT * FROM customer") == []
+    with closing(state):
+        (run,) = state.runs()
+        assert (run["state"], run["committed_at"]) == ("interrupted", None)
+        assert state.rows("SELECT * FROM customer") == []
     run = installation.json("sync")
     assert (run["kind"], run["state"]) == ("initial", "done")
     assert installation.holds() == expected_records(engage)
@@ -450,7 +467,8 @@ def test_a_state_server_that_restarts_breaks_nothing(
     installation.amberflo.faults = Faults()
     assert installation.json("sync")["state"] == "done"
     assert installation.holds() == expected_records(engage)
-    assert backlog(postgres_url) == 0
+    with closing(State(postgres_url)) as state:
+        assert state.backlog() == 0
     assert installation.amberflo.stats()["overlapping_writes"] == 0
 
 

@@ -170,7 +170,7 @@ def test_a_trait_that_the_source_lost_stays_ours() -> None:
     catalog = catalog_of(booleans("vip"), [lost])
     assert catalog.by_key["Gone"] == lost
     assert catalog.by_name["gone"] == lost
-    assert catalog.keys == ["Gone", "vip"]
+    assert catalog.keys == ["vip"], "there is nothing of it to pull"
     assert (catalog.problems, catalog.messages) == ({}, [])
 
 
@@ -379,3 +379,13 @@ def test_what_newest_gives_reads_without_a_twin(catalog: Catalog) -> None:
     reading = catalog.read(keys, values)
     assert not reading.layout.twice
     assert reading.text == '{"total":5,"vip":false}'
+
+
+def test_a_known_key_that_the_config_leaves_out_now_is_not_pulled() -> None:
+    """Everything else is ignored (design §3): its members are the guard's to hold."""
+    other = KnownTrait("other", "other", AUDIENCE)
+    catalog = catalogs.build(
+        booleans("other", "vip_a"), [other], audiences=["vip_*"], computed_traits=[]
+    )
+    assert catalog.keys == ["vip_a"]
+    assert catalog.by_name["other"] == other

@@ -453,7 +453,6 @@ def test_a_number_as_a_name_is_text() -> None:
     assert change.name == "42"
 
 
-@pytest.mark.xfail(reason="a time before 1970 is older than no call at all", strict=True)
 def test_a_name_counts_whatever_its_time() -> None:
     """The zero time of Go, in which Segment is written."""
     profile = [("name", "Ada", "0001-01-01T00:00:00Z")]
@@ -916,7 +915,7 @@ def told(change: CustomerChange) -> tuple[str, list[str]]:
     return change.customer_id, [json.dumps(one) for one in change.changes]
 
 
-THOROUGH = settings(max_examples=300, deadline=None)
+THOROUGH = settings(max_examples=150, deadline=None)
 
 
 @THOROUGH
@@ -1039,9 +1038,7 @@ def test_how_many_readings_are_remembered_changes_nothing(world: World) -> None:
     "sent",
     [
         True,
-        pytest.param(
-            False, marks=pytest.mark.xfail(reason="only those known are bounded", strict=True)
-        ),
+        False,
     ],
 )
 def test_memory_stays_flat_however_many_sets_of_keys_there_are(

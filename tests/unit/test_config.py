@@ -285,7 +285,6 @@ def test_durations_take_s_m_h_and_d(text: object, seconds: float) -> None:
     [
         "",
         " ",
-        "90",
         "h",
         "2h30",
         "1w",
@@ -299,9 +298,8 @@ def test_durations_take_s_m_h_and_d(text: object, seconds: float) -> None:
     ],
 )
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(ValueError, match="write for example 90s, 20m, 2h30m or 1d") as error:
+    with pytest.raises(ValueError, match="write for example 90s, 20m, 2h30m or 1d"):
         duration(text)
-    assert repr(text) in str(error.value)
 
 
 @pytest.mark.parametrize("value", [None, True, [], {}])
@@ -368,7 +366,8 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
             "FILE: engage.profiles_sync.shema: unknown key; known here: url, schema, overlap",
         ),
         (["schema_ = 'x'"], "FILE: engage.profiles_sync.schema_: unknown key; known here: url, "),
-        (["[schedule]", "every = 'often'"], "FILE: schedule.every: 'often' is no duration; write"),
+        (["[schedule]", "every = 'often'"], "FILE: schedule.every: this is no duration; write"),
+        (["[schedule]", "reconcile = 'often'"], "FILE: schedule.reconcile: this is no cron line"),
         (["[schedule]", "every = '0s'"], "FILE: schedule.every: Input should be greater than 0"),
         (["overlap = nan"], "FILE: engage.profiles_sync.overlap: Input should be "),
         (["[guard]", "max_exits = 1.5"], "FILE: guard.max_exits: Input should be less than or eq"),
@@ -415,7 +414,7 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
         ("SYNCER_AMBERFLO__CONCURRENCY", "0", "Input should be greater than or equal to 1"),
         ("SYNCER_AMBERFLO__CONCURRENCY", "1001", "Input should be less than or equal to 1000"),
         ("SYNCER_AMBERFLO__TRAIT_VALUES", "json", "Input should be 'native' or 'string'"),
-        ("SYNCER_AMBERFLO__TIMEOUT", "30", "'30' is no duration; write for example 90s"),
+        ("SYNCER_AMBERFLO__TIMEOUT", "30 s.", "this is no duration; write for example 90s"),
         (
             "SYNCER_AMBERFLO__CUSTOMERS_URL",
             "app.amberflo.io",
@@ -434,7 +433,7 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
         ("SYNCER_STATE__URL", "", "this is no database URL; write for example sqlite:///syncer.db"),
         ("SYNCER_GARD__MIN_EXITS", "5", "unknown key; known here: amberflo, engage, schedule"),
         ("SYNCER_GUARD__MIN", "5", "unknown key; known here: max_exits, min_exits"),
-        ("SYNCER_AMBERFLO", "hush", "Input should be a valid dictionary"),
+        ("SYNCER_AMBERFLO", "hush", "this is a section; write [amberflo] and its keys below"),
         ("SYNCER_RATE", "5", "unknown key; known here: amberflo, "),
         ("SYNCER_AMBERFLO__API_KEY__X", "5", "api_key is a value, not a section"),
     ],
@@ -480,7 +479,7 @@ def test_the_keys_that_are_known_are_all_told(file: Path) -> None:
             "[amberflo]\napi_key = ''\n[engage.profiles_sync]\nurl = 'a://'",
             "FILE: amberflo.api_key",
         ),
-        ("amberflo = 5\n[engage.profiles_sync]\nurl = 'sqlite://'", "FILE: amberflo: Input should"),
+        ("amberflo = 5\n[engage.profiles_sync]\nurl = 'sqlite://'", "FILE: amberflo: this is a"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, text: str, line: str) -> None:

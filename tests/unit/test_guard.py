@@ -149,3 +149,11 @@ def test_more_exits_are_never_held_less(
     if before is not None:
         assert leaving >= min_exits
         assert leaving > max_exits * members - 1e-6
+
+
+def test_a_key_that_nothing_is_pulled_of_is_held_in_a_partial_run_too() -> None:
+    """Few at a time would pass below every limit (design §3: a missing page is never an exit)."""
+    sums = {"vip": Sums(pulled=1, exited=1, vanished=1)}
+    guard = Guard(max_exits=1.0, min_exits=100)
+    assert not guard.held(sums, {"vip": 5}, whole=False, pending={})
+    assert "vip" in guard.held(sums, {"vip": 5}, whole=False, pending={}, lost={"vip"})
