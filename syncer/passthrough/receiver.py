@@ -256,7 +256,7 @@ async def _body(request: Request, limit: int) -> bytes:
         if size > limit:
             raise _too_large(limit)
         chunks.append(chunk)
-    raw = b"".join(chunks)
+    raw = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     return _unzipped(raw, limit) if encoding == "gzip" else raw
 
 
