@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from sqlalchemy.pool import StaticPool
 from state import migrations
 from state.errors import StateError
 
+#: Seconds that a writer waits for another one on SQLite.
+BUSY = 30
 #: Bytes. The queue's rows are large, and whole pages of them come and go.
 _PAGE_SIZE = {"state": 4096, "queue": 16384}
 
@@ -27,9 +30,12 @@ class Database:
     as `StateError` with one line that names the database, never its password.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, read_only: bool = False) -> None:
         self.engine = engine
-        self._writing = engine.execution_options(writes=True)
+        self._reading, self._writing = engine, engine.execution_options(writes=True)
+        if engine.dialect.name == "postgresql":
+            self._reading = engine.execution_options(isolation_level="REPEATABLE READ")
+            self._writing = engine.execution_options(postgresql_readonly=read_only)
 
     @classmethod
     def open(cls, url: URL | str, part: str = "state") -> Database:
@@ -59,7 +65,7 @@ class Database:
                     raise
             newest = len(migrations.MIGRATIONS[part])
             if found == newest:
-                return cls(engine)
+                return cls(engine, read_only=True)
             engine.dispose()
             if found:
                 raise StateError(
@@ -74,7 +80,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database."""
-        with _translated(self.engine.url), self.engine.connect() as connection:
+        with _translated(self.engine.url), self._reading.connect() as connection:
             yield connection
 
     @contextmanager
@@ -148,12 +154,12 @@ def _sqlite_engine(url: URL, read_only: bool, page_size: int) -> Engine:
         # We begin transactions ourselves (below): the driver would begin them too late.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA busy_timeout = 30000")
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY * 1000}")
         if read_only:
             cursor.execute("PRAGMA query_only = ON")
         else:
             cursor.execute(f"PRAGMA page_size = {page_size}")  # heeded by a new file only
-            cursor.execute("PRAGMA journal_mode = WAL")
+            _go_over_to_wal(cursor)
             cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA cache_size = -16000")
         cursor.close()
@@ -165,6 +171,19 @@ def _sqlite_engine(url: URL, read_only: bool, page_size: int) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _go_over_to_wal(cursor: sqlite3.Cursor) -> None:
+    """SQLite does not wait by itself here for another that is just making the file."""
+    until = time.monotonic() + BUSY
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager

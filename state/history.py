@@ -47,9 +47,9 @@ def of_key(
         statement = statement.where(CHANGE.c.recorded_at >= since)
     if until is not None:
         statement = statement.where(CHANGE.c.recorded_at < until)
-    result = connection.execution_options(yield_per=1000).execute(statement)
-    for row in result.mappings():
-        yield dict(row)
+    with connection.execute(statement, execution_options={"yield_per": 1000}) as result:
+        for row in result.mappings():
+            yield dict(row)
 
 
 def members_at(connection: Connection, key: str, at: int) -> list[str]:

@@ -15,10 +15,11 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from state.database import Database, sqlite_path
 from state.errors import Locked
@@ -118,4 +119,6 @@ def _advisory_lock(database: Database, name: str) -> Iterator[None]:
         try:
             yield
         finally:
-            connection.execute(text(f"SELECT pg_advisory_unlock({number})"))
+            # A connection that broke has let go of it already; what broke it is told elsewhere.
+            with suppress(DBAPIError):
+                connection.execute(text(f"SELECT pg_advisory_unlock({number})"))

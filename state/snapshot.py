@@ -75,11 +75,10 @@ class TraitRow(NamedTuple):
 
 def customers(connection: Connection) -> Iterator[CustomerRow]:
     """All customers in UTF-8 byte order of the id, streamed."""
-    result = connection.execution_options(yield_per=CHUNK).execute(
-        _select(CustomerRow).order_by(CUSTOMER.c.customer_id)
-    )
-    for part in result.partitions():
-        yield from map(CustomerRow._make, part)
+    statement = _select(CustomerRow).order_by(CUSTOMER.c.customer_id)
+    with connection.execute(statement, execution_options={"yield_per": CHUNK}) as result:
+        for part in result.partitions():
+            yield from map(CustomerRow._make, part)
 
 
 def find(connection: Connection, customer_ids: Collection[str]) -> list[CustomerRow]:

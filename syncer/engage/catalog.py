@@ -16,6 +16,7 @@ import orjson
 from syncer.engage.names import trait_name
 from syncer.engage.source import ObservedKey
 from syncer.engage.values import USUAL, Value, boolean, is_null, since_1970, typed
+from syncer.errors import SourceError
 
 AUDIENCE: Literal["audience"] = "audience"
 COMPUTED_TRAIT: Literal["computed_trait"] = "computed_trait"
@@ -116,12 +117,18 @@ class Catalog:
     def _read(self, keys_text: str, values_text: str) -> Reading:
         """Read one customer's trait rows (two JSON arrays of one length)."""
         layout = self.layout(keys_text)
+        try:
+            values = orjson.loads(values_text)
+        except orjson.JSONDecodeError:
+            raise SourceError(
+                f"the pull has values that are no JSON: {values_text[:200]} of {keys_text[:200]}"
+            ) from None
         traits: dict[str, Value] = {}
         nulls: list[str] = []
         skipped: list[tuple[str, str]] = []
         somebody = False
         for (key, name, audience, problem), raw in zip(
-            layout.places, orjson.loads(values_text), strict=not layout.twice
+            layout.places, values, strict=not layout.twice
         ):
             if problem is not None:
                 skipped.append((key, problem))

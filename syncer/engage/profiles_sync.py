@@ -68,6 +68,8 @@ _COLUMNS = {
 #: Segment's set-up page spells one table in the singular.
 _OTHER_SPELLING = {"user_identifiers": "user_identifier"}
 
+#: How a membership may be written; SQLite shows a real number as 1.0.
+WORDS, DIGITS = ("true", "false", "t", "f"), ("1", "0", "1.0", "0.0")
 #: Engines that group the rows of a customer themselves.
 _GROUPING = {"sqlite", "postgresql"}
 #: Rows that a server-side cursor hands over at a time.
@@ -146,9 +148,9 @@ class ProfilesSyncPull:
             select(
                 traits.c.name,
                 func.count(),
-                count(text.in_(("true", "false", "t", "f"))),
-                count(text.in_(("1", "0"))),
-                count(text.not_in(("true", "false", "t", "f", "1", "0", "", "null"))),
+                count(text.in_(WORDS)),
+                count(text.in_(DIGITS)),
+                count(text.not_in((*WORDS, *DIGITS, "", "null"))),
             )
             .where(traits.c.name.is_not(None))
             .group_by(traits.c.name)
@@ -179,7 +181,8 @@ class ProfilesSyncPull:
 
     def profiles_without_customer_id(self, keys: Collection[str]) -> Iterator[str]:
         rows = self._rows_without_id(keys)
-        for (profile,) in self._stream(select(distinct(rows.c.profile)).order_by(rows.c.profile)):
+        profiles = select(rows.c.profile).distinct().order_by(rows.c.profile)
+        for (profile,) in self._stream(profiles):
             yield str(profile)
 
     # The statement, from the inside out
@@ -194,7 +197,7 @@ class ProfilesSyncPull:
             func.row_number()
             .over(
                 partition_by=merges.c.segment_id,
-                order_by=(self._time(merges).desc(), merges.c.seq.desc()),
+                order_by=(self._merged_at().desc().nulls_last(), merges.c.seq.desc()),
             )
             .label("rank"),
         ).cte("ranked")
@@ -214,6 +217,10 @@ class ProfilesSyncPull:
             .where(chain.c.canonical_segment_id.not_in(select(step.c.segment_id)))
             .cte("merged")
         )
+
+    def _merged_at(self) -> ColumnElement[Any]:
+        columns = (self._merges.c.timestamp, self._merges.c.received_at, self._merges.c.uuid_ts)
+        return func.coalesce(*(_instant(column, self._dialect) for column in columns))
 
     def _profile(self, table: Table, merged: FromClause) -> ColumnElement[Any]:
         return func.coalesce(merged.c.canonical_segment_id, table.c.canonical_segment_id)
@@ -318,8 +325,11 @@ class ProfilesSyncPull:
             return self._connection.execute(statement).scalar()
 
     def _stream(self, statement: Executable) -> Iterator[Any]:
-        with _translated(self._source.url):
-            result = self._connection.execution_options(yield_per=FETCH).execute(statement)
+        streamed = {"yield_per": FETCH}
+        with (
+            _translated(self._source.url),
+            self._connection.execute(statement, execution_options=streamed) as result,
+        ):
             yield from result
 
 

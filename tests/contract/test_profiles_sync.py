@@ -1178,7 +1178,7 @@ def test_a_connection_that_dies_in_the_stream_ends_the_pull(crowd: Warehouse) ->
 def test_a_stream_that_nobody_reads_to_its_end_is_closed(crowd: Warehouse) -> None:
     """A cursor left open warns when it is collected, and here a warning is an error."""
     with crowd.source().pull(Everything()) as pull:
-        stream = pull.customers(KEYS)
+        stream: Any = pull.customers(KEYS)
         next(stream)
         stream.close()
         assert pull.count(KEYS) == Counted(POPULATION, POPULATION)

@@ -95,8 +95,8 @@ def known(state: CustomerState) -> CustomerRow:
 
 def to_send(state: CustomerState, rev: int, attempts: int) -> DueRow:
     """What a delivery gets to see of it."""
-    found = {name: getattr(state, name, None) for name in DueRow._fields}
-    return DueRow(**{**found, "rev": rev, "attempts": attempts})
+    found = {**state._asdict(), "rev": rev, "attempts": attempts}
+    return DueRow._make(found[name] for name in DueRow._fields)
 
 
 def change(customer_id: str, key: str, before: Any, after: Any, at: int | None = 7) -> ChangeRow:
@@ -686,13 +686,12 @@ def test_a_stream_that_nobody_reads_to_its_end_is_closed(database: Database) -> 
         changes = [change(f"u{n:05d}", "vip", None, True) for n in range(3 * snapshot.CHUNK)]
         snapshot.add_changes(connection, changes, 1, NOW)
     with database.read() as connection:
-        for stream in (
-            snapshot.customers(connection),
-            history.of_key(connection, "vip", None, None),
-        ):
+        streams: list[Any] = [snapshot.customers(connection)]
+        streams.append(history.of_key(connection, "vip", None, None))
+        for stream in streams:
             next(stream)
             stream.close()
-        del stream
+        del stream, streams
     gc.collect()
 
 
@@ -1006,7 +1005,8 @@ def test_a_trait_is_found_by_its_key_or_its_name(database: Database) -> None:
         ("old", "old"),
         ("nothing", None),
     ):
-        assert ask(database, lambda c, asked=asked: history.key_of(c, asked)) == expected
+        with database.read() as connection:
+            assert history.key_of(connection, asked) == expected
 
 
 class Story:
@@ -1058,7 +1058,8 @@ def test_who_was_in_at_any_moment_is_what_a_replay_says(database: Database, seed
     seen = set()
     for key in Story.KEYS:
         for at in moments:
-            found = ask(database, lambda c, key=key, at=at: history.members_at(c, key, at))
+            with database.read() as connection:
+                found = history.members_at(connection, key, at)
             assert found == story.members(key, at), (key, at)
             seen.add(len(found))
     assert ask(database, lambda c: history.members_at(c, "vip", NOW - 1)) == []
@@ -1085,13 +1086,11 @@ def test_the_changes_of_an_audience_in_a_span_of_time(database: Database) -> Non
         (last + 1, None),
         (None, first),
     ):
-        found = ask(
-            database,
-            lambda c, since=since, until=until: [
+        with database.read() as connection:
+            found = [
                 (one["recorded_at"], one["customer_id"], one["before"], one["after"])
-                for one in history.of_key(c, "vip", since, until)
-            ],
-        )
+                for one in history.of_key(connection, "vip", since, until)
+            ]
         assert found == [
             one
             for one in written
@@ -1110,7 +1109,8 @@ def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
             for one in changes
             if one.customer_id == customer
         ]
-        found = ask(database, lambda c, customer=customer: history.of_customer(c, customer))
+        with database.read() as connection:
+            found = history.of_customer(connection, customer)
         told = [(one["recorded_at"], one["key"], one["before"], one["after"]) for one in found]
         assert told == expected
         assert bool(told) == (customer != "nobody")
