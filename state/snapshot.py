@@ -6,7 +6,7 @@ that the caller says what is one transaction. Times are epoch milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, bindparam, case, func, insert, select, update
@@ -73,7 +73,7 @@ class TraitRow(NamedTuple):
 # Reading
 
 
-def customers(connection: Connection) -> Iterator[CustomerRow]:
+def customers(connection: Connection) -> Generator[CustomerRow]:
     """All customers in UTF-8 byte order of the id, streamed."""
     statement = _select(CustomerRow).order_by(CUSTOMER.c.customer_id)
     with connection.execute(statement, execution_options={"yield_per": CHUNK}) as result:

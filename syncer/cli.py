@@ -138,9 +138,10 @@ class Stop:
     def handle(self, number: int, _frame: FrameType | None) -> None:
         if self() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self():
-            report.say("stopping: what is under way ends first")
+        first = not self()
         self._asked.set()
+        if first:
+            report.say("stopping: what is under way ends first")
 
 
 def listen_for_stop() -> Stop:

@@ -187,7 +187,9 @@ class CustomerDelivery:
                     self._wake.set()
 
     async def _deliver(self, row: DueRow) -> Outcome | None:
-        """Read, merge, write one customer; None when the key is refused."""
+        """Read, merge, write one customer; None when it is not to be begun any more."""
+        if self.stop() or self.result.problem is not None:
+            return None
         try:
             current = await self.client.get_customer(row.customer_id)
             called = orjson.loads(row.called) if row.called else {}

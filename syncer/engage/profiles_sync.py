@@ -8,7 +8,7 @@ rows are grouped by customer in the database; what comes out streams in byte ord
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -164,7 +164,7 @@ class ProfilesSyncPull:
         )
         return Counted(customers=found[0], rows=found[1])
 
-    def customers(self, keys: Collection[str]) -> Iterator[PulledCustomer]:
+    def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
         rows = self._rows(keys)
         ordered = select(rows).order_by(rows.c.customer_id, rows.c.name, rows.c.time, rows.c.seq)
         if self._dialect in _GROUPING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -87,7 +87,7 @@ class Pull(Protocol):
     def count(self, keys: Collection[str]) -> Counted:
         """What `customers(keys)` will give."""
 
-    def customers(self, keys: Collection[str]) -> Iterator[PulledCustomer]:
+    def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
         """The customers in scope with their rows of `keys`, in UTF-8 byte order of the id."""
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:

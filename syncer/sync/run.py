@@ -319,14 +319,19 @@ class Runs:
         horizon = min(newest, self.clock()) - LOADED_AFTER
         counted = pull.count(catalog.keys)
         self.progress.begin("comparing", counted.customers)
-        pulled = self._watched(pull.customers(catalog.keys))
-        pairs: Iterable[Pair]
-        if whole:
-            pairs = merge(pulled, snapshot.customers(connection))
-        else:
-            pairs = look_up(pulled, lambda ids: snapshot.find(connection, ids))
-        for change in compare(pairs, catalog, tally, horizon):
-            plan.append(change)
+        # Closed here: a stop in the middle must not leave a cursor open behind its connection.
+        with (
+            closing(pull.customers(catalog.keys)) as customers,
+            closing(snapshot.customers(connection)) as known,
+        ):
+            pulled = self._watched(customers)
+            pairs: Iterable[Pair] = (
+                merge(pulled, known)
+                if whole
+                else look_up(pulled, lambda ids: snapshot.find(connection, ids))
+            )
+            for change in compare(pairs, catalog, tally, horizon):
+                plan.append(change)
         self.progress.end()
         if (tally.customers, tally.rows) != (counted.customers, counted.rows):
             raise SourceError(

@@ -59,6 +59,7 @@ class Warehouse:
         if self.sqlite:
             event.listen(self.engine, "connect", _without_fsync)
         self._seq = itertools.count(1)
+        self._waiting: list[tuple[str, dict[str, Any]]] = []
 
     def create(self, *, time: str = "", value: str = "TEXT", identifiers: str = TABLES[1]) -> None:
         """Make the tables; `time` and `value` are the types of those columns."""
@@ -74,8 +75,20 @@ class Warehouse:
             self.run(f"CREATE TABLE {self._prefix}{table} ({own}, {rest})")
 
     def run(self, statement: str, **values: Any) -> None:
+        self.flush()
         with self.engine.begin() as connection:
             connection.execute(text(statement), values)
+
+    def flush(self) -> None:
+        """Write the rows that wait: together, which is faster by far."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        with self.engine.begin() as connection:
+            for table, row in waiting:
+                names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+                into = f"INSERT INTO {self._prefix}{table} ({names}) VALUES ({marks})"
+                connection.execute(text(into), row)
 
     def table(self, name: str) -> str:
         return self._prefix + name
@@ -99,11 +112,10 @@ class Warehouse:
 
     def _row(self, table: str, at: Any, over: dict[str, Any], **own: Any) -> None:
         row = own | {"seq": next(self._seq), "received_at": at, "uuid_ts": at, "timestamp": at}
-        row |= over
-        names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
-        self.run(f"INSERT INTO {self._prefix}{table} ({names}) VALUES ({marks})", **row)
+        self._waiting.append((table, row | over))
 
     def source(self, **settings: Any) -> ProfilesSync:
+        self.flush()
         return ProfilesSync(make_url(self.url), schema=self.schema, **settings)
 
     def pulled(self, scope: Scope | None = None, **settings: Any) -> list[PulledCustomer]:
@@ -924,6 +936,7 @@ def test_a_pull_writes_nothing(warehouse: Warehouse) -> None:
                 for name in TABLES
             ]
 
+    warehouse.flush()
     before = everything()
     warehouse.wanted()
     assert everything() == before
