@@ -28,8 +28,8 @@ def merged(
     """The record to PUT.
 
     `traits` are exactly what it shall have of ours; of `owned` names it has nothing else. All other
-    traits and fields of `current` stay. Without a `name` or `email` of ours the existing one stays;
-    a customer must have a name, so it falls back to the id.
+    traits and fields of `current` stay. Without a `name` or `email` of ours the existing one stays,
+    while an `email` of "" takes it away; a customer must have a name, so it falls back to the id.
     """
     there = current or {}
     record = {
@@ -39,30 +39,37 @@ def merged(
     }
     record["customerId"] = customer_id
     record["customerName"] = name or _text(there.get("customerName")) or customer_id
-    found_email = email or _text(there.get("customerEmail"))
+    found_email = _text(there.get("customerEmail")) if email is None else email
     if found_email:
         record["customerEmail"] = found_email
     else:
         record.pop("customerEmail", None)
     foreign = {key: value for key, value in (there.get("traits") or {}).items() if key not in owned}
-    record["traits"] = foreign | {
-        key: at_amberflo(value, as_strings=as_strings) for key, value in traits.items()
-    }
+    ours = {key: at_amberflo(value, as_strings=as_strings) for key, value in traits.items()}
+    # Amberflo's SDKs send no blank or null trait (§1), and one such would cost the whole customer.
+    record["traits"] = foreign | {key: value for key, value in ours.items() if not _blank(value)}
     return record
 
 
 def at_amberflo(value: Any, *, as_strings: bool = False) -> Any:
     """A trait's value as it is sent: `/` and `|` in text become `_`, as Segment's own destination
-    does (facts/segment.md §7); with `as_strings` everything is text, as Amberflo's SDKs ask."""
+    does (facts/segment.md §7); with `as_strings` everything is text, as Amberflo's SDKs ask. What
+    is no scalar in a list becomes its JSON, and nothing in a list is null."""
     if as_strings and not isinstance(value, str):
         value = orjson.dumps(value).decode()
     if isinstance(value, str):
         return value.replace("/", "_").replace("|", "_")
     if isinstance(value, list):
-        return [at_amberflo(one) for one in value]
-    if isinstance(value, dict):
-        return {key: at_amberflo(one) for key, one in value.items()}
+        return [at_amberflo(_scalar(one)) for one in value if one is not None]
     return value
+
+
+def _scalar(value: Any) -> Any:
+    return orjson.dumps(value).decode() if isinstance(value, dict | list) else value
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _text(value: object) -> str | None:

@@ -23,7 +23,7 @@ from state.queue import Accepted
 #: Requests that one commit takes at most.
 GROUP = 512
 #: Seconds between two counts of what waits.
-COUNT_EVERY = 5.0
+COUNT_EVERY = 2.0
 
 
 class Full(Exception):
@@ -55,6 +55,7 @@ class Inbox:
     async def take(self, accepted: Accepted) -> None:
         """Returns when the request is on disk; raises `Full`, or `StateError`."""
         if self._waiting + self._since + accepted.events > self._limit:
+            self._waiting = max(self._waiting, 1)  # so that it is counted again
             raise Full
         self._since += accepted.events
         loop = asyncio.get_running_loop()
@@ -78,7 +79,7 @@ class Inbox:
         """Commit group by group; gives True when it is to stop, False for a fresh connection."""
         while True:
             arrived, stop = self._next_group()
-            if arrived:
+            if arrived or (self._waiting and not stop):
                 error = self._commit(write, [accepted for accepted, _ in arrived])
                 self.problem = None if error is None else str(error)
                 _answer_all(arrived, error)
@@ -88,8 +89,11 @@ class Inbox:
                 return True
 
     def _next_group(self) -> tuple[list[tuple[Accepted, Waiter]], bool]:
-        """What has arrived, at least one; and whether that was the end."""
-        group = [self._arrived.get()]
+        """What has arrived, nothing after a while without; and whether that was the end."""
+        try:
+            group = [self._arrived.get(timeout=COUNT_EVERY)]
+        except queues.Empty:
+            return [], False
         while len(group) < GROUP and not self._arrived.empty():
             group.append(self._arrived.get())
         return [one for one in group if one is not None], None in group
@@ -97,7 +101,8 @@ class Inbox:
     def _commit(self, write: Write, rows: list[Accepted]) -> StateError | None:
         try:
             with write() as connection:
-                queue.accept(connection, rows)
+                if rows:
+                    queue.accept(connection, rows)
                 if time.monotonic() - self._counted_at > COUNT_EVERY:
                     self._waiting, self._since = sum(queue.waiting(connection)), 0
                     self._counted_at = time.monotonic()

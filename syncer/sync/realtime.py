@@ -90,7 +90,7 @@ class Sorter:
                 state = identified(was, call, names.keys())
                 found.counts["customer", "identify"] += 1
             elif isinstance(call, Delete):
-                state = None if was is None else forgotten(was)
+                state = None if was is None else forgotten(was, now)
                 found.counts["customer", "delete"] += 1
             else:
                 trait = self._trait(call, traits, names)
@@ -228,9 +228,12 @@ def sendable(state: CustomerState) -> tuple[Any, ...]:
     return state.traits, state.name, state.email, called
 
 
-def forgotten(was: CustomerState) -> CustomerState:
-    """The state after Segment's delete call: no name, no email, nothing of its identify calls."""
-    return was._replace(name=None, email=None, called=None)
+def forgotten(was: CustomerState, now: int) -> CustomerState:
+    """The state after Segment's delete call: nothing personal is to be at Amberflo. The name there
+    becomes the id, email and identify traits go, and no call from before brings them back."""
+    called = {name: [None, now] for name in orjson.loads(was.called or "{}")}
+    stamps = orjson.loads(was.stamps or "{}") | {"name": now, "email": now}
+    return was._replace(name=was.customer_id, email="", called=_dump(called), stamps=_dump(stamps))
 
 
 def _failure(request: InboxRow, place: int, rejected: Rejected) -> dict[str, Any]:

@@ -515,6 +515,7 @@ def test_a_segment_id_that_vanished_by_a_merge_is_no_exit(warehouse: Warehouse) 
         warehouse.id("p2", "u1", HOUR_LATER)
         warehouse.run(f"DELETE FROM {warehouse.table('user_traits')} WHERE name = 'vip'")
         warehouse.trait("p2", "vip", "true", HOUR_LATER)
+        warehouse.flush()
         result = runs.sync()
         with database.read() as connection:
             record = run_records.get(connection, result.run)
@@ -921,9 +922,11 @@ def test_the_schema_decides(postgres_warehouse: Warehouse) -> None:
     other = Warehouse(postgres_warehouse.url, "my_space")
     other.create()
     other.member("p1", "in my_space")
-    other.engine.dispose()
-    assert list(postgres_warehouse.wanted()) == ["in public"]
-    assert list(other.wanted()) == ["in my_space"]
+    try:
+        assert list(postgres_warehouse.wanted()) == ["in public"]
+        assert list(other.wanted()) == ["in my_space"]
+    finally:
+        other.engine.dispose()
 
 
 def test_a_pull_writes_nothing(warehouse: Warehouse) -> None:
