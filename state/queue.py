@@ -69,9 +69,19 @@ def accept(connection: Connection, rows: Sequence[Accepted]) -> None:
     connection.execute(insert(INBOX).values(body=packed, events=events, received_at=received_at))
 
 
-def unsorted(connection: Connection, limit: int) -> list[InboxRow]:
-    """The requests of the oldest rows of the inbox, at most `limit` rows."""
-    rows = connection.execute(select(INBOX.c.id, INBOX.c.body).order_by(INBOX.c.id).limit(limit))
+def unsorted(connection: Connection, events: int) -> list[InboxRow]:
+    """The requests of the oldest rows of the inbox: of one, or of as many as have `events`."""
+    ids: list[int] = []
+    for number, count in connection.execute(
+        select(INBOX.c.id, INBOX.c.events).order_by(INBOX.c.id).limit(64)
+    ):
+        events -= count
+        if ids and events < 0:
+            break
+        ids.append(number)
+    rows = connection.execute(
+        select(INBOX.c.id, INBOX.c.body).where(INBOX.c.id.in_(ids)).order_by(INBOX.c.id)
+    )
     return [request for number, body in rows for request in _unpacked(int(number), bytes(body))]
 
 

@@ -27,8 +27,8 @@ from syncer.passthrough import mapping
 from syncer.passthrough.call import Call, Dropped, Rejected, parse, split
 from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership, Meter
 
-#: Rows of the inbox that one transaction sorts, each with the requests of one commit.
-PAGE = 16
+#: Calls that one transaction sorts, or those of one commit of the inbox if these are more.
+PAGE = 2000
 
 CustomerCall = CustomerUpdate | Membership | Delete
 
