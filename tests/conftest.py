@@ -51,12 +51,12 @@ def postgres_url(_postgres_server: str) -> Iterator[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Where nothing may be skipped (.ci/run), name what was."""
-    if os.environ.get("SYNCER_TESTS_SKIP_NONE"):
+    if os.environ.get("TESTS_SKIP_NONE"):
         for skipped in terminalreporter.stats.get("skipped", []):
             terminalreporter.write_line(f"skipped, and must not be: {skipped.nodeid}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("SYNCER_TESTS_SKIP_NONE") and reporter and reporter.stats.get("skipped"):
+    if os.environ.get("TESTS_SKIP_NONE") and reporter and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

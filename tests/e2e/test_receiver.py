@@ -1340,9 +1340,9 @@ def test_more_bad_events_than_one_statement_has_room_for(tmp_path: Path) -> None
 
         engine_event.listen(bench.state.engine, "connect", as_by_default)
         bench.state.close()
-        body = orjson.dumps({"writeKey": KEY, "batch": [{}] * 2500})
-        for _ in range(14):
-            taken(bench.request("POST", "/v1/batch", body, {}))
+        body = orjson.dumps({"batch": [{}] * 2500})
+        with bench.calls.write() as connection:  # as one commit may take them in
+            queue.accept(connection, [queue.Accepted("batch", body, 2500, 1)] * 14)
         while bench.sorter.sort():
             pass
         with bench.state.write() as connection:
