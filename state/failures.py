@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from state.tables import FAILURE
 
+T = TypeVar("T")
+
 CUSTOMER, METER = "customer", "meter"
+#: Rows that one statement takes at a time.
+CHUNK = 500
 
 
 def put(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Record failures; what failed before under the same `ref` is replaced."""
-    connection.execute(delete(FAILURE).where(FAILURE.c.ref.in_([row["ref"] for row in rows])))
-    connection.execute(insert(FAILURE), list(rows))
+    newest = {row["ref"]: row for row in rows}
+    for refs in _chunks(newest):
+        connection.execute(delete(FAILURE).where(FAILURE.c.ref.in_(refs)))
+        connection.execute(insert(FAILURE), [newest[ref] for ref in refs])
 
 
 def customer_ref(customer_id: str) -> str:
@@ -24,20 +31,35 @@ def customer_ref(customer_id: str) -> str:
 
 def clear(connection: Connection, refs: Collection[str]) -> None:
     """These got through after all."""
-    connection.execute(delete(FAILURE).where(FAILURE.c.ref.in_(list(refs))))
+    for part in _chunks(refs):
+        connection.execute(delete(FAILURE).where(FAILURE.c.ref.in_(part)))
 
 
 def find(connection: Connection, ids: Collection[int] | None = None) -> list[Mapping[str, Any]]:
     """Failures, oldest first: all, or the numbered ones that are there."""
     statement = select(FAILURE).order_by(FAILURE.c.id)
-    if ids is not None:
-        statement = statement.where(FAILURE.c.id.in_(list(ids)))
-    return [dict(row) for row in connection.execute(statement).mappings()]
+    if ids is None:
+        return [dict(row) for row in connection.execute(statement).mappings()]
+    return [
+        dict(row)
+        for part in _chunks(sorted(ids))
+        for row in connection.execute(statement.where(FAILURE.c.id.in_(part))).mappings()
+    ]
 
 
 def remove(connection: Connection, ids: Collection[int]) -> int:
-    return connection.execute(delete(FAILURE).where(FAILURE.c.id.in_(list(ids)))).rowcount
+    return sum(
+        connection.execute(delete(FAILURE).where(FAILURE.c.id.in_(part))).rowcount
+        for part in _chunks(ids)
+    )
 
 
 def count(connection: Connection) -> int:
     return int(connection.execute(select(func.count()).select_from(FAILURE)).scalar_one())
+
+
+def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    """A statement has room for so many values only."""
+    rest = iter(values)
+    while part := list(islice(rest, CHUNK)):
+        yield part

@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, case, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
@@ -202,25 +214,32 @@ def add_changes(
 # Delivery
 
 
-def backlog(connection: Connection) -> int:
-    """Customers with something to send."""
-    statement = select(func.count()).select_from(CUSTOMER).where(CUSTOMER.c.due_at.is_not(None))
+def backlog(connection: Connection, until: int | None = None) -> int:
+    """Customers with something to send; with `until` only those due by then, also where their next
+    attempt is later."""
+    statement = select(func.count()).select_from(CUSTOMER).where(_due(until))
     return int(connection.execute(statement).scalar_one())
 
 
-def oldest_due(connection: Connection) -> int | None:
+def oldest_due(connection: Connection, until: int | None = None) -> int | None:
     """When the customer that waits longest became due or is to be tried next."""
-    found = connection.execute(
-        select(func.min(CUSTOMER.c.due_at)).where(CUSTOMER.c.due_at.is_not(None))
-    ).scalar()
+    statement = select(func.min(CUSTOMER.c.due_at)).where(_due(until))
+    found = connection.execute(statement).scalar()
     return None if found is None else int(found)
 
 
-def due(connection: Connection, now: int, limit: int) -> list[DueRow]:
+def _due(until: int | None) -> ColumnElement[bool]:
+    waiting = CUSTOMER.c.due_at.is_not(None)
+    if until is None:
+        return waiting
+    return and_(waiting, or_(CUSTOMER.c.due_at <= until, CUSTOMER.c.attempts > 0))
+
+
+def due(connection: Connection, now: int, limit: int, until: int | None = None) -> list[DueRow]:
     """Customers to send by now, those that wait longest first."""
     rows = connection.execute(
         _select(DueRow)
-        .where(CUSTOMER.c.due_at.is_not(None), CUSTOMER.c.due_at <= now)
+        .where(_due(until), CUSTOMER.c.due_at <= now)
         .order_by(CUSTOMER.c.due_at, CUSTOMER.c.customer_id)
         .limit(limit)
     )

@@ -42,13 +42,16 @@ class App:
     @contextmanager
     def runs(self, *, writes: bool = True) -> Iterator[Runs]:
         """Runs on the configured state; without `writes` only for looking (`diff`)."""
+        source = self.source()  # what is wrong with it is said before a state is made
         with self.state(writes=writes) as database:
             yield Runs(
                 database=database,
-                source=self.source(),
+                source=source,
                 selection=self._selection(),
                 guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
-                deliver=lambda progress: asyncio.run(self.deliver_customers(database, progress)),
+                deliver=lambda until, progress: asyncio.run(
+                    self.deliver_customers(database, until, progress)
+                ),
                 delivery_lock=lambda: lock(
                     database, "delivery", wait=DELIVERY_WAIT, stop=self.stop
                 ),
@@ -122,9 +125,12 @@ class App:
             await client.check()
 
     async def deliver_customers(
-        self, database: Database, progress: Callable[[int], None] = lambda finished: None
+        self,
+        database: Database,
+        until: int | None = None,
+        progress: Callable[[int], None] = lambda finished: None,
     ) -> Delivery:
-        """Deliver the customers that are due; the caller holds the delivery lock."""
+        """Deliver the customers that are due (by `until`); the caller holds the delivery lock."""
         settings = self.config.amberflo
         with database.read() as connection:
             owned = frozenset(row.trait for row in snapshot.traits(connection))
@@ -136,6 +142,7 @@ class App:
                 concurrency=settings.concurrency,
                 as_strings=settings.trait_values == "string",
                 patience=settings.patience,
+                until=until,
                 stop=self.stop,
                 progress=progress,
             ).run()

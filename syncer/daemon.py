@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 
+import uvloop
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -71,7 +72,7 @@ def run(config: Config, stop: Callable[[], bool]) -> None:
         )
         host, port = listener.getsockname()[:2]
         log.info("receiving on http://%s:%s", f"[{host}]" if ":" in host else host, port)
-        asyncio.run(serve(receiver.app(), listener, lambda: stop() or not worker.alive))
+        uvloop.run(serve(receiver.app(), listener, lambda: stop() or not worker.alive))
         if not worker.alive and not stop():
             raise StateError("the worker process ended unexpectedly; start the daemon again")
         log.info("stopping")
@@ -125,7 +126,7 @@ def work(config: Config, lifeline: Connection) -> None:
             try:
                 with lock(state, "worker", wait=SUCCESSION, stop=ended.is_set):
                     trouble(None)
-                    asyncio.run(_work(app, state, calls))
+                    uvloop.run(_work(app, state, calls))
             except Locked as busy:
                 trouble(str(busy))
 

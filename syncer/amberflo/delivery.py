@@ -72,7 +72,8 @@ class CustomerDelivery:
     """Delivers until nothing is due, nothing gets through for `patience` seconds, the key is
     refused, or `stop` says so; what is left then stays due.
 
-    `owned` are the trait names that are ours; `progress` is told how many customers are finished.
+    `owned` are the trait names that are ours; `until` (epoch milliseconds) leaves out customers
+    that became due later; `progress` is told how many customers are finished.
     """
 
     database: Database
@@ -81,6 +82,7 @@ class CustomerDelivery:
     concurrency: int = 16
     as_strings: bool = False
     patience: float = 300.0
+    until: int | None = None
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[int], None] = lambda finished: None
     chance: Callable[[], float] = random.random
@@ -132,7 +134,7 @@ class CustomerDelivery:
         # Read in the loop's own thread: between the look at the database and the look at
         # `_in_work` no outcome can come in, so no customer is sent twice.
         with self.database.read() as connection:
-            rows = snapshot.due(connection, _now(), PAGE)
+            rows = snapshot.due(connection, _now(), PAGE, self.until)
         fresh = [row for row in rows if row.customer_id not in self._in_work]
         for row in fresh:
             self._in_work.add(row.customer_id)
@@ -141,7 +143,7 @@ class CustomerDelivery:
 
     def _nothing_due(self) -> bool:
         with self.database.read() as connection:
-            return snapshot.oldest_due(connection) is None
+            return snapshot.oldest_due(connection, self.until) is None
 
     def _over(self) -> bool:
         if self.stop():

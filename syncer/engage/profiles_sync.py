@@ -20,6 +20,7 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import (
     CTE,
+    Column,
     ColumnElement,
     Connection,
     DateTime,
@@ -445,7 +446,10 @@ def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
                     f"the table {name} is missing in {place}; Profiles Sync makes it when the "
                     "materialized views are selected in its Selective Sync settings"
                 )
-        table = Table(there, MetaData(), schema=schema or None, autoload_with=connection)
+        # The columns are all we need; reflecting keys and comments too is slow on big warehouses.
+        found = inspector.get_columns(there, schema=schema or None)
+        columns_there = [Column(column["name"], column["type"]) for column in found]
+        table = Table(there, MetaData(), *columns_there, schema=schema or None)
         missing = sorted(columns - set(table.c.keys()))
         if missing:
             raise SourceError(

@@ -20,8 +20,8 @@ from state.database import Database
 from state.errors import StateError
 from state.queue import Accepted
 
-#: Requests that one commit takes at most, and their bytes, give or take the last one's.
-GROUP, GROUP_BYTES = 512, 4 * 1024 * 1024
+#: Requests that one commit takes at most; their bytes and their calls, give or take one request.
+GROUP, GROUP_BYTES, GROUP_EVENTS = 512, 4 * 1024 * 1024, 10_000
 #: Seconds between two counts of what waits.
 COUNT_EVERY = 2.0
 
@@ -94,9 +94,13 @@ class Inbox:
             group = [self._arrived.get(timeout=COUNT_EVERY)]
         except queues.Empty:
             return [], False
-        size = 0
-        while size < GROUP_BYTES and len(group) < GROUP and not self._arrived.empty():
-            size += len(group[-1][0].body) if group[-1] else 0
+        size = events = 0
+        while len(group) < GROUP and not self._arrived.empty():
+            if group[-1] is not None:
+                size += len(group[-1][0].body)
+                events += group[-1][0].events
+            if size > GROUP_BYTES or events > GROUP_EVENTS:
+                break
             group.append(self._arrived.get())
         return [one for one in group if one is not None], None in group
 

@@ -54,6 +54,7 @@ METRICS = "m"
 COME_BACK = {"retry-after": "30"}
 
 _WRITE_KEY = b'"writeKey"'
+_TEXT_VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*+")')
 _CORS = {
     "access-control-allow-origin": "*",
     "access-control-allow-headers": "Authorization, Content-Type, X-Retry-Count",
@@ -89,8 +90,6 @@ class Receiver:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
-        keys = b"|".join(re.escape(orjson.dumps(key)) for key in self.write_keys) or rb"(?!)"
-        self._key = re.compile(rb"\s*:\s*(?:%s)" % keys)
         self._accepted = Counter(
             "syncer_calls_received", "Calls taken in and durable", registry=self.registry
         )
@@ -186,13 +185,15 @@ class Receiver:
     def _without_key(self, raw: bytes) -> bytes:
         """The body as it is stored: no write key of ours is in it."""
         # Looked for as plain bytes: a regular expression would try every byte of the body.
-        at = raw.find(_WRITE_KEY)
+        parts, start, at = [], 0, raw.find(_WRITE_KEY)
         while at >= 0:
-            match = self._key.match(raw, at + len(_WRITE_KEY))
-            if match is not None:
-                raw = b'%s:""%s' % (raw[: at + len(_WRITE_KEY)], raw[match.end() :])
-            at = raw.find(_WRITE_KEY, at + len(_WRITE_KEY))
-        return raw
+            at += len(_WRITE_KEY)
+            match = _TEXT_VALUE.match(raw, at)
+            if match is not None and key_matches(self.write_keys, _text(match[1])):
+                parts += [raw[start:at], b':""']
+                start = match.end()
+            at = raw.find(_WRITE_KEY, at)
+        return b"".join([*parts, raw[start:]]) if parts else raw
 
     def _check_key(self, given: str | None) -> None:
         if not key_matches(self.write_keys, given):
@@ -284,6 +285,14 @@ def _key_of(request: Request) -> str | None:
     try:
         return base64.b64decode(text.strip()).decode().partition(":")[0]
     except ValueError:  # not base64, not ASCII, not UTF-8
+        return None
+
+
+def _text(raw: bytes) -> str | None:
+    """The text that a JSON string stands for, however it is escaped."""
+    try:
+        return str(orjson.loads(raw))
+    except orjson.JSONDecodeError:
         return None
 
 

@@ -145,13 +145,13 @@ class Result:
     problems: list[str] = field(default_factory=list)
 
 
-Deliver = Callable[[Callable[[int], None]], Delivery]
+Deliver = Callable[[int, Callable[[int], None]], Delivery]
 
 
 @dataclass
 class Runs:
-    """Makes runs on a state database. `deliver` sends all that is due, telling a callback how many
-    are done; `stop` says whether the user asked to stop; `clock` is epoch milliseconds."""
+    """Makes runs on a state database. `deliver` sends all that is due by a time, telling a callback
+    how many are done; `stop` says whether the user asked to stop; `clock` is epoch milliseconds."""
 
     database: Database
     source: Source
@@ -205,7 +205,7 @@ class Runs:
                     )
                 failures.remove(connection, failed)
                 due = snapshot.backlog(connection)
-            return self._send(due)
+            return self._send(due, self.clock())
 
     def diff(self, *, full: bool = False) -> Compared:
         """What the next run would change; writes nothing and asks Amberflo nothing."""
@@ -248,9 +248,9 @@ class Runs:
         with self._recorded(run):
             compared = self._compare(kind, scope, approval)
             with closing(compared), self.delivery_lock():
-                due = self._commit(run, compared, approval, again)
-                delivery = self._send(due)
-                return self._finish(run, compared, delivery)
+                due, now = self._commit(run, compared, approval, again)
+                delivery = self._send(due, now)
+                return self._finish(run, compared, delivery, now)
 
     def _compare(self, kind: RunKind, scope: Scope, approval: Approval | None) -> Compared:
         whole = isinstance(scope, Everything)
@@ -353,9 +353,9 @@ class Runs:
         compared: Compared,
         approval: Approval | None,
         again: tuple[str | None, str | None] | None,
-    ) -> int:
+    ) -> tuple[int, int]:
         """Snapshot, history, what is due and the run's sums, in one transaction; gives how many
-        customers are due."""
+        customers are due, and since when."""
         self._check_stop()
         now = self.clock()
         with self.database.write() as connection:
@@ -386,7 +386,7 @@ class Runs:
                 "held": held_customers,
             }
             runs.set_values(connection, run, values)
-        return due
+        return due, now
 
     def _apply(
         self, connection: Connection, run: int, compared: Compared, now: int
@@ -412,21 +412,21 @@ class Runs:
         writer.flush()
         return held_changes, held_customers, members
 
-    def _send(self, due: int) -> Delivery:
+    def _send(self, due: int, until: int) -> Delivery:
+        """Send what is due by then: what calls make due meanwhile is not this run's to wait for."""
         self.progress.begin("delivering", due)
         try:
-            return self.deliver(self.progress.at)
+            return self.deliver(until, self.progress.at)
         finally:
             self.progress.end()
 
-    def _finish(self, run: int, compared: Compared, delivery: Delivery) -> Result:
+    def _finish(self, run: int, compared: Compared, delivery: Delivery, until: int) -> Result:
         """Close the run's sums: due = delivered + failed + held."""
         with self.database.write() as connection:
             record = runs.get(connection, run)
             assert record is not None
-            done = delivery.delivered + delivery.failed + int(record["held"])
-            due = max(int(record["due"]), done)  # calls may have made customers due meanwhile
-            left = due - done
+            left = snapshot.backlog(connection, until)
+            due = delivery.delivered + delivery.failed + int(record["held"]) + left
             result = Result(run, compared.kind, runs.DONE, compared.held, delivery)
             result.problems += compared.catalog.messages
             if delivery.failed:

@@ -171,7 +171,7 @@ def runs_on(
 ) -> Runs:
     """Runs whose delivery marks all that is due as delivered."""
 
-    def deliver(_progress: Callable[[int], None]) -> Delivery:
+    def deliver(_until: int, _progress: Callable[[int], None]) -> Delivery:
         with database.write() as connection:
             due = snapshot.due(connection, 1 << 62, 1 << 30)
             if due:

@@ -102,15 +102,17 @@ class Daemon:
     ) -> httpx.Response:
         """POST JSON (or bytes, as they are) with the key in Basic authorization."""
         content = body if isinstance(body, bytes) else orjson.dumps(body)
-        sent: dict[str, str | bytes] = {"content-type": "application/json"}
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = httpx.Headers({"content-type": "application/json"}, encoding="latin-1")
+        for name, value in headers.items():
+            text = value if isinstance(value, str) else value.decode("latin-1")
+            sent[name.replace("_", "-")] = text
         if zipped:
             content, sent["content-encoding"] = gzip.compress(content), "gzip"
         return self.client.post(
             f"{self.url}/v1/{route}",
             content=content,
             headers=sent,
-            auth=None if key is None else (key, ""),
+            auth=httpx.USE_CLIENT_DEFAULT if key is None else (key, ""),
         )
 
     def send(self, route: str, body: object, **options: Any) -> None:

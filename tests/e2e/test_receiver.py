@@ -357,7 +357,8 @@ def test_what_is_no_request(receiver: Daemon, body: bytes) -> None:
 
 
 def test_what_is_no_batch(receiver: Daemon) -> None:
-    for body in ({}, {"batch": None}, {"batch": {}}, {"batch": "x"}, {"events": []}):
+    bodies: list[Json] = [{}, {"batch": None}, {"batch": {}}, {"batch": "x"}, {"events": []}]
+    for body in bodies:
         refused(receiver.post("batch", body), 400, "malformed")
     receiver.send("batch", {"batch": []})
 
@@ -502,9 +503,9 @@ def test_a_full_queue_says_so_and_takes_again_later(installation: Installation) 
         found.records(again["messageId"])
 
         # Without a secret a webhook needs a write key.
-        body = orjson.dumps(event := track())
-        refused(found.post("webhook", body, key=None), 401, "invalid_write_key")
-        found.send("webhook", body)
+        event = track()
+        refused(found.post("webhook", event, key=None), 401, "invalid_write_key")
+        found.send("webhook", event)
         found.send("webhook?key=" + KEY, [track()], key=None)
         found.records(event["messageId"])
 
@@ -792,7 +793,7 @@ def test_odd_events_get_the_right_answer_and_cost_no_other(receiver: Daemon) -> 
     parts = [orjson.dumps(good[0]).decode(), *(text for _, text, _ in events)]
     parts += ["null", "17", "{}", orjson.dumps(good[1]).decode()]
     notes = {reason: receiver.calls("noted", reason) for reason in (OLD, FUTURE, UNREADABLE)}
-    now = time.time() * 1000
+    now = int(time.time() * 1000)
     body = '{"batch":[' + ",".join(parts) + "]}"
     receiver.send("batch", body.encode())
     receiver.records(*(event["messageId"] for event in good))
@@ -1359,7 +1360,7 @@ def test_answers_come_at_once(receiver: Daemon) -> None:
         began = time.perf_counter()
         receiver.send("track", track())
         times.append(time.perf_counter() - began)
-    assert sorted(times)[12] < 0.025
+    assert sorted(times)[12] < 0.035
 
 
 # Start and end
@@ -1651,6 +1652,8 @@ def test_whatever_comes_has_a_documented_answer_and_no_harm(tmp_path: Path) -> N
             st.sampled_from([True, True, False]),
             st.sampled_from(["POST"] * 10 + ["OPTIONS", "GET"]),
         )
+        @example(("track", track()), {}, True, "POST")
+        @example(("identify", {"userId": "u1", "traits": {"a": 1}}), {}, True, "POST")
         @example(("track", b"[" * 100_000), {}, False, "POST")
         @example(("batch", {"batch": [{"userId": 10**400}]}), {}, True, "POST")
         @example(("webhook", b'["\\ud800"'), {"x-signature": b"0"}, False, "POST")
