@@ -158,12 +158,14 @@ def serve(which: str, folder: str) -> None:
         stop_inbox = None
     else:
         from state.database import Database
+        from syncer.interpreter import set_for_commits_beside_a_busy_loop, set_for_throughput
         from syncer.passthrough.inbox import Inbox
         from syncer.passthrough.receiver import Receiver
 
         inbox = Inbox(Database.open(f"sqlite:///{folder}/state.db", "queue"), 1_000_000_000)
         inbox.start()
-        sys.setswitchinterval(0.0005)  # as the daemon does
+        set_for_throughput()  # as the daemon does
+        set_for_commits_beside_a_busy_loop()
         stop_inbox = inbox.stop
         app = Receiver(inbox, (KEY,), None).app()
     ended = False

@@ -118,12 +118,13 @@ def sort(connection: Connection, inbox: Collection[int], events: Sequence[EventR
     return new
 
 
-def due(connection: Connection, now: int, limit: int, *, after: int = 0) -> list[DueEvent]:
-    """Meter records to send by now with a number above `after`, oldest first."""
+def due(connection: Connection, now: int, limit: int) -> list[DueEvent]:
+    """Meter records to send by now, those that wait longest first (the order of the index: a large
+    backlog must not be sorted for every batch)."""
     rows = connection.execute(
         select(EVENT.c.id, EVENT.c.message_id, EVENT.c.record, EVENT.c.attempts)
-        .where(EVENT.c.due_at.is_not(None), EVENT.c.due_at <= now, EVENT.c.id > after)
-        .order_by(EVENT.c.id)
+        .where(EVENT.c.due_at.is_not(None), EVENT.c.due_at <= now)
+        .order_by(EVENT.c.due_at, EVENT.c.id)
         .limit(limit)
     )
     return [DueEvent._make(row) for row in rows]

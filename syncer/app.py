@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import uvloop
 
 from state import failures, queue, snapshot
 from state.database import Database, sqlite_path
@@ -49,7 +50,7 @@ class App:
                 source=source,
                 selection=self._selection(),
                 guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
-                deliver=lambda until, progress: asyncio.run(
+                deliver=lambda until, progress: uvloop.run(
                     self.deliver_customers(database, until, progress)
                 ),
                 delivery_lock=lambda: lock(

@@ -40,6 +40,7 @@ from syncer.errors import (
     StateError,
     SyncerError,
 )
+from syncer.interpreter import set_for_throughput
 from syncer.sandbox.faults import Faults
 from syncer.sandbox.stage import Stage, stage
 from syncer.sync.compare import CustomerChange
@@ -50,6 +51,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def main() -> NoReturn:
     """The `syncer` program."""
+    set_for_throughput()
     try:
         # Without standalone mode click gives the status of an Exit, else what the command returned.
         status = cli.main(standalone_mode=False) or EXIT_OK

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import multiprocessing
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from state.lock import lock
 from syncer.amberflo.meters import MeterDelivery
 from syncer.app import App
 from syncer.config import Config
+from syncer.interpreter import set_for_commits_beside_a_busy_loop, set_for_throughput
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.server import bind, serve
@@ -46,8 +46,7 @@ PAUSE_AFTER_TROUBLE = 5.0
 
 def run(config: Config, stop: Callable[[], bool]) -> None:
     """Receive and work until `stop` says so."""
-    # The thread that writes the inbox must not wait long for a busy event loop.
-    sys.setswitchinterval(0.0005)
+    set_for_commits_beside_a_busy_loop()
     app = App(config, LineProgress(), stop)
     with ExitStack() as held:
         state = held.enter_context(app.state(writes=True))
@@ -111,6 +110,7 @@ def work(config: Config, lifeline: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the receiver gets them and ends us
     set_up_logging()
+    set_for_throughput()
     ended = threading.Event()
 
     def wait_for_end() -> None:

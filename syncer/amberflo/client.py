@@ -53,12 +53,18 @@ class AmberfloClient:
     ) -> None:
         self._customers_url = customers_url.rstrip("/")
         self._ingest_url = ingest_url.rstrip("/")
-        self._headers = {
-            "x-api-key": api_key,
-            "accept": "application/json",
-            "content-type": "application/json",
-            "user-agent": f"engage-amberflo-sync/{__version__}",
-        }
+        # Headers and URLs that stay the same are made once: httpx is slow at both.
+        self._headers = httpx.Headers(
+            {
+                "x-api-key": api_key,
+                "accept": "application/json",
+                "accept-encoding": "identity",  # so that an answer can be read as it comes
+                "content-type": "application/json",
+                "user-agent": f"engage-amberflo-sync/{__version__}",
+            }
+        )
+        self._zipped = httpx.Headers({**self._headers, "content-encoding": "gzip"})
+        self._customers = httpx.URL(self._customers_url)
         self._timeout = timeout
         self._connections = connections
         self._clock = clock
@@ -105,38 +111,39 @@ class AmberfloClient:
 
     async def put_customer(self, record: Record) -> None:
         """Replace the customer's whole record; makes it where Amberflo upserts."""
-        await self._request("PUT", self._customers_url, record)
+        await self._request("PUT", self._customers, record)
 
     async def post_customer(self, record: Record) -> None:
         """Make a customer that is not there."""
-        await self._request("POST", self._customers_url, record)
+        await self._request("POST", self._customers, record)
 
     async def ingest(self, body: bytes) -> None:
         """Send meter records: a gzipped JSON array. Amberflo answers with text (§2)."""
-        await self._exchange("POST", self._ingest_url, body, {"content-encoding": "gzip"})
+        await self._exchange("POST", self._ingest_url, body, self._zipped)
 
     async def check(self) -> None:
         """One harmless request that shows whether the key is good."""
         await self.get_customer("syncer-check")
 
-    async def _request(self, method: str, url: str, record: Record | None = None) -> bytes:
+    async def _request(
+        self, method: str, url: httpx.URL | str, record: Record | None = None
+    ) -> bytes:
         """A request to the customers API, at its pace."""
         wait = self.pace.reserve(self._clock())
         if wait > 0:
             await asyncio.sleep(wait)
         content = None if record is None else orjson.dumps(record)
-        return await self._exchange(method, url, content, {})
+        return await self._exchange(method, url, content, self._headers)
 
     async def _exchange(
-        self, method: str, url: str, content: bytes | None, headers: dict[str, str]
+        self, method: str, url: httpx.URL | str, content: bytes | None, headers: httpx.Headers
     ) -> bytes:
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._transport.handle_async_request(
-                    httpx.Request(method, url, headers=self._headers | headers, content=content)
+                    httpx.Request(method, url, headers=headers, content=content)
                 )
-                body = await response.aread()
-                await response.aclose()
+                body = await _read(response)
         except (TimeoutError, httpx.TimeoutException):
             raise TryAgain(f"{method} {url} gave no answer in {self._timeout:g} s") from None
         except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
@@ -149,7 +156,7 @@ class AmberfloClient:
     def _problem(
         self,
         method: str,
-        url: str,
+        url: httpx.URL | str,
         content: bytes | None,
         response: httpx.Response,
         body: bytes,
@@ -172,6 +179,15 @@ class AmberfloClient:
             status=status,
             body=_kept(body),
         )
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """The body, straight from the transport: httpx's own way costs a tenth of a request more."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    try:
+        return b"".join([chunk async for chunk in response.stream])
+    finally:
+        await response.stream.aclose()
 
 
 def _message(body: bytes) -> str:

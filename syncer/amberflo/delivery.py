@@ -241,6 +241,8 @@ class Outcomes:
         self._database = database
         self._waiting: list[tuple[Outcome, asyncio.Future[None]]] = []
         self._some = asyncio.Event()
+        with database.read() as connection:
+            self._any_failure = failures.count(connection) > 0
 
     async def write(self, outcome: Outcome) -> None:
         """Returns when the outcome is on disk."""
@@ -267,8 +269,9 @@ class Outcomes:
         with self._database.write() as connection:
             if sent:
                 snapshot.acknowledge(connection, [(row.customer_id, row.rev, now) for row in sent])
-                refs = [failures.customer_ref(row.customer_id) for row in sent]
-                failures.clear(connection, refs)
+                if self._any_failure:
+                    refs = [failures.customer_ref(row.customer_id) for row in sent]
+                    failures.clear(connection, refs)
             if later:
                 snapshot.postpone(
                     connection,
@@ -280,6 +283,7 @@ class Outcomes:
             if never:
                 snapshot.park(connection, [(one.row.customer_id, one.row.rev) for one in never])
                 failures.put(connection, [_failure(one, now) for one in never])
+                self._any_failure = True
 
 
 def _failure(never: Never, now: int) -> dict[str, object]:
