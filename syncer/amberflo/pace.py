@@ -15,10 +15,15 @@ WINDOW = 5.0
 
 
 class Pace:
-    """Gives each request its moment. `rate` is requests per second; 0 is as fast as it goes."""
+    """Gives each request its moment. `rate` is requests per second; 0 is as fast as it goes.
 
-    def __init__(self, rate: float) -> None:
+    A 429 now and then is its own customer's to wait for; all slow down when more than a `share` of
+    the requests of a window, and at least `least`, are refused so.
+    """
+
+    def __init__(self, rate: float, *, share: float = 0.2, least: int = 4) -> None:
         self._wanted = rate
+        self._share, self._least, self._throttled = share, least, 0
         self._allowed: float | None = None  # set while Amberflo wants it slower
         self._ceiling = rate  # where an unlimited rate was when it was slowed down
         self._next = 0.0
@@ -36,6 +41,7 @@ class Pace:
         started, count = self._window
         if now - started > WINDOW:
             self._window, self._before = (now, 1), count / (now - started)
+            self._throttled = 0
         else:
             self._window = (started, count + 1)
         start = max(now, self._next)
@@ -44,7 +50,11 @@ class Pace:
         return start - now
 
     def slow_down(self, now: float, after: float | None) -> None:
-        """Amberflo answered 429: wait for `after` seconds if it says so, and go on slower."""
+        """Amberflo answered 429: when too many did, wait for `after` seconds if it says so, and go
+        on slower."""
+        self._throttled += 1
+        if self._throttled < max(self._least, self._share * self._window[1]):
+            return
         if after is not None:
             self._next = max(self._next, now + after)
         if now < self._settled:

@@ -11,6 +11,12 @@ from hypothesis import strategies as st
 
 from syncer.amberflo.pace import RECOVER, SETTLE, SLOW_DOWN, SLOWEST, Pace
 
+
+def pace_of(rate: float) -> Pace:
+    """A pace that heeds the first 429 of a window already."""
+    return Pace(rate, share=0.0, least=1)
+
+
 RATES = st.floats(0.5, 2000)
 
 
@@ -38,7 +44,7 @@ def recover(pace: Pace, wanted: float, now: float) -> float:
 
 @given(RATES, st.integers(2, 40), st.floats(0, 1e6))
 def test_requests_at_once_are_spread_evenly(rate: float, number: int, now: float) -> None:
-    pace = Pace(rate)
+    pace = pace_of(rate)
     waits = [pace.reserve(now) for _ in range(number)]
     assert waits == pytest.approx([n / rate for n in range(number)], abs=1e-6)
 
@@ -49,7 +55,7 @@ def test_no_two_requests_are_nearer_than_the_rate(rate: float, gaps: list[float]
     for gap in gaps:
         now += gap
         asked.append(now)
-    went = moments(Pace(rate), asked)
+    went = moments(pace_of(rate), asked)
     for before, after in pairwise(went):
         assert after - before >= 1 / rate - 1e-6
     for at, moment in zip(asked, went, strict=True):
@@ -57,26 +63,26 @@ def test_no_two_requests_are_nearer_than_the_rate(rate: float, gaps: list[float]
 
 
 def test_a_rest_is_not_saved_up_for_a_burst() -> None:
-    pace = Pace(10)
+    pace = pace_of(10)
     pace.reserve(0)
     assert [pace.reserve(60) for _ in range(3)] == pytest.approx([0, 0.1, 0.2])
 
 
 def test_a_request_that_comes_late_enough_does_not_wait() -> None:
-    pace = Pace(10)
+    pace = pace_of(10)
     assert [pace.reserve(now) for now in (0, 0.1, 0.25, 0.3)] == pytest.approx([0, 0, 0, 0.05])
 
 
 @given(st.lists(st.floats(0, 100), max_size=30))
 def test_an_unlimited_pace_never_waits(times: list[float]) -> None:
-    pace = Pace(0)
+    pace = pace_of(0)
     assert pace.rate == 0
     assert [pace.reserve(now) for now in sorted(times)] == [0] * len(times)
 
 
 def test_a_429_halves_the_rate_once_in_a_settle_window() -> None:
     """Many requests are under way when it comes: their 429s are one."""
-    pace = Pace(100)
+    pace = pace_of(100)
     pace.slow_down(10.0, None)
     assert pace.rate == 50
     for now in (10.0, 10.2, 10.0 + SETTLE - 0.01):
@@ -87,13 +93,13 @@ def test_a_429_halves_the_rate_once_in_a_settle_window() -> None:
 
 
 def test_after_a_429_requests_are_wider_apart() -> None:
-    pace = Pace(10)
+    pace = pace_of(10)
     pace.slow_down(0, None)
     assert [pace.reserve(0) for _ in range(3)] == pytest.approx([0, 0.2, 0.4])
 
 
 def test_retry_after_pauses_all_requests() -> None:
-    pace = Pace(10)
+    pace = pace_of(10)
     pace.reserve(0)
     pace.slow_down(1, 7)
     assert pace.reserve(1) == pytest.approx(7)
@@ -104,7 +110,7 @@ def test_retry_after_pauses_all_requests() -> None:
 
 
 def test_the_window_settles_after_the_pause() -> None:
-    pace = Pace(100)
+    pace = pace_of(100)
     pace.slow_down(0, 5)
     for now in (1, 5, 5 + SETTLE - 0.01):
         pace.slow_down(now, None)
@@ -115,7 +121,7 @@ def test_the_window_settles_after_the_pause() -> None:
 
 
 def test_a_retry_after_inside_the_window_still_pauses() -> None:
-    pace = Pace(100)
+    pace = pace_of(100)
     pace.slow_down(0, None)
     pace.slow_down(0.5, 30)
     assert pace.rate == 50
@@ -123,7 +129,7 @@ def test_a_retry_after_inside_the_window_still_pauses() -> None:
 
 
 def test_the_rate_recovers_step_by_step_to_the_wanted_one() -> None:
-    pace = Pace(100)
+    pace = pace_of(100)
     pace.slow_down(0, None)
     pace.speed_up(SETTLE - 0.01)
     assert pace.rate == 50
@@ -137,14 +143,14 @@ def test_the_rate_recovers_step_by_step_to_the_wanted_one() -> None:
 
 
 def test_success_at_the_wanted_rate_makes_it_no_faster() -> None:
-    pace = Pace(100)
+    pace = pace_of(100)
     for now in range(10):
         pace.speed_up(now)
     assert pace.rate == 100
 
 
 def test_an_unlimited_rate_goes_down_from_what_was_measured_and_becomes_unlimited_again() -> None:
-    pace = Pace(0)
+    pace = pace_of(0)
     now = steady(pace, 1000, 4, 50)
     pace.slow_down(now, None)
     assert pace.rate == pytest.approx(50 * SLOW_DOWN, rel=0.1)
@@ -156,7 +162,7 @@ def test_an_unlimited_rate_goes_down_from_what_was_measured_and_becomes_unlimite
 
 
 def test_the_measured_rate_is_that_of_the_last_seconds() -> None:
-    pace = Pace(0)
+    pace = pace_of(0)
     now = steady(pace, 0, 20, 100)
     now = steady(pace, now + 60, 4, 10)
     pace.slow_down(now, None)
@@ -165,7 +171,7 @@ def test_the_measured_rate_is_that_of_the_last_seconds() -> None:
 
 @pytest.mark.parametrize("wanted", [0, 0.5, 10, 1000])
 def test_it_is_never_slower_than_the_slowest(wanted: float) -> None:
-    pace = Pace(wanted)
+    pace = pace_of(wanted)
     pace.reserve(0)
     for n in range(100):
         pace.slow_down(n * SETTLE, None)
@@ -176,7 +182,7 @@ def test_it_is_never_slower_than_the_slowest(wanted: float) -> None:
 
 @pytest.mark.parametrize("wanted", [0.01, 0.1, 0.19])
 def test_a_429_never_makes_it_faster(wanted: float) -> None:
-    pace = Pace(wanted)
+    pace = pace_of(wanted)
     pace.slow_down(0, None)
     assert pace.rate <= wanted
 
@@ -195,7 +201,7 @@ def test_a_429_never_makes_it_faster(wanted: float) -> None:
 def test_whatever_comes_the_rate_and_the_order_stay_in_bounds(
     wanted: float, events: list[tuple[str, float, float | None]]
 ) -> None:
-    pace, now, last = Pace(wanted), 0.0, 0.0
+    pace, now, last = pace_of(wanted), 0.0, 0.0
     for event, gap, after in events:
         now += gap
         before = pace.rate
@@ -212,3 +218,29 @@ def test_whatever_comes_the_rate_and_the_order_stay_in_bounds(
             pace.speed_up(now)
             assert before <= pace.rate <= before * RECOVER + 1e-9
         assert SLOWEST <= pace.rate <= wanted
+
+
+def test_a_429_now_and_then_slows_nobody_else_down() -> None:
+    """One of twenty, as a busy server may do: only its own customer waits for Retry-After."""
+    pace, now = Pace(0), 0.0
+    for number in range(4000):
+        now += 0.002 + pace.reserve(now)
+        if number % 20 == 7:
+            pace.slow_down(now, 1.0)
+        else:
+            pace.speed_up(now)
+    assert now < 9
+    assert pace.rate == 0
+
+
+def test_a_server_that_refuses_half_slows_all_down() -> None:
+    pace, now, rates = Pace(0), 0.0, set()
+    for number in range(200):
+        now += 0.002 + pace.reserve(now)
+        if number % 2:
+            pace.slow_down(now, 1.0)
+        else:
+            pace.speed_up(now)
+        rates.add(pace.rate)
+    assert 0 < min(rates - {0.0}) < 200
+    assert now > 2
