@@ -1,0 +1,100 @@
+"""`demo` and `sandbox`: the stand-ins for Engage and Amberflo."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from syncer import report
+from syncer.cli.options import Stop, listen_for_stop
+from syncer.config import duration
+from syncer.demo import demo as play
+from syncer.errors import EXIT_FAILED
+from syncer.sandbox.faults import Faults
+from syncer.sandbox.stage import Stage, stage
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def faults_option(command: Command) -> Command:
+    def parsed(_context: click.Context, _param: click.Parameter, text: str | None) -> Faults | None:
+        try:
+            return None if text is None else Faults.parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return click.option(
+        "--faults",
+        callback=parsed,
+        metavar="SPEC",
+        help='What Amberflo gets wrong how often: "429=0.05,500=0.02,drop=0.01,slow=0.1".',
+    )(command)
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the sandbox serving until Ctrl-C.")
+def demo(keep: bool) -> None:
+    """The whole story on this machine, in under a minute.
+
+    A first sync, a few hours of change, a second sync, an audit.
+    """
+    stop = listen_for_stop()
+    with tempfile.TemporaryDirectory(prefix="syncer-demo-") as folder:
+        kept = (lambda on: _keep(on, Path(folder), stop)) if keep else None
+        if not play(Path(folder), report.progress(), stop, kept):
+            raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _keep(on: Stage, folder: Path, stop: Stop) -> None:
+    report.say(f"serving until Ctrl-C; try: syncer status --config {folder / 'config.toml'}")
+    stop.wait()
+
+
+@click.command()
+@click.option("--users", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--audiences", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="The same gives the same.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Amberflo's [default: free]")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Where Engage's database and the state go [default: a temporary one].",
+)
+@click.option("--evolve", metavar="EVERY", help='Let 2.5 h pass at Engage every so often: "60s".')
+@faults_option
+def sandbox(
+    users: int,
+    audiences: int,
+    seed: int,
+    port: int,
+    folder: Path | None,
+    evolve: str | None,
+    faults: Faults | None,
+) -> None:
+    """Stand-ins for Engage and Amberflo on loopback, until stopped.
+
+    Prints a config that points at them.
+    """
+    try:
+        every = None if evolve is None else duration(evolve)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--evolve") from None
+    stop = listen_for_stop()
+    with contextlib.ExitStack() as cleanup:
+        if folder is None:
+            temporary = tempfile.TemporaryDirectory(prefix="syncer-sandbox-")
+            folder = Path(cleanup.enter_context(temporary))
+        on = cleanup.enter_context(
+            stage(folder, users=users, audiences=audiences, seed=seed, faults=faults, port=port)
+        )
+        print(on.config, flush=True)
+        report.say("the sandbox serves until Ctrl-C; the config above points at it")
+        while not stop.wait(every):
+            evolution = on.engage.evolve()
+            on.engage.observe()
+            report.say(f"2.5 h passed at Engage: {len(evolution.changed):,} customers changed")

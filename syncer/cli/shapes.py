@@ -1,0 +1,77 @@
+"""The JSON shapes of the command line (design §5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from syncer import report
+from syncer.sync.compare import CustomerChange
+from syncer.sync.run import Compared
+
+
+def run_json(record: Any) -> dict[str, Any]:
+    names = (
+        *("pulled", "entered", "exited", "changed", "unchanged", "skipped"),
+        *("due", "delivered", "failed", "held", "without_customer_id", "error"),
+    )
+    return {
+        "run": record["id"],
+        "kind": record["kind"],
+        "state": record["state"],
+        "started_at": report.iso(record["started_at"]),
+        "ended_at": report.iso(record["ended_at"]),
+        **{name: record[name] for name in names},
+    }
+
+
+def trait_json(row: Any) -> dict[str, Any]:
+    names = ("key", *report.TRAIT_COLUMNS)
+    return {**{name: row[name] for name in names}, "reasons": orjson.loads(row["reasons"])}
+
+
+def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
+    return {
+        "customer_id": change.customer_id,
+        "new": not change.known,
+        "name": change.name,
+        "email": change.email,
+        "changes": [
+            {
+                "trait": one.trait,
+                "key": one.key,
+                "before": one.before,
+                "after": one.after,
+                "observed_at": report.iso(one.observed_at),
+                "held": one.key in compared.held,
+            }
+            for one in change.changes
+        ],
+    }
+
+
+def history_json(row: Any) -> dict[str, Any]:
+    return {
+        "trait": row["trait"],
+        "key": row["key"],
+        "before": value(row["before"]),
+        "after": value(row["after"]),
+        "run": row["run"],
+        "observed_at": report.iso(row["observed_at"]),
+        "recorded_at": report.iso(row["recorded_at"]),
+        "delivered_at": report.iso(row["delivered_at"]),
+    }
+
+
+def value(text: str | None) -> Any:
+    return None if text is None else orjson.loads(text)
+
+
+def run_line(record: Any) -> str:
+    held = f", {record['held']:,} held" if record["held"] else ""
+    failed = f", {record['failed']:,} refused" if record["failed"] else ""
+    return (
+        f"run {record['id']} ({record['kind']}) {record['state']}: "
+        f"{record['delivered']:,} of {record['due']:,} customers delivered{failed}{held}"
+    )

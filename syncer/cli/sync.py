@@ -1,0 +1,189 @@
+"""`sync`, `diff` and `resync`: one run now, or what it would change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import orjson
+
+from state import runs as run_records
+from syncer import report
+from syncer.app import App
+from syncer.cli.options import application, config_option, json_option
+from syncer.cli.shapes import change_json, run_json, run_line, trait_json
+from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK
+from syncer.sync.compare import CustomerChange
+from syncer.sync.run import Compared, Result, Runs, trait_sums
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--full", is_flag=True, help="Compare everything (a reconcile).")
+@click.option("--dry-run", is_flag=True, help="Show what would change; change nothing anywhere.")
+def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool) -> None:
+    """One run now, until delivered.
+
+    The first one pulls everything; later ones what changed since.
+    """
+    app = application(config)
+    if dry_run:
+        show_diff(app, full=full, customers=False, as_json=as_json)
+        return
+    with app.runs() as runs:
+        end(runs, runs.sync(full=full), as_json)
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--full", is_flag=True, help="As a reconcile would see it.")
+@click.option("--customers", is_flag=True, help="List the customers that would change.")
+def diff(config: Path | None, as_json: bool, full: bool, customers: bool) -> None:
+    """The membership diff that the next run would make.
+
+    Writes nothing and asks Amberflo nothing.
+    """
+    show_diff(application(config), full=full, customers=customers, as_json=as_json)
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--audience", metavar="KEY", help="Only who is or was in this audience.")
+@click.option("--customer", metavar="ID", help="Only this customer.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def resync(
+    config: Path | None, as_json: bool, audience: str | None, customer: str | None, yes: bool
+) -> None:
+    """Pull everything and send it again, changed or not."""
+    if audience and customer:
+        raise click.UsageError("name an audience or a customer, not both")
+    app = application(config)
+    whom = (
+        f"customer {customer}"
+        if customer
+        else f"everybody who is or was in {audience}"
+        if audience
+        else "every customer"
+    )
+    if not yes:
+        click.confirm(f"Send {whom} to Amberflo again?", abort=True, err=True)
+    with app.runs() as runs:
+        end(runs, runs.resync(audience=audience, customer_id=customer), as_json)
+
+
+def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
+    """Report a run and leave with its exit status."""
+    with runs.database.read() as connection:
+        record = run_records.get(connection, result.run)
+        traits = run_records.traits(connection, result.run)
+    assert record is not None
+    if as_json:
+        report.print_json(
+            {
+                **run_json(record),
+                "traits": [trait_json(row) for row in traits],
+                "held_because": result.held,
+                "problems": result.problems,
+            }
+        )
+    else:
+        report.print_table(report.TRAIT_COLUMNS, report.trait_rows(traits))
+        report.stdout().print(run_line(record))
+    if record["without_customer_id"]:
+        report.say(
+            f"{record['without_customer_id']:,} profiles have no customer id and cannot be billed: "
+            "`syncer diff --full --customers` lists them"
+        )
+    for key, reason in result.held.items():
+        report.say(f"held: {key}: {reason}")
+    if result.state == run_records.HELD:
+        report.say(
+            f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through"
+        )
+    for problem in result.problems:
+        report.say(f"error: {problem}")
+    if result.problems:
+        raise click.exceptions.Exit(EXIT_FAILED)
+    raise click.exceptions.Exit(EXIT_HELD if result.held else EXIT_OK)
+
+
+def show_diff(app: App, *, full: bool, customers: bool, as_json: bool) -> None:
+    with app.runs(writes=False) as runs:
+        compared = runs.diff(full=full)
+        try:
+            _print_diff(runs, compared, customers, as_json)
+        finally:
+            compared.close()
+    for message in compared.catalog.messages:
+        report.say(f"error: {message}")
+    for key, reason in compared.held.items():
+        report.say(f"would be held: {key}: {reason}")
+
+
+def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
+    held: dict[str, int] = {}
+    for change in compared.plan:
+        for one in compared.split(change)[1]:
+            held[one.key] = held.get(one.key, 0) + 1
+    tally = compared.tally
+    traits = [trait_json(row) for row in trait_sums(compared, held)]
+    document = {
+        "kind": compared.kind,
+        "complete": True,
+        "customers": {"new": tally.new, "changed": tally.changed, "unchanged": tally.unchanged},
+        "traits": traits,
+        "without_customer_id": compared.without_id.profiles,
+    }
+    if as_json and not customers:
+        report.print_json(document)
+    elif as_json:
+        # The lists may be long: they are written as they come.
+        head = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+        sys.stdout.write(head.removesuffix("\n}"))
+        _print_list("changes", (change_json(compared, change) for change in compared.plan))
+        _print_list("profiles_without_customer_id", runs.without_customer_id(compared))
+        sys.stdout.write("\n}\n")
+        sys.stdout.flush()
+    else:
+        report.print_table(report.TRAIT_COLUMNS, report.trait_rows(traits))
+        report.stdout().print(
+            f"{compared.kind}: {tally.new:,} new customers, {tally.changed:,} changed, "
+            f"{tally.unchanged:,} unchanged"
+        )
+        if compared.without_id.profiles:
+            report.stdout().print(
+                f"{compared.without_id.profiles:,} profiles have no customer id and cannot be "
+                "billed" + ("" if customers else "; --customers lists them")
+            )
+        if customers:
+            for change in compared.plan:
+                print(_change_line(compared, change))
+            for profile in runs.without_customer_id(compared):
+                print(f"no customer id: profile {profile}")
+
+
+def _print_list(name: str, items: Iterator[Any]) -> None:
+    sys.stdout.write(f',\n  "{name}": [')
+    for number, item in enumerate(items):
+        sys.stdout.write(("," if number else "") + "\n    " + orjson.dumps(item).decode())
+    sys.stdout.write("]")
+
+
+def _change_line(compared: Compared, change: CustomerChange) -> str:
+    parts = [
+        f"{one.trait}: {_said(one.before)} → {_said(one.after)}"
+        + (" (held)" if one.key in compared.held else "")
+        for one in change.changes
+    ]
+    mark = "changed" if change.known else "new"
+    return f"{mark} {change.customer_id}: {', '.join(parts) or 'name or email'}"
+
+
+def _said(value: Any) -> str:
+    return "absent" if value is None else orjson.dumps(value).decode()
