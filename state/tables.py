@@ -41,7 +41,8 @@ class Customer(SQLModel, table=True):
     {name: [value, time]}, a null value is one that a call took away. `stamps` are the Segment times
     of Engage traits, name and email that came by a call and not by a pull: the newest wins.
     `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
-    acknowledged last (0: never). `due_at` is set while there is something to send.
+    acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
+    that waits for it to be delivered, `claimed_by` the worker that has it in work.
     """
 
     customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
@@ -55,6 +56,8 @@ class Customer(SQLModel, table=True):
     acked_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     due_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
+    run: int | None = Field(default=None, sa_column=_big(nullable=True))
+    claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Trait(SQLModel, table=True):
@@ -87,7 +90,11 @@ class Change(SQLModel, table=True):
 
 
 class Run(SQLModel, table=True):
-    """One run: pull, compare, commit, deliver. Its sums must close (design §3)."""
+    """One run: pull, compare, commit, deliver. Its sums must close (design §3).
+
+    `cut_off` counts how often it was interrupted and taken up again; `doing` is JSON of how far it
+    is while it goes on.
+    """
 
     id: int | None = Field(default=None, sa_column=_serial())
     kind: str = Field(sa_column=Column(String(16), nullable=False))
@@ -109,6 +116,8 @@ class Run(SQLModel, table=True):
     delivered: int = Field(default=0, sa_column=_big(default="0"))
     failed: int = Field(default=0, sa_column=_big(default="0"))
     held: int = Field(default=0, sa_column=_big(default="0"))
+    cut_off: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
+    doing: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class RunTrait(SQLModel, table=True):
@@ -149,6 +158,28 @@ class Failure(SQLModel, table=True):
     failed_at: int = Field(sa_column=_big())
 
 
+class Worker(SQLModel, table=True):
+    """A process that delivers, for as long as it lives; `doing` is JSON of what it has in hand."""
+
+    id: int | None = Field(default=None, sa_column=_serial())
+    kind: str = Field(sa_column=Column(String(16), nullable=False))
+    host: str = Field(sa_column=Column(Text, nullable=False))
+    pid: int = Field(sa_column=Column(Integer, nullable=False))
+    started_at: int = Field(sa_column=_big())
+    doing: str | None = Field(default=None, sa_column=Column(Text))
+
+
+class Alert(SQLModel, table=True):
+    """Something that needs somebody, from `since` until `ended_at`; `told_at` is when the webhook
+    last took what there is to tell of it (null: not yet)."""
+
+    name: str = Field(sa_column=Column(Text, primary_key=True))
+    text: str = Field(sa_column=Column(Text, nullable=False))
+    since: int = Field(sa_column=_big())
+    ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    told_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+
+
 class Inbox(SQLModel, table=True):
     """Accepted requests as they came, those of one commit in a row, until they are sorted."""
 
@@ -168,6 +199,7 @@ class Event(SQLModel, table=True):
     received_at: int = Field(sa_column=_big())
     due_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
+    claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Counter(SQLModel, table=True):
@@ -191,6 +223,8 @@ CHANGE = table(Change)
 RUN = table(Run)
 RUN_TRAIT = table(RunTrait)
 FAILURE = table(Failure)
+WORKER = table(Worker)
+ALERT = table(Alert)
 INBOX = table(Inbox)
 EVENT = table(Event)
 COUNTER = table(Counter)
@@ -198,7 +232,7 @@ COUNTER = table(Counter)
 #: The queue of calls is a part of its own: on SQLite it is another file, so that a long commit of
 #: a run never keeps a call waiting.
 PARTS = {
-    "state": [CUSTOMER, TRAIT, CHANGE, RUN, RUN_TRAIT, FAILURE],
+    "state": [CUSTOMER, TRAIT, CHANGE, RUN, RUN_TRAIT, FAILURE, WORKER, ALERT],
     "queue": [INBOX, EVENT, COUNTER],
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -21,11 +21,13 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from syncer.errors import ConfigError
+from syncer.sync.schedule import cron
 
 ENV_PREFIX = "SYNCER_"
 #: Variables with the prefix that are no settings: the config file's own path.
@@ -73,9 +75,19 @@ def _address(text: str) -> str:
 
 
 def _cron(text: str) -> str:
-    if not re.fullmatch(r"([0-9*/,-]+ +){3}[0-9a-z*/,-]+ +[0-9a-z*/,-]+", text.strip().lower()):
-        raise ValueError('this is no cron line; write for example "0 3 * * *" for 3:00 UTC daily')
+    try:
+        cron(text)
+    except ValueError as error:
+        raise ValueError(
+            f'this is no cron line ({error}); write for example "0 3 * * *" for 3:00 UTC daily'
+        ) from None
     return text
+
+
+def _secret_http_url(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"https?://[^/\s]+\S*", secret.get_secret_value()):
+        raise ValueError("this is no URL; write for example https://hooks.slack.com/services/…")
+    return secret
 
 
 def _not_blank(secret: SecretStr) -> SecretStr:
@@ -126,6 +138,12 @@ class ScheduleConfig(_Section):
     jitter: DurationOrNone = 20 * 60.0
     reconcile: Annotated[str, AfterValidator(_cron)] = "0 3 * * *"
 
+    @model_validator(mode="after")
+    def _jitter_is_less(self) -> ScheduleConfig:
+        if self.jitter >= self.every:
+            raise ValueError("jitter must be less than every; write for example 20m for 2h30m")
+        return self
+
 
 class GuardConfig(_Section):
     max_exits: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -149,6 +167,17 @@ class PassthroughConfig(_Section):
         return host.strip("[]"), int(port)
 
 
+class AlertsConfig(_Section):
+    webhook: Annotated[Secret, AfterValidator(_secret_http_url)] | None = None
+    lag: Duration = 30 * 60.0
+    silent: Duration = 24 * 3600.0
+
+
+class LogConfig(_Section):
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Config(_Section):
     """All settings. Secrets are `SecretStr`: their text never shows in a repr, log or error."""
 
@@ -158,6 +187,8 @@ class Config(_Section):
     guard: GuardConfig = GuardConfig()
     state: StateConfig = StateConfig()
     passthrough: PassthroughConfig = PassthroughConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    log: LogConfig = LogConfig()
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -290,6 +321,21 @@ def _where(path: Path, keys: tuple[str, ...], origins: Mapping[tuple[str, ...], 
         if set_keys[: len(keys)] == keys:
             return variable
     return f"{path}: {'.'.join(keys)}"
+
+
+def changes(before: Config, after: Config) -> list[str]:
+    """The keys of the settings that differ, such as "schedule.every"; no values, they may be
+    secret."""
+
+    def walk(one: BaseModel, other: BaseModel, path: str) -> Iterator[str]:
+        for name, field in type(one).model_fields.items():
+            mine, theirs = getattr(one, name), getattr(other, name)
+            if isinstance(mine, BaseModel) and isinstance(theirs, BaseModel):
+                yield from walk(mine, theirs, f"{path}{field.alias or name}.")
+            elif mine != theirs:
+                yield f"{path}{field.alias or name}"
+
+    return list(walk(before, after, ""))
 
 
 def _first_problem(

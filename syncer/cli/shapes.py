@@ -14,7 +14,7 @@ from syncer.sync.run import Compared
 def run_json(record: Any) -> dict[str, Any]:
     names = (
         *("pulled", "entered", "exited", "changed", "unchanged", "skipped"),
-        *("due", "delivered", "failed", "held", "without_customer_id", "error"),
+        *("due", "delivered", "failed", "held", "without_customer_id", "error", "cut_off"),
     )
     return {
         "run": record["id"],
@@ -23,6 +23,7 @@ def run_json(record: Any) -> dict[str, Any]:
         "started_at": report.iso(record["started_at"]),
         "ended_at": report.iso(record["ended_at"]),
         **{name: record[name] for name in names},
+        "doing": value(record["doing"]),
     }
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from state import failures, runs, snapshot
 from state.database import Database
-from state.lock import run_lock
+from state.lock import Check, run_lock
 from state.snapshot import ChangeRow, CustomerState, TraitRow
 from syncer.amberflo.delivery import Delivery
 from syncer.engage import catalog as catalogs
@@ -62,8 +62,8 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One line for the user."""
 
-    def begin(self, stage: str, total: int) -> None:
-        """A stage begins that will do `total` customers."""
+    def begin(self, stage: str, total: int, done: int = 0) -> None:
+        """A stage begins that will do `total` customers; so many were done before."""
 
     def at(self, done: int) -> None:
         """So many are done."""
@@ -88,6 +88,15 @@ class Approval:
 
     run: int
     held: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Again:
+    """Who is to be sent again, changed or not: who is or was in an audience, one customer, or, with
+    neither, everybody."""
+
+    audience: str | None
+    customer_id: str | None
 
 
 @dataclass
@@ -147,10 +156,13 @@ class Result:
 
 Deliver = Callable[[int, Callable[[int], None]], Delivery]
 
+#: What stands for a run where customers are sent again by hand and no run waits for them.
+BY_HAND = 0
+
 
 @dataclass
 class Runs:
-    """Makes runs on a state database. `deliver` sends all that is due by a time, telling a callback
+    """Makes runs on a state database. `deliver` sends all that a run waits for, telling a callback
     how many are done; `stop` says whether the user asked to stop; `clock` is epoch milliseconds."""
 
     database: Database
@@ -159,34 +171,35 @@ class Runs:
     guard: Guard
     deliver: Deliver
     progress: Progress
-    #: held from before a commit until it is delivered: no other process sends what a run made due
-    delivery_lock: Callable[[], AbstractContextManager[None]] = nullcontext
     stop: Callable[[], bool] = lambda: False
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
     # What the command line asks for
 
     def sync(self, *, full: bool = False) -> Result:
-        """One run now, until delivered."""
-        with run_lock(self.database):
-            return self._run(*self._next(full))
+        """One run now, until delivered; before it, what an interrupted one left to deliver."""
+        with run_lock(self.database) as check:
+            self.resume()
+            return self._run(*self._next(full), check=check)
 
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
-        with run_lock(self.database):
+        with run_lock(self.database) as check:
+            again = Again(audience, customer_id)
             if customer_id is not None:
-                return self._run("resync", OnlyCustomer(customer_id), again=(None, customer_id))
+                return self._run("resync", OnlyCustomer(customer_id), check=check, again=again)
             if audience is not None:
                 with self.database.read() as connection:
                     keys = {row.key for row in snapshot.traits(connection)}
                 if audience not in keys:
                     raise NotFound(f"no trait with the key {audience!r} was ever synced")
-            return self._run("resync", Everything(), again=(audience, None))
+            return self._run("resync", Everything(), check=check, again=again)
 
     def approve(self, run: int) -> Result:
         """Compare everything anew and let through what the guard held in that run."""
-        with run_lock(self.database):
-            return self._run("reconcile", Everything(), approval=self._held_run(run))
+        with run_lock(self.database) as check:
+            approval = self._held_run(run)
+            return self._run("reconcile", Everything(), check=check, approval=approval)
 
     def reject(self, run: int) -> None:
         """Leave what the guard held in that run as it is; a later compare may find it again."""
@@ -197,15 +210,48 @@ class Runs:
 
     def retry(self, failed: Collection[int]) -> Delivery:
         """Send customers again that Amberflo refused, by the numbers of their failures."""
-        with run_lock(self.database), self.delivery_lock():
-            with self.database.write() as connection:
-                for failure in failures.find(connection, failed):
-                    snapshot.send_again(
-                        connection, self.clock(), customer_id=str(failure["customer_id"])
-                    )
-                failures.remove(connection, failed)
-                due = snapshot.backlog(connection)
-            return self._send(due, self.clock())
+        with self.database.read() as connection:
+            found = failures.find(connection, failed)
+        return self.send_again([str(failure["customer_id"]) for failure in found])
+
+    def send_again(self, customer_ids: Collection[str]) -> Delivery:
+        """Send known customers as they are to be, whatever Amberflo has of them."""
+        refs = [failures.customer_ref(one) for one in customer_ids]
+        with run_lock(self.database):
+            with self.database.write(alone=True) as connection:
+                failures.clear(connection, refs)
+                due = snapshot.send_again(
+                    connection, self.clock(), customer_ids=customer_ids, run=BY_HAND
+                )
+            delivery = self._send(BY_HAND, due)
+            with self.database.read() as connection:
+                refused = failures.count(connection, refs)
+                left = snapshot.backlog(connection, BY_HAND)
+        return replace(delivery, delivered=due - refused - left, failed=refused)
+
+    def resume(self) -> Result | None:
+        """Deliver what a run left that was interrupted after its commit, if one was; the caller
+        holds the run lock."""
+        with self.database.write() as connection:
+            cut_off = runs.take_up(connection, self.clock())
+            left = runs.undelivered(connection)
+            if left is not None:
+                runs.resume(connection, int(left["id"]))
+                rows = runs.traits(connection, int(left["id"]))
+        for run in cut_off:
+            if left is None or run != left["id"]:
+                self.progress.say(f"run {run} was cut off before it changed anything")
+        if left is None:
+            return None
+        run, done = int(left["id"]), int(left["delivered"] + left["failed"])
+        self.progress.say(
+            f"run {run} ({left['kind']}) was cut off after {done:,} of {left['due']:,} customers: "
+            "it goes on"
+        )
+        held = {str(row["key"]): f"held since run {run}" for row in rows if row["held"]}
+        with self._recorded(run):
+            delivery = self._send(run, int(left["due"]) - int(left["held"]), done)
+            return self._finish(Result(run, str(left["kind"]), runs.DONE, held, delivery))
 
     def diff(self, *, full: bool = False) -> Compared:
         """What the next run would change; writes nothing and asks Amberflo nothing."""
@@ -238,19 +284,22 @@ class Runs:
         kind: RunKind,
         scope: Scope,
         *,
+        check: Check,
         approval: Approval | None = None,
-        again: tuple[str | None, str | None] | None = None,
+        again: Again | None = None,
     ) -> Result:
         with self.database.write() as connection:
             for cut_off in runs.take_up(connection, self.clock()):
                 self.progress.say(f"run {cut_off} was cut off; this one takes up what it left")
             run = runs.start(connection, kind, self.clock(), self.selection.settings)
         with self._recorded(run):
-            compared = self._compare(kind, scope, approval)
-            with closing(compared), self.delivery_lock():
-                due, now = self._commit(run, compared, approval, again)
-                delivery = self._send(due, now)
-                return self._finish(run, compared, delivery, now)
+            with closing(self._compare(kind, scope, approval)) as compared:
+                check()  # nobody else runs: what was compared is still so
+                due = self._commit(run, compared, approval, again)
+                result = Result(run, kind, runs.DONE, compared.held)
+                result.problems += compared.catalog.messages
+            result.delivery = self._send(run, due)
+            return self._finish(result)
 
     def _compare(self, kind: RunKind, scope: Scope, approval: Approval | None) -> Compared:
         whole = isinstance(scope, Everything)
@@ -352,13 +401,13 @@ class Runs:
         run: int,
         compared: Compared,
         approval: Approval | None,
-        again: tuple[str | None, str | None] | None,
-    ) -> tuple[int, int]:
+        again: Again | None,
+    ) -> int:
         """Snapshot, history, what is due and the run's sums, in one transaction; gives how many
-        customers are due, and since when."""
+        customers are due."""
         self._check_stop()
         now = self.clock()
-        with self.database.write() as connection:
+        with self.database.write(alone=True) as connection:
             held_changes, held_customers, members = self._apply(connection, run, compared, now)
             snapshot.put_traits(
                 connection,
@@ -368,15 +417,14 @@ class Runs:
                 ],
             )
             if again is not None:
-                key, customer_id = again
-                snapshot.send_again(connection, now, key=key, customer_id=customer_id)
-            snapshot.hasten(connection, now)
+                ids = None if again.customer_id is None else [again.customer_id]
+                snapshot.send_again(connection, now, key=again.audience, customer_ids=ids)
             if approval is not None:
                 runs.set_values(connection, approval.run, {"state": runs.APPROVED})
             if compared.whole:
                 runs.supersede(connection, before=run)
             runs.add_traits(connection, run, trait_sums(compared, held_changes))
-            due = snapshot.backlog(connection)
+            due = snapshot.take_over(connection, run, now)
             values = {
                 **_totals(compared.tally.sums.values()),
                 "committed_at": now,
@@ -386,7 +434,7 @@ class Runs:
                 "held": held_customers,
             }
             runs.set_values(connection, run, values)
-        return due, now
+        return due
 
     def _apply(
         self, connection: Connection, run: int, compared: Compared, now: int
@@ -412,45 +460,44 @@ class Runs:
         writer.flush()
         return held_changes, held_customers, members
 
-    def _send(self, due: int, until: int) -> Delivery:
-        """Send what is due by then: what calls make due meanwhile is not this run's to wait for."""
-        self.progress.begin("delivering", due)
+    def _send(self, run: int, due: int, done: int = 0) -> Delivery:
+        """Deliver what the run waits for: what calls make due meanwhile is not its to wait for."""
+        self.progress.begin("delivering", due, done)
         try:
-            return self.deliver(until, self.progress.at)
+            return self.deliver(run, self.progress.at)
         finally:
             self.progress.end()
 
-    def _finish(self, run: int, compared: Compared, delivery: Delivery, until: int) -> Result:
+    def _finish(self, result: Result) -> Result:
         """Close the run's sums: due = delivered + failed + held."""
         with self.database.write() as connection:
-            record = runs.get(connection, run)
+            record = runs.get(connection, result.run)
             assert record is not None
-            left = snapshot.backlog(connection, until)
-            due = delivery.delivered + delivery.failed + int(record["held"]) + left
-            result = Result(run, compared.kind, runs.DONE, compared.held, delivery)
-            result.problems += compared.catalog.messages
-            if delivery.failed:
+            left = snapshot.backlog(connection, result.run)
+            delivered, failed = int(record["delivered"]), int(record["failed"])
+            due = delivered + failed + int(record["held"]) + left
+            result.delivery = replace(result.delivery, delivered=delivered, failed=failed)
+            if failed:
                 result.problems.append(
-                    f"Amberflo refused {delivery.failed:,} customers for good: `syncer failures` "
-                    "lists them"
+                    f"Amberflo refused {failed:,} customers for good: `syncer failures` lists them"
                 )
             if left:
-                result.state = runs.INTERRUPTED if delivery.stopped else runs.FAILED
+                stopped = result.delivery.stopped
+                result.state = runs.INTERRUPTED if stopped else runs.FAILED
+                problem = result.delivery.problem
                 result.problems.append(
                     f"{left:,} of {due:,} customers are not delivered and stay due"
-                    + (f": {delivery.problem}" if delivery.problem else "")
+                    + (f": {problem}" if problem else "")
                 )
-            elif compared.held:
+            elif result.held:
                 result.state = runs.HELD
             values = {
                 "state": result.state,
                 "ended_at": self.clock(),
                 "due": due,
-                "delivered": delivery.delivered,
-                "failed": delivery.failed,
                 "error": "; ".join(result.problems) or None,
             }
-            runs.set_values(connection, run, values)
+            runs.set_values(connection, result.run, values)
         return result
 
     @contextmanager
@@ -511,8 +558,8 @@ class _Writer:
             state = there.get(change.customer_id)
             (new if state is None else old).append(laid_over(state, change))
             changes += [self._row(change.customer_id, one) for one in change.changes]
-        snapshot.insert_customers(self._connection, new, self._now)
-        snapshot.update_customers(self._connection, old, self._now)
+        snapshot.insert_customers(self._connection, new, self._now, self._run)
+        snapshot.update_customers(self._connection, old, self._now, self._run)
         snapshot.add_changes(self._connection, changes, self._run, self._now)
         self._gathered = []
 
