@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from state.database import Database, shown, sqlite_path
 from state.errors import Locked, StateError
@@ -155,7 +155,7 @@ def _advisory_lock(database: Database, name: str, number: int) -> Iterator[Check
             try:
                 with one_at_a_time:
                     connection.execute(text("SELECT 1"))
-            except DBAPIError:
+            except SQLAlchemyError:
                 raise StateError(
                     f"the connection to {shown(database.engine.url)} that held the {name} lock "
                     "broke; what is not done yet stays due"
@@ -165,5 +165,5 @@ def _advisory_lock(database: Database, name: str, number: int) -> Iterator[Check
             yield check
         finally:
             # A connection that broke has let go of it already; what broke it is told elsewhere.
-            with suppress(DBAPIError):
+            with suppress(SQLAlchemyError):
                 connection.execute(text(f"SELECT pg_advisory_unlock({key})"))

@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from state import snapshot
 from state.tables import RUN, RUN_TRAIT
 
 #: States of a run. A `held` run ended well and has changes that wait for `runs approve`.
@@ -49,18 +48,18 @@ def take_up(connection: Connection, now: int) -> list[int]:
     return cut_off
 
 
-def undelivered(connection: Connection) -> Mapping[str, Any] | None:
-    """The newest run, where it was interrupted after its commit and customers wait for it still."""
-    row = connection.execute(select(RUN).order_by(RUN.c.id.desc()).limit(1)).mappings().first()
-    if row is None or row["state"] != INTERRUPTED or row["committed_at"] is None:
-        return None
-    return dict(row) if snapshot.backlog(connection, int(row["id"])) else None
-
-
-def resume(connection: Connection, run: int) -> None:
-    """An interrupted run goes on."""
-    values = {"state": RUNNING, "ended_at": None, "error": None, "cut_off": RUN.c.cut_off + 1}
-    connection.execute(update(RUN).where(RUN.c.id == run).values(**values))
+def done_before(connection: Connection, run: int) -> int:
+    """How many customers the interrupted runs right before this one had finished."""
+    rows = connection.execute(
+        select(RUN.c.state, RUN.c.delivered, RUN.c.failed)
+        .where(RUN.c.id < run)
+        .order_by(RUN.c.id.desc())
+        .limit(100)
+    )
+    return sum(
+        int(row.delivered + row.failed)
+        for row in takewhile(lambda row: row.state == INTERRUPTED, rows)
+    )
 
 
 def add_outcomes(connection: Connection, run: int, delivered: int, failed: int) -> None:

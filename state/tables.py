@@ -92,8 +92,7 @@ class Change(SQLModel, table=True):
 class Run(SQLModel, table=True):
     """One run: pull, compare, commit, deliver. Its sums must close (design §3).
 
-    `cut_off` counts how often it was interrupted and taken up again; `doing` is JSON of how far it
-    is while it goes on.
+    `doing` is JSON of how far it is while it goes on.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -116,7 +115,6 @@ class Run(SQLModel, table=True):
     delivered: int = Field(default=0, sa_column=_big(default="0"))
     failed: int = Field(default=0, sa_column=_big(default="0"))
     held: int = Field(default=0, sa_column=_big(default="0"))
-    cut_off: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
     doing: str | None = Field(default=None, sa_column=Column(Text))
 
 

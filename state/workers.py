@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from state.database import Database, sqlite_path
-from state.errors import Locked
+from state.errors import Locked, StateError
 from state.lock import Check, lock, lock_file, lock_holder
 from state.tables import CUSTOMER, EVENT, WORKER
 
@@ -55,16 +55,11 @@ def join(database: Database, kind: str, queue: Database | None = None) -> Iterat
     try:
         yield Worker(number, check)
     finally:
-        try:
-            if queue is not None:
-                with queue.write() as connection:
-                    free_events(connection, number)
-            with database.write() as connection:
-                free_customers(connection, number)
-                connection.execute(delete(WORKER).where(WORKER.c.id == number))
-        finally:
-            held.__exit__(None, None, None)
-            _remove_lock_file(database, number)
+        # Where the database is what broke, others find us dead and do the same.
+        with suppress(StateError):
+            _leave(database, queue, number)
+        held.__exit__(None, None, None)
+        _remove_lock_file(database, number)
 
 
 def bury(database: Database, queue: Database | None = None) -> None:
@@ -73,15 +68,21 @@ def bury(database: Database, queue: Database | None = None) -> None:
         numbers = [row["id"] for row in all_of(connection)]
     for number in numbers:
         with suppress(Locked), lock(database, "worker", number):
-            with database.write() as connection:
-                free_customers(connection, number)
-            if queue is None:
-                continue  # its record stays, for who can look there
-            with queue.write() as connection:
-                free_events(connection, number)
-            with database.write() as connection:
-                connection.execute(delete(WORKER).where(WORKER.c.id == number))
-            _remove_lock_file(database, number)
+            if queue is not None:
+                _leave(database, queue, number)
+                _remove_lock_file(database, number)
+            else:  # its record stays, for who can look there
+                with database.write() as connection:
+                    free_customers(connection, number)
+
+
+def _leave(database: Database, queue: Database | None, number: int) -> None:
+    if queue is not None:
+        with queue.write() as connection:
+            free_events(connection, number)
+    with database.write() as connection:
+        free_customers(connection, number)
+        connection.execute(delete(WORKER).where(WORKER.c.id == number))
 
 
 def living(database: Database) -> int:

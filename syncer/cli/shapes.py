@@ -14,7 +14,7 @@ from syncer.sync.run import Compared
 def run_json(record: Any) -> dict[str, Any]:
     names = (
         *("pulled", "entered", "exited", "changed", "unchanged", "skipped"),
-        *("due", "delivered", "failed", "held", "without_customer_id", "error", "cut_off"),
+        *("due", "delivered", "failed", "held", "without_customer_id", "error"),
     )
     return {
         "run": record["id"],

@@ -177,9 +177,8 @@ class Runs:
     # What the command line asks for
 
     def sync(self, *, full: bool = False) -> Result:
-        """One run now, until delivered; before it, what an interrupted one left to deliver."""
+        """One run now, until delivered."""
         with run_lock(self.database) as check:
-            self.resume()
             return self._run(*self._next(full), check=check)
 
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
@@ -229,30 +228,6 @@ class Runs:
                 left = snapshot.backlog(connection, BY_HAND)
         return replace(delivery, delivered=due - refused - left, failed=refused)
 
-    def resume(self) -> Result | None:
-        """Deliver what a run left that was interrupted after its commit, if one was; the caller
-        holds the run lock."""
-        with self.database.write() as connection:
-            cut_off = runs.take_up(connection, self.clock())
-            left = runs.undelivered(connection)
-            if left is not None:
-                runs.resume(connection, int(left["id"]))
-                rows = runs.traits(connection, int(left["id"]))
-        for run in cut_off:
-            if left is None or run != left["id"]:
-                self.progress.say(f"run {run} was cut off before it changed anything")
-        if left is None:
-            return None
-        run, done = int(left["id"]), int(left["delivered"] + left["failed"])
-        self.progress.say(
-            f"run {run} ({left['kind']}) was cut off after {done:,} of {left['due']:,} customers: "
-            "it goes on"
-        )
-        held = {str(row["key"]): f"held since run {run}" for row in rows if row["held"]}
-        with self._recorded(run):
-            delivery = self._send(run, int(left["due"]) - int(left["held"]), done)
-            return self._finish(Result(run, str(left["kind"]), runs.DONE, held, delivery))
-
     def diff(self, *, full: bool = False) -> Compared:
         """What the next run would change; writes nothing and asks Amberflo nothing."""
         return self._compare(*self._next(full), approval=None)
@@ -298,7 +273,9 @@ class Runs:
                 due = self._commit(run, compared, approval, again)
                 result = Result(run, kind, runs.DONE, compared.held)
                 result.problems += compared.catalog.messages
-            result.delivery = self._send(run, due)
+            with self.database.read() as connection:
+                done = runs.done_before(connection, run)
+            result.delivery = self._send(run, due, done)
             return self._finish(result)
 
     def _compare(self, kind: RunKind, scope: Scope, approval: Approval | None) -> Compared:
@@ -461,10 +438,11 @@ class Runs:
         return held_changes, held_customers, members
 
     def _send(self, run: int, due: int, done: int = 0) -> Delivery:
-        """Deliver what the run waits for: what calls make due meanwhile is not its to wait for."""
-        self.progress.begin("delivering", due, done)
+        """Deliver what the run waits for: what calls make due meanwhile is not its to wait for.
+        `done` were delivered by the runs before it that were cut off."""
+        self.progress.begin("delivering", due + done, done)
         try:
-            return self.deliver(run, self.progress.at)
+            return self.deliver(run, lambda finished: self.progress.at(done + finished))
         finally:
             self.progress.end()
 
