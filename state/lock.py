@@ -52,9 +52,10 @@ _KEEPALIVE = (
 Check = Callable[[], None]
 
 
-def run_lock(database: Database) -> AbstractContextManager[Check]:
-    """Hold the run lock for the block, or raise `Locked` at once where another process has it."""
-    return lock(database, "run")
+def run_lock(database: Database, wait: float = 0.0) -> AbstractContextManager[Check]:
+    """Hold the run lock for the block, or raise `Locked` where another process has it, at once or
+    after so many seconds."""
+    return lock(database, "run", wait=wait)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def done_before(connection: Connection, run: int) -> int:
     )
 
 
-def add_outcomes(connection: Connection, run: int, delivered: int, failed: int) -> None:
+def add_outcomes(connection: Connection, run: int, *, delivered: int = 0, failed: int = 0) -> None:
     """So many more of a run's customers are delivered, or refused for good."""
     connection.execute(
         update(RUN)

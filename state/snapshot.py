@@ -18,6 +18,7 @@ from sqlalchemy import (
     case,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -325,22 +326,25 @@ def send_again(
     )
 
 
-def acknowledge(connection: Connection, acks: Sequence[tuple[str, int, int]]) -> None:
-    """Amberflo has taken (customer_id, rev) at a time: mark the customer and its history.
+def acknowledge(connection: Connection, sent: Sequence[DueRow], at: int) -> dict[int, int]:
+    """Amberflo has taken these, as they were claimed: mark the customers and their history. Gives
+    how many runs wait for one customer less, by run.
 
-    A customer that was changed since stays due.
+    A customer that was changed since stays due; the run that waited for it when it was claimed
+    does not wait for that.
     """
-    rows = [{"which": one, "acked": rev, "at": at} for one, rev, at in acks]
+    finished = _finished(connection, sent)
+    rows = _claimed(sent, at)
     connection.execute(
         update(CUSTOMER)
         .where(CUSTOMER.c.customer_id == bindparam("which"))
         .values(
-            acked_rev=bindparam("acked"),
+            acked_rev=bindparam("was"),
             acked_at=bindparam("at"),
             attempts=0,
-            run=None,
+            run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
             claimed_by=None,
-            due_at=case((CUSTOMER.c.rev == bindparam("acked"), None), else_=CUSTOMER.c.due_at),
+            due_at=case((CUSTOMER.c.rev == bindparam("was"), None), else_=CUSTOMER.c.due_at),
         ),
         rows,
     )
@@ -348,12 +352,56 @@ def acknowledge(connection: Connection, acks: Sequence[tuple[str, int, int]]) ->
         update(CHANGE)
         .where(
             CHANGE.c.customer_id == bindparam("which"),
-            CHANGE.c.rev <= bindparam("acked"),
+            CHANGE.c.rev <= bindparam("was"),
             CHANGE.c.delivered_at.is_(None),
         )
         .values(delivered_at=bindparam("at")),
         rows,
     )
+    return finished
+
+
+def park(connection: Connection, refused: Sequence[DueRow]) -> dict[int, int]:
+    """Take these off the list: refused for good, until they change or are retried. Gives the same
+    as `acknowledge`."""
+    finished = _finished(connection, refused)
+    connection.execute(
+        update(CUSTOMER)
+        .where(CUSTOMER.c.customer_id == bindparam("which"))
+        .values(
+            run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
+            claimed_by=None,
+            attempts=0,
+            due_at=case((CUSTOMER.c.rev == bindparam("was"), None), else_=CUSTOMER.c.due_at),
+        ),
+        _claimed(refused, 0),
+    )
+    return finished
+
+
+def _claimed(rows: Sequence[DueRow], at: int) -> list[dict[str, Any]]:
+    return [{"which": row.customer_id, "was": row.rev, "waited": row.run, "at": at} for row in rows]
+
+
+def _waits_no_more() -> ColumnElement[bool]:
+    return or_(CUSTOMER.c.rev == bindparam("was"), CUSTOMER.c.run == bindparam("waited"))
+
+
+def _finished(connection: Connection, rows: Sequence[DueRow]) -> dict[int, int]:
+    """For how many of these a run waits no more now, by run."""
+    claimed = {row.customer_id: row for row in rows}
+    finished: dict[int, int] = {}
+    ids = list(claimed)
+    for start in range(0, len(ids), CHUNK):
+        there = connection.execute(
+            select(CUSTOMER.c.customer_id, CUSTOMER.c.rev, CUSTOMER.c.run).where(
+                CUSTOMER.c.customer_id.in_(ids[start : start + CHUNK]), CUSTOMER.c.run.is_not(None)
+            )
+        )
+        for customer_id, rev, run in there:
+            if rev == claimed[customer_id].rev or run == claimed[customer_id].run:
+                finished[run] = finished.get(run, 0) + 1
+    return finished
 
 
 def postpone(connection: Connection, later: Sequence[tuple[str, int, int]]) -> None:
@@ -363,22 +411,6 @@ def postpone(connection: Connection, later: Sequence[tuple[str, int, int]]) -> N
         .where(CUSTOMER.c.customer_id == bindparam("which"))
         .values(attempts=bindparam("tried"), due_at=bindparam("at"), claimed_by=None),
         [{"which": one, "tried": tried, "at": at} for one, tried, at in later],
-    )
-
-
-def park(connection: Connection, refused: Sequence[tuple[str, int]]) -> None:
-    """Take (customer_id, rev) off the list: refused for good, until it changes or is retried."""
-    changed_since = CUSTOMER.c.rev != bindparam("refused")
-    connection.execute(
-        update(CUSTOMER)
-        .where(CUSTOMER.c.customer_id == bindparam("which"))
-        .values(
-            run=None,
-            claimed_by=None,
-            attempts=0,
-            due_at=case((changed_since, CUSTOMER.c.due_at), else_=None),
-        ),
-        [{"which": one, "refused": rev} for one, rev in refused],
     )
 
 

@@ -334,7 +334,8 @@ class Outcomes:
         never = [one for one in outcomes if isinstance(one, Never)]
         with self._database.write() as connection:
             if sent:
-                snapshot.acknowledge(connection, [(row.customer_id, row.rev, now) for row in sent])
+                for run, finished in snapshot.acknowledge(connection, sent, now).items():
+                    runs.add_outcomes(connection, run, delivered=finished)
                 if self._any_failure:
                     refs = [failures.customer_ref(row.customer_id) for row in sent]
                     failures.clear(connection, refs)
@@ -347,22 +348,11 @@ class Outcomes:
                     ],
                 )
             if never:
-                snapshot.park(connection, [(one.row.customer_id, one.row.rev) for one in never])
+                refused = [one.row for one in never]
+                for run, finished in snapshot.park(connection, refused).items():
+                    runs.add_outcomes(connection, run, failed=finished)
                 failures.put(connection, [_failure(one, now) for one in never])
                 self._any_failure = True
-            for run, (delivered, failed) in _by_run(outcomes).items():
-                runs.add_outcomes(connection, run, delivered, failed)
-
-
-def _by_run(outcomes: Sequence[Outcome]) -> dict[int, tuple[int, int]]:
-    """How many were delivered and refused, for each run that waits for them."""
-    found: dict[int, tuple[int, int]] = {}
-    for one in outcomes:
-        if one.row.run is not None and not isinstance(one, Later):
-            delivered, failed = found.get(one.row.run, (0, 0))
-            sent = isinstance(one, Sent)
-            found[one.row.run] = (delivered + sent, failed + (not sent))
-    return found
 
 
 def _failure(never: Never, now: int) -> dict[str, object]:

@@ -25,6 +25,7 @@ class Beside:
         self._process = context.Process(
             target=target, args=(config, theirs, *arguments), name=f"syncer-{name}"
         )
+        self._closing = threading.Lock()
         self._process.start()
         theirs.close()
 
@@ -33,8 +34,9 @@ class Beside:
         return self._process.is_alive()
 
     def tell_to_end(self) -> None:
-        """Close its lifeline: it drains and ends."""
-        self._ours.close()
+        """Close its lifeline: it drains and ends. Any thread may."""
+        with self._closing:
+            self._ours.close()
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Until it ended, or so long; gives its exit status if it did."""

@@ -34,6 +34,7 @@ def run_once(config: Config, lifeline: Connection, full: bool) -> None:
     app = App(config, LineProgress(log.info), stop)
     try:
         with app.runs() as found:
+            found.patience = 0.0
             found.progress = LineProgress(log.info, _teller(found.database))
             _report(found.sync(full=full))
     except Locked as busy:

@@ -92,7 +92,6 @@ class Service:
     def _start(self) -> None:
         config, held = self._config, self._held
         app = App(config, LineProgress(log.info), self._stop)
-        app.source()  # what is wrong with it is said before anything begins
         self._state = held.enter_context(app.state(writes=True))
         if self._state.engine.dialect.name == "sqlite":
             # A moment's patience: `status` takes it to see whether it is free.

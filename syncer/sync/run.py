@@ -171,6 +171,8 @@ class Runs:
     guard: Guard
     deliver: Deliver
     progress: Progress
+    #: seconds to wait for the end of another run, such as a short one of the daemon
+    patience: float = 5.0
     stop: Callable[[], bool] = lambda: False
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
@@ -178,12 +180,12 @@ class Runs:
 
     def sync(self, *, full: bool = False) -> Result:
         """One run now, until delivered."""
-        with run_lock(self.database) as check:
+        with run_lock(self.database, self.patience) as check:
             return self._run(*self._next(full), check=check)
 
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
-        with run_lock(self.database) as check:
+        with run_lock(self.database, self.patience) as check:
             again = Again(audience, customer_id)
             if customer_id is not None:
                 return self._run("resync", OnlyCustomer(customer_id), check=check, again=again)
@@ -196,13 +198,13 @@ class Runs:
 
     def approve(self, run: int) -> Result:
         """Compare everything anew and let through what the guard held in that run."""
-        with run_lock(self.database) as check:
+        with run_lock(self.database, self.patience) as check:
             approval = self._held_run(run)
             return self._run("reconcile", Everything(), check=check, approval=approval)
 
     def reject(self, run: int) -> None:
         """Leave what the guard held in that run as it is; a later compare may find it again."""
-        with run_lock(self.database):
+        with run_lock(self.database, self.patience):
             self._held_run(run)
             with self.database.write() as connection:
                 runs.set_values(connection, run, {"state": runs.REJECTED})
@@ -216,7 +218,7 @@ class Runs:
     def send_again(self, customer_ids: Collection[str]) -> Delivery:
         """Send known customers as they are to be, whatever Amberflo has of them."""
         refs = [failures.customer_ref(one) for one in customer_ids]
-        with run_lock(self.database):
+        with run_lock(self.database, self.patience):
             with self.database.write(alone=True) as connection:
                 failures.clear(connection, refs)
                 due = snapshot.send_again(
@@ -455,6 +457,12 @@ class Runs:
             delivered, failed = int(record["delivered"]), int(record["failed"])
             due = delivered + failed + int(record["held"]) + left
             result.delivery = replace(result.delivery, delivered=delivered, failed=failed)
+            if due != record["due"]:
+                result.problems.append(
+                    f"the sums do not close: {record['due']:,} customers were due, and delivered, "
+                    f"failed, held and left are {due:,}"
+                )
+                result.state = runs.FAILED
             if failed:
                 result.problems.append(
                     f"Amberflo refused {failed:,} customers for good: `syncer failures` lists them"
@@ -472,7 +480,6 @@ class Runs:
             values = {
                 "state": result.state,
                 "ended_at": self.clock(),
-                "due": due,
                 "error": "; ".join(result.problems) or None,
             }
             runs.set_values(connection, result.run, values)
