@@ -20,9 +20,10 @@ Every question is served by an index (a test asks both databases for their plans
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -36,8 +37,10 @@ from sqlalchemy import (
 
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
-#: Rows that a cursor hands over at a time.
-CHUNK = 1000
+T = TypeVar("T")
+
+#: A cursor hands over so many rows at a time.
+_CURSOR = {"yield_per": 1000}
 #: `step` of a change: into the audience, out of it, or neither (a value, or false for the first
 #: time).
 ENTERED, EXITED, NEITHER = 1, -1, 0
@@ -151,13 +154,21 @@ def of_customer(
     newest_first: bool = False,
     after_id: int | None = None,
     limit: int | None = None,
-) -> Iterator[Entry]:
+) -> Generator[Entry]:
     """A customer's changes in the order in which they were made; with `key` those of one trait,
     with `since` and `until` those recorded in [since, until)."""
     chosen = [CHANGE.c.customer_id == customer_id, *_recorded(since, until)]
     if key is not None:
         chosen.append(key == _KEY)
-    return _entries(connection, chosen, (CHANGE.c.id,), newest_first, after_id, limit)
+    return _listed(
+        connection,
+        select(*_ENTRY).where(*chosen),
+        Entry._make,
+        (CHANGE.c.id,),
+        newest_first=newest_first,
+        after_id=after_id,
+        limit=limit,
+    )
 
 
 def of_key(
@@ -170,15 +181,22 @@ def of_key(
     newest_first: bool = False,
     after_id: int | None = None,
     limit: int | None = None,
-) -> Iterator[Entry]:
+) -> Generator[Entry]:
     """Changes of a key recorded in [since, until), in the order of `recorded_at`, then of the id;
     with `step` only those that ENTERED or EXITED."""
     chosen = [CHANGE.c.key == key]
     if step is not None:
         chosen.append(CHANGE.c.step == step)
-    order = (CHANGE.c.recorded_at, CHANGE.c.id)
-    span = _recorded(since, until)
-    return _entries(connection, chosen, order, newest_first, after_id, limit, span)
+    return _listed(
+        connection,
+        select(*_ENTRY).where(*chosen),
+        Entry._make,
+        (CHANGE.c.recorded_at, CHANGE.c.id),
+        newest_first=newest_first,
+        after_id=after_id,
+        limit=limit,
+        span=_recorded(since, until),
+    )
 
 
 def of_run(
@@ -189,7 +207,7 @@ def of_run(
     step: int | None = None,
     after_id: int | None = None,
     limit: int | None = None,
-) -> Iterator[Entry]:
+) -> Generator[Entry]:
     """What a run changed, in the order of the key, then of the id (in which customers of one commit
     stand in the order of theirs)."""
     chosen = [CHANGE.c.run == run]
@@ -197,8 +215,14 @@ def of_run(
         chosen.append(CHANGE.c.key == key)
     if step is not None:
         chosen.append(CHANGE.c.step == step)
-    order = (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,)
-    return _entries(connection, chosen, order, False, after_id, limit)
+    return _listed(
+        connection,
+        select(*_ENTRY).where(*chosen),
+        Entry._make,
+        (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,),
+        after_id=after_id,
+        limit=limit,
+    )
 
 
 def run_moves(connection: Connection, run: int) -> list[Moves]:
@@ -219,7 +243,7 @@ def run_moves(connection: Connection, run: int) -> list[Moves]:
 
 def undelivered(
     connection: Connection, *, after_id: int | None = None, limit: int | None = None
-) -> Iterator[Undelivered]:
+) -> Generator[Undelivered]:
     """Changes that Amberflo has not acknowledged, in the order of the customer, then of the id.
 
     Changes that undid each other before anything was sent are not among them: Amberflo has what
@@ -230,9 +254,14 @@ def undelivered(
         .join(CUSTOMER, CUSTOMER.c.customer_id == CHANGE.c.customer_id)
         .where(CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
     )
-    order = (CHANGE.c.customer_id, CHANGE.c.id)
-    for row in _listed(connection, statement, order, False, after_id, limit):
-        yield Undelivered(Entry._make(row[:-1]), bool(row[-1]))
+    return _listed(
+        connection,
+        statement,
+        lambda row: Undelivered(Entry._make(row[:-1]), bool(row[-1])),
+        (CHANGE.c.customer_id, CHANGE.c.id),
+        after_id=after_id,
+        limit=limit,
+    )
 
 
 # As of a moment (None: now)
@@ -273,14 +302,13 @@ def members_at(
     *,
     after: str | None = None,
     limit: int | None = None,
-) -> Iterator[str]:
+) -> Generator[str]:
     """Who was in an audience as of a moment, in UTF-8 byte order of the id, streamed; the page
     after a customer with `after`."""
     statement = _members(key, at).order_by(CHANGE.c.customer_id).limit(limit)
     if after is not None:
         statement = statement.where(CHANGE.c.customer_id > after)
-    for row in _streamed(connection, statement):
-        yield row[0]
+    return _streamed(connection, statement, itemgetter(0))
 
 
 def count_at(connection: Connection, key: str, at: int | None = None) -> int:
@@ -339,7 +367,7 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
     )
     deltas = [0] * (len(moments) + 1)
     customer, end = None, len(moments)
-    for customer_id, recorded_at, step in _streamed(connection, statement):
+    for customer_id, recorded_at, step in _streamed(connection, statement, tuple):
         if customer_id != customer:
             customer, end = customer_id, len(moments)
         start = bisect_left(moments, recorded_at)
@@ -351,29 +379,17 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
     return dict(zip(moments, accumulate(deltas), strict=False))
 
 
-def _entries(
-    connection: Connection,
-    chosen: Sequence[ColumnElement[bool]],
-    order: Sequence[ColumnElement[Any]],
-    newest_first: bool,
-    after_id: int | None,
-    limit: int | None,
-    span: Sequence[ColumnElement[bool]] = (),
-) -> Iterator[Entry]:
-    statement = select(*_ENTRY).where(*chosen)
-    rows = _listed(connection, statement, order, newest_first, after_id, limit, span)
-    return map(Entry._make, rows)
-
-
 def _listed(
     connection: Connection,
     statement: Select[Any],
+    make: Callable[[Any], T],
     order: Sequence[ColumnElement[Any]],
-    newest_first: bool,
+    *,
+    newest_first: bool = False,
     after_id: int | None,
     limit: int | None,
     span: Sequence[ColumnElement[bool]] = (),
-) -> Iterator[Any]:
+) -> Generator[T]:
     """Rows in an order that an index has and that ends in the id, streamed; `span` bounds its first
     column.
 
@@ -395,9 +411,10 @@ def _listed(
             # SQLite would take the span for the narrower of the two.
             parts.append(statement.where(*equal, later, *([] if equal else span)))
     for part in parts:
-        for row in _streamed(connection, part.limit(limit)):
-            yield row
-            limit = None if limit is None else limit - 1
+        with connection.execute(part.limit(limit), execution_options=_CURSOR) as result:
+            for rows in result.partitions():
+                yield from map(make, rows)
+                limit = None if limit is None else limit - len(rows)
         if limit == 0:
             return
 
@@ -434,7 +451,9 @@ def _end_of(prefix: str) -> str | None:
     return None
 
 
-def _streamed(connection: Connection, statement: Select[Any]) -> Iterator[Any]:
-    with connection.execute(statement, execution_options={"yield_per": CHUNK}) as result:
-        for part in result.partitions():
-            yield from part
+def _streamed(
+    connection: Connection, statement: Select[Any], make: Callable[[Any], T]
+) -> Generator[T]:
+    with connection.execute(statement, execution_options=_CURSOR) as result:
+        for rows in result.partitions():
+            yield from map(make, rows)
