@@ -1,16 +1,109 @@
-"""Questions to the history: a customer's changes, who entered and left an audience, who was in.
+"""Questions to the history: a customer's changes, who entered and left an audience, who was in,
+what a run changed, what Amberflo has not acknowledged.
 
-Times are epoch milliseconds; "as of" means as recorded here by then.
+Times are epoch milliseconds. What holds, and all that is assumed:
+
+- the changes of one customer have ids in the order in which they were made;
+- `recorded_at` is the clock when a change was written. It mostly grows with the id, but need not:
+  a clock can be set back, and writers on several machines have several clocks;
+- "as of T" means: by what was recorded here by T (`recorded_at` <= T), of that the newest by id. So
+  after a clock was set back, a change stamped too late counts from its stamp on, or until a later
+  one of the same customer and trait is in force;
+- a member as of T is who has an entry as the newest of the entries and exits recorded by T.
+
+Listings are streamed, and can be paged: `limit` ends a page, and `after_id` with the id of its last
+change gives the next one, in either order (nothing, when no change has that id).
+
+Every question is served by an index (a test asks both databases for their plans).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Sequence
+from itertools import accumulate, pairwise
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    case,
+    func,
+    literal_column,
+    select,
+)
 
 from state.tables import CHANGE, CUSTOMER, TRAIT
+
+T = TypeVar("T")
+
+#: A cursor hands over so many rows at a time.
+_CURSOR = {"yield_per": 1000}
+#: `step` of a change: into the audience, out of it, or neither (a value, or false for the first
+#: time).
+ENTERED, EXITED, NEITHER = 1, -1, 0
+
+#: As the index has it: with a bound value in place of the 0, SQLite would not see that it fits.
+_MOVED = CHANGE.c.step != literal_column("0")
+#: The same values, where an index that begins with the column must not be taken: without statistics
+#: SQLite holds a key, or a span of time, for as selective as a customer.
+_KEY: Any = CHANGE.c.key.concat(literal_column("''"))
+_RECORDED_AT: Any = CHANGE.c.recorded_at + literal_column("0")
+
+
+class Entry(NamedTuple):
+    """One change; see `tables.Change`. `before` and `after` are JSON, None is absent."""
+
+    id: int
+    run: int | None
+    customer_id: str
+    rev: int
+    key: str
+    trait: str
+    before: str | None
+    after: str | None
+    step: int
+    observed_at: int | None
+    recorded_at: int
+    delivered_at: int | None
+
+
+class Undelivered(NamedTuple):
+    """A change that Amberflo has not acknowledged. `refused`: it is not tried again by itself (see
+    the failures); else it waits for its turn or its next attempt."""
+
+    entry: Entry
+    refused: bool
+
+
+class Moves(NamedTuple):
+    """What a run wrote of one trait: entries, exits, and changes that are neither."""
+
+    key: str
+    trait: str
+    entered: int
+    exited: int
+    other: int
+
+
+class Size(NamedTuple):
+    """Members of an audience as of a moment."""
+
+    at: int
+    members: int
+
+
+class Found(NamedTuple):
+    """A customer found by the beginning of the id."""
+
+    customer_id: str
+    name: str | None
+    email: str | None
+
+
+# Names
 
 
 def present(connection: Connection, customer_id: str) -> str | None:
@@ -21,48 +114,346 @@ def present(connection: Connection, customer_id: str) -> str | None:
     return None if found is None else str(found)
 
 
-def of_customer(connection: Connection, customer_id: str) -> list[Mapping[str, Any]]:
-    """Every change of a customer, oldest first."""
-    rows = connection.execute(
-        select(CHANGE).where(CHANGE.c.customer_id == customer_id).order_by(CHANGE.c.id)
-    ).mappings()
-    return [dict(row) for row in rows]
-
-
 def key_of(connection: Connection, key_or_trait: str) -> str | None:
-    """The key of a trait, by its key or by its name at Amberflo."""
-    for column in (TRAIT.c.key, TRAIT.c.trait):
-        found = connection.execute(select(TRAIT.c.key).where(column == key_or_trait)).scalar()
+    """The key of a trait, by its key or by its name at Amberflo; also a key that was in use once
+    and gave its name away to another."""
+    for table, column in ((TRAIT, TRAIT.c.key), (TRAIT, TRAIT.c.trait), (CHANGE, CHANGE.c.key)):
+        statement = select(table.c.key).where(column == key_or_trait).limit(1)
+        found = connection.execute(statement).scalar()
         if found is not None:
             return str(found)
     return None
 
 
+def find_customers(
+    connection: Connection, prefix: str, *, after: str | None = None, limit: int = 50
+) -> list[Found]:
+    """Known customers whose id begins with `prefix`, in UTF-8 byte order of the id; the next page
+    is after the last id of this one."""
+    statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.name, CUSTOMER.c.email)
+    statement = statement.where(CUSTOMER.c.customer_id >= prefix)
+    end = _end_of(prefix)
+    if end is not None:
+        statement = statement.where(CUSTOMER.c.customer_id < end)
+    if after is not None:
+        statement = statement.where(CUSTOMER.c.customer_id > after)
+    rows = connection.execute(statement.order_by(CUSTOMER.c.customer_id).limit(limit))
+    return [Found._make(row) for row in rows]
+
+
+# Listings
+
+
+def of_customer(
+    connection: Connection,
+    customer_id: str,
+    *,
+    key: str | None = None,
+    since: int | None = None,
+    until: int | None = None,
+    newest_first: bool = False,
+    after_id: int | None = None,
+    limit: int | None = None,
+) -> Generator[Entry]:
+    """A customer's changes in the order in which they were made; with `key` those of one trait,
+    with `since` and `until` those recorded in [since, until)."""
+    chosen = [CHANGE.c.customer_id == customer_id, *_recorded(since, until)]
+    if key is not None:
+        chosen.append(key == _KEY)
+    return _listed(
+        connection,
+        select(*_ENTRY).where(*chosen),
+        Entry._make,
+        (CHANGE.c.id,),
+        newest_first=newest_first,
+        after_id=after_id,
+        limit=limit,
+    )
+
+
 def of_key(
-    connection: Connection, key: str, since: int | None, until: int | None
-) -> Iterator[Mapping[str, Any]]:
-    """Changes of a key recorded in [since, until), oldest first, streamed."""
-    statement = select(CHANGE).where(CHANGE.c.key == key).order_by(CHANGE.c.id)
-    if since is not None:
-        statement = statement.where(CHANGE.c.recorded_at >= since)
-    if until is not None:
-        statement = statement.where(CHANGE.c.recorded_at < until)
-    with connection.execute(statement, execution_options={"yield_per": 1000}) as result:
-        for row in result.mappings():
-            yield dict(row)
-
-
-def members_at(connection: Connection, key: str, at: int) -> list[str]:
-    """Who was in an audience as recorded by a moment, in order of the id."""
-    last = (
-        select(func.max(CHANGE.c.id).label("id"))
-        .where(CHANGE.c.key == key, CHANGE.c.recorded_at <= at)
-        .group_by(CHANGE.c.customer_id)
-        .subquery()
+    connection: Connection,
+    key: str,
+    since: int | None = None,
+    until: int | None = None,
+    *,
+    step: int | None = None,
+    newest_first: bool = False,
+    after_id: int | None = None,
+    limit: int | None = None,
+) -> Generator[Entry]:
+    """Changes of a key recorded in [since, until), in the order of `recorded_at`, then of the id;
+    with `step` only those that ENTERED or EXITED."""
+    chosen = [CHANGE.c.key == key]
+    if step is not None:
+        chosen.append(CHANGE.c.step == step)
+    return _listed(
+        connection,
+        select(*_ENTRY).where(*chosen),
+        Entry._make,
+        (CHANGE.c.recorded_at, CHANGE.c.id),
+        newest_first=newest_first,
+        after_id=after_id,
+        limit=limit,
+        span=_recorded(since, until),
     )
+
+
+def of_run(
+    connection: Connection,
+    run: int,
+    *,
+    key: str | None = None,
+    step: int | None = None,
+    after_id: int | None = None,
+    limit: int | None = None,
+) -> Generator[Entry]:
+    """What a run changed, in the order of the key, then of the id (in which customers of one commit
+    stand in the order of theirs)."""
+    chosen = [CHANGE.c.run == run]
+    if key is not None:
+        chosen.append(CHANGE.c.key == key)
+    if step is not None:
+        chosen.append(CHANGE.c.step == step)
+    return _listed(
+        connection,
+        select(*_ENTRY).where(*chosen),
+        Entry._make,
+        (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,),
+        after_id=after_id,
+        limit=limit,
+    )
+
+
+def run_moves(connection: Connection, run: int) -> list[Moves]:
+    """What a run wrote, by key. (The run's own record has what it found: also what was held.)"""
     statement = (
-        select(CHANGE.c.customer_id)
-        .where(CHANGE.c.id.in_(select(last.c.id)), CHANGE.c.after == "true")
-        .order_by(CHANGE.c.customer_id)
+        select(
+            CHANGE.c.key,
+            *(func.sum(case((CHANGE.c.step == step, 1), else_=0)) for step in (1, -1, 0)),
+        )
+        .where(CHANGE.c.run == run)
+        .group_by(CHANGE.c.key)
+        .order_by(CHANGE.c.key)
     )
-    return list(connection.execute(statement).scalars())
+    rows = connection.execute(statement).all()
+    names = dict(connection.execute(select(TRAIT.c.key, TRAIT.c.trait)).tuples().all())
+    return [Moves(key, names.get(key, key), *map(int, counts)) for key, *counts in rows]
+
+
+def undelivered(
+    connection: Connection, *, after_id: int | None = None, limit: int | None = None
+) -> Generator[Undelivered]:
+    """Changes that Amberflo has not acknowledged, in the order of the customer, then of the id.
+
+    Changes that undid each other before anything was sent are not among them: Amberflo has what
+    they came to.
+    """
+    statement = (
+        select(*_ENTRY, CUSTOMER.c.due_at.is_(None))
+        .join(CUSTOMER, CUSTOMER.c.customer_id == CHANGE.c.customer_id)
+        .where(CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
+    )
+    return _listed(
+        connection,
+        statement,
+        lambda row: Undelivered(Entry._make(row[:-1]), bool(row[-1])),
+        (CHANGE.c.customer_id, CHANGE.c.id),
+        after_id=after_id,
+        limit=limit,
+    )
+
+
+# As of a moment (None: now)
+
+
+def in_force(
+    connection: Connection, customer_id: str, key: str, at: int | None = None
+) -> Entry | None:
+    """The change that says what a customer's trait was as of a moment, and since when Amberflo
+    knows it (`delivered_at`, None: not yet); None: the trait was never there."""
+    statement = (
+        select(*_ENTRY)
+        .where(CHANGE.c.customer_id == customer_id, key == _KEY, *_by(at))
+        .order_by(CHANGE.c.id.desc())
+        .limit(1)
+    )
+    found = connection.execute(statement).first()
+    return None if found is None else Entry._make(found)
+
+
+def traits_at(connection: Connection, customer_id: str, at: int | None = None) -> dict[str, str]:
+    """A customer's traits as of a moment: JSON values by the name at Amberflo."""
+    until = None if at is None else at + 1
+    last = {row.trait: row.after for row in of_customer(connection, customer_id, until=until)}
+    return {trait: after for trait, after in last.items() if after is not None}
+
+
+def member_at(connection: Connection, customer_id: str, key: str, at: int | None = None) -> bool:
+    """Whether a customer was in an audience as of a moment."""
+    statement = _members(key, at).where(CHANGE.c.customer_id == customer_id)
+    return connection.execute(statement).first() is not None
+
+
+def members_at(
+    connection: Connection,
+    key: str,
+    at: int | None = None,
+    *,
+    after: str | None = None,
+    limit: int | None = None,
+) -> Generator[str]:
+    """Who was in an audience as of a moment, in UTF-8 byte order of the id, streamed; the page
+    after a customer with `after`."""
+    statement = _members(key, at).order_by(CHANGE.c.customer_id).limit(limit)
+    if after is not None:
+        statement = statement.where(CHANGE.c.customer_id > after)
+    return _streamed(connection, statement, itemgetter(0))
+
+
+def count_at(connection: Connection, key: str, at: int | None = None) -> int:
+    """How many were in an audience as of a moment."""
+    members = _members(key, at).subquery()
+    return int(connection.execute(select(func.count()).select_from(members)).scalar_one())
+
+
+def sizes(connection: Connection, key: str, since: int, until: int, steps: int) -> list[Size]:
+    """Members of an audience as of `steps` moments, evenly from `since` to `until` (both among
+    them; one step is `until`).
+
+    Entries less exits, summed in the order of `recorded_at`: one pass over the key's part of an
+    index. That is right as of a moment when what was recorded by then was also made before the
+    rest, which the ids tell. As of the others (a clock was set back across them) everybody's
+    changes are gone through.
+    """
+    span, parts = until - since, steps - 1
+    moments = [since + span * number // parts for number in range(steps)] if parts else [until]
+    entries, lowest, highest = [], [], []
+    for after, by in pairwise((None, *moments, None)):
+        statement = select(
+            func.coalesce(func.sum(CHANGE.c.step), 0),
+            func.coalesce(func.min(CHANGE.c.id), _NO_ID),
+            func.coalesce(func.max(CHANGE.c.id), 0),
+        ).where(CHANGE.c.key == key, *_by(by))
+        if after is not None:
+            statement = statement.where(CHANGE.c.recorded_at > after)
+        one, low, high = connection.execute(statement).one()
+        entries.append(int(one))
+        lowest.append(int(low))
+        highest.append(int(high))
+    before = list(accumulate(highest, max))
+    rest = list(accumulate(reversed(lowest), min))[::-1]
+    counts = dict(zip(moments, accumulate(entries), strict=False))
+    mixed = [at for place, at in enumerate(moments) if before[place] > rest[place + 1]]
+    counts.update(_gone_through(connection, key, mixed))
+    return [Size(at, counts[at]) for at in moments]
+
+
+_NO_ID = 2**63 - 1
+_ENTRY = [CHANGE.c[name] for name in Entry._fields]
+
+
+def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> dict[int, int]:
+    """Members as of ascending moments, from the entries and exits of one customer after another.
+
+    A change is in force from its own time until the earliest time of those made after it.
+    """
+    if not moments:
+        return {}
+    statement = (
+        select(CHANGE.c.customer_id, CHANGE.c.recorded_at, CHANGE.c.step)
+        .where(CHANGE.c.key == key, _MOVED)
+        .order_by(CHANGE.c.customer_id.desc(), CHANGE.c.id.desc())
+    )
+    deltas = [0] * (len(moments) + 1)
+    customer, end = None, len(moments)
+    for customer_id, recorded_at, step in _streamed(connection, statement, tuple):
+        if customer_id != customer:
+            customer, end = customer_id, len(moments)
+        start = bisect_left(moments, recorded_at)
+        if start < end:
+            if step == ENTERED:
+                deltas[start] += 1
+                deltas[end] -= 1
+            end = start
+    return dict(zip(moments, accumulate(deltas), strict=False))
+
+
+def _listed(
+    connection: Connection,
+    statement: Select[Any],
+    make: Callable[[Any], T],
+    order: Sequence[ColumnElement[Any]],
+    *,
+    newest_first: bool = False,
+    after_id: int | None,
+    limit: int | None,
+    span: Sequence[ColumnElement[bool]] = (),
+) -> Generator[T]:
+    """Rows in an order that an index has and that ends in the id, streamed; `span` bounds its first
+    column.
+
+    What comes after a change begins with its equals in all columns of the order but the last, then
+    in all but the last two: a statement each, as SQLite finds the place in an index by a row value
+    only where no part of it is the rowid.
+    """
+    statement = statement.order_by(*(one.desc() if newest_first else one for one in order))
+    parts = [statement.where(*span)]
+    if after_id is not None:
+        found = connection.execute(select(*order).where(CHANGE.c.id == after_id, *span)).first()
+        place = () if found is None else tuple(found)
+        parts = []
+        for same in reversed(range(len(place))):
+            column, value = order[same], place[same]
+            equal = [one == there for one, there in zip(order, place[:same], strict=False)]
+            later = column < value if newest_first else column > value
+            # Where the first column has the value of the place, it is in the span as that is, and
+            # SQLite would take the span for the narrower of the two.
+            parts.append(statement.where(*equal, later, *([] if equal else span)))
+    for part in parts:
+        with connection.execute(part.limit(limit), execution_options=_CURSOR) as result:
+            for rows in result.partitions():
+                yield from map(make, rows)
+                limit = None if limit is None else limit - len(rows)
+        if limit == 0:
+            return
+
+
+def _members(key: str, at: int | None) -> Select[Any]:
+    """Customers whose newest entry or exit by a moment is an entry. The largest of 4 id + step has
+    the step of the newest: one pass over the index in its order, on every engine."""
+    return (
+        select(CHANGE.c.customer_id)
+        .where(CHANGE.c.key == key, _MOVED, *_by(at, _RECORDED_AT))
+        .group_by(CHANGE.c.customer_id)
+        .having(func.max(CHANGE.c.id * 4 + CHANGE.c.step) % 4 == ENTERED)
+    )
+
+
+def _by(
+    at: int | None, recorded_at: ColumnElement[int] = CHANGE.c.recorded_at
+) -> list[ColumnElement[bool]]:
+    return [] if at is None else [recorded_at <= at]
+
+
+def _recorded(since: int | None, until: int | None) -> list[ColumnElement[bool]]:
+    found = [] if since is None else [CHANGE.c.recorded_at >= since]
+    return found if until is None else [*found, CHANGE.c.recorded_at < until]
+
+
+def _end_of(prefix: str) -> str | None:
+    """The first text behind all that begin with `prefix`; None: there is none."""
+    while prefix:
+        prefix, last = prefix[:-1], ord(prefix[-1])
+        if last < 0x10FFFF:
+            # Surrogates are no text: behind U+D7FF comes U+E000.
+            return prefix + chr(0xE000 if last == 0xD7FF else last + 1)
+    return None
+
+
+def _streamed(
+    connection: Connection, statement: Select[Any], make: Callable[[Any], T]
+) -> Generator[T]:
+    with connection.execute(statement, execution_options=_CURSOR) as result:
+        for rows in result.partitions():
+            yield from map(make, rows)

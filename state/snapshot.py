@@ -214,8 +214,16 @@ def add_changes(
     _many(
         connection,
         insert(CHANGE).values(run=run, recorded_at=now),
-        [{**row._asdict(), "rev": revs[row.customer_id]} for row in rows],
+        [
+            {**row._asdict(), "rev": revs[row.customer_id], "step": step(row.before, row.after)}
+            for row in rows
+        ],
     )
+
+
+def step(before: str | None, after: str | None) -> int:
+    """1 where a change enters an audience, -1 where it leaves one, else 0."""
+    return (after == "true") - (before == "true")
 
 
 # Delivery

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -74,6 +75,7 @@ class Change(SQLModel, table=True):
     run, or said by a call (`run` is null then).
 
     `observed_at` is Segment's time of it, `recorded_at` ours, `delivered_at` Amberflo's answer.
+    `step` is 1 where the customer entered an audience by it, -1 where it left, else 0.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -87,6 +89,9 @@ class Change(SQLModel, table=True):
     observed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     recorded_at: int = Field(sa_column=_big())
     delivered_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    step: int = Field(
+        default=0, sa_column=Column(SmallInteger, nullable=False, server_default=text("0"))
+    )
 
 
 class Run(SQLModel, table=True):
@@ -242,7 +247,28 @@ Index(
     postgresql_where=CUSTOMER.c.due_at.is_not(None),
 )
 Index("change_customer", CHANGE.c.customer_id, CHANGE.c.id)
-Index("change_key", CHANGE.c.key, CHANGE.c.id)
+#: What a delivery marks. The many older changes of a customer are not looked at for it.
+Index(
+    "change_undelivered",
+    CHANGE.c.customer_id,
+    CHANGE.c.id,
+    sqlite_where=CHANGE.c.delivered_at.is_(None),
+    postgresql_where=CHANGE.c.delivered_at.is_(None),
+)
+Index(
+    "change_run",
+    *(CHANGE.c.run, CHANGE.c.key, CHANGE.c.id, CHANGE.c.step),
+    sqlite_where=CHANGE.c.run.is_not(None),
+    postgresql_where=CHANGE.c.run.is_not(None),
+)
+#: These two hold all that a sum or a list of members needs, so that the rows are not looked up.
+Index("change_time", CHANGE.c.key, CHANGE.c.recorded_at, CHANGE.c.id, CHANGE.c.step)
+Index(
+    "change_member",
+    *(CHANGE.c.key, CHANGE.c.customer_id, CHANGE.c.id, CHANGE.c.recorded_at, CHANGE.c.step),
+    sqlite_where=CHANGE.c.step != 0,
+    postgresql_where=CHANGE.c.step != 0,
+)
 Index("failure_ref", FAILURE.c.ref, unique=True)
 Index("event_message", EVENT.c.message_id, unique=True)
 Index(

@@ -126,18 +126,18 @@ def _arrived(on: Stage, customer_id: str) -> bool:
 def _audit(app: App, changed: set[str]) -> None:
     """The history of a customer that the second run took out of an audience, if there is one."""
     with app.state(writes=False) as database, database.read() as connection:
-        histories = [history.of_customer(connection, one) for one in sorted(changed)]
-    histories.sort(key=lambda rows: not any(row["before"] == "true" for row in rows))
+        histories = [list(history.of_customer(connection, one)) for one in sorted(changed)]
+    histories.sort(key=lambda rows: not any(row.before == "true" for row in rows))
     report.print_table(
         ("trait", "before", "after", "in Segment", "recorded here", "Amberflo has it"),
         [
             [
-                *(row["trait"], row["before"], row["after"]),
-                *(report.iso(row[name]) for name in ("observed_at", "recorded_at", "delivered_at")),
+                *(row.trait, row.before, row.after),
+                *map(report.iso, (row.observed_at, row.recorded_at, row.delivered_at)),
             ]
             for row in histories[0][-5:]
         ],
-        title=f"the last changes of {histories[0][0]['customer_id']}",
+        title=f"the last changes of {histories[0][0].customer_id}",
     )
 
 

@@ -41,18 +41,14 @@ def audit_customer(
     """A customer's present traits and their history."""
     with looking(config) as database, database.read() as connection:
         present = history.present(connection, customer_id)
-        rows = history.of_customer(connection, customer_id)
+        rows = list(history.of_customer(connection, customer_id))
     if present is None:
         raise NotFound(f"the customer {customer_id!r} is not known here")
     traits = orjson.loads(present)
     if at is not None:
-        rows = [row for row in rows if row["recorded_at"] <= at]
-        traits = {row["trait"]: value(row["after"]) for row in rows if row["after"] is not None}
-        for row in rows:
-            if row["after"] is None:
-                traits.pop(row["trait"], None)
-            else:
-                traits[row["trait"]] = value(row["after"])
+        rows = [row for row in rows if row.recorded_at <= at]
+        last = {row.trait: row.after for row in rows}
+        traits = {trait: value(after) for trait, after in last.items() if after is not None}
     changes = [history_json(row) for row in rows]
     if wants_json(as_json):
         document = {"customer_id": customer_id, "present": traits, "changes": changes}
@@ -102,11 +98,11 @@ def audit_audience(
         if found is None:
             raise NotFound(f"no audience with the key {key!r} was ever synced")
         if at is not None:
-            members = history.members_at(connection, found, at)
+            members = list(history.members_at(connection, found, at))
             rows: list[dict[str, Any]] = []
         else:
             rows = [
-                history_json(row) | {"customer_id": row["customer_id"]}
+                history_json(row) | {"customer_id": row.customer_id}
                 for row in history.of_key(connection, found, since, until)
             ]
     if at is not None:

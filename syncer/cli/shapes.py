@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from state.history import Entry
 from syncer import report
 from syncer.sync.compare import CustomerChange
 from syncer.sync.run import Compared
@@ -52,16 +53,16 @@ def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
     }
 
 
-def history_json(row: Any) -> dict[str, Any]:
+def history_json(entry: Entry) -> dict[str, Any]:
     return {
-        "trait": row["trait"],
-        "key": row["key"],
-        "before": value(row["before"]),
-        "after": value(row["after"]),
-        "run": row["run"],
-        "observed_at": report.iso(row["observed_at"]),
-        "recorded_at": report.iso(row["recorded_at"]),
-        "delivered_at": report.iso(row["delivered_at"]),
+        "trait": entry.trait,
+        "key": entry.key,
+        "before": value(entry.before),
+        "after": value(entry.after),
+        "run": entry.run,
+        "observed_at": report.iso(entry.observed_at),
+        "recorded_at": report.iso(entry.recorded_at),
+        "delivered_at": report.iso(entry.delivered_at),
     }
 
 

@@ -127,8 +127,8 @@ def records(database: Database) -> dict[str, dict[str, Any]]:
 
 def delivered(database: Database, customer_id: str) -> list[int | None]:
     """`delivered_at` of the customer's history, oldest first."""
-    found = ask(database, lambda c: history.of_customer(c, customer_id))
-    return [change["delivered_at"] for change in found]
+    found = ask(database, lambda c: list(history.of_customer(c, customer_id)))
+    return [change.delivered_at for change in found]
 
 
 def contents(engine: Engine) -> dict[str, list[Any]]:
@@ -521,7 +521,7 @@ def test_customers_come_in_utf8_byte_order(database: Database) -> None:
     expected = sorted(ids, key=str.encode)
     assert ask(database, lambda c: [one.customer_id for one in snapshot.customers(c)]) == expected
     assert due_ids(database) == expected
-    assert ask(database, lambda c: history.members_at(c, "vip", NOW)) == expected
+    assert ask(database, lambda c: list(history.members_at(c, "vip", NOW))) == expected
 
 
 def test_rows_come_back_as_they_went_in(database: Database) -> None:
@@ -592,7 +592,7 @@ def test_more_rows_than_one_statement_takes(database: Database) -> None:
     found = ask(database, lambda c: list(snapshot.customers(c)))
     assert found == [known(row(one, vip=True)) for one in ids]
     assert len(ask(database, lambda c: snapshot.states(c, ids))) == len(ids)
-    assert ask(database, lambda c: history.members_at(c, "vip", NOW)) == ids
+    assert ask(database, lambda c: list(history.members_at(c, "vip", NOW))) == ids
     assert {one["rev"] for one in records(database).values()} == {2}
     with database.write() as connection:
         snapshot.acknowledge(connection, [(one, 2, NOW + 1) for one in ids])
@@ -624,9 +624,10 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
         snapshot.update_customers(connection, [row("u1")], NOW + 1)
         changes = [change("u1", "Vip", True, False, None), change("u1", "spent", None, 2.5)]
         snapshot.add_changes(connection, [*changes, change("u2", "Vip", None, 1, 9)], None, NOW + 1)
-    found = ask(database, lambda c: history.of_customer(c, "u1"))
+    found = ask(database, lambda c: [one._asdict() for one in history.of_customer(c, "u1")])
     numbers = [one.pop("id") for one in found]
     assert numbers == sorted(set(numbers))
+    assert [one.pop("step") for one in found] == [1, -1, 0]
     common = {"customer_id": "u1", "delivered_at": None}
     second = common | {"run": None, "rev": 2, "recorded_at": NOW + 1}
     assert found == [
@@ -990,7 +991,7 @@ def test_history_says_what_is_present(database: Database) -> None:
     put(database, row("u1", vip=True))
     assert ask(database, lambda c: history.present(c, "u1")) == '{"vip": true}'
     assert ask(database, lambda c: history.present(c, "U1")) is None
-    assert ask(database, lambda c: history.of_customer(c, "u1")) == []
+    assert ask(database, lambda c: list(history.of_customer(c, "u1"))) == []
 
 
 def test_a_trait_is_found_by_its_key_or_its_name(database: Database) -> None:
@@ -1059,10 +1060,10 @@ def test_who_was_in_at_any_moment_is_what_a_replay_says(database: Database, seed
     for key in Story.KEYS:
         for at in moments:
             with database.read() as connection:
-                found = history.members_at(connection, key, at)
+                found = list(history.members_at(connection, key, at))
             assert found == story.members(key, at), (key, at)
             seen.add(len(found))
-    assert ask(database, lambda c: history.members_at(c, "vip", NOW - 1)) == []
+    assert ask(database, lambda c: list(history.members_at(c, "vip", NOW - 1))) == []
     assert len(seen) > 5
 
 
@@ -1088,7 +1089,7 @@ def test_the_changes_of_an_audience_in_a_span_of_time(database: Database) -> Non
     ):
         with database.read() as connection:
             found = [
-                (one["recorded_at"], one["customer_id"], one["before"], one["after"])
+                (one.recorded_at, one.customer_id, one.before, one.after)
                 for one in history.of_key(connection, "vip", since, until)
             ]
         assert found == [
@@ -1110,7 +1111,7 @@ def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
             if one.customer_id == customer
         ]
         with database.read() as connection:
-            found = history.of_customer(connection, customer)
-        told = [(one["recorded_at"], one["key"], one["before"], one["after"]) for one in found]
+            found = list(history.of_customer(connection, customer))
+        told = [(one.recorded_at, one.key, one.before, one.after) for one in found]
         assert told == expected
         assert bool(told) == (customer != "nobody")
