@@ -282,9 +282,9 @@ def claim(
         update(CUSTOMER)
         .where(CUSTOMER.c.customer_id.in_(select(following.c.customer_id)))
         .values(claimed_by=worker)
-        .returning(*(CUSTOMER.c[name] for name in DueRow._fields))
+        .returning(CUSTOMER.c.due_at, *(CUSTOMER.c[name] for name in DueRow._fields))
     )
-    return [DueRow._make(row) for row in rows]
+    return [DueRow._make(row[1:]) for row in sorted(rows, key=lambda row: row[:2])]
 
 
 def give_back(connection: Connection, customer_ids: Collection[str]) -> None:
