@@ -175,8 +175,8 @@ def runs_on(
         with database.write() as connection:
             due = snapshot.claim(connection, 1, 1 << 62, 1 << 30, run)
             if due:
-                snapshot.acknowledge(connection, [(row.customer_id, row.rev, 1) for row in due])
-            run_records.add_outcomes(connection, run, len(due), 0)
+                snapshot.acknowledge(connection, due, 1)
+            run_records.add_outcomes(connection, run, delivered=len(due))
         if sent is not None:
             sent.append(len(due))
         return Delivery(delivered=len(due))

@@ -94,6 +94,11 @@ def place(url: str, part: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+def as_claimed(customer_id: str, rev: int, run: int | None = None) -> snapshot.DueRow:
+    """A customer as a worker claimed it."""
+    return snapshot.DueRow(customer_id, "{}", None, None, None, rev, 0, run)
+
+
 def names(part: str) -> set[str]:
     """The tables of a part, with the one that records its migrations."""
     return {one.name for one in tables.PARTS[part]} | {record_of(part)}
@@ -478,7 +483,7 @@ def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
     put(database, row("u1", "Name", "a@b.c", vip=True), row("u2"))
     new = row("u1", None, "new@b.c", vip=False)
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u1", 1, NOW), ("u2", 1, NOW)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u2", 1)], NOW)
         snapshot.update_customers(connection, [new], NOW + 5)
     assert due(database, NOW + 5) == [to_send(new, 2, 0)]
     found = records(database)["u1"]
@@ -494,7 +499,7 @@ def test_a_note_changes_what_is_known_and_sends_nothing(database: Database) -> N
     put(database, row("u1", vip=True), row("u2"), row("u3"))
     noted = row("u1", "Name", "a@b.c", vip=True)._replace(called='{"a": 1}', stamps='{"b": 2}')
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u1", 1, NOW + 1)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW + 1)
         snapshot.postpone(connection, [("u2", 2, NOW + 50)])
         snapshot.note_customers(connection, [noted, row("u2")])
     assert sorted(ask(database, lambda c: snapshot.states(c, ["u1"]))) == [noted]
@@ -516,7 +521,7 @@ def test_more_rows_than_one_statement_takes(database: Database) -> None:
     assert ask(database, lambda c: list(history.members_at(c, "vip", NOW))) == ids
     assert {one["rev"] for one in records(database).values()} == {2}
     with database.write() as connection:
-        snapshot.acknowledge(connection, [(one, 2, NOW + 1) for one in ids])
+        snapshot.acknowledge(connection, [as_claimed(one, 2) for one in ids], NOW + 1)
     assert ask(database, snapshot.backlog) == 0
 
 
@@ -642,7 +647,7 @@ def test_a_postponed_customer_waits_until_a_run_takes_it_over(database: Database
     assert (later.customer_id, later.attempts) == ("u1", 4)
 
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u2", 1, NOW)])
+        snapshot.acknowledge(connection, [as_claimed("u2", 1)], NOW)
         assert snapshot.take_over(connection, 7, NOW + 5) == 1
     assert due(database, NOW + 5) == [to_send(row("u1"), 1, 0, run=7)]
     assert (records(database)["u2"]["due_at"], records(database)["u2"]["run"]) == (None, None)
@@ -662,8 +667,8 @@ def test_a_run_takes_over_what_waits_for_another_and_for_none(database: Database
     put(database, row("own"), run=7)
     put(database, row("called"), row("sent"), row("parked"))
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("sent", 1, NOW)])
-        snapshot.park(connection, [("parked", 1)])
+        snapshot.acknowledge(connection, [as_claimed("sent", 1)], NOW)
+        snapshot.park(connection, [as_claimed("parked", 1)])
         assert snapshot.claim(connection, 5, NOW, 1)[0].customer_id == "called"
         assert snapshot.take_over(connection, 7, NOW) == 3
     found = records(database)
@@ -683,7 +688,7 @@ def test_what_waits_for_a_run_is_counted_by_itself(database: Database) -> None:
     oldest = [ask(database, lambda c, run=run: snapshot.oldest_due(c, run)) for run in (None, 3, 4)]
     assert oldest == [NOW + 1, NOW + 2, None]
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u1", 1, NOW)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW)
     assert ask(database, lambda c: snapshot.backlog(c, 3)) == 1
 
 
@@ -703,7 +708,7 @@ def test_since_when_the_oldest_waits(database: Database) -> None:
     with database.write() as connection:
         snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW - 5)
         snapshot.add_changes(connection, [change("u2", "vip", None, True)], 1, NOW - 9)
-        snapshot.acknowledge(connection, [("u2", 1, NOW)])
+        snapshot.acknowledge(connection, [as_claimed("u2", 1)], NOW)
     assert ask(database, snapshot.waits_since) == NOW
     with database.write() as connection:
         snapshot.postpone(connection, [("u1", 3, NOW + 900)])
@@ -711,7 +716,7 @@ def test_since_when_the_oldest_waits(database: Database) -> None:
     put(database, row("u3"), now=NOW - 7)
     assert ask(database, snapshot.waits_since) == NOW - 7
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u1", 1, NOW), ("u3", 1, NOW)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u3", 1)], NOW)
     assert ask(database, snapshot.waits_since) is None
 
 
@@ -722,7 +727,7 @@ def test_an_acknowledged_customer_is_not_due(database: Database) -> None:
             connection, [change(one, "vip", None, True) for one in ("u1", "u2")], 1, NOW
         )
         snapshot.postpone(connection, [("u1", 2, NOW)])
-        snapshot.acknowledge(connection, [("u1", 1, NOW + 9)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW + 9)
     found = records(database)["u1"]
     assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (1, NOW + 9, None)
     assert found["attempts"] == 0
@@ -736,14 +741,14 @@ def test_a_customer_that_changed_since_stays_due(database: Database) -> None:
         snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
         snapshot.update_customers(connection, [row("u1", vip=False)], NOW + 1)
         snapshot.add_changes(connection, [change("u1", "vip", True, False)], 2, NOW + 1)
-        snapshot.acknowledge(connection, [("u1", 1, NOW + 2)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW + 2)
     (left,) = due(database, NOW + 1)
     assert (left.rev, left.traits) == (2, '{"vip": false}')
     assert records(database)["u1"]["acked_rev"] == 1
     assert delivered(database, "u1") == [NOW + 2, None]
 
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u1", 2, NOW + 3)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 2)], NOW + 3)
     assert due_ids(database, NOW + 9) == []
     assert delivered(database, "u1") == [NOW + 2, NOW + 3]
 
@@ -755,7 +760,7 @@ def test_one_acknowledgement_delivers_all_changes_up_to_it(database: Database) -
             if number:
                 snapshot.update_customers(connection, [row("u1")], NOW)
             snapshot.add_changes(connection, [change("u1", "vip", None, number)], number, NOW)
-        snapshot.acknowledge(connection, [("u1", 3, NOW + 3)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 3)], NOW + 3)
     assert delivered(database, "u1") == [NOW + 3] * 3
 
 
@@ -764,18 +769,18 @@ def test_a_parked_customer_waits_for_a_change(database: Database) -> None:
     with database.write() as connection:
         snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
         snapshot.postpone(connection, [("u1", 3, NOW)])
-        snapshot.park(connection, [("u1", 1)])
+        snapshot.park(connection, [as_claimed("u1", 1)])
     assert due_ids(database) == ["u2"]
     assert records(database)["u1"]["attempts"] == 0
     assert delivered(database, "u1") == [None]
     with database.write() as connection:
         assert snapshot.take_over(connection, 7, NOW) == 1
         snapshot.update_customers(connection, [row("u2")], NOW)
-        snapshot.park(connection, [("u2", 1)])
+        snapshot.park(connection, [as_claimed("u2", 1)])
     assert due_ids(database) == ["u2"]
     with database.write() as connection:
         snapshot.update_customers(connection, [row("u1")], NOW)
-        snapshot.acknowledge(connection, [("u1", 2, NOW + 1), ("u2", 2, NOW + 1)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 2), as_claimed("u2", 2)], NOW + 1)
     assert delivered(database, "u1") == [NOW + 1]
 
 
@@ -790,8 +795,8 @@ def test_customers_can_be_sent_again(database: Database) -> None:
         changes = [change("u1", "vip", None, True), change("u2", "churn", None, True)]
         changes += [change("u1", "vip", True, False), change("u3", "vip", None, True)]
         snapshot.add_changes(connection, changes, 1, NOW)
-        snapshot.acknowledge(connection, [(one, 1, NOW + 1) for one in ("u1", "u2")])
-        snapshot.park(connection, [("u3", 1)])
+        snapshot.acknowledge(connection, [as_claimed(one, 1) for one in ("u1", "u2")], NOW + 1)
+        snapshot.park(connection, [as_claimed("u3", 1)])
     assert due_ids(database, NOW + 99) == []
 
     assert sent_again(database, customer_ids=["u2", "nobody"], run=0) == 1
@@ -804,7 +809,9 @@ def test_customers_can_be_sent_again(database: Database) -> None:
     assert sent_again(database, key="no such") == 0
 
     with database.write() as connection:
-        snapshot.acknowledge(connection, [(one, 1, NOW + 60) for one in ("u1", "u2", "u3")])
+        snapshot.acknowledge(
+            connection, [as_claimed(one, 1) for one in ("u1", "u2", "u3")], NOW + 60
+        )
     assert {one["rev"] for one in records(database).values()} == {1}
     assert delivered(database, "u1") == [NOW + 1, NOW + 1]  # Amberflo knew it by then
     assert delivered(database, "u3") == [NOW + 60]
@@ -819,7 +826,7 @@ def test_more_customers_than_one_statement_takes_are_sent_again(database: Databa
     ids = [f"u{n:05d}" for n in range(2 * snapshot.CHUNK + 7)]
     put(database, *(row(one) for one in ids))
     with database.write() as connection:
-        snapshot.acknowledge(connection, [(one, 1, NOW) for one in ids])
+        snapshot.acknowledge(connection, [as_claimed(one, 1) for one in ids], NOW)
     assert sent_again(database, customer_ids=ids[1:], run=4) == len(ids) - 1
     assert ask(database, lambda c: snapshot.backlog(c, 4)) == len(ids) - 1
 
