@@ -18,9 +18,9 @@ import orjson
 from state import failures, snapshot
 from state.database import Database
 from state.snapshot import DueRow
-from syncer.amberflo.backoff import full_jitter
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.customer import merged
+from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
 #: Due customers that are read from the database at a time.
