@@ -127,8 +127,19 @@ CREATE TABLE counter (
 );
 """
 
+#: What the Public API lists of a trait, and the changes of a run that wait for it.
+_COMPUTATIONS = """
+ALTER TABLE trait ADD COLUMN name TEXT;
+ALTER TABLE trait ADD COLUMN status TEXT;
+ALTER TABLE trait ADD COLUMN size BIGINT;
+ALTER TABLE run_trait ADD COLUMN waiting BIGINT DEFAULT 0 NOT NULL;
+"""
+
 #: By part (see tables.PARTS), in order; the position (from 1) is the part's schema version.
-MIGRATIONS: dict[str, list[str]] = {"state": [_INITIAL], "queue": [_QUEUE]}
+MIGRATIONS: dict[str, list[str]] = {
+    "state": [_INITIAL, _COMPUTATIONS],
+    "queue": [_QUEUE],
+}
 
 _WORDS = {
     "sqlite": {
