@@ -72,11 +72,12 @@ def add_outcomes(connection: Connection, run: int, *, delivered: int = 0, failed
 
 
 def held_keys(connection: Connection) -> dict[str, int]:
-    """Keys whose changes are held and not decided on yet, each with its newest run."""
+    """Keys whose changes are held and not decided on yet, each with its newest run; changes that
+    only wait for Segment need no decision."""
     rows = connection.execute(
         select(RUN_TRAIT.c.key, func.max(RUN_TRAIT.c.run))
         .join(RUN, RUN.c.id == RUN_TRAIT.c.run)
-        .where(RUN.c.state == HELD, RUN_TRAIT.c.held > 0)
+        .where(RUN.c.state == HELD, RUN_TRAIT.c.held > RUN_TRAIT.c.waiting)
         .group_by(RUN_TRAIT.c.key)
     )
     return {row[0]: int(row[1]) for row in rows}

@@ -75,12 +75,16 @@ class DueRow(NamedTuple):
 
 
 class TraitRow(NamedTuple):
-    """A trait that we own at Amberflo, and how many are in it (or have it)."""
+    """A trait that we own at Amberflo, and how many are in it (or have it); and what Segment's
+    Public API said of it last, which `describe_traits` writes."""
 
     key: str
     trait: str
     kind: str
     members: int
+    name: str | None = None
+    status: str | None = None
+    size: int | None = None
 
 
 # Reading
@@ -127,9 +131,8 @@ def last_observed(connection: Connection, customer_id: str, key: str) -> int | N
 
 def traits(connection: Connection) -> list[TraitRow]:
     """All traits that are ours or once were."""
-    rows = connection.execute(
-        select(TRAIT.c.key, TRAIT.c.trait, TRAIT.c.kind, TRAIT.c.members).order_by(TRAIT.c.key)
-    )
+    columns = (TRAIT.c[name] for name in TraitRow._fields)
+    rows = connection.execute(select(*columns).order_by(TRAIT.c.key))
     return [TraitRow._make(row) for row in rows]
 
 
@@ -147,15 +150,23 @@ def put_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
     known = traits(connection)
     keys, names = {row.key for row in known}, {row.trait for row in known}
     for row in rows:
+        values = {"key": row.key, "trait": row.trait, "kind": row.kind}
         if row.key not in keys and row.trait not in names:
-            connection.execute(insert(TRAIT), [row._asdict()])
+            connection.execute(insert(TRAIT).values(**values, members=row.members))
         else:
             same = TRAIT.c.key == row.key if row.key in keys else TRAIT.c.trait == row.trait
-            connection.execute(
-                update(TRAIT)
-                .where(same)
-                .values(**{**row._asdict(), "members": TRAIT.c.members + row.members})
-            )
+            members = TRAIT.c.members + row.members
+            connection.execute(update(TRAIT).where(same).values(**values, members=members))
+
+
+def describe_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
+    """Write down what the Public API says of traits that are ours: name, status and size."""
+    for row in rows:
+        connection.execute(
+            update(TRAIT)
+            .where(TRAIT.c.key == row.key)
+            .values(name=row.name, status=row.status, size=row.size)
+        )
 
 
 def insert_customers(

@@ -21,6 +21,7 @@ from syncer.amberflo.delivery import CustomerDelivery, Delivery
 from syncer.amberflo.meters import MeterDelivery
 from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
+from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
 from syncer.sync.guard import Guard
@@ -40,6 +41,7 @@ class App:
     def runs(self, *, writes: bool = True) -> Iterator[Runs]:
         """Runs on the configured state; without `writes` only for looking (`diff`)."""
         source = self.source()  # what is wrong with it is said before a state is made
+        public_api, settings = self.public_api(), self.config.engage.public_api
         with self.state(writes=writes) as database:
             yield Runs(
                 database=database,
@@ -49,6 +51,8 @@ class App:
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
+                computations=public_api.computations if public_api else None,
+                size_tolerance=settings.size_tolerance if settings else 0.0,
             )
 
     @contextmanager
@@ -92,6 +96,15 @@ class App:
             schema=settings.schema_,
             customer_id=self.config.engage.customer_id,
             overlap=settings.overlap,
+        )
+
+    def public_api(self) -> PublicApi | None:
+        """Segment's Public API, where it is to be asked."""
+        settings = self.config.engage.public_api
+        if settings is None:
+            return None
+        return PublicApi(
+            settings.token.get_secret_value(), settings.space_id, url=settings.url, stop=self.stop
         )
 
     def sorter(self, queue: Database, state: Database) -> Sorter:
@@ -186,13 +199,14 @@ class App:
 
     def _selection(self) -> Selection:
         engage = self.config.engage
-        settings = orjson.dumps(
-            {
-                "customer_id": engage.customer_id,
-                "audiences": engage.audiences,
-                "computed_traits": engage.computed_traits,
-                "source": [engage.source, str(engage.profiles_sync.url)],
-                "schema": engage.profiles_sync.schema_,
-            }
-        ).decode()
-        return Selection(engage.audiences, engage.computed_traits, settings)
+        settings: dict[str, Any] = {
+            "customer_id": engage.customer_id,
+            "audiences": engage.audiences,
+            "computed_traits": engage.computed_traits,
+            "source": [engage.source, str(engage.profiles_sync.url)],
+            "schema": engage.profiles_sync.schema_,
+        }
+        if engage.public_api is not None:
+            settings["space_id"] = engage.public_api.space_id
+        text = orjson.dumps(settings).decode()
+        return Selection(engage.audiences, engage.computed_traits, text)

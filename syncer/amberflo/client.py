@@ -21,8 +21,8 @@ import orjson
 from httpx_aiohttp import AiohttpTransport
 
 from syncer import __version__
-from syncer.amberflo.backoff import retry_after
 from syncer.amberflo.pace import Pace
+from syncer.backoff import retry_after
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
 #: Statuses that say "not now"; all other 4xx say "never".

@@ -21,9 +21,9 @@ from state.database import Database
 from state.errors import Busy
 from state.snapshot import DueRow
 from state.workers import Worker
-from syncer.amberflo.backoff import full_jitter
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.customer import merged
+from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
 #: Due customers that are claimed at a time: at most, and seconds' worth of a limited rate.

@@ -20,8 +20,8 @@ from state import failures, queue
 from state.database import Database
 from state.errors import StateError
 from state.queue import DueEvent
-from syncer.amberflo.backoff import full_jitter
 from syncer.amberflo.client import AmberfloClient
+from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
 #: Records of a request, as Amberflo's own SDKs send them.

@@ -245,6 +245,24 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
     assert versions(engine, "state") == newest("state")
 
 
+def test_the_first_version_is_brought_up(
+    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traits and sums of runs of before nobody asked the Public API."""
+    with monkeypatch.context() as older:
+        older.setitem(migrations.MIGRATIONS, "state", migrations.MIGRATIONS["state"][:1])
+        Database.open(url).close()
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO trait VALUES ('Vip', 'vip', 'audience', 3)"))
+        connection.execute(
+            text("INSERT INTO run_trait VALUES (1, 'Vip', 'vip', 'audience', 9,1,2,3,3,0, 2, '{}')")
+        )
+    with closing(Database.open(url)) as database:
+        assert ask(database, snapshot.traits) == [TraitRow("Vip", "vip", "audience", 3)]
+        (found,) = ask(database, lambda c: runs.traits(c, 1))
+        assert (found["held"], found["waiting"]) == (2, 0)
+
+
 def test_a_migration_that_fails_leaves_nothing_of_itself(
     url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -541,6 +559,21 @@ def test_traits_are_recorded_and_members_added(database: Database) -> None:
         TraitRow("a", "a", "audience", 0),
         TraitRow("spent", "spent", "computed_trait", 1),
     ]
+
+
+def test_what_is_said_of_traits_stays_when_members_are_added(database: Database) -> None:
+    rows = [TraitRow("Vip", "vip", "audience", 3), TraitRow("b", "b", "audience", 1)]
+    said = rows[0]._replace(name="Very important", status="Live", size=2**40, members=99)
+    with database.write() as connection:
+        snapshot.put_traits(connection, rows)
+        snapshot.describe_traits(connection, [said, TraitRow("no", "no", "audience", 0)])
+        snapshot.put_traits(connection, [rows[0]._replace(members=-1)])
+    assert ask(database, snapshot.traits) == [said._replace(members=2), rows[1]]
+    with database.write() as connection:
+        snapshot.describe_traits(connection, [said._replace(status="Unlisted", size=None)])
+    assert ask(database, snapshot.traits)[0] == said._replace(
+        status="Unlisted", size=None, members=2
+    )
 
 
 def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
@@ -973,10 +1006,11 @@ def test_runs_that_were_cut_off_are_found(database: Database) -> None:
     assert ask(database, lambda c: runs.get(c, done))["ended_at"] is None
 
 
-def sums(key: str, held: int) -> dict[str, Any]:
+def sums(key: str, held: int, waiting: int = 0) -> dict[str, Any]:
     numbers = dict.fromkeys(("pulled", "entered", "exited", "changed", "unchanged", "skipped"), 3)
     return numbers | {
-        **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"}
+        **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"},
+        "waiting": waiting,
     }
 
 
@@ -1002,7 +1036,7 @@ def test_held_keys_are_those_that_nobody_decided_on(database: Database) -> None:
         held[number] = start(database, state=state)
         with database.write() as connection:
             runs.add_traits(connection, held[number], [sums(key, 2) for key in keys])
-            runs.add_traits(connection, held[number], [sums("z", 0)])
+            runs.add_traits(connection, held[number], [sums("z", 0), sums("y", 2, waiting=2)])
     assert ask(database, runs.held_keys) == {"a": held[0], "b": held[4]}
 
     with database.write() as connection:
