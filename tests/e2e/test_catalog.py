@@ -145,9 +145,9 @@ def test_exits_wait_for_segment_and_come_with_the_next_run(
     wanted = without_exits(engage, before, key)
     assert synced.holds() == wanted
     assert synced.json("status")["held"] == []
-    assert [one["held"] for one in synced.json("runs", "show", str(run["run"]))["traits"]] == [
-        one["held"] for one in run["traits"]
-    ]
+    number = str(run["run"])
+    assert synced.json("runs", "show", number)["traits"] == run["traits"]
+    assert f"{key}: {row['waiting']} wait for Segment" in synced.run("runs", "show", number).stdout
     # Who only left it is not written at all.
     waits = leaving(wanted, expected_records(engage))
     assert len(waits) == evolution.exited[key]
@@ -368,8 +368,8 @@ def test_an_audience_deleted_in_engage_is_held(
         check_sums(run)
         assert run["state"] == "held"
         assert run["held_because"] == {
-            key: "the Public API lists it no more, so it was deleted in Engage; it had "
-            f"{members:,} members"
+            key: "the Public API lists it no more: it was deleted in Engage, or never was an "
+            f"audience or computed trait of users; it had {members:,} members"
         }
         assert {
             one: record["traits"][key]
