@@ -148,7 +148,8 @@ class PublicApi:
             )
         if status == 404:
             raise SourceError(
-                f"the Public API knows no space {self._space_id!r} (status 404): set "
+                f"the Public API has no {url.rpartition('/')[2]} of a space {self._space_id!r} "
+                "(status 404): set "
                 "engage.public_api.space_id to the id that Unify settings, API access shows, and "
                 "engage.public_api.url to the region of the workspace"
             )

@@ -47,8 +47,8 @@ class Guard:
                 pass  # the guard looks at them when they are to be applied
             elif before and (key in lost or (whole and trait.pulled == trait.vanished)):
                 found[key] = (
-                    f"the Public API lists it no more, so it was deleted in Engage; it had "
-                    f"{before:,} members"
+                    "the Public API lists it no more: it was deleted in Engage, or never was an "
+                    f"audience or computed trait of users; it had {before:,} members"
                     if key in unlisted
                     else f"the pull has no rows of it, and it had {before:,} members"
                 )

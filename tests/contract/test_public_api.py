@@ -232,7 +232,8 @@ def test_a_wrong_token(sandbox: PublicApiSandbox, url: str, time: Time) -> None:
 
 def test_a_wrong_space(url: str, time: Time) -> None:
     line = failed(url, time, space_id="other")
-    assert line.startswith("the Public API knows no space 'other' (status 404): set engage.public")
+    said = "the Public API has no audiences of a space 'other' (status 404): set engage.public_api"
+    assert line.startswith(said)
     assert "engage.public_api.url" in line
 
 

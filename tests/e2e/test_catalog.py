@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from state.snapshot import TraitRow
 from syncer.sandbox.engage import REVENUE, EngageSandbox, Evolution
 from syncer.sandbox.faults import Faults
 from syncer.sandbox.public_api import Listed, PublicApiSandbox, listed_by, running
+from syncer.sandbox.stage import stage
 
 from .conftest import Installation, expected_records
 
@@ -145,9 +147,9 @@ def test_exits_wait_for_segment_and_come_with_the_next_run(
     wanted = without_exits(engage, before, key)
     assert synced.holds() == wanted
     assert synced.json("status")["held"] == []
-    assert [one["held"] for one in synced.json("runs", "show", str(run["run"]))["traits"]] == [
-        one["held"] for one in run["traits"]
-    ]
+    number = str(run["run"])
+    assert synced.json("runs", "show", number)["traits"] == run["traits"]
+    assert f"{key}: {row['waiting']} wait for Segment" in synced.run("runs", "show", number).stdout
     # Who only left it is not written at all.
     waits = leaving(wanted, expected_records(engage))
     assert len(waits) == evolution.exited[key]
@@ -368,8 +370,8 @@ def test_an_audience_deleted_in_engage_is_held(
         check_sums(run)
         assert run["state"] == "held"
         assert run["held_because"] == {
-            key: "the Public API lists it no more, so it was deleted in Engage; it had "
-            f"{members:,} members"
+            key: "the Public API lists it no more: it was deleted in Engage, or never was an "
+            f"audience or computed trait of users; it had {members:,} members"
         }
         assert {
             one: record["traits"][key]
@@ -618,3 +620,19 @@ def test_the_guard_and_the_gate_on_postgresql(
         assert installation.holds() == expected_records(engage)
     finally:
         engage.close()
+
+
+def test_the_sandbox_has_a_catalog(tmp_path: Path) -> None:
+    """What `syncer sandbox` and `syncer demo` stand on: its config asks its Public API."""
+    with stage(tmp_path, users=100, audiences=4) as on:
+        installation = Installation(tmp_path, on.amberflo, on.amberflo_url)
+        installation.config.write_text(on.config, encoding="utf-8")
+        (line,) = [row for row in installation.json("check") if row["check"] == "catalog"]
+        assert line["says"].startswith("4 audiences, ")
+        for _ in range(2):
+            run = installation.json("sync", "--full")
+            assert (run["state"], run["waiting"], run["mismatches"]) == ("done", {}, [])
+            assert installation.holds() == expected_records(on.engage)
+            on.engage.observe()
+            on.evolve(fraction=0.2)
+        assert on.public_api.stats()["answers"].keys() == {200}

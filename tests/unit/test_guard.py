@@ -167,8 +167,8 @@ def test_a_key_that_is_not_listed_is_held_with_that_reason() -> None:
         sums, members, whole=True, pending={}, lost={"gone", "lost"}, unlisted={"gone"}
     )
     assert found == {
-        "gone": "the Public API lists it no more, so it was deleted in Engage; it had 1,234 "
-        "members",
+        "gone": "the Public API lists it no more: it was deleted in Engage, or never was an "
+        "audience or computed trait of users; it had 1,234 members",
         "lost": "the pull has no rows of it, and it had 5 members",
     }
 
