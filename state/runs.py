@@ -113,13 +113,14 @@ FULL = ("initial", "reconcile", "resync")
 def last_good(connection: Connection, kinds: Collection[str]) -> int | None:
     """When the newest run began that pulled for all customers and did not fail; of these kinds, or
     of any."""
-    statement = select(func.max(RUN.c.started_at)).where(
+    statement = select(RUN.c.started_at).where(
         RUN.c.committed_at.is_not(None),
         RUN.c.watermark.is_not(None),
         RUN.c.state.not_in((RUNNING, FAILED, INTERRUPTED)),
     )
     if kinds:
         statement = statement.where(RUN.c.kind.in_(kinds))
+    statement = statement.order_by(RUN.c.id.desc()).limit(1)
     found = connection.execute(statement).scalar()
     return None if found is None else int(found)
 

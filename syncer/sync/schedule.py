@@ -157,7 +157,7 @@ class Schedule:
         self._running = threading.Lock()
         self._job: Job | None = None
         self._slot: Slot | None = None
-        #: the start that the slot follows on, and our own last one
+        #: the newest start on record when the slot was planned, and our own last one
         self._basis: float | None = None
         self._started: float | None = None
         self._ahead = time.time() - time.monotonic()
@@ -166,7 +166,7 @@ class Schedule:
         """Plan the first slot and begin; `at_once` says that something was left undone."""
         past = self._past()
         slot = self.rhythm.next(past, time.time(), self._chance)
-        self._plan(slot._replace(at=time.time()) if at_once else slot, past)
+        self._plan(slot._replace(at=time.time()) if at_once else slot, past.start)
         self._scheduler.start()
 
     def stop(self) -> None:
@@ -177,8 +177,8 @@ class Schedule:
         """Go on in another rhythm."""
         self.rhythm = rhythm
         if not self._running.locked():
-            past = self._known_past()
-            self._plan(rhythm.next(past, time.time(), self._chance), past)
+            past = self._past()
+            self._plan(rhythm.next(self._known(past), time.time(), self._chance), past.start)
 
     def glance(self) -> None:
         """Look whether the clock was set or the machine slept; to be called every few seconds. The
@@ -192,13 +192,13 @@ class Schedule:
             self._started += min(step, 0.0)
         if step < 0 and self._slot is not None and not self._running.locked():
             # As much later as before, by the time that really goes by.
-            self._plan(self._slot._replace(at=self._slot.at + step), self._known_past())
+            self._plan(self._slot._replace(at=self._slot.at + step), self._basis)
         else:
             self._scheduler.wakeup()
 
-    def _plan(self, slot: Slot, past: Past) -> None:
-        """Make this the next slot; it follows on this past."""
-        self._slot, self._basis = slot, past.start
+    def _plan(self, slot: Slot, basis: float | None) -> None:
+        """Make this the next slot; `basis` is the newest start on record now."""
+        self._slot, self._basis = slot, basis
         if self._job is not None:
             with suppress(JobLookupError):  # it ran, or runs
                 self._job.remove()
@@ -216,33 +216,41 @@ class Schedule:
             return  # which plans anew when it ends
         try:
             assert self._slot is not None
-            slot = self._take(self._slot)
+            slot, basis = self._take(self._slot), self._past().start
+        except Exception:  # such as a database that cannot be read just now
+            log.exception("the next run could not be planned; tried again in a minute")
+            full = self._slot is not None and self._slot.full
+            slot, basis = Slot(time.time() + AFTER_ANOTHER, full), self._basis
         finally:
             self._running.release()
-        self._plan(slot, self._known_past())
+        self._plan(slot, basis)
 
     def _take(self, slot: Slot) -> Slot:
         """Make the run of a slot, where it is still to be made; gives the slot that follows."""
         now, past = time.time(), self._past()
         if self._made_meanwhile(past, now):
             return self.rhythm.next(past, now, self._chance)
-        self._started = now
+        before, self._started = self._started, now
         try:
             self._run(slot.full)
         except Busy:
+            self._started = before
             return Slot(time.time() + AFTER_ANOTHER, slot.full)
         except Exception:
             log.exception("the run broke")
-        return self.rhythm.next(self._known_past(), time.time(), self._chance)
+        # By our own start: on record it may be a little later, or of before the clock was set.
+        past = self._past()._replace(start=self._started)
+        return self.rhythm.next(past, time.time(), self._chance)
 
     def _made_meanwhile(self, past: Past, now: float) -> bool:
         """Whether somebody made a run since the slot was planned, too short a while ago."""
-        if past.start is None or past.start <= (self._basis or 0.0) + 1:
+        if past.start is None or past.start == self._basis:
             return False
-        return now - past.start < self.rhythm.every - self.rhythm.jitter
+        return 0 <= now - past.start < self.rhythm.every - self.rhythm.jitter
 
-    def _known_past(self) -> Past:
-        """What is on record; our own last start counts also where its run failed."""
-        past = self._past()
+    def _known(self, past: Past) -> Past:
+        """The past on record, where our own last start counts also if its run failed. A start that
+        is still to come was before the clock was set back."""
         starts = [one for one in (past.start, self._started) if one is not None]
-        return past._replace(start=max(starts, default=None))
+        known = [one for one in starts if one <= time.time()]
+        return past._replace(start=max(known, default=past.start))
