@@ -20,10 +20,10 @@ Every question is served by an index (a test asks both databases for their plans
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import accumulate, pairwise
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -35,12 +35,9 @@ from sqlalchemy import (
     select,
 )
 
+from state.listing import Page, listed, streamed
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
-T = TypeVar("T")
-
-#: A cursor hands over so many rows at a time.
-_CURSOR = {"yield_per": 1000}
 #: `step` of a change: into the audience, out of it, or neither (a value, or false for the first
 #: time).
 ENTERED, EXITED, NEITHER = 1, -1, 0
@@ -103,6 +100,9 @@ class Found(NamedTuple):
     email: str | None
 
 
+_ENTRY = [CHANGE.c[name] for name in Entry._fields]
+
+
 # Names
 
 
@@ -160,15 +160,8 @@ def of_customer(
     chosen = [CHANGE.c.customer_id == customer_id, *_recorded(since, until)]
     if key is not None:
         chosen.append(key == _KEY)
-    return _listed(
-        connection,
-        select(*_ENTRY).where(*chosen),
-        Entry._make,
-        (CHANGE.c.id,),
-        newest_first=newest_first,
-        after_id=after_id,
-        limit=limit,
-    )
+    page = Page(newest_first, after_id, limit)
+    return listed(connection, select(*_ENTRY).where(*chosen), Entry._make, (CHANGE.c.id,), page)
 
 
 def of_key(
@@ -187,16 +180,9 @@ def of_key(
     chosen = [CHANGE.c.key == key]
     if step is not None:
         chosen.append(CHANGE.c.step == step)
-    return _listed(
-        connection,
-        select(*_ENTRY).where(*chosen),
-        Entry._make,
-        (CHANGE.c.recorded_at, CHANGE.c.id),
-        newest_first=newest_first,
-        after_id=after_id,
-        limit=limit,
-        span=_recorded(since, until),
-    )
+    statement, page = select(*_ENTRY).where(*chosen), Page(newest_first, after_id, limit)
+    order, span = (CHANGE.c.recorded_at, CHANGE.c.id), _recorded(since, until)
+    return listed(connection, statement, Entry._make, order, page, span)
 
 
 def of_run(
@@ -215,14 +201,9 @@ def of_run(
         chosen.append(CHANGE.c.key == key)
     if step is not None:
         chosen.append(CHANGE.c.step == step)
-    return _listed(
-        connection,
-        select(*_ENTRY).where(*chosen),
-        Entry._make,
-        (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,),
-        after_id=after_id,
-        limit=limit,
-    )
+    statement, page = select(*_ENTRY).where(*chosen), Page(False, after_id, limit)
+    order = (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,)
+    return listed(connection, statement, Entry._make, order, page)
 
 
 def run_moves(connection: Connection, run: int) -> list[Moves]:
@@ -254,14 +235,12 @@ def undelivered(
         .join(CUSTOMER, CUSTOMER.c.customer_id == CHANGE.c.customer_id)
         .where(CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
     )
-    return _listed(
-        connection,
-        statement,
-        lambda row: Undelivered(Entry._make(row[:-1]), bool(row[-1])),
-        (CHANGE.c.customer_id, CHANGE.c.id),
-        after_id=after_id,
-        limit=limit,
-    )
+    order = (CHANGE.c.customer_id, CHANGE.c.id)
+    return listed(connection, statement, _undelivered, order, Page(False, after_id, limit))
+
+
+def _undelivered(row: Any) -> Undelivered:
+    return Undelivered(Entry._make(row[:-1]), bool(row[-1]))
 
 
 # As of a moment (None: now)
@@ -308,7 +287,7 @@ def members_at(
     statement = _members(key, at).order_by(CHANGE.c.customer_id).limit(limit)
     if after is not None:
         statement = statement.where(CHANGE.c.customer_id > after)
-    return _streamed(connection, statement, itemgetter(0))
+    return streamed(connection, statement, itemgetter(0))
 
 
 def count_at(connection: Connection, key: str, at: int | None = None) -> int:
@@ -321,36 +300,49 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     """Members of an audience as of `steps` moments, evenly from `since` to `until` (both among
     them; one step is `until`).
 
-    Entries less exits, summed in the order of `recorded_at`: one pass over the key's part of an
-    index. That is right as of a moment when what was recorded by then was also made before the
-    rest, which the ids tell. As of the others (a clock was set back across them) everybody's
-    changes are gone through.
+    Counted as of now; from there back, less the entries and plus the exits recorded since, by one
+    pass over the key's part of an index. As of some moments that is not right: where something
+    recorded by then was made after something recorded later (a clock was set back), which the ids
+    tell. For these everybody's changes are gone through.
     """
-    span, parts = until - since, steps - 1
-    moments = [since + span * number // parts for number in range(steps)] if parts else [until]
-    entries, lowest, highest = [], [], []
-    for after, by in pairwise((None, *moments, None)):
-        statement = select(
-            func.coalesce(func.sum(CHANGE.c.step), 0),
-            func.coalesce(func.min(CHANGE.c.id), _NO_ID),
-            func.coalesce(func.max(CHANGE.c.id), 0),
-        ).where(CHANGE.c.key == key, *_by(by))
-        if after is not None:
-            statement = statement.where(CHANGE.c.recorded_at > after)
-        one, low, high = connection.execute(statement).one()
-        entries.append(int(one))
-        lowest.append(int(low))
-        highest.append(int(high))
-    before = list(accumulate(highest, max))
-    rest = list(accumulate(reversed(lowest), min))[::-1]
-    counts = dict(zip(moments, accumulate(entries), strict=False))
-    mixed = [at for place, at in enumerate(moments) if before[place] > rest[place + 1]]
-    counts.update(_gone_through(connection, key, mixed))
+    span = until - since
+    moments = [since + span * number // (steps - 1) for number in range(steps - 1)] + [until]
+    parts = [_between(connection, key, *edges) for edges in pairwise([None, *moments, None])]
+    newest_by = list(accumulate((part.newest for part in parts), max))
+    count, oldest_after = count_at(connection, key), _NO_ID
+    counts: dict[int, int] = {}
+    mixed = []
+    for at, newest, later in reversed(list(zip(moments, newest_by, parts[1:], strict=False))):
+        count -= later.steps
+        oldest_after = min(oldest_after, later.oldest)
+        counts[at] = count
+        if newest > oldest_after:
+            mixed.append(at)
+    counts.update(_gone_through(connection, key, mixed[::-1]))
     return [Size(at, counts[at]) for at in moments]
 
 
 _NO_ID = 2**63 - 1
-_ENTRY = [CHANGE.c[name] for name in Entry._fields]
+
+
+class _Part(NamedTuple):
+    """Entries less exits of a span of time, and the ids of the first and the last that was made."""
+
+    steps: int
+    oldest: int
+    newest: int
+
+
+def _between(connection: Connection, key: str, after: int | None, by: int | None) -> _Part:
+    """What was recorded in (after, by] of a key."""
+    statement = select(
+        func.coalesce(func.sum(CHANGE.c.step), 0),
+        func.coalesce(func.min(CHANGE.c.id), _NO_ID),
+        func.coalesce(func.max(CHANGE.c.id), 0),
+    ).where(CHANGE.c.key == key, *_by(by))
+    if after is not None:
+        statement = statement.where(CHANGE.c.recorded_at > after)
+    return _Part._make(map(int, connection.execute(statement).one()))
 
 
 def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> dict[int, int]:
@@ -367,7 +359,7 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
     )
     deltas = [0] * (len(moments) + 1)
     customer, end = None, len(moments)
-    for customer_id, recorded_at, step in _streamed(connection, statement, tuple):
+    for customer_id, recorded_at, step in streamed(connection, statement, tuple):
         if customer_id != customer:
             customer, end = customer_id, len(moments)
         start = bisect_left(moments, recorded_at)
@@ -377,46 +369,6 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
                 deltas[end] -= 1
             end = start
     return dict(zip(moments, accumulate(deltas), strict=False))
-
-
-def _listed(
-    connection: Connection,
-    statement: Select[Any],
-    make: Callable[[Any], T],
-    order: Sequence[ColumnElement[Any]],
-    *,
-    newest_first: bool = False,
-    after_id: int | None,
-    limit: int | None,
-    span: Sequence[ColumnElement[bool]] = (),
-) -> Generator[T]:
-    """Rows in an order that an index has and that ends in the id, streamed; `span` bounds its first
-    column.
-
-    What comes after a change begins with its equals in all columns of the order but the last, then
-    in all but the last two: a statement each, as SQLite finds the place in an index by a row value
-    only where no part of it is the rowid.
-    """
-    statement = statement.order_by(*(one.desc() if newest_first else one for one in order))
-    parts = [statement.where(*span)]
-    if after_id is not None:
-        found = connection.execute(select(*order).where(CHANGE.c.id == after_id, *span)).first()
-        place = () if found is None else tuple(found)
-        parts = []
-        for same in reversed(range(len(place))):
-            column, value = order[same], place[same]
-            equal = [one == there for one, there in zip(order, place[:same], strict=False)]
-            later = column < value if newest_first else column > value
-            # Where the first column has the value of the place, it is in the span as that is, and
-            # SQLite would take the span for the narrower of the two.
-            parts.append(statement.where(*equal, later, *([] if equal else span)))
-    for part in parts:
-        with connection.execute(part.limit(limit), execution_options=_CURSOR) as result:
-            for rows in result.partitions():
-                yield from map(make, rows)
-                limit = None if limit is None else limit - len(rows)
-        if limit == 0:
-            return
 
 
 def _members(key: str, at: int | None) -> Select[Any]:
@@ -449,11 +401,3 @@ def _end_of(prefix: str) -> str | None:
             # Surrogates are no text: behind U+D7FF comes U+E000.
             return prefix + chr(0xE000 if last == 0xD7FF else last + 1)
     return None
-
-
-def _streamed(
-    connection: Connection, statement: Select[Any], make: Callable[[Any], T]
-) -> Generator[T]:
-    with connection.execute(statement, execution_options=_CURSOR) as result:
-        for rows in result.partitions():
-            yield from map(make, rows)
