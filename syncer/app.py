@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import orjson
 import uvloop
 
 from state import failures, queue, snapshot, workers
-from state.database import Database, sqlite_path
+from state.database import Database
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
@@ -24,6 +24,7 @@ from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
+from syncer.storage import opened
 from syncer.sync.guard import Guard
 from syncer.sync.realtime import Sorter
 from syncer.sync.run import Progress, Runs, Selection
@@ -55,30 +56,13 @@ class App:
                 size_tolerance=settings.size_tolerance if settings else 0.0,
             )
 
-    @contextmanager
-    def state(self, *, writes: bool) -> Iterator[Database]:
+    def state(self, *, writes: bool) -> AbstractContextManager[Database]:
         """The state database; without `writes` nothing is made where nothing is."""
-        url = self.config.state.url
-        path = sqlite_path(url)
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(
-                f"state.url: the folder {path.parent} does not exist; make it, or name another"
-            )
-        database = Database.open(url) if writes else Database.peek(url)
-        try:
-            yield database
-        finally:
-            database.close()
+        return opened(self.config, writes=writes)
 
-    @contextmanager
-    def queue(self, *, writes: bool) -> Iterator[Database]:
+    def queue(self, *, writes: bool) -> AbstractContextManager[Database]:
         """The queue of calls, as `state`."""
-        url = self.config.state.url
-        database = Database.open(url, "queue") if writes else Database.peek(url, "queue")
-        try:
-            yield database
-        finally:
-            database.close()
+        return opened(self.config, "queue", writes=writes)
 
     def source(self) -> Source:
         """The configured way to pull from Engage."""

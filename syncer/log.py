@@ -17,7 +17,8 @@ def set_up(form: Literal["text", "json"] = "text", level: str = "info") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if form == "json" else Line())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    for chatty in ("apscheduler", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -88,7 +88,9 @@ class Daemon:
     @property
     def worker(self) -> int:
         """The process that sorts and delivers."""
-        spawned = [one for one in descendants(self.process.pid) if b"spawn_main" in _command(one)]
+        spawned = [
+            one for one in descendants(self.process.pid) if b"syncer.daemon" in _command(one)
+        ]
         return min(spawned)  # a run's process comes later
 
     def post(
