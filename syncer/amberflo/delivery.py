@@ -106,7 +106,7 @@ class CustomerDelivery:
         self._last_success = self._looked = time.monotonic()
         self._last_problem = "no answer"
         self._finished = -1
-        with self.database.write() as connection:
+        with self.database.write(beside=True) as connection:
             # What a delivery of ours that broke had claimed.
             workers.free_customers(connection, self.worker.number)
         await self._share_the_rate()
@@ -226,7 +226,7 @@ class CustomerDelivery:
             left.append(self._queue.get_nowait().customer_id)
         self._in_work.difference_update(left)
         if left:
-            with contextlib.suppress(Busy), self.database.write() as connection:
+            with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
                 snapshot.give_back(connection, left)
         until = time.monotonic() + DRAIN
         while self._in_work and time.monotonic() < until and not self._silent():
@@ -332,7 +332,7 @@ class Outcomes:
         sent = [one.row for one in outcomes if isinstance(one, Sent)]
         later = [one for one in outcomes if isinstance(one, Later)]
         never = [one for one in outcomes if isinstance(one, Never)]
-        with self._database.write() as connection:
+        with self._database.write(beside=True) as connection:
             if sent:
                 snapshot.acknowledge(connection, [(row.customer_id, row.rev, now) for row in sent])
                 if self._any_failure:
@@ -350,7 +350,7 @@ class Outcomes:
                 snapshot.park(connection, [(one.row.customer_id, one.row.rev) for one in never])
                 failures.put(connection, [_failure(one, now) for one in never])
                 self._any_failure = True
-            for run, (delivered, failed) in _by_run(outcomes).items():
+            for run, (delivered, failed) in sorted(_by_run(outcomes).items()):
                 runs.add_outcomes(connection, run, delivered, failed)
 
 
