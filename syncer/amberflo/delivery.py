@@ -106,7 +106,7 @@ class CustomerDelivery:
         self._last_success = self._looked = time.monotonic()
         self._last_problem = "no answer"
         self._finished = -1
-        with self.database.write() as connection:
+        with self.database.write(beside=True) as connection:
             # What a delivery of ours that broke had claimed.
             workers.free_customers(connection, self.worker.number)
         await self._share_the_rate()
@@ -226,7 +226,7 @@ class CustomerDelivery:
             left.append(self._queue.get_nowait().customer_id)
         self._in_work.difference_update(left)
         if left:
-            with contextlib.suppress(Busy), self.database.write() as connection:
+            with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
                 snapshot.give_back(connection, left)
         until = time.monotonic() + DRAIN
         while self._in_work and time.monotonic() < until and not self._silent():
@@ -332,9 +332,9 @@ class Outcomes:
         sent = [one.row for one in outcomes if isinstance(one, Sent)]
         later = [one for one in outcomes if isinstance(one, Later)]
         never = [one for one in outcomes if isinstance(one, Never)]
-        with self._database.write() as connection:
+        with self._database.write(beside=True) as connection:
             if sent:
-                for run, finished in snapshot.acknowledge(connection, sent, now).items():
+                for run, finished in sorted(snapshot.acknowledge(connection, sent, now).items()):
                     runs.add_outcomes(connection, run, delivered=finished)
                 if self._any_failure:
                     refs = [failures.customer_ref(row.customer_id) for row in sent]
@@ -349,7 +349,7 @@ class Outcomes:
                 )
             if never:
                 refused = [one.row for one in never]
-                for run, finished in snapshot.park(connection, refused).items():
+                for run, finished in sorted(snapshot.park(connection, refused).items()):
                     runs.add_outcomes(connection, run, failed=finished)
                 failures.put(connection, [_failure(one, now) for one in never])
                 self._any_failure = True
