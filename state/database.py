@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from state import migrations
-from state.errors import StateError
+from state.errors import Busy, StateError
 
 #: Seconds that a writer waits for another one on SQLite.
 BUSY = 30
@@ -84,12 +84,18 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that commits at the end of the block, or not at all."""
+    def write(self, *, alone: bool = False) -> Iterator[Connection]:
+        """A transaction that commits at the end of the block, or not at all.
+
+        Who reads customers to change them, or adds to the history, writes `alone`: one such
+        transaction at a time, as every one is on SQLite anyway.
+        """
         with (
             _translated(self.engine.url),
             self._writing.begin() as connection,
         ):
+            if alone and self.engine.dialect.name == "postgresql":
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7130514606)")
             yield connection
 
     @contextmanager
@@ -192,4 +198,6 @@ def _translated(url: URL) -> Iterator[None]:
         yield
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
-        raise StateError(f"the state database {shown(url)}: {reason}") from error
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        kind = Busy if code == sqlite3.SQLITE_BUSY else StateError
+        raise kind(f"the state database {shown(url)}: {reason}") from error

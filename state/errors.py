@@ -7,5 +7,9 @@ class StateError(Exception):
     """The state database cannot be used as it is; the message says what to do."""
 
 
+class Busy(StateError):
+    """Another process was writing for longer than we wait; the same can be tried again."""
+
+
 class Locked(StateError):
-    """Another process holds the run lock."""
+    """Another process holds a lock that has to be had."""

@@ -54,8 +54,15 @@ def remove(connection: Connection, ids: Collection[int]) -> int:
     )
 
 
-def count(connection: Connection) -> int:
-    return int(connection.execute(select(func.count()).select_from(FAILURE)).scalar_one())
+def count(connection: Connection, refs: Collection[str] | None = None) -> int:
+    """How many there are: all, or of those."""
+    statement = select(func.count()).select_from(FAILURE)
+    if refs is None:
+        return int(connection.execute(statement).scalar_one())
+    return sum(
+        int(connection.execute(statement.where(FAILURE.c.ref.in_(part))).scalar_one())
+        for part in _chunks(refs)
+    )
 
 
 def _chunks(values: Iterable[T]) -> Iterator[list[T]]:

@@ -1,9 +1,10 @@
 """Locks over all processes that share a state database.
 
 - `run`: one run at a time;
-- `delivery`: one delivery of customers at a time, so that the writes of one customer are serial;
 - `daemon`: one daemon at a time on SQLite;
-- `worker`: one worker of a daemon at a time.
+- `schedule`: one of several daemons on PostgreSQL schedules the runs;
+- `sorting`: one process at a time sorts accepted calls, so that they stay in order;
+- `worker`: held by a worker under its own number as long as it lives (see workers.py).
 
 The operating system (SQLite) or the server (PostgreSQL) lets go of a lock when its holder dies, so
 kill -9 leaves nothing to clean up.
@@ -13,87 +14,117 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
-from state.database import Database, sqlite_path
-from state.errors import Locked
+from state.database import Database, shown, sqlite_path
+from state.errors import Locked, StateError
 
 #: The advisory locks' numbers in PostgreSQL; any constants that all processes share.
-_NUMBERS = {"run": 7130514601, "delivery": 7130514603, "daemon": 7130514604, "worker": 7130514605}
+_NUMBERS = {
+    "run": 7130514601,
+    "daemon": 7130514604,
+    "schedule": 7130514605,
+    "sorting": 7130514607,
+    "worker": 7130514700000000000,
+}
 _BUSY = {
     "run": "another run is going on",
-    "delivery": "another process is delivering",
     "daemon": "another daemon is running on this state",
-    "worker": "the worker of another daemon is running",
+    "schedule": "another daemon schedules the runs",
+    "sorting": "another daemon sorts the calls",
+    "worker": "the worker lives",
 }
+#: A server lets go of the locks of a host that vanished after about 20 seconds.
+_KEEPALIVE = (
+    "SET tcp_keepalives_idle = 10",
+    "SET tcp_keepalives_interval = 5",
+    "SET tcp_keepalives_count = 2",
+)
+
+#: Raises `StateError` when a lock that is held was lost.
+Check = Callable[[], None]
 
 
-def run_lock(database: Database) -> AbstractContextManager[None]:
-    """Hold the run lock for the block, or raise `Locked` at once where another process has it."""
-    return lock(database, "run")
+def run_lock(database: Database, wait: float = 0.0) -> AbstractContextManager[Check]:
+    """Hold the run lock for the block, or raise `Locked` where another process has it, at once or
+    after so many seconds."""
+    return lock(database, "run", wait=wait)
 
 
 @contextmanager
 def lock(
-    database: Database, name: str, *, wait: float = 0.0, stop: Callable[[], bool] = lambda: False
-) -> Iterator[None]:
-    """Hold a lock for the block; raises `Locked` when it is not to be had in `wait` seconds, or
-    before `stop` says so."""
+    database: Database,
+    name: str,
+    number: int = 0,
+    *,
+    wait: float = 0.0,
+    every: float = 0.05,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Check]:
+    """Hold a lock for the block; raises `Locked` when it is not to be had in `wait` seconds, asking
+    `every` so often, or before `stop` says so. Gives a function that raises when it was lost."""
     until = time.monotonic() + wait
     with ExitStack() as held:
         while True:
             try:
-                held.enter_context(_try(database, name))
+                check = held.enter_context(_try(database, name, number))
                 break
             except Locked:
                 if time.monotonic() >= until or stop():
                     raise
-                time.sleep(0.05)
-        yield
+                time.sleep(every)
+        yield check
 
 
-def lock_holder(database: Database, name: str) -> int | None:
-    """The process id of who holds a lock; None when nobody does. Looking makes no file."""
+def lock_holder(database: Database, name: str, number: int = 0) -> int | None:
+    """The process id of who holds a lock (on PostgreSQL that of its connection at the server); None
+    when nobody does. Looking makes no file."""
     path = sqlite_path(database.engine.url)
     if database.engine.dialect.name == "postgresql":
         with database.read() as connection:
             found = connection.execute(
                 text(
                     "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
-                    f" AND (classid::bigint << 32 | objid::bigint) = {_NUMBERS[name]}"
+                    " AND database = (SELECT oid FROM pg_database WHERE datname"
+                    " = current_database())"
+                    f" AND (classid::bigint << 32 | objid::bigint) = {_NUMBERS[name] + number}"
                 )
             ).scalar()
         return None if found is None else int(found)
-    if path is None or not _lock_file(path, name).exists():
+    if path is None or not (file := lock_file(path, name, number)).exists():
         return None
     try:
-        with _file_lock(_lock_file(path, name), name):
+        with _file_lock(file, name):
             return None
     except Locked:
-        return int(_lock_file(path, name).read_text().strip() or 0)
+        return int(file.read_text().strip() or 0)
 
 
-def _lock_file(path: Path, name: str) -> Path:
-    return path.with_name(path.name + (".lock" if name == "run" else f".{name}.lock"))
+def lock_file(path: Path, name: str, number: int = 0) -> Path:
+    """The file of a lock beside the SQLite file at `path`."""
+    if name == "run":
+        return path.with_name(f"{path.name}.lock")
+    return path.with_name(f"{path.name}.{name}{number or ''}.lock")
 
 
-def _try(database: Database, name: str) -> AbstractContextManager[None]:
+def _try(database: Database, name: str, number: int) -> AbstractContextManager[Check]:
     path = sqlite_path(database.engine.url)
     if database.engine.dialect.name == "postgresql":
-        return _advisory_lock(database, name)
+        return _advisory_lock(database, name, number)
     if path is not None:
-        return _file_lock(_lock_file(path, name), name)
-    return nullcontext()
+        return _file_lock(lock_file(path, name, number), name)
+    return nullcontext(lambda: None)
 
 
 @contextmanager
-def _file_lock(path: Path, name: str) -> Iterator[None]:
+def _file_lock(path: Path, name: str) -> Iterator[Check]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -104,21 +135,36 @@ def _file_lock(path: Path, name: str) -> Iterator[None]:
             raise Locked(f"{_BUSY[name]}{who}; wait for its end") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
-        yield
+        yield lambda: None
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def _advisory_lock(database: Database, name: str) -> Iterator[None]:
-    number = _NUMBERS[name]
+def _advisory_lock(database: Database, name: str, number: int) -> Iterator[Check]:
+    key = _NUMBERS[name] + number
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        taken = connection.execute(text(f"SELECT pg_try_advisory_lock({number})")).scalar()
+        for setting in _KEEPALIVE:
+            connection.execute(text(setting))
+        taken = connection.execute(text(f"SELECT pg_try_advisory_lock({key})")).scalar()
         if not taken:
             raise Locked(f"{_BUSY[name]} on this database; wait for its end")
+
+        one_at_a_time = threading.Lock()
+
+        def check() -> None:
+            try:
+                with one_at_a_time:
+                    connection.execute(text("SELECT 1"))
+            except SQLAlchemyError:
+                raise StateError(
+                    f"the connection to {shown(database.engine.url)} that held the {name} lock "
+                    "broke; what is not done yet stays due"
+                ) from None
+
         try:
-            yield
+            yield check
         finally:
             # A connection that broke has let go of it already; what broke it is told elsewhere.
-            with suppress(DBAPIError):
-                connection.execute(text(f"SELECT pg_advisory_unlock({number})"))
+            with suppress(SQLAlchemyError):
+                connection.execute(text(f"SELECT pg_advisory_unlock({key})"))

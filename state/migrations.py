@@ -147,8 +147,43 @@ CREATE TABLE counter (
 );
 """
 
+# Several processes deliver side by side: who has a customer in work, and which run waits for it.
+_WORKERS = """
+ALTER TABLE customer ADD COLUMN run BIGINT;
+ALTER TABLE customer ADD COLUMN claimed_by BIGINT;
+ALTER TABLE run ADD COLUMN doing TEXT;
+CREATE TABLE worker (
+    id {serial},
+    kind VARCHAR(16) NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started_at BIGINT NOT NULL,
+    doing TEXT
+);
+CREATE TABLE alert (
+    name TEXT NOT NULL PRIMARY KEY,
+    text TEXT NOT NULL,
+    since BIGINT NOT NULL,
+    ended_at BIGINT,
+    told_at BIGINT
+);
+"""
+
+_CLAIMS = "ALTER TABLE event ADD COLUMN claimed_by BIGINT;"
+
+#: What the Public API lists of a trait, and the changes of a run that wait for it.
+_COMPUTATIONS = """
+ALTER TABLE trait ADD COLUMN name TEXT;
+ALTER TABLE trait ADD COLUMN status TEXT;
+ALTER TABLE trait ADD COLUMN size BIGINT;
+ALTER TABLE run_trait ADD COLUMN waiting BIGINT DEFAULT 0 NOT NULL;
+"""
+
 #: By part (see tables.PARTS), in order; the position (from 1) is the part's schema version.
-MIGRATIONS: dict[str, list[str]] = {"state": [_INITIAL, _STEPS], "queue": [_QUEUE]}
+MIGRATIONS: dict[str, list[str]] = {
+    "state": [_INITIAL, _WORKERS, _STEPS, _COMPUTATIONS],
+    "queue": [_QUEUE, _CLAIMS],
+}
 
 _WORDS = {
     "sqlite": {

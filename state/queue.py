@@ -118,22 +118,47 @@ def sort(connection: Connection, inbox: Collection[int], events: Sequence[EventR
     return new
 
 
-def due(connection: Connection, now: int, limit: int) -> list[DueEvent]:
-    """Meter records to send by now, those that wait longest first (the order of the index: a large
-    backlog must not be sorted for every batch)."""
-    rows = connection.execute(
-        select(EVENT.c.id, EVENT.c.message_id, EVENT.c.record, EVENT.c.attempts)
-        .where(EVENT.c.due_at.is_not(None), EVENT.c.due_at <= now)
+def any_due(connection: Connection, now: int) -> bool:
+    """Whether a meter record is to be sent by now that nobody has in work."""
+    statement = (
+        select(EVENT.c.id)
+        .where(EVENT.c.due_at.is_not(None), EVENT.c.due_at <= now, EVENT.c.claimed_by.is_(None))
+        .limit(1)
+    )
+    return connection.execute(statement).first() is not None
+
+
+def claim(connection: Connection, worker: int, now: int, limit: int) -> list[DueEvent]:
+    """Take meter records to send by now that nobody else has in work, those that wait longest first
+    (the order of the index: a large backlog must not be sorted for every batch)."""
+    following = (
+        select(EVENT.c.id)
+        .where(EVENT.c.due_at.is_not(None), EVENT.c.due_at <= now, EVENT.c.claimed_by.is_(None))
         .order_by(EVENT.c.due_at, EVENT.c.id)
         .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("following")
     )
-    return [DueEvent._make(row) for row in rows]
+    rows = connection.execute(
+        update(EVENT)
+        .where(EVENT.c.id.in_(select(following.c.id)))
+        .values(claimed_by=worker)
+        .returning(EVENT.c.id, EVENT.c.message_id, EVENT.c.record, EVENT.c.attempts)
+    )
+    return sorted(DueEvent._make(row) for row in rows)
+
+
+def give_back(connection: Connection, ids: Collection[int]) -> None:
+    """Let others have records that were claimed and not sent."""
+    connection.execute(update(EVENT).where(EVENT.c.id.in_(list(ids))).values(claimed_by=None))
 
 
 def settle(connection: Connection, ids: Collection[int]) -> None:
     """Records that Amberflo has, or refused: only the messageId stays."""
     connection.execute(
-        update(EVENT).where(EVENT.c.id.in_(list(ids))).values(due_at=None, record=None)
+        update(EVENT)
+        .where(EVENT.c.id.in_(list(ids)))
+        .values(due_at=None, record=None, claimed_by=None)
     )
 
 
@@ -142,7 +167,7 @@ def postpone(connection: Connection, ids: Collection[int], due_at: int) -> None:
     connection.execute(
         update(EVENT)
         .where(EVENT.c.id == bindparam("which"), EVENT.c.due_at.is_not(None))
-        .values(due_at=due_at, attempts=EVENT.c.attempts + 1),
+        .values(due_at=due_at, attempts=EVENT.c.attempts + 1, claimed_by=None),
         [{"which": one} for one in ids],
     )
 
@@ -153,6 +178,14 @@ def send_again(connection: Connection, message_id: str, record: bytes, now: int)
     connection.execute(
         insert(EVENT).values(message_id=message_id, record=record, received_at=now, due_at=now)
     )
+
+
+def unsettled(connection: Connection, message_ids: Collection[str]) -> int:
+    """How many of the named records wait still."""
+    statement = select(func.count()).where(
+        EVENT.c.message_id.in_(list(message_ids)), EVENT.c.due_at.is_not(None)
+    )
+    return int(connection.execute(statement).scalar_one())
 
 
 def purge(connection: Connection, before: int) -> int:

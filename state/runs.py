@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -47,12 +48,36 @@ def take_up(connection: Connection, now: int) -> list[int]:
     return cut_off
 
 
+def done_before(connection: Connection, run: int) -> int:
+    """How many customers the interrupted runs right before this one had finished."""
+    rows = connection.execute(
+        select(RUN.c.state, RUN.c.delivered, RUN.c.failed)
+        .where(RUN.c.id < run)
+        .order_by(RUN.c.id.desc())
+        .limit(100)
+    )
+    return sum(
+        int(row.delivered + row.failed)
+        for row in takewhile(lambda row: row.state == INTERRUPTED, rows)
+    )
+
+
+def add_outcomes(connection: Connection, run: int, *, delivered: int = 0, failed: int = 0) -> None:
+    """So many more of a run's customers are delivered, or refused for good."""
+    connection.execute(
+        update(RUN)
+        .where(RUN.c.id == run)
+        .values(delivered=RUN.c.delivered + delivered, failed=RUN.c.failed + failed)
+    )
+
+
 def held_keys(connection: Connection) -> dict[str, int]:
-    """Keys whose changes are held and not decided on yet, each with its newest run."""
+    """Keys whose changes are held and not decided on yet, each with its newest run; changes that
+    only wait for Segment need no decision."""
     rows = connection.execute(
         select(RUN_TRAIT.c.key, func.max(RUN_TRAIT.c.run))
         .join(RUN, RUN.c.id == RUN_TRAIT.c.run)
-        .where(RUN.c.state == HELD, RUN_TRAIT.c.held > 0)
+        .where(RUN.c.state == HELD, RUN_TRAIT.c.held > RUN_TRAIT.c.waiting)
         .group_by(RUN_TRAIT.c.key)
     )
     return {row[0]: int(row[1]) for row in rows}
@@ -79,6 +104,70 @@ def last_whole(connection: Connection) -> Mapping[str, Any] | None:
         .first()
     )
     return dict(row) if row else None
+
+
+#: Kinds of runs that compare everything.
+FULL = ("initial", "reconcile", "resync")
+
+
+def last_good(connection: Connection, kinds: Collection[str]) -> int | None:
+    """When the newest run began that pulled for all customers and did not fail; of these kinds, or
+    of any."""
+    statement = select(RUN.c.started_at).where(
+        RUN.c.committed_at.is_not(None),
+        RUN.c.watermark.is_not(None),
+        RUN.c.state.not_in((RUNNING, FAILED, INTERRUPTED)),
+    )
+    if kinds:
+        statement = statement.where(RUN.c.kind.in_(kinds))
+    statement = statement.order_by(RUN.c.id.desc()).limit(1)
+    found = connection.execute(statement).scalar()
+    return None if found is None else int(found)
+
+
+def errors_in_a_row(connection: Connection) -> list[str]:
+    """What the newest runs failed of, newest first, back to the last that did not fail."""
+    rows = connection.execute(
+        select(RUN.c.state, RUN.c.error)
+        .where(RUN.c.state != RUNNING)
+        .order_by(RUN.c.id.desc())
+        .limit(100)
+    )
+    return [str(row.error) for row in takewhile(lambda row: row.state == FAILED, rows)]
+
+
+def unchanged_since(connection: Connection) -> int | None:
+    """When the first of the newest runs began that all found the same newest row in the source."""
+    newest = last_whole(connection)
+    if newest is None or not newest["watermark"]:
+        return None
+    return int(
+        connection.execute(
+            select(func.min(RUN.c.started_at)).where(
+                RUN.c.watermark == newest["watermark"], RUN.c.committed_at.is_not(None)
+            )
+        ).scalar_one()
+    )
+
+
+def counts(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many runs there were, by kind and state."""
+    rows = connection.execute(
+        select(RUN.c.kind, RUN.c.state, func.count()).group_by(RUN.c.kind, RUN.c.state)
+    )
+    return {(kind, state): int(number) for kind, state, number in rows}
+
+
+def totals(connection: Connection) -> dict[str, int]:
+    """What all runs found and did, in sum."""
+    names = ("pulled", "entered", "exited", "changed", "skipped", "delivered", "failed", "held")
+    row = connection.execute(select(*(func.coalesce(func.sum(RUN.c[name]), 0) for name in names)))
+    return dict(zip(names, map(int, row.one()), strict=True))
+
+
+def tell(connection: Connection, doing: str | None) -> None:
+    """Say (JSON) how far the run is that goes on, for `status`."""
+    connection.execute(update(RUN).where(RUN.c.state == RUNNING).values(doing=doing))
 
 
 def get(connection: Connection, run: int) -> Mapping[str, Any] | None:

@@ -71,15 +71,20 @@ class DueRow(NamedTuple):
     called: str | None
     rev: int
     attempts: int
+    run: int | None
 
 
 class TraitRow(NamedTuple):
-    """A trait that we own at Amberflo, and how many are in it (or have it)."""
+    """A trait that we own at Amberflo, and how many are in it (or have it); and what Segment's
+    Public API said of it last, which `describe_traits` writes."""
 
     key: str
     trait: str
     kind: str
     members: int
+    name: str | None = None
+    status: str | None = None
+    size: int | None = None
 
 
 # Reading
@@ -126,9 +131,8 @@ def last_observed(connection: Connection, customer_id: str, key: str) -> int | N
 
 def traits(connection: Connection) -> list[TraitRow]:
     """All traits that are ours or once were."""
-    rows = connection.execute(
-        select(TRAIT.c.key, TRAIT.c.trait, TRAIT.c.kind, TRAIT.c.members).order_by(TRAIT.c.key)
-    )
+    columns = (TRAIT.c[name] for name in TraitRow._fields)
+    rows = connection.execute(select(*columns).order_by(TRAIT.c.key))
     return [TraitRow._make(row) for row in rows]
 
 
@@ -146,29 +150,43 @@ def put_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
     known = traits(connection)
     keys, names = {row.key for row in known}, {row.trait for row in known}
     for row in rows:
+        values = {"key": row.key, "trait": row.trait, "kind": row.kind}
         if row.key not in keys and row.trait not in names:
-            connection.execute(insert(TRAIT), [row._asdict()])
+            connection.execute(insert(TRAIT).values(**values, members=row.members))
         else:
             same = TRAIT.c.key == row.key if row.key in keys else TRAIT.c.trait == row.trait
-            connection.execute(
-                update(TRAIT)
-                .where(same)
-                .values(**{**row._asdict(), "members": TRAIT.c.members + row.members})
-            )
+            members = TRAIT.c.members + row.members
+            connection.execute(update(TRAIT).where(same).values(**values, members=members))
 
 
-def insert_customers(connection: Connection, rows: Sequence[CustomerState], now: int) -> None:
-    """New customers, due at once."""
+def describe_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
+    """Write down what the Public API says of traits that are ours: name, status and size."""
+    for row in rows:
+        connection.execute(
+            update(TRAIT)
+            .where(TRAIT.c.key == row.key)
+            .values(name=row.name, status=row.status, size=row.size)
+        )
+
+
+def insert_customers(
+    connection: Connection, rows: Sequence[CustomerState], now: int, run: int | None = None
+) -> None:
+    """New customers, due at once; a run that found them waits for them."""
     _many(
         connection,
-        insert(CUSTOMER).values(rev=1, acked_rev=0, attempts=0, due_at=now),
+        insert(CUSTOMER).values(rev=1, acked_rev=0, attempts=0, due_at=now, run=run),
         [row._asdict() for row in rows],
     )
 
 
-def update_customers(connection: Connection, rows: Sequence[CustomerState], now: int) -> None:
-    """New desired states of known customers, due at once."""
-    due = {"rev": CUSTOMER.c.rev + 1, "attempts": 0, "due_at": now}
+def update_customers(
+    connection: Connection, rows: Sequence[CustomerState], now: int, run: int | None = None
+) -> None:
+    """New desired states of known customers, due at once; as `insert_customers`."""
+    due: dict[str, Any] = {"rev": CUSTOMER.c.rev + 1, "attempts": 0, "due_at": now}
+    if run is not None:
+        due["run"] = run
     _many(connection, _update_state().values(**due), _state_values(rows))
 
 
@@ -222,43 +240,83 @@ def step(before: str | None, after: str | None) -> int:
 # Delivery
 
 
-def backlog(connection: Connection, until: int | None = None) -> int:
-    """Customers with something to send; with `until` only those due by then, also where their next
-    attempt is later."""
-    statement = select(func.count()).select_from(CUSTOMER).where(_due(until))
+def backlog(connection: Connection, run: int | None = None) -> int:
+    """Customers with something to send: all, or those that a run waits for."""
+    statement = select(func.count()).select_from(CUSTOMER).where(_due(run))
     return int(connection.execute(statement).scalar_one())
 
 
-def oldest_due(connection: Connection, until: int | None = None) -> int | None:
+def oldest_due(connection: Connection, run: int | None = None) -> int | None:
     """When the customer that waits longest became due or is to be tried next."""
-    statement = select(func.min(CUSTOMER.c.due_at)).where(_due(until))
+    statement = select(func.min(CUSTOMER.c.due_at)).where(_due(run))
     found = connection.execute(statement).scalar()
     return None if found is None else int(found)
 
 
-def _due(until: int | None) -> ColumnElement[bool]:
+def waits_since(connection: Connection) -> int | None:
+    """Since when the customer waits that waits longest: where it was tried before, since its oldest
+    change that is not delivered."""
+    tried = connection.execute(
+        select(func.min(CHANGE.c.recorded_at))
+        .select_from(CUSTOMER)
+        .join(CHANGE, CHANGE.c.customer_id == CUSTOMER.c.customer_id)
+        .where(
+            CUSTOMER.c.due_at.is_not(None), CUSTOMER.c.attempts > 0, CHANGE.c.delivered_at.is_(None)
+        )
+    ).scalar()
+    fresh = connection.execute(
+        select(func.min(CUSTOMER.c.due_at)).where(
+            CUSTOMER.c.due_at.is_not(None), CUSTOMER.c.attempts == 0
+        )
+    ).scalar()
+    return min((int(one) for one in (tried, fresh) if one is not None), default=None)
+
+
+def _due(run: int | None) -> ColumnElement[bool]:
     waiting = CUSTOMER.c.due_at.is_not(None)
-    if until is None:
-        return waiting
-    return and_(waiting, or_(CUSTOMER.c.due_at <= until, CUSTOMER.c.attempts > 0))
+    return waiting if run is None else and_(waiting, CUSTOMER.c.run == run)
 
 
-def due(connection: Connection, now: int, limit: int, until: int | None = None) -> list[DueRow]:
-    """Customers to send by now, those that wait longest first."""
-    rows = connection.execute(
-        _select(DueRow)
-        .where(_due(until), CUSTOMER.c.due_at <= now)
+def claim(
+    connection: Connection, worker: int, now: int, limit: int, run: int | None = None
+) -> list[DueRow]:
+    """Take customers to send by now that nobody else has in work, those that wait longest first."""
+    following = (
+        select(CUSTOMER.c.customer_id)
+        .where(_due(run), CUSTOMER.c.due_at <= now, CUSTOMER.c.claimed_by.is_(None))
         .order_by(CUSTOMER.c.due_at, CUSTOMER.c.customer_id)
         .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("following")
     )
-    return [DueRow._make(row) for row in rows]
+    rows = connection.execute(
+        update(CUSTOMER)
+        .where(CUSTOMER.c.customer_id.in_(select(following.c.customer_id)))
+        .values(claimed_by=worker)
+        .returning(CUSTOMER.c.due_at, *(CUSTOMER.c[name] for name in DueRow._fields))
+    )
+    return [DueRow._make(row[1:]) for row in sorted(rows, key=lambda row: row[:2])]
 
 
-def hasten(connection: Connection, now: int) -> None:
-    """Try what waits for a later attempt now."""
+def give_back(connection: Connection, customer_ids: Collection[str]) -> None:
+    """Let others have customers that were claimed and not begun."""
+    connection.execute(
+        update(CUSTOMER)
+        .where(CUSTOMER.c.customer_id == bindparam("which"))
+        .values(claimed_by=None),
+        [{"which": one} for one in customer_ids],
+    )
+
+
+def take_over(connection: Connection, run: int, now: int) -> int:
+    """Let a run wait for all that is due, and try it at once; gives how many that are."""
     connection.execute(
         update(CUSTOMER).where(CUSTOMER.c.due_at > now).values(due_at=now, attempts=0)
     )
+    connection.execute(
+        update(CUSTOMER).where(_due(None), CUSTOMER.c.run.is_distinct_from(run)).values(run=run)
+    )
+    return backlog(connection, run)
 
 
 def send_again(
@@ -266,34 +324,46 @@ def send_again(
     now: int,
     *,
     key: str | None = None,
-    customer_id: str | None = None,
+    customer_ids: Collection[str] | None = None,
+    run: int | None = None,
 ) -> int:
     """Make known customers due though nothing changed: all, those with a change of `key` in their
-    history, or one. Gives how many."""
-    statement = update(CUSTOMER).values(due_at=now, attempts=0)
+    history, or the named ones; a run may wait for them. Gives how many."""
+    statement = update(CUSTOMER).values(due_at=now, attempts=0, run=run)
     if key is not None:
         statement = statement.where(
             CUSTOMER.c.customer_id.in_(select(CHANGE.c.customer_id).where(CHANGE.c.key == key))
         )
-    if customer_id is not None:
-        statement = statement.where(CUSTOMER.c.customer_id == customer_id)
-    return connection.execute(statement).rowcount
+    if customer_ids is None:
+        return connection.execute(statement).rowcount
+    ids = list(customer_ids)
+    return sum(
+        connection.execute(
+            statement.where(CUSTOMER.c.customer_id.in_(ids[start : start + CHUNK]))
+        ).rowcount
+        for start in range(0, len(ids), CHUNK)
+    )
 
 
-def acknowledge(connection: Connection, acks: Sequence[tuple[str, int, int]]) -> None:
-    """Amberflo has taken (customer_id, rev) at a time: mark the customer and its history.
+def acknowledge(connection: Connection, sent: Sequence[DueRow], at: int) -> dict[int, int]:
+    """Amberflo has taken these, as they were claimed: mark the customers and their history. Gives
+    how many runs wait for one customer less, by run.
 
-    A customer that was changed since stays due.
+    A customer that was changed since stays due; the run that waited for it when it was claimed
+    does not wait for that.
     """
-    rows = [{"which": one, "acked": rev, "at": at} for one, rev, at in acks]
+    finished = _finished(connection, sent)
+    rows = _claimed(sent, at)
     connection.execute(
         update(CUSTOMER)
         .where(CUSTOMER.c.customer_id == bindparam("which"))
         .values(
-            acked_rev=bindparam("acked"),
+            acked_rev=bindparam("was"),
             acked_at=bindparam("at"),
             attempts=0,
-            due_at=case((CUSTOMER.c.rev == bindparam("acked"), None), else_=CUSTOMER.c.due_at),
+            run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
+            claimed_by=None,
+            due_at=case((CUSTOMER.c.rev == bindparam("was"), None), else_=CUSTOMER.c.due_at),
         ),
         rows,
     )
@@ -301,12 +371,56 @@ def acknowledge(connection: Connection, acks: Sequence[tuple[str, int, int]]) ->
         update(CHANGE)
         .where(
             CHANGE.c.customer_id == bindparam("which"),
-            CHANGE.c.rev <= bindparam("acked"),
+            CHANGE.c.rev <= bindparam("was"),
             CHANGE.c.delivered_at.is_(None),
         )
         .values(delivered_at=bindparam("at")),
         rows,
     )
+    return finished
+
+
+def park(connection: Connection, refused: Sequence[DueRow]) -> dict[int, int]:
+    """Take these off the list: refused for good, until they change or are retried. Gives the same
+    as `acknowledge`."""
+    finished = _finished(connection, refused)
+    connection.execute(
+        update(CUSTOMER)
+        .where(CUSTOMER.c.customer_id == bindparam("which"))
+        .values(
+            run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
+            claimed_by=None,
+            attempts=0,
+            due_at=case((CUSTOMER.c.rev == bindparam("was"), None), else_=CUSTOMER.c.due_at),
+        ),
+        _claimed(refused, 0),
+    )
+    return finished
+
+
+def _claimed(rows: Sequence[DueRow], at: int) -> list[dict[str, Any]]:
+    return [{"which": row.customer_id, "was": row.rev, "waited": row.run, "at": at} for row in rows]
+
+
+def _waits_no_more() -> ColumnElement[bool]:
+    return or_(CUSTOMER.c.rev == bindparam("was"), CUSTOMER.c.run == bindparam("waited"))
+
+
+def _finished(connection: Connection, rows: Sequence[DueRow]) -> dict[int, int]:
+    """For how many of these a run waits no more now, by run."""
+    claimed = {row.customer_id: row for row in rows}
+    finished: dict[int, int] = {}
+    ids = list(claimed)
+    for start in range(0, len(ids), CHUNK):
+        there = connection.execute(
+            select(CUSTOMER.c.customer_id, CUSTOMER.c.rev, CUSTOMER.c.run).where(
+                CUSTOMER.c.customer_id.in_(ids[start : start + CHUNK]), CUSTOMER.c.run.is_not(None)
+            )
+        )
+        for customer_id, rev, run in there:
+            if rev == claimed[customer_id].rev or run == claimed[customer_id].run:
+                finished[run] = finished.get(run, 0) + 1
+    return finished
 
 
 def postpone(connection: Connection, later: Sequence[tuple[str, int, int]]) -> None:
@@ -314,18 +428,8 @@ def postpone(connection: Connection, later: Sequence[tuple[str, int, int]]) -> N
     connection.execute(
         update(CUSTOMER)
         .where(CUSTOMER.c.customer_id == bindparam("which"))
-        .values(attempts=bindparam("tried"), due_at=bindparam("at")),
+        .values(attempts=bindparam("tried"), due_at=bindparam("at"), claimed_by=None),
         [{"which": one, "tried": tried, "at": at} for one, tried, at in later],
-    )
-
-
-def park(connection: Connection, refused: Sequence[tuple[str, int]]) -> None:
-    """Take (customer_id, rev) off the list: refused for good, until it changes or is retried."""
-    connection.execute(
-        update(CUSTOMER)
-        .where(CUSTOMER.c.customer_id == bindparam("which"), CUSTOMER.c.rev == bindparam("refused"))
-        .values(due_at=None, attempts=0),
-        [{"which": one, "refused": rev} for one, rev in refused],
     )
 
 

@@ -42,7 +42,8 @@ class Customer(SQLModel, table=True):
     {name: [value, time]}, a null value is one that a call took away. `stamps` are the Segment times
     of Engage traits, name and email that came by a call and not by a pull: the newest wins.
     `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
-    acknowledged last (0: never). `due_at` is set while there is something to send.
+    acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
+    that waits for it to be delivered, `claimed_by` the worker that has it in work.
     """
 
     customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
@@ -56,15 +57,23 @@ class Customer(SQLModel, table=True):
     acked_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     due_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
+    run: int | None = Field(default=None, sa_column=_big(nullable=True))
+    claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Trait(SQLModel, table=True):
-    """A trait that we own at Amberflo: its Segment key, its name there, its kind, its members."""
+    """A trait that we own at Amberflo: its Segment key, its name there, its kind, its members.
+
+    `name`, `status` and `size` are what Segment's Public API said of it last, where it is asked.
+    """
 
     key: str = Field(sa_column=Column(Text, primary_key=True))
     trait: str = Field(sa_column=Column(Text, nullable=False))
     kind: str = Field(sa_column=Column(String(16), nullable=False))
     members: int = Field(default=0, sa_column=_big(default="0"))
+    name: str | None = Field(default=None, sa_column=Column(Text))
+    status: str | None = Field(default=None, sa_column=Column(Text))
+    size: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Change(SQLModel, table=True):
@@ -92,7 +101,10 @@ class Change(SQLModel, table=True):
 
 
 class Run(SQLModel, table=True):
-    """One run: pull, compare, commit, deliver. Its sums must close (design §3)."""
+    """One run: pull, compare, commit, deliver. Its sums must close (design §3).
+
+    `doing` is JSON of how far it is while it goes on.
+    """
 
     id: int | None = Field(default=None, sa_column=_serial())
     kind: str = Field(sa_column=Column(String(16), nullable=False))
@@ -114,10 +126,15 @@ class Run(SQLModel, table=True):
     delivered: int = Field(default=0, sa_column=_big(default="0"))
     failed: int = Field(default=0, sa_column=_big(default="0"))
     held: int = Field(default=0, sa_column=_big(default="0"))
+    doing: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class RunTrait(SQLModel, table=True):
-    """A run's sums of one trait: pulled = unchanged + entered + exited + changed + skipped."""
+    """A run's sums of one trait: pulled = unchanged + entered + exited + changed + skipped.
+
+    `held` of its changes were not applied; `waiting` of these need nobody's word, only that
+    Segment has computed the trait.
+    """
 
     __tablename__ = "run_trait"
 
@@ -133,6 +150,7 @@ class RunTrait(SQLModel, table=True):
     skipped: int = Field(sa_column=_big())
     held: int = Field(sa_column=_big())
     reasons: str = Field(sa_column=Column(Text, nullable=False))
+    waiting: int = Field(default=0, sa_column=_big(default="0"))
 
 
 class Failure(SQLModel, table=True):
@@ -154,6 +172,28 @@ class Failure(SQLModel, table=True):
     failed_at: int = Field(sa_column=_big())
 
 
+class Worker(SQLModel, table=True):
+    """A process that delivers, for as long as it lives; `doing` is JSON of what it has in hand."""
+
+    id: int | None = Field(default=None, sa_column=_serial())
+    kind: str = Field(sa_column=Column(String(16), nullable=False))
+    host: str = Field(sa_column=Column(Text, nullable=False))
+    pid: int = Field(sa_column=Column(Integer, nullable=False))
+    started_at: int = Field(sa_column=_big())
+    doing: str | None = Field(default=None, sa_column=Column(Text))
+
+
+class Alert(SQLModel, table=True):
+    """Something that needs somebody, from `since` until `ended_at`; `told_at` is when the webhook
+    last took what there is to tell of it (null: not yet)."""
+
+    name: str = Field(sa_column=Column(Text, primary_key=True))
+    text: str = Field(sa_column=Column(Text, nullable=False))
+    since: int = Field(sa_column=_big())
+    ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    told_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+
+
 class Inbox(SQLModel, table=True):
     """Accepted requests as they came, those of one commit in a row, until they are sorted."""
 
@@ -173,6 +213,7 @@ class Event(SQLModel, table=True):
     received_at: int = Field(sa_column=_big())
     due_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
+    claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Counter(SQLModel, table=True):
@@ -196,6 +237,8 @@ CHANGE = table(Change)
 RUN = table(Run)
 RUN_TRAIT = table(RunTrait)
 FAILURE = table(Failure)
+WORKER = table(Worker)
+ALERT = table(Alert)
 INBOX = table(Inbox)
 EVENT = table(Event)
 COUNTER = table(Counter)
@@ -203,7 +246,7 @@ COUNTER = table(Counter)
 #: The queue of calls is a part of its own: on SQLite it is another file, so that a long commit of
 #: a run never keeps a call waiting.
 PARTS = {
-    "state": [CUSTOMER, TRAIT, CHANGE, RUN, RUN_TRAIT, FAILURE],
+    "state": [CUSTOMER, TRAIT, CHANGE, RUN, RUN_TRAIT, FAILURE, WORKER, ALERT],
     "queue": [INBOX, EVENT, COUNTER],
 }
 

@@ -6,30 +6,27 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import uvloop
 
-from state import failures, queue, snapshot
+from state import failures, queue, snapshot, workers
 from state.database import Database, sqlite_path
-from state.errors import Locked
-from state.lock import lock, lock_holder
+from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
 from syncer.amberflo.meters import MeterDelivery
 from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
+from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
 from syncer.sync.guard import Guard
 from syncer.sync.realtime import Sorter
 from syncer.sync.run import Progress, Runs, Selection
-
-#: Seconds that a run waits for another process that is delivering customers.
-DELIVERY_WAIT = 600.0
 
 
 @dataclass
@@ -44,20 +41,18 @@ class App:
     def runs(self, *, writes: bool = True) -> Iterator[Runs]:
         """Runs on the configured state; without `writes` only for looking (`diff`)."""
         source = self.source()  # what is wrong with it is said before a state is made
+        public_api, settings = self.public_api(), self.config.engage.public_api
         with self.state(writes=writes) as database:
             yield Runs(
                 database=database,
                 source=source,
                 selection=self._selection(),
                 guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
-                deliver=lambda until, progress: uvloop.run(
-                    self.deliver_customers(database, until, progress)
-                ),
-                delivery_lock=lambda: lock(
-                    database, "delivery", wait=DELIVERY_WAIT, stop=self.stop
-                ),
+                deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
+                computations=public_api.computations if public_api else None,
+                size_tolerance=settings.size_tolerance if settings else 0.0,
             )
 
     @contextmanager
@@ -103,6 +98,15 @@ class App:
             overlap=settings.overlap,
         )
 
+    def public_api(self) -> PublicApi | None:
+        """Segment's Public API, where it is to be asked."""
+        settings = self.config.engage.public_api
+        if settings is None:
+            return None
+        return PublicApi(
+            settings.token.get_secret_value(), settings.space_id, url=settings.url, stop=self.stop
+        )
+
     def sorter(self, queue: Database, state: Database) -> Sorter:
         """What sorts accepted calls."""
         engage = self.config.engage
@@ -125,80 +129,84 @@ class App:
         async with self.client() as client:
             await client.check()
 
-    async def deliver_customers(
-        self,
-        database: Database,
-        until: int | None = None,
-        progress: Callable[[int], None] = lambda finished: None,
+    def _deliver_run(
+        self, database: Database, run: int, progress: Callable[[int], None]
     ) -> Delivery:
-        """Deliver the customers that are due (by `until`); the caller holds the delivery lock."""
+        """Deliver what a run waits for, beside whoever else delivers."""
+
+        async def deliver(worker: Worker) -> Delivery:
+            async with self.client() as client:
+                delivery = self.customer_delivery(database, worker, client)
+                return await replace(delivery, for_run=run, progress=progress).run()
+
+        workers.bury(database)
+        with workers.join(database, "run") as worker:
+            return uvloop.run(deliver(worker))
+
+    def customer_delivery(
+        self, database: Database, worker: Worker, client: AmberfloClient
+    ) -> CustomerDelivery:
+        """What delivers the customers that are due."""
         settings = self.config.amberflo
         with database.read() as connection:
             owned = frozenset(row.trait for row in snapshot.traits(connection))
-        async with self.client() as client:
-            return await CustomerDelivery(
-                database=database,
-                client=client,
-                owned=owned,
-                concurrency=settings.concurrency,
-                as_strings=settings.trait_values == "string",
-                patience=settings.patience,
-                until=until,
-                stop=self.stop,
-                progress=progress,
-            ).run()
+        return CustomerDelivery(
+            database=database,
+            worker=worker,
+            client=client,
+            owned=owned,
+            concurrency=settings.concurrency,
+            as_strings=settings.trait_values == "string",
+            patience=settings.patience,
+            stop=self.stop,
+        )
 
     def retry_meters(
         self, database: Database, rows: Sequence[Mapping[str, Any]]
     ) -> tuple[int, int]:
-        """Send refused meter records again, the same bytes; gives how many Amberflo took and
-        refused. A daemon that runs does the sending: then none is counted."""
+        """Send refused meter records again, the same bytes, beside a daemon that may run; gives how
+        many Amberflo took and refused."""
         now = time.time_ns() // 1_000_000
+        message_ids = [row["message_id"] for row in rows]
         with self.queue(writes=True) as calls:
             with calls.write() as connection:
                 for row in rows:
                     queue.send_again(connection, row["message_id"], row["request"].encode(), now)
             with database.write() as connection:
                 failures.remove(connection, [row["id"] for row in rows])
-            try:
-                with lock(database, "worker"):
-                    asyncio.run(self._deliver_meters(calls, database))
-            except Locked:
-                return 0, 0
+            workers.bury(database, calls)
+            with workers.join(database, "retry", calls) as worker:
+                asyncio.run(self._deliver_meters(calls, database, worker, message_ids))
             with calls.read() as connection:
-                left = queue.waiting(connection)[1]
+                left = queue.unsettled(connection, message_ids)
         with database.read() as connection:
-            refs = {row["ref"] for row in rows}
-            refused = sum(row["ref"] in refs for row in failures.find(connection))
+            refused = failures.count(connection, [row["ref"] for row in rows])
         return len(rows) - refused - left, refused
 
-    async def _deliver_meters(self, calls: Database, database: Database) -> None:
-        """Deliver meter records until none is due, or for as long as `amberflo.patience`."""
+    async def _deliver_meters(
+        self, calls: Database, database: Database, worker: Worker, message_ids: Sequence[str]
+    ) -> None:
+        """Deliver meter records until these are settled, or for as long as `amberflo.patience`."""
         until = time.monotonic() + self.config.amberflo.patience
 
         def done() -> bool:
             with calls.read() as connection:
-                due = queue.waiting(connection)[1]
-            return self.stop() or not due or time.monotonic() > until
+                left = queue.unsettled(connection, message_ids)
+            return self.stop() or not left or time.monotonic() > until
 
         async with self.client() as client:
-            await MeterDelivery(calls, database, client, done).run()
-
-    def daemon_process(self, database: Database) -> dict[str, int] | None:
-        """The process of the daemon on this state, if one runs."""
-        sqlite = database.engine.dialect.name == "sqlite"
-        holder = lock_holder(database, "daemon" if sqlite else "worker")
-        return None if holder is None else {"pid": holder}
+            await MeterDelivery(calls, database, worker.number, client, done).run()
 
     def _selection(self) -> Selection:
         engage = self.config.engage
-        settings = orjson.dumps(
-            {
-                "customer_id": engage.customer_id,
-                "audiences": engage.audiences,
-                "computed_traits": engage.computed_traits,
-                "source": [engage.source, str(engage.profiles_sync.url)],
-                "schema": engage.profiles_sync.schema_,
-            }
-        ).decode()
-        return Selection(engage.audiences, engage.computed_traits, settings)
+        settings: dict[str, Any] = {
+            "customer_id": engage.customer_id,
+            "audiences": engage.audiences,
+            "computed_traits": engage.computed_traits,
+            "source": [engage.source, str(engage.profiles_sync.url)],
+            "schema": engage.profiles_sync.schema_,
+        }
+        if engage.public_api is not None:
+            settings["space_id"] = engage.public_api.space_id
+        text = orjson.dumps(settings).decode()
+        return Selection(engage.audiences, engage.computed_traits, text)

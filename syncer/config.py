@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import orjson
 from pydantic import (
@@ -21,15 +22,19 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    model_validator,
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from syncer.errors import ConfigError
+from syncer.sync.schedule import cron
 
 ENV_PREFIX = "SYNCER_"
 #: Variables with the prefix that are no settings: the config file's own path.
 NOT_SETTINGS = {"SYNCER_CONFIG"}
+#: Secrets that a file may hold, named by the key with `_file` at its end.
+SECRET_FILES = (("amberflo", "api_key"), ("engage", "public_api", "token"))
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -73,9 +78,19 @@ def _address(text: str) -> str:
 
 
 def _cron(text: str) -> str:
-    if not re.fullmatch(r"([0-9*/,-]+ +){3}[0-9a-z*/,-]+ +[0-9a-z*/,-]+", text.strip().lower()):
-        raise ValueError('this is no cron line; write for example "0 3 * * *" for 3:00 UTC daily')
+    try:
+        cron(text)
+    except ValueError as error:
+        raise ValueError(
+            f'this is no cron line ({error}); write for example "0 3 * * *" for 3:00 UTC daily'
+        ) from None
     return text
+
+
+def _secret_http_url(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"https?://[^/\s]+\S*", secret.get_secret_value()):
+        raise ValueError("this is no URL; write for example https://hooks.slack.com/services/…")
+    return secret
 
 
 def _not_blank(secret: SecretStr) -> SecretStr:
@@ -113,18 +128,32 @@ class ProfilesSyncConfig(_Section):
     overlap: DurationOrNone = 3 * 3600.0
 
 
+class PublicApiConfig(_Section):
+    token: Secret
+    space_id: Annotated[str, Field(min_length=1)]
+    url: HttpUrl = "https://api.segmentapis.com"
+    size_tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+
+
 class EngageConfig(_Section):
     source: Literal["profiles_sync"] = "profiles_sync"
     customer_id: Annotated[str, Field(min_length=1)] = "user_id"
     audiences: tuple[str, ...] = ("*",)
     computed_traits: tuple[str, ...] = ()
     profiles_sync: ProfilesSyncConfig
+    public_api: PublicApiConfig | None = None
 
 
 class ScheduleConfig(_Section):
     every: Duration = 2.5 * 3600
     jitter: DurationOrNone = 20 * 60.0
     reconcile: Annotated[str, AfterValidator(_cron)] = "0 3 * * *"
+
+    @model_validator(mode="after")
+    def _jitter_is_less(self) -> ScheduleConfig:
+        if self.jitter >= self.every:
+            raise ValueError("jitter must be less than every; write for example 20m for 2h30m")
+        return self
 
 
 class GuardConfig(_Section):
@@ -149,6 +178,17 @@ class PassthroughConfig(_Section):
         return host.strip("[]"), int(port)
 
 
+class AlertsConfig(_Section):
+    webhook: Annotated[Secret, AfterValidator(_secret_http_url)] | None = None
+    lag: Duration = 30 * 60.0
+    silent: Duration = 24 * 3600.0
+
+
+class LogConfig(_Section):
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Config(_Section):
     """All settings. Secrets are `SecretStr`: their text never shows in a repr, log or error."""
 
@@ -158,6 +198,8 @@ class Config(_Section):
     guard: GuardConfig = GuardConfig()
     state: StateConfig = StateConfig()
     passthrough: PassthroughConfig = PassthroughConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    log: LogConfig = LogConfig()
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -215,7 +257,9 @@ def _section_of(keys: tuple[str, ...]) -> type[BaseModel] | None:
     section: type[BaseModel] = Config
     for key in keys[:-1]:
         field = section.model_fields.get(key)
-        inner = field.annotation if field else None
+        inner: Any = field.annotation if field else None
+        if isinstance(inner, UnionType):  # a section that may be left out
+            inner = get_args(inner)[0]
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return None
         section = inner
@@ -266,23 +310,27 @@ def _substitute(
 def _read_secret_files(
     raw: dict[str, Any], path: Path, origins: Mapping[tuple[str, ...], str]
 ) -> None:
-    """`amberflo.api_key_file` names a file that holds the key."""
-    amberflo = raw.get("amberflo")
-    if not isinstance(amberflo, dict) or "api_key_file" not in amberflo:
-        return
-    if "api_key" in amberflo:
-        raise ConfigError(f"{path}: amberflo: set api_key or api_key_file, not both")
-    file = amberflo.pop("api_key_file")
-    where = _where(path, ("amberflo", "api_key_file"), origins)
-    try:
-        amberflo["api_key"] = Path(str(file)).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(
-            f"{where}: {file} cannot be read ({reason}); it must hold the key"
-        ) from None
-    if not amberflo["api_key"]:
-        raise ConfigError(f"{where}: {file} is empty; it must hold the key")
+    """Beside each secret of SECRET_FILES, `…_file` may name a file that holds it."""
+    for keys in SECRET_FILES:
+        section: Any = raw
+        for key in keys[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        secret, from_file = keys[-1], f"{keys[-1]}_file"
+        if not isinstance(section, dict) or from_file not in section:
+            continue
+        if secret in section:
+            name = ".".join(keys[:-1])
+            raise ConfigError(f"{path}: {name}: set {secret} or {from_file}, not both")
+        file = section.pop(from_file)
+        where = _where(path, (*keys[:-1], from_file), origins)
+        what = f"it must hold the {secret.removeprefix('api_')}"
+        try:
+            section[secret] = Path(str(file)).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigError(f"{where}: {file} cannot be read ({reason}); {what}") from None
+        if not section[secret]:
+            raise ConfigError(f"{where}: {file} is empty; {what}")
 
 
 def _where(path: Path, keys: tuple[str, ...], origins: Mapping[tuple[str, ...], str]) -> str:
@@ -290,6 +338,21 @@ def _where(path: Path, keys: tuple[str, ...], origins: Mapping[tuple[str, ...], 
         if set_keys[: len(keys)] == keys:
             return variable
     return f"{path}: {'.'.join(keys)}"
+
+
+def changes(before: Config, after: Config) -> list[str]:
+    """The keys of the settings that differ, such as "schedule.every"; no values, they may be
+    secret."""
+
+    def walk(one: BaseModel, other: BaseModel, path: str) -> Iterator[str]:
+        for name, field in type(one).model_fields.items():
+            mine, theirs = getattr(one, name), getattr(other, name)
+            if isinstance(mine, BaseModel) and isinstance(theirs, BaseModel):
+                yield from walk(mine, theirs, f"{path}{field.alias or name}.")
+            elif mine != theirs:
+                yield f"{path}{field.alias or name}"
+
+    return list(walk(before, after, ""))
 
 
 def _first_problem(
@@ -302,8 +365,9 @@ def _first_problem(
     if found["type"] == "extra_forbidden":
         return " ".join(f"{where}: unknown key; {_known_keys(keys)}".split())
     if found["type"] == "missing":
-        if keys == ("amberflo", "api_key"):
-            return f"{where}: missing; set api_key, or api_key_file with the path of a file"
+        if keys in SECRET_FILES:
+            secret = keys[-1]
+            return f"{where}: missing; set {secret}, or {secret}_file with the path of a file"
         return f"{where}: missing; config.example.toml shows it"
     if found["type"] == "model_type":
         return f"{where}: this is a section; write [{'.'.join(keys)}] and its keys below"
@@ -313,6 +377,7 @@ def _first_problem(
 def _known_keys(keys: tuple[str, ...]) -> str:
     section = _section_of(keys) or Config
     names = [field.alias or name for name, field in section.model_fields.items()]
-    if section is AmberfloConfig:
-        names.insert(1, "api_key_file")
+    for secret in SECRET_FILES:
+        if secret[:-1] == keys[:-1]:
+            names.insert(names.index(secret[-1]) + 1, f"{secret[-1]}_file")
     return f"known here: {', '.join(names)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -20,8 +21,8 @@ import orjson
 from httpx_aiohttp import AiohttpTransport
 
 from syncer import __version__
-from syncer.amberflo.backoff import retry_after
 from syncer.amberflo.pace import Pace
+from syncer.backoff import retry_after
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
 #: Statuses that say "not now"; all other 4xx say "never".
@@ -69,6 +70,8 @@ class AmberfloClient:
         self._connections = connections
         self._clock = clock
         self.pace = Pace(rate)
+        #: how often each method was answered with each status; "none" where no answer came
+        self.answers: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         self._transport = AiohttpTransport(
@@ -145,9 +148,12 @@ class AmberfloClient:
                 )
                 body = await _read(response)
         except (TimeoutError, httpx.TimeoutException):
+            self.answers[f"{method} none"] += 1
             raise TryAgain(f"{method} {url} gave no answer in {self._timeout:g} s") from None
         except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
+            self.answers[f"{method} none"] += 1
             raise TryAgain(f"{method} {url}: {_first_line(error)}") from None
+        self.answers[f"{method} {response.status_code}"] += 1
         if 200 <= response.status_code < 300:
             self.pace.speed_up(self._clock())
             return body

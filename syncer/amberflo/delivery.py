@@ -1,7 +1,8 @@
 """The delivery of customers: sends where what we know and what Amberflo acknowledged differ.
 
 What is due stands in the database, and so does every outcome; a delivery that dies is simply begun
-again. Customers go side by side, the writes of one customer one after the other.
+again. Several processes may deliver side by side: each claims what it has in work, so the writes of
+one customer go one after the other, and each takes its part of the configured rate.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from state import failures, snapshot
+from state import failures, runs, snapshot, workers
 from state.database import Database
+from state.errors import Busy
 from state.snapshot import DueRow
-from syncer.amberflo.backoff import full_jitter
+from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.customer import merged
+from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
-#: Due customers that are read from the database at a time.
-PAGE = 500
+#: Due customers that are claimed at a time: at most, and seconds' worth of a limited rate.
+PAGE, PAGE_SECONDS = 500, 2.0
+#: Seconds between two looks at who else delivers, and at how far a run is.
+LOOK = 1.0
+#: Seconds that an outcome waits for a long commit of a run.
+BUSY = 300.0
 #: Seconds after which a pause looks whether to stop.
 GLANCE = 0.2
 #: Seconds that requests under way get to end after a stop.
@@ -72,17 +79,19 @@ class CustomerDelivery:
     """Delivers until nothing is due, nothing gets through for `patience` seconds, the key is
     refused, or `stop` says so; what is left then stays due.
 
-    `owned` are the trait names that are ours; `until` (epoch milliseconds) leaves out customers
-    that became due later; `progress` is told how many customers are finished.
+    `owned` are the trait names that are ours; with `for_run` only the customers that this run waits
+    for are delivered, until none is left whoever delivers them, and `progress` is told how many of
+    them are finished.
     """
 
     database: Database
+    worker: Worker
     client: AmberfloClient
     owned: frozenset[str]
     concurrency: int = 16
     as_strings: bool = False
     patience: float = 300.0
-    until: int | None = None
+    for_run: int | None = None
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[int], None] = lambda finished: None
     chance: Callable[[], float] = random.random
@@ -94,8 +103,13 @@ class CustomerDelivery:
         self._in_work: set[str] = set()
         self._wake = asyncio.Event()
         self._outcomes = Outcomes(self.database)
-        self._last_success = time.monotonic()
+        self._last_success = self._looked = time.monotonic()
         self._last_problem = "no answer"
+        self._finished = -1
+        with self.database.write() as connection:
+            # What a delivery of ours that broke had claimed.
+            workers.free_customers(connection, self.worker.number)
+        await self._share_the_rate()
         tasks = [asyncio.create_task(self._outcomes.write_all())]
         tasks += [asyncio.create_task(self._work()) for _ in range(self.concurrency)]
         try:
@@ -105,6 +119,15 @@ class CustomerDelivery:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return self.result
+
+    async def _share_the_rate(self) -> None:
+        """Take our part of it; who comes anew waits until the others know."""
+        if not self.client.pace.limited:
+            return
+        living = await asyncio.to_thread(workers.living, self.database)
+        self.client.pace.divide(living)
+        if living > 1:
+            await asyncio.sleep(1.5 * LOOK)
 
     async def _first_error(
         self, tasks: Sequence[asyncio.Task[None]], feed: Coroutine[None, None, None]
@@ -124,26 +147,55 @@ class CustomerDelivery:
         """Keep the queue filled from the database until there is no more to do."""
         while not self._over():
             low = self._queue.qsize() < self.concurrency
-            if low and not self._take() and not self._in_work and self._nothing_due():
-                return
+            if low and not await self._take() and not self._in_work and self._nothing_due():
+                break
+            await self._look()
             await self._moment()
         await self._drain()
+        await self._look(again=True)
 
-    def _take(self) -> int:
-        """Queue the next page of due customers; gives how many."""
-        # Read in the loop's own thread: between the look at the database and the look at
-        # `_in_work` no outcome can come in, so no customer is sent twice.
-        with self.database.read() as connection:
-            rows = snapshot.due(connection, _now(), PAGE, self.until)
-        fresh = [row for row in rows if row.customer_id not in self._in_work]
-        for row in fresh:
+    async def _take(self) -> int:
+        """Claim and queue the next due customers; gives how many."""
+        rows = await asyncio.to_thread(self._claim)
+        for row in rows:
             self._in_work.add(row.customer_id)
             self._queue.put_nowait(row)
-        return len(fresh)
+        return len(rows)
+
+    def _claim(self) -> list[DueRow]:
+        page = PAGE
+        if self.client.pace.limited:
+            page = min(PAGE, max(self.concurrency, int(self.client.pace.rate * PAGE_SECONDS)))
+        try:
+            with self.database.write() as connection:
+                return snapshot.claim(connection, self.worker.number, _now(), page, self.for_run)
+        except Busy:  # a run commits
+            return []
 
     def _nothing_due(self) -> bool:
         with self.database.read() as connection:
-            return snapshot.oldest_due(connection, self.until) is None
+            return snapshot.oldest_due(connection, self.for_run) is None
+
+    async def _look(self, *, again: bool = False) -> None:
+        """Now and then: do we still count as living, who else does, how far is the run."""
+        if not again and time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        await asyncio.to_thread(self._look_now)
+        self.progress(self._finished)
+
+    def _look_now(self) -> None:
+        self.worker.check()
+        if self.client.pace.limited:
+            workers.bury(self.database)
+            self.client.pace.divide(workers.living(self.database))
+        if self.for_run is None:
+            return
+        with self.database.read() as connection:
+            record = runs.get(connection, self.for_run)
+        if record is not None and record["delivered"] + record["failed"] > self._finished:
+            self._finished = record["delivered"] + record["failed"]
+            self._last_success = time.monotonic()  # be it another's
 
     def _over(self) -> bool:
         if self.stop():
@@ -169,8 +221,13 @@ class CustomerDelivery:
 
     async def _drain(self) -> None:
         """Let the requests that are under way end; what has not begun stays due."""
+        left = []
         while not self._queue.empty():
-            self._in_work.discard(self._queue.get_nowait().customer_id)
+            left.append(self._queue.get_nowait().customer_id)
+        self._in_work.difference_update(left)
+        if left:
+            with contextlib.suppress(Busy), self.database.write() as connection:
+                snapshot.give_back(connection, left)
         until = time.monotonic() + DRAIN
         while self._in_work and time.monotonic() < until and not self._silent():
             await self._moment()
@@ -230,7 +287,6 @@ class CustomerDelivery:
             self.result.delivered += 1
         elif isinstance(outcome, Never):
             self.result.failed += 1
-        self.progress(self.result.delivered + self.result.failed)
 
 
 class Outcomes:
@@ -256,19 +312,30 @@ class Outcomes:
             await self._some.wait()
             self._some.clear()
             batch, self._waiting = self._waiting, []
-            await asyncio.to_thread(self._commit, [outcome for outcome, _ in batch])
+            await self._commit([outcome for outcome, _ in batch])
             for _, written in batch:
                 if not written.done():
                     written.set_result(None)
 
-    def _commit(self, outcomes: Sequence[Outcome]) -> None:
+    async def _commit(self, outcomes: Sequence[Outcome]) -> None:
+        """Write them, also where a long commit of a run goes on: they happened."""
+        until = time.monotonic() + BUSY
+        while True:
+            try:
+                return await asyncio.to_thread(self._write, outcomes)
+            except Busy:
+                if time.monotonic() > until:
+                    raise
+
+    def _write(self, outcomes: Sequence[Outcome]) -> None:
         now = _now()
         sent = [one.row for one in outcomes if isinstance(one, Sent)]
         later = [one for one in outcomes if isinstance(one, Later)]
         never = [one for one in outcomes if isinstance(one, Never)]
         with self._database.write() as connection:
             if sent:
-                snapshot.acknowledge(connection, [(row.customer_id, row.rev, now) for row in sent])
+                for run, finished in snapshot.acknowledge(connection, sent, now).items():
+                    runs.add_outcomes(connection, run, delivered=finished)
                 if self._any_failure:
                     refs = [failures.customer_ref(row.customer_id) for row in sent]
                     failures.clear(connection, refs)
@@ -281,7 +348,9 @@ class Outcomes:
                     ],
                 )
             if never:
-                snapshot.park(connection, [(one.row.customer_id, one.row.rev) for one in never])
+                refused = [one.row for one in never]
+                for run, finished in snapshot.park(connection, refused).items():
+                    runs.add_outcomes(connection, run, failed=finished)
                 failures.put(connection, [_failure(one, now) for one in never])
                 self._any_failure = True
 

@@ -12,7 +12,7 @@ import gzip
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import orjson
 
@@ -20,16 +20,16 @@ from state import failures, queue
 from state.database import Database
 from state.errors import StateError
 from state.queue import DueEvent
-from syncer.amberflo.backoff import full_jitter
 from syncer.amberflo.client import AmberfloClient
+from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
 #: Records of a request, as Amberflo's own SDKs send them.
 BATCH = 100
 #: Batches in flight.
 IN_FLIGHT = 4
-#: Seconds between two looks at an empty queue.
-PAUSE = 0.1
+#: Seconds between two looks at an empty queue: at first, and after a while.
+PAUSE, LONGEST_PAUSE = 0.05, 0.25
 
 
 @dataclass
@@ -38,36 +38,46 @@ class MeterDelivery:
 
     queue_database: Database
     state_database: Database
+    worker: int
     client: AmberfloClient
     stop: Callable[[], bool]
     #: told what went wrong for all, such as a refused key; None when a request got through
     trouble: Callable[[str | None], None] = lambda problem: None
     chance: Callable[[], float] = random.random
-    _in_work: set[int] = field(default_factory=set)
 
     async def run(self) -> None:
         """Deliver until stopped; batches under way are finished."""
         tasks: set[asyncio.Task[None]] = set()
+        pause = PAUSE
         while not self.stop():
-            batch = self._next() if len(tasks) < IN_FLIGHT else []
+            batch = await self._next() if len(tasks) < IN_FLIGHT else []
+            pause = PAUSE if batch or tasks else min(pause * 1.5, LONGEST_PAUSE)
             if batch:
                 tasks.add(asyncio.create_task(self._deliver(batch)))
             elif tasks:
                 await asyncio.wait(tasks, timeout=PAUSE, return_when=asyncio.FIRST_COMPLETED)
             else:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(pause)
             for task in [task for task in tasks if task.done()]:
                 tasks.discard(task)
                 task.result()
         await asyncio.gather(*tasks)
 
-    def _next(self) -> list[DueEvent]:
-        """The next due records that are not in work."""
+    async def _next(self) -> list[DueEvent]:
+        """Claim the next due records."""
+        try:
+            return await asyncio.to_thread(self._claim)
+        except StateError as error:
+            self.trouble(str(error))
+            await asyncio.sleep(1.0)
+            return []
+
+    def _claim(self) -> list[DueEvent]:
         with self.queue_database.read() as connection:
-            found = queue.due(connection, _now(), BATCH + len(self._in_work))
-        batch = [event for event in found if event.id not in self._in_work][:BATCH]
-        self._in_work |= {event.id for event in batch}
-        return batch
+            if not queue.any_due(connection, _now()):
+                return []
+        with self.queue_database.write() as connection:
+            return queue.claim(connection, self.worker, _now(), BATCH)
 
     async def _deliver(self, batch: Sequence[DueEvent]) -> None:
         try:
@@ -80,8 +90,6 @@ class MeterDelivery:
             if isinstance(problem, KeyRefused):
                 wait = max(wait, 5.0)
             await self._write(postponed=batch, wait=wait)
-        finally:
-            self._in_work -= {event.id for event in batch}
 
     async def _send(self, batch: Sequence[DueEvent]) -> None:
         """Send a batch; where Amberflo refuses it, halve it until the bad record stands alone."""
@@ -109,12 +117,18 @@ class MeterDelivery:
         failed: DueEvent | None = None,
         refused: Refused | None = None,
     ) -> None:
-        """Put an outcome on disk; what could not be written is simply sent again."""
-        try:
-            await asyncio.to_thread(self._write_now, delivered, postponed, wait, failed, refused)
-        except StateError as error:
-            self.trouble(str(error))
-            await asyncio.sleep(1.0)
+        """Put an outcome on disk, as soon as that can be done: the records stay claimed till then.
+        (Where we end before, they are sent again, the same bytes.)"""
+        while True:
+            try:
+                return await asyncio.to_thread(
+                    self._write_now, delivered, postponed, wait, failed, refused
+                )
+            except StateError as error:
+                self.trouble(str(error))
+                if self.stop():
+                    return None
+                await asyncio.sleep(1.0)
 
     def _write_now(
         self,

@@ -17,12 +17,14 @@ WINDOW = 5.0
 class Pace:
     """Gives each request its moment. `rate` is requests per second; 0 is as fast as it goes.
 
+    Where several processes deliver, each takes its part of the configured rate (`divide`).
+
     A 429 now and then is its own customer's to wait for; all slow down when more than a `share` of
     the requests of a window, and at least `least`, are refused so.
     """
 
     def __init__(self, rate: float, *, share: float = 0.2, least: int = 4) -> None:
-        self._wanted = rate
+        self._whole = self._wanted = rate
         self._share, self._least, self._throttled = share, least, 0
         self._allowed: float | None = None  # set while Amberflo wants it slower
         self._ceiling = rate  # where an unlimited rate was when it was slowed down
@@ -35,6 +37,19 @@ class Pace:
     def rate(self) -> float:
         """Requests per second now; 0 is unlimited."""
         return self._wanted if self._allowed is None else self._allowed
+
+    @property
+    def limited(self) -> bool:
+        """Whether a rate is configured."""
+        return self._whole > 0
+
+    def divide(self, workers: int) -> None:
+        """So many share the configured rate from now on."""
+        wanted = self._whole / max(workers, 1)
+        if self._whole and wanted != self._wanted:
+            if self._allowed is not None:
+                self._allowed = min(self._allowed, wanted)
+            self._wanted = self._ceiling = wanted
 
     def reserve(self, now: float) -> float:
         """Take the next free moment; gives the seconds to wait for it."""

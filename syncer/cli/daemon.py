@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import click
 
-from syncer.cli.options import config_option, listen_for_stop, settings
-from syncer.daemon import run, set_up_logging
+from syncer import log
+from syncer.cli.options import config_option, config_path, listen_for_stop
+from syncer.config import Config, load
+from syncer.daemon.service import run
 
 
 @click.command()
 @config_option
 def daemon(config: Path | None) -> None:
-    """Receive calls and deliver, until SIGTERM.
+    """Receive calls, run syncs on schedule and deliver, until SIGTERM.
 
-    It drains and stops within 20 seconds.
+    It drains and stops within 20 seconds. SIGHUP reads the config again.
     """
-    loaded, stop = settings(config), listen_for_stop()
-    set_up_logging()
-    run(loaded, stop)
+    path, stop = config_path(config), listen_for_stop()
+    asked = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: asked.set())
+
+    def reread() -> Config | None:
+        if not asked.is_set():
+            return None
+        asked.clear()
+        return load(path, os.environ)
+
+    loaded = load(path, os.environ)
+    log.set_up(loaded.log.format, loaded.log.level)
+    run(loaded, stop, reread)

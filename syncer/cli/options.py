@@ -61,13 +61,19 @@ def moment(_context: click.Context, _param: click.Parameter, text: str | None) -
     return round(found.timestamp() * 1000)
 
 
-def settings(path: Path | None) -> Config:
-    """The config of a command: its own --config, its group's, the environment's, the default."""
+def config_path(path: Path | None) -> Path:
+    """Where a command's config is: its own --config, its group's, the
+    environment's, the default."""
     context: click.Context | None = click.get_current_context()
     while path is None and context is not None:
         path = context.params.get("config")
         context = context.parent
-    return load(path or Path(os.environ.get("SYNCER_CONFIG") or "config.toml"), os.environ)
+    return path or Path(os.environ.get("SYNCER_CONFIG") or "config.toml")
+
+
+def settings(path: Path | None) -> Config:
+    """The config of a command."""
+    return load(config_path(path), os.environ)
 
 
 def wants_json(as_json: bool) -> bool:

@@ -24,11 +24,12 @@ def run_json(record: Any) -> dict[str, Any]:
         "started_at": report.iso(record["started_at"]),
         "ended_at": report.iso(record["ended_at"]),
         **{name: record[name] for name in names},
+        "doing": value(record["doing"]),
     }
 
 
 def trait_json(row: Any) -> dict[str, Any]:
-    names = ("key", *report.TRAIT_COLUMNS)
+    names = ("key", *report.TRAIT_COLUMNS, "waiting")
     return {**{name: row[name] for name in names}, "reasons": orjson.loads(row["reasons"])}
 
 
@@ -45,7 +46,8 @@ def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
                 "before": one.before,
                 "after": one.after,
                 "observed_at": report.iso(one.observed_at),
-                "held": one.key in compared.held,
+                "held": compared.holds(one),
+                "waiting": compared.waits(one),
             }
             for one in change.changes
         ],

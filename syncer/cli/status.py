@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 
-from state import failures, queue, snapshot
+from state import alerts, failures, queue, snapshot, workers
 from state import runs as run_records
 from state.database import shown
 from syncer import report
 from syncer.app import App
 from syncer.cli.options import config_option, json_option, settings, wants_json
 from syncer.cli.shapes import run_json, run_line
+from syncer.engage.listing import AUDIENCE
 from syncer.errors import EXIT_FAILED, StateError, SyncerError
 
 
@@ -23,40 +25,80 @@ from syncer.errors import EXIT_FAILED, StateError, SyncerError
 @config_option
 @json_option
 def status(config: Path | None, as_json: bool) -> None:
-    """The last run, what waits to be sent, and what needs somebody."""
+    """The schedule, the last run, what waits to be sent, and what needs somebody."""
     app = App(settings(config), report.progress())
-    with app.state(writes=False) as database, database.read() as connection:
-        newest = run_records.newest(connection, 1)
-        oldest_customer = snapshot.oldest_due(connection)
-        held = run_records.held_keys(connection)
-        customers = snapshot.backlog(connection)
-        failed = failures.count(connection)
-        daemon = app.daemon_process(database)
+    with app.state(writes=False) as database:
+        daemons = [_daemon_json(row) for row in workers.daemons(database)]
+        with database.read() as connection:
+            newest = run_records.newest(connection, 1)
+            oldest = [snapshot.waits_since(connection)]
+            held = run_records.held_keys(connection)
+            customers = snapshot.backlog(connection)
+            failed = failures.count(connection)
+            active = alerts.active(connection)
     with app.queue(writes=False) as database, database.read() as connection:
         events = sum(queue.waiting(connection))
-        oldest_event = queue.oldest_waiting(connection)
-    waiting = [one for one in (oldest_customer, oldest_event) if one is not None]
-    lag = _lag(min(waiting, default=None))
+        oldest.append(queue.oldest_waiting(connection))
+    next_run = next((one["next_run"] for one in daemons if one["next_run"]), None)
+    document = {
+        "daemon": daemons[0] if daemons else None,
+        "daemons": daemons,
+        "next_run": next_run,
+        "last_run": run_json(newest[0]) if newest else None,
+        "backlog": {"customers": customers, "events": events},
+        "failures": failed,
+        "held": [{"key": key, "run": run} for key, run in sorted(held.items())],
+        "alerts": [
+            {"name": one["name"], "text": one["text"], "since": report.iso(one["since"])}
+            for one in active
+        ],
+        "lag_seconds": _lag(min((one for one in oldest if one is not None), default=None)),
+    }
     if wants_json(as_json):
-        report.print_json(
-            {
-                "daemon": daemon,
-                "next_run": None,
-                "last_run": run_json(newest[0]) if newest else None,
-                "backlog": {"customers": customers, "events": events},
-                "failures": failed,
-                "held": [{"key": key, "run": run} for key, run in sorted(held.items())],
-                "lag_seconds": lag,
-            }
-        )
-        return
+        report.print_json(document)
+    else:
+        _print_status(document, newest)
+
+
+def _daemon_json(row: Any) -> dict[str, Any]:
+    doing = orjson.loads(row["doing"] or "{}")
+    return {
+        "pid": row["pid"],
+        "host": row["host"],
+        "started_at": report.iso(row["started_at"]),
+        "schedules": bool(doing),
+        "next_run": report.iso(doing.get("next_run")),
+        "next_is_full": doing.get("full"),
+    }
+
+
+def _print_status(document: dict[str, Any], newest: Any) -> None:
     out = report.stdout()
     out.print(run_line(newest[0]) if newest else "no run yet")
-    out.print(f"the daemon runs: process {daemon['pid']}" if daemon else "no daemon is running")
-    out.print(f"{customers:,} customers and {events:,} calls wait to be sent, {lag:.0f} s behind")
-    out.print(f"{failed:,} failures")
-    for key, run in sorted(held.items()):
-        out.print(f"held: {key}, since run {run}: `syncer runs approve {run}` or reject")
+    if newest and newest[0]["state"] == run_records.RUNNING and newest[0]["doing"]:
+        doing = orjson.loads(newest[0]["doing"])
+        left = doing["seconds_left"]
+        out.print(
+            f"{doing['stage']}: {doing['done']:,} of {doing['total']:,}"
+            + (f", {left:,.0f} s left" if left is not None else "")
+        )
+    for one in document["daemons"]:
+        out.print(f"the daemon runs: process {one['pid']} on {one['host']}")
+    if not document["daemons"]:
+        out.print("no daemon is running")
+    if document["next_run"]:
+        out.print(f"the next run starts at {document['next_run']}")
+    backlog = document["backlog"]
+    out.print(
+        f"{backlog['customers']:,} customers and {backlog['events']:,} calls wait to be sent, "
+        f"{document['lag_seconds']:.0f} s behind"
+    )
+    out.print(f"{document['failures']:,} failures")
+    for one in document["held"]:
+        run = one["run"]
+        out.print(f"held: {one['key']}, since run {run}: `syncer runs approve {run}` or reject")
+    for one in document["alerts"]:
+        out.print(f"alert since {one['since']}: {one['text']}")
 
 
 def _lag(oldest: int | None) -> float:
@@ -73,6 +115,8 @@ def check(config: Path | None, as_json: bool) -> None:
     app = App(settings(config), report.progress())
     results: list[dict[str, Any]] = [{"check": "config", "good": True, "says": "it can be read"}]
     tests = {"source": _check_source, "amberflo": _check_amberflo, "database": _check_database}
+    if app.config.engage.public_api is not None:
+        tests["catalog"] = _check_catalog
     for name, test in tests.items():
         try:
             results.append({"check": name, "good": True, "says": test(app)})
@@ -94,6 +138,17 @@ def _check_source(app: App) -> str:
 def _check_amberflo(app: App) -> str:
     asyncio.run(app.check_amberflo())
     return f"the key is good at {app.config.amberflo.customers_url}"
+
+
+def _check_catalog(app: App) -> str:
+    public_api = app.public_api()
+    assert public_api is not None
+    found = public_api.computations()
+    audiences = sum(one.kind == AUDIENCE for one in found)
+    waiting = sum(one.exits_wait is not None for one in found)
+    return (
+        f"{audiences:,} audiences, {len(found) - audiences:,} computed traits, {waiting:,} not live"
+    )
 
 
 def _check_database(app: App) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -89,6 +90,8 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
                 **run_json(record),
                 "traits": [trait_json(row) for row in traits],
                 "held_because": result.held,
+                "waiting": result.waiting,
+                "mismatches": [asdict(one) for one in result.mismatches],
                 "problems": result.problems,
             }
         )
@@ -105,6 +108,14 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
     if result.state == run_records.HELD:
         report.say(
             f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through"
+        )
+    for key, reason in result.waiting.items():
+        report.say(f"waiting: {key}: {reason}")
+    if result.waiting:
+        report.say("every run compares everything until what waits is settled")
+    for one in result.mismatches:
+        report.say(
+            f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}"
         )
     for problem in result.problems:
         report.say(f"error: {problem}")
@@ -124,6 +135,11 @@ def show_diff(app: App, *, full: bool, customers: bool, as_json: bool) -> None:
         report.say(f"error: {message}")
     for key, reason in compared.held.items():
         report.say(f"would be held: {key}: {reason}")
+    for key, reason in compared.waiting.items():
+        report.say(f"would wait: {key}: {reason}")
+    if ignored := compared.catalog.ignored:
+        shown = ", ".join([*ignored[:10], *(["…"] if len(ignored) > 10 else [])])
+        report.say(f"left out, the Public API lists no such audience: {shown}")
 
 
 def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
@@ -178,7 +194,7 @@ def _print_list(name: str, items: Iterator[Any]) -> None:
 def _change_line(compared: Compared, change: CustomerChange) -> str:
     parts = [
         f"{one.trait}: {_said(one.before)} → {_said(one.after)}"
-        + (" (held)" if one.key in compared.held else "")
+        + (" (waiting)" if compared.waits(one) else " (held)" if compared.holds(one) else "")
         for one in change.changes
     ]
     mark = "changed" if change.known else "new"

@@ -37,7 +37,7 @@ class Inbox:
 
     def __init__(self, database: Database, limit: int) -> None:
         self._database = database
-        self._limit = limit
+        self.limit = limit
         self._arrived: queues.SimpleQueue[tuple[Accepted, Waiter] | None] = queues.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="inbox", daemon=True)
         #: calls that wait, as counted at `_counted_at`, and those that came since
@@ -56,7 +56,7 @@ class Inbox:
 
     async def take(self, accepted: Accepted) -> None:
         """Returns when the request is on disk; raises `Full`, or `StateError`."""
-        if self._waiting + self._since + accepted.events > self._limit:
+        if self._waiting + self._since + accepted.events > self.limit:
             self._waiting = max(self._waiting, 1)  # so that it is counted again
             raise Full
         self._since += accepted.events

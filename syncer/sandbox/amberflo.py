@@ -19,13 +19,10 @@ import hashlib
 import hmac
 import ipaddress
 import re
-import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -34,6 +31,7 @@ import orjson
 from aiohttp import web
 
 from syncer.sandbox.faults import Fault, Faults
+from syncer.sandbox.serving import running
 
 __all__ = ["AmberfloSandbox", "running"]
 
@@ -400,38 +398,6 @@ class AmberfloSandbox:
     def _reset(self, _: bytes) -> web.Response:
         self.reset_stats()
         return _json({})
-
-
-@contextmanager
-def running(sandbox: AmberfloSandbox, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Run it in a thread with an event loop of its own, yield its base URL, stop it at the end."""
-    started: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-
-    async def serve() -> None:
-        stop = asyncio.Event()
-        try:
-            url = await sandbox.start(host, port)
-        except BaseException as error:
-            started.set_exception(error)
-            return
-        started.set_result((url, asyncio.get_running_loop(), stop))
-        await stop.wait()
-        await sandbox.stop()
-
-    thread = threading.Thread(
-        target=lambda: asyncio.run(serve()), name="amberflo-sandbox", daemon=True
-    )
-    thread.start()
-    try:
-        url, loop, stop = started.result()
-    except BaseException:
-        thread.join()
-        raise
-    try:
-        yield url
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
 
 
 # -- what a body may hold

@@ -63,7 +63,7 @@ class Sorter:
         for request in requests:
             read(request, found)
         if found.calls or found.failures:
-            with self.state_database.write() as connection:
+            with self.state_database.write(alone=True) as connection:
                 self._apply(connection, found)
                 if found.failures:
                     failures.put(connection, found.failures)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -17,11 +17,12 @@ from sqlalchemy import Connection
 
 from state import failures, runs, snapshot
 from state.database import Database
-from state.lock import run_lock
+from state.lock import Check, run_lock
 from state.snapshot import ChangeRow, CustomerState, TraitRow
 from syncer.amberflo.delivery import Delivery
 from syncer.engage import catalog as catalogs
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait, canonical
+from syncer.engage.listing import UNLISTED, Computation, Listing
 from syncer.engage.source import (
     ChangedSince,
     Everything,
@@ -34,6 +35,7 @@ from syncer.engage.source import (
 )
 from syncer.engage.values import milliseconds
 from syncer.errors import NotFound, SourceError, StateError, Stopped, SyncerError
+from syncer.sync import gate
 from syncer.sync.compare import (
     CustomerChange,
     Pair,
@@ -45,6 +47,7 @@ from syncer.sync.compare import (
     merge,
     same,
 )
+from syncer.sync.gate import Mismatch
 from syncer.sync.guard import Guard
 from syncer.sync.plan import Plan
 
@@ -63,8 +66,8 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One line for the user."""
 
-    def begin(self, stage: str, total: int) -> None:
-        """A stage begins that will do `total` customers."""
+    def begin(self, stage: str, total: int, done: int = 0) -> None:
+        """A stage begins that will do `total` customers; so many were done before."""
 
     def at(self, done: int) -> None:
         """So many are done."""
@@ -91,9 +94,19 @@ class Approval:
     held: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Again:
+    """Who is to be sent again, changed or not: who is or was in an audience, one customer, or, with
+    neither, everybody."""
+
+    audience: str | None
+    customer_id: str | None
+
+
 @dataclass
 class Compared:
-    """What a run would do. `held` maps trait keys to the guard's reason; close it when done."""
+    """What a run would do. `held` maps trait keys to the guard's reason, `waiting` those of which
+    what leaves waits for Segment to the reason of that; close it when done."""
 
     kind: RunKind
     scope: Scope
@@ -104,6 +117,10 @@ class Compared:
     members: dict[str, int]
     watermark: str | None
     without_id: WithoutCustomerId
+    #: what the Public API says; None where it is not asked
+    listing: Listing | None = None
+    waiting: dict[str, str] = field(default_factory=dict)
+    mismatches: list[Mismatch] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -114,10 +131,12 @@ class Compared:
 
     def split(self, change: CustomerChange) -> tuple[CustomerChange | None, list[TraitChange]]:
         """What of a customer's change goes through (None: nothing), and what is held."""
-        back = [one for one in change.changes if one.key in self.held]
+        back = [one for one in change.changes if self.holds(one)]
         if not back:
             return change, []
-        kept = [one for one in change.changes if one.key not in self.held]
+        kept = [one for one in change.changes if not self.holds(one)]
+        if change.known and not kept and change.name is None and change.email is None:
+            return None, back
         traits = dict(change.traits)
         for one in back:
             if one.before is None:
@@ -129,6 +148,17 @@ class Compared:
             return None, change.changes
         return change._replace(traits=traits, changes=kept), back
 
+    def holds(self, one: TraitChange) -> bool:
+        """Whether a change is not applied, for the guard's sake or until Segment is ready."""
+        return one.key in self.held or self.waits(one)
+
+    def waits(self, one: TraitChange) -> bool:
+        return one.key in self.waiting and gate.leaves(one, self.catalog.by_key[one.key].kind)
+
+    def waiting_changes(self, key: str) -> int:
+        """How many changes of a trait wait for Segment."""
+        return self.tally.sums[key].leaving if key in self.waiting else 0
+
     def _somebody(self, traits: dict[str, Any]) -> bool:
         kinds = self.catalog.by_name
         return any(value is True or kinds[name].kind != AUDIENCE for name, value in traits.items())
@@ -136,7 +166,8 @@ class Compared:
 
 @dataclass
 class Result:
-    """How a run ended. `problems` are lines for the user; the run is good without any."""
+    """How a run ended. `problems` are lines for the user; the run is good without any. `waiting`
+    and `mismatches` are for the user to know."""
 
     run: int
     kind: str
@@ -144,14 +175,21 @@ class Result:
     held: dict[str, str] = field(default_factory=dict)
     delivery: Delivery = field(default_factory=Delivery)
     problems: list[str] = field(default_factory=list)
+    #: trait keys of which what leaves waits for Segment, with the reason
+    waiting: dict[str, str] = field(default_factory=dict)
+    #: audiences of which Segment counts another number of members
+    mismatches: list[Mismatch] = field(default_factory=list)
 
 
 Deliver = Callable[[int, Callable[[int], None]], Delivery]
 
+#: What stands for a run where customers are sent again by hand and no run waits for them.
+BY_HAND = 0
+
 
 @dataclass
 class Runs:
-    """Makes runs on a state database. `deliver` sends all that is due by a time, telling a callback
+    """Makes runs on a state database. `deliver` sends all that a run waits for, telling a callback
     how many are done; `stop` says whether the user asked to stop; `clock` is epoch milliseconds."""
 
     database: Database
@@ -160,53 +198,68 @@ class Runs:
     guard: Guard
     deliver: Deliver
     progress: Progress
-    #: held from before a commit until it is delivered: no other process sends what a run made due
-    delivery_lock: Callable[[], AbstractContextManager[None]] = nullcontext
+    #: seconds to wait for the end of another run, such as a short one of the daemon
+    patience: float = 5.0
     stop: Callable[[], bool] = lambda: False
+    #: what the Public API lists; None where it is not to be asked
+    computations: Callable[[], list[Computation]] | None = None
+    #: a share of Segment's count of an audience by which ours may differ
+    size_tolerance: float = 0.05
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
     # What the command line asks for
 
     def sync(self, *, full: bool = False) -> Result:
         """One run now, until delivered."""
-        with run_lock(self.database):
-            return self._run(*self._next(full))
+        with run_lock(self.database, self.patience) as check:
+            return self._run(*self._next(full), check=check)
 
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
-        with run_lock(self.database):
+        with run_lock(self.database, self.patience) as check:
+            again = Again(audience, customer_id)
             if customer_id is not None:
-                return self._run("resync", OnlyCustomer(customer_id), again=(None, customer_id))
+                return self._run("resync", OnlyCustomer(customer_id), check=check, again=again)
             if audience is not None:
                 with self.database.read() as connection:
                     keys = {row.key for row in snapshot.traits(connection)}
                 if audience not in keys:
                     raise NotFound(f"no trait with the key {audience!r} was ever synced")
-            return self._run("resync", Everything(), again=(audience, None))
+            return self._run("resync", Everything(), check=check, again=again)
 
     def approve(self, run: int) -> Result:
         """Compare everything anew and let through what the guard held in that run."""
-        with run_lock(self.database):
-            return self._run("reconcile", Everything(), approval=self._held_run(run))
+        with run_lock(self.database, self.patience) as check:
+            approval = self._held_run(run)
+            return self._run("reconcile", Everything(), check=check, approval=approval)
 
     def reject(self, run: int) -> None:
         """Leave what the guard held in that run as it is; a later compare may find it again."""
-        with run_lock(self.database):
+        with run_lock(self.database, self.patience):
             self._held_run(run)
             with self.database.write() as connection:
                 runs.set_values(connection, run, {"state": runs.REJECTED})
 
     def retry(self, failed: Collection[int]) -> Delivery:
         """Send customers again that Amberflo refused, by the numbers of their failures."""
-        with run_lock(self.database), self.delivery_lock():
-            with self.database.write() as connection:
-                for failure in failures.find(connection, failed):
-                    snapshot.send_again(
-                        connection, self.clock(), customer_id=str(failure["customer_id"])
-                    )
-                failures.remove(connection, failed)
-                due = snapshot.backlog(connection)
-            return self._send(due, self.clock())
+        with self.database.read() as connection:
+            found = failures.find(connection, failed)
+        return self.send_again([str(failure["customer_id"]) for failure in found])
+
+    def send_again(self, customer_ids: Collection[str]) -> Delivery:
+        """Send known customers as they are to be, whatever Amberflo has of them."""
+        refs = [failures.customer_ref(one) for one in customer_ids]
+        with run_lock(self.database, self.patience):
+            with self.database.write(alone=True) as connection:
+                failures.clear(connection, refs)
+                due = snapshot.send_again(
+                    connection, self.clock(), customer_ids=customer_ids, run=BY_HAND
+                )
+            delivery = self._send(BY_HAND, due)
+            with self.database.read() as connection:
+                refused = failures.count(connection, refs)
+                left = snapshot.backlog(connection, BY_HAND)
+        return replace(delivery, delivered=due - refused - left, failed=refused)
 
     def diff(self, *, full: bool = False) -> Compared:
         """What the next run would change; writes nothing and asks Amberflo nothing."""
@@ -239,31 +292,42 @@ class Runs:
         kind: RunKind,
         scope: Scope,
         *,
+        check: Check,
         approval: Approval | None = None,
-        again: tuple[str | None, str | None] | None = None,
+        again: Again | None = None,
     ) -> Result:
         with self.database.write() as connection:
             for cut_off in runs.take_up(connection, self.clock()):
                 self.progress.say(f"run {cut_off} was cut off; this one takes up what it left")
             run = runs.start(connection, kind, self.clock(), self.selection.settings)
         with self._recorded(run):
-            compared = self._compare(kind, scope, approval)
-            with closing(compared), self.delivery_lock():
-                due, now = self._commit(run, compared, approval, again)
-                delivery = self._send(due, now)
-                return self._finish(run, compared, delivery, now)
+            with closing(self._compare(kind, scope, approval)) as compared:
+                check()  # nobody else runs: what was compared is still so
+                due = self._commit(run, compared, approval, again)
+                result = Result(run, kind, runs.DONE, compared.held)
+                result.waiting, result.mismatches = compared.waiting, compared.mismatches
+                result.problems += compared.catalog.messages
+            with self.database.read() as connection:
+                done = runs.done_before(connection, run)
+            result.delivery = self._send(run, due, done)
+            return self._finish(result)
 
     def _compare(self, kind: RunKind, scope: Scope, approval: Approval | None) -> Compared:
         whole = isinstance(scope, Everything)
+        listing = self._listing()  # asked before the pull: it may take minutes
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
+            statuses = {row.key: row.status for row in rows}
             known = [KnownTrait(row.key, row.trait, _kind(row.kind)) for row in rows]
             catalog = catalogs.build(
                 pull.observed(),
                 known,
                 audiences=self.selection.audiences,
                 computed_traits=self.selection.computed_traits,
+                listed=listing.kinds if listing else None,
             )
+            if listing and listing.problem:
+                catalog.messages.append(listing.problem)
             members = {
                 catalog.by_name[row.trait].key: row.members
                 for row in rows
@@ -284,7 +348,15 @@ class Runs:
                 raise
             pending = runs.held_keys(connection)
         lost = catalog.by_key.keys() - set(catalog.keys)
-        held = self.guard.held(tally.sums, members, whole=whole, pending=pending, lost=lost)
+        held = self.guard.held(
+            tally.sums,
+            members,
+            whole=whole,
+            pending=pending,
+            lost=lost,
+            unlisted=catalog.unlisted,
+            waiting=gate.waiting(listing, tally.sums, ()) if listing else (),
+        )
         for key, seen in (approval.held if approval else {}).items():
             if tally.sums[key].differing <= max(seen * APPROVAL_SLACK, seen + APPROVAL_SLACK_MIN):
                 held.pop(key, None)
@@ -294,6 +366,10 @@ class Runs:
             tally.sums[key].pulled += count
             tally.sums[key].reasons["no customer id"] += count
         _check_sums(tally)
+        waiting = gate.waiting(listing, tally.sums, held) if listing else {}
+        told = listing is None or not gate.unseen(listing, catalog, statuses, whole=whole)
+        if waiting or not told:
+            watermark = None  # no row is settled by this run: the next one compares everything
         return Compared(
             kind=kind,
             scope=scope,
@@ -304,7 +380,34 @@ class Runs:
             members=members,
             watermark=None if isinstance(scope, OnlyCustomer) else (watermark or ""),
             without_id=without_id,
+            listing=listing,
+            waiting=waiting,
+            mismatches=gate.mismatches(
+                listing,
+                gate.members_after(tally.sums, members, held, waiting),
+                self.selection.audiences,
+                self.size_tolerance,
+            )
+            if listing and whole
+            else [],
         )
+
+    def _listing(self) -> Listing | None:
+        """What the Public API lists; where it cannot be read, what earlier runs knew as ours."""
+        if self.computations is None:
+            return None
+        try:
+            return Listing.of(self.computations())
+        except SourceError as error:
+            with self.database.read() as connection:
+                rows = snapshot.traits(connection)
+            known = {row.key: _kind(row.kind) for row in rows if row.status != UNLISTED}
+            if not known:
+                raise SourceError(
+                    f"{error}; no earlier run knows which traits are audiences, so nothing was sent"
+                ) from None
+            problem = f"{error}; until it can be read, nothing that left is taken out"
+            return Listing(known, problem=problem)
 
     def _fill(
         self,
@@ -353,13 +456,13 @@ class Runs:
         run: int,
         compared: Compared,
         approval: Approval | None,
-        again: tuple[str | None, str | None] | None,
-    ) -> tuple[int, int]:
+        again: Again | None,
+    ) -> int:
         """Snapshot, history, what is due and the run's sums, in one transaction; gives how many
-        customers are due, and since when."""
+        customers are due."""
         self._check_stop()
         now = self.clock()
-        with self.database.write() as connection:
+        with self.database.write(alone=True) as connection:
             held_changes, held_customers, members = self._apply(connection, run, compared, now)
             snapshot.put_traits(
                 connection,
@@ -368,16 +471,16 @@ class Runs:
                     for trait in compared.catalog.by_name.values()
                 ],
             )
+            _describe_traits(connection, compared)
             if again is not None:
-                key, customer_id = again
-                snapshot.send_again(connection, now, key=key, customer_id=customer_id)
-            snapshot.hasten(connection, now)
+                ids = None if again.customer_id is None else [again.customer_id]
+                snapshot.send_again(connection, now, key=again.audience, customer_ids=ids)
             if approval is not None:
                 runs.set_values(connection, approval.run, {"state": runs.APPROVED})
             if compared.whole:
                 runs.supersede(connection, before=run)
             runs.add_traits(connection, run, trait_sums(compared, held_changes))
-            due = snapshot.backlog(connection)
+            due = snapshot.take_over(connection, run, now)
             values = {
                 **_totals(compared.tally.sums.values()),
                 "committed_at": now,
@@ -387,7 +490,7 @@ class Runs:
                 "held": held_customers,
             }
             runs.set_values(connection, run, values)
-        return due, now
+        return due
 
     def _apply(
         self, connection: Connection, run: int, compared: Compared, now: int
@@ -409,45 +512,50 @@ class Runs:
         writer.flush()
         return held_changes, held_customers, writer.members
 
-    def _send(self, due: int, until: int) -> Delivery:
-        """Send what is due by then: what calls make due meanwhile is not this run's to wait for."""
-        self.progress.begin("delivering", due)
+    def _send(self, run: int, due: int, done: int = 0) -> Delivery:
+        """Deliver what the run waits for: what calls make due meanwhile is not its to wait for.
+        `done` were delivered by the runs before it that were cut off."""
+        self.progress.begin("delivering", due + done, done)
         try:
-            return self.deliver(until, self.progress.at)
+            return self.deliver(run, lambda finished: self.progress.at(done + finished))
         finally:
             self.progress.end()
 
-    def _finish(self, run: int, compared: Compared, delivery: Delivery, until: int) -> Result:
+    def _finish(self, result: Result) -> Result:
         """Close the run's sums: due = delivered + failed + held."""
         with self.database.write() as connection:
-            record = runs.get(connection, run)
+            record = runs.get(connection, result.run)
             assert record is not None
-            left = snapshot.backlog(connection, until)
-            due = delivery.delivered + delivery.failed + int(record["held"]) + left
-            result = Result(run, compared.kind, runs.DONE, compared.held, delivery)
-            result.problems += compared.catalog.messages
-            if delivery.failed:
+            left = snapshot.backlog(connection, result.run)
+            delivered, failed = int(record["delivered"]), int(record["failed"])
+            due = delivered + failed + int(record["held"]) + left
+            result.delivery = replace(result.delivery, delivered=delivered, failed=failed)
+            if due != record["due"]:
                 result.problems.append(
-                    f"Amberflo refused {delivery.failed:,} customers for good: `syncer failures` "
-                    "lists them"
+                    f"the sums do not close: {record['due']:,} customers were due, and delivered, "
+                    f"failed, held and left are {due:,}"
+                )
+                result.state = runs.FAILED
+            if failed:
+                result.problems.append(
+                    f"Amberflo refused {failed:,} customers for good: `syncer failures` lists them"
                 )
             if left:
-                result.state = runs.INTERRUPTED if delivery.stopped else runs.FAILED
+                stopped = result.delivery.stopped
+                result.state = runs.INTERRUPTED if stopped else runs.FAILED
+                problem = result.delivery.problem
                 result.problems.append(
                     f"{left:,} of {due:,} customers are not delivered and stay due"
-                    + (f": {delivery.problem}" if delivery.problem else "")
+                    + (f": {problem}" if problem else "")
                 )
-            elif compared.held:
+            elif result.held:
                 result.state = runs.HELD
             values = {
                 "state": result.state,
                 "ended_at": self.clock(),
-                "due": due,
-                "delivered": delivery.delivered,
-                "failed": delivery.failed,
                 "error": "; ".join(result.problems) or None,
             }
-            runs.set_values(connection, run, values)
+            runs.set_values(connection, result.run, values)
         return result
 
     @contextmanager
@@ -482,7 +590,8 @@ class Runs:
                     f"run {run} is {record['state']}: it holds nothing that waits for a decision"
                 )
             rows = runs.traits(connection, run)
-        return Approval(run, {str(row["key"]): int(row["held"]) for row in rows if row["held"]})
+        held = {str(row["key"]): int(row["held"]) - int(row["waiting"]) for row in rows}
+        return Approval(run, {key: count for key, count in held.items() if count})
 
 
 class _Writer:
@@ -514,8 +623,8 @@ class _Writer:
             for one in made:
                 delta = _counts(one.after) - _counts(one.before)
                 self.members[one.key] = self.members.get(one.key, 0) + delta
-        snapshot.insert_customers(self._connection, new, self._now)
-        snapshot.update_customers(self._connection, old, self._now)
+        snapshot.insert_customers(self._connection, new, self._now, self._run)
+        snapshot.update_customers(self._connection, old, self._now, self._run)
         snapshot.add_changes(self._connection, changes, self._run, self._now)
         self._gathered = []
 
@@ -571,10 +680,27 @@ def trait_sums(compared: Compared, held: dict[str, int]) -> list[dict[str, Any]]
             "skipped": sums.skipped,
             "held": held.get(trait.key, 0),
             "reasons": orjson.dumps(sums.reasons, option=orjson.OPT_SORT_KEYS).decode(),
+            "waiting": compared.waiting_changes(key),
         }
         for key, sums in compared.tally.sums.items()
         if sums.pulled and (trait := compared.catalog.by_key[key])
     ]
+
+
+def _describe_traits(connection: Connection, compared: Compared) -> None:
+    """Write down what the Public API says of our traits, for who looks at them."""
+    listing = compared.listing
+    if listing is None or listing.problem is not None:
+        return
+    rows = []
+    for row in snapshot.traits(connection):
+        found = listing.computations.get(row.key)
+        if found is not None:
+            rows.append(row._replace(name=found.name, status=found.status, size=found.size))
+        else:
+            status = UNLISTED if row.key in compared.catalog.unlisted else None
+            rows.append(row._replace(status=status, size=None))
+    snapshot.describe_traits(connection, rows)
 
 
 def _check_sums(tally: Tally) -> None:

@@ -1,4 +1,4 @@
-"""The run lock between real processes, on SQLite and on PostgreSQL."""
+"""The locks between real processes, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 
 from state import runs
 from state.database import Database
-from state.errors import Locked
-from state.lock import lock, run_lock
+from state.errors import Locked, StateError
+from state.lock import lock, lock_holder, run_lock
 from syncer.cli import main
+from tests.contract.conftest import end_others
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -36,33 +36,6 @@ database.close()
 print("released", flush=True)
 sys.stdin.readline()
 """
-
-
-@pytest.fixture(scope="module")
-def postgres_database(_postgres_server: str) -> Iterator[str]:
-    """A database for this file: making one per test would take longer than the tests."""
-    server = make_url(_postgres_server).set(drivername="postgresql+psycopg")
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield server.set(database=name).render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-    engine.dispose()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'syncer.db'}"
-    return str(request.getfixturevalue("postgres_database"))
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    with closing(Database.open(url)) as database:
-        yield database
 
 
 @contextmanager
@@ -89,8 +62,8 @@ def go_on(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def try_lock(database: Database, name: str = "run", wait: float = 0.0) -> None:
-    with lock(database, name, wait=wait):
+def try_lock(database: Database, name: str = "run", *, number: int = 0, wait: float = 0.0) -> None:
+    with lock(database, name, number, wait=wait):
         pass
 
 
@@ -187,10 +160,10 @@ def test_another_state_has_another_lock(url: str, database: Database, tmp_path: 
 
 
 def test_another_database_on_the_server_has_another_lock(
-    postgres_database: str, postgres_url: str
+    empty_postgres: str, postgres_url: str
 ) -> None:
     with (
-        closing(Database.open(postgres_database)) as one,
+        closing(Database.open(empty_postgres)) as one,
         closing(Database.open(postgres_url)) as other,
         run_lock(one),
     ):
@@ -209,34 +182,47 @@ def test_what_stands_in_the_lock_file_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_server_that_forgets_the_lock_does_not_hide_what_went_wrong(
-    postgres_database: str,
+    empty_postgres: str,
 ) -> None:
+    other = create_engine(empty_postgres)
+
     def fail(database: Database) -> None:
         with run_lock(database):
-            end_others(postgres_database)
+            assert end_others(other)
             raise ZeroDivisionError
 
-    with closing(Database.open(postgres_database)) as database:
+    with closing(Database.open(empty_postgres)) as database:
         with pytest.raises(ZeroDivisionError):
             fail(database)
         with run_lock(database):
-            end_others(postgres_database)
+            assert end_others(other)
         try_lock(database)
+    other.dispose()
 
 
-def end_others(url: str) -> None:
-    """What a restart of the server does to its clients."""
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        ended = connection.execute(
-            text(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid() "
-                "AND backend_type = 'client backend'"
-            )
-        ).all()
-    engine.dispose()
-    assert ended
+def test_who_holds_a_lock_can_ask_whether_it_was_lost(empty_postgres: str) -> None:
+    other = create_engine(empty_postgres)
+    with closing(Database.open(empty_postgres)) as database, run_lock(database) as check:
+        for _ in range(3):
+            check()
+        assert end_others(other)
+        for _ in range(2):
+            with pytest.raises(StateError, match="that held the run lock broke") as caught:
+                check()
+            assert "\n" not in str(caught.value)
+        try_lock(database)  # another may have it by now
+    other.dispose()
+
+
+def test_a_lock_that_nothing_took_away_is_still_held(database: Database) -> None:
+    with run_lock(database) as check:
+        check()
+
+
+def test_threads_may_ask_at_once(database: Database) -> None:
+    with run_lock(database) as check, ThreadPoolExecutor(4) as pool:
+        for asked in [pool.submit(check) for _ in range(40)]:
+            asked.result()
 
 
 def test_commands_are_refused_in_one_line(
@@ -282,22 +268,87 @@ url = "{url}"
         assert runs.newest(connection) == before
 
 
+#: What is said of each that is held.
+BUSY = {
+    "run": "another run is going on",
+    "daemon": "another daemon is running on this state",
+    "schedule": "another daemon schedules the runs",
+    "sorting": "another daemon sorts the calls",
+    "worker": "the worker lives",
+}
+
+
 def test_locks_of_other_names_are_other_locks(database: Database) -> None:
-    with run_lock(database), lock(database, "delivery"):
-        refused(database)
-        with pytest.raises(Locked, match="another process is delivering"):
-            try_lock(database, "delivery")
-    try_lock(database, "delivery")
+    with ExitStack() as held:
+        for name in BUSY:
+            held.enter_context(lock(database, name))
+        for name, said in BUSY.items():
+            with pytest.raises(Locked, match=said):
+                try_lock(database, name)
+    for name in BUSY:
+        try_lock(database, name)
+
+
+def test_a_lock_of_another_number_is_another_lock(database: Database) -> None:
+    with lock(database, "worker", 7), lock(database, "worker", 8):
+        for number in (7, 8):
+            with pytest.raises(Locked):
+                try_lock(database, "worker", number=number)
+        for number in (77, 78, 9, 1 << 40):
+            try_lock(database, "worker", number=number)
+
+
+def test_the_holder_of_a_lock_is_known(url: str, database: Database) -> None:
+    assert lock_holder(database, "run") is None
+    with held_elsewhere(url) as holder:
+        found = lock_holder(database, "run")
+        if url.startswith("sqlite"):
+            assert found == holder.pid
+        else:
+            backends = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            with database.read() as connection:
+                assert found in connection.execute(text(backends)).scalars().all()
+        assert lock_holder(database, "daemon") is None
+        refused(database)  # looking took nothing away
+    wait_for_lock(database)
+    assert lock_holder(database, "run") is None
+    number = 1 << 33  # more than half of a lock's 64 bits
+    with lock(database, "worker", number):
+        assert lock_holder(database, "worker", number)
+        assert lock_holder(database, "worker", number + 1) is None
+
+
+def test_looking_for_a_holder_makes_no_file(tmp_path: Path) -> None:
+    with closing(Database.open(f"sqlite:///{tmp_path / 'syncer.db'}")) as database:
+        before = {path.name for path in tmp_path.iterdir()}
+        for name in BUSY:
+            assert lock_holder(database, name, 3) is None
+        assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_one_may_wait_for_a_lock(url: str, database: Database) -> None:
     with held_elsewhere(url) as holder:
         began = time.monotonic()
         with pytest.raises(Locked):
-            try_lock(database, "run", wait=0.3)
+            try_lock(database, wait=0.3)
         assert 0.3 <= time.monotonic() - began < 2
         timer = threading.Timer(0.3, go_on, [holder])
         timer.start()
-        try_lock(database, "run", wait=20)
+        try_lock(database, wait=20)
         assert time.monotonic() - began < 10
         timer.join()
+
+
+def test_who_waits_asks_whether_to_stop(url: str, database: Database) -> None:
+    asked: list[float] = []
+
+    def stop() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) == 3
+
+    with held_elsewhere(url):
+        began = time.monotonic()
+        with pytest.raises(Locked), lock(database, "run", wait=60, every=0.1, stop=stop):
+            pass
+    assert len(asked) == 3
+    assert 0.2 <= asked[-1] - began < 5

@@ -10,7 +10,6 @@ import re
 import signal
 import sqlite3
 import sys
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -39,6 +38,7 @@ from syncer.engage.source import (
 from syncer.errors import SourceError
 from syncer.sync.guard import Guard
 from syncer.sync.run import Runs, Selection
+from tests.contract.conftest import end_others
 
 T0 = "2026-03-04T10:00:00Z"
 HOUR_LATER = "2026-03-04T11:00:00Z"
@@ -156,7 +156,7 @@ class Quiet:
 
     def say(self, text: str) -> None: ...
 
-    def begin(self, stage: str, total: int) -> None: ...
+    def begin(self, stage: str, total: int, done: int = 0) -> None: ...
 
     def at(self, done: int) -> None: ...
 
@@ -171,11 +171,12 @@ def runs_on(
 ) -> Runs:
     """Runs whose delivery marks all that is due as delivered."""
 
-    def deliver(_until: int, _progress: Callable[[int], None]) -> Delivery:
+    def deliver(run: int, _progress: Callable[[int], None]) -> Delivery:
         with database.write() as connection:
-            due = snapshot.due(connection, 1 << 62, 1 << 30)
+            due = snapshot.claim(connection, 1, 1 << 62, 1 << 30, run)
             if due:
-                snapshot.acknowledge(connection, [(row.customer_id, row.rev, 1) for row in due])
+                snapshot.acknowledge(connection, due, 1)
+            run_records.add_outcomes(connection, run, delivered=len(due))
         if sent is not None:
             sent.append(len(due))
         return Delivery(delivered=len(due))
@@ -188,33 +189,6 @@ def runs_on(
         deliver=deliver,
         progress=progress or Quiet(),
     )
-
-
-@pytest.fixture(scope="module")
-def postgres_database(_postgres_server: str) -> Iterator[str]:
-    """A database for this file: making one per test would take longer than the tests."""
-    server = make_url(_postgres_server).set(drivername="postgresql+psycopg")
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-        connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
-    yield server.set(database=name).render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-    engine.dispose()
-
-
-@pytest.fixture
-def empty_postgres(postgres_database: str) -> str:
-    """Its URL, with nothing in it."""
-    engine = create_engine(postgres_database)
-    with engine.begin() as connection:
-        for schema in ("public", "my_space"):
-            connection.execute(text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
-    return postgres_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -1162,19 +1136,6 @@ def crowd(postgres_warehouse: Warehouse) -> Warehouse:
     return postgres_warehouse
 
 
-def kill_others(warehouse: Warehouse) -> int:
-    """End every other connection to the database; gives how many there were."""
-    with warehouse.engine.connect() as connection:
-        found = connection.execute(
-            text(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid() "
-                "AND backend_type = 'client backend'"
-            )
-        ).all()
-    return len(found)
-
-
 def test_a_connection_that_dies_in_the_stream_ends_the_pull(crowd: Warehouse) -> None:
     seen = []
 
@@ -1183,7 +1144,7 @@ def test_a_connection_that_dies_in_the_stream_ends_the_pull(crowd: Warehouse) ->
             for one in pull.customers(KEYS):
                 seen.append(one.customer_id)
                 if len(seen) == 10:
-                    assert kill_others(crowd) == 1
+                    assert end_others(crowd.engine) == 1
 
     with pytest.raises(SourceError) as caught:
         pull_and_kill()
@@ -1208,7 +1169,7 @@ def test_nothing_of_a_pull_that_died_is_taken(crowd: Warehouse, tmp_path: Path) 
     class Killing(Quiet):
         def at(self, done: int) -> None:
             if done and not killed:
-                killed.append(kill_others(crowd))
+                killed.append(end_others(crowd.engine))
 
     sent: list[int] = []
     with closing(Database.open(f"sqlite:///{tmp_path / 'syncer.db'}")) as database:

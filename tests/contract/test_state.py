@@ -12,80 +12,22 @@ import sys
 import threading
 import time
 import tracemalloc
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, inspect, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Engine, create_engine, inspect, text
 from sqlmodel import SQLModel
 
-from state import failures, history, migrations, runs, snapshot, tables
+from state import failures, history, migrations, queue, runs, snapshot, tables
 from state.database import Database
 from state.errors import StateError
+from state.queue import DueEvent, EventRow
 from state.snapshot import ChangeRow, CustomerRow, CustomerState, DueRow, TraitRow
-
-NOW = 1_790_000_000_000
-
-
-@pytest.fixture(scope="module")
-def postgres_database(_postgres_server: str) -> Iterator[str]:
-    """A database for this file: making one per test would take longer than the tests."""
-    server = make_url(_postgres_server).set(drivername="postgresql+psycopg")
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-        connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
-    yield server.set(database=name).render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-    engine.dispose()
-
-
-@pytest.fixture
-def empty_postgres(postgres_database: str) -> str:
-    """Its URL, with nothing in it."""
-    engine = create_engine(postgres_database)
-    with engine.begin() as connection:
-        for schema in ("public", "models"):
-            connection.execute(text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
-    return postgres_database
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place for the state."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'syncer.db'}"
-    return str(request.getfixturevalue("empty_postgres"))
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    with closing(Database.open(url)) as database:
-        yield database
-
-
-@pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    """The same place past the product."""
-    engine = create_engine(url)
-    yield engine
-    engine.dispose()
-
-
-def row(
-    customer_id: str, name: str | None = None, email: str | None = None, **traits: Any
-) -> CustomerState:
-    text = json.dumps(traits, sort_keys=True)
-    return CustomerState(customer_id, text, name, email, called=None, stamps=None)
+from tests.contract.conftest import NOW, ask, due, due_ids, put, records, row
 
 
 def known(state: CustomerState) -> CustomerRow:
@@ -93,36 +35,15 @@ def known(state: CustomerState) -> CustomerRow:
     return CustomerRow._make(getattr(state, name) for name in CustomerRow._fields)
 
 
-def to_send(state: CustomerState, rev: int, attempts: int) -> DueRow:
+def to_send(state: CustomerState, rev: int, attempts: int, run: int | None = None) -> DueRow:
     """What a delivery gets to see of it."""
-    found = {**state._asdict(), "rev": rev, "attempts": attempts}
+    found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run}
     return DueRow._make(found[name] for name in DueRow._fields)
 
 
 def change(customer_id: str, key: str, before: Any, after: Any, at: int | None = 7) -> ChangeRow:
     texts = [None if value is None else json.dumps(value) for value in (before, after)]
     return ChangeRow(customer_id, key, key.lower(), texts[0], texts[1], at)
-
-
-def put(database: Database, *rows: CustomerState, now: int = NOW) -> None:
-    with database.write() as connection:
-        snapshot.insert_customers(connection, rows, now)
-
-
-def ask(database: Database, question: Callable[[Connection], Any]) -> Any:
-    with database.read() as connection:
-        return question(connection)
-
-
-def due_ids(database: Database, now: int = NOW) -> list[str]:
-    return [one.customer_id for one in ask(database, lambda c: snapshot.due(c, now, 100))]
-
-
-def records(database: Database) -> dict[str, dict[str, Any]]:
-    """The rows of `customer`, whole."""
-    with database.read() as connection:
-        rows = connection.execute(text("SELECT * FROM customer")).mappings().all()
-    return {found["customer_id"]: dict(found) for found in rows}
 
 
 def delivered(database: Database, customer_id: str) -> list[int | None]:
@@ -171,6 +92,11 @@ def place(url: str, part: str) -> Iterator[Engine]:
             connection.execute(text("CREATE SCHEMA public"))
     yield engine
     engine.dispose()
+
+
+def as_claimed(customer_id: str, rev: int, run: int | None = None) -> snapshot.DueRow:
+    """A customer as a worker claimed it."""
+    return snapshot.DueRow(customer_id, "{}", None, None, None, rev, 0, run)
 
 
 def names(part: str) -> set[str]:
@@ -317,6 +243,24 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
     assert after.keys() == before.keys() | {"t"}
     assert after["customer"] == [(*before["customer"][0], None)]
     assert versions(engine, "state") == newest("state")
+
+
+def test_the_first_version_is_brought_up(
+    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traits and sums of runs of before nobody asked the Public API."""
+    with monkeypatch.context() as older:
+        older.setitem(migrations.MIGRATIONS, "state", migrations.MIGRATIONS["state"][:1])
+        Database.open(url).close()
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO trait VALUES ('Vip', 'vip', 'audience', 3)"))
+        connection.execute(
+            text("INSERT INTO run_trait VALUES (1, 'Vip', 'vip', 'audience', 9,1,2,3,3,0, 2, '{}')")
+        )
+    with closing(Database.open(url)) as database:
+        assert ask(database, snapshot.traits) == [TraitRow("Vip", "vip", "audience", 3)]
+        (found,) = ask(database, lambda c: runs.traits(c, 1))
+        assert (found["held"], found["waiting"]) == (2, 0)
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(
@@ -548,7 +492,7 @@ def test_find_gives_the_known_ones(database: Database) -> None:
 def test_a_new_customer_is_due_at_once(database: Database) -> None:
     new = row("u1", "Name", "a@b.c", vip=True)._replace(called="{}")
     put(database, new)
-    assert ask(database, lambda c: snapshot.due(c, NOW, 10)) == [to_send(new, 1, 0)]
+    assert due(database, NOW) == [to_send(new, 1, 0)]
     (found,) = records(database).values()
     assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (0, None, NOW)
 
@@ -557,9 +501,9 @@ def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
     put(database, row("u1", "Name", "a@b.c", vip=True), row("u2"))
     new = row("u1", None, "new@b.c", vip=False)
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u1", 1, NOW), ("u2", 1, NOW)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u2", 1)], NOW)
         snapshot.update_customers(connection, [new], NOW + 5)
-    assert ask(database, lambda c: snapshot.due(c, NOW + 5, 10)) == [to_send(new, 2, 0)]
+    assert due(database, NOW + 5) == [to_send(new, 2, 0)]
     found = records(database)["u1"]
     assert (found["acked_rev"], found["due_at"]) == (1, NOW + 5)
     with database.write() as connection:
@@ -573,7 +517,7 @@ def test_a_note_changes_what_is_known_and_sends_nothing(database: Database) -> N
     put(database, row("u1", vip=True), row("u2"), row("u3"))
     noted = row("u1", "Name", "a@b.c", vip=True)._replace(called='{"a": 1}', stamps='{"b": 2}')
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u1", 1, NOW + 1)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW + 1)
         snapshot.postpone(connection, [("u2", 2, NOW + 50)])
         snapshot.note_customers(connection, [noted, row("u2")])
     assert sorted(ask(database, lambda c: snapshot.states(c, ["u1"]))) == [noted]
@@ -595,7 +539,7 @@ def test_more_rows_than_one_statement_takes(database: Database) -> None:
     assert ask(database, lambda c: list(history.members_at(c, "vip", NOW))) == ids
     assert {one["rev"] for one in records(database).values()} == {2}
     with database.write() as connection:
-        snapshot.acknowledge(connection, [(one, 2, NOW + 1) for one in ids])
+        snapshot.acknowledge(connection, [as_claimed(one, 2) for one in ids], NOW + 1)
     assert ask(database, snapshot.backlog) == 0
 
 
@@ -615,6 +559,21 @@ def test_traits_are_recorded_and_members_added(database: Database) -> None:
         TraitRow("a", "a", "audience", 0),
         TraitRow("spent", "spent", "computed_trait", 1),
     ]
+
+
+def test_what_is_said_of_traits_stays_when_members_are_added(database: Database) -> None:
+    rows = [TraitRow("Vip", "vip", "audience", 3), TraitRow("b", "b", "audience", 1)]
+    said = rows[0]._replace(name="Very important", status="Live", size=2**40, members=99)
+    with database.write() as connection:
+        snapshot.put_traits(connection, rows)
+        snapshot.describe_traits(connection, [said, TraitRow("no", "no", "audience", 0)])
+        snapshot.put_traits(connection, [rows[0]._replace(members=-1)])
+    assert ask(database, snapshot.traits) == [said._replace(members=2), rows[1]]
+    with database.write() as connection:
+        snapshot.describe_traits(connection, [said._replace(status="Unlisted", size=None)])
+    assert ask(database, snapshot.traits)[0] == said._replace(
+        status="Unlisted", size=None, members=2
+    )
 
 
 def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
@@ -706,34 +665,92 @@ def test_those_that_wait_longest_come_first(database: Database) -> None:
     assert due_ids(database, NOW + 3) == ["d", "a", "b", "c"]
     assert due_ids(database, NOW + 2) == ["d", "a", "b"]
     assert due_ids(database, NOW) == []
-    assert [one[0] for one in ask(database, lambda c: snapshot.due(c, NOW + 3, 2))] == ["d", "a"]
+    assert [one[0] for one in due(database, NOW + 3, 2)] == ["d", "a"]
     assert ask(database, snapshot.oldest_due) == NOW + 1
     assert ask(database, snapshot.backlog) == 4
 
 
-def test_a_postponed_customer_waits_until_it_is_hastened(database: Database) -> None:
+def test_a_postponed_customer_waits_until_a_run_takes_it_over(database: Database) -> None:
     put(database, row("u1"), row("u2"))
     with database.write() as connection:
         snapshot.postpone(connection, [("u1", 4, NOW + 900)])
     assert due_ids(database) == ["u2"]
     assert ask(database, snapshot.backlog) == 2
-    (later,) = ask(database, lambda c: snapshot.due(c, NOW + 900, 10))[1:]
+    (later,) = due(database, NOW + 900)[1:]
     assert (later.customer_id, later.attempts) == ("u1", 4)
 
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u2", 1, NOW)])
-        snapshot.hasten(connection, NOW + 5)
-    assert ask(database, lambda c: snapshot.due(c, NOW + 5, 10)) == [to_send(row("u1"), 1, 0)]
-    assert records(database)["u2"]["due_at"] is None
+        snapshot.acknowledge(connection, [as_claimed("u2", 1)], NOW)
+        assert snapshot.take_over(connection, 7, NOW + 5) == 1
+    assert due(database, NOW + 5) == [to_send(row("u1"), 1, 0, run=7)]
+    assert (records(database)["u2"]["due_at"], records(database)["u2"]["run"]) == (None, None)
 
 
-def test_hastening_lets_what_is_due_keep_its_place(database: Database) -> None:
+def test_what_is_taken_over_keeps_its_place(database: Database) -> None:
     put(database, row("late"), now=NOW - 100)
     put(database, row("soon"), now=NOW + 100)
     with database.write() as connection:
-        snapshot.hasten(connection, NOW)
+        assert snapshot.take_over(connection, 7, NOW) == 2
     assert due_ids(database) == ["late", "soon"]
     assert ask(database, snapshot.oldest_due) == NOW - 100
+
+
+def test_a_run_takes_over_what_waits_for_another_and_for_none(database: Database) -> None:
+    put(database, row("older"), run=3)
+    put(database, row("own"), run=7)
+    put(database, row("called"), row("sent"), row("parked"))
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [as_claimed("sent", 1)], NOW)
+        snapshot.park(connection, [as_claimed("parked", 1)])
+        assert snapshot.claim(connection, 5, NOW, 1)[0].customer_id == "called"
+        assert snapshot.take_over(connection, 7, NOW) == 3
+    found = records(database)
+    assert {one: found[one]["run"] for one in found} == {
+        **dict.fromkeys(("older", "own", "called"), 7),
+        **dict.fromkeys(("sent", "parked")),
+    }
+    assert found["called"]["claimed_by"] == 5  # whoever has it in work delivers it
+
+
+def test_what_waits_for_a_run_is_counted_by_itself(database: Database) -> None:
+    put(database, row("u1"), row("u2"), now=NOW + 2, run=3)
+    put(database, row("u3"), now=NOW + 1)
+    assert [ask(database, lambda c, run=run: snapshot.backlog(c, run)) for run in (None, 3, 4)] == [
+        3, 2, 0,
+    ]  # fmt: skip
+    oldest = [ask(database, lambda c, run=run: snapshot.oldest_due(c, run)) for run in (None, 3, 4)]
+    assert oldest == [NOW + 1, NOW + 2, None]
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW)
+    assert ask(database, lambda c: snapshot.backlog(c, 3)) == 1
+
+
+def test_a_run_waits_for_what_it_wrote(database: Database) -> None:
+    put(database, row("u1", vip=True), run=3)
+    put(database, row("u2"), run=3)
+    with database.write() as connection:
+        snapshot.update_customers(connection, [row("u1")], NOW, 4)
+        snapshot.update_customers(connection, [row("u2", vip=True)], NOW)  # a call, not a run
+    assert {one: found["run"] for one, found in records(database).items()} == {"u1": 4, "u2": 3}
+
+
+def test_since_when_the_oldest_waits(database: Database) -> None:
+    """Where it was tried before, the time of the next attempt says nothing of that."""
+    assert ask(database, snapshot.waits_since) is None
+    put(database, row("u1"), row("u2"), now=NOW)
+    with database.write() as connection:
+        snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW - 5)
+        snapshot.add_changes(connection, [change("u2", "vip", None, True)], 1, NOW - 9)
+        snapshot.acknowledge(connection, [as_claimed("u2", 1)], NOW)
+    assert ask(database, snapshot.waits_since) == NOW
+    with database.write() as connection:
+        snapshot.postpone(connection, [("u1", 3, NOW + 900)])
+    assert ask(database, snapshot.waits_since) == NOW - 5
+    put(database, row("u3"), now=NOW - 7)
+    assert ask(database, snapshot.waits_since) == NOW - 7
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u3", 1)], NOW)
+    assert ask(database, snapshot.waits_since) is None
 
 
 def test_an_acknowledged_customer_is_not_due(database: Database) -> None:
@@ -743,7 +760,7 @@ def test_an_acknowledged_customer_is_not_due(database: Database) -> None:
             connection, [change(one, "vip", None, True) for one in ("u1", "u2")], 1, NOW
         )
         snapshot.postpone(connection, [("u1", 2, NOW)])
-        snapshot.acknowledge(connection, [("u1", 1, NOW + 9)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW + 9)
     found = records(database)["u1"]
     assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (1, NOW + 9, None)
     assert found["attempts"] == 0
@@ -757,14 +774,14 @@ def test_a_customer_that_changed_since_stays_due(database: Database) -> None:
         snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
         snapshot.update_customers(connection, [row("u1", vip=False)], NOW + 1)
         snapshot.add_changes(connection, [change("u1", "vip", True, False)], 2, NOW + 1)
-        snapshot.acknowledge(connection, [("u1", 1, NOW + 2)])
-    (due,) = ask(database, lambda c: snapshot.due(c, NOW + 1, 10))
-    assert (due.rev, due.traits) == (2, '{"vip": false}')
+        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW + 2)
+    (left,) = due(database, NOW + 1)
+    assert (left.rev, left.traits) == (2, '{"vip": false}')
     assert records(database)["u1"]["acked_rev"] == 1
     assert delivered(database, "u1") == [NOW + 2, None]
 
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u1", 2, NOW + 3)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 2)], NOW + 3)
     assert due_ids(database, NOW + 9) == []
     assert delivered(database, "u1") == [NOW + 2, NOW + 3]
 
@@ -776,7 +793,7 @@ def test_one_acknowledgement_delivers_all_changes_up_to_it(database: Database) -
             if number:
                 snapshot.update_customers(connection, [row("u1")], NOW)
             snapshot.add_changes(connection, [change("u1", "vip", None, number)], number, NOW)
-        snapshot.acknowledge(connection, [("u1", 3, NOW + 3)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 3)], NOW + 3)
     assert delivered(database, "u1") == [NOW + 3] * 3
 
 
@@ -785,18 +802,18 @@ def test_a_parked_customer_waits_for_a_change(database: Database) -> None:
     with database.write() as connection:
         snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
         snapshot.postpone(connection, [("u1", 3, NOW)])
-        snapshot.park(connection, [("u1", 1)])
+        snapshot.park(connection, [as_claimed("u1", 1)])
     assert due_ids(database) == ["u2"]
     assert records(database)["u1"]["attempts"] == 0
     assert delivered(database, "u1") == [None]
     with database.write() as connection:
-        snapshot.hasten(connection, NOW)
+        assert snapshot.take_over(connection, 7, NOW) == 1
         snapshot.update_customers(connection, [row("u2")], NOW)
-        snapshot.park(connection, [("u2", 1)])
+        snapshot.park(connection, [as_claimed("u2", 1)])
     assert due_ids(database) == ["u2"]
     with database.write() as connection:
         snapshot.update_customers(connection, [row("u1")], NOW)
-        snapshot.acknowledge(connection, [("u1", 2, NOW + 1), ("u2", 2, NOW + 1)])
+        snapshot.acknowledge(connection, [as_claimed("u1", 2), as_claimed("u2", 2)], NOW + 1)
     assert delivered(database, "u1") == [NOW + 1]
 
 
@@ -811,25 +828,135 @@ def test_customers_can_be_sent_again(database: Database) -> None:
         changes = [change("u1", "vip", None, True), change("u2", "churn", None, True)]
         changes += [change("u1", "vip", True, False), change("u3", "vip", None, True)]
         snapshot.add_changes(connection, changes, 1, NOW)
-        snapshot.acknowledge(connection, [(one, 1, NOW + 1) for one in ("u1", "u2")])
-        snapshot.park(connection, [("u3", 1)])
+        snapshot.acknowledge(connection, [as_claimed(one, 1) for one in ("u1", "u2")], NOW + 1)
+        snapshot.park(connection, [as_claimed("u3", 1)])
     assert due_ids(database, NOW + 99) == []
 
-    assert sent_again(database, customer_id="u2") == 1
-    assert due_ids(database, NOW + 99) == ["u2"]
+    assert sent_again(database, customer_ids=["u2", "nobody"], run=0) == 1
+    assert due_ids(database, NOW + 99) == due_ids(database, NOW + 99, run=0) == ["u2"]
     assert due_ids(database, NOW + 49) == []
-    assert sent_again(database, customer_id="nobody") == 0
+    assert sent_again(database, customer_ids=["nobody"]) == 0
+    assert sent_again(database, customer_ids=[]) == 0
     assert sent_again(database, key="vip") == 2
     assert due_ids(database, NOW + 99) == ["u1", "u2", "u3"]
     assert sent_again(database, key="no such") == 0
 
     with database.write() as connection:
-        snapshot.acknowledge(connection, [(one, 1, NOW + 60) for one in ("u1", "u2", "u3")])
+        snapshot.acknowledge(
+            connection, [as_claimed(one, 1) for one in ("u1", "u2", "u3")], NOW + 60
+        )
     assert {one["rev"] for one in records(database).values()} == {1}
     assert delivered(database, "u1") == [NOW + 1, NOW + 1]  # Amberflo knew it by then
     assert delivered(database, "u3") == [NOW + 60]
     assert sent_again(database) == 3
     assert due_ids(database, NOW + 99) == ["u1", "u2", "u3"]
+    assert due_ids(database, NOW + 99, run=0) == []
+    assert sent_again(database, key="vip", customer_ids=["u1", "u2"], run=4) == 1
+    assert due_ids(database, NOW + 99, run=4) == ["u1"]
+
+
+def test_more_customers_than_one_statement_takes_are_sent_again(database: Database) -> None:
+    ids = [f"u{n:05d}" for n in range(2 * snapshot.CHUNK + 7)]
+    put(database, *(row(one) for one in ids))
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [as_claimed(one, 1) for one in ids], NOW)
+    assert sent_again(database, customer_ids=ids[1:], run=4) == len(ids) - 1
+    assert ask(database, lambda c: snapshot.backlog(c, 4)) == len(ids) - 1
+
+
+# -- the queue of calls
+
+
+def queued(calls: Database, *message_ids: str, at: int | None = NOW) -> None:
+    """Meter records that are due at a time; None: calls that are no meter, or settled."""
+    with calls.write() as connection:
+        rows = [
+            EventRow(one, None if at is None else one.encode(), at or NOW, at)
+            for one in message_ids
+        ]
+        assert queue.sort(connection, [], rows) == len(rows)
+
+
+def claimed(calls: Database, worker: int, now: int = NOW, limit: int = 100) -> list[str]:
+    with calls.write() as connection:
+        return [one.message_id for one in queue.claim(connection, worker, now, limit)]
+
+
+def numbers(calls: Database) -> dict[str, int]:
+    return {one["message_id"]: one["id"] for one in records(calls, "event").values()}
+
+
+def test_meter_records_are_claimed_those_that_wait_longest_first(calls: Database) -> None:
+    queued(calls, "later", at=NOW + 5)
+    queued(calls, "b", "a", "c")
+    queued(calls, "first", at=NOW - 5)
+    queued(calls, "no meter", at=None)
+    assert ask(calls, lambda c: queue.any_due(c, NOW))
+    assert not ask(calls, lambda c: queue.any_due(c, NOW - 6))
+    assert claimed(calls, 1, NOW - 6) == []
+    assert sorted(claimed(calls, 1, limit=3)) == ["a", "b", "first"]
+    assert claimed(calls, 2) == ["c"]
+    assert claimed(calls, 3) == []
+    assert not ask(calls, lambda c: queue.any_due(c, NOW))
+    assert claimed(calls, 3, NOW + 5) == ["later"]
+    assert {one["claimed_by"] for one in records(calls, "event").values()} == {1, 2, 3, None}
+    assert ask(calls, queue.waiting) == (0, 5)  # claimed is not delivered
+
+
+def test_a_claimed_record_comes_as_it_was_accepted(calls: Database) -> None:
+    queued(calls, "m1")
+    with calls.write() as connection:
+        queue.postpone(connection, numbers(calls).values(), NOW + 5)
+        (found,) = queue.claim(connection, 1, NOW + 5, 10)
+    assert found == DueEvent(numbers(calls)["m1"], "m1", b"m1", 1)
+
+
+def test_records_that_are_given_back_settled_or_postponed_are_claimed_no_more(
+    calls: Database,
+) -> None:
+    queued(calls, "back", "sent", "later", "kept")
+    claimed(calls, 1)
+    ids = numbers(calls)
+    with calls.write() as connection:
+        queue.give_back(connection, [ids["back"]])
+        queue.give_back(connection, [])
+        queue.settle(connection, [ids["sent"]])
+        queue.postpone(connection, [ids["later"], ids["sent"]], NOW + 5)
+    found = {one["message_id"]: one for one in records(calls, "event").values()}
+    assert {one: row["claimed_by"] for one, row in found.items() if row["claimed_by"]} == {
+        "kept": 1
+    }
+    assert (found["sent"]["due_at"], found["sent"]["record"]) == (None, None)
+    assert (found["later"]["due_at"], found["later"]["attempts"]) == (NOW + 5, 1)
+    assert (found["back"]["due_at"], found["back"]["attempts"]) == (NOW, 0)
+    assert claimed(calls, 2, NOW + 9) == ["back", "later"]
+
+
+def test_records_are_unsettled_until_amberflo_has_them_or_refused_them(calls: Database) -> None:
+    queued(calls, "m1", "m2", "m3")
+    names = ["m1", "m2", "unknown"]
+    assert ask(calls, lambda c: queue.unsettled(c, names)) == 2
+    assert ask(calls, lambda c: queue.unsettled(c, [])) == 0
+    claimed(calls, 1)
+    assert ask(calls, lambda c: queue.unsettled(c, names)) == 2
+    with calls.write() as connection:
+        queue.settle(connection, [numbers(calls)["m1"]])
+    assert ask(calls, lambda c: queue.unsettled(c, names)) == 1
+    with calls.write() as connection:
+        queue.send_again(connection, "m1", b"m1", NOW + 7)
+    assert ask(calls, lambda c: queue.unsettled(c, names)) == 2
+    assert claimed(calls, 2, NOW + 9) == ["m1"]
+
+
+def test_a_repeat_changes_nothing_of_a_claimed_record(calls: Database) -> None:
+    queued(calls, "m1")
+    claimed(calls, 1)
+    before = records(calls, "event")
+    with calls.write() as connection:
+        again = [EventRow("m1", b"other", NOW + 9, NOW + 9), EventRow("m2", None, NOW, None)]
+        assert queue.sort(connection, [], again) == 1
+    after = records(calls, "event")
+    assert [after[number] for number in before] == list(before.values())
 
 
 # -- runs
@@ -879,10 +1006,11 @@ def test_runs_that_were_cut_off_are_found(database: Database) -> None:
     assert ask(database, lambda c: runs.get(c, done))["ended_at"] is None
 
 
-def sums(key: str, held: int) -> dict[str, Any]:
+def sums(key: str, held: int, waiting: int = 0) -> dict[str, Any]:
     numbers = dict.fromkeys(("pulled", "entered", "exited", "changed", "unchanged", "skipped"), 3)
     return numbers | {
-        **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"}
+        **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"},
+        "waiting": waiting,
     }
 
 
@@ -908,7 +1036,7 @@ def test_held_keys_are_those_that_nobody_decided_on(database: Database) -> None:
         held[number] = start(database, state=state)
         with database.write() as connection:
             runs.add_traits(connection, held[number], [sums(key, 2) for key in keys])
-            runs.add_traits(connection, held[number], [sums("z", 0)])
+            runs.add_traits(connection, held[number], [sums("z", 0), sums("y", 2, waiting=2)])
     assert ask(database, runs.held_keys) == {"a": held[0], "b": held[4]}
 
     with database.write() as connection:

@@ -88,8 +88,8 @@ class Daemon:
     @property
     def worker(self) -> int:
         """The process that sorts and delivers."""
-        (found,) = [one for one in descendants(self.process.pid) if b"spawn_main" in _command(one)]
-        return found
+        spawned = [one for one in descendants(self.process.pid) if b"spawn_main" in _command(one)]
+        return min(spawned)  # a run's process comes later
 
     def post(
         self,

@@ -1680,10 +1680,10 @@ def test_whatever_comes_has_a_documented_answer_and_no_harm(tmp_path: Path) -> N
 
 def amberflo_takes(bench: Workbench) -> None:
     """The strict stand-in takes every record and customer that waits."""
-    with bench.calls.read() as connection:
-        records = queue.due(connection, 2**62, 10**6)
-    with bench.state.read() as connection:
-        customers = snapshot.due(connection, 2**62, 10**6)
+    with bench.calls.write() as connection:
+        records = queue.claim(connection, 1, 2**62, 10**6)
+    with bench.state.write() as connection:
+        customers = snapshot.claim(connection, 1, 2**62, 10**6)
     assert records
     assert customers
     with running(AmberfloSandbox(API_KEY)) as url, httpx.Client(trust_env=False) as client:

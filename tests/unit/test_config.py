@@ -25,6 +25,8 @@ EXAMPLE_ENVIRON = {
     "SEGMENT_WRITE_KEY": "hush-write",
     "SEGMENT_WEBHOOK_SECRET": "hush-webhook",
 }
+#: Sections that may be left out; the example has them as comments.
+OPTIONAL = {"engage.public_api"}
 #: Keys that the example shows with a value of one's own.
 OWN_VALUES = {
     "amberflo.api_key",
@@ -72,7 +74,7 @@ def leaves(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value, key = getattr(section, name), prefix + (field.alias or name)
         if isinstance(value, BaseModel):
             yield from leaves(value, key + ".")
-        else:
+        elif key not in OPTIONAL:
             yield key, value
 
 
@@ -104,6 +106,37 @@ def test_the_example_shows_every_key() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     assert keys(tomllib.loads(text)) == {key for key, _ in leaves(config)}
     assert re.search(r"^# api_key_file = ", text, re.MULTILINE)
+
+
+def uncommented(section: str) -> str:
+    """The example with an optional section as it is meant to be used."""
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"# [{section}]"))
+    end = lines.index("", start)
+    for n in range(start, end):
+        if "_file = " not in lines[n]:
+            lines[n] = lines[n].removeprefix("# ")
+    return "\n".join(lines)
+
+
+def test_the_example_with_the_public_api_loads(tmp_path: Path) -> None:
+    text = uncommented("engage.public_api")
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    environ = EXAMPLE_ENVIRON | {"SEGMENT_PUBLIC_API_TOKEN": "hush-token"}
+    settings = load(path, environ).engage.public_api
+    assert settings is not None
+    assert "hush" not in repr(settings)
+    assert settings.token.get_secret_value() == "hush-token"
+    shown = tomllib.loads(text)["engage"]["public_api"]
+    assert shown.keys() == type(settings).model_fields.keys()
+    assert re.search(r"^# token_file = ", text, re.MULTILINE)
+    del shown["url"], shown["size_tolerance"]
+    assert type(settings).model_validate(shown | {"token": "hush-token"}) == settings
+    assert (settings.url, settings.size_tolerance) == ("https://api.segmentapis.com", 0.05)
+    assert refused(path, EXAMPLE_ENVIRON).startswith(
+        "FILE: engage.public_api.token: the environment variable SEGMENT_PUBLIC_API_TOKEN is not"
+    )
 
 
 def test_the_example_says_what_every_key_is() -> None:
@@ -529,6 +562,56 @@ def test_a_variable_that_names_no_key_file_is_named(file: Path, tmp_path: Path) 
     file.write_text(LEAST.replace('api_key = "hush"', ""), encoding="utf-8")
     line = refused(file, {"SYNCER_AMBERFLO__API_KEY_FILE": str(tmp_path / "key")})
     assert line.startswith("SYNCER_AMBERFLO__API_KEY_FILE: ")
+
+
+# engage.public_api, which may be left out
+
+
+def test_the_public_api_may_come_from_the_environment(file: Path, tmp_path: Path) -> None:
+    assert load(file, {}).engage.public_api is None
+    token_file = tmp_path / "token"
+    token_file.write_text("hush-in-file\n", encoding="utf-8")
+    environ = {
+        "SYNCER_ENGAGE__PUBLIC_API__TOKEN_FILE": str(token_file),
+        "SYNCER_ENGAGE__PUBLIC_API__SPACE_ID": "space",
+        "SYNCER_ENGAGE__PUBLIC_API__SIZE_TOLERANCE": "0.5",
+    }
+    settings = load(file, environ).engage.public_api
+    assert settings is not None
+    assert settings.token.get_secret_value() == "hush-in-file"
+    assert (settings.space_id, settings.size_tolerance) == ("space", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([], "token: missing; set token, or token_file with the path of a file"),
+        (["token = 'hush'"], "space_id: missing; config.example.toml shows it"),
+        (["token = ' '", "space_id = 'x'"], "token: the secret is empty; "),
+        (["token = 'hush'", "space_id = ''"], "space_id: String should have at least 1 char"),
+        (["token_file = '/no/such'"], "token_file: /no/such cannot be read (No such file or dire"),
+        (
+            ["tokn = 'hush'", "token = 'hush'", "space_id = 'x'"],
+            "tokn: unknown key; known here: token, token_file, space_id, url, size_tolerance",
+        ),
+        (
+            ["token = 'hush'", "space_id = 'x'", "size_tolerance = -1"],
+            "size_tolerance: Input should be greater than or equal to 0",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_public_api_is_named(
+    file: Path, lines: list[str], line: str
+) -> None:
+    found = refused(with_lines(file, "[engage.public_api]", *lines))
+    assert found.startswith("FILE: engage.public_api." + line)
+    assert "hush" not in found
+
+
+def test_the_token_and_its_file_are_one_too_many(file: Path) -> None:
+    lines = ["[engage.public_api]", "token = 'hush'", "token_file = 'token'"]
+    line = refused(with_lines(file, *lines))
+    assert line == "FILE: engage.public_api: set token or token_file, not both"
 
 
 # Secrets

@@ -1,0 +1,76 @@
+"""Alerts: what needs somebody, from when it shows until it is over and that was told.
+
+Times are epoch milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from state.tables import ALERT
+
+
+@dataclass(frozen=True)
+class News:
+    """What changed: alerts that began and that ended, each a text by its name."""
+
+    began: dict[str, str]
+    ended: dict[str, str]
+
+
+def see(connection: Connection, present: Mapping[str, str], now: int) -> News:
+    """Record what shows now (texts by name); gives what is new of it and what is over."""
+    known = {row["name"]: row for row in _all(connection)}
+    news = News({}, {})
+    for name, text in present.items():
+        if name not in known:
+            connection.execute(insert(ALERT).values(name=name, text=text, since=now))
+            news.began[name] = text
+        elif known[name]["ended_at"] is not None:
+            # It came back before anybody was told that it was over.
+            _set(connection, name, {"text": text, "ended_at": None, "told_at": now})
+            news.began[name] = text
+        elif known[name]["text"] != text:
+            _set(connection, name, {"text": text})
+    for name, row in known.items():
+        if name in present or row["ended_at"] is not None:
+            continue
+        news.ended[name] = row["text"]
+        if row["told_at"] is None:
+            forget(connection, name)  # nobody was told that it began
+        else:
+            _set(connection, name, {"ended_at": now, "told_at": None})
+    return news
+
+
+def active(connection: Connection) -> list[Mapping[str, Any]]:
+    """The alerts that are not over, oldest first."""
+    return [row for row in _all(connection) if row["ended_at"] is None]
+
+
+def untold(connection: Connection) -> list[Mapping[str, Any]]:
+    """Alerts of which something is still to be told: that they began, or (`ended_at`) ended."""
+    return [row for row in _all(connection) if row["told_at"] is None]
+
+
+def told(connection: Connection, name: str, now: int) -> None:
+    """Somebody was told of it."""
+    _set(connection, name, {"told_at": now})
+    connection.execute(delete(ALERT).where(ALERT.c.name == name, ALERT.c.ended_at.is_not(None)))
+
+
+def forget(connection: Connection, name: str) -> None:
+    connection.execute(delete(ALERT).where(ALERT.c.name == name))
+
+
+def _all(connection: Connection) -> list[Mapping[str, Any]]:
+    rows = connection.execute(select(ALERT).order_by(ALERT.c.since, ALERT.c.name)).mappings()
+    return [dict(row) for row in rows]
+
+
+def _set(connection: Connection, name: str, values: Mapping[str, Any]) -> None:
+    connection.execute(update(ALERT).where(ALERT.c.name == name).values(**values))

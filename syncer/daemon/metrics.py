@@ -1,0 +1,95 @@
+"""What the database knows of every stage, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from state import alerts, failures, queue, runs, snapshot, workers
+from state.database import Database
+from syncer.sync.schedule import Slot
+
+
+class Figures:
+    """A collector. `slot` is the next run's, where this process schedules."""
+
+    def __init__(self, calls: Database, state: Database) -> None:
+        self._calls, self._state = calls, state
+        self.slot: Slot | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._of_calls()
+        yield from self._of_the_state()
+        if self.slot is not None:
+            yield GaugeMetricFamily(
+                "syncer_next_run_timestamp_seconds", "When the next run starts", self.slot.at
+            )
+
+    def _of_calls(self) -> Iterator[Metric]:
+        with self._calls.read() as connection:
+            counters = queue.counters(connection)
+            inbox, records = queue.waiting(connection)
+            oldest = queue.oldest_waiting(connection)
+        calls = CounterMetricFamily(
+            "syncer_calls", "Calls by what became of them", None, ["what", "reason"]
+        )
+        requests = CounterMetricFamily(
+            "syncer_amberflo_requests", "Requests to Amberflo", None, ["method", "status"]
+        )
+        for (what, reason), value in sorted(counters.items()):
+            if what == "amberflo":
+                requests.add_metric(reason.split(" "), value)
+            else:
+                calls.add_metric([what, reason], value)
+        yield calls
+        yield requests
+        yield GaugeMetricFamily("syncer_calls_unsorted", "Calls in the inbox", inbox)
+        yield GaugeMetricFamily("syncer_meters_waiting", "Meter records to deliver", records)
+        lag = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
+        yield GaugeMetricFamily("syncer_lag_seconds", "Age of the oldest waiting call", lag)
+
+    def _of_the_state(self) -> Iterator[Metric]:
+        with self._state.read() as connection:
+            customers = snapshot.backlog(connection)
+            failed = failures.count(connection)
+            ended = runs.counts(connection)
+            sums = runs.totals(connection)
+            last = runs.last_good(connection, ())
+            held = runs.held_keys(connection)
+            traits = snapshot.traits(connection)
+            active = alerts.active(connection)
+            processes = workers.all_of(connection)
+        yield GaugeMetricFamily("syncer_customers_waiting", "Customers to deliver", customers)
+        yield GaugeMetricFamily("syncer_failures", "Failures that wait for somebody", failed)
+        runs_ended = CounterMetricFamily("syncer_runs", "Runs", None, ["kind", "state"])
+        for (kind, state), value in sorted(ended.items()):
+            runs_ended.add_metric([kind, state], value)
+        yield runs_ended
+        changes = CounterMetricFamily(
+            "syncer_run_sums", "What runs found and did, in sum", None, ["what"]
+        )
+        for what, value in sums.items():
+            changes.add_metric([what], value)
+        yield changes
+        if last is not None:
+            yield GaugeMetricFamily(
+                "syncer_last_good_run_timestamp_seconds", "When it started", last / 1000
+            )
+        members = GaugeMetricFamily("syncer_members", "Members", labels=["trait", "kind"])
+        for row in traits:
+            members.add_metric([row.trait, row.kind], row.members)
+        yield members
+        holds = GaugeMetricFamily("syncer_held", "Audiences held by the guard", labels=["audience"])
+        for key in sorted(held):
+            holds.add_metric([key], 1)
+        yield holds
+        alerting = GaugeMetricFamily("syncer_alert", "Alerts that are not over", labels=["name"])
+        for alert in active:
+            alerting.add_metric([alert["name"]], 1)
+        yield alerting
+        kinds = GaugeMetricFamily("syncer_processes", "Processes at work", labels=["kind"])
+        for kind in sorted({row["kind"] for row in processes}):
+            kinds.add_metric([kind], sum(row["kind"] == kind for row in processes))
+        yield kinds

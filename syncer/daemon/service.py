@@ -1,0 +1,299 @@
+"""The daemon's own process: it receives calls, keeps the schedule and the processes beside it.
+
+The processes share nothing but the database, so neither a slow Amberflo nor a large run keeps a
+caller waiting. Its life is `start`, `wait`, `drain`, `stop`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import orjson
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from state import workers
+from state.errors import Locked, StateError
+from state.lock import lock
+from syncer import log as logs
+from syncer.app import App
+from syncer.config import Config, ScheduleConfig, changes
+from syncer.daemon import systemd
+from syncer.daemon.alerts import Alerts
+from syncer.daemon.metrics import Figures
+from syncer.daemon.process import Beside
+from syncer.daemon.runs import BUSY, left_undone, past, run_once
+from syncer.daemon.trouble import Trouble
+from syncer.daemon.worker import work
+from syncer.errors import ConfigError
+from syncer.interpreter import set_for_commits_beside_a_busy_loop
+from syncer.passthrough.inbox import Inbox
+from syncer.passthrough.receiver import Receiver
+from syncer.passthrough.server import bind, serve
+from syncer.report import LineProgress
+from syncer.sync.schedule import Busy, Rhythm, Schedule, Slot, cron
+
+log = logging.getLogger("syncer")
+
+#: Seconds that the processes beside get to end after a stop; the whole must not take 20.
+DRAIN = 16.0
+#: Seconds between two looks at the clock and at what there is to alert of.
+GLANCE, LOOK = 5.0, 10.0
+#: Seconds between two tries to become the daemon that schedules (others may have died).
+SUCCESSION = 5.0
+#: Settings that take a new start.
+FIXED = ("passthrough.listen", "state.url")
+
+
+def run(
+    config: Config,
+    stop: Callable[[], bool],
+    reread: Callable[[], Config | None] = lambda: None,
+) -> None:
+    """Receive, schedule and deliver until `stop` says so. `reread` gives the settings anew when
+    somebody asked for that (SIGHUP), None else; it raises `ConfigError` where they are wrong."""
+    set_for_commits_beside_a_busy_loop()
+    with Service(config, stop, reread) as service:
+        service.wait()
+        service.drain()
+    log.info("stopped")
+
+
+class Service:
+    """Use as a context manager: entering starts it."""
+
+    def __init__(
+        self, config: Config, stop: Callable[[], bool], reread: Callable[[], Config | None]
+    ) -> None:
+        self._config, self._stop, self._reread = config, stop, reread
+        self._held = ExitStack()
+        self._ending = threading.Event()
+        self._schedule: Schedule | None = None
+        self._run: Beside | None = None
+        self._replacing = False
+
+    def __enter__(self) -> Service:
+        try:
+            self._start()
+        except BaseException:
+            self._ending.set()
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._held.close()
+
+    def _start(self) -> None:
+        config, held = self._config, self._held
+        app = App(config, LineProgress(log.info), self._stop)
+        self._state = held.enter_context(app.state(writes=True))
+        if self._state.engine.dialect.name == "sqlite":
+            # A moment's patience: `status` takes it to see whether it is free.
+            held.enter_context(lock(self._state, "daemon", wait=0.5))
+        self._calls = held.enter_context(app.queue(writes=True))
+        self._listener = bind(*config.passthrough.address)
+        held.callback(self._listener.close)
+        workers.bury(self._state, self._calls)
+        self._me = held.enter_context(workers.join(self._state, workers.DAEMON))
+        self._worker = Beside("worker", work, config)
+        held.callback(self._end_beside)
+        self._inbox = Inbox(self._calls, config.passthrough.queue_limit)
+        self._inbox.start()
+        held.callback(self._inbox.stop)
+        self._figures = Figures(self._calls, self._state)
+        registry = CollectorRegistry()
+        registry.register(self._figures)
+        self._receiver = Receiver(
+            inbox=self._inbox, write_keys=(), webhook_secret=None, problem=self._problem,
+            registry=registry,
+        )  # fmt: skip
+        self._let_callers_in()
+        self._alerts = Alerts(self._state, self._calls, config.alerts)
+        for name, target in (("reload", self._reload_when_asked), ("schedule", self._schedule_all)):
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            thread.start()
+            held.callback(thread.join, DRAIN)
+
+    def wait(self) -> None:
+        """Serve until somebody wants us to stop."""
+        host, port = self._listener.getsockname()[:2]
+        log.info("receiving on http://%s:%s", f"[{host}]" if ":" in host else host, port)
+        systemd.notify("READY=1")
+        watchdog = systemd.Watchdog()
+
+        def over() -> bool:
+            watchdog()  # from the loop itself: where that hangs, nobody hears us
+            if self._stop():
+                self._ending.set()
+                self._tell_beside_to_end()
+            return self._stop() or not self._alive()
+
+        uvloop.run(serve(self._receiver.app(), self._listener, over))
+        if not self._alive() and not self._stop():
+            raise StateError("the worker process ended unexpectedly; start the daemon again")
+
+    def drain(self) -> None:
+        """Let end what is under way; what has not begun stays due."""
+        systemd.notify("STOPPING=1")
+        log.info("stopping")
+        self._ending.set()
+        self._tell_beside_to_end()
+
+    def _problem(self) -> str | None:
+        return None if self._alive() else "the worker process ended"
+
+    # The processes beside
+
+    def _alive(self) -> bool:
+        return self._replacing or self._worker.alive
+
+    def _tell_beside_to_end(self) -> None:
+        for process in (self._worker, self._run):
+            if process is not None:
+                process.tell_to_end()
+
+    def _end_beside(self) -> None:
+        until = time.monotonic() + DRAIN
+        self._tell_beside_to_end()
+        for process in (self._run, self._worker):
+            if process is not None:
+                process.end(max(until - time.monotonic(), 1.0))
+
+    # The schedule
+
+    def _schedule_all(self) -> None:
+        """Schedule runs and alert, while no other daemon does."""
+        trouble = Trouble("schedule")
+        while not self._ending.is_set():
+            try:
+                with lock(
+                    self._state, "schedule", wait=3600, every=SUCCESSION / 2, stop=self._is_ending
+                ) as check:
+                    trouble(None)
+                    self._schedule_while(check)
+            except Locked:
+                pass
+            except (StateError, ConfigError) as error:
+                trouble(str(error))
+                self._ending.wait(SUCCESSION)
+
+    def _is_ending(self) -> bool:
+        return self._ending.is_set()
+
+    def _schedule_while(self, check: Callable[[], None]) -> None:
+        schedule = Schedule(
+            _rhythm(self._config.schedule),
+            lambda: past(self._state),
+            self._make_run,
+            tell=self._tell_slot,
+        )
+        trouble, looked = Trouble("alerts"), 0.0
+        schedule.start(at_once=left_undone(self._state))
+        self._schedule = schedule
+        try:
+            while not self._ending.wait(GLANCE):
+                check()
+                schedule.glance()
+                if time.monotonic() - looked >= LOOK:
+                    looked = time.monotonic()
+                    trouble(self._look())
+        finally:
+            self._schedule = None
+            schedule.stop()
+            if self._run is not None:
+                self._run.end(DRAIN)
+
+    def _look(self) -> str | None:
+        try:
+            self._alerts.look()
+        except StateError as error:
+            return str(error)
+        return None
+
+    def _make_run(self, full: bool) -> None:
+        """Make a run in a process of its own."""
+        if self._ending.is_set():
+            return
+        self._run = Beside("run", run_once, self._config, full)
+        if self._ending.is_set():
+            self._run.tell_to_end()
+        status = self._run.wait()
+        if status == BUSY:
+            raise Busy
+        if status not in (0, 1):
+            log.error("the run's process ended with status %s", status)
+
+    def _tell_slot(self, slot: Slot) -> None:
+        self._figures.slot = slot
+        log.info(
+            "the next run starts in %.0f minutes", max(slot.at - time.time(), 0) / 60,
+            extra={"kind": "full" if slot.full else "incremental"},
+        )  # fmt: skip
+        doing = orjson.dumps({"next_run": int(slot.at * 1000), "full": slot.full}).decode()
+        try:
+            with self._state.write() as connection:
+                workers.tell(connection, self._me.number, doing)
+        except StateError as error:
+            log.warning("%s", error)
+
+    # Reloading
+
+    def _let_callers_in(self) -> None:
+        settings = self._config.passthrough
+        secret = settings.webhook_secret
+        self._receiver.write_keys = tuple(key.get_secret_value() for key in settings.write_keys)
+        self._receiver.webhook_secret = secret.get_secret_value() if secret else None
+        self._inbox.limit = settings.queue_limit
+
+    def _reload_when_asked(self) -> None:
+        while not self._ending.wait(0.2):
+            try:
+                config = self._reread()
+            except ConfigError as error:
+                log.error("the config was read again and is wrong, the old one stays: %s", error)
+                continue
+            if config is not None:
+                systemd.reloading()
+                self._take_config(config)
+                systemd.notify("READY=1")
+
+    def _take_config(self, config: Config) -> None:
+        """Go on with new settings, and say which changed."""
+        changed = changes(self._config, config)
+        if not changed:
+            log.info("the config was read again: nothing changed")
+            return
+        log.info("the config was read again; changed: %s", ", ".join(changed))
+        for key in set(changed) & set(FIXED):
+            log.warning("%s stays as it was until the daemon is started again", key)
+        kept = {"state": self._config.state}
+        passthrough = config.passthrough.model_copy(
+            update={"listen": self._config.passthrough.listen}
+        )
+        self._config = config.model_copy(update={**kept, "passthrough": passthrough})
+        sections = {key.partition(".")[0] for key in changed}
+        logs.set_up(config.log.format, config.log.level)
+        self._let_callers_in()
+        self._alerts.config = config.alerts
+        if sections & {"amberflo", "engage", "log"}:
+            self._replace_worker()
+        if "schedule" in sections and self._schedule is not None:
+            self._schedule.change(_rhythm(config.schedule))
+
+    def _replace_worker(self) -> None:
+        self._replacing = True
+        try:
+            self._worker.end(DRAIN)
+            self._worker = Beside("worker", work, self._config)
+        finally:
+            self._replacing = False
+
+
+def _rhythm(settings: ScheduleConfig) -> Rhythm:
+    return Rhythm(settings.every, settings.jitter, cron(settings.reconcile))

@@ -1,0 +1,177 @@
+"""The worker: a process that sorts accepted calls, and delivers meter records and customers.
+
+Several daemons on one PostgreSQL have one each: they deliver side by side, and one of them sorts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from multiprocessing.connection import Connection
+from typing import Any
+
+import uvloop
+
+from state import queue, snapshot, workers
+from state.database import Database
+from state.errors import Locked, StateError
+from state.lock import lock
+from state.workers import Worker
+from syncer.amberflo.client import AmberfloClient
+from syncer.amberflo.meters import MeterDelivery
+from syncer.app import App
+from syncer.config import Config
+from syncer.daemon.process import settle_in
+from syncer.daemon.trouble import Trouble
+from syncer.report import LineProgress
+from syncer.sync.realtime import Sorter
+
+#: How long a messageId is known, in milliseconds.
+DEDUPLICATED = 24 * 3600 * 1000
+#: Seconds between two tries after something went wrong for all.
+PAUSE_AFTER_TROUBLE = 5.0
+#: Seconds between two looks at an empty table: at first, and after a while.
+PAUSE, LONGEST_PAUSE = 0.02, 0.25
+#: Seconds between two looks after the other workers, and between two counts for the metrics.
+LOOK, COUNT = 1.0, 5.0
+
+
+def work(config: Config, lifeline: Connection) -> None:
+    """The worker's process: until the lifeline ends."""
+    stop = settle_in(config, lifeline)
+    app = App(config, LineProgress(), stop)
+    trouble = Trouble("worker")
+    with app.state(writes=True) as state, app.queue(writes=True) as calls:
+        while not stop():
+            try:
+                workers.bury(state, calls)
+                with workers.join(state, "worker", calls) as worker:
+                    trouble(None)
+                    uvloop.run(_work(app, state, calls, worker))
+            except* StateError as problem:  # such as a connection that broke
+                trouble(str(problem.exceptions[0]))
+                _wait(PAUSE_AFTER_TROUBLE, stop)
+
+
+async def _work(app: App, state: Database, calls: Database, worker: Worker) -> None:
+    sorter, broken = app.sorter(calls, state), threading.Event()
+    try:
+        async with app.client() as client, asyncio.TaskGroup() as tasks:
+            meters = MeterDelivery(calls, state, worker.number, client, app.stop, Trouble("meters"))
+            # A thread is not cancelled with its group: it has to be told.
+            stop = lambda: app.stop() or broken.is_set()  # noqa: E731
+            tasks.create_task(asyncio.to_thread(_sort_all, sorter, stop))
+            tasks.create_task(_until_broken(meters.run(), broken))
+            tasks.create_task(_until_broken(_deliver_customers(app, state, worker, client), broken))
+            tasks.create_task(_until_broken(_look_after(app, state, calls, worker, client), broken))
+    finally:
+        broken.set()
+
+
+async def _until_broken(work: Coroutine[Any, Any, None], broken: threading.Event) -> None:
+    """Do it; where it breaks, say so at once: the group ends only when all of it has."""
+    try:
+        await work
+    except BaseException:
+        broken.set()
+        raise
+
+
+def _sort_all(sorter: Sorter, stop: Callable[[], bool]) -> None:
+    """Sort calls as they come; one process at a time does, so that they stay in order."""
+    trouble = Trouble("calls")
+    while not stop():
+        try:
+            with lock(sorter.state_database, "sorting", wait=5, every=1, stop=stop) as check:
+                _sort_while(sorter, check, trouble, stop)
+        except Locked:
+            pass  # another daemon does
+        except StateError as error:
+            trouble(str(error))
+            _wait(1.0, stop)
+
+
+def _sort_while(
+    sorter: Sorter,
+    check: Callable[[], None],
+    trouble: Callable[[str | None], None],
+    stop: Callable[[], bool],
+) -> None:
+    pause, checked = PAUSE, time.monotonic()
+    while not stop():
+        if time.monotonic() - checked > LOOK:
+            check()
+            checked = time.monotonic()
+        sorted_any = sorter.sort()
+        trouble(None)
+        pause = PAUSE if sorted_any else min(pause * 1.2, LONGEST_PAUSE)
+        if not sorted_any:
+            time.sleep(pause)
+
+
+async def _deliver_customers(
+    app: App, state: Database, worker: Worker, client: AmberfloClient
+) -> None:
+    """Deliver whenever customers are due."""
+    trouble = Trouble("customers")
+    while not app.stop():
+        pause = LONGEST_PAUSE
+        try:
+            with state.read() as connection:
+                oldest = snapshot.oldest_due(connection)
+            if oldest is not None and oldest <= time.time() * 1000:
+                result = await app.customer_delivery(state, worker, client).run()
+                trouble(result.problem)
+                pause = PAUSE_AFTER_TROUBLE if result.problem else PAUSE
+        except StateError as error:
+            trouble(str(error))
+            pause = PAUSE_AFTER_TROUBLE
+        until = time.monotonic() + pause
+        while not app.stop() and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.1))
+
+
+async def _look_after(
+    app: App, state: Database, calls: Database, worker: Worker, client: AmberfloClient
+) -> None:
+    """Still live for the others? Take over from the dead; count; forget old messageIds."""
+    trouble, counted, purged = Trouble("queue"), 0.0, 0.0
+    while not app.stop():
+        await asyncio.to_thread(worker.check)
+        now = time.monotonic()
+        try:
+            await asyncio.to_thread(workers.bury, state, calls)
+            if now - counted > COUNT:
+                counted = now
+                await asyncio.to_thread(_count, calls, client)
+            if now - purged > 60:
+                purged = now
+                await asyncio.to_thread(_purge, calls)
+            trouble(None)
+        except StateError as error:
+            trouble(str(error))
+        await asyncio.sleep(LOOK)
+    _count(calls, client)
+
+
+def _count(calls: Database, client: AmberfloClient) -> None:
+    """Add the requests to Amberflo since the last time to the counters."""
+    answers, client.answers = client.answers, Counter()
+    if answers:
+        with calls.write() as connection:
+            queue.count(connection, {("amberflo", what): n for what, n in answers.items()})
+
+
+def _purge(calls: Database) -> None:
+    """Forget messageIds after a day."""
+    with calls.write() as connection:
+        queue.purge(connection, int(time.time() * 1000) - DEDUPLICATED)
+
+
+def _wait(seconds: float, stop: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while not stop() and time.monotonic() < until:
+        time.sleep(0.05)
