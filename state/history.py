@@ -20,7 +20,7 @@ Every question is served by an index (a test asks both databases for their plans
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from state.tables import CHANGE, CUSTOMER, TRAIT
 #: `step` of a change: into the audience, out of it, or neither (a value, or false for the first
 #: time).
 ENTERED, EXITED, NEITHER = 1, -1, 0
+MOVED = (ENTERED, EXITED)
 
 #: As the index has it: with a bound value in place of the 0, SQLite would not see that it fits.
 _MOVED = CHANGE.c.step != literal_column("0")
@@ -76,7 +77,7 @@ class Undelivered(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """What a run wrote of one trait: entries, exits, and changes that are neither."""
+    """Changes of one trait: entries, exits, and those that are neither."""
 
     key: str
     trait: str
@@ -100,6 +101,8 @@ class Found(NamedTuple):
     email: str | None
 
 
+_THEIRS = CUSTOMER.c.customer_id == CHANGE.c.customer_id
+_UNDELIVERED = (CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
 _ENTRY = [CHANGE.c[name] for name in Entry._fields]
 
 
@@ -170,16 +173,16 @@ def of_key(
     since: int | None = None,
     until: int | None = None,
     *,
-    step: int | None = None,
+    steps: Collection[int] | None = None,
     newest_first: bool = False,
     after_id: int | None = None,
     limit: int | None = None,
 ) -> Generator[Entry]:
     """Changes of a key recorded in [since, until), in the order of `recorded_at`, then of the id;
-    with `step` only those that ENTERED or EXITED."""
+    with `steps` only these: MOVED gives the entries and exits of an audience."""
     chosen = [CHANGE.c.key == key]
-    if step is not None:
-        chosen.append(CHANGE.c.step == step)
+    if steps is not None:
+        chosen.append(CHANGE.c.step.in_(steps))
     statement, page = select(*_ENTRY).where(*chosen), Page(newest_first, after_id, limit)
     order, span = (CHANGE.c.recorded_at, CHANGE.c.id), _recorded(since, until)
     return listed(connection, statement, Entry._make, order, page, span)
@@ -190,34 +193,41 @@ def of_run(
     run: int,
     *,
     key: str | None = None,
-    step: int | None = None,
+    steps: Collection[int] | None = None,
     after_id: int | None = None,
     limit: int | None = None,
 ) -> Generator[Entry]:
     """What a run changed, in the order of the key, then of the id (in which customers of one commit
-    stand in the order of theirs)."""
+    stand in the order of theirs); with `key` and `steps` only these."""
     chosen = [CHANGE.c.run == run]
     if key is not None:
         chosen.append(CHANGE.c.key == key)
-    if step is not None:
-        chosen.append(CHANGE.c.step == step)
+    if steps is not None:
+        chosen.append(CHANGE.c.step.in_(steps))
     statement, page = select(*_ENTRY).where(*chosen), Page(False, after_id, limit)
     order = (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,)
     return listed(connection, statement, Entry._make, order, page)
 
 
+def key_moves(
+    connection: Connection, key: str, since: int | None = None, until: int | None = None
+) -> Moves:
+    """How many changes of a key were recorded in [since, until)."""
+    chosen = [CHANGE.c.key == key, *_recorded(since, until)]
+    return (_moves(connection, chosen) or [Moves(key, key, 0, 0, 0)])[0]
+
+
 def run_moves(connection: Connection, run: int) -> list[Moves]:
     """What a run wrote, by key. (The run's own record has what it found: also what was held.)"""
-    statement = (
-        select(
-            CHANGE.c.key,
-            *(func.sum(case((CHANGE.c.step == step, 1), else_=0)) for step in (1, -1, 0)),
-        )
-        .where(CHANGE.c.run == run)
-        .group_by(CHANGE.c.key)
-        .order_by(CHANGE.c.key)
-    )
-    rows = connection.execute(statement).all()
+    return _moves(connection, [CHANGE.c.run == run])
+
+
+def _moves(connection: Connection, chosen: Sequence[ColumnElement[bool]]) -> list[Moves]:
+    counts = [
+        func.sum(case((CHANGE.c.step == step, 1), else_=0)) for step in (ENTERED, EXITED, NEITHER)
+    ]
+    statement = select(CHANGE.c.key, *counts).where(*chosen).group_by(CHANGE.c.key)
+    rows = connection.execute(statement.order_by(CHANGE.c.key)).all()
     names = dict(connection.execute(select(TRAIT.c.key, TRAIT.c.trait)).tuples().all())
     return [Moves(key, names.get(key, key), *map(int, counts)) for key, *counts in rows]
 
@@ -230,13 +240,16 @@ def undelivered(
     Changes that undid each other before anything was sent are not among them: Amberflo has what
     they came to.
     """
-    statement = (
-        select(*_ENTRY, CUSTOMER.c.due_at.is_(None))
-        .join(CUSTOMER, CUSTOMER.c.customer_id == CHANGE.c.customer_id)
-        .where(CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
-    )
+    statement = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS)
     order = (CHANGE.c.customer_id, CHANGE.c.id)
-    return listed(connection, statement, _undelivered, order, Page(False, after_id, limit))
+    page = Page(False, after_id, limit)
+    return listed(connection, statement.where(*_UNDELIVERED), _undelivered, order, page)
+
+
+def undelivered_count(connection: Connection) -> int:
+    """How many there are of these."""
+    statement = select(func.count()).select_from(CHANGE).join(CUSTOMER, _THEIRS)
+    return int(connection.execute(statement.where(*_UNDELIVERED)).scalar_one())
 
 
 def _undelivered(row: Any) -> Undelivered:

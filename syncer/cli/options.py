@@ -37,6 +37,18 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+csv_option = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+
+
+def readable(_context: click.Context, _param: click.Parameter, text: str | None) -> str | None:
+    """A text that a database can be asked for."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("its bytes are not UTF-8; give the text in UTF-8") from None
+    return text
+
+
 def moment(_context: click.Context, _param: click.Parameter, text: str | None) -> int | None:
     """Epoch milliseconds of an ISO-8601 time or date; UTC when it names no zone."""
     if text is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from state.history import Entry
+from state.history import ENTERED, EXITED, Entry, Undelivered
 from syncer import report
 from syncer.sync.compare import CustomerChange
 from syncer.sync.run import Compared
@@ -54,8 +54,11 @@ def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
     }
 
 
-def history_json(entry: Entry) -> dict[str, Any]:
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """A change of the history; commands print of it what the design names."""
     return {
+        "customer_id": entry.customer_id,
+        "what": {ENTERED: "entered", EXITED: "exited"}.get(entry.step),
         "trait": entry.trait,
         "key": entry.key,
         "before": value(entry.before),
@@ -65,6 +68,10 @@ def history_json(entry: Entry) -> dict[str, Any]:
         "recorded_at": report.iso(entry.recorded_at),
         "delivered_at": report.iso(entry.delivered_at),
     }
+
+
+def undelivered_json(undelivered: Undelivered) -> dict[str, Any]:
+    return {**entry_json(undelivered.entry), "refused": undelivered.refused}
 
 
 def value(text: str | None) -> Any:

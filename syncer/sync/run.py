@@ -45,6 +45,7 @@ from syncer.sync.compare import (
     compare,
     look_up,
     merge,
+    same,
 )
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import Guard
@@ -497,7 +498,6 @@ class Runs:
         """Write the plan less what is held. Gives held changes by key, customers with one, and by
         how many the members of each key went up or down."""
         held_changes: dict[str, int] = {}
-        members: dict[str, int] = {}
         held_customers = 0
         writer = _Writer(connection, run, now)
         for number, change in enumerate(compared.plan):
@@ -509,11 +509,8 @@ class Runs:
                 held_changes[one.key] = held_changes.get(one.key, 0) + 1
             if kept is not None:
                 writer.write(kept)
-                for one in kept.changes:
-                    delta = _counts(one.after) - _counts(one.before)
-                    members[one.key] = members.get(one.key, 0) + delta
         writer.flush()
-        return held_changes, held_customers, members
+        return held_changes, held_customers, writer.members
 
     def _send(self, run: int, due: int, done: int = 0) -> Delivery:
         """Deliver what the run waits for: what calls make due meanwhile is not its to wait for.
@@ -599,11 +596,13 @@ class Runs:
 
 class _Writer:
     """Gathers a run's changes and writes them in bulk. A customer that a call changed since the
-    comparison keeps what the call said: changes are laid over the state as it is now."""
+    comparison keeps what the call said: changes are laid over the state as it is now. `members` is
+    by how many those of each key went up or down."""
 
     def __init__(self, connection: Connection, run: int, now: int) -> None:
         self._connection, self._run, self._now = connection, run, now
         self._gathered: list[CustomerChange] = []
+        self.members: dict[str, int] = {}
 
     def write(self, change: CustomerChange) -> None:
         self._gathered.append(change)
@@ -618,8 +617,12 @@ class _Writer:
         changes: list[ChangeRow] = []
         for change in self._gathered:
             state = there.get(change.customer_id)
-            (new if state is None else old).append(laid_over(state, change))
-            changes += [self._row(change.customer_id, one) for one in change.changes]
+            laid, made = laid_over(state, change)
+            (new if state is None else old).append(laid)
+            changes += [self._row(change.customer_id, one) for one in made]
+            for one in made:
+                delta = _counts(one.after) - _counts(one.before)
+                self.members[one.key] = self.members.get(one.key, 0) + delta
         snapshot.insert_customers(self._connection, new, self._now, self._run)
         snapshot.update_customers(self._connection, old, self._now, self._run)
         snapshot.add_changes(self._connection, changes, self._run, self._now)
@@ -631,22 +634,34 @@ class _Writer:
         return ChangeRow(customer_id, change.key, change.trait, before, after, observed_at)
 
 
-def laid_over(state: CustomerState | None, change: CustomerChange) -> CustomerState:
-    """A customer's state with a change laid over it."""
+def laid_over(
+    state: CustomerState | None, change: CustomerChange
+) -> tuple[CustomerState, list[TraitChange]]:
+    """A customer's state with a change laid over it, and what that changed: nothing, where a call
+    since the comparison said the same, or something newer."""
     if state is None:
         traits = canonical(change.traits)
-        return CustomerState(change.customer_id, traits, change.name, change.email, None, None)
+        new = CustomerState(change.customer_id, traits, change.name, change.email, None, None)
+        return new, change.changes
     traits_now = orjson.loads(state.traits)
+    stamps = orjson.loads(state.stamps or "{}")
+    made = []
     for one in change.changes:
+        now = traits_now.get(one.trait)
+        newer = not same(now, one.before) and stamps.get(one.trait, 0) > (one.observed_at or 0)
+        if newer or same(now, one.after):
+            continue
+        made.append(one._replace(before=now))
         if one.after is None:
             traits_now.pop(one.trait, None)
         else:
             traits_now[one.trait] = one.after
-    return state._replace(
+    laid = state._replace(
         traits=canonical(traits_now),
         name=change.name or state.name,
         email=change.email or state.email,
     )
+    return laid, made
 
 
 def trait_sums(compared: Compared, held: dict[str, int]) -> list[dict[str, Any]]:
