@@ -27,7 +27,7 @@ from state.database import Database
 from state.errors import StateError
 from state.queue import DueEvent, EventRow
 from state.snapshot import ChangeRow, CustomerRow, CustomerState, DueRow, TraitRow
-from tests.contract.conftest import NOW, ask, due, due_ids, put, records, row
+from tests.contract.conftest import NOW, as_claimed, ask, due, due_ids, put, records, row
 
 
 def known(state: CustomerState) -> CustomerRow:
@@ -92,11 +92,6 @@ def place(url: str, part: str) -> Iterator[Engine]:
             connection.execute(text("CREATE SCHEMA public"))
     yield engine
     engine.dispose()
-
-
-def as_claimed(customer_id: str, rev: int, run: int | None = None) -> snapshot.DueRow:
-    """A customer as a worker claimed it."""
-    return snapshot.DueRow(customer_id, "{}", None, None, None, rev, 0, run)
 
 
 def names(part: str) -> set[str]:

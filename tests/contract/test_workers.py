@@ -28,7 +28,7 @@ from state.queue import Accepted, EventRow
 from syncer.sync.compare import CustomerChange, TraitChange
 from syncer.sync.realtime import Sorter
 from syncer.sync.run import _Writer
-from tests.contract.conftest import NOW, ask, end_others, put, records, row
+from tests.contract.conftest import NOW, as_claimed, ask, end_others, put, records, row
 
 ROOT = Path(__file__).parents[2]
 #: A worker that claims two customers and two meter records and holds them until it is told to go
@@ -349,9 +349,9 @@ def test_what_ends_a_claim(database: Database, how: str) -> None:
     claim(database, 2, 1)
     with database.write() as connection:
         if how == "acknowledge":
-            snapshot.acknowledge(connection, [("u0000", 1, NOW)])
+            snapshot.acknowledge(connection, [as_claimed("u0000", 1)], NOW)
         elif how == "park":
-            snapshot.park(connection, [("u0000", 1)])
+            snapshot.park(connection, [as_claimed("u0000", 1)])
         elif how == "postpone":
             snapshot.postpone(connection, [("u0000", 1, NOW)])
         elif how == "give_back":
@@ -374,7 +374,7 @@ def test_a_customer_that_changes_in_work_stays_in_work_and_due(database: Databas
     assert claims(database) == {1: 1}
     assert claim(database, 2) == []
     with database.write() as connection:
-        snapshot.acknowledge(connection, [("u0000", 1, NOW)])
+        snapshot.acknowledge(connection, [as_claimed("u0000", 1)], NOW)
     assert claim(database, 2) == ["u0000"]
 
 
@@ -448,7 +448,7 @@ def test_outcomes_add_up(database: Database) -> None:
         together.wait(30)
         for _ in range(10):
             with database.write() as connection:
-                runs.add_outcomes(connection, mine, 2, number)
+                runs.add_outcomes(connection, mine, delivered=2, failed=number)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4)))
@@ -558,10 +558,10 @@ def test_a_run_and_a_delivery_never_wait_for_each_other_for_ever(empty_postgres:
 
         def deliver() -> None:
             with other.write(beside=True) as connection:
-                snapshot.acknowledge(connection, [("u0001", 1, NOW)])
+                snapshot.acknowledge(connection, [as_claimed("u0001", 1)], NOW)
                 delivered_one.set()
                 committing.wait(0.5)
-                snapshot.acknowledge(connection, [("u0000", 1, NOW)])
+                snapshot.acknowledge(connection, [as_claimed("u0000", 1)], NOW)
 
         with database.write(alone=True) as connection:
             snapshot.update_customers(connection, [row("u0000", vip=True)], NOW, 7)
@@ -581,8 +581,8 @@ def test_deliveries_write_side_by_side(empty_postgres: str) -> None:
         customers(database, 2)
         with database.write(beside=True) as one, database.write(beside=True) as two:
             two.execute(text("SET LOCAL lock_timeout = '2s'"))
-            snapshot.acknowledge(one, [("u0000", 1, NOW)])
-            snapshot.acknowledge(two, [("u0001", 1, NOW)])
+            snapshot.acknowledge(one, [as_claimed("u0000", 1)], NOW)
+            snapshot.acknowledge(two, [as_claimed("u0001", 1)], NOW)
     with closing(Database.open(empty_postgres)) as database:
         assert ask(database, snapshot.backlog) == 0
 

@@ -23,7 +23,7 @@ from freezegun.api import FrozenDateTimeFactory
 from state import runs
 from state.database import Database
 from state.errors import StateError
-from syncer.daemon.runs import left_undone, past
+from syncer.daemon.service import left_undone, past
 from syncer.sync import schedule as schedules
 from syncer.sync.schedule import Busy, Past, Rhythm, Schedule, Slot, cron
 
