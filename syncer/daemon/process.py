@@ -52,9 +52,12 @@ class Beside:
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Until it ended, or so long; gives its exit status if it did."""
-        with suppress(subprocess.TimeoutExpired):
-            return self._process.wait(seconds)
-        return None
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self.tell_to_end()  # closes our end
+        return status
 
     def end(self, seconds: float) -> None:
         """Tell it to end, and kill it where that takes longer: what it had under way is done again
@@ -62,7 +65,7 @@ class Beside:
         self.tell_to_end()
         if self.wait(seconds) is None:
             self._process.kill()
-            self._process.wait()
+            self.wait()
 
 
 class Lifeline:

@@ -78,12 +78,21 @@ class Daemon:
     process: subprocess.Popen[str]
     log: list[str]
     url: str = ""
+    killed: bool = False
     client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=30))
 
     @property
     def address(self) -> tuple[str, int]:
         host, _, port = self.url.removeprefix("http://").rpartition(":")
         return host, int(port)
+
+    def kill(self) -> None:
+        """SIGKILL: the processes beside it must end by themselves."""
+        self.killed = True
+        below = descendants(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+        wait_until(lambda: not any(map(runs, below)), 20, what="the end of the processes beside")
 
     @property
     def worker(self) -> int:
@@ -209,9 +218,10 @@ def installed(folder: Path, **options: Any) -> Iterator[Installation]:
 
 @contextmanager
 def daemon(
-    installation: Installation, *, state: str | None = None, **settings: Any
+    installation: Installation, *, state: str | None = None, more: str = "", **settings: Any
 ) -> Iterator[Daemon]:
-    """The daemon on a free port; `settings` go to [passthrough]. It must end well when told to."""
+    """The daemon on a free port; `settings` go to [passthrough], `more` stands at the end of the
+    config. It must end well when told to, unless it was killed."""
     given = {
         "listen": "127.0.0.1:0",
         "write_keys": ["another-key", KEY],
@@ -223,7 +233,7 @@ def daemon(
         for key, value in given.items()
         if value is not None
     ]
-    installation.configure(state=state, more="[passthrough]\n" + "\n".join(lines) + "\n")
+    installation.configure(state=state, more=f"[passthrough]\n{chr(10).join(lines)}\n{more}")
     process = installation.start("daemon")
     found = Daemon(installation, process, [])
     reading = threading.Thread(target=_read, args=(process, found.log), daemon=True)
@@ -232,7 +242,8 @@ def daemon(
         found.url = _address(found)
         _wait_for_ready(found)
         yield found
-        _stop(found)
+        if not found.killed:
+            _stop(found)
     finally:
         found.client.close()
         if process.poll() is None:
@@ -280,4 +291,5 @@ def _stop(found: Daemon) -> None:
     assert found.process.wait(STOP) == 0, "\n".join(found.log)
     assert time.monotonic() - began < STOP
     wait_until(lambda: not any(map(runs, below)), 5, what="the end")
-    assert "Traceback" not in "\n".join(found.log)
+    said = "\n".join(found.log)
+    assert "Traceback" not in said, said
