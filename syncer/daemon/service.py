@@ -204,9 +204,9 @@ class Service:
                     trouble(self._look())
         finally:
             self._schedule = None
-            schedule.stop()
             if self._run is not None:
                 self._run.end(DRAIN)
+            schedule.stop()
 
     def _look(self) -> str | None:
         try:

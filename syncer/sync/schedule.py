@@ -155,6 +155,7 @@ class Schedule:
         self._past, self._run, self._tell, self._chance = past, run, tell, chance
         self._scheduler = scheduler or BackgroundScheduler(timezone=UTC)
         self._running = threading.Lock()
+        self._stopped = False
         self._job: Job | None = None
         self._slot: Slot | None = None
         #: the newest start on record when the slot was planned, and our own last one
@@ -170,8 +171,9 @@ class Schedule:
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Start nothing more; what runs is the caller's to end."""
-        self._scheduler.shutdown(wait=False)
+        """Start nothing more, and wait for the run that goes on, which the caller ends before."""
+        self._stopped = True
+        self._scheduler.shutdown(wait=True)
 
     def change(self, rhythm: Rhythm) -> None:
         """Go on in another rhythm."""
@@ -223,7 +225,8 @@ class Schedule:
             slot, basis = Slot(time.time() + AFTER_ANOTHER, full), self._basis
         finally:
             self._running.release()
-        self._plan(slot, basis)
+        if not self._stopped:
+            self._plan(slot, basis)
 
     def _take(self, slot: Slot) -> Slot:
         """Make the run of a slot, where it is still to be made; gives the slot that follows."""
