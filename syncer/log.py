@@ -36,6 +36,7 @@ class Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         ids = "".join(f" {name}={value}" for name, value in _ids(record).items())
         text = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{ids}"
+        text = " ".join(text.splitlines())  # an id may hold anything
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 

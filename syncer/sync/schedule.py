@@ -33,38 +33,73 @@ log = logging.getLogger("syncer")
 
 #: A clock that goes back or ahead by more seconds than this was set, or the machine slept.
 STEP = 5.0
+#: So many runs before a reconcile the starts begin to be drawn so that one falls on it.
+AHEAD = 1000
 #: Seconds after which a slot is tried again where another run was going on.
 AFTER_ANOTHER = 60.0
 
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
+_DAYS = "sun mon tue wed thu fri sat"
+#: The fields of a cron line: what each counts, from where to where, and the names it knows.
+_FIELDS = (
+    ("minute", 0, 59, ""),
+    ("hour", 0, 23, ""),
+    ("day of the month", 1, 31, ""),
+    ("month", 1, 12, _MONTHS),
+    ("day of the week", 0, 6, _DAYS),
+)
+#: Of a field, what stands between its commas: *, 5, 1-5 or mon-fri, each with a step or without.
+_PART = re.compile(r"(?:\*|([0-9]+|[a-z]+)(?:-([0-9]+|[a-z]+))?)(?:/([0-9]+))?")
 
 
 def cron(line: str) -> CronTrigger:
-    """The trigger of a cron line (UTC); `ValueError` where it is none."""
-    fields = line.lower().split()
-    if len(fields) != 5:
-        raise ValueError(f"{len(fields)} fields, not 5")
-    days = ",".join(_days(part) for part in fields[4].split(","))
-    trigger = CronTrigger.from_crontab(" ".join([*fields[:4], days]), timezone=UTC)
+    """The trigger of a cron line (UTC); `ValueError` where it is none. Read here: APScheduler
+    counts the days of the week from Monday, and overlooks what it cannot read behind a name."""
+    texts = line.lower().split()
+    if len(texts) != 5:
+        raise ValueError(f"{len(texts)} fields, not 5")
+    if texts[2] != "*" and texts[4] != "*":
+        raise ValueError("a day of the month or one of the week, not both")
+    minute, hour, day, month, weekday = (
+        text if text == "*" else ",".join(sorted(_values(text, *field)))
+        for text, field in zip(texts, _FIELDS, strict=True)
+    )
+    trigger = CronTrigger(
+        minute=minute, hour=hour, day=day, month=month, day_of_week=weekday, timezone=UTC
+    )
     if trigger.get_next_fire_time(None, datetime.now(UTC)) is None:
         raise ValueError("it never comes")
     return trigger
 
 
-def _days(part: str) -> str:
-    """A part of cron's days of the week by their names: cron counts from Sunday, and knows it as 7
-    too, APScheduler from Monday."""
-    match = re.fullmatch(r"([0-7]|[a-z]{3})(?:-([0-7]|[a-z]{3}))?(?:/([1-7]))?", part)
-    if match is None:
-        return part  # * or */2, or nothing that can be read
-    first, last = (
-        _DAYS.index(day) if day in _DAYS else int(day) if day.isdecimal() else -1
-        for day in (match[1], match[2] or match[1])
-    )
-    if first < 0 or last < 0:
-        raise ValueError(f"{part!r} is no day of the week")
-    last += 7 if last < first else 0
-    return ",".join(_DAYS[day % 7] for day in range(first, last + 1, int(match[3] or 1)))
+def _values(text: str, what: str, low: int, high: int, names: str) -> set[str]:
+    """What a field stands for, each as APScheduler reads it: numbers, days of the week by name."""
+    found: set[str] = set()
+    for part in text.split(","):
+        match = _PART.fullmatch(part)
+        if match is None:
+            raise ValueError(f"{part!r} is no {what}")
+        first, last, step = match.groups()
+        start = low if first is None else _number(first, what, low, high, names)
+        if last is not None:
+            end = _number(last, what, low, high, names)
+        else:
+            end = start if first is not None and step is None else high
+        if end < start and names is _DAYS:
+            end += 7  # over Sunday
+        if end < start or step == "0":
+            raise ValueError(f"{part!r} is no {what}")
+        numbers = range(start, end + 1, int(step or 1))
+        found |= {_DAYS.split()[n % 7] if names is _DAYS else str(n) for n in numbers}
+    return found
+
+
+def _number(text: str, what: str, low: int, high: int, names: str) -> int:
+    if text in names.split():
+        return low + names.split().index(text)
+    if text.isdecimal() and (low <= int(text) <= high or (names is _DAYS and text == "7")):
+        return int(text)
+    raise ValueError(f"{text!r} is no {what}")
 
 
 class Slot(NamedTuple):
@@ -109,7 +144,7 @@ class Rhythm:
     def _step(self, left: float, low: float, high: float, chance: Callable[[], float]) -> float:
         """Seconds to the next start, so that a later one can fall on a moment `left` away."""
         fitting = []
-        if high < left < float("inf"):
+        if high < left < AHEAD * low:
             # After the step, k more of low..high each must be able to make up what is left.
             for k in range(max(1, ceil((left - high) / high)), int((left - low) / low) + 1):
                 first, last = max(low, left - k * high), min(high, left - k * low)
