@@ -133,6 +133,8 @@ def find_customers(
 ) -> list[Found]:
     """Known customers whose id begins with `prefix`, in UTF-8 byte order of the id; the next page
     is after the last id of this one."""
+    if "\0" in prefix:
+        return []  # no id has one, and PostgreSQL does not take it
     statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.name, CUSTOMER.c.email)
     statement = statement.where(CUSTOMER.c.customer_id >= prefix)
     end = _end_of(prefix)
@@ -228,7 +230,7 @@ def _moves(connection: Connection, chosen: Sequence[ColumnElement[bool]]) -> lis
     ]
     statement = select(CHANGE.c.key, *counts).where(*chosen).group_by(CHANGE.c.key)
     rows = connection.execute(statement.order_by(CHANGE.c.key)).all()
-    names = dict(connection.execute(select(TRAIT.c.key, TRAIT.c.trait)).tuples().all())
+    names = {row.key: row.trait for row in connection.execute(select(TRAIT.c.key, TRAIT.c.trait))}
     return [Moves(key, names.get(key, key), *map(int, counts)) for key, *counts in rows]
 
 
