@@ -7,6 +7,7 @@ that the caller says what is one transaction. Times are epoch milliseconds.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -73,6 +74,21 @@ class DueRow(NamedTuple):
     attempts: int
 
 
+class HeldRow(NamedTuple):
+    """What Amberflo should hold of a customer, and how far it was told: all that a change or a
+    delivery moves."""
+
+    customer_id: str
+    traits: str
+    name: str | None
+    email: str | None
+    called: str | None
+    rev: int
+    acked_rev: int
+    acked_at: int | None
+    due_at: int | None
+
+
 class TraitRow(NamedTuple):
     """A trait that we own at Amberflo, and how many are in it (or have it)."""
 
@@ -135,6 +151,41 @@ def traits(connection: Connection) -> list[TraitRow]:
 def size(connection: Connection) -> int:
     """How many customers are known."""
     return int(connection.execute(select(func.count()).select_from(CUSTOMER)).scalar_one())
+
+
+def sent_count(connection: Connection) -> int:
+    """How many customers Amberflo has acknowledged at least once."""
+    statement = select(func.count()).select_from(CUSTOMER).where(CUSTOMER.c.acked_rev > 0)
+    return int(connection.execute(statement).scalar_one())
+
+
+def sent(connection: Connection, after: str, limit: int) -> list[tuple[str, bool]]:
+    """The next ones of these in UTF-8 byte order of the id, and whether more is to be sent of them.
+    Page by page and not one stream: to look at each may take hours, too long for a transaction."""
+    rows = connection.execute(
+        select(CUSTOMER.c.customer_id, CUSTOMER.c.due_at.is_not(None))
+        .where(CUSTOMER.c.acked_rev > 0, CUSTOMER.c.customer_id > after)
+        .order_by(CUSTOMER.c.customer_id)
+        .limit(limit)
+    )
+    return [(str(row[0]), bool(row[1])) for row in rows.all()]
+
+
+def held(connection: Connection, customer_ids: Collection[str]) -> list[HeldRow]:
+    """What Amberflo should hold of those of the named customers that are known."""
+    ids = list(customer_ids)
+    found: list[HeldRow] = []
+    for start in range(0, len(ids), CHUNK):
+        rows = connection.execute(_HELD, {"ids": ids[start : start + CHUNK]})
+        found += map(HeldRow._make, rows.all())
+    return found
+
+
+#: Statements that are made once: one refers to itself, so its ids would stay with it until garbage
+#: is collected.
+_NAMED = CUSTOMER.c.customer_id.in_(bindparam("ids", expanding=True))
+_HELD = select(*(CUSTOMER.c[name] for name in HeldRow._fields)).where(_NAMED)
+_SEND_AGAIN = update(CUSTOMER).where(_NAMED).values(due_at=bindparam("now"), attempts=0)
 
 
 # Writing a run's plan
@@ -270,6 +321,14 @@ def send_again(
     if customer_id is not None:
         statement = statement.where(CUSTOMER.c.customer_id == customer_id)
     return connection.execute(statement).rowcount
+
+
+def send_these_again(connection: Connection, now: int, customer_ids: Iterable[str]) -> int:
+    """The same of the named ones."""
+    rest, found = iter(customer_ids), 0
+    while ids := list(islice(rest, CHUNK)):
+        found += connection.execute(_SEND_AGAIN, {"now": now, "ids": ids}).rowcount
+    return found
 
 
 def acknowledge(connection: Connection, acks: Sequence[tuple[str, int, int]]) -> None:
