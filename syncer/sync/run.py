@@ -207,6 +207,14 @@ class Runs:
                 due = snapshot.backlog(connection)
             return self._send(due, self.clock())
 
+    def send_again(self, customer_ids: Iterable[str]) -> Delivery:
+        """Send known customers again though nothing of them changed."""
+        with run_lock(self.database), self.delivery_lock():
+            with self.database.write() as connection:
+                snapshot.send_these_again(connection, self.clock(), customer_ids)
+                due = snapshot.backlog(connection)
+            return self._send(due, self.clock())
+
     def diff(self, *, full: bool = False) -> Compared:
         """What the next run would change; writes nothing and asks Amberflo nothing."""
         return self._compare(*self._next(full), approval=None)
