@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from state.database import Database
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
+from syncer.amberflo.holdings import Holdings
 from syncer.amberflo.meters import MeterDelivery
 from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
@@ -28,6 +29,8 @@ from syncer.storage import opened
 from syncer.sync.guard import Guard
 from syncer.sync.realtime import Sorter
 from syncer.sync.run import Progress, Runs, Selection
+from syncer.sync.verification import Verification
+from syncer.sync.verify import Verifier
 
 
 @dataclass
@@ -144,6 +147,33 @@ class App:
             patience=settings.patience,
             stop=self.stop,
         )
+
+    def verify(
+        self,
+        database: Database,
+        customer_id: str | None = None,
+        *,
+        send_again: Callable[[Iterable[str]], Delivery] | None = None,
+    ) -> Verification:
+        """Compare what Amberflo holds now with what it should hold: of all customers, or of one.
+        With `send_again` (that of `Runs`) what differs is repaired. Close the result when done."""
+        settings = self.config.amberflo
+        with database.read() as connection:
+            owned = frozenset(row.trait for row in snapshot.traits(connection))
+        return Verifier(
+            database=database,
+            connect=self._holdings,
+            owned=owned,
+            progress=self.progress,
+            as_strings=settings.trait_values == "string",
+            at_a_time=settings.concurrency,
+            stop=self.stop,
+        ).verify(customer_id, send_again)
+
+    @asynccontextmanager
+    async def _holdings(self) -> AsyncIterator[Holdings]:
+        async with self.client() as client:
+            yield Holdings(client, patience=self.config.amberflo.patience, stop=self.stop)
 
     def retry_meters(
         self, database: Database, rows: Sequence[Mapping[str, Any]]

@@ -14,15 +14,13 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
-import orjson
-
 from state import failures, runs, snapshot, workers
 from state.database import Database
 from state.errors import Busy
 from state.snapshot import DueRow
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.customer import merged
+from syncer.amberflo.customer import to_put
 from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
@@ -251,17 +249,7 @@ class CustomerDelivery:
             return None
         try:
             current = await self.client.get_customer(row.customer_id)
-            called = orjson.loads(row.called) if row.called else {}
-            said = {name: value for name, (value, _) in called.items() if value is not None}
-            record = merged(
-                current,
-                customer_id=row.customer_id,
-                traits=said | orjson.loads(row.traits),
-                name=row.name,
-                email=row.email,
-                owned=self.owned | called.keys(),
-                as_strings=self.as_strings,
-            )
+            record = to_put(current, row, self.owned, as_strings=self.as_strings)
             try:
                 await self.client.put_customer(record)
             except Refused as refused:

@@ -53,6 +53,7 @@ COMMANDS = {
     "resync": "sync",
     "runs": "runs",
     "audit": "audit",
+    "verify": "verify",
     "failures": "failures",
     "status": "status",
 }

@@ -85,3 +85,8 @@ def run_line(record: Any) -> str:
         f"run {record['id']} ({record['kind']}) {record['state']}: "
         f"{record['delivered']:,} of {record['due']:,} customers delivered{failed}{held}"
     )
+
+
+def said(value: Any) -> str:
+    """A trait's value in a line of text."""
+    return "absent" if value is None else orjson.dumps(value).decode()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
-import orjson
 
 from state import runs as run_records
 from syncer import report
 from syncer.app import App
 from syncer.cli.options import application, config_option, json_option
-from syncer.cli.shapes import change_json, run_json, run_line, trait_json
+from syncer.cli.shapes import change_json, run_json, run_line, said, trait_json
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK
 from syncer.sync.compare import CustomerChange
 from syncer.sync.run import Compared, Result, Runs, trait_sums
@@ -159,13 +156,13 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
     if as_json and not customers:
         report.print_json(document)
     elif as_json:
-        # The lists may be long: they are written as they come.
-        head = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
-        sys.stdout.write(head.removesuffix("\n}"))
-        _print_list("changes", (change_json(compared, change) for change in compared.plan))
-        _print_list("profiles_without_customer_id", runs.without_customer_id(compared))
-        sys.stdout.write("\n}\n")
-        sys.stdout.flush()
+        report.print_json_with_lists(
+            document,
+            {
+                "changes": (change_json(compared, change) for change in compared.plan),
+                "profiles_without_customer_id": runs.without_customer_id(compared),
+            },
+        )
     else:
         report.print_table(report.TRAIT_COLUMNS, report.trait_rows(traits))
         report.stdout().print(
@@ -184,22 +181,11 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
                 print(f"no customer id: profile {profile}")
 
 
-def _print_list(name: str, items: Iterator[Any]) -> None:
-    sys.stdout.write(f',\n  "{name}": [')
-    for number, item in enumerate(items):
-        sys.stdout.write(("," if number else "") + "\n    " + orjson.dumps(item).decode())
-    sys.stdout.write("]")
-
-
 def _change_line(compared: Compared, change: CustomerChange) -> str:
     parts = [
-        f"{one.trait}: {_said(one.before)} → {_said(one.after)}"
+        f"{one.trait}: {said(one.before)} → {said(one.after)}"
         + (" (waiting)" if compared.waits(one) else " (held)" if compared.holds(one) else "")
         for one in change.changes
     ]
     mark = "changed" if change.known else "new"
     return f"{mark} {change.customer_id}: {', '.join(parts) or 'name or email'}"
-
-
-def _said(value: Any) -> str:
-    return "absent" if value is None else orjson.dumps(value).decode()

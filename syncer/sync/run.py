@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -246,20 +247,19 @@ class Runs:
             found = failures.find(connection, failed)
         return self.send_again([str(failure["customer_id"]) for failure in found])
 
-    def send_again(self, customer_ids: Collection[str]) -> Delivery:
+    def send_again(self, customer_ids: Iterable[str]) -> Delivery:
         """Send known customers as they are to be, whatever Amberflo has of them."""
-        refs = [failures.customer_ref(one) for one in customer_ids]
+        rest, due, began = iter(customer_ids), 0, self.clock()
         with run_lock(self.database, self.patience):
             with self.database.write(alone=True) as connection:
-                failures.clear(connection, refs)
-                due = snapshot.send_again(
-                    connection, self.clock(), customer_ids=customer_ids, run=BY_HAND
-                )
+                while ids := list(islice(rest, snapshot.CHUNK)):
+                    failures.clear(connection, [failures.customer_ref(one) for one in ids])
+                    due += snapshot.send_again(connection, began, customer_ids=ids, run=BY_HAND)
             delivery = self._send(BY_HAND, due)
             with self.database.read() as connection:
-                refused = failures.count(connection, refs)
+                refused = failures.customers_since(connection, began)
                 left = snapshot.backlog(connection, BY_HAND)
-        return replace(delivery, delivered=due - refused - left, failed=refused)
+        return replace(delivery, delivered=max(due - refused - left, 0), failed=refused)
 
     def diff(self, *, full: bool = False) -> Compared:
         """What the next run would change; writes nothing and asks Amberflo nothing."""
