@@ -29,6 +29,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    bindparam,
     case,
     func,
     literal_column,
@@ -42,6 +43,9 @@ from state.tables import CHANGE, CUSTOMER, TRAIT
 #: time).
 ENTERED, EXITED, NEITHER = 1, -1, 0
 MOVED = (ENTERED, EXITED)
+
+#: No id and no time is larger.
+_LAST = 2**63 - 1
 
 #: As the index has it: with a bound value in place of the 0, SQLite would not see that it fits.
 _MOVED = CHANGE.c.step != literal_column("0")
@@ -104,6 +108,17 @@ class Found(NamedTuple):
 _THEIRS = CUSTOMER.c.customer_id == CHANGE.c.customer_id
 _UNDELIVERED = (CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
 _ENTRY = [CHANGE.c[name] for name in Entry._fields]
+#: What questions begin with: to put a statement together takes longer than to answer it.
+_ENTRIES = select(*_ENTRY)
+_WAITING = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS).where(*_UNDELIVERED)
+#: Customers whose newest entry or exit is an entry. The largest of 4 id + step has the step of the
+#: newest: one pass over the index in its order, on every engine.
+_MEMBERS = (
+    select(CHANGE.c.customer_id)
+    .where(_MOVED)
+    .group_by(CHANGE.c.customer_id)
+    .having(func.max(CHANGE.c.id * 4 + CHANGE.c.step) % 4 == ENTERED)
+)
 
 
 # Names
@@ -166,7 +181,7 @@ def of_customer(
     if key is not None:
         chosen.append(key == _KEY)
     page = Page(newest_first, after_id, limit)
-    return listed(connection, select(*_ENTRY).where(*chosen), Entry._make, (CHANGE.c.id,), page)
+    return listed(connection, _ENTRIES.where(*chosen), Entry._make, (CHANGE.c.id,), page)
 
 
 def of_key(
@@ -185,7 +200,7 @@ def of_key(
     chosen = [CHANGE.c.key == key]
     if steps is not None:
         chosen.append(CHANGE.c.step.in_(steps))
-    statement, page = select(*_ENTRY).where(*chosen), Page(newest_first, after_id, limit)
+    statement, page = _ENTRIES.where(*chosen), Page(newest_first, after_id, limit)
     order, span = (CHANGE.c.recorded_at, CHANGE.c.id), _recorded(since, until)
     return listed(connection, statement, Entry._make, order, page, span)
 
@@ -206,7 +221,7 @@ def of_run(
         chosen.append(CHANGE.c.key == key)
     if steps is not None:
         chosen.append(CHANGE.c.step.in_(steps))
-    statement, page = select(*_ENTRY).where(*chosen), Page(False, after_id, limit)
+    statement, page = _ENTRIES.where(*chosen), Page(False, after_id, limit)
     order = (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,)
     return listed(connection, statement, Entry._make, order, page)
 
@@ -242,10 +257,9 @@ def undelivered(
     Changes that undid each other before anything was sent are not among them: Amberflo has what
     they came to.
     """
-    statement = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS)
     order = (CHANGE.c.customer_id, CHANGE.c.id)
     page = Page(False, after_id, limit)
-    return listed(connection, statement.where(*_UNDELIVERED), _undelivered, order, page)
+    return listed(connection, _WAITING, _undelivered, order, page)
 
 
 def undelivered_count(connection: Connection) -> int:
@@ -267,8 +281,7 @@ def in_force(
     """The change that says what a customer's trait was as of a moment, and since when Amberflo
     knows it (`delivered_at`, None: not yet); None: the trait was never there."""
     statement = (
-        select(*_ENTRY)
-        .where(CHANGE.c.customer_id == customer_id, key == _KEY, *_by(at))
+        _ENTRIES.where(CHANGE.c.customer_id == customer_id, key == _KEY, *_by(at))
         .order_by(CHANGE.c.id.desc())
         .limit(1)
     )
@@ -322,9 +335,9 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     """
     span = until - since
     moments = [since + span * number // (steps - 1) for number in range(steps - 1)] + [until]
-    parts = [_between(connection, key, *edges) for edges in pairwise([None, *moments, None])]
+    parts = [_between(connection, key, *edges) for edges in pairwise([-_LAST, *moments, _LAST])]
     newest_by = list(accumulate((part.newest for part in parts), max))
-    count, oldest_after = count_at(connection, key), _NO_ID
+    count, oldest_after = count_at(connection, key), _LAST
     counts: dict[int, int] = {}
     mixed = []
     for at, newest, later in reversed(list(zip(moments, newest_by, parts[1:], strict=False))):
@@ -337,9 +350,6 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     return [Size(at, counts[at]) for at in moments]
 
 
-_NO_ID = 2**63 - 1
-
-
 class _Part(NamedTuple):
     """Entries less exits of a span of time, and the ids of the first and the last that was made."""
 
@@ -348,16 +358,21 @@ class _Part(NamedTuple):
     newest: int
 
 
-def _between(connection: Connection, key: str, after: int | None, by: int | None) -> _Part:
+_PART = select(
+    func.coalesce(func.sum(CHANGE.c.step), 0),
+    func.coalesce(func.min(CHANGE.c.id), _LAST),
+    func.coalesce(func.max(CHANGE.c.id), 0),
+).where(
+    CHANGE.c.key == bindparam("of_key"),
+    CHANGE.c.recorded_at > bindparam("after"),
+    CHANGE.c.recorded_at <= bindparam("by"),
+)
+
+
+def _between(connection: Connection, key: str, after: int, by: int) -> _Part:
     """What was recorded in (after, by] of a key."""
-    statement = select(
-        func.coalesce(func.sum(CHANGE.c.step), 0),
-        func.coalesce(func.min(CHANGE.c.id), _NO_ID),
-        func.coalesce(func.max(CHANGE.c.id), 0),
-    ).where(CHANGE.c.key == key, *_by(by))
-    if after is not None:
-        statement = statement.where(CHANGE.c.recorded_at > after)
-    return _Part._make(map(int, connection.execute(statement).one()))
+    values = {"of_key": key, "after": after, "by": by}
+    return _Part._make(map(int, connection.execute(_PART, values).one()))
 
 
 def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> dict[int, int]:
@@ -387,14 +402,7 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
 
 
 def _members(key: str, at: int | None) -> Select[Any]:
-    """Customers whose newest entry or exit by a moment is an entry. The largest of 4 id + step has
-    the step of the newest: one pass over the index in its order, on every engine."""
-    return (
-        select(CHANGE.c.customer_id)
-        .where(CHANGE.c.key == key, _MOVED, *_by(at, _RECORDED_AT))
-        .group_by(CHANGE.c.customer_id)
-        .having(func.max(CHANGE.c.id * 4 + CHANGE.c.step) % 4 == ENTERED)
-    )
+    return _MEMBERS.where(CHANGE.c.key == key, *_by(at, _RECORDED_AT))
 
 
 def _by(
