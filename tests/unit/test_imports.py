@@ -77,7 +77,13 @@ def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> No
 
 def test_the_pure_core_does_no_io() -> None:
     pure = ["sync/compare.py", "sync/guard.py", "engage/names.py", "engage/values.py"]
-    pure += ["engage/catalog.py", "amberflo/customer.py", "amberflo/backoff.py", "amberflo/pace.py"]
+    pure += [
+        "amberflo/array.py",
+        "engage/catalog.py",
+        "amberflo/customer.py",
+        "amberflo/backoff.py",
+        "amberflo/pace.py",
+    ]
     pure += ["passthrough/call.py", "passthrough/mapping.py", "passthrough/signature.py"]
     for file in pure:
         for module in ("time", "random", "os", "socket", "sqlalchemy", "httpx", "asyncio"):
