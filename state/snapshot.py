@@ -162,16 +162,16 @@ def sent_count(connection: Connection) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def sent(connection: Connection, after: str, limit: int) -> list[tuple[str, bool]]:
-    """The next ones of these in UTF-8 byte order of the id, and whether more is to be sent of them.
-    Page by page and not one stream: to look at each may take hours, too long for a transaction."""
+def sent(connection: Connection, after: str, limit: int) -> list[str]:
+    """The next ones of these in UTF-8 byte order of the id. Page by page and not one stream: to
+    look at each may take hours, too long for a transaction."""
     rows = connection.execute(
-        select(CUSTOMER.c.customer_id, CUSTOMER.c.due_at.is_not(None))
+        select(CUSTOMER.c.customer_id)
         .where(CUSTOMER.c.acked_rev > 0, CUSTOMER.c.customer_id > after)
         .order_by(CUSTOMER.c.customer_id)
         .limit(limit)
     )
-    return [(str(row[0]), bool(row[1])) for row in rows.all()]
+    return [str(row[0]) for row in rows.all()]
 
 
 def held(connection: Connection, customer_ids: Collection[str]) -> list[HeldRow]:
