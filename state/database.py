@@ -104,6 +104,32 @@ class Database:
 
             yield write
 
+    def scrub(self, *, vacuum: bool) -> bool:
+        """Leave no trace in the files of what was deleted. On SQLite `vacuum` writes the whole file
+        anew, and the log of changes is emptied: False where a long look at the database kept it
+        from that. PostgreSQL has no way to ask for this: there it does nothing."""
+        if self.engine.dialect.name != "sqlite":
+            return True
+        with _translated(self.engine.url):
+            connection = self.engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                try:
+                    if vacuum:
+                        cursor.execute("VACUUM")
+                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    ((busy, _, _),) = cursor.fetchall()
+                except sqlite3.Error as error:
+                    reason = " ".join(str(error).split())
+                    raise StateError(
+                        f"the state database {shown(self.engine.url)}: {reason}"
+                    ) from error
+                finally:
+                    cursor.close()
+            finally:
+                connection.close()
+        return not busy
+
 
 def shown(url: URL) -> str:
     """A URL for messages: without the password, and without the query, which may hold others."""
@@ -127,7 +153,7 @@ def _of_part(url: URL, part: str) -> URL:
 
 def _engine(url: URL, part: str, *, read_only: bool = False) -> Engine:
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, read_only, _PAGE_SIZE[part])
+        return _sqlite_engine(url, read_only, part)
     if url.get_backend_name() == "postgresql":
         try:
             return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
@@ -141,7 +167,7 @@ def _engine(url: URL, part: str, *, read_only: bool = False) -> Engine:
     )
 
 
-def _sqlite_engine(url: URL, read_only: bool, page_size: int) -> Engine:
+def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
     path = sqlite_path(url)
     if path is not None and not path.parent.is_dir():
         raise StateError(
@@ -158,9 +184,12 @@ def _sqlite_engine(url: URL, read_only: bool, page_size: int) -> Engine:
         if read_only:
             cursor.execute("PRAGMA query_only = ON")
         else:
-            cursor.execute(f"PRAGMA page_size = {page_size}")  # heeded by a new file only
+            cursor.execute(f"PRAGMA page_size = {_PAGE_SIZE[part]}")  # heeded by a new file only
             _go_over_to_wal(cursor)
             cursor.execute("PRAGMA synchronous = FULL")
+            # What is erased is to be gone from the file. The queue has too much that comes and
+            # goes; it is vacuumed instead (`scrub`).
+            cursor.execute(f"PRAGMA secure_delete = {'ON' if part == 'state' else 'OFF'}")
         cursor.execute("PRAGMA cache_size = -16000")
         cursor.close()
 

@@ -3,7 +3,8 @@
 - `run`: one run at a time;
 - `delivery`: one delivery of customers at a time, so that the writes of one customer are serial;
 - `daemon`: one daemon at a time on SQLite;
-- `worker`: one worker of a daemon at a time.
+- `worker`: one worker of a daemon at a time;
+- `history`: one at a time removes something from the history.
 
 The operating system (SQLite) or the server (PostgreSQL) lets go of a lock when its holder dies, so
 kill -9 leaves nothing to clean up.
@@ -25,12 +26,16 @@ from state.database import Database, sqlite_path
 from state.errors import Locked
 
 #: The advisory locks' numbers in PostgreSQL; any constants that all processes share.
-_NUMBERS = {"run": 7130514601, "delivery": 7130514603, "daemon": 7130514604, "worker": 7130514605}
+_NUMBERS = {
+    **{"run": 7130514601, "delivery": 7130514603, "daemon": 7130514604, "worker": 7130514605},
+    "history": 7130514606,
+}
 _BUSY = {
     "run": "another run is going on",
     "delivery": "another process is delivering",
     "daemon": "another daemon is running on this state",
     "worker": "the worker of another daemon is running",
+    "history": "another process is compacting or erasing history",
 }
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 
+from state import seal
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
 #: Rows that one statement takes, and a cursor hands over, at a time.
@@ -195,6 +196,7 @@ def add_changes(
     connection: Connection, rows: Sequence[ChangeRow], run: int | None, now: int
 ) -> None:
     """History of customers just written: the changes belong to their present `rev`."""
+    seal.adding(connection)
     revs: dict[str, int] = {}
     ids = sorted({row.customer_id for row in rows})
     for start in range(0, len(ids), CHUNK):
@@ -207,7 +209,10 @@ def add_changes(
     _many(
         connection,
         insert(CHANGE).values(run=run, recorded_at=now),
-        [{**row._asdict(), "rev": revs[row.customer_id]} for row in rows],
+        [
+            {**row._asdict(), "rev": revs[row.customer_id], "salt": salt}
+            for row, salt in zip(rows, seal.salts(len(rows)), strict=True)
+        ],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,28 @@ from typing import Any
 import orjson
 import uvloop
 
-from state import failures, queue, snapshot
+from state import compaction, failures, queue, snapshot
+from state.compaction import Compacted, compact
 from state.database import Database, sqlite_path
 from state.errors import Locked
 from state.lock import lock, lock_holder
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
+from syncer.amberflo.farewell import farewell
 from syncer.amberflo.meters import MeterDelivery
 from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
+from syncer.sync.forget import Forget
 from syncer.sync.guard import Guard
 from syncer.sync.realtime import Sorter
 from syncer.sync.run import Progress, Runs, Selection
 
 #: Seconds that a run waits for another process that is delivering customers.
 DELIVERY_WAIT = 600.0
+#: Seconds that a command waits for Amberflo, and for others, before it erases a customer.
+FORGET_WAIT = 30.0
 
 
 @dataclass
@@ -153,11 +158,11 @@ class App:
     ) -> tuple[int, int]:
         """Send refused meter records again, the same bytes; gives how many Amberflo took and
         refused. A daemon that runs does the sending: then none is counted."""
-        now = time.time_ns() // 1_000_000
         with self.queue(writes=True) as calls:
             with calls.write() as connection:
                 for row in rows:
-                    queue.send_again(connection, row["message_id"], row["request"].encode(), now)
+                    body = row["request"].encode()
+                    queue.send_again(connection, row["message_id"], body, _now())
             with database.write() as connection:
                 failures.remove(connection, [row["id"] for row in rows])
             try:
@@ -184,6 +189,40 @@ class App:
         async with self.client() as client:
             await MeterDelivery(calls, database, client, done).run()
 
+    def compact(self, database: Database) -> Compacted:
+        """Take out of the history what is older than `retention.history`, and finish what a
+        compaction left undone."""
+        keep = int(self.config.retention.history * 1000)
+        with lock(database, "history"):
+            return compact(database, _now() - keep if keep else None, _now, self.stop)
+
+    def forget(self, database: Database, calls: Database, *, wait: float = FORGET_WAIT) -> Forget:
+        """What forgets customers; waits so many seconds for Amberflo and for other processes."""
+
+        def say_farewell(customer_id: str, called: Collection[str]) -> None:
+            async def say() -> None:
+                async with self.client() as client:
+                    await farewell(client, customer_id, called, wait)
+
+            asyncio.run(say())
+
+        @contextmanager
+        def locks() -> Iterator[None]:
+            with (
+                lock(database, "run"),
+                lock(database, "history", wait=wait, stop=self.stop),
+                lock(database, "delivery", wait=wait, stop=self.stop),
+            ):
+                yield
+
+        return Forget(
+            state=database,
+            calls=calls,
+            farewell=say_farewell,
+            locks=locks,
+            settle=lambda: compaction.finish(database, _now),
+        )
+
     def daemon_process(self, database: Database) -> dict[str, int] | None:
         """The process of the daemon on this state, if one runs."""
         sqlite = database.engine.dialect.name == "sqlite"
@@ -202,3 +241,8 @@ class App:
             }
         ).decode()
         return Selection(engage.audiences, engage.computed_traits, settings)
+
+
+def _now() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000

@@ -27,6 +27,7 @@ from state.lock import lock
 from syncer.amberflo.meters import MeterDelivery
 from syncer.app import App
 from syncer.config import Config
+from syncer.errors import SyncerError
 from syncer.interpreter import set_for_commits_beside_a_busy_loop, set_for_throughput
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
@@ -42,6 +43,9 @@ DEDUPLICATED = 24 * 3600 * 1000
 SUCCESSION = 60.0
 #: Seconds between two tries after something went wrong for all.
 PAUSE_AFTER_TROUBLE = 5.0
+#: Seconds between two looks whether a customer is to be erased, between two times that the files
+#: are written anew because of that, between two compactions, and after one of these went wrong.
+LOOK_EVERY, SCRUB_EVERY, COMPACT_EVERY, CHORE_AFTER_TROUBLE = 1.0, 600.0, 86_400.0, 60.0
 
 
 def run(config: Config, stop: Callable[[], bool]) -> None:
@@ -136,6 +140,8 @@ async def _work(app: App, state: Database, calls: Database) -> None:
     async with app.client() as client, asyncio.TaskGroup() as tasks:
         meters = MeterDelivery(calls, state, client, app.stop, Trouble("meters"))
         tasks.create_task(asyncio.to_thread(_sort_all, sorter, app.stop))
+        tasks.create_task(asyncio.to_thread(_forget_and_compact, app, state, calls))
+        tasks.create_task(asyncio.to_thread(_forget_and_compact, app, state, calls))
         tasks.create_task(meters.run())
         tasks.create_task(_deliver_customers(app, state))
         tasks.create_task(_purge(calls, app.stop))
@@ -190,6 +196,59 @@ async def _purge(calls: Database, stop: Callable[[], bool]) -> None:
             except StateError as error:
                 log.warning("%s", error)
         await asyncio.sleep(0.1)
+
+
+def _forget_and_compact(app: App, state: Database, calls: Database) -> None:
+    """Erase whom Segment's delete calls name, and history that is older than it is to be kept."""
+    forget = app.forget(state, calls, wait=0.0)
+
+    def scrub() -> bool:
+        if forget.traces():
+            forget.scrub()
+            return True
+        return False
+
+    def compact() -> bool:
+        done = app.compact(state)
+        if done.broken:
+            raise SyncerError(f"nothing is removed, the history does not hold: {done.broken.what}")
+        if done.removed:
+            log.info("retention: %d changes removed, %d kept", done.removed, done.kept)
+        return True
+
+    chores = [
+        _Chore("forget", 0.0, forget.forget_all_asked),
+        _Chore("traces", SCRUB_EVERY, scrub),
+        _Chore("retention", COMPACT_EVERY, compact),
+    ]
+    while not app.stop():
+        for chore in chores:
+            chore()
+        time.sleep(0.2)
+
+
+class _Chore:
+    """Does something now and then: after it did something, in so many seconds again."""
+
+    def __init__(self, what: str, every: float, do: Callable[[], object]) -> None:
+        self._every, self._do = every, do
+        self._next = 0.0
+        self._trouble = Trouble(what)
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._next:
+            return
+        wait = LOOK_EVERY
+        try:
+            if self._do():
+                wait = max(wait, self._every)
+            self._trouble(None)
+        except Locked:
+            pass  # a run is going on, for instance
+        except (SyncerError, StateError) as error:
+            self._trouble(str(error))
+            wait = CHORE_AFTER_TROUBLE
+        self._next = time.monotonic() + wait
 
 
 class Trouble:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from syncer import __version__, report
-from syncer.cli import audit, daemon, failures, runs, sandbox, status, sync
+from syncer.cli import audit, daemon, failures, forget, runs, sandbox, seal, status, sync
 from syncer.errors import EXIT_FAILED, EXIT_OK, StateError, SyncerError
 from syncer.interpreter import set_for_throughput
 
@@ -54,6 +54,7 @@ for command in (
     sync.resync,
     runs.runs,
     audit.audit,
+    forget.forget,
     failures.failures,
     daemon.daemon,
     status.status,
@@ -62,3 +63,5 @@ for command in (
     sandbox.sandbox,
 ):
     cli.add_command(command)
+for command in (seal.seal, seal.compact):
+    audit.audit.add_command(command)

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 import orjson
+from sqlalchemy import Connection
 
-from state import history
+from state import history, retention
 from syncer import report
 from syncer.cli.options import config_option, json_option, looking, moment, wants_json
 from syncer.cli.shapes import history_json, value
 from syncer.errors import NotFound
+from syncer.sync.forget import check_not_forgotten
 
 
 @click.group()
@@ -40,6 +42,8 @@ def audit_customer(
 ) -> None:
     """A customer's present traits and their history."""
     with looking(config) as database, database.read() as connection:
+        check_answerable(connection, at)
+        check_not_forgotten(connection, customer_id)
         present = history.present(connection, customer_id)
         rows = history.of_customer(connection, customer_id)
     if present is None:
@@ -101,6 +105,7 @@ def audit_audience(
         found = history.key_of(connection, key)
         if found is None:
             raise NotFound(f"no audience with the key {key!r} was ever synced")
+        check_answerable(connection, at, since)
         if at is not None:
             members = history.members_at(connection, found, at)
             rows: list[dict[str, Any]] = []
@@ -130,6 +135,21 @@ def audit_audience(
         return
     cells = [[side, *(row[name] for name in columns)] for side, row in moved]
     (report.print_csv if as_csv else report.print_table)(("what", *columns), cells)
+
+
+def check_answerable(connection: Connection, at: int | None, since: int | None = None) -> None:
+    """Raises when a compaction has taken what a question about a moment needs; a list that reaches
+    further back is told to be a part."""
+    begins = retention.begins(connection)
+    if begins is None:
+        return
+    if at is not None and at < begins:
+        raise NotFound(f"the history begins at {report.iso(begins)}: nothing older is kept")
+    if at is None and (since is None or since < begins):
+        report.say(
+            f"the history begins at {report.iso(begins)}: of what was before only the last change "
+            "of each trait is kept"
+        )
 
 
 def _side(row: dict[str, Any]) -> str | None:

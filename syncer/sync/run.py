@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import orjson
 from sqlalchemy import Connection
 
-from state import failures, runs, snapshot
+from state import failures, forgotten, runs, seal, snapshot
 from state.database import Database
 from state.lock import run_lock
 from state.snapshot import ChangeRow, CustomerState, TraitRow
@@ -44,6 +44,7 @@ from syncer.sync.compare import (
     look_up,
     merge,
 )
+from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.guard import Guard
 from syncer.sync.plan import Plan
 
@@ -175,6 +176,8 @@ class Runs:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
         with run_lock(self.database):
             if customer_id is not None:
+                with self.database.read() as connection:
+                    check_not_forgotten(connection, customer_id)
                 return self._run("resync", OnlyCustomer(customer_id), again=(None, customer_id))
             if audience is not None:
                 with self.database.read() as connection:
@@ -330,6 +333,7 @@ class Runs:
                 if whole
                 else look_up(pulled, lambda ids: snapshot.find(connection, ids))
             )
+            pairs = without_forgotten(pairs, forgotten.load(connection), tally)
             for change in compare(pairs, catalog, tally, horizon):
                 plan.append(change)
         self.progress.end()
@@ -386,6 +390,7 @@ class Runs:
                 "held": held_customers,
             }
             runs.set_values(connection, run, values)
+            seal.seal(connection, run, now)
         return due, now
 
     def _apply(

@@ -627,6 +627,7 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
     found = ask(database, lambda c: history.of_customer(c, "u1"))
     numbers = [one.pop("id") for one in found]
     assert numbers == sorted(set(numbers))
+    assert len({one.pop("salt") for one in found}) == 3
     common = {"customer_id": "u1", "delivered_at": None}
     second = common | {"run": None, "rev": 2, "recorded_at": NOW + 1}
     assert found == [

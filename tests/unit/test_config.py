@@ -142,6 +142,7 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "guard.max_exits": 0.2,
         "guard.min_exits": 100,
         "state.url": URL.create("sqlite", database="syncer.db"),
+        "retention.history": 0,
         "passthrough.listen": "127.0.0.1:8400",
         "passthrough.queue_limit": 1_000_000,
     }
@@ -180,6 +181,7 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         ("SYNCER_GUARD__MIN_EXITS", "7", "guard.min_exits", 7),
         ("SYNCER_GUARD__MAX_EXITS", "1", "guard.max_exits", 1.0),
         ("SYNCER_SCHEDULE__EVERY", "3h", "schedule.every", 10800.0),
+        ("SYNCER_RETENTION__HISTORY", "400d", "retention.history", 400 * 86400.0),
         ("SYNCER_STATE__URL", "sqlite:///x.db", "state.url", URL.create("sqlite", database="x.db")),
         # no settings
         ("SYNCER_CONFIG", "elsewhere.toml", "amberflo.rate", 10.0),
@@ -373,6 +375,10 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
         (["[guard]", "max_exits = 1.5"], "FILE: guard.max_exits: Input should be less than or eq"),
         (["[guard]", "max_exits = -0.1"], "FILE: guard.max_exits: Input should be greater than o"),
         (["[guard]", "max_exits = nan"], "FILE: guard.max_exits: "),
+        (
+            ["[retention]", "history = '12h'"],
+            'FILE: retention.history: write at least "1d", or "0" to keep it for ever',
+        ),
         (["[guard]", "min_exits = -1"], "FILE: guard.min_exits: Input should be greater than or"),
         (["[guard]", "min_exits = 'many'"], "FILE: guard.min_exits: Input should be a valid int"),
         (["[state]", "url = 'syncer.db'"], "FILE: state.url: this is no database URL; write for "),
