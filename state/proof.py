@@ -145,10 +145,13 @@ class _Walk:
             if link.first_id != self._sealed_to + 1 or link.last_id < self._sealed_to:
                 raise _Wrong(f"seal {link.number} does not go on where the one before it ended")
             self._sealed_to = link.last_id
-            compacted = zone is not None and link.last_id <= zone.last_id
+            compacted = (
+                zone is not None and link.number < zone.number and link.last_id <= zone.last_id
+            )
             rows = not compacted and (self._rows_to is None or link.last_id <= self._rows_to)
             self.proof.compacted += compacted
-            if not compacted and marks is None:
+            without_marks = not link.changes or (compacted and not self.proof.unfinished)
+            if (marks is None) != without_marks:
                 raise _Wrong(f"the marks of seal {link.number} were changed")
         elif marks is not None:
             raise _Wrong(f"the marks of seal {link.number} were changed")
@@ -280,8 +283,8 @@ def _changes(
     try:
         for rows in read(connection, after, until, *only):
             for row in rows:
+                yield row[0], leaf(row[:-1]), row
                 after = row[0]
-                yield after, leaf(row[:-1]), row
     except (DBAPIError, TypeError):
         # Bytes that are no text, for instance.
         number = _unreadable(connection, after, until)

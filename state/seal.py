@@ -178,8 +178,8 @@ def append(
         sealed_at=now,
     )
     link = link._replace(hash=hash_of(link))
-    marks = bytes(found.marks) if kind == CHANGES and isinstance(found, Sum) else None
-    connection.execute(insert(SEAL).values(**link._asdict(), marks=marks))
+    marks = bytes(found.marks) if kind == CHANGES and isinstance(found, Sum) else b""
+    connection.execute(insert(SEAL).values(**link._asdict(), marks=marks or None))
     memo.put(connection, "head", f"{link.number} {link.hash}")
     return link
 
