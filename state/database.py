@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,29 +105,24 @@ class Database:
             yield write
 
     def scrub(self, *, vacuum: bool) -> bool:
-        """Leave no trace in the files of what was deleted. On SQLite `vacuum` writes the whole file
-        anew, and the log of changes is emptied: False where a long look at the database kept it
-        from that. PostgreSQL has no way to ask for this: there it does nothing."""
+        """Leave no trace in the files of what was deleted: SQLite empties its log of changes, and
+        with `vacuum` writes the whole file anew. False where others kept it from that for too long.
+        PostgreSQL has no such thing that would not lock everybody out: there it does nothing."""
         if self.engine.dialect.name != "sqlite":
             return True
-        with _translated(self.engine.url):
-            connection = self.engine.raw_connection()
+        with closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
             try:
-                cursor = connection.cursor()
-                try:
-                    if vacuum:
-                        cursor.execute("VACUUM")
-                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                    ((busy, _, _),) = cursor.fetchall()
-                except sqlite3.Error as error:
-                    reason = " ".join(str(error).split())
-                    raise StateError(
-                        f"the state database {shown(self.engine.url)}: {reason}"
-                    ) from error
-                finally:
-                    cursor.close()
+                if vacuum:
+                    cursor.execute("VACUUM")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                ((busy, _, _),) = cursor.fetchall()
+            except sqlite3.OperationalError as error:
+                if "locked" in str(error):
+                    return False
+                raise StateError(f"the state database {shown(self.engine.url)}: {error}") from error
             finally:
-                connection.close()
+                cursor.close()
         return not busy
 
 

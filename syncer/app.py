@@ -198,6 +198,7 @@ class App:
 
     def forget(self, database: Database, calls: Database, *, wait: float = FORGET_WAIT) -> Forget:
         """What forgets customers; waits so many seconds for Amberflo and for other processes."""
+        wait = min(wait, self.config.amberflo.patience)
 
         def say_farewell(customer_id: str, called: Collection[str]) -> None:
             async def say() -> None:

@@ -43,9 +43,12 @@ DEDUPLICATED = 24 * 3600 * 1000
 SUCCESSION = 60.0
 #: Seconds between two tries after something went wrong for all.
 PAUSE_AFTER_TROUBLE = 5.0
-#: Seconds between two looks whether a customer is to be erased, between two times that the files
-#: are written anew because of that, between two compactions, and after one of these went wrong.
-LOOK_EVERY, SCRUB_EVERY, COMPACT_EVERY, CHORE_AFTER_TROUBLE = 1.0, 600.0, 86_400.0, 60.0
+#: Seconds between two looks whether a customer is to be erased.
+LOOK_EVERY = 1.0
+#: Seconds until the files are cleaned again after an erasure, and where that could not be yet.
+SCRUB_EVERY, SCRUB_AGAIN = 600.0, 2.0
+#: Seconds between two compactions of the history, and after something of this went wrong.
+COMPACT_EVERY, CHORE_AFTER_TROUBLE = 86_400.0, 60.0
 
 
 def run(config: Config, stop: Callable[[], bool]) -> None:
@@ -202,25 +205,24 @@ def _forget_and_compact(app: App, state: Database, calls: Database) -> None:
     """Erase whom Segment's delete calls name, and history that is older than it is to be kept."""
     forget = app.forget(state, calls, wait=0.0)
 
-    def scrub() -> bool:
-        if forget.traces():
-            forget.scrub()
-            return True
-        return False
+    def forget_all() -> float:
+        forget.forget_all_asked()
+        return LOOK_EVERY
 
-    def compact() -> bool:
+    def scrub() -> float:
+        if not forget.traces():
+            return LOOK_EVERY
+        return SCRUB_EVERY if forget.scrub() else SCRUB_AGAIN
+
+    def compact() -> float:
         done = app.compact(state)
         if done.broken:
             raise SyncerError(f"nothing is removed, the history does not hold: {done.broken.what}")
         if done.removed:
             log.info("retention: %d changes removed, %d kept", done.removed, done.kept)
-        return True
+        return COMPACT_EVERY
 
-    chores = [
-        _Chore("forget", 0.0, forget.forget_all_asked),
-        _Chore("traces", SCRUB_EVERY, scrub),
-        _Chore("retention", COMPACT_EVERY, compact),
-    ]
+    chores = [_Chore("forget", forget_all), _Chore("traces", scrub), _Chore("retention", compact)]
     while not app.stop():
         for chore in chores:
             chore()
@@ -228,23 +230,21 @@ def _forget_and_compact(app: App, state: Database, calls: Database) -> None:
 
 
 class _Chore:
-    """Does something now and then: after it did something, in so many seconds again."""
+    """Something to do now and then: it says itself in how many seconds again."""
 
-    def __init__(self, what: str, every: float, do: Callable[[], object]) -> None:
-        self._every, self._do = every, do
-        self._next = 0.0
+    def __init__(self, what: str, do: Callable[[], float]) -> None:
+        self._do = do
         self._trouble = Trouble(what)
+        self._next = 0.0
 
     def __call__(self) -> None:
         if time.monotonic() < self._next:
             return
-        wait = LOOK_EVERY
         try:
-            if self._do():
-                wait = max(wait, self._every)
+            wait = self._do()
             self._trouble(None)
         except Locked:
-            pass  # a run is going on, for instance
+            wait = LOOK_EVERY  # a run is going on, for instance
         except (SyncerError, StateError) as error:
             self._trouble(str(error))
             wait = CHORE_AFTER_TROUBLE

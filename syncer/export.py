@@ -28,7 +28,7 @@ class Export:
 
     def __init__(self, folder: Path, since: int | None = None, key: str | None = None) -> None:
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             if any(folder.iterdir()):
                 raise SyncerError(f"the folder {folder} is not empty; name one that is not there")
             self._files = {name: _File(folder / name) for name in (CHANGES_FILE, KEPT_FILE)}

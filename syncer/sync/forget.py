@@ -88,11 +88,14 @@ class Forget:
             old_file = memo.get(connection, erasure.SCRUBBED) is None
         if erased_at is None:
             return True
-        clean = self.state.scrub(vacuum=old_file)
-        if self._calls_until(int(erased_at)) or not (self.calls.scrub(vacuum=True) and clean):
+        if not self.state.scrub(vacuum=old_file):
+            return False
+        if old_file:
+            with self.state.write() as connection:
+                memo.put(connection, erasure.SCRUBBED, "yes")
+        if self._calls_until(int(erased_at)) or not self.calls.scrub(vacuum=True):
             return False
         with self.state.write() as connection:
-            memo.put(connection, erasure.SCRUBBED, "yes")
             if memo.get(connection, erasure.TRACES) == erased_at:
                 memo.drop(connection, erasure.TRACES)
         return True

@@ -894,3 +894,31 @@ def test_what_was_asked_for_is_remembered_until_it_is_done(maker: Maker) -> None
             False,
         ]
         assert not forgotten.load(connection)
+
+
+def test_nobody_comes_in_while_an_erasure_waits(maker: Maker) -> None:
+    """A call that looked before the erasure must not bring the customer back after it."""
+    maker.sync(("u1", "vip", True))
+    looked, may_commit = threading.Event(), threading.Event()
+
+    def call() -> None:
+        with maker.database.write() as connection:
+            assert "u1" not in forgotten.hold(connection)
+            looked.set()
+            may_commit.wait(10)
+            maker.changes(connection, [("u1", "vip", False)], None, NOW)
+
+    calling = threading.Thread(target=call)
+    calling.start()
+    assert looked.wait(10)
+    erasing = threading.Thread(target=lambda: maker.erase("u1"))
+    erasing.start()
+    time.sleep(0.3)
+    assert erasing.is_alive()
+    may_commit.set()
+    for thread in (calling, erasing):
+        thread.join(10)
+        assert not thread.is_alive()
+    assert told(maker.database) == rows(maker.database, "SELECT * FROM customer") == []
+    found = proof(maker.database)
+    assert (found.broken, found.erased) == (None, 2)
