@@ -27,7 +27,9 @@ def removable(last_id: int, until: int) -> ColumnElement[bool]:
     superseded = exists(
         select(later.c.id).where(
             later.c.customer_id == CHANGE.c.customer_id,
-            later.c.key == CHANGE.c.key,
+            # No plain column, or SQLite would look through all changes of the key instead of the
+            # customer's few.
+            later.c.key.concat("") == CHANGE.c.key,
             later.c.id > CHANGE.c.id,
             later.c.id <= last_id,
         )
