@@ -40,6 +40,7 @@ TRIES = 5
 
 #: What becomes of a customer that is read by itself.
 GOOD, DRIFTED, MISSING, PENDING = "good", "drifted", "missing", "pending"
+FORGOTTEN = "forgotten"
 
 
 class Judged(NamedTuple):
@@ -218,9 +219,10 @@ class Verifier:
                     self._found.pending += 1
                 else:
                     suspects.append(customer_id)
-            self._found.checked += len(rows)
             with self.database.read() as connection:
                 states = snapshot.held(connection, suspects)
+            # Who was erased meanwhile is not judged.
+            self._found.checked += len(rows) - len(suspects) + len(states)
             for number, row in enumerate(states):
                 self.progress.at(self._found.checked - len(states) + number)
                 yield row
@@ -229,6 +231,9 @@ class Verifier:
 
     async def _judge(self, row: HeldRow) -> None:
         judged = await self._judged(row)
+        if judged.verdict == FORGOTTEN:
+            self._found.checked -= 1
+            return
         if judged.verdict == PENDING:
             self._found.pending += 1
             return
@@ -241,14 +246,14 @@ class Verifier:
 
     async def _judge_repair(self, customer_id: str) -> None:
         row = self._row(customer_id)
-        assert row is not None
-        judged = await self._judged(row)
+        judged = Judged(FORGOTTEN) if row is None else await self._judged(row)
         if judged.verdict == GOOD:
             traits = [drift.trait for drift in self._found.drifts(customer_id)]
             self.progress.say(f"repaired {customer_id}: {', '.join(traits) or 'it was missing'}")
             self._found.findings.repaired(customer_id)
             return
         why = {
+            FORGOTTEN: "it was erased meanwhile",
             PENDING: "it is still to be sent",
             MISSING: "Amberflo does not show it; if it was deleted there, reinstate it there",
             DRIFTED: "it still differs in " + ", ".join(drift.trait for drift in judged.drifts),
@@ -268,7 +273,8 @@ class Verifier:
                     return Judged(MISSING)
                 drifts, names = self._compare(row, record)
                 return Judged(DRIFTED if drifts else GOOD, drifts, names)
-            assert now is not None  # a customer is never forgotten
+            if now is None:
+                return Judged(FORGOTTEN)
             row = now
         return Judged(PENDING)
 
