@@ -7,8 +7,10 @@ which changes these are. The salt goes with the change, so the hash cannot be tr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
@@ -154,9 +156,12 @@ def _values(call: Any) -> Iterator[Any]:
 
 
 def _erase_errors(connection: Connection, customer_id: str) -> None:
-    """Errors of runs write an id as Python does."""
+    """Errors of runs name a customer as Python writes a text, or in the URL of a request."""
+    in_url = re.compile(rf"customerId={re.escape(quote(customer_id, safe=''))}(?![^\s&;,:])")
     rows = connection.execute(select(RUN.c.id, RUN.c.error).where(RUN.c.error.is_not(None)))
     for number, error in rows.all():
-        if repr(customer_id) in error:
-            error = error.replace(repr(customer_id), "'(forgotten)'")
-            connection.execute(update(RUN).where(RUN.c.id == number).values(error=error))
+        told = in_url.sub(
+            "customerId=(forgotten)", error.replace(repr(customer_id), "'(forgotten)'")
+        )
+        if told != error:
+            connection.execute(update(RUN).where(RUN.c.id == number).values(error=told))

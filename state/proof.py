@@ -134,9 +134,9 @@ class _Walk:
             previous = link.hash
             expected = expected or link.hash == expect
             self.proof.seals, self.proof.head = number, link.hash
+        self.at = None
         self._look_at_the_end()
         if not expected:
-            self.at = None
             raise _Wrong(f"the hash {expect} is not in the chain: it was cut, or written anew")
 
     def _look_at(self, link: Link, marks: bytes | None) -> None:
@@ -229,8 +229,7 @@ class _Walk:
         change = next((one[0] for one in islice(self._rows(link), place, None)), None)
         missing = link.changes - found.changes
         if missing > 0:
-            where = f"after {link.last_id}" if change is None else f"before or at change {change}"
-            where = "at the end" if change is None else where
+            where = "at the end" if change is None else f"before or at change {change}"
             what = f"{missing:,} of the changes {link.first_id} to {link.last_id} are gone, {where}"
         elif missing < 0:
             what = f"change {change} was added, or is not where it was"
@@ -247,7 +246,7 @@ class _Walk:
         if head != (f"{proof.seals} {proof.head}" if proof.head else None):
             raise _Wrong(f"the chain ends with seal {proof.seals}, its head is noted as {head}")
         zone, end = self._zone, self._sealed_to
-        if zone is not None and not zone.last_id <= end:
+        if zone is not None and zone.last_id > end:
             raise _Wrong(f"seal {zone.number} is about changes that were never sealed")
         for stranger, what in (
             (CHANGE.c.id < 1, "was added before the first one"),

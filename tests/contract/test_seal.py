@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -865,7 +866,9 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
     fail(database, None, f'{{"userId": {quoted}, cut', "call:3")
     fail(database, None, f'{{"userId": {json.dumps(customer_id + "0")}}}', "call:4")
     fail(database, customer_id[:-1], "{}", "customer:2")
-    run_sql(database, "UPDATE run SET error = :error", error=f"{customer_id!r} came after 'other'")
+    url = f"GET http://a/customers?customerId={quote(customer_id, safe='')}"
+    error = f"{customer_id!r} came after 'other'; {url} answered 503, {url}0 too"
+    run_sql(database, "UPDATE run SET error = :error", error=error)
     before = proof(database)
     assert before.unsealed == 3
 
@@ -875,10 +878,10 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
     assert value not in left
     other = json.dumps(customer_id + "0")
     for form in (customer_id, json.dumps(customer_id)[1:-1]):
-        assert form not in left.replace(other, "").replace(repr(other)[1:-1], "")
-    assert rows(database, "SELECT error FROM run") == [
-        {"error": "'(forgotten)' came after 'other'"}
-    ]
+        assert form not in left.replace(other, "").replace(repr(other)[1:-1], "").replace(url, "")
+    told_now = "GET http://a/customers?customerId=(forgotten)"
+    (run,) = rows(database, "SELECT error FROM run")
+    assert run["error"] == f"'(forgotten)' came after 'other'; {told_now} answered 503, {url}0 too"
     assert [one["ref"] for one in rows(database, "SELECT ref FROM failure ORDER BY ref")] == [
         "call:4",
         "customer:2",
