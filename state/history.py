@@ -9,7 +9,9 @@ Times are epoch milliseconds. What holds, and all that is assumed:
 - "as of T" means: by what was recorded here by T (`recorded_at` <= T), of that the newest by id. So
   after a clock was set back, a change stamped too late counts from its stamp on, or until a later
   one of the same customer and trait is in force;
-- a member as of T is who has an entry as the newest of the entries and exits recorded by T.
+- a member as of T is who has an entry as the newest of the entries and exits recorded by T;
+- of what a compaction took (retention.py) the last changes are there, so answers as of a moment
+  since then are as they were, and one before it raises `NotKept`. Lists have what is there.
 
 Listings are streamed, and can be paged: `limit` ends a page, and `after_id` with the id of its last
 change gives the next one, in either order (nothing, when no change has that id).
@@ -36,6 +38,8 @@ from sqlalchemy import (
     select,
 )
 
+from state import retention
+from state.errors import NotKept
 from state.listing import Page, listed, streamed
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
@@ -280,6 +284,7 @@ def in_force(
 ) -> Entry | None:
     """The change that says what a customer's trait was as of a moment, and since when Amberflo
     knows it (`delivered_at`, None: not yet); None: the trait was never there."""
+    _check_kept(connection, at)
     statement = (
         _ENTRIES.where(CHANGE.c.customer_id == customer_id, key == _KEY, *_by(at))
         .order_by(CHANGE.c.id.desc())
@@ -291,6 +296,7 @@ def in_force(
 
 def traits_at(connection: Connection, customer_id: str, at: int | None = None) -> dict[str, str]:
     """A customer's traits as of a moment: JSON values by the name at Amberflo."""
+    _check_kept(connection, at)
     until = None if at is None else at + 1
     last = {row.trait: row.after for row in of_customer(connection, customer_id, until=until)}
     return {trait: after for trait, after in last.items() if after is not None}
@@ -298,6 +304,7 @@ def traits_at(connection: Connection, customer_id: str, at: int | None = None) -
 
 def member_at(connection: Connection, customer_id: str, key: str, at: int | None = None) -> bool:
     """Whether a customer was in an audience as of a moment."""
+    _check_kept(connection, at)
     statement = _members(key, at).where(CHANGE.c.customer_id == customer_id)
     return connection.execute(statement).first() is not None
 
@@ -312,6 +319,7 @@ def members_at(
 ) -> Generator[str]:
     """Who was in an audience as of a moment, in UTF-8 byte order of the id, streamed; the page
     after a customer with `after`."""
+    _check_kept(connection, at)
     statement = _members(key, at).order_by(CHANGE.c.customer_id).limit(limit)
     if after is not None:
         statement = statement.where(CHANGE.c.customer_id > after)
@@ -320,6 +328,7 @@ def members_at(
 
 def count_at(connection: Connection, key: str, at: int | None = None) -> int:
     """How many were in an audience as of a moment."""
+    _check_kept(connection, at)
     members = _members(key, at).subquery()
     return int(connection.execute(select(func.count()).select_from(members)).scalar_one())
 
@@ -334,6 +343,7 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     tell. For these everybody's changes are gone through.
     """
     span = until - since
+    _check_kept(connection, since if steps > 1 else until)
     moments = [since + span * number // (steps - 1) for number in range(steps - 1)] + [until]
     parts = [_between(connection, key, *edges) for edges in pairwise([-_LAST, *moments, _LAST])]
     newest_by = list(accumulate((part.newest for part in parts), max))
@@ -356,6 +366,12 @@ class _Part(NamedTuple):
     steps: int
     oldest: int
     newest: int
+
+
+def _check_kept(connection: Connection, at: int | None) -> None:
+    begins = None if at is None else retention.begins(connection)
+    if at is not None and begins is not None and at < begins:
+        raise NotKept(begins)
 
 
 _PART = select(

@@ -23,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 
+from state import seal
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
 #: Rows that one statement takes, and a cursor hands over, at a time.
@@ -261,7 +262,8 @@ def _state_values(rows: Sequence[CustomerState]) -> list[dict[str, Any]]:
 def add_changes(
     connection: Connection, rows: Sequence[ChangeRow], run: int | None, now: int
 ) -> None:
-    """History of customers just written: the changes belong to their present `rev`."""
+    """History of customers just written: the changes belong to their present `rev`. Who adds them
+    writes alone: a seal (seal.py) must see them in the order of their ids."""
     revs: dict[str, int] = {}
     ids = sorted({row.customer_id for row in rows})
     for start in range(0, len(ids), CHUNK):
@@ -275,8 +277,13 @@ def add_changes(
         connection,
         insert(CHANGE).values(run=run, recorded_at=now),
         [
-            {**row._asdict(), "rev": revs[row.customer_id], "step": step(row.before, row.after)}
-            for row in rows
+            {
+                **row._asdict(),
+                "rev": revs[row.customer_id],
+                "step": step(row.before, row.after),
+                "salt": salt,
+            }
+            for row, salt in zip(rows, seal.salts(len(rows)), strict=True)
         ],
     )
 

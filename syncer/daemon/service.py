@@ -280,7 +280,7 @@ class Service:
         logs.set_up(config.log.format, config.log.level)
         self._let_callers_in()
         self._alerts.config = config.alerts
-        if sections & {"amberflo", "engage", "log"}:
+        if sections & {"amberflo", "engage", "log", "retention"}:
             self._replace_worker()
         if "schedule" in sections and self._schedule is not None:
             self._schedule.change(_rhythm(config.schedule))

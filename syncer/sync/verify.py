@@ -40,6 +40,7 @@ TRIES = 5
 
 #: What becomes of a customer that is read by itself.
 GOOD, DRIFTED, MISSING, PENDING = "good", "drifted", "missing", "pending"
+FORGOTTEN = "forgotten"
 
 
 class Judged(NamedTuple):
@@ -211,8 +212,9 @@ class Verifier:
                 looks = self._found.findings.looks(ids)
                 suspects = [one for one in ids if looks.get(one) != EQUAL]
                 rows = snapshot.held(connection, suspects)
-            self._found.checked += len(ids)
-            self._found.equal += len(ids) - len(rows)
+            # Who was erased meanwhile is not judged.
+            self._found.checked += len(ids) - len(suspects) + len(rows)
+            self._found.equal += len(ids) - len(suspects)
             for done, row in enumerate(rows, self._found.checked - len(rows)):
                 self.progress.at(done)
                 yield row
@@ -221,6 +223,9 @@ class Verifier:
 
     async def _judge(self, row: HeldRow) -> None:
         judged = await self._judged(row)
+        if judged.verdict == FORGOTTEN:
+            self._found.checked -= 1
+            return
         if judged.verdict == PENDING:
             self._found.pending += 1
             return
@@ -233,14 +238,14 @@ class Verifier:
 
     async def _judge_repair(self, customer_id: str) -> None:
         row = self._row(customer_id)
-        assert row is not None
-        judged = await self._judged(row)
+        judged = Judged(FORGOTTEN) if row is None else await self._judged(row)
         if judged.verdict == GOOD:
             traits = [drift.trait for drift in self._found.drifts(customer_id)]
             self.progress.say(f"repaired {customer_id}: {', '.join(traits) or 'it was missing'}")
             self._found.findings.repaired(customer_id)
             return
         why = {
+            FORGOTTEN: "it was erased meanwhile",
             PENDING: "it is still to be sent",
             MISSING: "Amberflo does not show it; if it was deleted there, reinstate it there",
             DRIFTED: "it still differs in " + ", ".join(drift.trait for drift in judged.drifts),
@@ -260,7 +265,8 @@ class Verifier:
                     return Judged(MISSING)
                 drifts, names = self._compare(row, record)
                 return Judged(DRIFTED if drifts else GOOD, drifts, names)
-            assert now is not None  # a customer is never forgotten
+            if now is None:
+                return Judged(FORGOTTEN)
             row = now
         return Judged(PENDING)
 
