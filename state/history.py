@@ -155,12 +155,13 @@ def find_customers(
     if "\0" in prefix:
         return []  # no id has one, and PostgreSQL does not take it
     statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.name, CUSTOMER.c.email)
-    statement = statement.where(CUSTOMER.c.customer_id >= prefix)
+    if after is None or after.encode() < prefix.encode():
+        statement = statement.where(CUSTOMER.c.customer_id >= prefix)
+    else:
+        statement = statement.where(CUSTOMER.c.customer_id > after)
     end = _end_of(prefix)
     if end is not None:
         statement = statement.where(CUSTOMER.c.customer_id < end)
-    if after is not None:
-        statement = statement.where(CUSTOMER.c.customer_id > after)
     rows = connection.execute(statement.order_by(CUSTOMER.c.customer_id).limit(limit))
     return [Found._make(row) for row in rows]
 
@@ -205,8 +206,8 @@ def of_key(
     if steps is not None:
         chosen.append(CHANGE.c.step.in_(steps))
     statement, page = _ENTRIES.where(*chosen), Page(newest_first, after_id, limit)
-    order, span = (CHANGE.c.recorded_at, CHANGE.c.id), _recorded(since, until)
-    return listed(connection, statement, Entry._make, order, page, span)
+    order = (CHANGE.c.recorded_at, CHANGE.c.id)
+    return listed(connection, statement, Entry._make, order, page, since, until)
 
 
 def of_run(

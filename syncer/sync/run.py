@@ -653,7 +653,9 @@ def laid_over(
     made = []
     for one in change.changes:
         now = traits_now.get(one.trait)
-        newer = not same(now, one.before) and stamps.get(one.trait, 0) > (one.observed_at or 0)
+        # The comparison heeded the stamps that were there. What vanished has no time of its own.
+        said = stamps.get(one.trait, 0)
+        newer = not same(now, one.before) if one.observed_at is None else said > one.observed_at
         if newer or same(now, one.after):
             continue
         made.append(one._replace(before=now))
