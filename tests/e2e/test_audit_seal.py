@@ -280,7 +280,7 @@ def reseal(url: str, runs: list[int]) -> None:
             found, after = seal.Sum(), seal.sealed_to(connection)
             for rows in seal.read(connection, after, last or after):
                 found.add([seal.leaf(row[:-1]) for row in rows])
-                found.until = max(row[9] for row in rows)
+                found.until = max(row.recorded_at for row in rows)
             seal.append(
                 connection, seal.CHANGES, found, after + 1, last or after, found.until or 0, run=run
             )
