@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from state import seal
+from state.due import come_due
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
 #: Rows that one statement takes, and a cursor hands over, at a time.
@@ -333,13 +334,33 @@ def _due(run: int | None) -> ColumnElement[bool]:
     return waiting if run is None else and_(waiting, CUSTOMER.c.run == run)
 
 
+def any_due(connection: Connection, now: int) -> bool:
+    """Whether a customer is to be sent by now, be it in work."""
+    return any(
+        connection.execute(
+            select(CUSTOMER.c.customer_id).where(_due(None), by_now).limit(1)
+        ).first()
+        for by_now in come_due(CUSTOMER.c.due_at, now)
+    )
+
+
 def claim(
     connection: Connection, worker: int, now: int, limit: int, run: int | None = None
 ) -> list[DueRow]:
     """Take customers to send by now that nobody else has in work, those that wait longest first."""
+    for by_now in come_due(CUSTOMER.c.due_at, now):
+        rows = _claim(connection, worker, by_now, limit, run)
+        if rows:
+            return rows
+    return []
+
+
+def _claim(
+    connection: Connection, worker: int, by_now: ColumnElement[bool], limit: int, run: int | None
+) -> list[DueRow]:
     following = (
         select(CUSTOMER.c.customer_id)
-        .where(_due(run), CUSTOMER.c.due_at <= now, CUSTOMER.c.claimed_by.is_(None))
+        .where(_due(run), by_now, CUSTOMER.c.claimed_by.is_(None))
         .order_by(CUSTOMER.c.due_at, CUSTOMER.c.customer_id)
         .limit(limit)
         .with_for_update(skip_locked=True)
