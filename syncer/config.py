@@ -10,7 +10,8 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import orjson
 from pydantic import (
@@ -32,6 +33,8 @@ from syncer.sync.schedule import cron
 ENV_PREFIX = "SYNCER_"
 #: Variables with the prefix that are no settings: the config file's own path.
 NOT_SETTINGS = {"SYNCER_CONFIG"}
+#: Secrets that a file may hold, named by the key with `_file` at its end.
+SECRET_FILES = (("amberflo", "api_key"), ("web", "token"))
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -87,6 +90,12 @@ def _cron(text: str) -> str:
 def _secret_http_url(secret: SecretStr) -> SecretStr:
     if not re.fullmatch(r"https?://[^/\s]+\S*", secret.get_secret_value()):
         raise ValueError("this is no URL; write for example https://hooks.slack.com/services/…")
+    return secret
+
+
+def _hard_to_guess(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < 16:
+        raise ValueError("less than 16 characters; make one with: openssl rand -hex 16")
     return secret
 
 
@@ -167,6 +176,20 @@ class PassthroughConfig(_Section):
         return host.strip("[]"), int(port)
 
 
+class WebConfig(_Section):
+    """The operator's page; there is none without the section."""
+
+    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8401"
+    token: Annotated[Secret, AfterValidator(_hard_to_guess)]
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 class AlertsConfig(_Section):
     webhook: Annotated[Secret, AfterValidator(_secret_http_url)] | None = None
     lag: Duration = 30 * 60.0
@@ -187,6 +210,7 @@ class Config(_Section):
     guard: GuardConfig = GuardConfig()
     state: StateConfig = StateConfig()
     passthrough: PassthroughConfig = PassthroughConfig()
+    web: WebConfig | None = None
     alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()
 
@@ -246,7 +270,9 @@ def _section_of(keys: tuple[str, ...]) -> type[BaseModel] | None:
     section: type[BaseModel] = Config
     for key in keys[:-1]:
         field = section.model_fields.get(key)
-        inner = field.annotation if field else None
+        inner: Any = field.annotation if field else None
+        if isinstance(inner, UnionType):  # a section that may be left out
+            inner = get_args(inner)[0]
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return None
         section = inner
@@ -297,23 +323,27 @@ def _substitute(
 def _read_secret_files(
     raw: dict[str, Any], path: Path, origins: Mapping[tuple[str, ...], str]
 ) -> None:
-    """`amberflo.api_key_file` names a file that holds the key."""
-    amberflo = raw.get("amberflo")
-    if not isinstance(amberflo, dict) or "api_key_file" not in amberflo:
-        return
-    if "api_key" in amberflo:
-        raise ConfigError(f"{path}: amberflo: set api_key or api_key_file, not both")
-    file = amberflo.pop("api_key_file")
-    where = _where(path, ("amberflo", "api_key_file"), origins)
-    try:
-        amberflo["api_key"] = Path(str(file)).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(
-            f"{where}: {file} cannot be read ({reason}); it must hold the key"
-        ) from None
-    if not amberflo["api_key"]:
-        raise ConfigError(f"{where}: {file} is empty; it must hold the key")
+    """Beside each secret of SECRET_FILES, `…_file` may name a file that holds it."""
+    for keys in SECRET_FILES:
+        section: Any = raw
+        for key in keys[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        secret, from_file = keys[-1], f"{keys[-1]}_file"
+        if not isinstance(section, dict) or from_file not in section:
+            continue
+        if secret in section:
+            name = ".".join(keys[:-1])
+            raise ConfigError(f"{path}: {name}: set {secret} or {from_file}, not both")
+        file = section.pop(from_file)
+        where = _where(path, (*keys[:-1], from_file), origins)
+        what = f"it must hold the {secret.removeprefix('api_')}"
+        try:
+            section[secret] = Path(str(file)).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigError(f"{where}: {file} cannot be read ({reason}); {what}") from None
+        if not section[secret]:
+            raise ConfigError(f"{where}: {file} is empty; {what}")
 
 
 def _where(path: Path, keys: tuple[str, ...], origins: Mapping[tuple[str, ...], str]) -> str:
@@ -348,8 +378,9 @@ def _first_problem(
     if found["type"] == "extra_forbidden":
         return " ".join(f"{where}: unknown key; {_known_keys(keys)}".split())
     if found["type"] == "missing":
-        if keys == ("amberflo", "api_key"):
-            return f"{where}: missing; set api_key, or api_key_file with the path of a file"
+        if keys in SECRET_FILES:
+            secret = keys[-1]
+            return f"{where}: missing; set {secret}, or {secret}_file with the path of a file"
         return f"{where}: missing; config.example.toml shows it"
     if found["type"] == "model_type":
         return f"{where}: this is a section; write [{'.'.join(keys)}] and its keys below"
@@ -359,6 +390,7 @@ def _first_problem(
 def _known_keys(keys: tuple[str, ...]) -> str:
     section = _section_of(keys) or Config
     names = [field.alias or name for name, field in section.model_fields.items()]
-    if section is AmberfloConfig:
-        names.insert(1, "api_key_file")
+    for secret in SECRET_FILES:
+        if secret[:-1] == keys[:-1]:
+            names.insert(names.index(secret[-1]) + 1, f"{secret[-1]}_file")
     return f"known here: {', '.join(names)}"

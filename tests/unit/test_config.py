@@ -25,6 +25,8 @@ EXAMPLE_ENVIRON = {
     "SEGMENT_WRITE_KEY": "hush-write",
     "SEGMENT_WEBHOOK_SECRET": "hush-webhook",
 }
+#: What may be left out; the example has it as comments.
+OPTIONAL = {"web", "alerts.webhook"}
 #: Keys that the example shows with a value of one's own.
 OWN_VALUES = {
     "amberflo.api_key",
@@ -72,7 +74,7 @@ def leaves(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value, key = getattr(section, name), prefix + (field.alias or name)
         if isinstance(value, BaseModel):
             yield from leaves(value, key + ".")
-        else:
+        elif key not in OPTIONAL:
             yield key, value
 
 
@@ -104,6 +106,31 @@ def test_the_example_shows_every_key() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     assert keys(tomllib.loads(text)) == {key for key, _ in leaves(config)}
     assert re.search(r"^# api_key_file = ", text, re.MULTILINE)
+
+
+def uncommented(section: str) -> str:
+    """The example with an optional section as it is meant to be used."""
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"# [{section}]"))
+    end = lines.index("", start)
+    for n in range(start, end):
+        if "_file = " not in lines[n]:
+            lines[n] = lines[n].removeprefix("# ")
+    return "\n".join(lines)
+
+
+def test_the_example_with_the_page_loads(tmp_path: Path) -> None:
+    text = uncommented("web")
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    settings = load(path, EXAMPLE_ENVIRON | {"PAGE_TOKEN": "hush-hush-hush-hush"}).web
+    assert settings is not None
+    assert "hush" not in repr(settings)
+    assert settings.token.get_secret_value() == "hush-hush-hush-hush"
+    assert tomllib.loads(text)["web"].keys() == type(settings).model_fields.keys()
+    assert re.search(r"^# token_file = ", text, re.MULTILINE)
+    assert (settings.listen, settings.hosts) == ("127.0.0.1:8401", ())
+    assert settings == type(settings)(token=SecretStr("hush-hush-hush-hush"))
 
 
 def test_the_example_says_what_every_key_is() -> None:
@@ -144,6 +171,10 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "state.url": URL.create("sqlite", database="syncer.db"),
         "passthrough.listen": "127.0.0.1:8400",
         "passthrough.queue_limit": 1_000_000,
+        "alerts.lag": 30 * 60,
+        "alerts.silent": 24 * 3600,
+        "log.format": "text",
+        "log.level": "info",
     }
     assert config.engage.computed_traits == ()
     # an empty list refuses all
@@ -529,6 +560,44 @@ def test_a_variable_that_names_no_key_file_is_named(file: Path, tmp_path: Path) 
     file.write_text(LEAST.replace('api_key = "hush"', ""), encoding="utf-8")
     line = refused(file, {"SYNCER_AMBERFLO__API_KEY_FILE": str(tmp_path / "key")})
     assert line.startswith("SYNCER_AMBERFLO__API_KEY_FILE: ")
+
+
+# web, which may be left out
+
+
+def test_the_page_may_come_from_the_environment(file: Path, tmp_path: Path) -> None:
+    assert load(file, {}).web is None
+    token_file = tmp_path / "token"
+    token_file.write_text("hush-in-a-file-16\n", encoding="utf-8")
+    environ = {
+        "SYNCER_WEB__TOKEN_FILE": str(token_file),
+        "SYNCER_WEB__HOSTS": '["syncer.example.com"]',
+        "SYNCER_WEB__LISTEN": "[::1]:9000",
+    }
+    settings = load(file, environ).web
+    assert settings is not None
+    assert settings.token.get_secret_value() == "hush-in-a-file-16"
+    assert settings.hosts == ("syncer.example.com",)
+    assert settings.address == ("::1", 9000)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([], "token: missing; set token, or token_file with the path of a file"),
+        (["token = ' '"], "token: the secret is empty; "),
+        (["token = 'hush-hush-hush!'"], "token: less than 16 characters; make one with: openssl"),
+        (["token_file = '/no/such'"], "token_file: /no/such cannot be read (No such file or dire"),
+        (["token = 'hush-hush-hush-hush'", "listen = '8401'"], "listen: '8401' is no address; "),
+        (["tokn = 'hush'"], "token: missing; "),
+        (
+            ["tokn = 'hush'", "token = 'hush-hush-hush-hush'"],
+            "tokn: unknown key; known here: listen, token, token_file, hosts",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_page_is_named(file: Path, lines: list[str], line: str) -> None:
+    assert refused(with_lines(file, "[web]", *lines)).startswith("FILE: web." + line)
 
 
 # Secrets
