@@ -103,6 +103,21 @@ class Found(NamedTuple):
     email: str | None
 
 
+class Known(NamedTuple):
+    """What a customer is to be at Amberflo (see `tables.Customer`), and how far that got there."""
+
+    customer_id: str
+    traits: str
+    name: str | None
+    email: str | None
+    called: str | None
+    rev: int
+    acked_rev: int
+    acked_at: int | None
+    due_at: int | None
+    attempts: int
+
+
 # Names
 
 
@@ -112,6 +127,14 @@ def present(connection: Connection, customer_id: str) -> str | None:
         select(CUSTOMER.c.traits).where(CUSTOMER.c.customer_id == customer_id)
     ).scalar()
     return None if found is None else str(found)
+
+
+def customer(connection: Connection, customer_id: str) -> Known | None:
+    """A customer as it is now; None: not known."""
+    columns = [CUSTOMER.c[name] for name in Known._fields]
+    found = connection.execute(select(*columns).where(CUSTOMER.c.customer_id == customer_id))
+    row = found.first()
+    return None if row is None else Known._make(row)
 
 
 def key_of(connection: Connection, key_or_trait: str) -> str | None:

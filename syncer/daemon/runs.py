@@ -35,7 +35,7 @@ def run_once(config: Config, lifeline: Connection, full: bool) -> None:
     try:
         with app.runs() as found:
             found.patience = 0.0
-            found.progress = LineProgress(log.info, _teller(found.database))
+            found.progress = LineProgress(log.info, teller(found.database))
             _report(found.sync(full=full))
     except Locked as busy:
         log.info("%s", busy)
@@ -48,7 +48,7 @@ def run_once(config: Config, lifeline: Connection, full: bool) -> None:
         sys.exit(1)
 
 
-def _teller(database: Database) -> Any:
+def teller(database: Database) -> Any:
     """What puts a run's progress where `status` finds it."""
 
     def tell(doing: Mapping[str, Any] | None) -> None:
