@@ -35,6 +35,7 @@ def one(desk: Desk, visit: Visit) -> Answer:
             )
         )
         failed = failures.page(connection, limit=ROWS, customer_id=customer_id)
+        newest = failures.newest(connection)
     return Page(
         "customer.html",
         {
@@ -44,7 +45,8 @@ def one(desk: Desk, visit: Visit) -> Answer:
             "changes": changes[:ROWS],
             "next": changes[ROWS - 1].id if len(changes) > ROWS else None,
             "paged": after is not None,
-            "failures": failed,
+            "failures": [{**row, "retried": not failures.only_discarded(row)} for row in failed],
+            "newest": newest,
             "sending": desk.work.under_way(_name(customer_id)),
         },
     )
