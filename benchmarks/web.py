@@ -24,6 +24,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from state import sizes
 from state.database import Database
 from syncer.passthrough.server import bind, serve
 from syncer.web.desk import Desk
@@ -199,6 +200,12 @@ def measure(folder: Path, customers: int, times: int) -> bool:
             changes = connection.exec_driver_sql("SELECT count(*) FROM change").scalar()
         took = time.perf_counter() - began
         print(f"filled: {customers:,} customers, {changes:,} changes in {took:,.0f} s")
+    began = time.perf_counter()
+    more = True
+    while more:
+        with state.write(alone=True) as connection:
+            more = sizes.fold(connection)
+    print(f"sizes by the hour: counted in {time.perf_counter() - began:.0f} s, in the background")
     good = True
     try:
         with served(state, calls) as port:

@@ -95,6 +95,18 @@ class Size(NamedTuple):
     members: int
 
 
+class Part(NamedTuple):
+    """What was recorded of an audience in some time: entries less exits, and the ids."""
+
+    entries: int
+    lowest: int
+    highest: int
+
+
+#: Nothing was.
+NO_PART = Part(0, 2**63 - 1, 0)
+
+
 class Found(NamedTuple):
     """A customer found by the beginning of the id."""
 
@@ -154,12 +166,14 @@ def find_customers(
     """Known customers whose id begins with `prefix`, in UTF-8 byte order of the id; the next page
     is after the last id of this one."""
     statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.name, CUSTOMER.c.email)
-    statement = statement.where(CUSTOMER.c.customer_id >= prefix)
+    # One bound only: SQLite looks for the first that it finds.
+    if after is not None and after >= prefix:
+        statement = statement.where(CUSTOMER.c.customer_id > after)
+    else:
+        statement = statement.where(CUSTOMER.c.customer_id >= prefix)
     end = _end_of(prefix)
     if end is not None:
         statement = statement.where(CUSTOMER.c.customer_id < end)
-    if after is not None:
-        statement = statement.where(CUSTOMER.c.customer_id > after)
     rows = connection.execute(statement.order_by(CUSTOMER.c.customer_id).limit(limit))
     return [Found._make(row) for row in rows]
 
@@ -192,6 +206,19 @@ def of_customer(
         after_id=after_id,
         limit=limit,
     )
+
+
+def entry(connection: Connection, change: int) -> Entry | None:
+    """A change by its id."""
+    found = connection.execute(select(*_ENTRY).where(CHANGE.c.id == change)).first()
+    return None if found is None else Entry._make(found)
+
+
+def first_recorded(connection: Connection, key: str) -> int | None:
+    """When the first change of a key was recorded."""
+    statement = select(func.min(CHANGE.c.recorded_at)).where(CHANGE.c.key == key)
+    found = connection.execute(statement).scalar()
+    return None if found is None else int(found)
 
 
 def of_key(
@@ -349,30 +376,34 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     rest, which the ids tell. As of the others (a clock was set back across them) everybody's
     changes are gone through.
     """
-    span, parts = until - since, steps - 1
-    moments = [since + span * number // parts for number in range(steps)] if parts else [until]
-    entries, lowest, highest = [], [], []
+    span, last = until - since, steps - 1
+    moments = [since + span * number // last for number in range(steps)] if last else [until]
+    parts = []
     for after, by in pairwise((None, *moments, None)):
         statement = select(
             func.coalesce(func.sum(CHANGE.c.step), 0),
-            func.coalesce(func.min(CHANGE.c.id), _NO_ID),
+            func.coalesce(func.min(CHANGE.c.id), NO_PART.lowest),
             func.coalesce(func.max(CHANGE.c.id), 0),
         ).where(CHANGE.c.key == key, *_by(by))
         if after is not None:
             statement = statement.where(CHANGE.c.recorded_at > after)
-        one, low, high = connection.execute(statement).one()
-        entries.append(int(one))
-        lowest.append(int(low))
-        highest.append(int(high))
-    before = list(accumulate(highest, max))
-    rest = list(accumulate(reversed(lowest), min))[::-1]
-    counts = dict(zip(moments, accumulate(entries), strict=False))
+        parts.append(Part._make(map(int, connection.execute(statement).one())))
+    return as_of(connection, key, moments, parts)
+
+
+def as_of(
+    connection: Connection, key: str, moments: Sequence[int], parts: Sequence[Part]
+) -> list[Size]:
+    """Sizes as of ascending moments from what was recorded by the first, between each two, and
+    after the last."""
+    before = list(accumulate((part.highest for part in parts), max))
+    rest = list(accumulate((part.lowest for part in reversed(parts)), min))[::-1]
+    counts = dict(zip(moments, accumulate(part.entries for part in parts), strict=False))
     mixed = [at for place, at in enumerate(moments) if before[place] > rest[place + 1]]
     counts.update(_gone_through(connection, key, mixed))
     return [Size(at, counts[at]) for at in moments]
 
 
-_NO_ID = 2**63 - 1
 _ENTRY = [CHANGE.c[name] for name in Entry._fields]
 
 

@@ -94,6 +94,21 @@ class Change(SQLModel, table=True):
     )
 
 
+class Hour(SQLModel, table=True):
+    """How many entered and exited an audience in an hour; see sizes.py. `lowest` and `highest` are
+    the ids of the changes."""
+
+    __tablename__ = "size"
+
+    key: str = Field(sa_column=Column(Text, primary_key=True))
+    hour: int = Field(sa_column=Column(BigInteger, primary_key=True))
+    entered: int = Field(sa_column=_big())
+    exited: int = Field(sa_column=_big())
+    other: int = Field(sa_column=_big())
+    lowest: int = Field(sa_column=_big())
+    highest: int = Field(sa_column=_big())
+
+
 class Run(SQLModel, table=True):
     """One run: pull, compare, commit, deliver. Its sums must close (design §3).
 
@@ -223,6 +238,7 @@ def table(model: type[SQLModel]) -> Table:
 CUSTOMER = table(Customer)
 TRAIT = table(Trait)
 CHANGE = table(Change)
+SIZE = table(Hour)
 RUN = table(Run)
 RUN_TRAIT = table(RunTrait)
 FAILURE = table(Failure)
@@ -235,7 +251,7 @@ COUNTER = table(Counter)
 #: The queue of calls is a part of its own: on SQLite it is another file, so that a long commit of
 #: a run never keeps a call waiting.
 PARTS = {
-    "state": [CUSTOMER, TRAIT, CHANGE, RUN, RUN_TRAIT, FAILURE, WORKER, ALERT],
+    "state": [CUSTOMER, TRAIT, CHANGE, SIZE, RUN, RUN_TRAIT, FAILURE, WORKER, ALERT],
     "queue": [INBOX, EVENT, COUNTER],
 }
 
@@ -269,6 +285,8 @@ Index(
     sqlite_where=CHANGE.c.step != 0,
     postgresql_where=CHANGE.c.step != 0,
 )
+Index("size_highest", SIZE.c.highest)
+Index("failure_customer", FAILURE.c.customer_id, FAILURE.c.id)
 Index("failure_ref", FAILURE.c.ref, unique=True)
 Index("event_message", EVENT.c.message_id, unique=True)
 Index(

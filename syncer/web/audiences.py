@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from state import history, runs, snapshot
+from state import history, runs, sizes, snapshot
+from state.history import Entry
 from state.snapshot import TraitRow
 from syncer.web.chart import chart
 from syncer.web.desk import Desk
@@ -43,27 +44,20 @@ def one(desk: Desk, visit: Visit) -> Answer:
         raise Wrong("since must be before until")
     with desk.state.read() as connection:
         trait = _trait(connection, key)
-        end = desk.clock() if until is None else until
-        start = _start(connection, trait.key, end) if since is None else since
-        sizes = (
-            history.sizes(connection, trait.key, start, end, STEPS + 1)
-            if trait.kind == AUDIENCE and start < end
-            else []
-        )
-        changes = list(
-            history.of_key(
-                connection, trait.key, since, until,
-                step=MOVES[step], newest_first=True, after_id=after, limit=ROWS + 1,
-            )
-        )  # fmt: skip
+        counted = sizes.up_to_date(connection)
+        is_audience = trait.kind == AUDIENCE
+        moments = _moments(connection, trait.key, since, until or desk.clock())
+        shown = sizes.by_hour(connection, trait.key, moments) if is_audience and counted else []
+        changes = _changes(connection, trait.key, since, until, MOVES[step], after, counted)
         held = runs.held_keys(connection).get(trait.key)
     return Page(
         "audience.html",
         {
             "trait": trait,
-            "is_audience": trait.kind == AUDIENCE,
+            "is_audience": is_audience,
+            "counted": counted,
             "held": held,
-            "chart": chart(sizes),
+            "chart": chart(shown),
             "changes": changes[:ROWS],
             "next": changes[ROWS - 1].id if len(changes) > ROWS else None,
             "paged": after is not None,
@@ -76,7 +70,10 @@ def members(desk: Desk, visit: Visit) -> Answer:
     key, after, at = visit.text("key"), visit.text("after") or None, visit.moment("at")
     with desk.state.read() as connection:
         trait = _trait(connection, key)
-        found = list(history.members_at(connection, trait.key, at, after=after, limit=ROWS + 1))
+        first = history.first_recorded(connection, trait.key)
+        before = first is None or (at is not None and at < first)
+        listed = history.members_at(connection, trait.key, at, after=after, limit=ROWS + 1)
+        found = [] if before else list(listed)
     data = {
         "trait": trait,
         "at": at,
@@ -94,10 +91,42 @@ def _trait(connection: Connection, key: str) -> TraitRow:
     return found
 
 
-def _start(connection: Connection, key: str, end: int) -> int:
-    """Where a chart begins: 30 days back, or where the history does."""
-    first = next(history.of_key(connection, key, limit=1), None)
-    return end - BACK if first is None else max(end - BACK, first.recorded_at - 1)
+def _moments(connection: Connection, key: str, since: int | None, until: int) -> list[int]:
+    """The moments of a chart, each the end of an hour: evenly, from `since`, or from 30 days back,
+    or from where the history begins."""
+    first = history.first_recorded(connection, key)
+    if first is None:
+        return []
+    start = max(until - BACK, first - sizes.HOUR) if since is None else since
+    begin, end = start // sizes.HOUR, -(-until // sizes.HOUR)
+    steps = max(1, min(STEPS, end - begin))
+    return [(begin + (end - begin) * step // steps) * sizes.HOUR for step in range(steps + 1)]
+
+
+def _changes(
+    connection: Connection,
+    key: str,
+    since: int | None,
+    until: int | None,
+    step: int | None,
+    after: int | None,
+    counted: bool,
+) -> list[Entry]:
+    """A page of changes, the newest first. Where those with a step are few among many, the sums by
+    the hour tell where to look for them."""
+    if step is not None and counted:
+        last = history.entry(connection, after) if after is not None else None
+        upto = until if last is None else last.recorded_at + 1
+        span = sizes.span_of(connection, key, step, ROWS + 2, since, upto)
+        if span is None:
+            return []
+        since, until = span
+    return list(
+        history.of_key(
+            connection, key, since, until,
+            step=step, newest_first=True, after_id=after, limit=ROWS + 1,
+        )
+    )  # fmt: skip
 
 
 READS = {"/audiences": listing, "/audience": one, "/audience/members": members}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import orjson
 from sqlalchemy import Connection
 
 from state import history, runs
+from state.history import Entry
 from syncer.web.desk import Desk
 from syncer.web.page import LARGEST, ROWS, Answer, GoTo, Missing, NotNow, Page, Visit
 from syncer.web.work import approve as approve_beside
@@ -28,16 +32,7 @@ def one(desk: Desk, visit: Visit) -> Answer:
             {**row, "reasons": orjson.loads(row["reasons"])}
             for row in runs.traits(connection, visit.run)
         ]
-        changes = list(
-            history.of_run(
-                connection,
-                visit.run,
-                key=key or None,
-                step=STEPS[step],
-                after_id=after,
-                limit=ROWS + 1,
-            )
-        )
+        changes = _changes(connection, visit.run, traits, key, step, after)
     return Page(
         "run.html",
         {
@@ -65,6 +60,29 @@ def reject(desk: Desk, visit: Visit) -> Answer:
     desk.work.reject(visit.run)
     desk.work.done(f"run {visit.run}", "rejected: nothing of what it held will be sent")
     return GoTo(f"/runs/{visit.run}")
+
+
+def _changes(
+    connection: Connection,
+    run: int,
+    traits: Sequence[runs.Record],
+    key: str,
+    step: str,
+    after: int | None,
+) -> list[Entry]:
+    """A page of what a run changed. Of all traits, but with one step: trait by trait, and only of
+    those that have it by the run's sums; else a few among millions were looked for."""
+    find = partial(history.of_run, connection, run, step=STEPS[step])
+    if key or not step:
+        return list(find(key=key or None, after_id=after, limit=ROWS + 1))
+    last = history.entry(connection, after) if after is not None else None
+    having = sorted(row["key"] for row in traits if row[step] or row["changed"])
+    found: list[Entry] = []
+    for one in having:
+        if (last is None or one >= last.key) and len(found) <= ROWS:
+            place = after if last is not None and one == last.key else None
+            found += find(key=one, after_id=place, limit=ROWS + 1 - len(found))
+    return found
 
 
 def _held(desk: Desk, visit: Visit) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import uvloop
 
+from state import sizes
+from state.database import Database
+from state.errors import StateError
 from syncer.app import App
 from syncer.config import Config
 from syncer.daemon.process import settle_in
+from syncer.daemon.trouble import Trouble
 from syncer.passthrough.server import serve
 from syncer.report import LineProgress
 from syncer.web import audiences, customers, failures, now, runs
@@ -20,6 +27,9 @@ from syncer.web.session import Sessions
 from syncer.web.work import Work
 
 log = logging.getLogger("syncer.web")
+
+#: Seconds between two looks at what is to be counted.
+COUNT = 1.0
 
 
 def serve_page(config: Config, lifeline: Connection, listener: socket.socket) -> None:
@@ -35,11 +45,29 @@ def serve_page(config: Config, lifeline: Connection, listener: socket.socket) ->
             config.web.hosts,
             around=desk.around,
         )
+        threading.Thread(target=_count, args=(state, stop), name="sizes", daemon=True).start()
         pages = door.app(desk.bound(READS), desk.bound(WRITES))
         try:
             uvloop.run(serve(pages, listener, stop))
         finally:
             work.close()
+
+
+def _count(state: Database, stop: Callable[[], bool]) -> None:
+    """Keep the sizes by the hour up to date."""
+    trouble = Trouble("sizes")
+    while not stop():
+        more = False
+        try:
+            with state.read() as connection:
+                due = not sizes.up_to_date(connection)
+            if due:
+                with state.write(alone=True) as connection:
+                    more = sizes.fold(connection)
+            trouble(None)
+        except StateError as error:
+            trouble(str(error))
+        time.sleep(0.02 if more else COUNT)
 
 
 READS = now.READS | runs.READS | customers.READS | audiences.READS | failures.READS

@@ -207,9 +207,10 @@ def installed(folder: Path, **options: Any) -> Iterator[Installation]:
 
 @contextmanager
 def daemon(
-    installation: Installation, *, state: str | None = None, **settings: Any
+    installation: Installation, *, state: str | None = None, more: str = "", **settings: Any
 ) -> Iterator[Daemon]:
-    """The daemon on a free port; `settings` go to [passthrough]. It must end well when told to."""
+    """The daemon on a free port; `settings` go to [passthrough], `more` stands after them. It must
+    end well when told to."""
     given = {
         "listen": "127.0.0.1:0",
         "write_keys": ["another-key", KEY],
@@ -221,7 +222,7 @@ def daemon(
         for key, value in given.items()
         if value is not None
     ]
-    installation.configure(state=state, more="[passthrough]\n" + "\n".join(lines) + "\n")
+    installation.configure(state=state, more="[passthrough]\n" + "\n".join(lines) + f"\n{more}")
     process = installation.start("daemon")
     found = Daemon(installation, process, [])
     reading = threading.Thread(target=_read, args=(process, found.log), daemon=True)
