@@ -47,6 +47,8 @@ DRAIN = 16.0
 GLANCE, LOOK = 5.0, 10.0
 #: Seconds between two tries to become the daemon that schedules (others may have died).
 SUCCESSION = 5.0
+#: Seconds until the page is shown again after its process ended.
+PAGE_AGAIN = 1.0
 #: Settings that take a new start.
 FIXED = ("passthrough.listen", "state.url", "web", "web.listen")
 
@@ -282,7 +284,7 @@ class Service:
         if self._page is None or self._page.alive or self._ending.is_set():
             return
         log.error("the page's process ended unexpectedly; it is started again")
-        if not self._ending.wait(SUCCESSION):
+        if not self._ending.wait(PAGE_AGAIN):
             self._show_page()
 
     def _take_config(self, config: Config) -> None:
@@ -310,7 +312,7 @@ class Service:
         self._alerts.config = config.alerts
         if sections & {"amberflo", "engage", "log"}:
             self._replace_worker()
-        if self._page is not None:
+        if self._page is not None and sections & {"web", "amberflo", "engage", "guard", "log"}:
             self._page.end(DRAIN)
             self._show_page()
         if "schedule" in sections and self._schedule is not None:

@@ -24,10 +24,13 @@ from .receiver import Daemon, daemon, descendants, installed, unique, wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page: playwright is missing")
 expect = playwright.expect
+expect.set_options(timeout=20_000)
 
 AXE = Path(__file__).with_name("node") / "node_modules" / "axe-core" / "axe.min.js"
 TOKEN = "the-token-of-the-page-0"
 PHONE = {"width": 360, "height": 740}
+#: What a browser says of a page that is not there; all else on the console is trouble.
+NO_TROUBLE = "the server responded with a status of 404"
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -104,7 +107,8 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(operator: Operator) -> Iterator[Any]:
+    """(While it is there, its event loop runs in this thread: no command with one may.)"""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("the page: there is no chromium on this machine")
@@ -121,7 +125,7 @@ def visiting(browser: Any, operator: Operator, **options: Any) -> Iterator[Any]:
     context.set_default_timeout(15_000)
     troubles: list[str] = []
     page = context.new_page()
-    page.on("console", lambda message: troubles.append(message.text))
+    page.on("console", lambda message: NO_TROUBLE in message.text or troubles.append(message.text))
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.add_init_script(
         "addEventListener('securitypolicyviolation', (e) => console.error(e.violatedDirective))"
@@ -195,6 +199,9 @@ def test_every_page_is_accessible(browser: Any, operator: Operator, scheme: str)
     if not AXE.is_file():
         pytest.skip("axe-core is missing: npm ci --prefix tests/e2e/node")
     axe = AXE.read_text(encoding="utf-8")
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if scheme == "dark":  # it differs in its colours alone
+        options["runOnly"] = ["color-contrast", "link-in-text-block"]
     backgrounds = set()
     with visiting(browser, operator, color_scheme=scheme) as page:
         for path in paths(operator):
@@ -202,14 +209,14 @@ def test_every_page_is_accessible(browser: Any, operator: Operator, scheme: str)
             if page.locator("details").count():
                 page.locator("summary").first.click()
             page.evaluate(axe)
-            found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+            found = page.evaluate("(options) => axe.run(document, options)", options)
             serious = [
                 (one["id"], one["nodes"][0]["html"], one["nodes"][0]["failureSummary"])
                 for one in found["violations"]
                 if one["impact"] in ("serious", "critical")
             ]
             assert serious == [], path
-            assert len(found["passes"]) > 5
+            assert "color-contrast" in {one["id"] for one in found["passes"]}, path
             backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         page.goto("/")
     assert backgrounds == {"rgb(247, 248, 250)" if scheme == "light" else "rgb(18, 22, 28)"}
@@ -382,7 +389,8 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     assert had == {one: record["traits"].get(operator.lost) for one, record in
                    installation.amberflo.customers.items()}  # fmt: skip
 
-    installation.run("sync", "--full", exit_code=3)
+    with installation.start("sync", "--full") as process:
+        assert process.wait(60) in (1, 3)  # who is refused still is
     run = operator.run("held")
     page.goto(f"/runs/{run}")
     page.get_by_role("button", name="Approve").click()
@@ -394,8 +402,8 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     heading(page).to_have_text(f"Run {run}")
     expect(page.locator(".title .state")).to_have_text("approved")  # it loaded itself again
     assert operator.state(run) == "approved"
-    left = {record["traits"].get(operator.lost) for record in
-            installation.amberflo.customers.values()}  # fmt: skip
+    taken = [one for one in installation.amberflo.customers.values() if "strange" not in one]
+    left = {record["traits"].get(operator.lost) for record in taken}
     assert left <= {False, None}
 
 
