@@ -30,7 +30,7 @@ from syncer.sandbox.stage import Stage, stage
 
 IMAGES = Path(__file__).with_name("images")
 TOKEN = "for-the-pictures-only"
-USERS, DAYS, HOURS = 2000, 29, 8
+USERS, DAYS, HOURS = 1200, 29, 12
 #: The audience whose chart is shown, and the one that the guard holds.
 SHOWN, HELD = "cart_abandoned_7_days", "vip"
 
@@ -42,7 +42,7 @@ def live(on: Stage, config: str) -> None:
         runs.clock = lambda: int(on.engage.clock.timestamp() * 1000)
         runs.sync()
         for step in range(DAYS * 24 // HOURS):
-            on.engage.evolve(HOURS, 0.03)
+            on.engage.evolve(HOURS, 0.05)
             on.engage.clock += timedelta(minutes=7)
             runs.sync(full=step % 3 == 2)
         puzzled = list(on.amberflo.customers.values())[5:400:160]
