@@ -84,18 +84,21 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, alone: bool = False) -> Iterator[Connection]:
+    def write(self, *, alone: bool = False, beside: bool = False) -> Iterator[Connection]:
         """A transaction that commits at the end of the block, or not at all.
 
         Who reads customers to change them, or adds to the history, writes `alone`: one such
-        transaction at a time, as every one is on SQLite anyway.
+        transaction at a time, as every one is on SQLite anyway. Who marks several customers that
+        are its own, as a delivery does, writes `beside` others that do, and not while somebody
+        writes alone: each would lock rows in its own order and wait for the other's for ever.
         """
         with (
             _translated(self.engine.url),
             self._writing.begin() as connection,
         ):
-            if alone and self.engine.dialect.name == "postgresql":
-                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7130514606)")
+            if (alone or beside) and self.engine.dialect.name == "postgresql":
+                shared = "" if alone else "_shared"
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock{shared}(7130514606)")
             yield connection
 
     @contextmanager

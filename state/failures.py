@@ -97,6 +97,16 @@ def count(connection: Connection, refs: Collection[str] | None = None) -> int:
     )
 
 
+def customers_since(connection: Connection, moment: int) -> int:
+    """How many customers were refused since a moment (epoch milliseconds)."""
+    statement = (
+        select(func.count())
+        .select_from(FAILURE)
+        .where(FAILURE.c.kind == CUSTOMER, FAILURE.c.failed_at >= moment)
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
 def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
     """A statement has room for so many values only."""
     rest = iter(values)

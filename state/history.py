@@ -20,10 +20,10 @@ Every question is served by an index (a test asks both databases for their plans
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from itertools import accumulate, pairwise
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -35,15 +35,13 @@ from sqlalchemy import (
     select,
 )
 
+from state.listing import Page, listed, streamed
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
-T = TypeVar("T")
-
-#: A cursor hands over so many rows at a time.
-_CURSOR = {"yield_per": 1000}
 #: `step` of a change: into the audience, out of it, or neither (a value, or false for the first
 #: time).
 ENTERED, EXITED, NEITHER = 1, -1, 0
+MOVED = (ENTERED, EXITED)
 
 #: As the index has it: with a bound value in place of the 0, SQLite would not see that it fits.
 _MOVED = CHANGE.c.step != literal_column("0")
@@ -79,7 +77,7 @@ class Undelivered(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """What a run wrote of one trait: entries, exits, and changes that are neither."""
+    """Changes of one trait: entries, exits, and those that are neither."""
 
     key: str
     trait: str
@@ -93,18 +91,6 @@ class Size(NamedTuple):
 
     at: int
     members: int
-
-
-class Part(NamedTuple):
-    """What was recorded of an audience in some time: entries less exits, and the ids."""
-
-    entries: int
-    lowest: int
-    highest: int
-
-
-#: Nothing was.
-NO_PART = Part(0, 2**63 - 1, 0)
 
 
 class Found(NamedTuple):
@@ -128,6 +114,11 @@ class Known(NamedTuple):
     acked_at: int | None
     due_at: int | None
     attempts: int
+
+
+_THEIRS = CUSTOMER.c.customer_id == CHANGE.c.customer_id
+_UNDELIVERED = (CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
+_ENTRY = [CHANGE.c[name] for name in Entry._fields]
 
 
 # Names
@@ -165,6 +156,8 @@ def find_customers(
 ) -> list[Found]:
     """Known customers whose id begins with `prefix`, in UTF-8 byte order of the id; the next page
     is after the last id of this one."""
+    if "\0" in prefix:
+        return []  # no id has one, and PostgreSQL does not take it
     statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.name, CUSTOMER.c.email)
     # One bound only: SQLite looks for the first that it finds.
     if after is not None and after >= prefix:
@@ -197,15 +190,8 @@ def of_customer(
     chosen = [CHANGE.c.customer_id == customer_id, *_recorded(since, until)]
     if key is not None:
         chosen.append(key == _KEY)
-    return _listed(
-        connection,
-        select(*_ENTRY).where(*chosen),
-        Entry._make,
-        (CHANGE.c.id,),
-        newest_first=newest_first,
-        after_id=after_id,
-        limit=limit,
-    )
+    page = Page(newest_first, after_id, limit)
+    return listed(connection, select(*_ENTRY).where(*chosen), Entry._make, (CHANGE.c.id,), page)
 
 
 def entry(connection: Connection, change: int) -> Entry | None:
@@ -227,26 +213,19 @@ def of_key(
     since: int | None = None,
     until: int | None = None,
     *,
-    step: int | None = None,
+    steps: Collection[int] | None = None,
     newest_first: bool = False,
     after_id: int | None = None,
     limit: int | None = None,
 ) -> Generator[Entry]:
     """Changes of a key recorded in [since, until), in the order of `recorded_at`, then of the id;
-    with `step` only those that ENTERED or EXITED."""
+    with `steps` only these: MOVED gives the entries and exits of an audience."""
     chosen = [CHANGE.c.key == key]
-    if step is not None:
-        chosen.append(CHANGE.c.step == step)
-    return _listed(
-        connection,
-        select(*_ENTRY).where(*chosen),
-        Entry._make,
-        (CHANGE.c.recorded_at, CHANGE.c.id),
-        newest_first=newest_first,
-        after_id=after_id,
-        limit=limit,
-        span=_recorded(since, until),
-    )
+    if steps is not None:
+        chosen.append(CHANGE.c.step.in_(steps))
+    statement, page = select(*_ENTRY).where(*chosen), Page(newest_first, after_id, limit)
+    order, span = (CHANGE.c.recorded_at, CHANGE.c.id), _recorded(since, until)
+    return listed(connection, statement, Entry._make, order, page, span)
 
 
 def of_run(
@@ -254,40 +233,42 @@ def of_run(
     run: int,
     *,
     key: str | None = None,
-    step: int | None = None,
+    steps: Collection[int] | None = None,
     after_id: int | None = None,
     limit: int | None = None,
 ) -> Generator[Entry]:
     """What a run changed, in the order of the key, then of the id (in which customers of one commit
-    stand in the order of theirs)."""
+    stand in the order of theirs); with `key` and `steps` only these."""
     chosen = [CHANGE.c.run == run]
     if key is not None:
         chosen.append(CHANGE.c.key == key)
-    if step is not None:
-        chosen.append(CHANGE.c.step == step)
-    return _listed(
-        connection,
-        select(*_ENTRY).where(*chosen),
-        Entry._make,
-        (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,),
-        after_id=after_id,
-        limit=limit,
-    )
+    if steps is not None:
+        chosen.append(CHANGE.c.step.in_(steps))
+    statement, page = select(*_ENTRY).where(*chosen), Page(False, after_id, limit)
+    order = (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,)
+    return listed(connection, statement, Entry._make, order, page)
+
+
+def key_moves(
+    connection: Connection, key: str, since: int | None = None, until: int | None = None
+) -> Moves:
+    """How many changes of a key were recorded in [since, until)."""
+    chosen = [CHANGE.c.key == key, *_recorded(since, until)]
+    return (_moves(connection, chosen) or [Moves(key, key, 0, 0, 0)])[0]
 
 
 def run_moves(connection: Connection, run: int) -> list[Moves]:
     """What a run wrote, by key. (The run's own record has what it found: also what was held.)"""
-    statement = (
-        select(
-            CHANGE.c.key,
-            *(func.sum(case((CHANGE.c.step == step, 1), else_=0)) for step in (1, -1, 0)),
-        )
-        .where(CHANGE.c.run == run)
-        .group_by(CHANGE.c.key)
-        .order_by(CHANGE.c.key)
-    )
-    rows = connection.execute(statement).all()
-    names = dict(connection.execute(select(TRAIT.c.key, TRAIT.c.trait)).tuples().all())
+    return _moves(connection, [CHANGE.c.run == run])
+
+
+def _moves(connection: Connection, chosen: Sequence[ColumnElement[bool]]) -> list[Moves]:
+    counts = [
+        func.sum(case((CHANGE.c.step == step, 1), else_=0)) for step in (ENTERED, EXITED, NEITHER)
+    ]
+    statement = select(CHANGE.c.key, *counts).where(*chosen).group_by(CHANGE.c.key)
+    rows = connection.execute(statement.order_by(CHANGE.c.key)).all()
+    names = {row.key: row.trait for row in connection.execute(select(TRAIT.c.key, TRAIT.c.trait))}
     return [Moves(key, names.get(key, key), *map(int, counts)) for key, *counts in rows]
 
 
@@ -299,19 +280,20 @@ def undelivered(
     Changes that undid each other before anything was sent are not among them: Amberflo has what
     they came to.
     """
-    statement = (
-        select(*_ENTRY, CUSTOMER.c.due_at.is_(None))
-        .join(CUSTOMER, CUSTOMER.c.customer_id == CHANGE.c.customer_id)
-        .where(CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
-    )
-    return _listed(
-        connection,
-        statement,
-        lambda row: Undelivered(Entry._make(row[:-1]), bool(row[-1])),
-        (CHANGE.c.customer_id, CHANGE.c.id),
-        after_id=after_id,
-        limit=limit,
-    )
+    statement = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS)
+    order = (CHANGE.c.customer_id, CHANGE.c.id)
+    page = Page(False, after_id, limit)
+    return listed(connection, statement.where(*_UNDELIVERED), _undelivered, order, page)
+
+
+def undelivered_count(connection: Connection) -> int:
+    """How many there are of these."""
+    statement = select(func.count()).select_from(CHANGE).join(CUSTOMER, _THEIRS)
+    return int(connection.execute(statement.where(*_UNDELIVERED)).scalar_one())
+
+
+def _undelivered(row: Any) -> Undelivered:
+    return Undelivered(Entry._make(row[:-1]), bool(row[-1]))
 
 
 # As of a moment (None: now)
@@ -358,7 +340,7 @@ def members_at(
     statement = _members(key, at).order_by(CHANGE.c.customer_id).limit(limit)
     if after is not None:
         statement = statement.where(CHANGE.c.customer_id > after)
-    return _streamed(connection, statement, itemgetter(0))
+    return streamed(connection, statement, itemgetter(0))
 
 
 def count_at(connection: Connection, key: str, at: int | None = None) -> int:
@@ -371,40 +353,58 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     """Members of an audience as of `steps` moments, evenly from `since` to `until` (both among
     them; one step is `until`).
 
-    Entries less exits, summed in the order of `recorded_at`: one pass over the key's part of an
-    index. That is right as of a moment when what was recorded by then was also made before the
-    rest, which the ids tell. As of the others (a clock was set back across them) everybody's
-    changes are gone through.
+    Counted as of now; from there back, less the entries and plus the exits recorded since, by one
+    pass over the key's part of an index. As of some moments that is not right: where something
+    recorded by then was made after something recorded later (a clock was set back), which the ids
+    tell. For these everybody's changes are gone through.
     """
-    span, last = until - since, steps - 1
-    moments = [since + span * number // last for number in range(steps)] if last else [until]
-    parts = []
-    for after, by in pairwise((None, *moments, None)):
-        statement = select(
-            func.coalesce(func.sum(CHANGE.c.step), 0),
-            func.coalesce(func.min(CHANGE.c.id), NO_PART.lowest),
-            func.coalesce(func.max(CHANGE.c.id), 0),
-        ).where(CHANGE.c.key == key, *_by(by))
-        if after is not None:
-            statement = statement.where(CHANGE.c.recorded_at > after)
-        parts.append(Part._make(map(int, connection.execute(statement).one())))
-    return as_of(connection, key, moments, parts)
+    span = until - since
+    moments = [since + span * number // (steps - 1) for number in range(steps - 1)] + [until]
+    parts = [_between(connection, key, *edges) for edges in pairwise([None, *moments, None])]
+    return as_of(connection, key, moments, parts, count_at(connection, key))
+
+
+class Part(NamedTuple):
+    """Entries less exits of a span of time, and the ids of the first and the last that was made."""
+
+    steps: int
+    oldest: int
+    newest: int
+
+
+#: Nothing was recorded.
+NO_PART = Part(0, 2**63 - 1, 0)
 
 
 def as_of(
-    connection: Connection, key: str, moments: Sequence[int], parts: Sequence[Part]
+    connection: Connection, key: str, moments: Sequence[int], parts: Sequence[Part], count: int
 ) -> list[Size]:
-    """Sizes as of ascending moments from what was recorded by the first, between each two, and
-    after the last."""
-    before = list(accumulate((part.highest for part in parts), max))
-    rest = list(accumulate((part.lowest for part in reversed(parts)), min))[::-1]
-    counts = dict(zip(moments, accumulate(part.entries for part in parts), strict=False))
-    mixed = [at for place, at in enumerate(moments) if before[place] > rest[place + 1]]
-    counts.update(_gone_through(connection, key, mixed))
+    """Sizes as of ascending moments, from the `count` as of now and from what was recorded by the
+    first moment, between each two, and after the last."""
+    newest_by = list(accumulate((part.newest for part in parts), max))
+    oldest_after = NO_PART.oldest
+    counts: dict[int, int] = {}
+    mixed = []
+    for at, newest, later in reversed(list(zip(moments, newest_by, parts[1:], strict=False))):
+        count -= later.steps
+        oldest_after = min(oldest_after, later.oldest)
+        counts[at] = count
+        if newest > oldest_after:
+            mixed.append(at)
+    counts.update(_gone_through(connection, key, mixed[::-1]))
     return [Size(at, counts[at]) for at in moments]
 
 
-_ENTRY = [CHANGE.c[name] for name in Entry._fields]
+def _between(connection: Connection, key: str, after: int | None, by: int | None) -> Part:
+    """What was recorded in (after, by] of a key."""
+    statement = select(
+        func.coalesce(func.sum(CHANGE.c.step), 0),
+        func.coalesce(func.min(CHANGE.c.id), NO_PART.oldest),
+        func.coalesce(func.max(CHANGE.c.id), 0),
+    ).where(CHANGE.c.key == key, *_by(by))
+    if after is not None:
+        statement = statement.where(CHANGE.c.recorded_at > after)
+    return Part._make(map(int, connection.execute(statement).one()))
 
 
 def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> dict[int, int]:
@@ -421,7 +421,7 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
     )
     deltas = [0] * (len(moments) + 1)
     customer, end = None, len(moments)
-    for customer_id, recorded_at, step in _streamed(connection, statement, tuple):
+    for customer_id, recorded_at, step in streamed(connection, statement, tuple):
         if customer_id != customer:
             customer, end = customer_id, len(moments)
         start = bisect_left(moments, recorded_at)
@@ -431,46 +431,6 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
                 deltas[end] -= 1
             end = start
     return dict(zip(moments, accumulate(deltas), strict=False))
-
-
-def _listed(
-    connection: Connection,
-    statement: Select[Any],
-    make: Callable[[Any], T],
-    order: Sequence[ColumnElement[Any]],
-    *,
-    newest_first: bool = False,
-    after_id: int | None,
-    limit: int | None,
-    span: Sequence[ColumnElement[bool]] = (),
-) -> Generator[T]:
-    """Rows in an order that an index has and that ends in the id, streamed; `span` bounds its first
-    column.
-
-    What comes after a change begins with its equals in all columns of the order but the last, then
-    in all but the last two: a statement each, as SQLite finds the place in an index by a row value
-    only where no part of it is the rowid.
-    """
-    statement = statement.order_by(*(one.desc() if newest_first else one for one in order))
-    parts = [statement.where(*span)]
-    if after_id is not None:
-        found = connection.execute(select(*order).where(CHANGE.c.id == after_id, *span)).first()
-        place = () if found is None else tuple(found)
-        parts = []
-        for same in reversed(range(len(place))):
-            column, value = order[same], place[same]
-            equal = [one == there for one, there in zip(order, place[:same], strict=False)]
-            later = column < value if newest_first else column > value
-            # Where the first column has the value of the place, it is in the span as that is, and
-            # SQLite would take the span for the narrower of the two.
-            parts.append(statement.where(*equal, later, *([] if equal else span)))
-    for part in parts:
-        with connection.execute(part.limit(limit), execution_options=_CURSOR) as result:
-            for rows in result.partitions():
-                yield from map(make, rows)
-                limit = None if limit is None else limit - len(rows)
-        if limit == 0:
-            return
 
 
 def _members(key: str, at: int | None) -> Select[Any]:
@@ -503,11 +463,3 @@ def _end_of(prefix: str) -> str | None:
             # Surrogates are no text: behind U+D7FF comes U+E000.
             return prefix + chr(0xE000 if last == 0xD7FF else last + 1)
     return None
-
-
-def _streamed(
-    connection: Connection, statement: Select[Any], make: Callable[[Any], T]
-) -> Generator[T]:
-    with connection.execute(statement, execution_options=_CURSOR) as result:
-        for rows in result.partitions():
-            yield from map(make, rows)

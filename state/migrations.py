@@ -187,9 +187,17 @@ CREATE TABLE alert (
 
 _CLAIMS = "ALTER TABLE event ADD COLUMN claimed_by BIGINT;"
 
+#: What the Public API lists of a trait, and the changes of a run that wait for it.
+_COMPUTATIONS = """
+ALTER TABLE trait ADD COLUMN name TEXT;
+ALTER TABLE trait ADD COLUMN status TEXT;
+ALTER TABLE trait ADD COLUMN size BIGINT;
+ALTER TABLE run_trait ADD COLUMN waiting BIGINT DEFAULT 0 NOT NULL;
+"""
+
 #: By part (see tables.PARTS), in order; the position (from 1) is the part's schema version.
 MIGRATIONS: dict[str, list[str]] = {
-    "state": [_INITIAL, _WORKERS, _STEPS, _PAGE],
+    "state": [_INITIAL, _WORKERS, _STEPS, _COMPUTATIONS, _PAGE],
     "queue": [_QUEUE, _CLAIMS],
 }
 

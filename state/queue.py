@@ -216,8 +216,9 @@ def oldest_waiting(connection: Connection) -> int | None:
 
 
 def count(connection: Connection, counts: Mapping[tuple[str, str], int]) -> None:
-    """Add to the counters, each named by (name, reason)."""
-    for (name, reason), value in counts.items():
+    """Add to the counters, each named by (name, reason); in one order, so that two who count never
+    wait for each other for ever."""
+    for (name, reason), value in sorted(counts.items()):
         module = postgresql if connection.dialect.name == "postgresql" else sqlite
         statement = module.insert(COUNTER).values(name=name, reason=reason, value=value)
         connection.execute(

@@ -75,11 +75,12 @@ def add_outcomes(connection: Connection, run: int, *, delivered: int = 0, failed
 
 
 def held_keys(connection: Connection) -> dict[str, int]:
-    """Keys whose changes are held and not decided on yet, each with its newest run."""
+    """Keys whose changes are held and not decided on yet, each with its newest run; changes that
+    only wait for Segment need no decision."""
     rows = connection.execute(
         select(RUN_TRAIT.c.key, func.max(RUN_TRAIT.c.run))
         .join(RUN, RUN.c.id == RUN_TRAIT.c.run)
-        .where(RUN.c.state == HELD, RUN_TRAIT.c.held > 0)
+        .where(RUN.c.state == HELD, RUN_TRAIT.c.held > RUN_TRAIT.c.waiting)
         .group_by(RUN_TRAIT.c.key)
     )
     return {row[0]: int(row[1]) for row in rows}
@@ -115,13 +116,14 @@ FULL = ("initial", "reconcile", "resync")
 def last_good(connection: Connection, kinds: Collection[str]) -> int | None:
     """When the newest run began that pulled for all customers and did not fail; of these kinds, or
     of any."""
-    statement = select(func.max(RUN.c.started_at)).where(
+    statement = select(RUN.c.started_at).where(
         RUN.c.committed_at.is_not(None),
         RUN.c.watermark.is_not(None),
         RUN.c.state.not_in((RUNNING, FAILED, INTERRUPTED)),
     )
     if kinds:
         statement = statement.where(RUN.c.kind.in_(kinds))
+    statement = statement.order_by(RUN.c.id.desc()).limit(1)
     found = connection.execute(statement).scalar()
     return None if found is None else int(found)
 

@@ -67,9 +67,9 @@ def up_to_date(connection: Connection) -> bool:
     return int(newest or 0) <= _mark(connection)
 
 
-def by_hour(connection: Connection, key: str, moments: Sequence[int]) -> list[Size]:
-    """Members of an audience as of ascending moments, each the end of an hour: the same as
-    `history.sizes`, where all is up to date."""
+def by_hour(connection: Connection, key: str, moments: Sequence[int], members: int) -> list[Size]:
+    """Members of an audience as of ascending moments, each the end of an hour, counted back from
+    the members it has now: the same as `history.sizes`, where all is up to date."""
     ends = [at // HOUR for at in moments]
     parts = [NO_PART] * (len(ends) + 1)
     rows = connection.execute(
@@ -78,14 +78,14 @@ def by_hour(connection: Connection, key: str, moments: Sequence[int]) -> list[Si
         .order_by(SIZE.c.hour)
     )
     place = 0
-    for hour, entries, lowest, highest in rows:
+    for hour, steps, lowest, highest in rows:
         while place < len(ends) and hour > ends[place]:
             place += 1
         there = parts[place]
         parts[place] = Part(
-            there.entries + entries, min(there.lowest, lowest), max(there.highest, highest)
+            there.steps + steps, min(there.oldest, lowest), max(there.newest, highest)
         )
-    return as_of(connection, key, moments, parts)
+    return as_of(connection, key, moments, parts, members)
 
 
 class Span(NamedTuple):

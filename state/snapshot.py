@@ -74,13 +74,32 @@ class DueRow(NamedTuple):
     run: int | None
 
 
+class HeldRow(NamedTuple):
+    """What Amberflo should hold of a customer, and how far it was told: all that a change or a
+    delivery moves."""
+
+    customer_id: str
+    traits: str
+    name: str | None
+    email: str | None
+    called: str | None
+    rev: int
+    acked_rev: int
+    acked_at: int | None
+    due_at: int | None
+
+
 class TraitRow(NamedTuple):
-    """A trait that we own at Amberflo, and how many are in it (or have it)."""
+    """A trait that we own at Amberflo, and how many are in it (or have it); and what Segment's
+    Public API said of it last, which `describe_traits` writes."""
 
     key: str
     trait: str
     kind: str
     members: int
+    name: str | None = None
+    status: str | None = None
+    size: int | None = None
 
 
 # Reading
@@ -149,6 +168,40 @@ def size(connection: Connection) -> int:
     return int(connection.execute(select(func.count()).select_from(CUSTOMER)).scalar_one())
 
 
+def sent_count(connection: Connection) -> int:
+    """How many customers Amberflo has acknowledged at least once."""
+    statement = select(func.count()).select_from(CUSTOMER).where(CUSTOMER.c.acked_rev > 0)
+    return int(connection.execute(statement).scalar_one())
+
+
+def sent(connection: Connection, after: str, limit: int) -> list[tuple[str, bool]]:
+    """The next ones of these in UTF-8 byte order of the id, and whether more is to be sent of them.
+    Page by page and not one stream: to look at each may take hours, too long for a transaction."""
+    rows = connection.execute(
+        select(CUSTOMER.c.customer_id, CUSTOMER.c.due_at.is_not(None))
+        .where(CUSTOMER.c.acked_rev > 0, CUSTOMER.c.customer_id > after)
+        .order_by(CUSTOMER.c.customer_id)
+        .limit(limit)
+    )
+    return [(str(row[0]), bool(row[1])) for row in rows.all()]
+
+
+def held(connection: Connection, customer_ids: Collection[str]) -> list[HeldRow]:
+    """What Amberflo should hold of those of the named customers that are known."""
+    ids = list(customer_ids)
+    found: list[HeldRow] = []
+    for start in range(0, len(ids), CHUNK):
+        rows = connection.execute(_HELD, {"ids": ids[start : start + CHUNK]})
+        found += map(HeldRow._make, rows.all())
+    return found
+
+
+#: Statements that are made once: one refers to itself, so its ids would stay with it until garbage
+#: is collected.
+_NAMED = CUSTOMER.c.customer_id.in_(bindparam("ids", expanding=True))
+_HELD = select(*(CUSTOMER.c[name] for name in HeldRow._fields)).where(_NAMED)
+
+
 # Writing a run's plan
 
 
@@ -158,15 +211,23 @@ def put_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
     known = traits(connection)
     keys, names = {row.key for row in known}, {row.trait for row in known}
     for row in rows:
+        values = {"key": row.key, "trait": row.trait, "kind": row.kind}
         if row.key not in keys and row.trait not in names:
-            connection.execute(insert(TRAIT), [row._asdict()])
+            connection.execute(insert(TRAIT).values(**values, members=row.members))
         else:
             same = TRAIT.c.key == row.key if row.key in keys else TRAIT.c.trait == row.trait
-            connection.execute(
-                update(TRAIT)
-                .where(same)
-                .values(**{**row._asdict(), "members": TRAIT.c.members + row.members})
-            )
+            members = TRAIT.c.members + row.members
+            connection.execute(update(TRAIT).where(same).values(**values, members=members))
+
+
+def describe_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
+    """Write down what the Public API says of traits that are ours: name, status and size."""
+    for row in rows:
+        connection.execute(
+            update(TRAIT)
+            .where(TRAIT.c.key == row.key)
+            .values(name=row.name, status=row.status, size=row.size)
+        )
 
 
 def insert_customers(

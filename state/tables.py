@@ -62,12 +62,18 @@ class Customer(SQLModel, table=True):
 
 
 class Trait(SQLModel, table=True):
-    """A trait that we own at Amberflo: its Segment key, its name there, its kind, its members."""
+    """A trait that we own at Amberflo: its Segment key, its name there, its kind, its members.
+
+    `name`, `status` and `size` are what Segment's Public API said of it last, where it is asked.
+    """
 
     key: str = Field(sa_column=Column(Text, primary_key=True))
     trait: str = Field(sa_column=Column(Text, nullable=False))
     kind: str = Field(sa_column=Column(String(16), nullable=False))
     members: int = Field(default=0, sa_column=_big(default="0"))
+    name: str | None = Field(default=None, sa_column=Column(Text))
+    status: str | None = Field(default=None, sa_column=Column(Text))
+    size: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Change(SQLModel, table=True):
@@ -139,7 +145,11 @@ class Run(SQLModel, table=True):
 
 
 class RunTrait(SQLModel, table=True):
-    """A run's sums of one trait: pulled = unchanged + entered + exited + changed + skipped."""
+    """A run's sums of one trait: pulled = unchanged + entered + exited + changed + skipped.
+
+    `held` of its changes were not applied; `waiting` of these need nobody's word, only that
+    Segment has computed the trait.
+    """
 
     __tablename__ = "run_trait"
 
@@ -155,6 +165,7 @@ class RunTrait(SQLModel, table=True):
     skipped: int = Field(sa_column=_big())
     held: int = Field(sa_column=_big())
     reasons: str = Field(sa_column=Column(Text, nullable=False))
+    waiting: int = Field(default=0, sa_column=_big(default="0"))
 
 
 class Failure(SQLModel, table=True):

@@ -72,7 +72,7 @@ def bury(database: Database, queue: Database | None = None) -> None:
                 _leave(database, queue, number)
                 _remove_lock_file(database, number)
             else:  # its record stays, for who can look there
-                with database.write() as connection:
+                with database.write(beside=True) as connection:
                     free_customers(connection, number)
 
 
@@ -80,7 +80,7 @@ def _leave(database: Database, queue: Database | None, number: int) -> None:
     if queue is not None:
         with queue.write() as connection:
             free_events(connection, number)
-    with database.write() as connection:
+    with database.write(beside=True) as connection:
         free_customers(connection, number)
         connection.execute(delete(WORKER).where(WORKER.c.id == number))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,23 @@ import orjson
 import uvloop
 
 from state import failures, queue, snapshot, workers
-from state.database import Database, sqlite_path
+from state.database import Database
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
+from syncer.amberflo.holdings import Holdings
 from syncer.amberflo.meters import MeterDelivery
 from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
+from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
+from syncer.storage import opened
 from syncer.sync.guard import Guard
 from syncer.sync.realtime import Sorter
 from syncer.sync.run import Progress, Runs, Selection
+from syncer.sync.verification import Verification
+from syncer.sync.verify import Verifier
 
 
 @dataclass
@@ -40,6 +45,7 @@ class App:
     def runs(self, *, writes: bool = True) -> Iterator[Runs]:
         """Runs on the configured state; without `writes` only for looking (`diff`)."""
         source = self.source()  # what is wrong with it is said before a state is made
+        public_api, settings = self.public_api(), self.config.engage.public_api
         with self.state(writes=writes) as database:
             yield Runs(
                 database=database,
@@ -49,32 +55,17 @@ class App:
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
+                computations=public_api.computations if public_api else None,
+                size_tolerance=settings.size_tolerance if settings else 0.0,
             )
 
-    @contextmanager
-    def state(self, *, writes: bool) -> Iterator[Database]:
+    def state(self, *, writes: bool) -> AbstractContextManager[Database]:
         """The state database; without `writes` nothing is made where nothing is."""
-        url = self.config.state.url
-        path = sqlite_path(url)
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(
-                f"state.url: the folder {path.parent} does not exist; make it, or name another"
-            )
-        database = Database.open(url) if writes else Database.peek(url)
-        try:
-            yield database
-        finally:
-            database.close()
+        return opened(self.config, writes=writes)
 
-    @contextmanager
-    def queue(self, *, writes: bool) -> Iterator[Database]:
+    def queue(self, *, writes: bool) -> AbstractContextManager[Database]:
         """The queue of calls, as `state`."""
-        url = self.config.state.url
-        database = Database.open(url, "queue") if writes else Database.peek(url, "queue")
-        try:
-            yield database
-        finally:
-            database.close()
+        return opened(self.config, "queue", writes=writes)
 
     def source(self) -> Source:
         """The configured way to pull from Engage."""
@@ -92,6 +83,15 @@ class App:
             schema=settings.schema_,
             customer_id=self.config.engage.customer_id,
             overlap=settings.overlap,
+        )
+
+    def public_api(self) -> PublicApi | None:
+        """Segment's Public API, where it is to be asked."""
+        settings = self.config.engage.public_api
+        if settings is None:
+            return None
+        return PublicApi(
+            settings.token.get_secret_value(), settings.space_id, url=settings.url, stop=self.stop
         )
 
     def sorter(self, queue: Database, state: Database) -> Sorter:
@@ -159,6 +159,33 @@ class App:
             delivery.failed += refused
         return delivery
 
+    def verify(
+        self,
+        database: Database,
+        customer_id: str | None = None,
+        *,
+        send_again: Callable[[Iterable[str]], Delivery] | None = None,
+    ) -> Verification:
+        """Compare what Amberflo holds now with what it should hold: of all customers, or of one.
+        With `send_again` (that of `Runs`) what differs is repaired. Close the result when done."""
+        settings = self.config.amberflo
+        with database.read() as connection:
+            owned = frozenset(row.trait for row in snapshot.traits(connection))
+        return Verifier(
+            database=database,
+            connect=self._holdings,
+            owned=owned,
+            progress=self.progress,
+            as_strings=settings.trait_values == "string",
+            at_a_time=settings.concurrency,
+            stop=self.stop,
+        ).verify(customer_id, send_again)
+
+    @asynccontextmanager
+    async def _holdings(self) -> AsyncIterator[Holdings]:
+        async with self.client() as client:
+            yield Holdings(client, patience=self.config.amberflo.patience, stop=self.stop)
+
     def retry_meters(
         self, database: Database, rows: Sequence[Mapping[str, Any]]
     ) -> tuple[int, int]:
@@ -197,13 +224,14 @@ class App:
 
     def _selection(self) -> Selection:
         engage = self.config.engage
-        settings = orjson.dumps(
-            {
-                "customer_id": engage.customer_id,
-                "audiences": engage.audiences,
-                "computed_traits": engage.computed_traits,
-                "source": [engage.source, str(engage.profiles_sync.url)],
-                "schema": engage.profiles_sync.schema_,
-            }
-        ).decode()
-        return Selection(engage.audiences, engage.computed_traits, settings)
+        settings: dict[str, Any] = {
+            "customer_id": engage.customer_id,
+            "audiences": engage.audiences,
+            "computed_traits": engage.computed_traits,
+            "source": [engage.source, str(engage.profiles_sync.url)],
+            "schema": engage.profiles_sync.schema_,
+        }
+        if engage.public_api is not None:
+            settings["space_id"] = engage.public_api.space_id
+        text = orjson.dumps(settings).decode()
+        return Selection(engage.audiences, engage.computed_traits, text)

@@ -34,7 +34,11 @@ ENV_PREFIX = "SYNCER_"
 #: Variables with the prefix that are no settings: the config file's own path.
 NOT_SETTINGS = {"SYNCER_CONFIG"}
 #: Secrets that a file may hold, named by the key with `_file` at its end.
-SECRET_FILES = (("amberflo", "api_key"), ("web", "token"))
+SECRET_FILES = (
+    ("amberflo", "api_key"),
+    ("engage", "public_api", "token"),
+    ("web", "token"),
+)
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -134,12 +138,20 @@ class ProfilesSyncConfig(_Section):
     overlap: DurationOrNone = 3 * 3600.0
 
 
+class PublicApiConfig(_Section):
+    token: Secret
+    space_id: Annotated[str, Field(min_length=1)]
+    url: HttpUrl = "https://api.segmentapis.com"
+    size_tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+
+
 class EngageConfig(_Section):
     source: Literal["profiles_sync"] = "profiles_sync"
     customer_id: Annotated[str, Field(min_length=1)] = "user_id"
     audiences: tuple[str, ...] = ("*",)
     computed_traits: tuple[str, ...] = ()
     profiles_sync: ProfilesSyncConfig
+    public_api: PublicApiConfig | None = None
 
 
 class ScheduleConfig(_Section):

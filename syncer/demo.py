@@ -45,7 +45,7 @@ def demo(
         say("\n1. The first sync sends every customer of an audience.")
         _sync(app, on, say)
         say("\n2. A few hours pass: customers enter and leave audiences, profiles merge.")
-        evolution = on.engage.evolve(hours=2.5, fraction=0.02)
+        evolution = on.evolve(hours=2.5, fraction=0.02)
         say(
             f"   {evolution.entered.total():,} memberships entered, "
             f"{evolution.exited.total():,} exited, {evolution.merged:,} profiles merged away"

@@ -17,7 +17,8 @@ def set_up(form: Literal["text", "json"] = "text", level: str = "info") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if form == "json" else Line())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    for chatty in ("apscheduler", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -35,6 +36,7 @@ class Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         ids = "".join(f" {name}={value}" for name, value in _ids(record).items())
         text = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{ids}"
+        text = " ".join(text.splitlines())  # an id may hold anything
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 

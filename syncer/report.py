@@ -47,6 +47,21 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
+def print_json_with_lists(document: object, lists: Mapping[str, Iterable[object]]) -> None:
+    """The same of an object with some members that are lists: these may be long, and are written
+    as they come."""
+    sys.stdout.write(
+        orjson.dumps(document, option=orjson.OPT_INDENT_2).decode().removesuffix("\n}")
+    )
+    for name, items in lists.items():
+        sys.stdout.write(f',\n  "{name}": [')
+        for number, item in enumerate(items):
+            sys.stdout.write(("," if number else "") + "\n    " + orjson.dumps(item).decode())
+        sys.stdout.write("]")
+    sys.stdout.write("\n}\n")
+    sys.stdout.flush()
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
     """A table on stdout; numbers stand right."""
     table = Table(title=title or None, title_justify="left", header_style="bold")

@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from typing import Any, Self
 from urllib.parse import quote
@@ -21,14 +21,16 @@ import orjson
 from httpx_aiohttp import AiohttpTransport
 
 from syncer import __version__
-from syncer.amberflo.backoff import retry_after
 from syncer.amberflo.pace import Pace
+from syncer.backoff import retry_after
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
 #: Statuses that say "not now"; all other 4xx say "never".
 _NOT_NOW = {408, 425, 429}
 #: How much of an answer is kept for the list of failures.
 _BODY_KEPT = 2000
+#: What a request or its answer breaks off with; TimeoutError is an OSError.
+_BROKEN = (httpx.TransportError, aiohttp.ClientError, OSError)
 
 Record = dict[str, Any]
 
@@ -112,6 +114,51 @@ class AmberfloClient:
             )
         return record
 
+    async def page_of_customers(self, page: int, limit: int) -> list[Record]:
+        """The `page`th (from 1) `limit` of all customers, by id. Whether the records have their
+        traits is open (facts/amberflo.md §1, "paging"); a page after the last one is empty."""
+        query = f"limit={limit}&page={page}&sort=id&isAscending=true"
+        url = f"{self._customers_url}/paging?{query}"
+        body = await self._request("GET", url)
+        try:
+            found = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise TryAgain(f"GET {url} answered something that is not JSON") from None
+        items = found.get("items") if isinstance(found, dict) else None
+        if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
+            raise Refused(
+                f"GET {url} answered something that is no page of customers",
+                request=f"GET {url}",
+                status=200,
+                body=_kept(body),
+            )
+        return items
+
+    async def all_customers(self) -> AsyncGenerator[bytes]:
+        """All customers as one JSON array (§1), the bytes as they come: it may be large. Each piece
+        has the `timeout` of a request."""
+        await self._pace()
+        url = self._customers
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = await self._transport.handle_async_request(
+                    httpx.Request("GET", url, headers=self._headers)
+                )
+                if not 200 <= response.status_code < 300:
+                    raise self._problem("GET", url, None, response, await _read(response))
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            pieces, piece = aiter(response.stream), b"-"
+            try:
+                while piece:
+                    async with asyncio.timeout(self._timeout):
+                        piece = await anext(pieces, b"")
+                    yield piece
+            finally:
+                await response.stream.aclose()
+        except _BROKEN as error:
+            raise self._broken("GET", url, error) from None
+        self.pace.speed_up(self._clock())
+
     async def put_customer(self, record: Record) -> None:
         """Replace the customer's whole record; makes it where Amberflo upserts."""
         await self._request("PUT", self._customers, record)
@@ -132,11 +179,14 @@ class AmberfloClient:
         self, method: str, url: httpx.URL | str, record: Record | None = None
     ) -> bytes:
         """A request to the customers API, at its pace."""
+        await self._pace()
+        content = None if record is None else orjson.dumps(record)
+        return await self._exchange(method, url, content, self._headers)
+
+    async def _pace(self) -> None:
         wait = self.pace.reserve(self._clock())
         if wait > 0:
             await asyncio.sleep(wait)
-        content = None if record is None else orjson.dumps(record)
-        return await self._exchange(method, url, content, self._headers)
 
     async def _exchange(
         self, method: str, url: httpx.URL | str, content: bytes | None, headers: httpx.Headers
@@ -147,17 +197,21 @@ class AmberfloClient:
                     httpx.Request(method, url, headers=headers, content=content)
                 )
                 body = await _read(response)
-        except (TimeoutError, httpx.TimeoutException):
-            self.answers[f"{method} none"] += 1
-            raise TryAgain(f"{method} {url} gave no answer in {self._timeout:g} s") from None
-        except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
-            self.answers[f"{method} none"] += 1
-            raise TryAgain(f"{method} {url}: {_first_line(error)}") from None
+        except _BROKEN as error:
+            raise self._broken(method, url, error) from None
         self.answers[f"{method} {response.status_code}"] += 1
         if 200 <= response.status_code < 300:
             self.pace.speed_up(self._clock())
             return body
         raise self._problem(method, url, content, response, body)
+
+    def _broken(self, method: str, url: httpx.URL | str, error: Exception) -> TryAgain:
+        self.answers[f"{method} none"] += 1
+        # The transport calls a connection that is refused or cut a timeout, too; aiohttp does not.
+        cause = error.__cause__ if isinstance(error, httpx.TimeoutException) else error
+        if cause is None or isinstance(cause, TimeoutError):
+            return TryAgain(f"{method} {url} gave no answer in {self._timeout:g} s")
+        return TryAgain(f"{method} {url}: {_first_line(cause)}")
 
     def _problem(
         self,
@@ -218,5 +272,5 @@ def _kept(body: bytes) -> str:
     return body.decode("utf-8", "replace")[:_BODY_KEPT]
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__

@@ -14,16 +14,14 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
-import orjson
-
 from state import failures, runs, snapshot, workers
 from state.database import Database
 from state.errors import Busy
 from state.snapshot import DueRow
 from state.workers import Worker
-from syncer.amberflo.backoff import full_jitter
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.customer import merged
+from syncer.amberflo.customer import to_put
+from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
 #: Due customers that are claimed at a time: at most, and seconds' worth of a limited rate.
@@ -106,7 +104,7 @@ class CustomerDelivery:
         self._last_success = self._looked = time.monotonic()
         self._last_problem = "no answer"
         self._finished = -1
-        with self.database.write() as connection:
+        with self.database.write(beside=True) as connection:
             # What a delivery of ours that broke had claimed.
             workers.free_customers(connection, self.worker.number)
         await self._share_the_rate()
@@ -226,7 +224,7 @@ class CustomerDelivery:
             left.append(self._queue.get_nowait().customer_id)
         self._in_work.difference_update(left)
         if left:
-            with contextlib.suppress(Busy), self.database.write() as connection:
+            with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
                 snapshot.give_back(connection, left)
         until = time.monotonic() + DRAIN
         while self._in_work and time.monotonic() < until and not self._silent():
@@ -251,17 +249,7 @@ class CustomerDelivery:
             return None
         try:
             current = await self.client.get_customer(row.customer_id)
-            called = orjson.loads(row.called) if row.called else {}
-            said = {name: value for name, (value, _) in called.items() if value is not None}
-            record = merged(
-                current,
-                customer_id=row.customer_id,
-                traits=said | orjson.loads(row.traits),
-                name=row.name,
-                email=row.email,
-                owned=self.owned | called.keys(),
-                as_strings=self.as_strings,
-            )
+            record = to_put(current, row, self.owned, as_strings=self.as_strings)
             try:
                 await self.client.put_customer(record)
             except Refused as refused:
@@ -332,9 +320,9 @@ class Outcomes:
         sent = [one.row for one in outcomes if isinstance(one, Sent)]
         later = [one for one in outcomes if isinstance(one, Later)]
         never = [one for one in outcomes if isinstance(one, Never)]
-        with self._database.write() as connection:
+        with self._database.write(beside=True) as connection:
             if sent:
-                for run, finished in snapshot.acknowledge(connection, sent, now).items():
+                for run, finished in sorted(snapshot.acknowledge(connection, sent, now).items()):
                     runs.add_outcomes(connection, run, delivered=finished)
                 if self._any_failure:
                     refs = [failures.customer_ref(row.customer_id) for row in sent]
@@ -349,7 +337,7 @@ class Outcomes:
                 )
             if never:
                 refused = [one.row for one in never]
-                for run, finished in snapshot.park(connection, refused).items():
+                for run, finished in sorted(snapshot.park(connection, refused).items()):
                     runs.add_outcomes(connection, run, failed=finished)
                 failures.put(connection, [_failure(one, now) for one in never])
                 self._any_failure = True

@@ -12,7 +12,8 @@ import gzip
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -20,16 +21,16 @@ from state import failures, queue
 from state.database import Database
 from state.errors import StateError
 from state.queue import DueEvent
-from syncer.amberflo.backoff import full_jitter
 from syncer.amberflo.client import AmberfloClient
+from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
 #: Records of a request, as Amberflo's own SDKs send them.
 BATCH = 100
 #: Batches in flight.
 IN_FLIGHT = 4
-#: Seconds between two looks at an empty queue: at first, and after a while.
-PAUSE, LONGEST_PAUSE = 0.05, 0.25
+#: Seconds that it waits for a batch under way, and for something to come into an empty queue.
+PAUSE, EMPTY = 0.05, 2.0
 
 
 @dataclass
@@ -44,20 +45,22 @@ class MeterDelivery:
     #: told what went wrong for all, such as a refused key; None when a request got through
     trouble: Callable[[str | None], None] = lambda problem: None
     chance: Callable[[], float] = random.random
+    #: set it when something came: the empty queue is looked at only now and then
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Deliver until stopped; batches under way are finished."""
         tasks: set[asyncio.Task[None]] = set()
-        pause = PAUSE
         while not self.stop():
+            self.arrived.clear()
             batch = await self._next() if len(tasks) < IN_FLIGHT else []
-            pause = PAUSE if batch or tasks else min(pause * 1.5, LONGEST_PAUSE)
             if batch:
                 tasks.add(asyncio.create_task(self._deliver(batch)))
             elif tasks:
                 await asyncio.wait(tasks, timeout=PAUSE, return_when=asyncio.FIRST_COMPLETED)
             else:
-                await asyncio.sleep(pause)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.arrived.wait(), EMPTY)
             for task in [task for task in tasks if task.done()]:
                 tasks.discard(task)
                 task.result()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from syncer import __version__, report
-from syncer.cli import audit, daemon, failures, runs, sandbox, status, sync
 from syncer.errors import EXIT_FAILED, EXIT_OK, StateError, SyncerError
 from syncer.interpreter import set_for_throughput
 
@@ -42,23 +42,38 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+#: The modules that have the commands.
+COMMANDS = {
+    "demo": "sandbox",
+    "sandbox": "sandbox",
+    "check": "status",
+    "daemon": "daemon",
+    "sync": "sync",
+    "diff": "sync",
+    "resync": "sync",
+    "runs": "runs",
+    "audit": "audit",
+    "verify": "verify",
+    "failures": "failures",
+    "status": "status",
+}
+
+
+class Commands(click.Group):
+    """Imports a command when it is called: the daemon stays small without the others' modules."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        found: click.Command = getattr(import_module(f"syncer.cli.{module}"), cmd_name)
+        return found
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="syncer")
 def cli() -> None:
     """Keeps Amberflo's customers in step with Segment Engage."""
-
-
-for command in (
-    sync.sync,
-    sync.diff,
-    sync.resync,
-    runs.runs,
-    audit.audit,
-    failures.failures,
-    daemon.daemon,
-    status.status,
-    status.check,
-    sandbox.demo,
-    sandbox.sandbox,
-):
-    cli.add_command(command)

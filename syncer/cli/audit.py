@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
+from sqlalchemy import Connection
 
-from state import history
+from state import history, snapshot
+from state import runs as run_records
+from state.history import ENTERED, EXITED, MOVED, Entry
 from syncer import report
-from syncer.cli.options import config_option, json_option, looking, moment, wants_json
-from syncer.cli.shapes import history_json, value
+from syncer.cli.options import (
+    config_option,
+    csv_option,
+    json_option,
+    looking,
+    moment,
+    readable,
+    wants_json,
+)
+from syncer.cli.shapes import entry_json, undelivered_json, value
+from syncer.engage.catalog import AUDIENCE
 from syncer.errors import NotFound
+
+#: Rows of a table where --limit does not say.
+TABLE = 1000
+
+TIMES = ("observed_at", "recorded_at", "delivered_at")
+CHANGE = ("trait", "key", "before", "after", "run", *TIMES)
+MOVE = ("customer_id", *TIMES, "run")
+CHANGE_OF_RUN = ("customer_id", "trait", "key", "before", "after", *TIMES)
+UNDELIVERED = ("customer_id", "trait", "key", "before", "after", "run", *TIMES[:2], "refused")
+
+Row = dict[str, Any]
+
+number = click.IntRange(min=1, max=2**63 - 1)
+at_option = click.option("--at", callback=moment, metavar="TIME", help="As recorded here by then.")
+at_run_option = click.option("--at-run", type=number, metavar="N", help="As of the end of run N.")
+since_option = click.option(
+    "--since", callback=moment, metavar="TIME", help="Recorded at or after this."
+)
+until_option = click.option(
+    "--until", callback=moment, metavar="TIME", help="Recorded before this."
+)
+key_option = click.option(
+    "--key", callback=readable, metavar="KEY", help="Only this audience or computed trait."
+)
+limit_option = click.option(
+    "--limit", type=number, help=f"Only so many [default: all, of a table {TABLE:,}]."
+)
+newest_option = click.option(
+    "--limit", type=number, help=f"Only the newest so many [default: all, of a table {TABLE:,}]."
+)
 
 
 @click.group()
@@ -22,65 +66,73 @@ def audit(config: Path | None, as_json: bool) -> None:
     """Who was in which audience, when, and when Amberflo learned of it."""
 
 
-csv_option = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-CHANGE_COLUMNS = (
-    *("trait", "key", "before", "after", "run"),
-    *("observed_at", "recorded_at", "delivered_at"),
-)
-
-
 @audit.command("customer")
-@click.argument("customer_id", metavar="ID")
+@click.argument("customer_id", metavar="ID", callback=readable)
 @config_option
 @json_option
 @csv_option
-@click.option("--at", callback=moment, metavar="TIME", help="As recorded here by then.")
+@at_option
+@at_run_option
+@since_option
+@until_option
+@key_option
+@newest_option
 def audit_customer(
-    customer_id: str, config: Path | None, as_json: bool, as_csv: bool, at: int | None
+    customer_id: str,
+    config: Path | None,
+    as_json: bool,
+    as_csv: bool,
+    at: int | None,
+    at_run: int | None,
+    since: int | None,
+    until: int | None,
+    key: str | None,
+    limit: int | None,
 ) -> None:
     """A customer's present traits and their history."""
     with looking(config) as database, database.read() as connection:
         present = history.present(connection, customer_id)
-        rows = list(history.of_customer(connection, customer_id))
-    if present is None:
-        raise NotFound(f"the customer {customer_id!r} is not known here")
-    traits = orjson.loads(present)
-    if at is not None:
-        rows = [row for row in rows if row.recorded_at <= at]
-        last = {row.trait: row.after for row in rows}
-        traits = {trait: value(after) for trait, after in last.items() if after is not None}
-    changes = [history_json(row) for row in rows]
-    if wants_json(as_json):
-        document = {"customer_id": customer_id, "present": traits, "changes": changes}
-        report.print_json(document if at is None else {**document, "at": report.iso(at)})
-        return
-    cells = [
-        [
-            orjson.dumps(row[name]).decode() if name in ("before", "after") else row[name]
-            for name in CHANGE_COLUMNS
-        ]
-        for row in changes
-    ]
-    if as_csv:
-        report.print_csv(CHANGE_COLUMNS, cells)
-        return
-    when = "now" if at is None else f"at {report.iso(at)}"
-    report.print_table(
-        ("trait", "value"),
-        [[name, orjson.dumps(value).decode()] for name, value in sorted(traits.items())],
-        title=f"{customer_id} {when}",
-    )
-    report.print_table(CHANGE_COLUMNS, cells, title="history")
+        if present is None:
+            raise NotFound(f"the customer {customer_id!r} is not known here")
+        at = _moment(connection, at, at_run, since, until)
+        traits = orjson.loads(present)
+        if at is not None:
+            until = at + 1
+            found = history.traits_at(connection, customer_id, at)
+            traits = {trait: value(text) for trait, text in sorted(found.items())}
+        if key is not None:
+            key = _key(connection, key)
+            names = {row.trait for row in snapshot.traits(connection) if row.key == key}
+            traits = {trait: one for trait, one in traits.items() if trait in names}
+        ask = partial(
+            history.of_customer, connection, customer_id, key=key, since=since, until=until
+        )
+        if wants_json(as_json):
+            document = {"customer_id": customer_id, "present": traits}
+            report.print_json_with_lists(
+                document if at is None else {**document, "at": report.iso(at)},
+                {"changes": _json(CHANGE, _newest(ask, limit))},
+            )
+        elif as_csv:
+            report.print_csv(CHANGE, _cells(CHANGE, _newest(ask, limit)))
+        else:
+            when = "now" if at is None else f"at {report.iso(at)}"
+            values = [[trait, orjson.dumps(one).decode()] for trait, one in traits.items()]
+            report.print_table(("trait", "value"), values, title=f"{customer_id} {when}")
+            total = sum(1 for _ in ask())
+            _print_table(CHANGE, _newest(ask, limit or TABLE), total, limit, title="history")
 
 
 @audit.command("audience")
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", callback=readable)
 @config_option
 @json_option
 @csv_option
-@click.option("--since", callback=moment, metavar="TIME", help="Recorded at or after this.")
-@click.option("--until", callback=moment, metavar="TIME", help="Recorded before this.")
+@since_option
+@until_option
 @click.option("--at", callback=moment, metavar="TIME", help="Who was in, as recorded here by then.")
+@click.option("--at-run", type=number, metavar="N", help="Who was in, as of the end of run N.")
+@newest_option
 def audit_audience(
     key: str,
     config: Path | None,
@@ -89,46 +141,193 @@ def audit_audience(
     since: int | None,
     until: int | None,
     at: int | None,
+    at_run: int | None,
+    limit: int | None,
 ) -> None:
     """Who entered and left an audience; or with --at who was in."""
-    if at is not None and (since is not None or until is not None):
-        raise click.UsageError("--at is one moment: leave --since and --until out")
     with looking(config) as database, database.read() as connection:
-        found = history.key_of(connection, key)
-        if found is None:
-            raise NotFound(f"no audience with the key {key!r} was ever synced")
+        key = _key(connection, key)
+        at = _moment(connection, at, at_run, since, until)
         if at is not None:
-            members = list(history.members_at(connection, found, at))
-            rows: list[dict[str, Any]] = []
-        else:
-            rows = [
-                history_json(row) | {"customer_id": row.customer_id}
-                for row in history.of_key(connection, found, since, until)
-            ]
-    if at is not None:
+            _print_members(connection, key, at, wants_json(as_json), as_csv, limit)
+            return
+        ask = partial(history.of_key, connection, key, since, until)
         if wants_json(as_json):
-            report.print_json(
-                {"audience": found, "at": report.iso(at), "count": len(members), "members": members}
+            report.print_json_with_lists(
+                {"audience": key},
+                {
+                    side: _json(MOVE, _newest(partial(ask, steps=(step,)), limit))
+                    for side, step in (("entered", ENTERED), ("exited", EXITED))
+                },
             )
+            return
+        columns, ask = ("what", *MOVE), partial(ask, steps=MOVED)
+        if as_csv:
+            report.print_csv(columns, _cells(columns, _newest(ask, limit)))
+            return
+        moves = history.key_moves(connection, key, since, until)
+        total = moves.entered + moves.exited
+        _print_table(columns, _newest(ask, limit or TABLE), total, limit)
+        report.stdout().print(f"{moves.entered:,} entered {key}, {moves.exited:,} left it")
+
+
+def _print_members(
+    connection: Connection, key: str, at: int, as_json: bool, as_csv: bool, limit: int | None
+) -> None:
+    ask = partial(history.members_at, connection, key, at)
+    if as_csv:
+        report.print_csv(("customer_id",), ([one] for one in ask(limit=limit)))
+        return
+    count = history.count_at(connection, key, at)
+    if as_json:
+        document = {"audience": key, "at": report.iso(at), "count": count}
+        report.print_json_with_lists(document, {"members": ask(limit=limit)})
+        return
+    rows = ({"customer_id": one} for one in ask(limit=limit or TABLE))
+    _print_table(("customer_id",), rows, count, limit)
+    report.stdout().print(f"{count:,} in {key} at {report.iso(at)}")
+
+
+@audit.command("run")
+@click.argument("run", type=number, metavar="N")
+@config_option
+@json_option
+@csv_option
+@key_option
+@limit_option
+def audit_run(
+    run: int, config: Path | None, as_json: bool, as_csv: bool, key: str | None, limit: int | None
+) -> None:
+    """Everything that a run changed, one audience or computed trait after another."""
+    with looking(config) as database, database.read() as connection:
+        record = run_records.get(connection, run)
+        if record is None:
+            raise NotFound(f"there is no run {run}; `syncer runs` lists them")
+        key = None if key is None else _key(connection, key)
+        ask = partial(history.of_run, connection, run, key=key)
+        if wants_json(as_json):
+            document = {"run": run, "kind": record["kind"], "state": record["state"]}
+            changes = _json(("customer_id", *CHANGE), map(entry_json, ask(limit=limit)))
+            report.print_json_with_lists(document, {"changes": changes})
         elif as_csv:
-            report.print_csv(("customer_id",), [[one] for one in members])
+            rows = map(entry_json, ask(limit=limit))
+            report.print_csv(CHANGE_OF_RUN, _cells(CHANGE_OF_RUN, rows))
         else:
-            report.print_table(("customer_id",), [[one] for one in members])
-            report.stdout().print(f"{len(members):,} in {found} at {report.iso(at)}")
-        return
-    moved = [(side, row) for row in rows if (side := _side(row)) is not None]
-    columns = ("customer_id", "observed_at", "recorded_at", "delivered_at", "run")
+            moves = [one for one in history.run_moves(connection, run) if key in (None, one.key)]
+            report.print_table(
+                ("key", "entered", "exited", "other"),
+                [[one.key, one.entered, one.exited, one.other] for one in moves],
+                title=f"run {run} ({record['kind']}) {record['state']}",
+            )
+            total = sum(one.entered + one.exited + one.other for one in moves)
+            rows = map(entry_json, ask(limit=limit or TABLE))
+            _print_table(CHANGE_OF_RUN, rows, total, limit)
+
+
+@audit.command("undelivered")
+@config_option
+@json_option
+@csv_option
+@limit_option
+def audit_undelivered(config: Path | None, as_json: bool, as_csv: bool, limit: int | None) -> None:
+    """What Amberflo has not acknowledged, by customer."""
+    with looking(config) as database, database.read() as connection:
+        ask = partial(history.undelivered, connection)
+        if as_csv and not wants_json(as_json):
+            rows = map(undelivered_json, ask(limit=limit))
+            report.print_csv(UNDELIVERED, _cells(UNDELIVERED, rows))
+            return
+        count = history.undelivered_count(connection)
+        if wants_json(as_json):
+            names = ("customer_id", *CHANGE, "refused")
+            changes = _json(names, map(undelivered_json, ask(limit=limit)))
+            report.print_json_with_lists({"count": count}, {"changes": changes})
+        else:
+            rows = map(undelivered_json, ask(limit=limit or TABLE))
+            _print_table(UNDELIVERED, rows, count, limit)
+            report.stdout().print(f"{count:,} changes that Amberflo has not acknowledged")
+
+
+@audit.command("at")
+@click.argument("at", metavar="TIME", callback=moment)
+@config_option
+@json_option
+@csv_option
+def audit_at(at: int, config: Path | None, as_json: bool, as_csv: bool) -> None:
+    """How many were in each audience, as recorded here by a time."""
+    with looking(config) as database, database.read() as connection:
+        audiences = [
+            {
+                "audience": row.key,
+                "trait": row.trait,
+                "count": history.count_at(connection, row.key, at),
+            }
+            for row in snapshot.traits(connection)
+            if row.kind == AUDIENCE
+        ]
+    columns = ("audience", "trait", "count")
     if wants_json(as_json):
-        sides: dict[str, list[dict[str, Any]]] = {"entered": [], "exited": []}
-        for side, row in moved:
-            sides[side].append({name: row[name] for name in columns})
-        report.print_json({"audience": found, **sides})
-        return
-    cells = [[side, *(row[name] for name in columns)] for side, row in moved]
-    (report.print_csv if as_csv else report.print_table)(("what", *columns), cells)
+        report.print_json({"at": report.iso(at), "audiences": audiences})
+    else:
+        print_rows = report.print_csv if as_csv else report.print_table
+        print_rows(columns, _cells(columns, audiences))
 
 
-def _side(row: dict[str, Any]) -> str | None:
-    if row["after"] is True:
-        return "entered"
-    return "exited" if row["before"] is True else None
+def _moment(
+    connection: Connection, at: int | None, at_run: int | None, *span: int | None
+) -> int | None:
+    """The one moment that is asked for, by its time or by a run."""
+    if at is not None and at_run is not None:
+        raise click.UsageError("--at and --at-run are one moment each: leave one out")
+    if at_run is None:
+        name = "--at"
+    else:
+        name = "--at-run"
+        record = run_records.get(connection, at_run)
+        if record is None:
+            raise NotFound(f"there is no run {at_run}; `syncer runs` lists them")
+        at = record["committed_at"]
+        if at is None:
+            raise NotFound(f"run {at_run} is {record['state']}: it wrote nothing")
+    if at is not None and any(one is not None for one in span):
+        raise click.UsageError(f"{name} is one moment: leave --since and --until out")
+    return at
+
+
+def _key(connection: Connection, key_or_trait: str) -> str:
+    found = history.key_of(connection, key_or_trait)
+    if found is None:
+        raise NotFound(f"no audience with the key {key_or_trait!r} was ever synced")
+    return found
+
+
+def _newest(ask: Callable[..., Iterable[Entry]], limit: int | None) -> Iterator[Row]:
+    """All changes, or the newest so many; oldest first either way."""
+    if limit is None:
+        return map(entry_json, ask())
+    return map(entry_json, reversed(list(ask(newest_first=True, limit=limit))))
+
+
+def _json(names: Sequence[str], rows: Iterable[Row]) -> Iterator[Row]:
+    return ({name: row[name] for name in names} for row in rows)
+
+
+def _cells(columns: Sequence[str], rows: Iterable[Row]) -> Iterator[list[Any]]:
+    """Rows of CSV or of a table; a trait's value is JSON there, and absent is empty."""
+    for row in rows:
+        yield [
+            orjson.dumps(row[name]).decode()
+            if name in ("before", "after") and row[name] is not None
+            else row[name]
+            for name in columns
+        ]
+
+
+def _print_table(
+    columns: Sequence[str], rows: Iterable[Row], total: int, limit: int | None, title: str = ""
+) -> None:
+    """A table of as many rows as it may have, and how many there are more."""
+    report.print_table(columns, _cells(columns, rows), title=title)
+    more = total - (limit or TABLE)
+    if more > 0:
+        report.stdout().print(f"and {more:,} more: --limit shows more, --csv and --json all")

@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from state.database import Database
 from syncer import report
-from syncer.app import App
 from syncer.config import Config, load
+from syncer.storage import opened
+
+if TYPE_CHECKING:
+    from syncer.app import App
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,6 +35,18 @@ def config_option(command: Command) -> Command:
 
 def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+csv_option = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+
+
+def readable(_context: click.Context, _param: click.Parameter, text: str | None) -> str | None:
+    """A text that a database can be asked for."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("its bytes are not UTF-8; give the text in UTF-8") from None
+    return text
 
 
 def moment(_context: click.Context, _param: click.Parameter, text: str | None) -> int | None:
@@ -100,11 +115,13 @@ def listen_for_stop() -> Stop:
 
 def application(config: Path | None) -> App:
     """The app of a command that may take long: it stops cleanly when asked to."""
+    from syncer.app import App  # not at the top: the daemon's own process does without it
+
     return App(settings(config), report.progress(), listen_for_stop())
 
 
 @contextmanager
 def looking(config: Path | None) -> Iterator[Database]:
     """The state of a command that only looks."""
-    with App(settings(config), report.progress()).state(writes=False) as database:
+    with opened(settings(config), writes=False) as database:
         yield database

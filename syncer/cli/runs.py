@@ -70,6 +70,8 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
     for row in traits:
         for reason, count in orjson.loads(row["reasons"]).items():
             report.stdout().print(f"{row['trait']}: {count:,} skipped: {reason}")
+        if row["waiting"]:
+            report.stdout().print(f"{row['trait']}: {row['waiting']:,} wait for Segment")
     report.stdout().print(run_line(record))
     if record["error"]:
         report.stdout().print(record["error"])

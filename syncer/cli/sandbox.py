@@ -95,6 +95,6 @@ def sandbox(
         print(on.config, flush=True)
         report.say("the sandbox serves until Ctrl-C; the config above points at it")
         while not stop.wait(every):
-            evolution = on.engage.evolve()
+            evolution = on.evolve()
             on.engage.observe()
             report.say(f"2.5 h passed at Engage: {len(evolution.changed):,} customers changed")

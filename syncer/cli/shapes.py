@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from state.history import Entry
+from state.history import ENTERED, EXITED, Entry, Undelivered
 from syncer import report
 from syncer.sync.compare import CustomerChange
 from syncer.sync.run import Compared
@@ -29,7 +29,7 @@ def run_json(record: Any) -> dict[str, Any]:
 
 
 def trait_json(row: Any) -> dict[str, Any]:
-    names = ("key", *report.TRAIT_COLUMNS)
+    names = ("key", *report.TRAIT_COLUMNS, "waiting")
     return {**{name: row[name] for name in names}, "reasons": orjson.loads(row["reasons"])}
 
 
@@ -46,15 +46,19 @@ def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
                 "before": one.before,
                 "after": one.after,
                 "observed_at": report.iso(one.observed_at),
-                "held": one.key in compared.held,
+                "held": compared.holds(one),
+                "waiting": compared.waits(one),
             }
             for one in change.changes
         ],
     }
 
 
-def history_json(entry: Entry) -> dict[str, Any]:
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """A change of the history; commands print of it what the design names."""
     return {
+        "customer_id": entry.customer_id,
+        "what": {ENTERED: "entered", EXITED: "exited"}.get(entry.step),
         "trait": entry.trait,
         "key": entry.key,
         "before": value(entry.before),
@@ -64,6 +68,10 @@ def history_json(entry: Entry) -> dict[str, Any]:
         "recorded_at": report.iso(entry.recorded_at),
         "delivered_at": report.iso(entry.delivered_at),
     }
+
+
+def undelivered_json(undelivered: Undelivered) -> dict[str, Any]:
+    return {**entry_json(undelivered.entry), "refused": undelivered.refused}
 
 
 def value(text: str | None) -> Any:
@@ -77,3 +85,8 @@ def run_line(record: Any) -> str:
         f"run {record['id']} ({record['kind']}) {record['state']}: "
         f"{record['delivered']:,} of {record['due']:,} customers delivered{failed}{held}"
     )
+
+
+def said(value: Any) -> str:
+    """A trait's value in a line of text."""
+    return "absent" if value is None else orjson.dumps(value).decode()

@@ -17,6 +17,7 @@ from syncer import report
 from syncer.app import App
 from syncer.cli.options import config_option, json_option, settings, wants_json
 from syncer.cli.shapes import run_json, run_line
+from syncer.engage.listing import AUDIENCE
 from syncer.errors import EXIT_FAILED, StateError, SyncerError
 
 
@@ -114,6 +115,8 @@ def check(config: Path | None, as_json: bool) -> None:
     app = App(settings(config), report.progress())
     results: list[dict[str, Any]] = [{"check": "config", "good": True, "says": "it can be read"}]
     tests = {"source": _check_source, "amberflo": _check_amberflo, "database": _check_database}
+    if app.config.engage.public_api is not None:
+        tests["catalog"] = _check_catalog
     for name, test in tests.items():
         try:
             results.append({"check": name, "good": True, "says": test(app)})
@@ -135,6 +138,17 @@ def _check_source(app: App) -> str:
 def _check_amberflo(app: App) -> str:
     asyncio.run(app.check_amberflo())
     return f"the key is good at {app.config.amberflo.customers_url}"
+
+
+def _check_catalog(app: App) -> str:
+    public_api = app.public_api()
+    assert public_api is not None
+    found = public_api.computations()
+    audiences = sum(one.kind == AUDIENCE for one in found)
+    waiting = sum(one.exits_wait is not None for one in found)
+    return (
+        f"{audiences:,} audiences, {len(found) - audiences:,} computed traits, {waiting:,} not live"
+    )
 
 
 def _check_database(app: App) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
-import orjson
 
 from state import runs as run_records
 from syncer import report
 from syncer.app import App
 from syncer.cli.options import application, config_option, json_option
-from syncer.cli.shapes import change_json, run_json, run_line, trait_json
+from syncer.cli.shapes import change_json, run_json, run_line, said, trait_json
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK
 from syncer.sync.compare import CustomerChange
 from syncer.sync.run import Compared, Result, Runs, trait_sums
@@ -89,6 +87,8 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
                 **run_json(record),
                 "traits": [trait_json(row) for row in traits],
                 "held_because": result.held,
+                "waiting": result.waiting,
+                "mismatches": [asdict(one) for one in result.mismatches],
                 "problems": result.problems,
             }
         )
@@ -105,6 +105,14 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
     if result.state == run_records.HELD:
         report.say(
             f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through"
+        )
+    for key, reason in result.waiting.items():
+        report.say(f"waiting: {key}: {reason}")
+    if result.waiting:
+        report.say("every run compares everything until what waits is settled")
+    for one in result.mismatches:
+        report.say(
+            f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}"
         )
     for problem in result.problems:
         report.say(f"error: {problem}")
@@ -124,6 +132,11 @@ def show_diff(app: App, *, full: bool, customers: bool, as_json: bool) -> None:
         report.say(f"error: {message}")
     for key, reason in compared.held.items():
         report.say(f"would be held: {key}: {reason}")
+    for key, reason in compared.waiting.items():
+        report.say(f"would wait: {key}: {reason}")
+    if ignored := compared.catalog.ignored:
+        shown = ", ".join([*ignored[:10], *(["…"] if len(ignored) > 10 else [])])
+        report.say(f"left out, the Public API lists no such audience: {shown}")
 
 
 def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
@@ -143,13 +156,13 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
     if as_json and not customers:
         report.print_json(document)
     elif as_json:
-        # The lists may be long: they are written as they come.
-        head = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
-        sys.stdout.write(head.removesuffix("\n}"))
-        _print_list("changes", (change_json(compared, change) for change in compared.plan))
-        _print_list("profiles_without_customer_id", runs.without_customer_id(compared))
-        sys.stdout.write("\n}\n")
-        sys.stdout.flush()
+        report.print_json_with_lists(
+            document,
+            {
+                "changes": (change_json(compared, change) for change in compared.plan),
+                "profiles_without_customer_id": runs.without_customer_id(compared),
+            },
+        )
     else:
         report.print_table(report.TRAIT_COLUMNS, report.trait_rows(traits))
         report.stdout().print(
@@ -168,22 +181,11 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
                 print(f"no customer id: profile {profile}")
 
 
-def _print_list(name: str, items: Iterator[Any]) -> None:
-    sys.stdout.write(f',\n  "{name}": [')
-    for number, item in enumerate(items):
-        sys.stdout.write(("," if number else "") + "\n    " + orjson.dumps(item).decode())
-    sys.stdout.write("]")
-
-
 def _change_line(compared: Compared, change: CustomerChange) -> str:
     parts = [
-        f"{one.trait}: {_said(one.before)} → {_said(one.after)}"
-        + (" (held)" if one.key in compared.held else "")
+        f"{one.trait}: {said(one.before)} → {said(one.after)}"
+        + (" (waiting)" if compared.waits(one) else " (held)" if compared.holds(one) else "")
         for one in change.changes
     ]
     mark = "changed" if change.known else "new"
     return f"{mark} {change.customer_id}: {', '.join(parts) or 'name or email'}"
-
-
-def _said(value: Any) -> str:
-    return "absent" if value is None else orjson.dumps(value).decode()

@@ -1,47 +1,79 @@
-"""Processes beside the daemon's own. Each lives as long as its lifeline, a pipe that closes when
-the daemon ends, however it ends; so none is left behind."""
+"""Processes beside the daemon's own: `python -m syncer.daemon worker` and `… run`.
+
+Each gets the settings through its standard input, which stays open as its lifeline: it closes when
+the daemon ends, however it ends, so no process is left behind.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.connection import Connection
-from typing import Any
 
 from syncer import log
 from syncer.config import Config
 from syncer.interpreter import set_for_throughput
 
+#: Exit status of a run's process where another run was going on (EX_TEMPFAIL).
+BUSY = 75
+#: Processes that say on their standard output how they ended.
+TELL = frozenset({"approve", "resync", "retry"})
+
 
 class Beside:
-    """A process that does `target(config, lifeline, *arguments)` until done or told to end."""
+    """A process that does what its name says until it is done or told to end."""
 
-    def __init__(self, name: str, target: Callable[..., Any], config: Config, *arguments: Any):
-        context = multiprocessing.get_context("spawn")
-        theirs, self._ours = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=target, args=(config, theirs, *arguments), name=f"syncer-{name}"
+    def __init__(
+        self, name: str, config: Config, *arguments: str, keeps: int | None = None
+    ) -> None:
+        """`keeps` is a file that it inherits."""
+        command = [sys.executable, "-m", "syncer.daemon", name, *arguments]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if name in TELL else None,
+            pass_fds=() if keeps is None else (keeps,),
         )
-        self._closing = threading.Lock()
-        self._process.start()
-        theirs.close()
+        assert self._process.stdin is not None
+        self._lifeline, self._closing = self._process.stdin, threading.Lock()
+        with suppress(BrokenPipeError):  # it ended at once; `alive` says so
+            pickle.dump(config, self._lifeline)
+            self._lifeline.flush()
+        os.set_blocking(self._lifeline.fileno(), False)
 
     @property
     def alive(self) -> bool:
-        return self._process.is_alive()
+        return self._process.poll() is None
+
+    def ring(self) -> None:
+        """Say that there is something to do. Where it was told often and did not listen yet, it
+        knows."""
+        with self._closing, suppress(BlockingIOError, BrokenPipeError, ValueError):
+            os.write(self._lifeline.fileno(), b"!")
+
+    def told(self) -> bytes:
+        """What it says until it ends, where its name is in TELL."""
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            return stream.read()
 
     def tell_to_end(self) -> None:
         """Close its lifeline: it drains and ends. Any thread may."""
-        with self._closing:
-            self._ours.close()
+        with self._closing, suppress(BrokenPipeError):
+            self._lifeline.close()
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Until it ended, or so long; gives its exit status if it did."""
-        self._process.join(seconds)
-        return self._process.exitcode
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self.tell_to_end()  # closes our end
+        return status
 
     def end(self, seconds: float) -> None:
         """Tell it to end, and kill it where that takes longer: what it had under way is done again
@@ -49,21 +81,32 @@ class Beside:
         self.tell_to_end()
         if self.wait(seconds) is None:
             self._process.kill()
-            self._process.join()
+            self.wait()
 
 
-def settle_in(config: Config, lifeline: Connection) -> Callable[[], bool]:
-    """The first thing in a process beside; gives a function that says whether to end."""
+class Lifeline:
+    """The other end: `ended()` says whether to end, `rung` is set when there is something to do."""
+
+    def __init__(self) -> None:
+        self.rung = threading.Event()
+        self._ended = threading.Event()
+        threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
+
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    def _listen(self) -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            self.rung.set()
+        self._ended.set()
+        self.rung.set()
+
+
+def settle_in() -> tuple[Config, Lifeline]:
+    """The first thing in a process beside: gives the settings, and our end of the lifeline."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the daemon gets them and ends us
+    config: Config = pickle.load(sys.stdin.buffer)
     log.set_up(config.log.format, config.log.level)
     set_for_throughput()
-    ended = threading.Event()
-
-    def wait_for_end() -> None:
-        with suppress(EOFError, OSError):
-            lifeline.recv()
-        ended.set()
-
-    threading.Thread(target=wait_for_end, name="lifeline", daemon=True).start()
-    return ended.is_set
+    return config, Lifeline()

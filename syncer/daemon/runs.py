@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -16,21 +15,16 @@ from state.database import Database
 from state.errors import Locked, StateError
 from syncer.app import App
 from syncer.config import Config
-from syncer.daemon.process import settle_in
+from syncer.daemon.process import BUSY
 from syncer.errors import Stopped, SyncerError
 from syncer.report import LineProgress
 from syncer.sync.run import Result
-from syncer.sync.schedule import Past
 
 log = logging.getLogger("syncer.run")
 
-#: Exit status of a run's process where another run was going on (EX_TEMPFAIL).
-BUSY = 75
 
-
-def run_once(config: Config, lifeline: Connection, full: bool) -> None:
+def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
     """The process of one run. Exits with 0, 1 where it failed, or `BUSY`."""
-    stop = settle_in(config, lifeline)
     app = App(config, LineProgress(log.info), stop)
     try:
         with app.runs() as found:
@@ -73,18 +67,3 @@ def _report(result: Result) -> None:
     )
     if result.problems:
         sys.exit(1)
-
-
-def past(database: Database) -> Past:
-    """When the last good run and the last good one that compared everything began."""
-    with database.read() as connection:
-        start, full = runs.last_good(connection, ()), runs.last_good(connection, runs.FULL)
-    return Past(None if start is None else start / 1000, None if full is None else full / 1000)
-
-
-def left_undone(database: Database) -> bool:
-    """Whether the newest run was cut off, stopped or failed: the next start makes a run at once."""
-    with database.read() as connection:
-        newest = runs.newest(connection, 1)
-    bad = (runs.RUNNING, runs.INTERRUPTED, runs.FAILED)
-    return not newest or newest[0]["state"] in bad

@@ -17,27 +17,24 @@ import orjson
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from state import workers
+from state import runs, workers
+from state.database import Database
 from state.errors import Locked, StateError
 from state.lock import lock
 from syncer import log as logs
-from syncer.app import App
 from syncer.config import Config, ScheduleConfig, changes
 from syncer.daemon import systemd
 from syncer.daemon.alerts import Alerts
 from syncer.daemon.metrics import Figures
-from syncer.daemon.process import Beside
-from syncer.daemon.runs import BUSY, left_undone, past, run_once
+from syncer.daemon.process import BUSY, Beside
 from syncer.daemon.trouble import Trouble
-from syncer.daemon.worker import work
 from syncer.errors import ConfigError
 from syncer.interpreter import set_for_commits_beside_a_busy_loop
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.server import bind, serve
-from syncer.report import LineProgress
-from syncer.sync.schedule import Busy, Rhythm, Schedule, Slot, cron
-from syncer.web.server import serve_page
+from syncer.storage import opened
+from syncer.sync.schedule import Busy, Past, Rhythm, Schedule, Slot, cron
 
 log = logging.getLogger("syncer")
 
@@ -97,12 +94,11 @@ class Service:
 
     def _start(self) -> None:
         config, held = self._config, self._held
-        app = App(config, LineProgress(log.info), self._stop)
-        self._state = held.enter_context(app.state(writes=True))
+        self._state = held.enter_context(opened(config, writes=True))
         if self._state.engine.dialect.name == "sqlite":
             # A moment's patience: `status` takes it to see whether it is free.
             held.enter_context(lock(self._state, "daemon", wait=0.5))
-        self._calls = held.enter_context(app.queue(writes=True))
+        self._calls = held.enter_context(opened(config, "queue", writes=True))
         self._listener = bind(*config.passthrough.address)
         held.callback(self._listener.close)
         if config.web is not None:
@@ -110,10 +106,12 @@ class Service:
             held.callback(self._page_listener.close)
         workers.bury(self._state, self._calls)
         self._me = held.enter_context(workers.join(self._state, workers.DAEMON))
-        self._worker = Beside("worker", work, config)
+        self._worker = Beside("worker", config)
         self._show_page()
         held.callback(self._end_beside)
-        self._inbox = Inbox(self._calls, config.passthrough.queue_limit)
+        self._inbox = Inbox(
+            self._calls, config.passthrough.queue_limit, lambda: self._worker.ring()
+        )
         self._inbox.start()
         held.callback(self._inbox.stop)
         self._figures = Figures(self._calls, self._state)
@@ -179,7 +177,8 @@ class Service:
     def _show_page(self) -> None:
         """Serve the page, where there is one; what becomes of it is no concern of the calls."""
         if self._page_listener is not None:
-            self._page = Beside("page", serve_page, self._config, self._page_listener)
+            number = self._page_listener.fileno()
+            self._page = Beside("page", self._config, str(number), keeps=number)
 
     # The schedule
 
@@ -221,9 +220,9 @@ class Service:
                     trouble(self._look())
         finally:
             self._schedule = None
-            schedule.stop()
             if self._run is not None:
                 self._run.end(DRAIN)
+            schedule.stop()
 
     def _look(self) -> str | None:
         try:
@@ -236,7 +235,7 @@ class Service:
         """Make a run in a process of its own."""
         if self._ending.is_set():
             return
-        self._run = Beside("run", run_once, self._config, full)
+        self._run = Beside("run", self._config, *(["full"] if full else []))
         if self._ending.is_set():
             self._run.tell_to_end()
         status = self._run.wait()
@@ -322,7 +321,7 @@ class Service:
         self._replacing = True
         try:
             self._worker.end(DRAIN)
-            self._worker = Beside("worker", work, self._config)
+            self._worker = Beside("worker", self._config)
         finally:
             self._replacing = False
 
@@ -334,3 +333,18 @@ def _url(listener: socket.socket) -> str:
 
 def _rhythm(settings: ScheduleConfig) -> Rhythm:
     return Rhythm(settings.every, settings.jitter, cron(settings.reconcile))
+
+
+def past(database: Database) -> Past:
+    """When the last good run and the last good one that compared everything began."""
+    with database.read() as connection:
+        start, full = runs.last_good(connection, ()), runs.last_good(connection, runs.FULL)
+    return Past(None if start is None else start / 1000, None if full is None else full / 1000)
+
+
+def left_undone(database: Database) -> bool:
+    """Whether the newest run was cut off, stopped or failed: the next start makes a run at once."""
+    with database.read() as connection:
+        newest = runs.newest(connection, 1)
+    bad = (runs.RUNNING, runs.INTERRUPTED, runs.FAILED)
+    return not newest or newest[0]["state"] in bad

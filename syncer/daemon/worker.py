@@ -10,7 +10,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from multiprocessing.connection import Connection
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import uvloop
@@ -24,7 +25,7 @@ from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.meters import MeterDelivery
 from syncer.app import App
 from syncer.config import Config
-from syncer.daemon.process import settle_in
+from syncer.daemon.process import Lifeline
 from syncer.daemon.trouble import Trouble
 from syncer.report import LineProgress
 from syncer.sync.realtime import Sorter
@@ -33,15 +34,16 @@ from syncer.sync.realtime import Sorter
 DEDUPLICATED = 24 * 3600 * 1000
 #: Seconds between two tries after something went wrong for all.
 PAUSE_AFTER_TROUBLE = 5.0
-#: Seconds between two looks at an empty table: at first, and after a while.
-PAUSE, LONGEST_PAUSE = 0.02, 0.25
-#: Seconds between two looks after the other workers, and between two counts for the metrics.
+#: Seconds between two looks for what is due, where nothing says that there is something.
+DUE = 2.0
+#: Seconds between two looks after the other workers and into an inbox that nobody told of, and
+#: between two counts for the metrics.
 LOOK, COUNT = 1.0, 5.0
 
 
-def work(config: Config, lifeline: Connection) -> None:
-    """The worker's process: until the lifeline ends."""
-    stop = settle_in(config, lifeline)
+def work(config: Config, lifeline: Lifeline) -> None:
+    """Sort and deliver until the lifeline ends."""
+    stop = lifeline.ended
     app = App(config, LineProgress(), stop)
     trouble = Trouble("worker")
     with app.state(writes=True) as state, app.queue(writes=True) as calls:
@@ -50,25 +52,50 @@ def work(config: Config, lifeline: Connection) -> None:
                 workers.bury(state, calls)
                 with workers.join(state, "worker", calls) as worker:
                     trouble(None)
-                    uvloop.run(_work(app, state, calls, worker))
+                    uvloop.run(_work(app, state, calls, worker, lifeline.rung))
             except* StateError as problem:  # such as a connection that broke
                 trouble(str(problem.exceptions[0]))
                 _wait(PAUSE_AFTER_TROUBLE, stop)
 
 
-async def _work(app: App, state: Database, calls: Database, worker: Worker) -> None:
+async def _work(
+    app: App, state: Database, calls: Database, worker: Worker, rung: threading.Event
+) -> None:
     sorter, broken = app.sorter(calls, state), threading.Event()
     try:
         async with app.client() as client, asyncio.TaskGroup() as tasks:
             meters = MeterDelivery(calls, state, worker.number, client, app.stop, Trouble("meters"))
+            news = News(asyncio.get_running_loop(), [meters.arrived, asyncio.Event()])
             # A thread is not cancelled with its group: it has to be told.
             stop = lambda: app.stop() or broken.is_set()  # noqa: E731
-            tasks.create_task(asyncio.to_thread(_sort_all, sorter, stop))
-            tasks.create_task(_until_broken(meters.run(), broken))
-            tasks.create_task(_until_broken(_deliver_customers(app, state, worker, client), broken))
-            tasks.create_task(_until_broken(_look_after(app, state, calls, worker, client), broken))
+            tasks.create_task(asyncio.to_thread(_sort_all, sorter, rung, news.came, stop))
+            tasks.create_task(_wake_at_the_end(news, app.stop))
+            for work in (
+                meters.run(),
+                _deliver_customers(app, state, worker, client, news.events[1]),
+                _look_after(app, state, calls, worker, client),
+            ):
+                tasks.create_task(_until_broken(work, broken))
     finally:
         broken.set()
+
+
+@dataclass(frozen=True)
+class News:
+    """Wakes who waits for something to deliver; any thread may say that something came."""
+
+    loop: asyncio.AbstractEventLoop
+    events: list[asyncio.Event]
+
+    def came(self) -> None:
+        for one in self.events:
+            self.loop.call_soon_threadsafe(one.set)
+
+
+async def _wake_at_the_end(news: News, stop: Callable[[], bool]) -> None:
+    while not stop():
+        await asyncio.sleep(0.25)
+    news.came()
 
 
 async def _until_broken(work: Coroutine[Any, Any, None], broken: threading.Event) -> None:
@@ -80,13 +107,15 @@ async def _until_broken(work: Coroutine[Any, Any, None], broken: threading.Event
         raise
 
 
-def _sort_all(sorter: Sorter, stop: Callable[[], bool]) -> None:
+def _sort_all(
+    sorter: Sorter, rung: threading.Event, came: Callable[[], None], stop: Callable[[], bool]
+) -> None:
     """Sort calls as they come; one process at a time does, so that they stay in order."""
     trouble = Trouble("calls")
     while not stop():
         try:
             with lock(sorter.state_database, "sorting", wait=5, every=1, stop=stop) as check:
-                _sort_while(sorter, check, trouble, stop)
+                _sort_while(sorter, rung, came, check, trouble, stop)
         except Locked:
             pass  # another daemon does
         except StateError as error:
@@ -96,42 +125,54 @@ def _sort_all(sorter: Sorter, stop: Callable[[], bool]) -> None:
 
 def _sort_while(
     sorter: Sorter,
+    rung: threading.Event,
+    came: Callable[[], None],
     check: Callable[[], None],
     trouble: Callable[[str | None], None],
     stop: Callable[[], bool],
 ) -> None:
-    pause, checked = PAUSE, time.monotonic()
+    checked = time.monotonic()
     while not stop():
         if time.monotonic() - checked > LOOK:
             check()
             checked = time.monotonic()
-        sorted_any = sorter.sort()
+        rung.clear()
+        if sorter.sort():
+            came()
+        else:
+            rung.wait(LOOK)
         trouble(None)
-        pause = PAUSE if sorted_any else min(pause * 1.2, LONGEST_PAUSE)
-        if not sorted_any:
-            time.sleep(pause)
 
 
 async def _deliver_customers(
-    app: App, state: Database, worker: Worker, client: AmberfloClient
+    app: App, state: Database, worker: Worker, client: AmberfloClient, arrived: asyncio.Event
 ) -> None:
     """Deliver whenever customers are due."""
     trouble = Trouble("customers")
     while not app.stop():
-        pause = LONGEST_PAUSE
+        arrived.clear()
+        pause = DUE
         try:
             with state.read() as connection:
                 oldest = snapshot.oldest_due(connection)
             if oldest is not None and oldest <= time.time() * 1000:
                 result = await app.customer_delivery(state, worker, client).run()
                 trouble(result.problem)
-                pause = PAUSE_AFTER_TROUBLE if result.problem else PAUSE
+                pause = PAUSE_AFTER_TROUBLE if result.problem else 0.0
         except StateError as error:
             trouble(str(error))
             pause = PAUSE_AFTER_TROUBLE
-        until = time.monotonic() + pause
-        while not app.stop() and (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, 0.1))
+        if pause == PAUSE_AFTER_TROUBLE:
+            await _sleep(pause, app.stop)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(arrived.wait(), pause)
+
+
+async def _sleep(seconds: float, stop: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while not stop() and time.monotonic() < until:
+        await asyncio.sleep(0.1)
 
 
 async def _look_after(

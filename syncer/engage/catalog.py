@@ -5,27 +5,41 @@ Pure: built once a run from what the source has, what the config says and what i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
+from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.engage.names import trait_name
 from syncer.engage.source import ObservedKey
 from syncer.engage.values import USUAL, Value, boolean, is_null, since_1970, typed
 from syncer.errors import SourceError
 
-AUDIENCE: Literal["audience"] = "audience"
-COMPUTED_TRAIT: Literal["computed_trait"] = "computed_trait"
-Kind = Literal["audience", "computed_trait"]
+__all__ = [
+    "AUDIENCE",
+    "COMPUTED_TRAIT",
+    "Catalog",
+    "Kind",
+    "KnownTrait",
+    "Layout",
+    "Place",
+    "Reading",
+    "build",
+    "canonical",
+    "matches",
+    "newest",
+]
 
 #: Traits that are the customer's name and email, never traits at Amberflo (design §3).
 PROFILE_KEYS = ("name", "email")
 #: Journeys keep internals in traits of this name (facts/segment.md §1.3).
 INTERNAL = "hidden_entry*"
+#: Steps of journeys are memberships too, and no audiences of the Public API (§3.1, §1.2).
+JOURNEY = "j_o_*"
 #: How many different combinations of values are remembered as read.
 READINGS = 1 << 15
 
@@ -84,6 +98,8 @@ class Catalog:
         problems: dict[str, str],
         messages: list[str],
         lost: Iterable[KnownTrait] = (),
+        unlisted: Collection[str] = (),
+        ignored: Sequence[str] = (),
     ) -> None:
         #: the keys to pull
         found = list(traits)
@@ -96,6 +112,10 @@ class Catalog:
         self.problems = problems
         #: one line a problem, for the user
         self.messages = messages
+        #: keys of earlier runs that the Public API does not list any more
+        self.unlisted = unlisted
+        #: keys that look like an audience and are none by the Public API: custom traits
+        self.ignored = ignored
         self.layout = lru_cache(maxsize=READINGS)(self._layout)
         self.read = lru_cache(maxsize=READINGS)(self._read)
 
@@ -177,19 +197,29 @@ def build(
     *,
     audiences: Collection[str],
     computed_traits: Collection[str],
+    listed: Mapping[str, Kind] | None = None,
 ) -> Catalog:
     """The catalog of a run.
 
     A key is a computed trait when it matches `computed_traits`, else an audience when it matches
-    `audiences` and its values are boolean (design §3). `known` are the traits of earlier runs: an
-    audience stays one. A key that the source lost gives its name to a new one that wants it: the
-    trait at Amberflo is the same, so its members become the new key's to leave.
+    `audiences` and its values are boolean (design §3). Where the Public API is asked, it is what
+    `listed` says, if the globs for that match, and any other key is a custom trait: a deleted
+    audience becomes one, with its last values for ever (facts/segment.md §3.4).
+
+    `known` are the traits of earlier runs: an audience stays one. A key that the source lost gives
+    its name to a new one that wants it: the trait at Amberflo is the same, so its members become
+    the new key's to leave.
     """
     known_by_key = {trait.key: trait for trait in known}
     found: dict[str, KnownTrait] = {}
+    ignored: list[str] = []
     for seen in observed:
         earlier = known_by_key.get(seen.key)
         kind = _kind(seen, earlier.kind if earlier else None, audiences, computed_traits)
+        if listed is not None and _needs_listing(seen.key, listed):
+            if kind == AUDIENCE and earlier is None and seen.key not in listed:
+                ignored.append(seen.key)
+            kind = _listed_kind(listed.get(seen.key), seen.key, audiences, computed_traits)
         if kind is not None:
             found[seen.key] = KnownTrait(seen.key, trait_name(seen.key), kind)
 
@@ -197,6 +227,11 @@ def build(
     for trait in found.values():
         by_name.setdefault(trait.name, []).append(trait.key)
     lost = [trait for trait in known if trait.key not in found and trait.name not in by_name]
+    unlisted = {
+        trait.key
+        for trait in lost
+        if listed is not None and _needs_listing(trait.key, listed) and trait.key not in listed
+    }
 
     problems: dict[str, str] = {}
     messages: list[str] = []
@@ -215,7 +250,7 @@ def build(
                 f"the keys {both} give one trait name, {name!r}: none of them is sent until one "
                 "is renamed or left out of engage.audiences and engage.computed_traits"
             )
-    return Catalog(found.values(), problems, messages, lost)
+    return Catalog(found.values(), problems, messages, lost, unlisted, sorted(ignored))
 
 
 def _kind(
@@ -226,14 +261,31 @@ def _kind(
 ) -> Kind | None:
     if seen.key in PROFILE_KEYS or fnmatchcase(seen.key, INTERNAL):
         return None
-    if _matches(seen.key, computed_traits):
+    if matches(seen.key, computed_traits):
         return COMPUTED_TRAIT
-    if not _matches(seen.key, audiences):
+    if not matches(seen.key, audiences):
         return None
     # 1 and 0 alone may be a count: they are membership where no other number stands beside them.
     boolean_values = seen.words > 0 or (seen.digits > 0 and seen.others == 0)
     return AUDIENCE if boolean_values or earlier == AUDIENCE else None
 
 
-def _matches(key: str, patterns: Collection[str]) -> bool:
+def _listed_kind(
+    listed: Kind | None,
+    key: str,
+    audiences: Collection[str],
+    computed_traits: Collection[str],
+) -> Kind | None:
+    globs = {AUDIENCE: audiences, COMPUTED_TRAIT: computed_traits}
+    if listed is None or key in PROFILE_KEYS or not matches(key, globs[listed]):
+        return None
+    return listed
+
+
+def _needs_listing(key: str, listed: Mapping[str, Kind]) -> bool:
+    return key in listed or not fnmatchcase(key, JOURNEY)
+
+
+def matches(key: str, patterns: Collection[str]) -> bool:
+    """Whether a key is one of these keys or globs."""
     return any(fnmatchcase(key, pattern) for pattern in patterns)

@@ -33,11 +33,14 @@ class Full(Exception):
 
 
 class Inbox:
-    """Takes requests into the queue database until `limit` calls wait there."""
+    """Takes requests into the queue database until `limit` calls wait there; `came` is told of each
+    commit."""
 
-    def __init__(self, database: Database, limit: int) -> None:
+    def __init__(
+        self, database: Database, limit: int, came: Callable[[], None] = lambda: None
+    ) -> None:
         self._database = database
-        self.limit = limit
+        self.limit, self._came = limit, came
         self._arrived: queues.SimpleQueue[tuple[Accepted, Waiter] | None] = queues.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="inbox", daemon=True)
         #: calls that wait, as counted at `_counted_at`, and those that came since
@@ -85,6 +88,8 @@ class Inbox:
                 error = self._commit(write, [accepted for accepted, _ in arrived])
                 self.problem = None if error is None else str(error)
                 _answer_all(arrived, error)
+                if arrived and error is None:
+                    self._came()
                 if error is not None and not stop:
                     return False
             if stop:

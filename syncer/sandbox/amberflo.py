@@ -19,13 +19,10 @@ import hashlib
 import hmac
 import ipaddress
 import re
-import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -34,11 +31,13 @@ import orjson
 from aiohttp import web
 
 from syncer.sandbox.faults import Fault, Faults
+from syncer.sandbox.serving import running
 
 __all__ = ["AmberfloSandbox", "running"]
 
 Json = dict[str, Any]
 
+PIECE = 1 << 16
 MAX_BODY = 1 << 20  # aiohttp bounds the body as sent to the same
 STAGES = ("ONBOARDING", "TRIAL", "ACTIVE", "OFFBOARDED")
 SERVER_OWNED = frozenset({"id", "createTime", "updateTime", "deleteTime", "deactivateTimeStamp"})
@@ -97,7 +96,8 @@ class AmberfloSandbox:
 
     `put_unknown` says what a PUT of an unknown id does, which the sources leave open (§1, "Does
     PUT upsert?"): "create" it or "refuse" it. `max_records` bounds one ingest request (open, §2).
-    `faults` may be replaced at any time.
+    Whether paging gives traits is open too ("paging"), and of the list only likely: `paging_traits`
+    and `list_traits` say so. `faults` may be replaced at any time.
     """
 
     def __init__(
@@ -107,12 +107,15 @@ class AmberfloSandbox:
         faults: Faults | None = None,
         put_unknown: str = "create",
         max_records: int | None = None,
+        paging_traits: bool = True,
+        list_traits: bool = True,
     ) -> None:
         if put_unknown not in ("create", "refuse"):
             raise ValueError(f"put_unknown is {put_unknown!r}; good are 'create' and 'refuse'")
         self.faults = faults or Faults()
         self.put_unknown = put_unknown
         self.max_records = max_records
+        self.paging_traits, self.list_traits = paging_traits, list_traits
         self.customers: dict[str, Json] = {}
         self.records: list[Json] = []
         self._key = api_key.encode()
@@ -256,10 +259,11 @@ class AmberfloSandbox:
     # -- customers (§1)
 
     def _get_customers(self, call: Call) -> web.Response:
-        """All of them, not paginated; with `customerId` the one, or `{}` with 200."""
+        """All of them, not paginated and sent bit by bit; with `customerId` the one, or `{}` with
+        200."""
         if "customerId" in call.query:
             return _json(self.customers.get(call.query["customerId"], {}))
-        return _json(self._listed())
+        return _json_array(self._shown(self._listed(), self.list_traits))
 
     def _get_customer(self, call: Call) -> web.Response:
         return _json(self.customers.get(call.customer, {}))
@@ -288,7 +292,8 @@ class AmberfloSandbox:
             "sort": sort,
             "search": search,
         }
-        return _json({"items": found[(page - 1) * limit : page * limit], "metadata": metadata})
+        items = list(self._shown(found[(page - 1) * limit : page * limit], self.paging_traits))
+        return _json({"items": items, "metadata": metadata})
 
     def _create_customer(self, call: Call) -> web.Response:
         customer = _customer(call.body)
@@ -343,6 +348,10 @@ class AmberfloSandbox:
 
     def _listed(self) -> list[Json]:
         return [c for c in self.customers.values() if "deleteTime" not in c]
+
+    def _shown(self, customers: Iterable[Json], traits: bool) -> Iterator[Json]:
+        for one in customers:
+            yield one if traits else {name: one[name] for name in one if name != "traits"}
 
     # -- meter records (§2)
 
@@ -400,38 +409,6 @@ class AmberfloSandbox:
     def _reset(self, _: bytes) -> web.Response:
         self.reset_stats()
         return _json({})
-
-
-@contextmanager
-def running(sandbox: AmberfloSandbox, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Run it in a thread with an event loop of its own, yield its base URL, stop it at the end."""
-    started: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-
-    async def serve() -> None:
-        stop = asyncio.Event()
-        try:
-            url = await sandbox.start(host, port)
-        except BaseException as error:
-            started.set_exception(error)
-            return
-        started.set_result((url, asyncio.get_running_loop(), stop))
-        await stop.wait()
-        await sandbox.stop()
-
-    thread = threading.Thread(
-        target=lambda: asyncio.run(serve()), name="amberflo-sandbox", daemon=True
-    )
-    thread.start()
-    try:
-        url, loop, stop = started.result()
-    except BaseException:
-        thread.join()
-        raise
-    try:
-        yield url
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
 
 
 # -- what a body may hold
@@ -558,6 +535,21 @@ _KINDS = {str: "string", bool: "boolean", dict: "JSON object"}
 
 def _json(value: object, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+def _json_array(items: Iterable[object]) -> web.Response:
+    """An array that is not made as a whole: an answer of unknown length."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        piece = b"["
+        for number, item in enumerate(items):
+            piece += (b"," if number else b"") + orjson.dumps(item)
+            if len(piece) >= PIECE:
+                yield piece
+                piece = b""
+        yield piece + b"]"
+
+    return web.Response(body=pieces(), content_type="application/json")
 
 
 async def _read(request: web.BaseRequest) -> bytes:

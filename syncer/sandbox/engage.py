@@ -223,6 +223,17 @@ class EngageSandbox:
             if customer is not None:
                 yield customer
 
+    def sizes(self) -> Counter[str]:
+        """How many profiles are in each audience now, and have each computed trait."""
+        found = Counter(dict.fromkeys(self.audiences, 0))
+        for _, profile in self._profiles():
+            for key, (text, _) in profile.newest().items():
+                if key in self.audiences:
+                    found[key] += text == "true"
+                elif key.startswith(COMPUTED_PREFIX) and text is not None:
+                    found[key] += 1
+        return found
+
     def observe(self) -> None:
         """Call it whenever a sync has run, before the next `evolve()`."""
         for profile in self._kept.values():

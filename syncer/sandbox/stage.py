@@ -11,8 +11,9 @@ from pathlib import Path
 
 from syncer.errors import SyncerError
 from syncer.sandbox.amberflo import AmberfloSandbox, running
-from syncer.sandbox.engage import EngageSandbox
+from syncer.sandbox.engage import EngageSandbox, Evolution
 from syncer.sandbox.faults import Faults
+from syncer.sandbox.public_api import PublicApiSandbox, listed_by
 
 #: The Engage stand-in starts so far back, so that what it lets happen is past, not future.
 STARTS_BEFORE = timedelta(days=30)
@@ -33,6 +34,11 @@ computed_traits = ["total_revenue_*"]
 [engage.profiles_sync]
 url = "sqlite:///{engage}"
 
+[engage.public_api]
+token = "{token}"
+space_id = "{space_id}"
+url = "{public_api}"
+
 [state]
 url = "sqlite:///{state}"
 
@@ -49,8 +55,15 @@ class Stage:
     amberflo: AmberfloSandbox
     amberflo_url: str
     engage: EngageSandbox
+    public_api: PublicApiSandbox
     config: str
     write_key: str
+
+    def evolve(self, hours: float = 2.5, fraction: float = 0.01) -> Evolution:
+        """Let time pass at Engage, and the Public API know of it."""
+        evolution = self.engage.evolve(hours=hours, fraction=fraction)
+        self.public_api.listed = listed_by(self.engage)
+        return evolution
 
 
 @contextmanager
@@ -63,8 +76,10 @@ def stage(
     faults: Faults | None = None,
     port: int = 0,
 ) -> Iterator[Stage]:
-    """Fill Engage's database in `folder` and serve Amberflo, for the block."""
-    api_key, write_key = (f"sandbox-{kind}-{secrets.token_hex(8)}" for kind in ("api", "write"))
+    """Fill Engage's database in `folder`, serve its Public API and Amberflo, for the block."""
+    api_key, write_key, token, space_id = (
+        f"sandbox-{kind}-{secrets.token_hex(8)}" for kind in ("api", "write", "token", "space")
+    )
     engage_file = folder / "engage.db"
     engage = EngageSandbox(
         f"sqlite:///{engage_file}", seed=seed, clock=datetime.now(UTC) - STARTS_BEFORE
@@ -72,15 +87,19 @@ def stage(
     amberflo = AmberfloSandbox(api_key, faults=faults)
     try:
         engage.fill(users, audiences)
-        with _serving(amberflo, port) as url:
+        public_api = PublicApiSandbox(token, space_id, listed=listed_by(engage))
+        with running(public_api) as public_api_url, _serving(amberflo, port) as url:
             config = CONFIG.format(
                 api_key=api_key,
                 write_key=write_key,
                 amberflo=url,
                 engage=engage_file.absolute(),
+                token=token,
+                space_id=space_id,
+                public_api=public_api_url,
                 state=(folder / "syncer.db").absolute(),
             )
-            yield Stage(amberflo, url, engage, config, write_key)
+            yield Stage(amberflo, url, engage, public_api, config, write_key)
     finally:
         engage.close()
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -22,6 +23,7 @@ from state.snapshot import ChangeRow, CustomerState, TraitRow
 from syncer.amberflo.delivery import Delivery
 from syncer.engage import catalog as catalogs
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait, canonical
+from syncer.engage.listing import UNLISTED, Computation, Listing
 from syncer.engage.source import (
     ChangedSince,
     Everything,
@@ -34,6 +36,7 @@ from syncer.engage.source import (
 )
 from syncer.engage.values import milliseconds
 from syncer.errors import NotFound, SourceError, StateError, Stopped, SyncerError
+from syncer.sync import gate
 from syncer.sync.compare import (
     CustomerChange,
     Pair,
@@ -43,7 +46,9 @@ from syncer.sync.compare import (
     compare,
     look_up,
     merge,
+    same,
 )
+from syncer.sync.gate import Mismatch
 from syncer.sync.guard import Guard
 from syncer.sync.plan import Plan
 
@@ -101,7 +106,8 @@ class Again:
 
 @dataclass
 class Compared:
-    """What a run would do. `held` maps trait keys to the guard's reason; close it when done."""
+    """What a run would do. `held` maps trait keys to the guard's reason, `waiting` those of which
+    what leaves waits for Segment to the reason of that; close it when done."""
 
     kind: RunKind
     scope: Scope
@@ -112,6 +118,10 @@ class Compared:
     members: dict[str, int]
     watermark: str | None
     without_id: WithoutCustomerId
+    #: what the Public API says; None where it is not asked
+    listing: Listing | None = None
+    waiting: dict[str, str] = field(default_factory=dict)
+    mismatches: list[Mismatch] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -122,10 +132,12 @@ class Compared:
 
     def split(self, change: CustomerChange) -> tuple[CustomerChange | None, list[TraitChange]]:
         """What of a customer's change goes through (None: nothing), and what is held."""
-        back = [one for one in change.changes if one.key in self.held]
+        back = [one for one in change.changes if self.holds(one)]
         if not back:
             return change, []
-        kept = [one for one in change.changes if one.key not in self.held]
+        kept = [one for one in change.changes if not self.holds(one)]
+        if change.known and not kept and change.name is None and change.email is None:
+            return None, back
         traits = dict(change.traits)
         for one in back:
             if one.before is None:
@@ -137,6 +149,17 @@ class Compared:
             return None, change.changes
         return change._replace(traits=traits, changes=kept), back
 
+    def holds(self, one: TraitChange) -> bool:
+        """Whether a change is not applied, for the guard's sake or until Segment is ready."""
+        return one.key in self.held or self.waits(one)
+
+    def waits(self, one: TraitChange) -> bool:
+        return one.key in self.waiting and gate.leaves(one, self.catalog.by_key[one.key].kind)
+
+    def waiting_changes(self, key: str) -> int:
+        """How many changes of a trait wait for Segment."""
+        return self.tally.sums[key].leaving if key in self.waiting else 0
+
     def _somebody(self, traits: dict[str, Any]) -> bool:
         kinds = self.catalog.by_name
         return any(value is True or kinds[name].kind != AUDIENCE for name, value in traits.items())
@@ -144,7 +167,8 @@ class Compared:
 
 @dataclass
 class Result:
-    """How a run ended. `problems` are lines for the user; the run is good without any."""
+    """How a run ended. `problems` are lines for the user; the run is good without any. `waiting`
+    and `mismatches` are for the user to know."""
 
     run: int
     kind: str
@@ -152,6 +176,10 @@ class Result:
     held: dict[str, str] = field(default_factory=dict)
     delivery: Delivery = field(default_factory=Delivery)
     problems: list[str] = field(default_factory=list)
+    #: trait keys of which what leaves waits for Segment, with the reason
+    waiting: dict[str, str] = field(default_factory=dict)
+    #: audiences of which Segment counts another number of members
+    mismatches: list[Mismatch] = field(default_factory=list)
 
 
 Deliver = Callable[[int, Callable[[int], None]], Delivery]
@@ -174,6 +202,10 @@ class Runs:
     #: seconds to wait for the end of another run, such as a short one of the daemon
     patience: float = 5.0
     stop: Callable[[], bool] = lambda: False
+    #: what the Public API lists; None where it is not to be asked
+    computations: Callable[[], list[Computation]] | None = None
+    #: a share of Segment's count of an audience by which ours may differ
+    size_tolerance: float = 0.05
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
     # What the command line asks for
@@ -215,20 +247,19 @@ class Runs:
             found = failures.find(connection, failed)
         return self.send_again([str(failure["customer_id"]) for failure in found])
 
-    def send_again(self, customer_ids: Collection[str]) -> Delivery:
+    def send_again(self, customer_ids: Iterable[str]) -> Delivery:
         """Send known customers as they are to be, whatever Amberflo has of them."""
-        refs = [failures.customer_ref(one) for one in customer_ids]
+        rest, due, began = iter(customer_ids), 0, self.clock()
         with run_lock(self.database, self.patience):
             with self.database.write(alone=True) as connection:
-                failures.clear(connection, refs)
-                due = snapshot.send_again(
-                    connection, self.clock(), customer_ids=customer_ids, run=BY_HAND
-                )
+                while ids := list(islice(rest, snapshot.CHUNK)):
+                    failures.clear(connection, [failures.customer_ref(one) for one in ids])
+                    due += snapshot.send_again(connection, began, customer_ids=ids, run=BY_HAND)
             delivery = self._send(BY_HAND, due)
             with self.database.read() as connection:
-                refused = failures.count(connection, refs)
+                refused = failures.customers_since(connection, began)
                 left = snapshot.backlog(connection, BY_HAND)
-        return replace(delivery, delivered=due - refused - left, failed=refused)
+        return replace(delivery, delivered=max(due - refused - left, 0), failed=refused)
 
     def diff(self, *, full: bool = False) -> Compared:
         """What the next run would change; writes nothing and asks Amberflo nothing."""
@@ -274,6 +305,7 @@ class Runs:
                 check()  # nobody else runs: what was compared is still so
                 due = self._commit(run, compared, approval, again)
                 result = Result(run, kind, runs.DONE, compared.held)
+                result.waiting, result.mismatches = compared.waiting, compared.mismatches
                 result.problems += compared.catalog.messages
             with self.database.read() as connection:
                 done = runs.done_before(connection, run)
@@ -282,15 +314,20 @@ class Runs:
 
     def _compare(self, kind: RunKind, scope: Scope, approval: Approval | None) -> Compared:
         whole = isinstance(scope, Everything)
+        listing = self._listing()  # asked before the pull: it may take minutes
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
+            statuses = {row.key: row.status for row in rows}
             known = [KnownTrait(row.key, row.trait, _kind(row.kind)) for row in rows]
             catalog = catalogs.build(
                 pull.observed(),
                 known,
                 audiences=self.selection.audiences,
                 computed_traits=self.selection.computed_traits,
+                listed=listing.kinds if listing else None,
             )
+            if listing and listing.problem:
+                catalog.messages.append(listing.problem)
             members = {
                 catalog.by_name[row.trait].key: row.members
                 for row in rows
@@ -311,7 +348,15 @@ class Runs:
                 raise
             pending = runs.held_keys(connection)
         lost = catalog.by_key.keys() - set(catalog.keys)
-        held = self.guard.held(tally.sums, members, whole=whole, pending=pending, lost=lost)
+        held = self.guard.held(
+            tally.sums,
+            members,
+            whole=whole,
+            pending=pending,
+            lost=lost,
+            unlisted=catalog.unlisted,
+            waiting=gate.waiting(listing, tally.sums, ()) if listing else (),
+        )
         for key, seen in (approval.held if approval else {}).items():
             if tally.sums[key].differing <= max(seen * APPROVAL_SLACK, seen + APPROVAL_SLACK_MIN):
                 held.pop(key, None)
@@ -321,6 +366,10 @@ class Runs:
             tally.sums[key].pulled += count
             tally.sums[key].reasons["no customer id"] += count
         _check_sums(tally)
+        waiting = gate.waiting(listing, tally.sums, held) if listing else {}
+        told = listing is None or not gate.unseen(listing, catalog, statuses, whole=whole)
+        if waiting or not told:
+            watermark = None  # no row is settled by this run: the next one compares everything
         return Compared(
             kind=kind,
             scope=scope,
@@ -331,7 +380,34 @@ class Runs:
             members=members,
             watermark=None if isinstance(scope, OnlyCustomer) else (watermark or ""),
             without_id=without_id,
+            listing=listing,
+            waiting=waiting,
+            mismatches=gate.mismatches(
+                listing,
+                gate.members_after(tally.sums, members, held, waiting),
+                self.selection.audiences,
+                self.size_tolerance,
+            )
+            if listing and whole
+            else [],
         )
+
+    def _listing(self) -> Listing | None:
+        """What the Public API lists; where it cannot be read, what earlier runs knew as ours."""
+        if self.computations is None:
+            return None
+        try:
+            return Listing.of(self.computations())
+        except SourceError as error:
+            with self.database.read() as connection:
+                rows = snapshot.traits(connection)
+            known = {row.key: _kind(row.kind) for row in rows if row.status != UNLISTED}
+            if not known:
+                raise SourceError(
+                    f"{error}; no earlier run knows which traits are audiences, so nothing was sent"
+                ) from None
+            problem = f"{error}; until it can be read, nothing that left is taken out"
+            return Listing(known, problem=problem)
 
     def _fill(
         self,
@@ -395,6 +471,7 @@ class Runs:
                     for trait in compared.catalog.by_name.values()
                 ],
             )
+            _describe_traits(connection, compared)
             if again is not None:
                 ids = None if again.customer_id is None else [again.customer_id]
                 snapshot.send_again(connection, now, key=again.audience, customer_ids=ids)
@@ -421,7 +498,6 @@ class Runs:
         """Write the plan less what is held. Gives held changes by key, customers with one, and by
         how many the members of each key went up or down."""
         held_changes: dict[str, int] = {}
-        members: dict[str, int] = {}
         held_customers = 0
         writer = _Writer(connection, run, now)
         for number, change in enumerate(compared.plan):
@@ -433,11 +509,8 @@ class Runs:
                 held_changes[one.key] = held_changes.get(one.key, 0) + 1
             if kept is not None:
                 writer.write(kept)
-                for one in kept.changes:
-                    delta = _counts(one.after) - _counts(one.before)
-                    members[one.key] = members.get(one.key, 0) + delta
         writer.flush()
-        return held_changes, held_customers, members
+        return held_changes, held_customers, writer.members
 
     def _send(self, run: int, due: int, done: int = 0) -> Delivery:
         """Deliver what the run waits for: what calls make due meanwhile is not its to wait for.
@@ -517,16 +590,19 @@ class Runs:
                     f"run {run} is {record['state']}: it holds nothing that waits for a decision"
                 )
             rows = runs.traits(connection, run)
-        return Approval(run, {str(row["key"]): int(row["held"]) for row in rows if row["held"]})
+        held = {str(row["key"]): int(row["held"]) - int(row["waiting"]) for row in rows}
+        return Approval(run, {key: count for key, count in held.items() if count})
 
 
 class _Writer:
     """Gathers a run's changes and writes them in bulk. A customer that a call changed since the
-    comparison keeps what the call said: changes are laid over the state as it is now."""
+    comparison keeps what the call said: changes are laid over the state as it is now. `members` is
+    by how many those of each key went up or down."""
 
     def __init__(self, connection: Connection, run: int, now: int) -> None:
         self._connection, self._run, self._now = connection, run, now
         self._gathered: list[CustomerChange] = []
+        self.members: dict[str, int] = {}
 
     def write(self, change: CustomerChange) -> None:
         self._gathered.append(change)
@@ -541,8 +617,12 @@ class _Writer:
         changes: list[ChangeRow] = []
         for change in self._gathered:
             state = there.get(change.customer_id)
-            (new if state is None else old).append(laid_over(state, change))
-            changes += [self._row(change.customer_id, one) for one in change.changes]
+            laid, made = laid_over(state, change)
+            (new if state is None else old).append(laid)
+            changes += [self._row(change.customer_id, one) for one in made]
+            for one in made:
+                delta = _counts(one.after) - _counts(one.before)
+                self.members[one.key] = self.members.get(one.key, 0) + delta
         snapshot.insert_customers(self._connection, new, self._now, self._run)
         snapshot.update_customers(self._connection, old, self._now, self._run)
         snapshot.add_changes(self._connection, changes, self._run, self._now)
@@ -554,22 +634,34 @@ class _Writer:
         return ChangeRow(customer_id, change.key, change.trait, before, after, observed_at)
 
 
-def laid_over(state: CustomerState | None, change: CustomerChange) -> CustomerState:
-    """A customer's state with a change laid over it."""
+def laid_over(
+    state: CustomerState | None, change: CustomerChange
+) -> tuple[CustomerState, list[TraitChange]]:
+    """A customer's state with a change laid over it, and what that changed: nothing, where a call
+    since the comparison said the same, or something newer."""
     if state is None:
         traits = canonical(change.traits)
-        return CustomerState(change.customer_id, traits, change.name, change.email, None, None)
+        new = CustomerState(change.customer_id, traits, change.name, change.email, None, None)
+        return new, change.changes
     traits_now = orjson.loads(state.traits)
+    stamps = orjson.loads(state.stamps or "{}")
+    made = []
     for one in change.changes:
+        now = traits_now.get(one.trait)
+        newer = not same(now, one.before) and stamps.get(one.trait, 0) > (one.observed_at or 0)
+        if newer or same(now, one.after):
+            continue
+        made.append(one._replace(before=now))
         if one.after is None:
             traits_now.pop(one.trait, None)
         else:
             traits_now[one.trait] = one.after
-    return state._replace(
+    laid = state._replace(
         traits=canonical(traits_now),
         name=change.name or state.name,
         email=change.email or state.email,
     )
+    return laid, made
 
 
 def trait_sums(compared: Compared, held: dict[str, int]) -> list[dict[str, Any]]:
@@ -588,10 +680,27 @@ def trait_sums(compared: Compared, held: dict[str, int]) -> list[dict[str, Any]]
             "skipped": sums.skipped,
             "held": held.get(trait.key, 0),
             "reasons": orjson.dumps(sums.reasons, option=orjson.OPT_SORT_KEYS).decode(),
+            "waiting": compared.waiting_changes(key),
         }
         for key, sums in compared.tally.sums.items()
         if sums.pulled and (trait := compared.catalog.by_key[key])
     ]
+
+
+def _describe_traits(connection: Connection, compared: Compared) -> None:
+    """Write down what the Public API says of our traits, for who looks at them."""
+    listing = compared.listing
+    if listing is None or listing.problem is not None:
+        return
+    rows = []
+    for row in snapshot.traits(connection):
+        found = listing.computations.get(row.key)
+        if found is not None:
+            rows.append(row._replace(name=found.name, status=found.status, size=found.size))
+        else:
+            status = UNLISTED if row.key in compared.catalog.unlisted else None
+            rows.append(row._replace(status=status, size=None))
+    snapshot.describe_traits(connection, rows)
 
 
 def _check_sums(tally: Tally) -> None:

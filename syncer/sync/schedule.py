@@ -33,38 +33,73 @@ log = logging.getLogger("syncer")
 
 #: A clock that goes back or ahead by more seconds than this was set, or the machine slept.
 STEP = 5.0
+#: So many runs before a reconcile the starts begin to be drawn so that one falls on it.
+AHEAD = 1000
 #: Seconds after which a slot is tried again where another run was going on.
 AFTER_ANOTHER = 60.0
 
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
+_DAYS = "sun mon tue wed thu fri sat"
+#: The fields of a cron line: what each counts, from where to where, and the names it knows.
+_FIELDS = (
+    ("minute", 0, 59, ""),
+    ("hour", 0, 23, ""),
+    ("day of the month", 1, 31, ""),
+    ("month", 1, 12, _MONTHS),
+    ("day of the week", 0, 6, _DAYS),
+)
+#: Of a field, what stands between its commas: *, 5, 1-5 or mon-fri, each with a step or without.
+_PART = re.compile(r"(?:\*|([0-9]+|[a-z]+)(?:-([0-9]+|[a-z]+))?)(?:/([0-9]+))?")
 
 
 def cron(line: str) -> CronTrigger:
-    """The trigger of a cron line (UTC); `ValueError` where it is none."""
-    fields = line.lower().split()
-    if len(fields) != 5:
-        raise ValueError(f"{len(fields)} fields, not 5")
-    days = ",".join(_days(part) for part in fields[4].split(","))
-    trigger = CronTrigger.from_crontab(" ".join([*fields[:4], days]), timezone=UTC)
+    """The trigger of a cron line (UTC); `ValueError` where it is none. Read here: APScheduler
+    counts the days of the week from Monday, and overlooks what it cannot read behind a name."""
+    texts = line.lower().split()
+    if len(texts) != 5:
+        raise ValueError(f"{len(texts)} fields, not 5")
+    if texts[2] != "*" and texts[4] != "*":
+        raise ValueError("a day of the month or one of the week, not both")
+    minute, hour, day, month, weekday = (
+        text if text == "*" else ",".join(sorted(_values(text, *field)))
+        for text, field in zip(texts, _FIELDS, strict=True)
+    )
+    trigger = CronTrigger(
+        minute=minute, hour=hour, day=day, month=month, day_of_week=weekday, timezone=UTC
+    )
     if trigger.get_next_fire_time(None, datetime.now(UTC)) is None:
         raise ValueError("it never comes")
     return trigger
 
 
-def _days(part: str) -> str:
-    """A part of cron's days of the week by their names: cron counts from Sunday, and knows it as 7
-    too, APScheduler from Monday."""
-    match = re.fullmatch(r"([0-7]|[a-z]{3})(?:-([0-7]|[a-z]{3}))?(?:/([1-7]))?", part)
-    if match is None:
-        return part  # * or */2, or nothing that can be read
-    first, last = (
-        _DAYS.index(day) if day in _DAYS else int(day) if day.isdecimal() else -1
-        for day in (match[1], match[2] or match[1])
-    )
-    if first < 0 or last < 0:
-        raise ValueError(f"{part!r} is no day of the week")
-    last += 7 if last < first else 0
-    return ",".join(_DAYS[day % 7] for day in range(first, last + 1, int(match[3] or 1)))
+def _values(text: str, what: str, low: int, high: int, names: str) -> set[str]:
+    """What a field stands for, each as APScheduler reads it: numbers, days of the week by name."""
+    found: set[str] = set()
+    for part in text.split(","):
+        match = _PART.fullmatch(part)
+        if match is None:
+            raise ValueError(f"{part!r} is no {what}")
+        first, last, step = match.groups()
+        start = low if first is None else _number(first, what, low, high, names)
+        if last is not None:
+            end = _number(last, what, low, high, names)
+        else:
+            end = start if first is not None and step is None else high
+        if end < start and names is _DAYS:
+            end += 7  # over Sunday
+        if end < start or step == "0":
+            raise ValueError(f"{part!r} is no {what}")
+        numbers = range(start, end + 1, int(step or 1))
+        found |= {_DAYS.split()[n % 7] if names is _DAYS else str(n) for n in numbers}
+    return found
+
+
+def _number(text: str, what: str, low: int, high: int, names: str) -> int:
+    if text in names.split():
+        return low + names.split().index(text)
+    if text.isdecimal() and (low <= int(text) <= high or (names is _DAYS and text == "7")):
+        return int(text)
+    raise ValueError(f"{text!r} is no {what}")
 
 
 class Slot(NamedTuple):
@@ -109,7 +144,7 @@ class Rhythm:
     def _step(self, left: float, low: float, high: float, chance: Callable[[], float]) -> float:
         """Seconds to the next start, so that a later one can fall on a moment `left` away."""
         fitting = []
-        if high < left < float("inf"):
+        if high < left < AHEAD * low:
             # After the step, k more of low..high each must be able to make up what is left.
             for k in range(max(1, ceil((left - high) / high)), int((left - low) / low) + 1):
                 first, last = max(low, left - k * high), min(high, left - k * low)
@@ -155,9 +190,10 @@ class Schedule:
         self._past, self._run, self._tell, self._chance = past, run, tell, chance
         self._scheduler = scheduler or BackgroundScheduler(timezone=UTC)
         self._running = threading.Lock()
+        self._stopped = False
         self._job: Job | None = None
         self._slot: Slot | None = None
-        #: the start that the slot follows on, and our own last one
+        #: the newest start on record when the slot was planned, and our own last one
         self._basis: float | None = None
         self._started: float | None = None
         self._ahead = time.time() - time.monotonic()
@@ -166,19 +202,20 @@ class Schedule:
         """Plan the first slot and begin; `at_once` says that something was left undone."""
         past = self._past()
         slot = self.rhythm.next(past, time.time(), self._chance)
-        self._plan(slot._replace(at=time.time()) if at_once else slot, past)
+        self._plan(slot._replace(at=time.time()) if at_once else slot, past.start)
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Start nothing more; what runs is the caller's to end."""
-        self._scheduler.shutdown(wait=False)
+        """Start nothing more, and wait for the run that goes on, which the caller ends before."""
+        self._stopped = True
+        self._scheduler.shutdown(wait=True)
 
     def change(self, rhythm: Rhythm) -> None:
         """Go on in another rhythm."""
         self.rhythm = rhythm
         if not self._running.locked():
-            past = self._known_past()
-            self._plan(rhythm.next(past, time.time(), self._chance), past)
+            past = self._past()
+            self._plan(rhythm.next(self._known(past), time.time(), self._chance), past.start)
 
     def glance(self) -> None:
         """Look whether the clock was set or the machine slept; to be called every few seconds. The
@@ -192,13 +229,13 @@ class Schedule:
             self._started += min(step, 0.0)
         if step < 0 and self._slot is not None and not self._running.locked():
             # As much later as before, by the time that really goes by.
-            self._plan(self._slot._replace(at=self._slot.at + step), self._known_past())
+            self._plan(self._slot._replace(at=self._slot.at + step), self._basis)
         else:
             self._scheduler.wakeup()
 
-    def _plan(self, slot: Slot, past: Past) -> None:
-        """Make this the next slot; it follows on this past."""
-        self._slot, self._basis = slot, past.start
+    def _plan(self, slot: Slot, basis: float | None) -> None:
+        """Make this the next slot; `basis` is the newest start on record now."""
+        self._slot, self._basis = slot, basis
         if self._job is not None:
             with suppress(JobLookupError):  # it ran, or runs
                 self._job.remove()
@@ -216,33 +253,42 @@ class Schedule:
             return  # which plans anew when it ends
         try:
             assert self._slot is not None
-            slot = self._take(self._slot)
+            slot, basis = self._take(self._slot), self._past().start
+        except Exception:  # such as a database that cannot be read just now
+            log.exception("the next run could not be planned; tried again in a minute")
+            full = self._slot is not None and self._slot.full
+            slot, basis = Slot(time.time() + AFTER_ANOTHER, full), self._basis
         finally:
             self._running.release()
-        self._plan(slot, self._known_past())
+        if not self._stopped:
+            self._plan(slot, basis)
 
     def _take(self, slot: Slot) -> Slot:
         """Make the run of a slot, where it is still to be made; gives the slot that follows."""
         now, past = time.time(), self._past()
         if self._made_meanwhile(past, now):
             return self.rhythm.next(past, now, self._chance)
-        self._started = now
+        before, self._started = self._started, now
         try:
             self._run(slot.full)
         except Busy:
+            self._started = before
             return Slot(time.time() + AFTER_ANOTHER, slot.full)
         except Exception:
             log.exception("the run broke")
-        return self.rhythm.next(self._known_past(), time.time(), self._chance)
+        # By our own start: on record it may be a little later, or of before the clock was set.
+        past = self._past()._replace(start=self._started)
+        return self.rhythm.next(past, time.time(), self._chance)
 
     def _made_meanwhile(self, past: Past, now: float) -> bool:
         """Whether somebody made a run since the slot was planned, too short a while ago."""
-        if past.start is None or past.start <= (self._basis or 0.0) + 1:
+        if past.start is None or past.start == self._basis:
             return False
-        return now - past.start < self.rhythm.every - self.rhythm.jitter
+        return 0 <= now - past.start < self.rhythm.every - self.rhythm.jitter
 
-    def _known_past(self) -> Past:
-        """What is on record; our own last start counts also where its run failed."""
-        past = self._past()
+    def _known(self, past: Past) -> Past:
+        """The past on record, where our own last start counts also if its run failed. A start that
+        is still to come was before the clock was set back."""
         starts = [one for one in (past.start, self._started) if one is not None]
-        return past._replace(start=max(starts, default=None))
+        known = [one for one in starts if one <= time.time()]
+        return past._replace(start=max(known, default=past.start))

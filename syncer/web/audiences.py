@@ -47,7 +47,9 @@ def one(desk: Desk, visit: Visit) -> Answer:
         counted = sizes.up_to_date(connection)
         is_audience = trait.kind == AUDIENCE
         moments = _moments(connection, trait.key, since, until or desk.clock())
-        shown = sizes.by_hour(connection, trait.key, moments) if is_audience and counted else []
+        shown = []
+        if is_audience and counted:
+            shown = sizes.by_hour(connection, trait.key, moments, trait.members)
         changes = _changes(connection, trait.key, since, until, MOVES[step], after, counted)
         held = runs.held_keys(connection).get(trait.key)
     return Page(
@@ -121,10 +123,11 @@ def _changes(
         if span is None:
             return []
         since, until = span
+    steps, rows = None if step is None else [step], ROWS + 1
     return list(
         history.of_key(
             connection, key, since, until,
-            step=step, newest_first=True, after_id=after, limit=ROWS + 1,
+            steps=steps, newest_first=True, after_id=after, limit=rows,
         )
     )  # fmt: skip
 

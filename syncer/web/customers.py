@@ -8,7 +8,6 @@ from state import failures, history
 from syncer.web.desk import Desk
 from syncer.web.page import ROWS, Answer, GoTo, Missing, Page, Visit
 from syncer.web.render import link, values
-from syncer.web.work import resync
 
 
 def search(desk: Desk, visit: Visit) -> Answer:
@@ -56,7 +55,7 @@ def send_again(desk: Desk, visit: Visit) -> Answer:
     customer_id = visit.posted("id")
     with desk.state.read() as connection:
         _known(history.customer(connection, customer_id), customer_id)
-    desk.work.begin(_name(customer_id), f"sending {customer_id} again", resync, customer_id)
+    desk.work.begin(_name(customer_id), f"sending {customer_id} again", "resync", customer_id)
     return GoTo(link("/customer", id=customer_id))
 
 

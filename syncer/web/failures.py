@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from state import failures
+from syncer.web.asked import ALL
 from syncer.web.desk import Desk
 from syncer.web.page import ROWS, Answer, GoTo, Missing, Page, Visit, Wrong, whole
-from syncer.web.work import retry as retry_beside
 
 
 def listing(desk: Desk, visit: Visit) -> Answer:
@@ -30,7 +30,8 @@ def listing(desk: Desk, visit: Visit) -> Answer:
 def retry(desk: Desk, visit: Visit) -> Answer:
     ids, newest = _chosen(desk, visit)
     title = "sending all failures again" if ids is None else f"sending failure {ids[0]} again"
-    desk.work.begin(title, title, retry_beside, ids, newest)
+    which = ALL if ids is None else str(ids[0])
+    desk.work.begin(title, title, "retry", which, str(newest))
     return GoTo("/failures")
 
 
@@ -49,7 +50,7 @@ def _chosen(desk: Desk, visit: Visit) -> tuple[list[int] | None, int]:
     """One failure, or None for all; and the newest one that whoever chose can have seen."""
     which, newest = visit.posted("which"), whole("newest", visit.posted("newest"))
     assert newest is not None
-    if which == "all":
+    if which == ALL:
         return None, newest
     number = whole("which", which)
     assert number is not None

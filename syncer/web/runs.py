@@ -12,9 +12,13 @@ from state import history, runs
 from state.history import Entry
 from syncer.web.desk import Desk
 from syncer.web.page import LARGEST, ROWS, Answer, GoTo, Missing, NotNow, Page, Visit
-from syncer.web.work import approve as approve_beside
 
-STEPS = {"": None, "entered": history.ENTERED, "exited": history.EXITED, "changed": history.NEITHER}
+STEPS = {
+    "": None,
+    "entered": [history.ENTERED],
+    "exited": [history.EXITED],
+    "changed": [history.NEITHER],
+}
 
 
 def listing(desk: Desk, visit: Visit) -> Answer:
@@ -51,7 +55,7 @@ def one(desk: Desk, visit: Visit) -> Answer:
 def approve(desk: Desk, visit: Visit) -> Answer:
     _held(desk, visit)
     title = f"approval of run {visit.run}"
-    desk.work.begin(_name(visit.run), title, approve_beside, visit.run)
+    desk.work.begin(_name(visit.run), title, "approve", str(visit.run))
     return GoTo(f"/runs/{visit.run}")
 
 
@@ -72,7 +76,7 @@ def _changes(
 ) -> list[Entry]:
     """A page of what a run changed. Of all traits, but with one step: trait by trait, and only of
     those that have it by the run's sums; else a few among millions were looked for."""
-    find = partial(history.of_run, connection, run, step=STEPS[step])
+    find = partial(history.of_run, connection, run, steps=STEPS[step])
     if key or not step:
         return list(find(key=key or None, after_id=after, limit=ROWS + 1))
     last = history.entry(connection, after) if after is not None else None

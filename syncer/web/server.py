@@ -1,4 +1,4 @@
-"""The page's process: its server, until the lifeline ends."""
+"""The page's process: its server, and what keeps the sizes by the hour up to date."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 import uvloop
 
 from state import sizes
 from state.database import Database
 from state.errors import StateError
-from syncer.app import App
 from syncer.config import Config
-from syncer.daemon.process import settle_in
 from syncer.daemon.trouble import Trouble
 from syncer.passthrough.server import serve
-from syncer.report import LineProgress
+from syncer.storage import opened
 from syncer.web import audiences, customers, failures, now, runs
 from syncer.web.desk import Desk
 from syncer.web.door import Door
@@ -32,12 +29,12 @@ log = logging.getLogger("syncer.web")
 COUNT = 1.0
 
 
-def serve_page(config: Config, lifeline: Connection, listener: socket.socket) -> None:
-    """The process beside the daemon that serves the page on a socket that listens already."""
-    stop = settle_in(config, lifeline)
+def serve_page(config: Config, stop: Callable[[], bool], number: int) -> None:
+    """The process beside the daemon that serves the page, on the file `number` of a socket that
+    listens already, until `stop` says so."""
     assert config.web is not None
-    app, work = App(config, LineProgress(), stop), Work(config)
-    with app.state(writes=True) as state, app.queue(writes=True) as calls:
+    listener, work = socket.socket(fileno=number), Work(config)
+    with opened(config, writes=True) as state, opened(config, "queue", writes=True) as calls:
         desk = Desk(state, calls, work)
         door = Door(
             Sessions(config.web.token.get_secret_value()),
@@ -51,6 +48,7 @@ def serve_page(config: Config, lifeline: Connection, listener: socket.socket) ->
             uvloop.run(serve(pages, listener, stop))
         finally:
             work.close()
+            listener.close()
 
 
 def _count(state: Database, stop: Callable[[], bool]) -> None:

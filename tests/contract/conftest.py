@@ -137,3 +137,8 @@ def end_others(engine: Engine) -> int:
             )
         ).all()
     return len(ended)
+
+
+def as_claimed(customer_id: str, rev: int, run: int | None = None) -> DueRow:
+    """A customer as a worker claimed it."""
+    return DueRow(customer_id, "{}", None, None, None, rev, 0, run)

@@ -71,14 +71,18 @@ def test_sizes_by_the_hour_are_those_of_the_history(database: Database, back: fl
                 database,
                 lambda c, key=key: history.sizes(c, key, moments[0], moments[-1], len(moments)),
             )
-            assert ask(database, lambda c, key=key: sizes.by_hour(c, key, moments)) == wanted
+            found = ask(
+                database,
+                lambda c, key=key: sizes.by_hour(c, key, moments, history.count_at(c, key)),
+            )
+            assert found == wanted
             assert any(size.members for size in wanted) == (key != "none")
 
 
 def test_nothing_to_fold_is_no_harm(database: Database) -> None:
     assert ask(database, sizes.up_to_date)
     assert fold(database, 10) == 1
-    assert ask(database, lambda c: sizes.by_hour(c, "a", [START])) == [history.Size(START, 0)]
+    assert ask(database, lambda c: sizes.by_hour(c, "a", [START], 0)) == [history.Size(START, 0)]
 
 
 @pytest.mark.parametrize("step", [ENTERED, EXITED, NEITHER])
@@ -88,7 +92,9 @@ def test_the_span_of_a_step_has_its_newest_changes(database: Database, step: int
     fold(database, 1000)
 
     def page(connection: Any, since: int | None, until: int | None) -> list[int]:
-        found = history.of_key(connection, "a", since, until, step=step, newest_first=True, limit=5)
+        found = history.of_key(
+            connection, "a", since, until, steps=[step], newest_first=True, limit=5
+        )
         return [entry.id for entry in found]
 
     drawn = random.Random(step)

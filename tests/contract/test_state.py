@@ -27,7 +27,7 @@ from state.database import Database
 from state.errors import StateError
 from state.queue import DueEvent, EventRow
 from state.snapshot import ChangeRow, CustomerRow, CustomerState, DueRow, TraitRow
-from tests.contract.conftest import NOW, ask, due, due_ids, put, records, row
+from tests.contract.conftest import NOW, as_claimed, ask, due, due_ids, put, records, row
 
 
 def known(state: CustomerState) -> CustomerRow:
@@ -92,11 +92,6 @@ def place(url: str, part: str) -> Iterator[Engine]:
             connection.execute(text("CREATE SCHEMA public"))
     yield engine
     engine.dispose()
-
-
-def as_claimed(customer_id: str, rev: int, run: int | None = None) -> snapshot.DueRow:
-    """A customer as a worker claimed it."""
-    return snapshot.DueRow(customer_id, "{}", None, None, None, rev, 0, run)
 
 
 def names(part: str) -> set[str]:
@@ -243,6 +238,24 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
     assert after.keys() == before.keys() | {"t"}
     assert after["customer"] == [(*before["customer"][0], None)]
     assert versions(engine, "state") == newest("state")
+
+
+def test_the_first_version_is_brought_up(
+    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traits and sums of runs of before nobody asked the Public API."""
+    with monkeypatch.context() as older:
+        older.setitem(migrations.MIGRATIONS, "state", migrations.MIGRATIONS["state"][:1])
+        Database.open(url).close()
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO trait VALUES ('Vip', 'vip', 'audience', 3)"))
+        connection.execute(
+            text("INSERT INTO run_trait VALUES (1, 'Vip', 'vip', 'audience', 9,1,2,3,3,0, 2, '{}')")
+        )
+    with closing(Database.open(url)) as database:
+        assert ask(database, snapshot.traits) == [TraitRow("Vip", "vip", "audience", 3)]
+        (found,) = ask(database, lambda c: runs.traits(c, 1))
+        assert (found["held"], found["waiting"]) == (2, 0)
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(
@@ -541,6 +554,21 @@ def test_traits_are_recorded_and_members_added(database: Database) -> None:
         TraitRow("a", "a", "audience", 0),
         TraitRow("spent", "spent", "computed_trait", 1),
     ]
+
+
+def test_what_is_said_of_traits_stays_when_members_are_added(database: Database) -> None:
+    rows = [TraitRow("Vip", "vip", "audience", 3), TraitRow("b", "b", "audience", 1)]
+    said = rows[0]._replace(name="Very important", status="Live", size=2**40, members=99)
+    with database.write() as connection:
+        snapshot.put_traits(connection, rows)
+        snapshot.describe_traits(connection, [said, TraitRow("no", "no", "audience", 0)])
+        snapshot.put_traits(connection, [rows[0]._replace(members=-1)])
+    assert ask(database, snapshot.traits) == [said._replace(members=2), rows[1]]
+    with database.write() as connection:
+        snapshot.describe_traits(connection, [said._replace(status="Unlisted", size=None)])
+    assert ask(database, snapshot.traits)[0] == said._replace(
+        status="Unlisted", size=None, members=2
+    )
 
 
 def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
@@ -973,10 +1001,11 @@ def test_runs_that_were_cut_off_are_found(database: Database) -> None:
     assert ask(database, lambda c: runs.get(c, done))["ended_at"] is None
 
 
-def sums(key: str, held: int) -> dict[str, Any]:
+def sums(key: str, held: int, waiting: int = 0) -> dict[str, Any]:
     numbers = dict.fromkeys(("pulled", "entered", "exited", "changed", "unchanged", "skipped"), 3)
     return numbers | {
-        **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"}
+        **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"},
+        "waiting": waiting,
     }
 
 
@@ -1002,7 +1031,7 @@ def test_held_keys_are_those_that_nobody_decided_on(database: Database) -> None:
         held[number] = start(database, state=state)
         with database.write() as connection:
             runs.add_traits(connection, held[number], [sums(key, 2) for key in keys])
-            runs.add_traits(connection, held[number], [sums("z", 0)])
+            runs.add_traits(connection, held[number], [sums("z", 0), sums("y", 2, waiting=2)])
     assert ask(database, runs.held_keys) == {"a": held[0], "b": held[4]}
 
     with database.write() as connection:

@@ -78,6 +78,7 @@ class Daemon:
     process: subprocess.Popen[str]
     log: list[str]
     url: str = ""
+    killed: bool = False
     client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=30))
 
     @property
@@ -85,10 +86,20 @@ class Daemon:
         host, _, port = self.url.removeprefix("http://").rpartition(":")
         return host, int(port)
 
+    def kill(self) -> None:
+        """SIGKILL: the processes beside it must end by themselves."""
+        self.killed = True
+        below = descendants(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+        wait_until(lambda: not any(map(runs, below)), 20, what="the end of the processes beside")
+
     @property
     def worker(self) -> int:
         """The process that sorts and delivers."""
-        spawned = [one for one in descendants(self.process.pid) if b"spawn_main" in _command(one)]
+        spawned = [
+            one for one in descendants(self.process.pid) if b"syncer.daemon" in _command(one)
+        ]
         return min(spawned)  # a run's process comes later
 
     def post(
@@ -209,8 +220,8 @@ def installed(folder: Path, **options: Any) -> Iterator[Installation]:
 def daemon(
     installation: Installation, *, state: str | None = None, more: str = "", **settings: Any
 ) -> Iterator[Daemon]:
-    """The daemon on a free port; `settings` go to [passthrough], `more` stands after them. It must
-    end well when told to."""
+    """The daemon on a free port; `settings` go to [passthrough], `more` stands at the end of the
+    config. It must end well when told to, unless it was killed."""
     given = {
         "listen": "127.0.0.1:0",
         "write_keys": ["another-key", KEY],
@@ -222,7 +233,7 @@ def daemon(
         for key, value in given.items()
         if value is not None
     ]
-    installation.configure(state=state, more="[passthrough]\n" + "\n".join(lines) + f"\n{more}")
+    installation.configure(state=state, more=f"[passthrough]\n{chr(10).join(lines)}\n{more}")
     process = installation.start("daemon")
     found = Daemon(installation, process, [])
     reading = threading.Thread(target=_read, args=(process, found.log), daemon=True)
@@ -231,7 +242,8 @@ def daemon(
         found.url = _address(found)
         _wait_for_ready(found)
         yield found
-        _stop(found)
+        if not found.killed:
+            _stop(found)
     finally:
         found.client.close()
         if process.poll() is None:
@@ -279,4 +291,5 @@ def _stop(found: Daemon) -> None:
     assert found.process.wait(STOP) == 0, "\n".join(found.log)
     assert time.monotonic() - began < STOP
     wait_until(lambda: not any(map(runs, below)), 5, what="the end")
-    assert "Traceback" not in "\n".join(found.log)
+    said = "\n".join(found.log)
+    assert "Traceback" not in said, said

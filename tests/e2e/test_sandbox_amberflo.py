@@ -394,6 +394,31 @@ def test_paging_refuses_what_it_does_not_know(http: httpx.Client, query: dict[st
     assert repr(next(iter(query))) in message(http.get("/customers/paging", params=query))
 
 
+def test_the_list_comes_bit_by_bit_and_as_a_whole(
+    http: httpx.Client, sandbox: AmberfloSandbox
+) -> None:
+    for number in range(2000):
+        sandbox.customers[f"u{number}"] = customer(f"u{number}", traits={"text": "]" * 100})
+    with http.stream("GET", "/customers") as answer:
+        assert "content-length" not in answer.headers
+        pieces = list(answer.iter_raw())
+    assert len(pieces) > 1
+    assert json.loads(b"".join(pieces)) == list(sandbox.customers.values())
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_lists_may_leave_traits_out(
+    http: httpx.Client, sandbox: AmberfloSandbox, shown: bool
+) -> None:
+    sandbox.paging_traits, sandbox.list_traits = shown, not shown
+    stored = http.post("/customers", json=customer(traits={"vip": True})).json()
+    bare = {name: value for name, value in stored.items() if name != "traits"}
+    assert http.get("/customers/paging").json()["items"] == [stored if shown else bare]
+    assert http.get("/customers").json() == [bare if shown else stored]
+    for path in ("/customers/c1", "/customers?customerId=c1"):
+        assert http.get(path).json() == stored
+
+
 # -- ingest
 
 

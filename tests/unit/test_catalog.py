@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -40,8 +40,10 @@ def catalog_of(
     known: Collection[KnownTrait] = (),
     audiences: Collection[str] = ("*",),
     computed_traits: Collection[str] = (),
+    listed: Mapping[str, Kind] | None = None,
 ) -> Catalog:
-    return build(observed, known, audiences=audiences, computed_traits=computed_traits)
+    globs = {"audiences": audiences, "computed_traits": computed_traits}
+    return build(observed, known, **globs, listed=listed)
 
 
 def kinds(catalog: Catalog) -> dict[str, Kind]:
@@ -389,3 +391,70 @@ def test_a_known_key_that_the_config_leaves_out_now_is_not_pulled() -> None:
     )
     assert catalog.keys == ["vip_a"]
     assert catalog.by_name["other"] == other
+
+
+# Where the Public API says what a key is (facts/segment.md §1.2)
+
+
+def test_a_key_is_what_it_is_listed_as_where_the_globs_for_that_match() -> None:
+    observed = [*booleans("vip", "is_rich", "other"), seen("total", others=9), seen("x", others=1)]
+    listed: dict[str, Kind] = {
+        "vip": AUDIENCE,
+        "is_rich": AUDIENCE,
+        "other": COMPUTED_TRAIT,
+        "total": COMPUTED_TRAIT,
+        "x": AUDIENCE,
+        "not pulled": AUDIENCE,
+    }
+    found = catalog_of(observed, computed_traits=["is_*", "tot*"], listed=listed)
+    assert kinds(found) == {
+        "vip": AUDIENCE,
+        "is_rich": AUDIENCE,
+        "total": COMPUTED_TRAIT,
+        "x": AUDIENCE,
+    }
+    assert catalog_of(observed, audiences=["v*"], listed=listed).keys == ["vip"]
+    assert not found.unlisted
+    assert found.ignored == []
+
+
+def test_what_is_not_listed_is_a_custom_trait() -> None:
+    observed = [*booleans("vip", "has_cat", "has_pet"), seen("plan", others=9)]
+    found = catalog_of(observed, listed={"vip": AUDIENCE})
+    assert found.keys == ["vip"]
+    assert found.ignored == ["has_cat", "has_pet"]
+    assert found.messages == []
+
+
+def test_what_was_ours_and_is_not_listed_is_lost() -> None:
+    known = [KnownTrait("gone", "gone", AUDIENCE), KnownTrait("vip", "vip", AUDIENCE)]
+    found = catalog_of(booleans("gone", "vip"), known, listed={"vip": AUDIENCE})
+    assert found.keys == ["vip"]
+    assert found.by_key.keys() == {"gone", "vip"}
+    assert found.unlisted == {"gone"}
+    assert found.ignored == []
+    # What is listed and has no rows is lost too, but not deleted.
+    assert catalog_of([], known, listed={"vip": AUDIENCE}).unlisted == {"gone"}
+    assert not catalog_of([], known).unlisted
+
+
+def test_a_new_key_takes_the_name_of_one_that_is_not_listed() -> None:
+    known = [KnownTrait("Vip", "vip", AUDIENCE)]
+    found = catalog_of(booleans("Vip", "vip"), known, listed={"vip": AUDIENCE})
+    assert found.by_name == {"vip": KnownTrait("vip", "vip", AUDIENCE)}
+    assert not found.unlisted
+
+
+def test_steps_of_journeys_are_memberships_that_are_not_listed() -> None:
+    """They are no audiences of the Public API, and no custom traits."""
+    observed = [*booleans("j_o_a__b", "j_o_c__d"), seen("j_o_text", others=1)]
+    known = [KnownTrait("j_o_old__e", "j_o_old__e", AUDIENCE)]
+    found = catalog_of(observed, known, listed={"j_o_c__d": COMPUTED_TRAIT})
+    assert found.keys == ["j_o_a__b"]
+    assert not found.unlisted
+
+
+@pytest.mark.parametrize("kind", [AUDIENCE, COMPUTED_TRAIT])
+def test_name_and_email_are_no_traits_whatever_is_listed(kind: Kind) -> None:
+    listed = dict.fromkeys(("name", "email"), kind)
+    assert catalog_of(booleans("name", "email"), computed_traits=["*"], listed=listed).keys == []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 from sqlalchemy.engine import URL
 
-from syncer.config import Config, duration, load
+from syncer.config import AlertsConfig, Config, changes, duration, load
 from syncer.errors import EXIT_USAGE, ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
@@ -25,8 +25,10 @@ EXAMPLE_ENVIRON = {
     "SEGMENT_WRITE_KEY": "hush-write",
     "SEGMENT_WEBHOOK_SECRET": "hush-webhook",
 }
-#: What may be left out; the example has it as comments.
-OPTIONAL = {"web", "alerts.webhook"}
+#: Sections that may be left out; the example has them as comments.
+OPTIONAL = {"engage.public_api", "web"}
+#: Keys that the example shows as a comment: without them something else holds, or nothing.
+COMMENTED = {"amberflo.api_key_file", "alerts.webhook"}
 #: Keys that the example shows with a value of one's own.
 OWN_VALUES = {
     "amberflo.api_key",
@@ -104,8 +106,13 @@ def test_the_example_shows_every_key() -> None:
         }
 
     text = EXAMPLE.read_text(encoding="utf-8")
-    assert keys(tomllib.loads(text)) == {key for key, _ in leaves(config)}
-    assert re.search(r"^# api_key_file = ", text, re.MULTILINE)
+    assert keys(tomllib.loads(text)) == {key for key, _ in leaves(config)} - COMMENTED
+    for key in COMMENTED:
+        assert re.search(rf"^# {key.rpartition('.')[2]} = ", text, re.MULTILINE), key
+    # They load too where somebody takes the mark away.
+    bare = re.sub(r"^# (webhook = )", r"\1", text, flags=re.MULTILINE)
+    found = tomllib.loads(bare)["alerts"]
+    assert AlertsConfig.model_validate(found | {"webhook": "https://x/y"}).webhook is not None
 
 
 def uncommented(section: str) -> str:
@@ -117,6 +124,26 @@ def uncommented(section: str) -> str:
         if "_file = " not in lines[n]:
             lines[n] = lines[n].removeprefix("# ")
     return "\n".join(lines)
+
+
+def test_the_example_with_the_public_api_loads(tmp_path: Path) -> None:
+    text = uncommented("engage.public_api")
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    environ = EXAMPLE_ENVIRON | {"SEGMENT_PUBLIC_API_TOKEN": "hush-token"}
+    settings = load(path, environ).engage.public_api
+    assert settings is not None
+    assert "hush" not in repr(settings)
+    assert settings.token.get_secret_value() == "hush-token"
+    shown = tomllib.loads(text)["engage"]["public_api"]
+    assert shown.keys() == type(settings).model_fields.keys()
+    assert re.search(r"^# token_file = ", text, re.MULTILINE)
+    del shown["url"], shown["size_tolerance"]
+    assert type(settings).model_validate(shown | {"token": "hush-token"}) == settings
+    assert (settings.url, settings.size_tolerance) == ("https://api.segmentapis.com", 0.05)
+    assert refused(path, EXAMPLE_ENVIRON).startswith(
+        "FILE: engage.public_api.token: the environment variable SEGMENT_PUBLIC_API_TOKEN is not"
+    )
 
 
 def test_the_example_with_the_page_loads(tmp_path: Path) -> None:
@@ -171,6 +198,7 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "state.url": URL.create("sqlite", database="syncer.db"),
         "passthrough.listen": "127.0.0.1:8400",
         "passthrough.queue_limit": 1_000_000,
+        "alerts.webhook": None,
         "alerts.lag": 30 * 60,
         "alerts.silent": 24 * 3600,
         "log.format": "text",
@@ -211,6 +239,11 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         ("SYNCER_GUARD__MIN_EXITS", "7", "guard.min_exits", 7),
         ("SYNCER_GUARD__MAX_EXITS", "1", "guard.max_exits", 1.0),
         ("SYNCER_SCHEDULE__EVERY", "3h", "schedule.every", 10800.0),
+        ("SYNCER_SCHEDULE__RECONCILE", "30 2 * * SUN", "schedule.reconcile", "30 2 * * SUN"),
+        ("SYNCER_ALERTS__WEBHOOK", "http://h/x", "alerts.webhook", SecretStr("http://h/x")),
+        ("SYNCER_ALERTS__LAG", "5m", "alerts.lag", 300.0),
+        ("SYNCER_LOG__FORMAT", "json", "log.format", "json"),
+        ("SYNCER_LOG__LEVEL", "debug", "log.level", "debug"),
         ("SYNCER_STATE__URL", "sqlite:///x.db", "state.url", URL.create("sqlite", database="x.db")),
         # no settings
         ("SYNCER_CONFIG", "elsewhere.toml", "amberflo.rate", 10.0),
@@ -386,7 +419,7 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
         (
             ["[gard]", "max_exits = 1"],
             "FILE: gard: unknown key; known here: amberflo, engage, schedule, guard, state, "
-            "passthrough",
+            "passthrough, web, alerts, log",
         ),
         (
             ["[guard]", "max_exit = 1"],
@@ -399,6 +432,29 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
         (["schema_ = 'x'"], "FILE: engage.profiles_sync.schema_: unknown key; known here: url, "),
         (["[schedule]", "every = 'often'"], "FILE: schedule.every: this is no duration; write"),
         (["[schedule]", "reconcile = 'often'"], "FILE: schedule.reconcile: this is no cron line"),
+        (
+            ["[schedule]", "reconcile = '0 3 * * 8'"],
+            "FILE: schedule.reconcile: this is no cron line ('8' is no day of the week); write "
+            'for example "0 3 * * *" for 3:00 UTC daily',
+        ),
+        (
+            ["[schedule]", "reconcile = '0 0 30 2 *'"],
+            "FILE: schedule.reconcile: this is no cron line (it never comes); write ",
+        ),
+        (
+            ["[schedule]", "every = '20m'"],
+            "FILE: schedule: jitter must be less than every; write for example 20m for 2h30m",
+        ),
+        (["[alerts]", "lag = '0s'"], "FILE: alerts.lag: Input should be greater than 0"),
+        (["[alerts]", "silent = 'ever'"], "FILE: alerts.silent: this is no duration; write"),
+        (
+            ["[alerts]", "webhook = 'hush'"],
+            "FILE: alerts.webhook: this is no URL; write for example https://hooks.slack.com/",
+        ),
+        (["[alerts]", "webhook = ' '"], "FILE: alerts.webhook: the secret is empty; set it"),
+        (["[alerts]", "webhooks = 'x'"], "FILE: alerts.webhooks: unknown key; known here: webhook"),
+        (["[log]", "format = 'xml'"], "FILE: log.format: Input should be 'text' or 'json'"),
+        (["[log]", "level = 'loud'"], "FILE: log.level: Input should be 'debug', 'info', "),
         (["[schedule]", "every = '0s'"], "FILE: schedule.every: Input should be greater than 0"),
         (["overlap = nan"], "FILE: engage.profiles_sync.overlap: Input should be "),
         (["[guard]", "max_exits = 1.5"], "FILE: guard.max_exits: Input should be less than or eq"),
@@ -445,6 +501,10 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
         ("SYNCER_AMBERFLO__CONCURRENCY", "0", "Input should be greater than or equal to 1"),
         ("SYNCER_AMBERFLO__CONCURRENCY", "1001", "Input should be less than or equal to 1000"),
         ("SYNCER_AMBERFLO__TRAIT_VALUES", "json", "Input should be 'native' or 'string'"),
+        ("SYNCER_SCHEDULE__JITTER", "3h", "jitter must be less than every; write for example 20m"),
+        ("SYNCER_SCHEDULE__RECONCILE", "@daily", "this is no cron line (1 fields, not 5); write "),
+        ("SYNCER_ALERTS__WEBHOOK", "hush", "this is no URL; write for example https://hooks"),
+        ("SYNCER_LOG__LEVEL", "INFO", "Input should be 'debug', 'info', 'warning' or 'error'"),
         ("SYNCER_AMBERFLO__TIMEOUT", "30 s.", "this is no duration; write for example 90s"),
         (
             "SYNCER_AMBERFLO__CUSTOMERS_URL",
@@ -600,6 +660,56 @@ def test_what_is_wrong_with_the_page_is_named(file: Path, lines: list[str], line
     assert refused(with_lines(file, "[web]", *lines)).startswith("FILE: web." + line)
 
 
+# engage.public_api, which may be left out
+
+
+def test_the_public_api_may_come_from_the_environment(file: Path, tmp_path: Path) -> None:
+    assert load(file, {}).engage.public_api is None
+    token_file = tmp_path / "token"
+    token_file.write_text("hush-in-file\n", encoding="utf-8")
+    environ = {
+        "SYNCER_ENGAGE__PUBLIC_API__TOKEN_FILE": str(token_file),
+        "SYNCER_ENGAGE__PUBLIC_API__SPACE_ID": "space",
+        "SYNCER_ENGAGE__PUBLIC_API__SIZE_TOLERANCE": "0.5",
+    }
+    settings = load(file, environ).engage.public_api
+    assert settings is not None
+    assert settings.token.get_secret_value() == "hush-in-file"
+    assert (settings.space_id, settings.size_tolerance) == ("space", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([], "token: missing; set token, or token_file with the path of a file"),
+        (["token = 'hush'"], "space_id: missing; config.example.toml shows it"),
+        (["token = ' '", "space_id = 'x'"], "token: the secret is empty; "),
+        (["token = 'hush'", "space_id = ''"], "space_id: String should have at least 1 char"),
+        (["token_file = '/no/such'"], "token_file: /no/such cannot be read (No such file or dire"),
+        (
+            ["tokn = 'hush'", "token = 'hush'", "space_id = 'x'"],
+            "tokn: unknown key; known here: token, token_file, space_id, url, size_tolerance",
+        ),
+        (
+            ["token = 'hush'", "space_id = 'x'", "size_tolerance = -1"],
+            "size_tolerance: Input should be greater than or equal to 0",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_public_api_is_named(
+    file: Path, lines: list[str], line: str
+) -> None:
+    found = refused(with_lines(file, "[engage.public_api]", *lines))
+    assert found.startswith("FILE: engage.public_api." + line)
+    assert "hush" not in found
+
+
+def test_the_token_and_its_file_are_one_too_many(file: Path) -> None:
+    lines = ["[engage.public_api]", "token = 'hush'", "token_file = 'token'"]
+    line = refused(with_lines(file, *lines))
+    assert line == "FILE: engage.public_api: set token or token_file, not both"
+
+
 # Secrets
 
 
@@ -610,7 +720,8 @@ def test_a_secret_in_the_wrong_place_does_not_show(file: Path) -> None:
 
 def test_secrets_never_show() -> None:
     """Design §3: never printed, logged or stored."""
-    config = load(EXAMPLE, EXAMPLE_ENVIRON)
+    config = load(EXAMPLE, EXAMPLE_ENVIRON | {"SYNCER_ALERTS__WEBHOOK": "https://x/hush"})
+    assert config.alerts.webhook is not None
     shown = [config, *(getattr(config, name) for name in Config.model_fields)]
     shown += [value for _, value in leaves(config)]
     for one in shown:
@@ -629,3 +740,57 @@ def test_settings_cannot_be_changed(file: Path) -> None:
     config = load(file, {})
     with pytest.raises(ValueError, match="frozen"):
         config.amberflo.rate = 5  # type: ignore[misc]
+
+
+# What changed
+
+
+def test_what_did_not_change_is_no_change(file: Path) -> None:
+    assert changes(load(file, {}), load(file, {})) == []
+    assert changes(load(EXAMPLE, EXAMPLE_ENVIRON), load(EXAMPLE, EXAMPLE_ENVIRON)) == []
+
+
+#: Another value for each setting.
+OTHER_VALUES = {
+    "AMBERFLO__API_KEY": "hush 2",
+    "AMBERFLO__CUSTOMERS_URL": "http://h/c",
+    "AMBERFLO__INGEST_URL": "http://h/i",
+    "AMBERFLO__RATE": "50",
+    "AMBERFLO__CONCURRENCY": "4",
+    "AMBERFLO__TRAIT_VALUES": "string",
+    "AMBERFLO__TIMEOUT": "7s",
+    "AMBERFLO__PATIENCE": "7s",
+    "ENGAGE__CUSTOMER_ID": "email",
+    "ENGAGE__AUDIENCES": '["vip"]',
+    "ENGAGE__COMPUTED_TRAITS": '["x"]',
+    "ENGAGE__PROFILES_SYNC__URL": "postgresql+psycopg://reader:hush-2@host/db",
+    "ENGAGE__PROFILES_SYNC__SCHEMA": "other",
+    "ENGAGE__PROFILES_SYNC__OVERLAP": "7s",
+    "SCHEDULE__EVERY": "3h",
+    "SCHEDULE__JITTER": "7s",
+    "SCHEDULE__RECONCILE": "0 4 * * *",
+    "GUARD__MAX_EXITS": "0.5",
+    "GUARD__MIN_EXITS": "7",
+    "STATE__URL": "sqlite:///other.db",
+    "PASSTHROUGH__LISTEN": "127.0.0.1:1",
+    "PASSTHROUGH__WRITE_KEYS": '["hush 2"]',
+    "PASSTHROUGH__WEBHOOK_SECRET": "hush 2",
+    "PASSTHROUGH__QUEUE_LIMIT": "7",
+    "ALERTS__WEBHOOK": "https://h/hush",
+    "ALERTS__LAG": "7s",
+    "ALERTS__SILENT": "7s",
+    "LOG__FORMAT": "json",
+    "LOG__LEVEL": "error",
+}
+
+
+def test_every_change_is_told_by_its_key_and_not_by_its_value() -> None:
+    before = load(EXAMPLE, EXAMPLE_ENVIRON)
+    for variable, value in OTHER_VALUES.items():
+        after = load(EXAMPLE, {**EXAMPLE_ENVIRON, f"SYNCER_{variable}": value})
+        key = variable.lower().replace("__", ".")
+        assert changes(before, after) == changes(after, before) == [key]
+    every = {f"SYNCER_{variable}": value for variable, value in OTHER_VALUES.items()}
+    found = changes(before, load(EXAMPLE, EXAMPLE_ENVIRON | every))
+    assert set(found) == {key for key, _ in leaves(before)} - {"engage.source"}
+    assert len(found) == len(OTHER_VALUES)

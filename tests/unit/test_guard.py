@@ -157,3 +157,33 @@ def test_a_key_that_nothing_is_pulled_of_is_held_in_a_partial_run_too() -> None:
     guard = Guard(max_exits=1.0, min_exits=100)
     assert not guard.held(sums, {"vip": 5}, whole=False, pending={})
     assert "vip" in guard.held(sums, {"vip": 5}, whole=False, pending={}, lost={"vip"})
+
+
+def test_a_key_that_is_not_listed_is_held_with_that_reason() -> None:
+    """A deleted audience stays true in Engage for ever (facts/segment.md §3.4)."""
+    sums = {key: Sums(pulled=1, exited=1, vanished=1) for key in ("gone", "lost")}
+    members = {"gone": 1234, "lost": 5}
+    found = Guard().held(
+        sums, members, whole=True, pending={}, lost={"gone", "lost"}, unlisted={"gone"}
+    )
+    assert found == {
+        "gone": "the Public API lists it no more: it was deleted in Engage, or never was an "
+        "audience or computed trait of users; it had 1,234 members",
+        "lost": "the pull has no rows of it, and it had 5 members",
+    }
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_exits_that_wait_are_not_the_guards(whole: bool) -> None:
+    """It looks at them when they are to be applied."""
+    for sums in (exits(900), Sums(pulled=900, exited=900, vanished=900)):
+        found = Guard().held(
+            {"vip": sums}, {"vip": 1000}, whole=whole, pending={}, lost={"vip"}, waiting={"vip"}
+        )
+        assert not found
+
+
+def test_what_is_held_already_stays_held_though_exits_wait() -> None:
+    sums = {"vip": Sums(pulled=2, entered=1, exited=1)}
+    found = Guard().held(sums, {"vip": 1000}, whole=False, pending={"vip": 4}, waiting={"vip"})
+    assert found == {"vip": "held since run 4"}

@@ -244,3 +244,82 @@ def test_a_server_that_refuses_half_slows_all_down() -> None:
         rates.add(pace.rate)
     assert 0 < min(rates - {0.0}) < 200
     assert now > 2
+
+
+# Several processes that share the rate
+
+
+@given(
+    st.floats(0.5, 1000),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["join", "leave", "slow_down", "speed_up"]),
+            st.integers(0, 20),
+            st.floats(0, 3),
+        ),
+        max_size=60,
+    ),
+)
+def test_together_they_are_never_faster_than_the_rate(
+    rate: float, events: list[tuple[str, int, float]]
+) -> None:
+    together, now = [pace_of(rate)], 0.0
+    for event, which, gap in events:
+        now += gap
+        one = together[which % len(together)]
+        if event == "join":
+            together.append(pace_of(rate))
+        elif event == "leave" and len(together) > 1:
+            together.remove(one)
+        elif event == "slow_down":
+            one.slow_down(now, None)
+        else:
+            one.speed_up(now)
+        for pace in together:
+            pace.divide(len(together))
+            assert 0 < pace.rate <= rate / len(together) * (1 + 1e-9)
+        assert sum(pace.rate for pace in together) <= rate * (1 + 1e-9)
+
+
+@given(st.floats(1, 200), st.integers(1, 6))
+def test_requests_of_all_together_keep_to_the_rate(rate: float, workers: int) -> None:
+    went = []
+    for _ in range(workers):
+        pace = Pace(rate)
+        pace.divide(workers)
+        went += [pace.reserve(0) for _ in range(40)]
+    went.sort()
+    for first, last in zip(went, went[workers:], strict=False):
+        assert last - first >= 1 / rate - 1e-6
+    seconds = max(went)
+    assert len(went) <= rate * seconds + workers + 1e-6
+
+
+def test_who_is_left_alone_has_the_whole_rate_again() -> None:
+    pace = pace_of(90)
+    for workers, rate in ((3, 30), (2, 45), (1, 90), (0, 90), (9, 10), (1, 90)):
+        pace.divide(workers)
+        assert pace.rate == pytest.approx(rate)
+
+
+def test_the_share_of_who_was_slowed_down_comes_back_up_to_the_new_one() -> None:
+    pace = pace_of(100)
+    pace.slow_down(0, None)
+    pace.divide(4)
+    assert pace.rate == 25  # a share is less than what Amberflo allowed
+    pace.divide(4)
+    assert pace.rate == 25
+    pace.slow_down(10, None)
+    assert pace.rate == 12.5
+    pace.divide(2)
+    assert pace.rate == 12.5  # more is to be had, but only as Amberflo takes it
+    recover(pace, 50, 10)
+
+
+def test_an_unlimited_rate_has_no_shares() -> None:
+    pace = pace_of(0)
+    assert not pace.limited
+    pace.divide(5)
+    assert pace.rate == 0
+    assert [pace.reserve(1) for _ in range(5)] == [0] * 5
+    assert pace_of(1).limited

@@ -1,0 +1,192 @@
+"""The verification against bare aiohttp that only reads the same pages.
+
+    python -m benchmarks.verify [--customers 200000] [--drifted 100]
+
+Both go, in turn and each in a process of its own, against the same sandbox Amberflo in the same
+run, which is a process of its own too and makes each page once:
+
+- bare:   aiohttp, page after page, each parsed; it compares nothing and knows no state;
+- verify: `syncer verify` on a SQLite state that Amberflo acknowledged all of, with some customers
+          drifted, which are read once more by themselves.
+
+Prints seconds, customers a second, peak memory and the ratio of the medians; then `verify` where
+pages have no traits, so that it reads the list of all customers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import uvloop
+from aiohttp import web
+
+from state import snapshot
+from state.database import Database
+from state.snapshot import TraitRow
+from syncer.app import App
+from syncer.config import load
+from syncer.interpreter import set_for_throughput
+from syncer.report import LineProgress
+from syncer.sandbox.amberflo import AmberfloSandbox, Call
+
+from .delivery import KEY, rows, traits
+
+LIMIT = 1000
+
+
+class Amberflo(AmberfloSandbox):
+    """The stand-in sorts and filters for every page: here each is made once."""
+
+    pages: dict[str, bytes] | None = None
+
+    def _page_customers(self, call: Call) -> web.Response:
+        if self.pages is None:
+            found = sorted(self.customers.values(), key=lambda one: str(one["id"]))
+            items = list(self._shown(found, self.paging_traits))
+            self.pages = {
+                str(number): orjson.dumps({"items": items[start : start + LIMIT]})
+                for number, start in enumerate(range(0, len(items), LIMIT), 1)
+            }
+        body = self.pages.get(call.query["page"], b'{"items":[]}')
+        return web.Response(body=body, content_type="application/json")
+
+
+async def serve(customers: int, drifted: int, paging_traits: bool) -> None:
+    sandbox = Amberflo(KEY, paging_traits=paging_traits)
+    for number, row in enumerate(rows(customers)):
+        wrong = number % max(1, customers // drifted) == 0
+        sandbox.customers[row.customer_id] = {
+            "id": row.customer_id,
+            "customerId": row.customer_id,
+            "customerName": "x" if wrong else row.name,
+            "customerEmail": row.email,
+            "traits": {**traits(number), "stripeId": f"cus_{number}"},
+            "lifecycleStage": "ACTIVE",
+            "enabled": True,
+            "createTime": 1,
+            "updateTime": 1,
+        }
+    print(await sandbox.start(), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await sandbox.stop()
+
+
+def make_state(path: Path, customers: int) -> None:
+    database = Database.open(f"sqlite:///{path}")
+    with database.write() as connection:
+        snapshot.put_traits(connection, [TraitRow(one, one, "audience", 0) for one in traits(0)])
+        snapshot.insert_customers(connection, rows(customers), 1)
+        snapshot.acknowledge(connection, [(row.customer_id, 1, 2) for row in rows(customers)])
+    database.close()
+
+
+async def bare(url: str) -> int:
+    async with aiohttp.ClientSession(headers={"x-api-key": KEY}) as session:
+        found, number = 0, 1
+        while True:
+            query = f"limit={LIMIT}&page={number}&sort=id&isAscending=true"
+            async with session.get(f"{url}/customers/paging?{query}") as response:
+                items = orjson.loads(await response.read())["items"]
+            if not items:
+                return found
+            found += len(items)
+            number += 1
+
+
+def verify(url: str, folder: Path) -> int:
+    config = folder / "config.toml"
+    config.write_text(
+        f'[amberflo]\napi_key = "{KEY}"\ncustomers_url = "{url}/customers"\nrate = 0\n'
+        f'[engage.profiles_sync]\nurl = "sqlite:///none.db"\n'
+        f'[state]\nurl = "sqlite:///{folder / "state.db"}"\n',
+        encoding="utf-8",
+    )
+    app = App(load(config, {}), LineProgress())
+    with app.state(writes=False) as database, contextlib.closing(app.verify(database)) as found:
+        assert found.checked == found.equal + found.drifted
+        return found.checked
+
+
+def one(url: str, which: str, folder: Path) -> None:
+    set_for_throughput()
+    started = time.perf_counter()
+    found = uvloop.run(bare(url)) if which == "bare" else verify(url, folder)
+    seconds = time.perf_counter() - started
+    print(json.dumps({"seconds": seconds, "customers": found, "memory": peak_memory()}))
+
+
+def peak_memory() -> float:
+    """Megabytes of this process; getrusage would count what its parent had."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.M)[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--customers", type=int, default=200_000)
+    parser.add_argument("--drifted", type=int, default=100)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--one", nargs=3, metavar=("URL", "WHICH", "DIR"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=["traits", "bare"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.customers, options.drifted, options.serve == "traits"))
+        return
+    if options.one:
+        one(options.one[0], options.one[1], Path(options.one[2]))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_state(folder / "state.db", options.customers)
+        sizes = ["--customers", str(options.customers), "--drifted", str(options.drifted)]
+        program = [sys.executable, "-m", "benchmarks.verify", *sizes]
+        medians = {}
+        for kind, whiches in (("traits", ("bare", "verify")), ("bare", ("verify",))):
+            server: Any = subprocess.Popen(
+                [*program, "--serve", kind],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            url = server.stdout.readline().strip()
+            uvloop.run(bare(url))  # the pages are made
+            results: dict[str, list[dict[str, float]]] = {which: [] for which in whiches}
+            for _ in range(options.runs):
+                for which, found in results.items():
+                    process = subprocess.run(
+                        [*program, "--one", url, which, name],
+                        check=True,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL,
+                        text=True,
+                    )
+                    found.append(json.loads(process.stdout))
+            server.communicate("")
+            for which, found in results.items():
+                label = f"{which} of the list" if kind == "bare" else which
+                seconds = statistics.median(row["seconds"] for row in found)
+                medians[label] = seconds
+                memory = max(row["memory"] for row in found)
+                print(
+                    f"{label:18} {seconds:6.2f} s, {found[0]['customers'] / seconds:8,.0f} "
+                    f"customers/s, {memory:,.0f} MB",
+                    flush=True,
+                )
+        print(f"ratio verify/bare {medians['verify'] / medians['bare']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What Amberflo holds: all customers as it lists them, or one by its id.
+
+A request that does not get through is made again, as a delivery would. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from syncer.amberflo.array import ArrayReader
+from syncer.amberflo.client import AmberfloClient, Record
+from syncer.backoff import full_jitter
+from syncer.errors import AmberfloError, Refused, Stopped, TryAgain
+
+Answer = TypeVar("Answer")
+
+#: Customers of a page, the first number that Amberflo takes: it documents 10 as the default and no
+#: bound (facts/amberflo.md §1). Where it gives fewer than asked, the pages are of that many.
+LIMITS = (1000, 100, 10)
+#: Records that a list is handed over in.
+BATCH = 1000
+#: Seconds after which a pause looks whether to stop.
+GLANCE = 0.2
+#: Times that the list of all is tried: it may be too large to be had at all.
+TRIES = 3
+
+
+@dataclass
+class Holdings:
+    """Reads through `client`. A request that does not get through for `patience` seconds, or that
+    Amberflo refuses, ends all with the reason; so does `stop`."""
+
+    client: AmberfloClient
+    patience: float = 300.0
+    stop: Callable[[], bool] = lambda: False
+    chance: Callable[[], float] = random.random
+
+    async def one(self, customer_id: str) -> Record | None:
+        """The customer's record; None where it is not there, or deleted: such a one Amberflo hides
+        from its lists only (facts/amberflo.md §1)."""
+        record = await self._insist(lambda: self.client.get_customer(customer_id))
+        return None if record is None or record.get("deleteTime") else record
+
+    async def pages(self) -> AsyncGenerator[list[Record]]:
+        """All customers, page by page. Those made or deleted meanwhile move the pages, so one may
+        come twice or not at all. Raises Refused where there are no pages."""
+        limit, before = await self._first_page()
+        number = 1
+        while before:
+            number += 1
+            # The next page comes while this one is worked on.
+            coming = asyncio.create_task(self._page(number, limit))
+            try:
+                yield before
+                found = await coming
+            finally:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+            if found == before:  # a server that gives its last page for ever
+                return
+            before = found
+
+    async def _first_page(self) -> tuple[int, list[Record]]:
+        for limit in LIMITS:
+            try:
+                return limit, await self._page(1, limit)
+            except Refused:
+                if limit == LIMITS[-1]:
+                    raise
+        raise AssertionError
+
+    async def _page(self, number: int, limit: int) -> list[Record]:
+        return await self._insist(lambda: self.client.page_of_customers(number, limit))
+
+    async def everybody(self) -> AsyncGenerator[list[Record]]:
+        """All customers, out of one array with all of them, read as it comes; from its beginning
+        again where it breaks off. Raises Refused or TryAgain where it cannot be had."""
+        for attempt in range(1, TRIES + 1):
+            try:
+                async with aclosing(self._listed()) as batches:
+                    async for batch in batches:
+                        yield batch
+                return
+            except TryAgain as problem:
+                if attempt == TRIES:
+                    raise
+                await self._wait(attempt, problem)
+
+    async def _listed(self) -> AsyncGenerator[list[Record]]:
+        reader = ArrayReader()
+        batch: list[Record] = []
+        async with aclosing(self.client.all_customers()) as pieces:
+            async for piece in pieces:
+                try:
+                    batch += reader.feed(piece)
+                except ValueError as error:
+                    raise TryAgain(f"the list of all customers: {error}") from None
+                if len(batch) >= BATCH:
+                    yield batch
+                    batch = []
+        if not reader.whole:
+            raise TryAgain("the list of all customers broke off")
+        yield batch
+
+    async def _insist(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """The answer, however often it takes to get it."""
+        until = time.monotonic() + self.patience
+        attempts = 0
+        while True:
+            if self.stop():
+                raise Stopped("stopped before all was looked at")
+            try:
+                return await ask()
+            except TryAgain as problem:
+                attempts += 1
+                if time.monotonic() > until:
+                    raise AmberfloError(
+                        f"Amberflo gave no answer of use for {self.patience:g} s: {problem}"
+                    ) from None
+                await self._wait(attempts, problem)
+
+    async def _wait(self, attempts: int, problem: TryAgain) -> None:
+        wait = max(full_jitter(attempts, self.chance()), problem.after or 0.0)
+        until = time.monotonic() + min(wait, self.patience)
+        while not self.stop() and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, GLANCE))

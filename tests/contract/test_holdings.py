@@ -1,0 +1,91 @@
+"""What a verification asks of the state, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from state import snapshot
+from state.database import Database
+from state.snapshot import CustomerState, HeldRow
+
+NOW = 1_790_000_000_000
+#: Ids whose order differs between UTF-8 bytes, UTF-16 and a dictionary.
+IDS = ["A", "B", "a", "b", "a-1", "a_1", "ä", "é", "z", "\uffee", "😀", "10", "9", "a/b", " x", "'"]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    url = f"sqlite:///{tmp_path / 'syncer.db'}"
+    if request.param == "postgresql":
+        url = str(request.getfixturevalue("postgres_url"))
+    with closing(Database.open(url)) as database:
+        yield database
+
+
+def put(database: Database, ids: list[str]) -> None:
+    rows = [CustomerState(one, "{}", None, None, None, None) for one in ids]
+    with database.write() as connection:
+        snapshot.insert_customers(connection, rows, NOW)
+
+
+def acknowledge(database: Database, ids: list[str], at: int = NOW + 1) -> None:
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [(one, 1, at) for one in ids])
+
+
+def test_the_sent_ones_come_page_by_page_in_byte_order(database: Database) -> None:
+    put(database, random.Random(1).sample(IDS, len(IDS)))
+    sent = IDS[2:]
+    acknowledge(database, sent)
+    with database.write() as connection:
+        snapshot.send_again(connection, NOW, customer_id="é")
+    with database.read() as connection:
+        assert snapshot.sent_count(connection) == len(sent)
+        for size in (1, 3, 100):
+            found: list[tuple[str, bool]] = []
+            while page := snapshot.sent(connection, found[-1][0] if found else "", size):
+                assert len(page) <= size
+                found += page
+            wanted = sorted(sent, key=lambda one: one.encode())
+            assert found == [(one, one == "é") for one in wanted]
+
+
+def test_what_is_held_of_many(database: Database) -> None:
+    """More than one statement takes."""
+    ids = [f"u{number:05}" for number in range(2 * snapshot.CHUNK + 10)]
+    put(database, ids)
+    acknowledge(database, ids[:-1])
+    state = CustomerState(ids[0], '{"vip":true}', "Ada", "a@b.c", '{"plan":["x",1]}', '{"vip":1}')
+    with database.write() as connection:
+        snapshot.update_customers(connection, [state], NOW + 2)
+    with database.read() as connection:
+        found = {row.customer_id: row for row in snapshot.held(connection, [*ids, "nobody"])}
+        assert snapshot.held(connection, []) == []
+    assert sorted(found) == ids
+    assert found[ids[0]] == HeldRow(
+        *(ids[0], '{"vip":true}', "Ada", "a@b.c", '{"plan":["x",1]}'),
+        *(2, 1, NOW + 1, NOW + 2),
+    )
+    assert found[ids[1]] == HeldRow(ids[1], "{}", None, None, None, 1, 1, NOW + 1, None)
+    assert found[ids[-1]] == HeldRow(ids[-1], "{}", None, None, None, 1, 0, None, NOW)
+
+
+def test_named_customers_are_sent_again_and_no_others(database: Database) -> None:
+    ids = [f"u{number:05}" for number in range(2 * snapshot.CHUNK + 10)]
+    put(database, ids)
+    acknowledge(database, ids)
+    with database.write() as connection:
+        assert snapshot.send_these_again(connection, NOW + 5, iter([])) == 0
+        chosen = [*ids[::2], "nobody"]
+        assert snapshot.send_these_again(connection, NOW + 5, iter(chosen)) == len(ids[::2])
+    with database.read() as connection:
+        rows = snapshot.held(connection, ids)
+        assert {row.customer_id for row in rows if row.due_at == NOW + 5} == set(ids[::2])
+        assert {row.customer_id for row in rows if row.due_at is None} == set(ids[1::2])
+        due = snapshot.due(connection, NOW + 5, 5000)
+    assert sorted(row.customer_id for row in due) == ids[::2]

@@ -1,0 +1,129 @@
+"""Several daemons on one PostgreSQL: one schedules, all receive and deliver, any may die."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, closing
+from typing import Any
+
+import pytest
+
+from state import workers
+from state.database import Database
+from syncer.sandbox.engage import EngageSandbox
+from syncer.sandbox.faults import Faults
+
+from .conftest import Installation, expected_records
+from .receiver import Daemon, daemon, unique, wait_until
+
+RATE = 80.0
+#: Seconds within which another daemon must schedule when the one that did is gone.
+TAKEOVER = 30.0
+
+
+class Caller:
+    """Sends track and identify calls to daemons in turn; what was answered 200 is `accepted`."""
+
+    def __init__(self, daemons: list[Daemon]) -> None:
+        self._daemons = daemons
+        self.accepted: dict[str, str] = {}
+        self.plans: dict[str, int] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._call, daemon=True)
+
+    def __enter__(self) -> Caller:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _call(self) -> None:
+        number = 0
+        while not self._over.wait(0.02):
+            number += 1
+            one = self._daemons[number % len(self._daemons)]
+            user, name = f"caller-{number % 20}", unique()
+            events: list[dict[str, Any]] = [
+                {"type": "track", "event": "ApiCalls", "userId": user, "messageId": name},
+                {"type": "identify", "userId": user, "traits": {"plan": number}},
+            ]
+            try:
+                answer = one.post("batch", {"batch": events})
+            except OSError:
+                continue
+            except Exception:  # it was killed while it answered: it may be in or not
+                continue
+            if answer.status_code == 200:
+                self.accepted[name] = user
+                self.plans[user] = number
+
+
+def schedulers(database: Database) -> list[int]:
+    return [int(row["pid"]) for row in workers.daemons(database) if row["doing"]]
+
+
+def customer_requests(installation: Installation) -> int:
+    requests: dict[str, int] = installation.amberflo.stats()["requests"]
+    return sum(count for route, count in requests.items() if "/customers" in route)
+
+
+def test_three_daemons_one_of_them_killed(
+    installation: Installation,
+    engage: EngageSandbox,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SYNCER_AMBERFLO__RATE", str(RATE))
+    engage.fill(240, 4)
+    installation.amberflo.faults = Faults.parse("slow=0.3,slow_seconds=0.05")
+    more = '[schedule]\nevery = "5s"\njitter = "1s"\n'
+    with ExitStack() as all_of, closing(Database.open(postgres_url)) as database:
+        found = [
+            all_of.enter_context(daemon(installation, state=postgres_url, more=more))
+            for _ in range(3)
+        ]
+        with Caller(found) as caller:
+            wait_until(lambda: len(installation.puts()) > 60, what="a part of the delivery")
+            assert len(workers.daemons(database)) == 3
+            (first,) = schedulers(database)
+            victim = next(one for one in found if one.process.pid == first)
+            began, before = time.monotonic(), sum(installation.puts().values())
+            requests = customer_requests(installation)
+            victim.kill()
+            wait_until(
+                lambda: any(pid != first for pid in schedulers(database)),
+                TAKEOVER,
+                what="another that schedules",
+            )
+            took = time.monotonic() - began
+            wait_until(lambda: sum(installation.puts().values()) > before + 50, TAKEOVER)
+            rate = (customer_requests(installation) - requests) / (time.monotonic() - began)
+            assert rate < 1.1 * RATE  # the one for all of them
+        living = [one for one in found if one is not victim]
+        engage.evolve(hours=2.5, fraction=0.05)
+        run = installation.json("status")["last_run"]["run"]
+
+        def caught_up() -> bool:
+            status = installation.json("status")
+            newest = status["last_run"]
+            done = newest["run"] > run + 1 and newest["state"] == "done"
+            return bool(done and not any(status["backlog"].values()))
+
+        wait_until(caught_up, 60, what="the end of the backlog")
+        assert took < TAKEOVER
+        stats = installation.amberflo.stats()
+        assert stats["overlapping_writes"] == 0
+        records = [one["uniqueId"] for one in installation.amberflo.records]
+        assert len(records) == len(set(records))
+        assert caller.accepted.keys() <= set(records)
+        holds = installation.holds()
+        callers = {user: holds.pop(user) for user in sorted(caller.plans)}
+        wanted = expected_records(engage)
+        assert holds == wanted
+        assert {user: one["traits"]["plan"] for user, one in callers.items()} == caller.plans
+        for one in living:
+            assert "Traceback" not in "\n".join(one.log)
+        assert not installation.json("failures")

@@ -1,0 +1,214 @@
+"""Reading all of Amberflo, against a server that answers what a test says, piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from syncer.amberflo import holdings
+from syncer.amberflo.client import AmberfloClient, Record
+from syncer.amberflo.holdings import Holdings
+from syncer.errors import AmberfloError, KeyRefused, Refused, Stopped, TryAgain
+
+CUSTOMERS: list[Record] = [
+    {"customerId": f"u{number}", "traits": {"a]b": '"[{é'}} for number in range(25)
+]
+LIST = orjson.dumps(CUSTOMERS)
+
+
+class Server:
+    """Gives its `answers` in order: bytes and statuses; a number within one is a pause in seconds,
+    and None cuts the connection."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked.append(request.raw_path)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, int):
+            return web.Response(status=answer, text="no")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for piece in [answer] if isinstance(answer, bytes) else answer:
+            if isinstance(piece, bytes):
+                await response.write(piece)
+            elif piece is None:
+                assert request.transport is not None
+                request.transport.abort()
+            else:
+                await asyncio.sleep(piece)
+        return response
+
+    @asynccontextmanager
+    async def holdings(self, **settings: Any) -> AsyncIterator[Holdings]:
+        runner = web.ServerRunner(web.Server(self.serve, access_log=None), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/customers"
+        timeout = settings.pop("timeout", 5.0)
+        try:
+            async with AmberfloClient("key", customers_url=url, timeout=timeout) as client:
+                yield Holdings(client, **{"patience": 0.2, "chance": lambda: 0.0, **settings})
+        finally:
+            await runner.cleanup()
+
+
+def run(
+    server: Server, work: Callable[[Holdings], Coroutine[Any, Any, Any]], **settings: Any
+) -> Any:
+    async def connected() -> Any:
+        async with server.holdings(**settings) as found:
+            return await work(found)
+
+    return asyncio.run(connected())
+
+
+async def everybody(found: Holdings) -> list[list[Record]]:
+    async with aclosing(found.everybody()) as batches:
+        return [batch async for batch in batches]
+
+
+async def pages(found: Holdings) -> list[list[Record]]:
+    async with aclosing(found.pages()) as batches:
+        return [batch async for batch in batches]
+
+
+def page(*customers: Record) -> bytes:
+    return orjson.dumps({"items": customers, "metadata": {}})
+
+
+# The list of all
+
+
+def test_a_list_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdings, "BATCH", 10)
+    server = Server([LIST[:100], LIST[100:101], LIST[101:1000], LIST[1000:]])
+    batches = run(server, everybody)
+    assert [one for batch in batches for one in batch] == CUSTOMERS
+    assert len(batches) > 1
+    assert all(len(batch) >= 10 for batch in batches[:-1])
+    assert run(Server(b" []\n"), everybody) == [[]]
+
+
+def test_a_list_may_take_longer_than_a_request() -> None:
+    pieces = [part for at in range(0, len(LIST), 300) for part in (LIST[at : at + 300], 0.1)]
+    (batch,) = run(Server(pieces), everybody, timeout=0.3)
+    assert batch == CUSTOMERS
+    with pytest.raises(TryAgain, match=r"gave no answer in 0\.3 s"):
+        run(Server([LIST[:300], 0.6, LIST[300:]]), everybody, timeout=0.3)
+
+
+def test_a_list_that_breaks_off_is_read_from_its_beginning() -> None:
+    server = Server([LIST[:500], None], LIST[:500], 503, LIST)
+    with pytest.raises(TryAgain):  # three times are enough
+        run(server, everybody)
+    assert len(server.asked) == 3
+    (batch,) = run(Server([LIST[:500], None], 503, LIST), everybody)
+    assert batch == CUSTOMERS
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        (b'{"items": []}', TryAgain, "no JSON array of objects"),
+        (b"<html>", TryAgain, "broke off"),
+        (b"", TryAgain, "broke off"),
+        (413, Refused, "answered 413: no"),
+        (404, Refused, "answered 404: no"),
+        (401, KeyRefused, "refuses the API key"),
+        ([b"[", 0.2, None], TryAgain, "GET http"),
+    ],
+)
+def test_what_is_no_list(answer: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        run(Server(answer), everybody)
+
+
+def test_who_stops_reading_leaves_nothing_open() -> None:
+    async def first(found: Holdings) -> list[Record]:
+        async with aclosing(found.everybody()) as batches:
+            async for batch in batches:
+                return batch
+        raise AssertionError
+
+    async def twice(found: Holdings) -> list[Record]:
+        await first(found)
+        return await first(found)
+
+    assert run(Server([LIST, 0.1]), twice) == CUSTOMERS
+
+
+# Pages
+
+
+def test_pages_end_with_an_empty_one() -> None:
+    one, two, three = ({"customerId": str(number)} for number in range(3))
+    server = Server(page(one, two), page(three), page())
+    assert run(server, pages) == [[one, two], [three]]
+    assert [path.partition("?")[2] for path in server.asked] == [
+        f"limit=1000&page={number}&sort=id&isAscending=true" for number in (1, 2, 3)
+    ]
+    assert run(Server(page()), pages) == []
+    # A server that has no end gives the last page again.
+    assert run(Server(page(one, two), page(three), page(three)), pages) == [[one, two], [three]]
+
+
+def test_what_does_not_get_through_is_asked_again() -> None:
+    one, two = {"customerId": "1"}, {"customerId": "2"}
+    server = Server(503, page(one), [b"{", None], b"<html>", page(two), 429, page())
+    assert run(server, pages) == [[one], [two]]
+
+
+def test_a_limit_that_is_refused_is_lowered() -> None:
+    one = {"customerId": "1"}
+    server = Server(400, 422, page(one), page())
+    assert run(server, pages) == [[one]]
+    assert [path.partition("limit=")[2].partition("&")[0] for path in server.asked] == [
+        *("1000", "100", "10", "10")
+    ]
+
+
+@pytest.mark.parametrize("answer", [404, b"{}", b"[]", b'{"items": {}}', b'{"items": [1]}'])
+def test_where_there_are_no_pages(answer: Any) -> None:
+    with pytest.raises(Refused):
+        run(Server(answer), pages)
+
+
+# One
+
+
+async def one(found: Holdings) -> Record | None:
+    return await found.one("u1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (b'{"customerId": "u1"}', True),
+        (b'{"customerId": "u1", "deleteTime": null}', True),
+        (b'{"customerId": "u1", "deleteTime": 1790000000000}', False),
+        (b"{}", False),
+        (404, False),
+    ],
+)
+def test_one_that_is_deleted_is_not_there(answer: Any, found: bool) -> None:
+    assert (run(Server(answer), one) is not None) == found
+
+
+def test_patience_ends() -> None:
+    with pytest.raises(AmberfloError, match=r"gave no answer of use for 0\.2 s: GET .* 503"):
+        run(Server(503), one)
+
+
+def test_a_stop_ends_a_pause() -> None:
+    server = Server(503)
+    with pytest.raises(Stopped):
+        run(server, one, patience=60, chance=lambda: 1e9, stop=lambda: bool(server.asked))

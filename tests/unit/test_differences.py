@@ -1,0 +1,207 @@
+"""What of a customer at Amberflo is not as it should be: exactly what the next PUT would change."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncer.amberflo.customer import Difference, differences, ours_at_amberflo, to_put
+
+
+class Row(NamedTuple):
+    customer_id: str = "u1"
+    traits: str = "{}"
+    name: str | None = None
+    email: str | None = None
+    called: str | None = None
+
+
+OWNED = frozenset({"vip", "gone", "spent"})
+
+
+def differing(current: dict[str, Any], owned: frozenset[str] = OWNED, **row: Any) -> list[Any]:
+    for field in ("traits", "called"):
+        if field in row:
+            row[field] = orjson.dumps(row[field]).decode()
+    return differences(current, Row(**row), owned)
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    return {"customerId": "u1", "customerName": "u1", **fields}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "equal"),
+    [
+        (True, True, True),
+        (True, False, False),
+        ("true", True, False),
+        (True, "true", False),
+        (1, True, False),
+        (0, False, False),
+        (False, 0, False),
+        (1.0, 1, True),  # JavaScript writes 1 for both
+        (1, 1.0, True),
+        (12.5, 12.51, False),
+        ("12.5", 12.5, False),
+        ("a_b_c", "a/b|c", True),
+        ("a/b|c", "a/b|c", False),
+        ("A", "a", False),
+        ([1, True, "a_b"], [1, True, "a/b"], True),
+        ([1, 1, "a_b"], [1, True, "a/b"], False),
+        ([True, 1], [1, True], False),
+        ([1], [1, 2], False),
+        (["a"], "a", False),
+        (None, True, False),
+        ({"a": 1}, True, False),
+    ],
+)
+def test_values_are_equal_as_json(found: Any, expected: Any, equal: bool) -> None:
+    drifts = differing(record(traits={"vip": found}), traits={"vip": expected})
+    if equal:
+        assert drifts == []
+    else:
+        (drift,) = drifts
+        assert (drift.trait, drift.found) == ("vip", found)
+        row = Row(traits=orjson.dumps({"vip": expected}).decode())
+        assert drift.expected == ours_at_amberflo(row)["vip"]
+
+
+def test_traits_that_are_there_or_not() -> None:
+    foreign = {"stripeId": "cus_1", "plan": None}
+    current = record(traits={"gone": False, "spent": None, **foreign})
+    assert differing(current, traits={"vip": True}) == [
+        Difference("gone", None, False),
+        Difference("vip", True, None),
+    ]
+    # What an identify call said or took away is ours, too; Engage's value goes before it.
+    called = {"plan": ["pro", 5], "left": [None, 6], "vip": [False, 7], "blank": [" ", 8]}
+    current = record(traits={"plan": "free", "left": "x", "vip": True, "stripeId": "cus_1"})
+    assert differing(current, traits={"vip": True}, called=called) == [
+        Difference("left", None, "x"),
+        Difference("plan", "pro", "free"),
+    ]
+
+
+@pytest.mark.parametrize("traits", [{}, {"traits": {}}, {"traits": None}, {"traits": "none"}])
+def test_a_record_without_traits_lacks_all(traits: dict[str, Any]) -> None:
+    assert differing(record(**traits), traits={"vip": True}) == [Difference("vip", True, None)]
+    assert differing(record(**traits)) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "name", "expected"),
+    [
+        ("Ada", "Ada", None),
+        ("Eve", "Ada", "Ada"),
+        ("", "Ada", "Ada"),
+        (None, "Ada", "Ada"),
+        ("Eve", None, None),  # not ours to say
+        ("", None, "u1"),
+        (" ", None, "u1"),
+        (5, None, "u1"),
+        (None, None, "u1"),
+    ],
+)
+def test_the_name(found: Any, name: str | None, expected: str | None) -> None:
+    wanted = [] if expected is None else [Difference("customerName", expected, found)]
+    assert differing(record(customerName=found), name=name) == wanted
+
+
+@pytest.mark.parametrize(
+    ("found", "email", "drifts"),
+    [
+        ("a@b.c", "a@b.c", []),
+        ("x@b.c", "a@b.c", [("a@b.c", "x@b.c")]),
+        (None, "a@b.c", [("a@b.c", None)]),
+        ("", "a@b.c", [("a@b.c", "")]),
+        ("x@b.c", None, []),
+        ("", None, []),
+        (None, None, []),
+        ("x@b.c", "", [(None, "x@b.c")]),  # taken away by Segment's delete call
+        ("", "", []),
+        (None, "", []),
+    ],
+)
+def test_the_email(found: str | None, email: str | None, drifts: list[Any]) -> None:
+    found_by = differing(record(customerEmail=found), email=email)
+    assert found_by == [Difference("customerEmail", *drift) for drift in drifts]
+
+
+def test_values_as_text() -> None:
+    row = Row(traits='{"spent":[1,"a/b"],"vip":true}')
+    current = record(traits={"vip": "true", "spent": '[1,"a_b"]', "gone": "x"})
+    assert differences(current, row, OWNED, as_strings=True) == [Difference("gone", None, "x")]
+    assert [one.trait for one in differences(current, row, OWNED)] == ["gone", "spent", "vip"]
+
+
+names = st.sampled_from(["vip", "gone", "spent", "plan", "left", "stripeId"])
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.sampled_from([1.0, 0.5])
+    | st.sampled_from(["", " ", "a", "a/b", "a_b", "true"])
+)
+values = scalars | st.lists(scalars, max_size=3)
+texts = st.none() | st.sampled_from(["", " ", "Ada", "a@b.c", "x"])
+records = st.fixed_dictionaries(
+    {"customerId": st.just("u1")},
+    optional={
+        "customerName": texts,
+        "customerEmail": texts,
+        "traits": st.none() | st.dictionaries(names, values, max_size=5),
+        "description": texts,
+    },
+)
+rows = st.builds(
+    Row,
+    traits=st.dictionaries(names, values, max_size=4).map(lambda one: orjson.dumps(one).decode()),
+    name=texts.filter(lambda text: text != " "),
+    email=texts.filter(lambda text: text != " "),
+    called=st.none()
+    | st.dictionaries(names, st.tuples(values, st.just(1)), min_size=1, max_size=3).map(
+        lambda one: orjson.dumps(one).decode()
+    ),
+)
+
+
+def flat(record: dict[str, Any]) -> dict[str, str]:
+    """Name, email and traits as JSON texts; what is null, and an email that is blank, is absent."""
+    found = {"customerName": record.get("customerName")}
+    found["customerEmail"] = record.get("customerEmail") or None
+    found |= {f"trait {name}": value for name, value in (record.get("traits") or {}).items()}
+    return {
+        name: orjson.dumps(value).decode().replace("1.0", "1")
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+@given(records, rows, st.booleans())
+def test_it_is_what_the_next_put_would_change(
+    current: dict[str, Any], row: Row, as_strings: bool
+) -> None:
+    put = to_put(current, row, OWNED, as_strings=as_strings)
+    drifts = differences(current, row, OWNED, as_strings=as_strings)
+    before, after = flat(current), flat(put)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert {one.trait for one in drifts} == {name.removeprefix("trait ") for name in changed}
+    for one in drifts:
+        at = put if one.trait.startswith("customer") else put["traits"]
+        assert one.expected == at.get(one.trait)
+    assert differences(put, row, OWNED, as_strings=as_strings) == []
+
+
+@given(records, rows, st.dictionaries(st.sampled_from(["stripeId", "other"]), values))
+def test_what_others_own_is_nobodys_business(
+    current: dict[str, Any], row: Row, foreign: dict[str, Any]
+) -> None:
+    row = row._replace(traits='{"vip":true}', called=None)
+    edited = {**current, "description": "edited", "enabled": False}
+    edited["traits"] = {**(current.get("traits") or {}), **foreign}
+    assert differences(edited, row, OWNED) == differences(current, row, OWNED)

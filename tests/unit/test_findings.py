@@ -1,0 +1,70 @@
+"""What a verification keeps on disk."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from state.findings import EQUAL, EXTRA, SUSPECT, DriftRow, Findings
+
+
+@pytest.fixture
+def findings() -> Iterator[Findings]:
+    with closing(Findings()) as findings:
+        yield findings
+
+
+def test_the_last_look_counts(findings: Findings) -> None:
+    ids = [f"u{number:04}" for number in range(1200)]
+    findings.put_looks([(one, SUSPECT) for one in ids])
+    findings.put_looks([(one, EQUAL) for one in ids[::2]])
+    looks = findings.looks([*ids, "nobody"])
+    assert looks == {one: EQUAL if one in set(ids[::2]) else SUSPECT for one in ids}
+    assert findings.looks([]) == {}
+
+
+def test_lists_are_in_byte_order(findings: Findings) -> None:
+    ids = ["A", "a", "z", "ä", "\uffee", "😀", " ", "'"]
+    mixed = random.Random(2).sample(ids, len(ids))
+    wanted = sorted(ids, key=lambda one: one.encode())
+    findings.put_looks([(one, EXTRA) for one in mixed])
+    for one in mixed:
+        findings.put(one, [("vip", "true", None)] if one.isalpha() else [])
+    assert list(findings.extra()) == list(findings.differing()) == wanted
+    assert list(findings.missing()) == [one for one in wanted if not one.isalpha()]
+    drifted = [one for one in wanted if one.isalpha()]
+    assert list(findings.drifts()) == [DriftRow(one, "vip", "true", None) for one in drifted]
+
+
+def test_counts_and_repairs(findings: Findings) -> None:
+    assert findings.counts() == {"missing": 0, "drifted": 0, "repaired": 0, "extra": 0}
+    findings.put("gone", [])
+    two = [("vip", "true", "false"), ("customerName", '"Ada"', None)]
+    findings.put("u1", two)
+    findings.put("u2", [("vip", None, "1")])
+    findings.put_looks([("x", EXTRA), ("u1", SUSPECT)])
+    assert findings.counts() == {"missing": 1, "drifted": 2, "repaired": 0, "extra": 1}
+    assert findings.drifted_traits() == {"vip": 2, "customerName": 1}
+    assert list(findings.drifts("u1")) == [DriftRow("u1", *drift) for drift in two]
+    for customer_id in findings.differing():  # while the list is being read
+        findings.repaired(customer_id)
+    assert findings.counts() == {"missing": 1, "drifted": 2, "repaired": 3, "extra": 1}
+
+
+def test_it_tells_where_only_text_differs(findings: Findings) -> None:
+    assert not findings.only_text_differs()
+    findings.put("u1", [("vip", "true", '"true"'), ("spent", "12.5", '"12.5"')])
+    assert findings.only_text_differs()
+    findings.put("u2", [("vip", "true", '"false"')])
+    assert not findings.only_text_differs()
+
+
+@pytest.mark.parametrize("drift", [("vip", None, '"x"'), ("vip", "true", None)])
+def test_what_is_absent_is_no_text(
+    findings: Findings, drift: tuple[str, str | None, str | None]
+) -> None:
+    findings.put("u1", [("spent", "1", '"1"'), drift])
+    assert not findings.only_text_differs()

@@ -1,0 +1,86 @@
+"""The estimate of how long a stage takes still."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncer.report import Estimate
+
+
+def test_at_the_start_nothing_is_known() -> None:
+    estimate = Estimate(100, 0, 50.0)
+    assert estimate.at(0, 50.0) == {
+        "done": 0,
+        "total": 100,
+        "per_second": 0.0,
+        "seconds_left": None,
+    }
+    assert estimate.at(0, 60.0)["seconds_left"] is None
+
+
+@given(
+    st.floats(0.5, 5000),
+    st.integers(0, 10**6),
+    st.floats(0, 1e6),
+    st.lists(st.floats(0.05, 90), min_size=1, max_size=40),
+)
+def test_an_even_pace_is_told_as_it_is(
+    per_second: float, before: int, start: float, gaps: list[float]
+) -> None:
+    """What was done before it began says nothing of the pace."""
+    total = before + 10**7
+    estimate, now = Estimate(total, before, start), start
+    for gap in gaps:
+        now += gap
+        done = before + int((now - start) * per_second)
+        found = estimate.at(done, now)
+        assert (found["done"], found["total"]) == (done, total)
+        # The customer that is just under way is one of a few at first.
+        slack = 1.2 / min(now - start, 0.5) + 0.1
+        assert found["per_second"] == pytest.approx(per_second, abs=slack)
+        if found["per_second"] > 1:
+            left = (total - done) / found["per_second"]
+            assert found["seconds_left"] == pytest.approx(left, rel=0.06)
+
+
+def told(estimate: Estimate, seconds: range, done: int, step: int) -> tuple[int, dict[str, Any]]:
+    found: dict[str, Any] = {}
+    for now in seconds:
+        done += step
+        found = estimate.at(done, float(now))
+    return done, found
+
+
+def test_a_new_pace_is_told_after_the_window() -> None:
+    estimate = Estimate(100_000, 0, 0.0)
+    done, found = told(estimate, range(1, 301), 0, 100)
+    assert found["per_second"] == 100
+    done, found = told(estimate, range(301, 311), done, 10)
+    assert 10 < found["per_second"] < 100
+    done, found = told(estimate, range(311, 335), done, 10)
+    assert found["per_second"] == 10
+    assert found["seconds_left"] == (100_000 - done) / 10
+
+
+def test_a_standstill_has_no_end() -> None:
+    estimate = Estimate(1000, 0, 0.0)
+    told(estimate, range(1, 61), 0, 10)
+    _, found = told(estimate, range(61, 161), 600, 0)
+    assert (found["per_second"], found["seconds_left"]) == (0, None)
+
+
+def test_when_all_is_done_nothing_is_left() -> None:
+    estimate = Estimate(600, 0, 0.0)
+    _, found = told(estimate, range(1, 61), 0, 10)
+    assert (found["done"], found["seconds_left"]) == (600, 0)
+
+
+def test_it_keeps_only_what_it_needs() -> None:
+    estimate = Estimate(10**9, 0, 0.0)
+    for n in range(100_000):
+        estimate.at(n, n / 50)
+    assert len(estimate._marks) < 100

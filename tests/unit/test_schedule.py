@@ -1,0 +1,286 @@
+"""Cron lines and the rhythm of runs, against what is written here independently of them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from syncer.sync.schedule import Past, Rhythm, Slot, cron
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+#: 2028 has a February 29, and 2027 has none.
+YEAR = datetime(2027, 11, 3, 14, 7, 30, tzinfo=UTC)
+
+# -- cron lines: each with its minutes, hours, days of the month, months, and days of the week as
+# -- Python counts them (Monday is 0)
+
+ALL_DAYS, ALL_MONTHS, WEEK = range(1, 32), range(1, 13), range(7)
+LINES = {
+    "0 3 * * *": ([0], [3], ALL_DAYS, ALL_MONTHS, WEEK),
+    "30 */6 * * *": ([30], [0, 6, 12, 18], ALL_DAYS, ALL_MONTHS, WEEK),
+    "0,30 1-3,22 * * *": ([0, 30], [1, 2, 3, 22], ALL_DAYS, ALL_MONTHS, WEEK),
+    "5/20 0 * * *": ([5, 25, 45], [0], ALL_DAYS, ALL_MONTHS, WEEK),
+    "10-40/15 0 * * *": ([10, 25, 40], [0], ALL_DAYS, ALL_MONTHS, WEEK),
+    "05 03 01 08 *": ([5], [3], [1], [8], WEEK),
+    "0 0 29 2 *": ([0], [0], [29], [2], WEEK),
+    "0 0 31 * *": ([0], [0], [31], ALL_MONTHS, WEEK),
+    "0 0 */10 * *": ([0], [0], [1, 11, 21, 31], ALL_MONTHS, WEEK),
+    "0 0 1 */3 *": ([0], [0], [1], [1, 4, 7, 10], WEEK),
+    "0 0 1 jan,Jul-SEP *": ([0], [0], [1], [1, 7, 8, 9], WEEK),
+    "0 0 1 feb-dec/5 *": ([0], [0], [1], [2, 7, 12], WEEK),
+    # days of the week: cron counts from Sunday, which is 0 and 7
+    "0 3 * * 0": ([0], [3], ALL_DAYS, ALL_MONTHS, [6]),
+    "0 3 * * 1": ([0], [3], ALL_DAYS, ALL_MONTHS, [0]),
+    "0 3 * * 2": ([0], [3], ALL_DAYS, ALL_MONTHS, [1]),
+    "0 3 * * 6": ([0], [3], ALL_DAYS, ALL_MONTHS, [5]),
+    "0 3 * * 7": ([0], [3], ALL_DAYS, ALL_MONTHS, [6]),
+    "0 3 * * 1-5": ([0], [3], ALL_DAYS, ALL_MONTHS, [0, 1, 2, 3, 4]),
+    "0 3 * * 5-7": ([0], [3], ALL_DAYS, ALL_MONTHS, [4, 5, 6]),
+    "0 3 * * 0-7": ([0], [3], ALL_DAYS, ALL_MONTHS, WEEK),
+    "0 3 * * 0,3,7": ([0], [3], ALL_DAYS, ALL_MONTHS, [2, 6]),
+    "0 3 * * 5-1": ([0], [3], ALL_DAYS, ALL_MONTHS, [4, 5, 6, 0]),
+    "0 3 * * fri-mon": ([0], [3], ALL_DAYS, ALL_MONTHS, [4, 5, 6, 0]),
+    "0 3 * * 7-1": ([0], [3], ALL_DAYS, ALL_MONTHS, [6, 0]),
+    "0 3 * * SAT-sun": ([0], [3], ALL_DAYS, ALL_MONTHS, [5, 6]),
+    "0 3 * * sun,tue,thu": ([0], [3], ALL_DAYS, ALL_MONTHS, [6, 1, 3]),
+    "0 3 * * mon-fri/2": ([0], [3], ALL_DAYS, ALL_MONTHS, [0, 2, 4]),
+    "0 3 * * */2": ([0], [3], ALL_DAYS, ALL_MONTHS, [6, 1, 3, 5]),
+    "0 3 * * 1/2": ([0], [3], ALL_DAYS, ALL_MONTHS, [0, 2, 4]),
+}
+
+
+def moments(line: str, begin: datetime, days: int) -> Iterator[datetime]:
+    """Every minute of some days that a line names."""
+    minutes, hours, of_month, months, of_week = LINES[line]
+    for n in range(days):
+        day = (begin + timedelta(days=n)).replace(hour=0, minute=0, second=0)
+        if day.day in of_month and day.month in months and day.weekday() in of_week:
+            for hour, minute in itertools.product(sorted(hours), sorted(minutes)):
+                moment = day.replace(hour=hour, minute=minute)
+                if moment >= begin:
+                    yield moment
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_cron_line_comes_when_it_says_for_a_year_and_more(line: str) -> None:
+    expected = list(moments(line, YEAR, 400))
+    trigger, found, at = cron(line), [], YEAR
+    while (following := trigger.get_next_fire_time(None, at)) is not None:
+        if following > YEAR + timedelta(days=399):
+            break
+        found.append(following)
+        at = following + timedelta(seconds=1)
+    assert found == [one for one in expected if one <= YEAR + timedelta(days=399)]
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("", "0 fields, not 5"),
+        ("0 3 * *", "4 fields, not 5"),
+        ("0 3 * * * *", "6 fields, not 5"),
+        ("@daily", "1 fields, not 5"),
+        ("60 3 * * *", "'60' is no minute"),
+        ("-5 3 * * *", "'-5' is no minute"),
+        ("5- 3 * * *", "'5-' is no minute"),
+        ("1,,2 3 * * *", "'' is no minute"),
+        ("*/0 3 * * *", "'*/0' is no minute"),
+        ("40-10 3 * * *", "'40-10' is no minute"),
+        ("1.5 3 * * *", "'1.5' is no minute"),
+        ("٣ 3 * * *", "'٣' is no minute"),
+        ("0 24 * * *", "'24' is no hour"),
+        ("0 x * * *", "'x' is no hour"),
+        ("0 *x * * *", "'*x' is no hour"),
+        ("0 3 0 * *", "'0' is no day of the month"),
+        ("0 3 32 * *", "'32' is no day of the month"),
+        ("0 3 last5 * *", "'last5' is no day of the month"),
+        ("0 3 ? * *", "'?' is no day of the month"),
+        ("0 3 * 0 *", "'0' is no month"),
+        ("0 3 * 13 *", "'13' is no month"),
+        ("0 3 * jan5 *", "'jan5' is no month"),
+        ("0 3 * january *", "'january' is no month"),
+        ("0 3 * nov-feb *", "'nov-feb' is no month"),
+        ("0 3 * mon *", "'mon' is no month"),
+        ("0 3 * * 8", "'8' is no day of the week"),
+        ("0 3 * * 0-8", "'8' is no day of the week"),
+        ("0 3 * * monday", "'monday' is no day of the week"),
+        ("0 3 * * mon5", "'mon5' is no day of the week"),
+        ("0 3 * * jan", "'jan' is no day of the week"),
+        ("0 3 1 * 1", "a day of the month or one of the week, not both"),
+        ("0 0 30 2 *", "it never comes"),
+        ("0 0 31 feb,apr *", "it never comes"),
+    ],
+)
+def test_a_line_that_is_none_is_said(line: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(problem)}$"):
+        cron(line)
+
+
+@given(st.text("0123456789*/,- monfrijalst", max_size=20))
+def test_any_text_is_a_line_or_a_value_error(text: str) -> None:
+    try:
+        trigger = cron(text)
+    except ValueError:
+        return
+    assert trigger.get_next_fire_time(None, YEAR) is not None
+
+
+def test_a_line_is_utc() -> None:
+    assert cron("0 3 * * *").get_next_fire_time(None, YEAR) == datetime(2027, 11, 4, 3, tzinfo=UTC)
+
+
+# -- the rhythm
+
+#: In summer, and at the end of a year.
+BEGINS = st.sampled_from([datetime(2026, 6, 1, tzinfo=UTC), datetime(2026, 12, 30, tzinfo=UTC)])
+RECONCILES = st.sampled_from(
+    ["0 3 * * *", "0 3 * * 0", "30 */6 * * *", "0 0 1 * *", "*/10 * * * *", "0 0 29 2 *"]
+)
+
+
+@st.composite
+def rhythms(draw: st.DrawFn) -> Rhythm:
+    every = draw(st.floats(MINUTE, 2 * DAY))
+    return Rhythm(every, every * draw(st.floats(0, 0.999)), cron(draw(RECONCILES)))
+
+
+RHYTHMS = rhythms()
+STARTS = st.builds(lambda begin, offset: begin.timestamp() + offset, BEGINS, st.floats(0, 3 * DAY))
+CHANCES = st.integers(0, 2**32).map(lambda seed: random.Random(seed).random)
+
+
+def bounds(rhythm: Rhythm) -> tuple[float, float]:
+    return max(rhythm.every - rhythm.jitter, 1.0), rhythm.every + rhythm.jitter
+
+
+def due(rhythm: Rhythm, after: float) -> float:
+    """When the next reconcile is after one that began at a time (a second's grace)."""
+    found = rhythm.reconcile.get_next_fire_time(None, datetime.fromtimestamp(after + 1, UTC))
+    assert found is not None
+    return found.timestamp()
+
+
+def test_the_first_run_is_at_once_and_full() -> None:
+    rhythm = Rhythm(2.5 * HOUR, 20 * MINUTE, cron("0 3 * * *"))
+    assert rhythm.next(Past(None, None), 1234.5) == Slot(1234.5, True)
+
+
+@given(RHYTHMS, STARTS, st.floats(0, 40 * DAY), st.floats(0, 1), CHANCES)
+def test_who_is_in_time_starts_within_the_bounds(
+    rhythm: Rhythm, start: float, full_ago: float, part: float, chance: random.Random
+) -> None:
+    low, high = bounds(rhythm)
+    now = start + part * low
+    slot = rhythm.next(Past(start, start - full_ago), now, chance)
+    assert start + low - 1e-5 <= slot.at <= start + high + 1e-5
+    assert slot.at >= now - 1e-5
+    assert slot.full == (due(rhythm, start - full_ago) <= slot.at)
+
+
+@given(RHYTHMS, STARTS, st.floats(0, 40 * DAY), st.floats(0, 40 * DAY), CHANCES)
+def test_who_is_late_starts_at_once(
+    rhythm: Rhythm, start: float, full_ago: float, late: float, chance: random.Random
+) -> None:
+    _, high = bounds(rhythm)
+    now = start + high + late
+    slot = rhythm.next(Past(start, start - full_ago), now, chance)
+    assert slot.at == pytest.approx(now, abs=1e-5)
+    assert slot.at >= now
+    assert slot.full == (due(rhythm, start - full_ago) <= slot.at)
+
+
+@given(RHYTHMS, STARTS, st.floats(-3, 3), CHANCES)
+def test_a_slot_is_never_in_the_past_and_never_too_soon(
+    rhythm: Rhythm, start: float, times: float, chance: random.Random
+) -> None:
+    """Also where the clock was set back and the last start is still to come."""
+    low, high = bounds(rhythm)
+    now = start + times * high
+    slot = rhythm.next(Past(start, start), now, chance)
+    assert slot.at >= now
+    assert slot.at <= max(now, min(start, now) + high + 1e-5)
+    assert slot.at == now or slot.at >= min(start, now) + low - 1e-5
+
+
+@given(st.floats(HOUR, DAY), st.floats(0.01, 0.9), STARTS, CHANCES)
+def test_a_reconcile_falls_on_its_time_wherever_the_bounds_allow_it(
+    every: float, part: float, start: float, chance: random.Random
+) -> None:
+    rhythm = Rhythm(every, every * part, cron("0 3 * * *"))
+    low, high = bounds(rhythm)
+    target = due(rhythm, start)
+    left = target - start
+    steps = [n for n in range(1, int(left / low) + 1) if n * low + 1 <= left <= n * high - 1]
+    assume(steps)
+    past = Past(start, start)
+    for _ in range(int(left / low) + 2):
+        slot = rhythm.next(past, past.start or 0.0, chance)
+        if slot.full:
+            break
+        assert slot.at < target
+        past = Past(slot.at, past.full)
+    assert slot == Slot(target, True)
+
+
+@given(st.floats(0, DAY), CHANCES)
+def test_from_one_day_to_the_next_the_default_rhythm_always_reaches_it(
+    offset: float, chance: random.Random
+) -> None:
+    """From a reconcile at 03:00 there are 9 to 11 runs to the next."""
+    rhythm = Rhythm(2.5 * HOUR, 20 * MINUTE, cron("0 3 * * *"))
+    at = datetime(2026, 6, 1, 3, tzinfo=UTC).timestamp()
+    past, number = Past(at, at), 0
+    while True:
+        slot = rhythm.next(past, past.start or 0.0, chance)
+        number += 1
+        if slot.full:
+            break
+        past = Past(slot.at, at)
+    assert slot.at == at + DAY
+    assert 9 <= number <= 11
+
+
+@pytest.mark.parametrize("line", ["0 3 * * 0", "0 3 1 * *", "0 3 1 1 *"])
+def test_a_reconcile_far_away_falls_on_its_time(line: str) -> None:
+    rhythm, chance = Rhythm(2.5 * HOUR, 20 * MINUTE, cron(line)), random.Random(3).random
+    begin = YEAR.timestamp()
+    past = Past(begin, begin)
+    while not (slot := rhythm.next(past, past.start or 0.0, chance)).full:
+        past = Past(slot.at, begin)
+    assert slot.at == due(rhythm, begin)
+
+
+def test_a_reconcile_that_cannot_be_reached_is_the_first_start_after_its_time() -> None:
+    rhythm = Rhythm(2 * HOUR, 0.0, cron("0 3 * * *"))
+    at = datetime(2026, 6, 1, 0, 30, tzinfo=UTC).timestamp()
+    first = rhythm.next(Past(at, at - HOUR), at)
+    second = rhythm.next(Past(first.at, at - HOUR), first.at)
+    assert (first, second) == (Slot(at + 2 * HOUR, False), Slot(at + 4 * HOUR, True))
+    third = rhythm.next(Past(second.at, second.at), second.at)
+    assert third == Slot(at + 6 * HOUR, False)
+
+
+def test_a_reconcile_that_began_a_moment_early_is_not_made_twice() -> None:
+    rhythm = Rhythm(2.5 * HOUR, 20 * MINUTE, cron("0 3 * * *"))
+    at = datetime(2026, 6, 1, 3, tzinfo=UTC).timestamp() - 0.7
+    slot = rhythm.next(Past(at, at), at)
+    assert not slot.full
+    assert rhythm.next(Past(slot.at, at), slot.at).full is False
+
+
+def test_chance_spreads_the_starts_over_all_of_the_bounds() -> None:
+    rhythm = Rhythm(2.5 * HOUR, 20 * MINUTE, cron("0 0 29 2 *"))
+    at, chance = YEAR.timestamp(), random.Random(4).random
+    gaps = [rhythm.next(Past(at, at), at, chance).at - at for _ in range(300)]
+    low, high = bounds(rhythm)
+    for n in range(8):
+        first = low + n * (high - low) / 8
+        assert 15 < sum(first <= gap < first + (high - low) / 8 for gap in gaps) < 65
