@@ -282,7 +282,8 @@ class Service:
     def _look_after_page(self) -> None:
         if self._page is None or self._page.alive or self._ending.is_set():
             return
-        log.error("the page's process ended unexpectedly; it is started again")
+        status = self._page.wait()
+        log.error("the page's process ended with status %s; it is started again", status)
         if not self._ending.wait(PAGE_AGAIN):
             self._show_page()
 

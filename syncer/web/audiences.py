@@ -99,8 +99,9 @@ def _moments(connection: Connection, key: str, since: int | None, until: int) ->
     first = history.first_recorded(connection, key)
     if first is None:
         return []
-    start = max(until - BACK, first - sizes.HOUR) if since is None else since
-    begin, end = start // sizes.HOUR, -(-until // sizes.HOUR)
+    start = max(until - BACK, first) if since is None else since
+    end = -(-until // sizes.HOUR)
+    begin = min(-(-start // sizes.HOUR), end - 1)
     steps = max(1, min(STEPS, end - begin))
     return [(begin + (end - begin) * step // steps) * sizes.HOUR for step in range(steps + 1)]
 
