@@ -128,7 +128,7 @@ def pictures(folder: Path, config: str) -> None:
         def shot(name: str, path: str, *, dark: bool = False, phone: bool = False) -> None:
             page = logged_in(browser, url, dark=dark, phone=phone)
             if name == "page-audience":
-                page.set_viewport_size({"width": 1200, "height": 690})
+                page.set_viewport_size({"width": 1200, "height": 668})
             page.goto(url + path)
             page.screenshot(path=IMAGES / f"{name}.png")
             page.close()

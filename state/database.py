@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,27 @@ class Database:
 
             yield write
 
+    def scrub(self, *, vacuum: bool) -> bool:
+        """Leave no trace in the files of what was deleted: SQLite empties its log of changes, and
+        with `vacuum` writes the whole file anew. False where others kept it from that for too long.
+        PostgreSQL has no such thing that would not lock everybody out: there it does nothing."""
+        if self.engine.dialect.name != "sqlite":
+            return True
+        with closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            try:
+                if vacuum:
+                    cursor.execute("VACUUM")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                ((busy, _, _),) = cursor.fetchall()
+            except sqlite3.OperationalError as error:
+                if "locked" in str(error):
+                    return False
+                raise StateError(f"the state database {shown(self.engine.url)}: {error}") from error
+            finally:
+                cursor.close()
+        return not busy
+
 
 def shown(url: URL) -> str:
     """A URL for messages: without the password, and without the query, which may hold others."""
@@ -136,7 +157,7 @@ def _of_part(url: URL, part: str) -> URL:
 
 def _engine(url: URL, part: str, *, read_only: bool = False) -> Engine:
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url, read_only, _PAGE_SIZE[part])
+        return _sqlite_engine(url, read_only, part)
     if url.get_backend_name() == "postgresql":
         try:
             return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
@@ -150,7 +171,7 @@ def _engine(url: URL, part: str, *, read_only: bool = False) -> Engine:
     )
 
 
-def _sqlite_engine(url: URL, read_only: bool, page_size: int) -> Engine:
+def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
     path = sqlite_path(url)
     if path is not None and not path.parent.is_dir():
         raise StateError(
@@ -167,9 +188,12 @@ def _sqlite_engine(url: URL, read_only: bool, page_size: int) -> Engine:
         if read_only:
             cursor.execute("PRAGMA query_only = ON")
         else:
-            cursor.execute(f"PRAGMA page_size = {page_size}")  # heeded by a new file only
+            cursor.execute(f"PRAGMA page_size = {_PAGE_SIZE[part]}")  # heeded by a new file only
             _go_over_to_wal(cursor)
             cursor.execute("PRAGMA synchronous = FULL")
+            # What is erased is to be gone from the file. The queue has too much that comes and
+            # goes; it is vacuumed instead (`scrub`).
+            cursor.execute(f"PRAGMA secure_delete = {'ON' if part == 'state' else 'OFF'}")
         cursor.execute("PRAGMA cache_size = -16000")
         cursor.close()
 

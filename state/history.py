@@ -9,7 +9,9 @@ Times are epoch milliseconds. What holds, and all that is assumed:
 - "as of T" means: by what was recorded here by T (`recorded_at` <= T), of that the newest by id. So
   after a clock was set back, a change stamped too late counts from its stamp on, or until a later
   one of the same customer and trait is in force;
-- a member as of T is who has an entry as the newest of the entries and exits recorded by T.
+- a member as of T is who has an entry as the newest of the entries and exits recorded by T;
+- of what a compaction took (retention.py) the last changes are there, so answers as of a moment
+  since then are as they were, and one before it raises `NotKept`. Lists have what is there.
 
 Listings are streamed, and can be paged: `limit` ends a page, and `after_id` with the id of its last
 change gives the next one, in either order (nothing, when no change has that id).
@@ -29,12 +31,15 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    bindparam,
     case,
     func,
     literal_column,
     select,
 )
 
+from state import retention
+from state.errors import NotKept
 from state.listing import Page, listed, streamed
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
@@ -42,6 +47,9 @@ from state.tables import CHANGE, CUSTOMER, TRAIT
 #: time).
 ENTERED, EXITED, NEITHER = 1, -1, 0
 MOVED = (ENTERED, EXITED)
+
+#: No id and no time is larger.
+_LAST = 2**63 - 1
 
 #: As the index has it: with a bound value in place of the 0, SQLite would not see that it fits.
 _MOVED = CHANGE.c.step != literal_column("0")
@@ -119,6 +127,17 @@ class Known(NamedTuple):
 _THEIRS = CUSTOMER.c.customer_id == CHANGE.c.customer_id
 _UNDELIVERED = (CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
 _ENTRY = [CHANGE.c[name] for name in Entry._fields]
+#: What questions begin with: to put a statement together takes longer than to answer it.
+_ENTRIES = select(*_ENTRY)
+_WAITING = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS).where(*_UNDELIVERED)
+#: Customers whose newest entry or exit is an entry. The largest of 4 id + step has the step of the
+#: newest: one pass over the index in its order, on every engine.
+_MEMBERS = (
+    select(CHANGE.c.customer_id)
+    .where(_MOVED)
+    .group_by(CHANGE.c.customer_id)
+    .having(func.max(CHANGE.c.id * 4 + CHANGE.c.step) % 4 == ENTERED)
+)
 
 
 # Names
@@ -159,11 +178,10 @@ def find_customers(
     if "\0" in prefix:
         return []  # no id has one, and PostgreSQL does not take it
     statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.name, CUSTOMER.c.email)
-    # One bound only: SQLite looks for the first that it finds.
-    if after is not None and after >= prefix:
-        statement = statement.where(CUSTOMER.c.customer_id > after)
-    else:
+    if after is None or after.encode() < prefix.encode():
         statement = statement.where(CUSTOMER.c.customer_id >= prefix)
+    else:
+        statement = statement.where(CUSTOMER.c.customer_id > after)
     end = _end_of(prefix)
     if end is not None:
         statement = statement.where(CUSTOMER.c.customer_id < end)
@@ -191,7 +209,7 @@ def of_customer(
     if key is not None:
         chosen.append(key == _KEY)
     page = Page(newest_first, after_id, limit)
-    return listed(connection, select(*_ENTRY).where(*chosen), Entry._make, (CHANGE.c.id,), page)
+    return listed(connection, _ENTRIES.where(*chosen), Entry._make, (CHANGE.c.id,), page)
 
 
 def entry(connection: Connection, change: int) -> Entry | None:
@@ -223,9 +241,9 @@ def of_key(
     chosen = [CHANGE.c.key == key]
     if steps is not None:
         chosen.append(CHANGE.c.step.in_(steps))
-    statement, page = select(*_ENTRY).where(*chosen), Page(newest_first, after_id, limit)
-    order, span = (CHANGE.c.recorded_at, CHANGE.c.id), _recorded(since, until)
-    return listed(connection, statement, Entry._make, order, page, span)
+    statement, page = _ENTRIES.where(*chosen), Page(newest_first, after_id, limit)
+    order = (CHANGE.c.recorded_at, CHANGE.c.id)
+    return listed(connection, statement, Entry._make, order, page, since, until)
 
 
 def of_run(
@@ -244,7 +262,7 @@ def of_run(
         chosen.append(CHANGE.c.key == key)
     if steps is not None:
         chosen.append(CHANGE.c.step.in_(steps))
-    statement, page = select(*_ENTRY).where(*chosen), Page(False, after_id, limit)
+    statement, page = _ENTRIES.where(*chosen), Page(False, after_id, limit)
     order = (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,)
     return listed(connection, statement, Entry._make, order, page)
 
@@ -280,10 +298,9 @@ def undelivered(
     Changes that undid each other before anything was sent are not among them: Amberflo has what
     they came to.
     """
-    statement = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS)
     order = (CHANGE.c.customer_id, CHANGE.c.id)
     page = Page(False, after_id, limit)
-    return listed(connection, statement.where(*_UNDELIVERED), _undelivered, order, page)
+    return listed(connection, _WAITING, _undelivered, order, page)
 
 
 def undelivered_count(connection: Connection) -> int:
@@ -304,9 +321,9 @@ def in_force(
 ) -> Entry | None:
     """The change that says what a customer's trait was as of a moment, and since when Amberflo
     knows it (`delivered_at`, None: not yet); None: the trait was never there."""
+    _check_kept(connection, at)
     statement = (
-        select(*_ENTRY)
-        .where(CHANGE.c.customer_id == customer_id, key == _KEY, *_by(at))
+        _ENTRIES.where(CHANGE.c.customer_id == customer_id, key == _KEY, *_by(at))
         .order_by(CHANGE.c.id.desc())
         .limit(1)
     )
@@ -316,6 +333,7 @@ def in_force(
 
 def traits_at(connection: Connection, customer_id: str, at: int | None = None) -> dict[str, str]:
     """A customer's traits as of a moment: JSON values by the name at Amberflo."""
+    _check_kept(connection, at)
     until = None if at is None else at + 1
     last = {row.trait: row.after for row in of_customer(connection, customer_id, until=until)}
     return {trait: after for trait, after in last.items() if after is not None}
@@ -323,6 +341,7 @@ def traits_at(connection: Connection, customer_id: str, at: int | None = None) -
 
 def member_at(connection: Connection, customer_id: str, key: str, at: int | None = None) -> bool:
     """Whether a customer was in an audience as of a moment."""
+    _check_kept(connection, at)
     statement = _members(key, at).where(CHANGE.c.customer_id == customer_id)
     return connection.execute(statement).first() is not None
 
@@ -337,6 +356,7 @@ def members_at(
 ) -> Generator[str]:
     """Who was in an audience as of a moment, in UTF-8 byte order of the id, streamed; the page
     after a customer with `after`."""
+    _check_kept(connection, at)
     statement = _members(key, at).order_by(CHANGE.c.customer_id).limit(limit)
     if after is not None:
         statement = statement.where(CHANGE.c.customer_id > after)
@@ -345,6 +365,7 @@ def members_at(
 
 def count_at(connection: Connection, key: str, at: int | None = None) -> int:
     """How many were in an audience as of a moment."""
+    _check_kept(connection, at)
     members = _members(key, at).subquery()
     return int(connection.execute(select(func.count()).select_from(members)).scalar_one())
 
@@ -359,8 +380,9 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     tell. For these everybody's changes are gone through.
     """
     span = until - since
+    _check_kept(connection, since if steps > 1 else until)
     moments = [since + span * number // (steps - 1) for number in range(steps - 1)] + [until]
-    parts = [_between(connection, key, *edges) for edges in pairwise([None, *moments, None])]
+    parts = [_between(connection, key, *edges) for edges in pairwise([-_LAST, *moments, _LAST])]
     return as_of(connection, key, moments, parts, count_at(connection, key))
 
 
@@ -373,7 +395,7 @@ class Part(NamedTuple):
 
 
 #: Nothing was recorded.
-NO_PART = Part(0, 2**63 - 1, 0)
+NO_PART = Part(0, _LAST, 0)
 
 
 def as_of(
@@ -395,16 +417,27 @@ def as_of(
     return [Size(at, counts[at]) for at in moments]
 
 
-def _between(connection: Connection, key: str, after: int | None, by: int | None) -> Part:
+def _check_kept(connection: Connection, at: int | None) -> None:
+    begins = None if at is None else retention.begins(connection)
+    if at is not None and begins is not None and at < begins:
+        raise NotKept(begins)
+
+
+_PART = select(
+    func.coalesce(func.sum(CHANGE.c.step), 0),
+    func.coalesce(func.min(CHANGE.c.id), _LAST),
+    func.coalesce(func.max(CHANGE.c.id), 0),
+).where(
+    CHANGE.c.key == bindparam("of_key"),
+    CHANGE.c.recorded_at > bindparam("after"),
+    CHANGE.c.recorded_at <= bindparam("by"),
+)
+
+
+def _between(connection: Connection, key: str, after: int, by: int) -> Part:
     """What was recorded in (after, by] of a key."""
-    statement = select(
-        func.coalesce(func.sum(CHANGE.c.step), 0),
-        func.coalesce(func.min(CHANGE.c.id), NO_PART.oldest),
-        func.coalesce(func.max(CHANGE.c.id), 0),
-    ).where(CHANGE.c.key == key, *_by(by))
-    if after is not None:
-        statement = statement.where(CHANGE.c.recorded_at > after)
-    return Part._make(map(int, connection.execute(statement).one()))
+    values = {"of_key": key, "after": after, "by": by}
+    return Part._make(map(int, connection.execute(_PART, values).one()))
 
 
 def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> dict[int, int]:
@@ -434,14 +467,7 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
 
 
 def _members(key: str, at: int | None) -> Select[Any]:
-    """Customers whose newest entry or exit by a moment is an entry. The largest of 4 id + step has
-    the step of the newest: one pass over the index in its order, on every engine."""
-    return (
-        select(CHANGE.c.customer_id)
-        .where(CHANGE.c.key == key, _MOVED, *_by(at, _RECORDED_AT))
-        .group_by(CHANGE.c.customer_id)
-        .having(func.max(CHANGE.c.id * 4 + CHANGE.c.step) % 4 == ENTERED)
-    )
+    return _MEMBERS.where(CHANGE.c.key == key, *_by(at, _RECORDED_AT))
 
 
 def _by(

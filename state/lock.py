@@ -4,6 +4,7 @@
 - `daemon`: one daemon at a time on SQLite;
 - `schedule`: one of several daemons on PostgreSQL schedules the runs;
 - `sorting`: one process at a time sorts accepted calls, so that they stay in order;
+- `history`: one at a time removes something from the history;
 - `worker`: held by a worker under its own number as long as it lives (see workers.py).
 
 The operating system (SQLite) or the server (PostgreSQL) lets go of a lock when its holder dies, so
@@ -32,6 +33,7 @@ _NUMBERS = {
     "daemon": 7130514604,
     "schedule": 7130514605,
     "sorting": 7130514607,
+    "history": 7130514608,
     "worker": 7130514700000000000,
 }
 _BUSY = {
@@ -39,6 +41,7 @@ _BUSY = {
     "daemon": "another daemon is running on this state",
     "schedule": "another daemon schedules the runs",
     "sorting": "another daemon sorts the calls",
+    "history": "another process is compacting or erasing history",
     "worker": "the worker lives",
 }
 #: A server lets go of the locks of a host that vanished after about 20 seconds.

@@ -195,9 +195,47 @@ ALTER TABLE trait ADD COLUMN size BIGINT;
 ALTER TABLE run_trait ADD COLUMN waiting BIGINT DEFAULT 0 NOT NULL;
 """
 
+#: The hash chain over the history, what is erased, and who must not come back.
+_SEALS = """
+ALTER TABLE change ADD COLUMN salt TEXT;
+CREATE TABLE seal (
+    number BIGINT NOT NULL PRIMARY KEY,
+    kind VARCHAR(16) NOT NULL,
+    run BIGINT,
+    first_id BIGINT NOT NULL,
+    last_id BIGINT NOT NULL,
+    changes BIGINT NOT NULL,
+    digest TEXT NOT NULL,
+    until BIGINT,
+    previous TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    sealed_at BIGINT NOT NULL,
+    marks {bytes}
+);
+CREATE TABLE erased (
+    id BIGINT NOT NULL PRIMARY KEY,
+    leaf TEXT NOT NULL,
+    seal BIGINT NOT NULL
+);
+CREATE INDEX seal_kind ON seal (kind, number);
+CREATE INDEX erased_seal ON erased (seal, id);
+CREATE TABLE erasure (
+    customer_id {ordered} NOT NULL PRIMARY KEY,
+    asked_at BIGINT NOT NULL
+);
+CREATE TABLE forgotten (
+    hash TEXT NOT NULL PRIMARY KEY,
+    forgotten_at BIGINT NOT NULL
+);
+CREATE TABLE memo (
+    name VARCHAR(32) NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+);
+"""
+
 #: By part (see tables.PARTS), in order; the position (from 1) is the part's schema version.
 MIGRATIONS: dict[str, list[str]] = {
-    "state": [_INITIAL, _WORKERS, _STEPS, _COMPUTATIONS, _PAGE],
+    "state": [_INITIAL, _WORKERS, _STEPS, _COMPUTATIONS, _SEALS, _PAGE],
     "queue": [_QUEUE, _CLAIMS],
 }
 

@@ -2,7 +2,8 @@
 a long history need not count it again.
 
 It follows the history: `fold` adds what was recorded since, and is to be called now and then. It
-holds nothing of its own; history.py tells the same without it, only later.
+holds nothing of its own; history.py tells the same without it, only later. Of what a compaction
+removed it still knows how many there were; an erasure takes out what was the customer's.
 
 Hour h is what was recorded in the hour that ends at h hours, its end included: the sums up to it
 are those as of its end. Times are epoch milliseconds.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from state.history import ENTERED, EXITED, NEITHER, NO_PART, Part, Size, as_of
@@ -23,6 +24,18 @@ HOUR = 3_600_000
 #: Changes that are added at a time: others must not wait long for the database.
 CHUNK = 20_000
 _COLUMNS = {ENTERED: SIZE.c.entered, EXITED: SIZE.c.exited, NEITHER: SIZE.c.other}
+_HOUR = (CHANGE.c.recorded_at + (HOUR - 1)) // HOUR
+#: Rows of the table from the history.
+_SUMS = select(
+    CHANGE.c.key,
+    _HOUR.label("hour"),
+    *(
+        func.sum(case((CHANGE.c.step == step, 1), else_=0)).label(column.name)
+        for step, column in _COLUMNS.items()
+    ),
+    func.min(CHANGE.c.id).label("lowest"),
+    func.max(CHANGE.c.id).label("highest"),
+).group_by(CHANGE.c.key, _HOUR)
 
 
 def fold(connection: Connection, limit: int = CHUNK) -> bool:
@@ -33,21 +46,7 @@ def fold(connection: Connection, limit: int = CHUNK) -> bool:
     count, last = connection.execute(select(func.count(ids), func.max(ids))).one()
     if not count:
         return False
-    hour = (CHANGE.c.recorded_at + (HOUR - 1)) // HOUR
-    rows = connection.execute(
-        select(
-            CHANGE.c.key,
-            hour.label("hour"),
-            *(
-                func.sum(case((CHANGE.c.step == step, 1), else_=0)).label(column.name)
-                for step, column in _COLUMNS.items()
-            ),
-            func.min(CHANGE.c.id).label("lowest"),
-            func.max(CHANGE.c.id).label("highest"),
-        )
-        .where(CHANGE.c.id > mark, CHANGE.c.id <= last)
-        .group_by(CHANGE.c.key, hour)
-    )
+    rows = connection.execute(_SUMS.where(CHANGE.c.id > mark, CHANGE.c.id <= last))
     module = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = module.insert(SIZE)
     sums = {column.name: column + statement.excluded[column.name] for column in _COLUMNS.values()}
@@ -59,6 +58,18 @@ def fold(connection: Connection, limit: int = CHUNK) -> bool:
         [dict(row) for row in rows.mappings()],
     )
     return int(count) == limit
+
+
+def take_out(connection: Connection, customer_id: str) -> None:
+    """Take out what was added of a customer whose changes are about to be erased."""
+    theirs = _SUMS.where(CHANGE.c.customer_id == customer_id, CHANGE.c.id <= _mark(connection))
+    for row in connection.execute(theirs).mappings().all():
+        names = [column.name for column in _COLUMNS.values()]
+        connection.execute(
+            update(SIZE)
+            .where(SIZE.c.key == row["key"], SIZE.c.hour == row["hour"])
+            .values({name: SIZE.c[name] - row[name] for name in names})
+        )
 
 
 def up_to_date(connection: Connection) -> bool:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 
+from state import seal
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
 #: Rows that one statement takes, and a cursor hands over, at a time.
@@ -174,16 +175,16 @@ def sent_count(connection: Connection) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def sent(connection: Connection, after: str, limit: int) -> list[tuple[str, bool]]:
-    """The next ones of these in UTF-8 byte order of the id, and whether more is to be sent of them.
-    Page by page and not one stream: to look at each may take hours, too long for a transaction."""
+def sent(connection: Connection, after: str, limit: int) -> list[str]:
+    """The next ones of these in UTF-8 byte order of the id. Page by page and not one stream: to
+    look at each may take hours, too long for a transaction."""
     rows = connection.execute(
-        select(CUSTOMER.c.customer_id, CUSTOMER.c.due_at.is_not(None))
+        select(CUSTOMER.c.customer_id)
         .where(CUSTOMER.c.acked_rev > 0, CUSTOMER.c.customer_id > after)
         .order_by(CUSTOMER.c.customer_id)
         .limit(limit)
     )
-    return [(str(row[0]), bool(row[1])) for row in rows.all()]
+    return [str(row[0]) for row in rows.all()]
 
 
 def held(connection: Connection, customer_ids: Collection[str]) -> list[HeldRow]:
@@ -273,7 +274,8 @@ def _state_values(rows: Sequence[CustomerState]) -> list[dict[str, Any]]:
 def add_changes(
     connection: Connection, rows: Sequence[ChangeRow], run: int | None, now: int
 ) -> None:
-    """History of customers just written: the changes belong to their present `rev`."""
+    """History of customers just written: the changes belong to their present `rev`. Who adds them
+    writes alone: a seal (seal.py) must see them in the order of their ids."""
     revs: dict[str, int] = {}
     ids = sorted({row.customer_id for row in rows})
     for start in range(0, len(ids), CHUNK):
@@ -287,8 +289,13 @@ def add_changes(
         connection,
         insert(CHANGE).values(run=run, recorded_at=now),
         [
-            {**row._asdict(), "rev": revs[row.customer_id], "step": step(row.before, row.after)}
-            for row in rows
+            {
+                **row._asdict(),
+                "rev": revs[row.customer_id],
+                "step": step(row.before, row.after),
+                "salt": salt,
+            }
+            for row, salt in zip(rows, seal.salts(len(rows)), strict=True)
         ],
     )
 

@@ -82,6 +82,7 @@ class Change(SQLModel, table=True):
 
     `observed_at` is Segment's time of it, `recorded_at` ours, `delivered_at` Amberflo's answer.
     `step` is 1 where the customer entered an audience by it, -1 where it left, else 0.
+    `salt` is random, so that the hash of an erased row (seal.py) cannot be tried against guesses.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -98,6 +99,7 @@ class Change(SQLModel, table=True):
     step: int = Field(
         default=0, sa_column=Column(SmallInteger, nullable=False, server_default=text("0"))
     )
+    salt: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class Hour(SQLModel, table=True):
@@ -166,6 +168,58 @@ class RunTrait(SQLModel, table=True):
     held: int = Field(sa_column=_big())
     reasons: str = Field(sa_column=Column(Text, nullable=False))
     waiting: int = Field(default=0, sa_column=_big(default="0"))
+
+
+class Seal(SQLModel, table=True):
+    """A link of the hash chain over the history (seal.py says what is hashed and how).
+
+    A seal of kind `changes` is about the changes `first_id` to `last_id`; `compaction` and
+    `compacted` say what of the changes up to `last_id` is kept (retention.py), `erasure` which were
+    erased. `changes` is how many, `digest` is over their leaf hashes, `until` is when the newest of
+    them was recorded. `marks` are two bytes of each leaf hash, to name the one that is wrong.
+    """
+
+    number: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    kind: str = Field(sa_column=Column(String(16), nullable=False))
+    run: int | None = Field(default=None, sa_column=_big(nullable=True))
+    first_id: int = Field(sa_column=_big())
+    last_id: int = Field(sa_column=_big())
+    changes: int = Field(sa_column=_big())
+    digest: str = Field(sa_column=Column(Text, nullable=False))
+    until: int | None = Field(default=None, sa_column=_big(nullable=True))
+    previous: str = Field(sa_column=Column(Text, nullable=False))
+    hash: str = Field(sa_column=Column(Text, nullable=False))
+    sealed_at: int = Field(sa_column=_big())
+    marks: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+
+
+class Erased(SQLModel, table=True):
+    """What is left of an erased change: its leaf hash, and the seal (`erasure`) that says so."""
+
+    id: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    leaf: str = Field(sa_column=Column(Text, nullable=False))
+    seal: int = Field(sa_column=_big())
+
+
+class Erasure(SQLModel, table=True):
+    """A customer that is to be erased as soon as Amberflo has taken its last write."""
+
+    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
+    asked_at: int = Field(sa_column=_big())
+
+
+class Forgotten(SQLModel, table=True):
+    """A customer that was erased and must not come back: SHA-256 of the salt and its id."""
+
+    hash: str = Field(sa_column=Column(Text, primary_key=True))
+    forgotten_at: int = Field(sa_column=_big())
+
+
+class Memo(SQLModel, table=True):
+    """Single values of the state by name."""
+
+    name: str = Field(sa_column=Column(String(32), primary_key=True))
+    value: str = Field(sa_column=Column(Text, nullable=False))
 
 
 class Failure(SQLModel, table=True):
@@ -255,6 +309,11 @@ RUN_TRAIT = table(RunTrait)
 FAILURE = table(Failure)
 WORKER = table(Worker)
 ALERT = table(Alert)
+SEAL = table(Seal)
+ERASED = table(Erased)
+ERASURE = table(Erasure)
+FORGOTTEN = table(Forgotten)
+MEMO = table(Memo)
 INBOX = table(Inbox)
 EVENT = table(Event)
 COUNTER = table(Counter)
@@ -262,7 +321,10 @@ COUNTER = table(Counter)
 #: The queue of calls is a part of its own: on SQLite it is another file, so that a long commit of
 #: a run never keeps a call waiting.
 PARTS = {
-    "state": [CUSTOMER, TRAIT, CHANGE, SIZE, RUN, RUN_TRAIT, FAILURE, WORKER, ALERT],
+    "state": [
+        *(CUSTOMER, TRAIT, CHANGE, SIZE, RUN, RUN_TRAIT, FAILURE, WORKER, ALERT),
+        *(SEAL, ERASED, ERASURE, FORGOTTEN, MEMO),
+    ],
     "queue": [INBOX, EVENT, COUNTER],
 }
 
@@ -298,6 +360,8 @@ Index(
 )
 Index("size_highest", SIZE.c.highest)
 Index("failure_customer", FAILURE.c.customer_id, FAILURE.c.id)
+Index("seal_kind", SEAL.c.kind, SEAL.c.number)
+Index("erased_seal", ERASED.c.seal, ERASED.c.id)
 Index("failure_ref", FAILURE.c.ref, unique=True)
 Index("event_message", EVENT.c.message_id, unique=True)
 Index(

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +21,14 @@ from typing import Any
 import orjson
 import uvloop
 
-from state import failures, queue, snapshot, workers
+from state import compaction, failures, queue, snapshot, workers
+from state.compaction import Compacted, compact
 from state.database import Database
+from state.lock import lock
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
+from syncer.amberflo.farewell import farewell
 from syncer.amberflo.holdings import Holdings
 from syncer.amberflo.meters import MeterDelivery
 from syncer.config import Config
@@ -26,11 +37,15 @@ from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
 from syncer.storage import opened
+from syncer.sync.forget import Forget
 from syncer.sync.guard import Guard
 from syncer.sync.realtime import Sorter
 from syncer.sync.run import Progress, Runs, Selection
 from syncer.sync.verification import Verification
 from syncer.sync.verify import Verifier
+
+#: Seconds that a command waits for Amberflo, and for others, before it erases a customer.
+FORGET_WAIT = 30.0
 
 
 @dataclass
@@ -191,7 +206,7 @@ class App:
     ) -> tuple[int, int]:
         """Send refused meter records again, the same bytes, beside a daemon that may run; gives how
         many Amberflo took and refused."""
-        now = time.time_ns() // 1_000_000
+        now = _now()
         message_ids = [row["message_id"] for row in rows]
         with self.queue(writes=True) as calls:
             with calls.write() as connection:
@@ -222,6 +237,40 @@ class App:
         async with self.client() as client:
             await MeterDelivery(calls, database, worker.number, client, done).run()
 
+    def compact(self, database: Database) -> Compacted:
+        """Take out of the history what is older than `retention.history`, and finish what a
+        compaction left undone."""
+        keep = int(self.config.retention.history * 1000)
+        with lock(database, "history"):
+            return compact(database, _now() - keep if keep else None, _now, self.stop)
+
+    def forget(self, database: Database, calls: Database, *, wait: float = FORGET_WAIT) -> Forget:
+        """What forgets customers; waits so many seconds for Amberflo and for other processes."""
+        wait = min(wait, self.config.amberflo.patience)
+
+        def say_farewell(customer_id: str, called: Collection[str]) -> None:
+            async def say() -> None:
+                async with self.client() as client:
+                    await farewell(client, customer_id, called, wait)
+
+            asyncio.run(say())
+
+        @contextmanager
+        def working() -> Iterator[Worker]:
+            with lock(database, "run"), lock(database, "history", wait=wait, stop=self.stop):
+                workers.bury(database)
+                with workers.join(database, "forget") as worker:
+                    yield worker
+
+        return Forget(
+            state=database,
+            calls=calls,
+            farewell=say_farewell,
+            working=working,
+            settle=lambda: compaction.finish(database, _now),
+            wait=wait,
+        )
+
     def _selection(self) -> Selection:
         engage = self.config.engage
         settings: dict[str, Any] = {
@@ -235,3 +284,8 @@ class App:
             settings["space_id"] = engage.public_api.space_id
         text = orjson.dumps(settings).decode()
         return Selection(engage.audiences, engage.computed_traits, text)
+
+
+def _now() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000

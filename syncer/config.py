@@ -175,6 +175,16 @@ class StateConfig(_Section):
     url: DatabaseUrl = make_url("sqlite:///syncer.db")
 
 
+def _for_ever_or_a_day(seconds: float) -> float:
+    if 0 < seconds < 86400:
+        raise ValueError('write at least "1d", or "0" to keep it for ever')
+    return seconds
+
+
+class RetentionConfig(_Section):
+    history: Annotated[DurationOrNone, AfterValidator(_for_ever_or_a_day)] = 0.0
+
+
 class PassthroughConfig(_Section):
     listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8400"
     write_keys: tuple[Secret, ...] = ()
@@ -225,6 +235,7 @@ class Config(_Section):
     web: WebConfig | None = None
     alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()
+    retention: RetentionConfig = RetentionConfig()
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:

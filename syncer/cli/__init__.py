@@ -53,6 +53,7 @@ COMMANDS = {
     "resync": "sync",
     "runs": "runs",
     "audit": "audit",
+    "forget": "forget",
     "verify": "verify",
     "failures": "failures",
     "status": "status",

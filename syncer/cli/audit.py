@@ -11,7 +11,7 @@ import click
 import orjson
 from sqlalchemy import Connection
 
-from state import history, snapshot
+from state import history, retention, snapshot
 from state import runs as run_records
 from state.history import ENTERED, EXITED, MOVED, Entry
 from syncer import report
@@ -24,9 +24,11 @@ from syncer.cli.options import (
     readable,
     wants_json,
 )
+from syncer.cli.seal import compact, seal
 from syncer.cli.shapes import entry_json, undelivered_json, value
 from syncer.engage.catalog import AUDIENCE
 from syncer.errors import NotFound
+from syncer.sync.forget import check_not_forgotten
 
 #: Rows of a table where --limit does not say.
 TABLE = 1000
@@ -66,6 +68,10 @@ def audit(config: Path | None, as_json: bool) -> None:
     """Who was in which audience, when, and when Amberflo learned of it."""
 
 
+audit.add_command(seal)
+audit.add_command(compact)
+
+
 @audit.command("customer")
 @click.argument("customer_id", metavar="ID", callback=readable)
 @config_option
@@ -91,6 +97,7 @@ def audit_customer(
 ) -> None:
     """A customer's present traits and their history."""
     with looking(config) as database, database.read() as connection:
+        check_not_forgotten(connection, customer_id)
         present = history.present(connection, customer_id)
         if present is None:
             raise NotFound(f"the customer {customer_id!r} is not known here")
@@ -100,6 +107,8 @@ def audit_customer(
             until = at + 1
             found = history.traits_at(connection, customer_id, at)
             traits = {trait: value(text) for trait, text in sorted(found.items())}
+        else:
+            _say_what_is_kept(connection, since)
         if key is not None:
             key = _key(connection, key)
             names = {row.trait for row in snapshot.traits(connection) if row.key == key}
@@ -151,6 +160,7 @@ def audit_audience(
         if at is not None:
             _print_members(connection, key, at, wants_json(as_json), as_csv, limit)
             return
+        _say_what_is_kept(connection, since)
         ask = partial(history.of_key, connection, key, since, until)
         if wants_json(as_json):
             report.print_json_with_lists(
@@ -204,6 +214,7 @@ def audit_run(
         if record is None:
             raise NotFound(f"there is no run {run}; `syncer runs` lists them")
         key = None if key is None else _key(connection, key)
+        _say_what_is_kept(connection, record["committed_at"])
         ask = partial(history.of_run, connection, run, key=key)
         if wants_json(as_json):
             document = {"run": run, "kind": record["kind"], "state": record["state"]}
@@ -297,8 +308,20 @@ def _moment(
 def _key(connection: Connection, key_or_trait: str) -> str:
     found = history.key_of(connection, key_or_trait)
     if found is None:
-        raise NotFound(f"no audience with the key {key_or_trait!r} was ever synced")
+        raise NotFound(
+            f"no audience or computed trait with the key {key_or_trait!r} was ever synced"
+        )
     return found
+
+
+def _say_what_is_kept(connection: Connection, since: int | None) -> None:
+    """A list that reaches back into what was compacted is told to be a part."""
+    begins = retention.begins(connection)
+    if begins is not None and (since is None or since <= begins):
+        report.say(
+            f"the history begins at {report.iso(begins)}: of what was before only the last change "
+            "of each trait is kept"
+        )
 
 
 def _newest(ask: Callable[..., Iterable[Entry]], limit: int | None) -> Iterator[Row]:

@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from state import runs as run_records
+from state import seal
 from syncer import report
 from syncer.app import App
 from syncer.cli.options import application, config_option, json_option
@@ -80,12 +81,14 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
     with runs.database.read() as connection:
         record = run_records.get(connection, result.run)
         traits = run_records.traits(connection, result.run)
+        head = seal.head(connection, result.run)
     assert record is not None
     if as_json:
         report.print_json(
             {
                 **run_json(record),
                 "traits": [trait_json(row) for row in traits],
+                "seal": head,
                 "held_because": result.held,
                 "waiting": result.waiting,
                 "mismatches": [asdict(one) for one in result.mismatches],
@@ -95,6 +98,7 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
     else:
         report.print_table(report.TRAIT_COLUMNS, report.trait_rows(traits))
         report.stdout().print(run_line(record))
+        report.stdout().print(f"seal {head}")
     if record["without_customer_id"]:
         report.say(
             f"{record['without_customer_id']:,} profiles have no customer id and cannot be billed: "

@@ -310,7 +310,7 @@ class Service:
         logs.set_up(config.log.format, config.log.level)
         self._let_callers_in()
         self._alerts.config = config.alerts
-        if sections & {"amberflo", "engage", "log"}:
+        if sections & {"amberflo", "engage", "log", "retention"}:
             self._replace_worker()
         if self._page is not None and sections & {"web", "amberflo", "engage", "guard", "log"}:
             self._page.end(DRAIN)

@@ -25,6 +25,7 @@ from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.meters import MeterDelivery
 from syncer.app import App
 from syncer.config import Config
+from syncer.daemon import chores
 from syncer.daemon.process import Lifeline
 from syncer.daemon.trouble import Trouble
 from syncer.report import LineProgress
@@ -69,6 +70,7 @@ async def _work(
             # A thread is not cancelled with its group: it has to be told.
             stop = lambda: app.stop() or broken.is_set()  # noqa: E731
             tasks.create_task(asyncio.to_thread(_sort_all, sorter, rung, news.came, stop))
+            tasks.create_task(asyncio.to_thread(chores.do_all, app, state, calls, stop))
             tasks.create_task(_wake_at_the_end(news, app.stop))
             for work in (
                 meters.run(),

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from state import failures, queue, snapshot
+from state import failures, forgotten, queue, snapshot
 from state.database import Database
 from state.queue import EventRow, InboxRow
 from state.snapshot import ChangeRow, CustomerState, TraitRow
@@ -76,6 +76,7 @@ class Sorter:
     def _apply(self, connection: Connection, found: Sorted) -> None:
         """Bring customers and memberships into the desired state, in the order they came."""
         now = self.clock()
+        gone = forgotten.load(connection)
         ids = {call.customer_id for call in found.calls}
         customers = {one.customer_id: one for one in snapshot.states(connection, ids)}
         before = dict(customers)
@@ -84,13 +85,18 @@ class Sorter:
         changes: list[ChangeRow] = []
         members: Counter[str] = Counter()
         for call in found.calls:
+            if call.customer_id in gone:
+                found.counts["dropped", "forgotten"] += 1
+                continue
             was = customers.get(call.customer_id)
             state: CustomerState | None
             if isinstance(call, CustomerUpdate):
                 state = identified(was, call, names.keys())
                 found.counts["customer", "identify"] += 1
             elif isinstance(call, Delete):
-                state = None if was is None else forgotten(was, now)
+                state = None if was is None else blanked(was, now)
+                forgotten.ask(connection, call.customer_id, now)
+                gone.pending.add(call.customer_id)
                 found.counts["customer", "delete"] += 1
             else:
                 trait = self._trait(call, traits, names)
@@ -228,9 +234,9 @@ def sendable(state: CustomerState) -> tuple[Any, ...]:
     return state.traits, state.name, state.email, called
 
 
-def forgotten(was: CustomerState, now: int) -> CustomerState:
-    """The state after Segment's delete call: nothing personal is to be at Amberflo. The name there
-    becomes the id, email and identify traits go, and no call from before brings them back."""
+def blanked(was: CustomerState, now: int) -> CustomerState:
+    """The state after Segment's delete call, until the customer is erased (forget.py): nothing
+    personal is to be at Amberflo. The name there becomes the id, email and identify traits go."""
     called = {name: [None, now] for name in orjson.loads(was.called or "{}")}
     stamps = orjson.loads(was.stamps or "{}") | {"name": now, "email": now}
     return was._replace(name=was.customer_id, email="", called=_dump(called), stamps=_dump(stamps))

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import orjson
 from sqlalchemy import Connection
 
-from state import failures, runs, snapshot
+from state import failures, forgotten, runs, seal, snapshot
 from state.database import Database
 from state.lock import Check, run_lock
 from state.snapshot import ChangeRow, CustomerState, TraitRow
@@ -48,6 +48,7 @@ from syncer.sync.compare import (
     merge,
     same,
 )
+from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import Guard
 from syncer.sync.plan import Plan
@@ -220,6 +221,8 @@ class Runs:
         with run_lock(self.database, self.patience) as check:
             again = Again(audience, customer_id)
             if customer_id is not None:
+                with self.database.read() as connection:
+                    check_not_forgotten(connection, customer_id)
                 return self._run("resync", OnlyCustomer(customer_id), check=check, again=again)
             if audience is not None:
                 with self.database.read() as connection:
@@ -434,6 +437,7 @@ class Runs:
                 if whole
                 else look_up(pulled, lambda ids: snapshot.find(connection, ids))
             )
+            pairs = without_forgotten(pairs, forgotten.load(connection), tally)
             for change in compare(pairs, catalog, tally, horizon):
                 plan.append(change)
         self.progress.end()
@@ -490,6 +494,7 @@ class Runs:
                 "held": held_customers,
             }
             runs.set_values(connection, run, values)
+            seal.seal(connection, run, now)
         return due
 
     def _apply(
@@ -648,7 +653,9 @@ def laid_over(
     made = []
     for one in change.changes:
         now = traits_now.get(one.trait)
-        newer = not same(now, one.before) and stamps.get(one.trait, 0) > (one.observed_at or 0)
+        # The comparison heeded the stamps that were there. What vanished has no time of its own.
+        said = stamps.get(one.trait, 0)
+        newer = not same(now, one.before) if one.observed_at is None else said > one.observed_at
         if newer or same(now, one.after):
             continue
         made.append(one._replace(before=now))

@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 
 #: Customers that are read from the state at a time.
 PAGE = 1000
-NO_TRAITS = "Amberflo lists customers without their traits"
+NO_TRAITS = "customers come without their traits"
 #: So many customers of ours listed without a trait, and none with: the listing leaves traits out.
 ENOUGH = 10
 #: Times that a customer is read anew because a run or a delivery changed it meanwhile.
@@ -40,6 +40,7 @@ TRIES = 5
 
 #: What becomes of a customer that is read by itself.
 GOOD, DRIFTED, MISSING, PENDING = "good", "drifted", "missing", "pending"
+FORGOTTEN = "forgotten"
 
 
 class Judged(NamedTuple):
@@ -132,16 +133,16 @@ class Verifier:
     async def _read_listing(self) -> None:
         """Look at all that Amberflo lists, in a way that shows traits if there is one; else only at
         who is there."""
-        ways = {
-            "its list of all customers": self._holdings.pages,
-            "every customer by itself": self._holdings.everybody,
-        }
+        ways = (
+            ("paging", self._holdings.pages, "its list of all customers"),
+            ("list", self._holdings.everybody, "every customer by itself"),
+        )
         usable = []
-        for instead, way in ways.items():
+        for name, way, instead in ways:
             reason = await self._read(way())
             if reason is None:
                 return
-            self.progress.say(f"{reason}: reading {instead}")
+            self.progress.say(f"Amberflo's {name} is of no use ({reason}): reading {instead}")
             if reason is NO_TRAITS:
                 usable.append(way)
         if not usable or await self._read(usable[0](), whole=True) is not None:
@@ -200,35 +201,31 @@ class Verifier:
     # One customer
 
     def _suspects(self) -> Iterator[HeldRow]:
-        """Every customer that was ever sent, less those that the listing showed to be right and
-        those with something still to be sent."""
+        """Every customer that was ever sent, less those that the listing showed to be right."""
         after = ""
         while True:
             self._check_stop()
             with self.database.read() as connection:
-                rows = snapshot.sent(connection, after, PAGE)
-            if not rows:
-                return
-            looks = self._found.findings.looks([customer_id for customer_id, _ in rows])
-            suspects = []
-            for customer_id, due in rows:
-                if looks.get(customer_id) == EQUAL:
-                    self._found.equal += 1
-                elif due:
-                    self._found.pending += 1
-                else:
-                    suspects.append(customer_id)
-            self._found.checked += len(rows)
-            with self.database.read() as connection:
-                states = snapshot.held(connection, suspects)
-            for number, row in enumerate(states):
-                self.progress.at(self._found.checked - len(states) + number)
+                ids = snapshot.sent(connection, after, PAGE)
+                if not ids:
+                    return
+                looks = self._found.findings.looks(ids)
+                suspects = [one for one in ids if looks.get(one) != EQUAL]
+                rows = snapshot.held(connection, suspects)
+            # Who was erased meanwhile is not judged.
+            self._found.checked += len(ids) - len(suspects) + len(rows)
+            self._found.equal += len(ids) - len(suspects)
+            for done, row in enumerate(rows, self._found.checked - len(rows)):
+                self.progress.at(done)
                 yield row
             self.progress.at(self._found.checked)
-            after = rows[-1][0]
+            after = ids[-1]
 
     async def _judge(self, row: HeldRow) -> None:
         judged = await self._judged(row)
+        if judged.verdict == FORGOTTEN:
+            self._found.checked -= 1
+            return
         if judged.verdict == PENDING:
             self._found.pending += 1
             return
@@ -241,14 +238,14 @@ class Verifier:
 
     async def _judge_repair(self, customer_id: str) -> None:
         row = self._row(customer_id)
-        assert row is not None
-        judged = await self._judged(row)
+        judged = Judged(FORGOTTEN) if row is None else await self._judged(row)
         if judged.verdict == GOOD:
             traits = [drift.trait for drift in self._found.drifts(customer_id)]
             self.progress.say(f"repaired {customer_id}: {', '.join(traits) or 'it was missing'}")
             self._found.findings.repaired(customer_id)
             return
         why = {
+            FORGOTTEN: "it was erased meanwhile",
             PENDING: "it is still to be sent",
             MISSING: "Amberflo does not show it; if it was deleted there, reinstate it there",
             DRIFTED: "it still differs in " + ", ".join(drift.trait for drift in judged.drifts),
@@ -268,7 +265,8 @@ class Verifier:
                     return Judged(MISSING)
                 drifts, names = self._compare(row, record)
                 return Judged(DRIFTED if drifts else GOOD, drifts, names)
-            assert now is not None  # a customer is never forgotten
+            if now is None:
+                return Judged(FORGOTTEN)
             row = now
         return Judged(PENDING)
 

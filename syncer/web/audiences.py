@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from state import history, runs, sizes, snapshot
+from state import history, retention, runs, sizes, snapshot
 from state.history import Entry
 from state.snapshot import TraitRow
 from syncer.web.chart import chart
@@ -100,6 +100,7 @@ def _moments(connection: Connection, key: str, since: int | None, until: int) ->
     if first is None:
         return []
     start = max(until - BACK, first) if since is None else since
+    start = max(start, retention.begins(connection) or start)
     end = -(-until // sizes.HOUR)
     begin = min(-(-start // sizes.HOUR), end - 1)
     steps = max(1, min(STEPS, end - begin))
@@ -123,7 +124,10 @@ def _changes(
         span = sizes.span_of(connection, key, step, ROWS + 2, since, upto)
         if span is None:
             return []
-        since, until = span
+        # The sums of what was compacted since are of more than there is.
+        begins = retention.begins(connection)
+        kept = begins is None or (span.since is not None and span.since > begins)
+        since, until = (span.since if kept else since), span.until
     steps, rows = None if step is None else [step], ROWS + 1
     return list(
         history.of_key(

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from state.errors import Locked, StateError
+from state.errors import Locked, NotKept, StateError
 from syncer.errors import SyncerError
 from syncer.web.page import Answer, GoTo, Missing, Nothing, NotNow, Page, Visit, Wrong
 from syncer.web.render import Templates, assets, link
@@ -227,6 +227,8 @@ class Door:
             return self._shown(answer, request, visit)
         except Wrong as wrong:
             page = _error(wrong.status, str(wrong), wrong.title)
+        except NotKept as older:
+            page = _error(Missing.status, str(older), Missing.title)
         except Locked as locked:
             page = _error(NotNow.status, str(locked), NotNow.title)
         except (StateError, SyncerError) as error:

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 
 from state import failures, history, runs, sizes, snapshot
 from state.database import Database
@@ -77,6 +77,23 @@ def test_sizes_by_the_hour_are_those_of_the_history(database: Database, back: fl
             )
             assert found == wanted
             assert any(size.members for size in wanted) == (key != "none")
+
+
+@pytest.mark.parametrize("folded", [True, False], ids=["folded", "not yet"])
+def test_an_erased_customer_is_taken_out(database: Database, folded: bool) -> None:
+    record(database, 5, 60, back=0)
+    if folded:
+        fold(database, 17)
+    with database.write(alone=True) as connection:
+        sizes.take_out(connection, CUSTOMERS[0])
+        connection.execute(delete(CHANGE).where(CHANGE.c.customer_id == CUSTOMERS[0]))
+    fold(database, 17)
+    for key in KEYS:
+        with database.read() as connection:
+            now = history.count_at(connection, key)
+            moments = [START + hour * HOUR for hour in range(0, 40, 3)]
+            wanted = history.sizes(connection, key, moments[0], moments[-1], len(moments))
+            assert sizes.by_hour(connection, key, moments, now) == wanted
 
 
 def test_nothing_to_fold_is_no_harm(database: Database) -> None:

@@ -582,6 +582,9 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
     numbers = [one.pop("id") for one in found]
     assert numbers == sorted(set(numbers))
     assert [one.pop("step") for one in found] == [1, -1, 0]
+    salts = ask(database, lambda c: c.execute(text("SELECT salt FROM change")).scalars().all())
+    assert len(set(salts)) == len(salts) == 4
+    assert all(salts)
     common = {"customer_id": "u1", "delivered_at": None}
     second = common | {"run": None, "rev": 2, "recorded_at": NOW + 1}
     assert found == [

@@ -1,0 +1,168 @@
+"""The erasure of a customer: everything that this database has of it, in one transaction.
+
+The history keeps of each change its leaf hash, so that the chain of seals still holds; a seal says
+which changes these are. The salt goes with the change, so the hash cannot be tried against guesses.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import orjson
+from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
+
+from state import forgotten, memo, seal, sizes
+from state.errors import Locked
+from state.tables import CHANGE, CUSTOMER, ERASED, FAILURE, RUN, TRAIT
+
+#: The memo of a time: what was erased up to then may have left traces in the files.
+TRACES = "traces"
+#: The memo that says that the file was written anew since it was made by an older program.
+SCRUBBED = "scrubbed"
+
+
+class Erased(NamedTuple):
+    """What was erased: the customer itself, changes of the history, failures."""
+
+    known: bool
+    changes: int
+    failures: int
+
+
+class Taken(NamedTuple):
+    """A customer that is kept from delivery: `called` are the names of its traits at Amberflo that
+    identify calls made; `rev` and `due_at` are what they were."""
+
+    customer_id: str
+    called: list[str]
+    rev: int
+    due_at: int | None
+
+
+def take(connection: Connection, customer_id: str, worker: int, now: int) -> Taken | None:
+    """Claim a customer for a worker, in a transaction that writes alone; None: it is not known.
+    Raises `Locked` where another has it in work.
+
+    It counts as due meanwhile: should the worker die, that gives it back like any other.
+    """
+    this = CUSTOMER.c.customer_id == customer_id
+    columns = CUSTOMER.c.called, CUSTOMER.c.rev, CUSTOMER.c.due_at
+    found = connection.execute(select(*columns).where(this)).first()
+    if found is None:
+        return None
+    done = connection.execute(
+        update(CUSTOMER)
+        .where(this, CUSTOMER.c.claimed_by.is_(None))
+        .values(claimed_by=worker, due_at=func.coalesce(CUSTOMER.c.due_at, now))
+    )
+    if not done.rowcount:
+        raise Locked(f"the customer {customer_id!r} is just being sent; try again")
+    engages = set(connection.execute(select(TRAIT.c.trait)).scalars())
+    called = [name for name in orjson.loads(found[0] or "{}") if name not in engages]
+    return Taken(customer_id, called, int(found[1]), found[2])
+
+
+def give_back(connection: Connection, taken: Taken) -> None:
+    """It was not erased: it is due or not as it was, unless a call made it due."""
+    same = CUSTOMER.c.rev == taken.rev
+    connection.execute(
+        update(CUSTOMER)
+        .where(CUSTOMER.c.customer_id == taken.customer_id)
+        .values(claimed_by=None, due_at=case((same, taken.due_at), else_=CUSTOMER.c.due_at))
+    )
+
+
+def erase(connection: Connection, customer_id: str, now: int) -> Erased:
+    """Erase a customer and note that it is forgotten, in a transaction that writes alone. The
+    caller has taken it, and sees to it that no run and no compaction goes on."""
+    forgotten.put(connection, customer_id, now)
+    changes = _erase_changes(connection, customer_id, now)
+    known = _erase_customer(connection, customer_id)
+    failures = _erase_failures(connection, customer_id)
+    _erase_errors(connection, customer_id)
+    memo.put(connection, TRACES, str(now))
+    return Erased(known, changes, failures)
+
+
+def _erase_changes(connection: Connection, customer_id: str, now: int) -> int:
+    seal.seal(connection, None, now)
+    theirs = CHANGE.c.customer_id == customer_id
+    columns = [CHANGE.c[name] for name in seal.LEAF]
+    rows = connection.execute(select(*columns).where(theirs).order_by(CHANGE.c.id)).all()
+    if not rows:
+        return 0
+    left = [(row[0], seal.leaf(tuple(row)).hex()) for row in rows]
+    erased = seal.Sum()
+    erased.add([seal.leaf(one) for one in left])
+    link = seal.append(connection, seal.ERASURE, erased, rows[0][0], rows[-1][0], now)
+    values = [{"id": number, "leaf": leaf, "seal": link.number} for number, leaf in left]
+    connection.execute(insert(ERASED), values)
+    sizes.take_out(connection, customer_id)
+    connection.execute(delete(CHANGE).where(theirs))
+    return len(left)
+
+
+def _erase_customer(connection: Connection, customer_id: str) -> bool:
+    this = CUSTOMER.c.customer_id == customer_id
+    traits = connection.execute(select(CUSTOMER.c.traits).where(this)).scalar()
+    if traits is None:
+        return False
+    names = [name for name, value in orjson.loads(traits).items() if value is not False]
+    for name in names:
+        connection.execute(
+            update(TRAIT).where(TRAIT.c.trait == name).values(members=TRAIT.c.members - 1)
+        )
+    connection.execute(delete(CUSTOMER).where(this))
+    return True
+
+
+def _erase_failures(connection: Connection, customer_id: str) -> int:
+    """Failures of the customer, and calls that could not be taken and name it."""
+    statement = select(FAILURE.c.id, FAILURE.c.customer_id, FAILURE.c.request).where(
+        or_(FAILURE.c.customer_id == customer_id, FAILURE.c.customer_id.is_(None))
+    )
+    found = [
+        number
+        for number, whose, request in connection.execute(statement)
+        if whose == customer_id or _names(request or "", customer_id)
+    ]
+    for number in found:
+        connection.execute(delete(FAILURE).where(FAILURE.c.id == number))
+    return len(found)
+
+
+def _names(call: str, customer_id: str) -> bool:
+    """Whether a call has the id as one of its values."""
+    try:
+        return customer_id in map(str, _values(orjson.loads(call)))
+    except orjson.JSONDecodeError:
+        return any(text in call for text in (f'"{customer_id}"', json.dumps(customer_id)))
+
+
+def _values(call: Any) -> Iterator[Any]:
+    """What is no list and no object in it, however deep."""
+    found = [call]
+    while found:
+        one = found.pop()
+        if isinstance(one, dict):
+            found += one.values()
+        elif isinstance(one, list):
+            found += one
+        else:
+            yield one
+
+
+def _erase_errors(connection: Connection, customer_id: str) -> None:
+    """Errors of runs name a customer as Python writes a text, or in the URL of a request."""
+    in_url = re.compile(rf"customerId={re.escape(quote(customer_id, safe=''))}(?![^\s&;,:])")
+    rows = connection.execute(select(RUN.c.id, RUN.c.error).where(RUN.c.error.is_not(None)))
+    for number, error in rows.all():
+        told = in_url.sub(
+            "customerId=(forgotten)", error.replace(repr(customer_id), "'(forgotten)'")
+        )
+        if told != error:
+            connection.execute(update(RUN).where(RUN.c.id == number).values(error=told))

@@ -1,0 +1,22 @@
+"""Single values of the state by name: the head of the seals, the salt of forgotten ids."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from state.tables import MEMO
+
+
+def get(connection: Connection, name: str) -> str | None:
+    found = connection.execute(select(MEMO.c.value).where(MEMO.c.name == name)).scalar()
+    return None if found is None else str(found)
+
+
+def put(connection: Connection, name: str, value: str) -> None:
+    done = connection.execute(update(MEMO).where(MEMO.c.name == name).values(value=value))
+    if not done.rowcount:
+        connection.execute(insert(MEMO).values(name=name, value=value))
+
+
+def drop(connection: Connection, name: str) -> None:
+    connection.execute(delete(MEMO).where(MEMO.c.name == name))

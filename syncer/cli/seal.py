@@ -1,0 +1,141 @@
+"""`audit seal` and `audit compact`: whether the history is as it was sealed, and how much of it is
+kept."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from state import history
+from state.proof import Broken, prove
+from syncer import __version__, report
+from syncer.cli.options import application, config_option, json_option, looking, wants_json
+from syncer.errors import EXIT_FAILED, NotFound
+from syncer.export import Export
+
+
+@click.command("seal")
+@config_option
+@json_option
+@click.option("--expect", metavar="HASH", help="A head kept elsewhere that the chain must contain.")
+@click.option(
+    "--export",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the history with its hashes into this folder, for others to check.",
+)
+@click.option("--since", type=int, metavar="RUN", help="Export from this run on.")
+@click.option("--audience", metavar="KEY", help="Export of others only the hashes.")
+def seal(
+    config: Path | None,
+    as_json: bool,
+    expect: str | None,
+    folder: Path | None,
+    since: int | None,
+    audience: str | None,
+) -> None:
+    """Prove that nobody edited the history since it was sealed.
+
+    Exit status 1 names the first place where the chain does not hold.
+    """
+    if folder is None and (since is not None or audience is not None):
+        raise click.UsageError("--since and --audience are for --export FOLDER")
+    exported: dict[str, Any] = {}
+    with looking(config) as database, database.read() as connection:
+        key = None if audience is None else history.key_of(connection, audience)
+        if audience is not None and key is None:
+            raise NotFound(f"no audience with the key {audience!r} was ever synced")
+        export = Export(folder, since, key) if folder is not None else None
+        try:
+            proof = prove(connection, expect=expect and expect.strip().lower(), witness=export)
+        except BaseException:
+            if export is not None:
+                export.discard()
+            raise
+    if export is not None:
+        at = report.iso(time.time_ns() // 1_000_000)
+        exported = export.finish(proof, tool=f"engage-amberflo-sync {__version__}", at=str(at))
+    if wants_json(as_json):
+        report.print_json(
+            {
+                "holds": proof.broken is None,
+                "head": proof.head,
+                "seals": proof.seals,
+                "changes": proof.changes,
+                "erased": proof.erased,
+                "erasures": proof.erasures,
+                "unsealed": proof.unsealed,
+                "compacted": proof.compacted,
+                "begins": report.iso(proof.begins),
+                "unfinished": proof.unfinished,
+                "broken": proof.broken and _broken_json(proof.broken),
+                "export": exported or None,
+            }
+        )
+    elif proof.broken is None:
+        out = report.stdout()
+        out.print(f"head {proof.head}" if proof.head else "nothing is sealed yet")
+        out.print(
+            f"{proof.seals:,} seals hold for {proof.changes:,} changes"
+            + (f", {proof.erased:,} of them erased" if proof.erased else "")
+            + "; when Amberflo acknowledged a change (delivered_at) is not sealed"
+        )
+        if proof.begins is not None:
+            out.print(
+                f"the history begins at {report.iso(proof.begins)}: {proof.compacted:,} seals are "
+                "compacted"
+                + (", a compaction was cut off and goes on next time" if proof.unfinished else "")
+            )
+        if proof.unsealed:
+            out.print(f"{proof.unsealed:,} changes by calls are not sealed yet: the next run does")
+        if exported:
+            out.print(f"{exported['changes']:,} changes exported to {folder}")
+    if proof.broken is not None:
+        report.say(f"error: the history is not as it was sealed: {_place(proof.broken)}")
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _place(broken: Broken) -> str:
+    at = [
+        f"{what} {number}"
+        for what, number in (("run", broken.run), ("seal", broken.seal))
+        if number is not None
+    ]
+    return broken.what + (f" ({', '.join(at)})" if at else "")
+
+
+def _broken_json(broken: Broken) -> dict[str, Any]:
+    return {
+        "what": broken.what,
+        "seal": broken.seal,
+        "run": broken.run,
+        "change": broken.change,
+    }
+
+
+@click.command("compact")
+@config_option
+@json_option
+def compact(config: Path | None, as_json: bool) -> None:
+    """Take out of the history what is older than retention.history.
+
+    The last change of each trait of each customer stays, so the history still answers for every
+    moment since. The daemon does this once a day.
+    """
+    app = application(config)
+    with app.state(writes=True) as database:
+        done = app.compact(database)
+    if wants_json(as_json):
+        report.print_json(
+            {"removed": done.removed, "kept": done.kept, "begins": report.iso(done.begins)}
+        )
+    if done.broken is not None:
+        report.say(f"error: nothing is removed, the history does not hold: {_place(done.broken)}")
+        raise click.exceptions.Exit(EXIT_FAILED)
+    if not app.config.retention.history:
+        report.say("retention.history is not set: the history is kept for ever")
+    begins = f"; the history begins at {report.iso(done.begins)}" if done.begins else ""
+    report.say(f"{done.removed:,} changes removed{begins}")

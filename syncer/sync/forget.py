@@ -1,0 +1,164 @@
+"""Forgetting a customer: Amberflo first, then everything here, then the traces in the files.
+
+What is known of a customer is erased when Amberflo has taken its last write, and not before. From
+then on the customer does not come in again by a pull or a call, until that is lifted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import Connection
+
+from state import erasure, forgotten, memo, queue
+from state.database import Database
+from state.erasure import Erased, Taken
+from state.errors import Locked
+from state.forgotten import Forgotten
+from state.workers import Worker
+from syncer.errors import AmberfloError, NotFound, SyncerError
+from syncer.sync.compare import Pair, Tally
+
+#: Why a pulled value of a customer is skipped.
+REASON = "forgotten"
+
+
+@dataclass
+class Forget:
+    """Forgets customers. `farewell` brings the last write of one (with the names of its identify
+    traits) to Amberflo, or raises. Meanwhile this process is a worker (`working`) beside which no
+    run goes on, so none can wait for the customer, and nobody else removes history; it takes the
+    customer as a delivery does, so the writes of one stay serial. `wait` is how many seconds it
+    waits for a delivery that has it."""
+
+    state: Database
+    calls: Database
+    farewell: Callable[[str, Collection[str]], None]
+    working: Callable[[], AbstractContextManager[Worker]]
+    #: finishes a compaction that was cut off: it must not find less than it left
+    settle: Callable[[], object]
+    wait: float = 0.0
+    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+    def forget(self, customer_id: str) -> Erased:
+        """Forget one. When Amberflo does not take the last write, nothing is erased."""
+        with self.working() as worker, self._taken(customer_id, worker) as called:
+            try:
+                if called is not None:
+                    self.farewell(customer_id, called)
+            except AmberfloError as error:
+                raise SyncerError(
+                    f"nothing was erased, Amberflo did not take the last write: {error}"
+                ) from None
+            self.settle()
+            worker.check()
+            with self.state.write(alone=True) as connection:
+                return erasure.erase(connection, customer_id, self.clock())
+
+    @contextmanager
+    def _taken(self, customer_id: str, worker: Worker) -> Iterator[list[str] | None]:
+        """The customer is ours for the block; gives the names of its identify traits, None where it
+        is not known. It is as before where it was not erased."""
+        taken = self._take(customer_id, worker)
+        try:
+            yield None if taken is None else taken.called
+        except BaseException:
+            if taken is not None:
+                with self.state.write(alone=True) as connection:
+                    erasure.give_back(connection, taken)
+            raise
+
+    def _take(self, customer_id: str, worker: Worker) -> Taken | None:
+        until = time.monotonic() + self.wait
+        while True:
+            try:
+                with self.state.write(alone=True) as connection:
+                    return erasure.take(connection, customer_id, worker.number, self.clock())
+            except Locked:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+    def forget_all_asked(self) -> int:
+        """Forget those whom Segment's delete calls name; gives how many. Who cannot be forgotten
+        keeps no other one waiting."""
+        with self.state.read() as connection:
+            asked = forgotten.asked(connection)
+        problem: SyncerError | None = None
+        for customer_id in asked:
+            try:
+                self.forget(customer_id)
+            except SyncerError as error:
+                problem = error
+        if problem is not None:
+            raise problem
+        return len(asked)
+
+    def lift(self, customer_id: str) -> bool:
+        """Let a customer in again; gives whether it was forgotten."""
+        with self.state.write(alone=True) as connection:
+            return forgotten.lift(connection, customer_id)
+
+    def traces(self) -> bool:
+        """Whether there may be traces in the files of what was erased."""
+        with self.state.read() as connection:
+            return memo.get(connection, erasure.TRACES) is not None
+
+    def scrub(self) -> bool:
+        """Remove the traces from the files; gives whether all are gone. Calls that were taken
+        before the erasure must be delivered first: they are billed."""
+        with self.state.read() as connection:
+            erased_at = memo.get(connection, erasure.TRACES)
+            old_file = memo.get(connection, erasure.SCRUBBED) is None
+        if erased_at is None:
+            return True
+        if not self.state.scrub(vacuum=old_file):
+            return False
+        if old_file:
+            with self.state.write(alone=True) as connection:
+                memo.put(connection, erasure.SCRUBBED, "yes")
+        if self._calls_until(int(erased_at)) or not self.calls.scrub(vacuum=True):
+            return False
+        with self.state.write(alone=True) as connection:
+            if memo.get(connection, erasure.TRACES) == erased_at:
+                memo.drop(connection, erasure.TRACES)
+        return True
+
+    def _calls_until(self, moment: int) -> bool:
+        """Whether calls of that time still wait."""
+        with self.calls.read() as connection:
+            oldest = queue.oldest_waiting(connection)
+        return oldest is not None and oldest <= moment
+
+
+def without_forgotten(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterable[Pair]:
+    """The pairs of a comparison less the customers that must not come in; `tally` counts what was
+    pulled of them as skipped."""
+    return _others(pairs, gone, tally) if gone else pairs
+
+
+def _others(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterator[Pair]:
+    for row, known in pairs:
+        # Who is erased is not known; only who is about to be is.
+        name = known[0] if known is not None else row.customer_id if row is not None else ""
+        if name not in (gone if known is None else gone.pending):
+            yield row, known
+        elif row is not None:
+            keys = orjson.loads(row.keys)
+            tally.customers += 1
+            tally.rows += len(keys) + len(orjson.loads(row.profile))
+            for key in set(keys):
+                tally.sums[key].pulled += 1
+                tally.sums[key].reasons[REASON] += 1
+
+
+def check_not_forgotten(connection: Connection, customer_id: str) -> None:
+    """Raises what to do when a command names a customer that was forgotten."""
+    if customer_id in forgotten.load(connection):
+        raise NotFound(
+            f"the customer {customer_id!r} was forgotten; `syncer forget --undo` lets it in again"
+        )

@@ -1,0 +1,381 @@
+"""`forget`, and Segment's delete call: nothing is left of a customer, and it does not come back."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from typing import Any
+
+import orjson
+import pytest
+from sqlalchemy import create_engine, text
+
+from state.database import Database
+from state.lock import run_lock
+from syncer.sandbox.engage import EngageSandbox
+from syncer.sandbox.faults import Faults
+
+from .conftest import Installation, expected_records
+from .receiver import Daemon, daemon, unique, wait_until
+from .test_receiver import Profiles, engage_call, sign
+
+Json = dict[str, Any]
+
+
+def traces(installation: Installation, *needles: str) -> dict[str, list[str]]:
+    """The files of the state that hold one of these texts, raw."""
+    found: dict[str, list[str]] = {}
+    for file in installation.folder.glob("syncer*"):
+        content = file.read_bytes()
+        there = [needle for needle in needles if needle.encode() in content]
+        if there:
+            found[file.name] = there
+    return found
+
+
+def personal(installation: Installation, engage: EngageSandbox) -> tuple[str, Json]:
+    """A customer whose id, name and email nobody else has, and what Amberflo holds of it."""
+    wanted = expected_records(engage)
+    values = [str(one[field]) for one in wanted.values() for field in one if field != "traits"]
+    for customer_id, record in wanted.items():
+        own = record["customerName"], record["customerEmail"]
+        members = [value for value in record["traits"].values() if value is True]
+        if customer_id.startswith("u") and members and all(values.count(one) == 1 for one in own):
+            return customer_id, record
+    raise AssertionError("there is none")
+
+
+def check_sums(installation: Installation, run: int) -> None:
+    for row in installation.json("runs", "show", str(run))["traits"]:
+        parts = ("entered", "exited", "changed", "unchanged", "skipped")
+        assert row["pulled"] == sum(row[part] for part in parts), row
+
+
+def skipped(installation: Installation, run: int) -> int:
+    """Values that a run skipped because the customer is forgotten."""
+    rows = installation.json("runs", "show", str(run))["traits"]
+    return sum(row["reasons"].get("forgotten", 0) for row in rows)
+
+
+@pytest.fixture
+def synced(installation: Installation, engage: EngageSandbox) -> Installation:
+    engage.fill(80, 4)
+    installation.run("sync")
+    engage.observe()
+    engage.evolve(fraction=0.3)
+    installation.run("sync", "--full")
+    engage.observe()
+    return installation
+
+
+def test_nothing_is_left_of_a_forgotten_customer(
+    synced: Installation, engage: EngageSandbox
+) -> None:
+    customer, record = personal(synced, engage)
+    name, email = record["customerName"], record["customerEmail"]
+    synced.amberflo.customers[customer]["traits"]["stripeId"] = "cus_1"
+    assert set(traces(synced, customer, name, email)["syncer.db"]) == {customer, name, email}
+    others = {one: held for one, held in synced.holds().items() if one != customer}
+    known = synced.json("audit", "seal")
+
+    found = synced.json("forget", customer, "--yes")
+    assert found["forgotten"]
+    assert found["erased"]["customers"] == 1
+    assert found["erased"]["changes"] >= len(record["traits"])
+    assert found["traces"] is False
+    assert traces(synced, customer, name, email) == {}
+    # Amberflo: nothing personal, the memberships and what others put there as they were.
+    assert synced.holds() == others | {
+        customer: {
+            "customerName": customer,
+            "customerEmail": None,
+            "traits": record["traits"] | {"stripeId": "cus_1"},
+        }
+    }
+    sealed = synced.json("audit", "seal", "--expect", known["head"])
+    assert (sealed["holds"], sealed["erased"]) == (True, found["erased"]["changes"])
+    assert sealed["changes"] == known["changes"]
+    done = synced.run("audit", "customer", customer, exit_code=1)
+    assert done.stderr == (
+        f"error: the customer {customer!r} was forgotten; `syncer forget --undo` lets it in again\n"
+    )
+    # The first time the file was written anew; from then on SQLite overwrites what it deletes.
+    other = next(one for one in others if one.startswith("u") and others[one]["customerEmail"])
+    assert synced.json("forget", other, "--yes")["traces"] is False
+    assert traces(synced, other, others[other]["customerEmail"], customer, email) == {}
+
+
+def test_a_forgotten_customer_does_not_come_back(
+    synced: Installation, engage: EngageSandbox
+) -> None:
+    customer, record = personal(synced, engage)
+    synced.run("forget", customer, "--yes")
+    blank = synced.holds()[customer]
+    synced.amberflo.reset_stats()
+    full = synced.json("sync", "--full")
+    assert (full["state"], full["due"]) == ("done", 0)
+    check_sums(synced, full["run"])
+    assert skipped(synced, full["run"]) == len(record["traits"])
+    # It changes in Engage, with everybody else.
+    engine = create_engine(synced.source_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE user_traits SET uuid_ts = '2030-01-01 00:00:00'"))
+    engine.dispose()
+    changed = synced.json("sync")
+    assert changed["kind"] == "incremental"
+    check_sums(synced, changed["run"])
+    assert skipped(synced, changed["run"]) == len(record["traits"])
+    synced.run("resync", "--yes")
+    assert synced.puts().get(customer) is None
+    assert synced.holds()[customer] == blank
+    assert customer not in str(synced.json("diff", "--full", "--customers"))
+    assert traces(synced, customer, record["customerEmail"]) == {}
+    done = synced.run("resync", "--customer", customer, "--yes", exit_code=1)
+    assert "was forgotten; `syncer forget --undo` lets it in again" in done.stderr
+    assert synced.json("audit", "seal")["holds"]
+
+    done = synced.run("forget", "--undo", customer)
+    assert "it may come in again" in done.stderr
+    assert synced.json("sync", "--full")["due"] == 1
+    assert synced.holds() == expected_records(engage)
+    done = synced.run("forget", "--undo", customer, exit_code=1)
+    assert done.stderr == f"error: the customer {customer!r} is not forgotten\n"
+
+
+def test_one_that_was_never_known_is_kept_out(
+    installation: Installation, engage: EngageSandbox
+) -> None:
+    engage.fill(40, 3)
+    wanted = expected_records(engage)
+    customer = next(iter(wanted))
+    found = installation.json("forget", customer, "--yes")
+    assert found["erased"] == {"customers": 0, "changes": 0, "failures": 0}
+    assert installation.amberflo.stats()["requests"] == {}
+    run = installation.json("sync")
+    check_sums(installation, run["run"])
+    del wanted[customer]
+    assert installation.holds() == wanted
+    assert skipped(installation, run["run"]) > 0
+
+
+def test_one_that_amberflo_does_not_know_is_not_made_there(
+    synced: Installation, engage: EngageSandbox
+) -> None:
+    customer, _ = personal(synced, engage)
+    del synced.amberflo.customers[customer]
+    synced.run("forget", customer, "--yes")
+    assert customer not in synced.holds()
+
+
+@pytest.mark.parametrize("trouble", ["down", "refused", "key"])
+def test_nothing_is_erased_before_amberflo_has_it(
+    synced: Installation, engage: EngageSandbox, trouble: str
+) -> None:
+    synced.configure(patience="1s")
+    customer, record = personal(synced, engage)
+    before = synced.json("audit", "customer", customer)
+    if trouble == "down":
+        synced.amberflo.faults = Faults.parse("503=1")
+    elif trouble == "refused":
+        synced.amberflo.customers[customer]["strange"] = 1
+    else:
+        synced.configure(api_key="wrong")
+    done = synced.run("forget", customer, "--yes", exit_code=1)
+    assert done.stderr.startswith("error: nothing was erased, Amberflo did not take the last write")
+    assert done.stderr.count("\n") == 1
+    assert synced.json("audit", "customer", customer) == before
+    assert synced.json("audit", "seal")["erased"] == 0
+
+    synced.amberflo.faults = Faults()
+    synced.amberflo.customers[customer].pop("strange", None)
+    synced.configure()
+    assert synced.holds()[customer] == record
+    synced.run("forget", customer, "--yes")
+    assert traces(synced, customer, record["customerEmail"]) == {}
+
+
+def test_it_waits_for_no_run(synced: Installation, engage: EngageSandbox) -> None:
+    customer, _ = personal(synced, engage)
+    url = f"sqlite:///{synced.folder / 'syncer.db'}"
+    with closing(Database.open(url)) as database, run_lock(database):
+        done = synced.run("forget", customer, "--yes", exit_code=1)
+    assert done.stderr.startswith("error: another run is going on")
+    assert synced.json("audit", "customer", customer)["present"]
+
+
+def test_it_asks_first(synced: Installation, engage: EngageSandbox) -> None:
+    customer, _ = personal(synced, engage)
+    process = synced.start("forget", customer)
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert synced.json("audit", "customer", customer)["present"]
+
+
+def test_on_postgresql_too(
+    installation: Installation, engage: EngageSandbox, postgres_url: str
+) -> None:
+    installation.configure(state=postgres_url)
+    engage.fill(40, 3)
+    installation.run("sync")
+    customer, record = personal(installation, engage)
+    found = installation.json("forget", customer, "--yes")
+    assert (found["erased"]["customers"], found["traces"]) == (1, False)
+    assert installation.holds()[customer]["customerEmail"] is None
+    assert installation.json("sync", "--full")["due"] == 0
+    assert installation.json("audit", "seal")["erased"] == len(record["traits"])
+
+
+#: The program, that is killed as it calls something, or when that is done.
+KILLED = """
+import os, signal
+from importlib import import_module
+module, _, names = {place!r}.partition(":")
+owner = import_module(module)
+*path, name = names.split(".")
+for one in path:
+    owner = getattr(owner, one)
+real = getattr(owner, name)
+def killed(*given, **more):
+    if {after}:
+        real(*given, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(owner, name, killed)
+from syncer.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "after", "erased"),
+    [
+        ("syncer.amberflo.client:AmberfloClient.put_customer", False, False),
+        ("state.compaction:finish", False, False),  # Amberflo has it
+        ("state.erasure:erase", True, False),  # before the commit
+        ("syncer.sync.forget:Forget.scrub", False, True),
+        ("state.database:Database.scrub", True, True),
+    ],
+)
+def test_forgetting_may_be_killed_at_any_moment(
+    synced: Installation, engage: EngageSandbox, place: str, after: bool, erased: bool
+) -> None:
+    """All of it is there, or nothing; the next time finishes what is left."""
+    customer, record = personal(synced, engage)
+    before = synced.json("audit", "customer", customer)
+    program = KILLED.format(place=place, after=after)
+    command = [sys.executable, "-c", program, "forget", customer, "--yes"]
+    done = subprocess.run([*command, "--config", synced.config], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert synced.json("audit", "seal")["holds"]
+    if erased:
+        synced.run("audit", "customer", customer, exit_code=1)
+    else:
+        assert synced.json("audit", "customer", customer) == before
+    synced.run("forget", customer, "--yes")
+    assert traces(synced, customer, record["customerName"], record["customerEmail"]) == {}
+    assert synced.json("sync", "--full")["due"] == 0
+    found = synced.json("audit", "seal")
+    assert (found["holds"], found["erased"]) == (True, len(before["changes"]))
+
+
+# -- by calls
+
+
+def delete(found: Daemon, customer_id: str) -> None:
+    """Segment's delete call."""
+    body = orjson.dumps({"type": "delete", "userId": customer_id})
+    found.send("webhook", body, key=None, x_signature=sign(body))
+
+
+def test_segments_delete_call_forgets(installation: Installation) -> None:
+    user, other = unique("user"), unique("user")
+    mine = (user, "Ada Lovelace", "ada@example.com", "555-0100")
+    with closing(Profiles(installation)) as profiles, daemon(installation) as found:
+        traits = {"name": mine[1], "email": mine[2], "phone": mine[3]}
+        for one in (user, other):
+            found.send("identify", {"userId": one, "traits": traits | {"plan": one}})
+            event = orjson.dumps(engage_call(one, "vip", True, "2026-01-01T00:00:00.000Z"))
+            found.send("webhook", event, key=None, x_signature=sign(event))
+        found.settle()
+        # A call that cannot be taken is a failure that names it.
+        found.batch({"type": "track", "userId": user, "event": "X", "properties": {"value": "NaN"}})
+        assert len(found.failures(user)) == 1
+        assert found.customer(user)["traits"] == {"plan": user, "phone": mine[3], "vip": True}
+
+        delete(found, user)
+        wait_until(lambda: traces(installation, user) == {}, what="the erasure")
+        assert found.customer(user) == {
+            "customerName": user,
+            "customerEmail": None,
+            "traits": {"vip": True},
+        }
+        # The other one has the same name and address.
+        assert found.customer(other)["traits"]["phone"] == mine[3]
+        assert found.failures(user) == []
+        assert installation.json("audit", "seal")["holds"]
+        assert installation.json("audit", "customer", other)["present"] == {"vip": True}
+
+        # It stays out, by calls and by pulls; what it uses is billed.
+        profiles.put(user, "2026-11-01T00:00:00Z", vip="false", name=mine[1])
+        found.send("identify", {"userId": user, "traits": traits})
+        event = orjson.dumps(engage_call(user, "vip", False, "2029-01-01T00:00:00.000Z"))
+        found.send("webhook", event, key=None, x_signature=sign(event))
+        found.send("page", {"userId": user, "messageId": unique()})
+        assert len(found.by_customer(user)) == 1
+        assert found.calls("dropped", "forgotten") == 2
+        installation.run("sync")
+        assert found.customer(user)["customerEmail"] is None
+        delete(found, user)
+        found.settle()
+        assert found.customer(user)["traits"] == {"vip": True}
+        assert "Traceback" not in "\n".join(found.log)
+
+    found_seal = installation.json("audit", "seal")
+    assert (found_seal["holds"], found_seal["erased"]) == (True, 1)
+
+
+def test_a_delete_call_waits_for_a_run_and_for_amberflo(
+    installation: Installation, engage: EngageSandbox
+) -> None:
+    engage.fill(40, 3)
+    with daemon(installation) as found:
+        installation.run("sync")
+        customer, record = personal(installation, engage)
+        installation.amberflo.faults = Faults.parse("503=1")
+        delete(found, customer)
+        wait_until(lambda: found.calls("customer", "delete"), what="the call")
+        time.sleep(1.5)
+        done = installation.run("audit", "customer", customer, exit_code=1)
+        assert "was forgotten" in done.stderr
+        assert installation.json("audit", "seal")["erased"] == 0
+        # A run meanwhile leaves it alone.
+        run = installation.json("diff", "--full")
+        assert sum(row["exited"] + row["changed"] for row in run["traits"]) == 0
+        installation.amberflo.faults = Faults()
+    # The next daemon takes it up.
+    with daemon(installation):
+        wait_until(lambda: traces(installation, customer) == {}, what="the erasure")
+    assert installation.holds()[customer]["customerEmail"] is None
+    assert installation.holds()[customer]["traits"] == record["traits"]
+    assert installation.json("audit", "seal")["erased"] == len(record["traits"])
+
+
+def test_records_that_wait_are_billed_first(installation: Installation) -> None:
+    """They hold the id: the traces in the files go when they are delivered."""
+    user = unique("user")
+    Profiles(installation).close()
+    with daemon(installation) as found:
+        found.send("identify", {"userId": user, "traits": {"name": "Ada"}})
+        found.settle()
+        installation.amberflo.faults = Faults.parse("503=1")
+        found.send("track", {"userId": user, "event": "Used", "messageId": unique()})
+        wait_until(lambda: found.metrics()["syncer_meters_waiting"], what="the record")
+    installation.amberflo.faults = Faults()
+    done = installation.run("forget", user, "--yes")
+    assert "calls that were taken before wait to be delivered" in done.stderr
+    assert traces(installation, user).keys() == {"syncer-queue.db"}
+    with daemon(installation) as found:
+        assert len(found.by_customer(user)) == 1
+        wait_until(lambda: traces(installation, user) == {}, what="the end of the traces")

@@ -1,0 +1,86 @@
+"""Forgotten customers in a comparison: none comes through, and the sums close."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from state.forgotten import Forgotten
+from syncer.engage import catalog as catalogs
+from syncer.engage.source import ObservedKey, PulledCustomer
+from syncer.sync.compare import Known, Tally, compare, merge
+from syncer.sync.forget import without_forgotten
+
+KEYS = ["vip", "churn", "new"]
+
+
+def pulled(customer_id: str, *keys: str, name: str | None = None) -> PulledCustomer:
+    profile = [] if name is None else [["name", name, "2026-11-01 00:00:00"]]
+    times = ["2026-11-01 00:00:00"] * len(keys)
+    texts = [json.dumps(list(one)) for one in (keys, ["true"] * len(keys), times)]
+    return PulledCustomer(customer_id, *texts, json.dumps(profile))
+
+
+def known(customer_id: str, **traits: Any) -> Known:
+    return customer_id, catalogs.canonical(traits), None, None, None
+
+
+def gone(*erased: str, pending: set[str] | None = None) -> Forgotten:
+    hashes = {sha256(f"salt{one}".encode()).hexdigest() for one in erased}
+    return Forgotten("salt", hashes, pending or set())
+
+
+def compared(pull: list[PulledCustomer], there: list[Known], who: Forgotten) -> tuple[Any, Tally]:
+    observed = [ObservedKey(key, 1, 1, 0, 0) for key in KEYS]
+    catalog = catalogs.build(observed, [], audiences=["*"], computed_traits=[])
+    tally = Tally(catalog)
+    pairs = without_forgotten(merge(pull, there), who, tally)
+    return {one.customer_id: one for one in compare(pairs, catalog, tally)}, tally
+
+
+def test_a_forgotten_customer_is_counted_and_does_not_come_through() -> None:
+    pull = [pulled("a", "vip", "churn", "vip", name="Ada"), pulled("b", "vip")]
+    changes, tally = compared(pull, [], gone("a"))
+    assert changes.keys() == {"b"}
+    vip, churn = tally.sums["vip"], tally.sums["churn"]
+    assert (vip.pulled, vip.entered, vip.reasons) == (2, 1, {"forgotten": 1})
+    assert (churn.pulled, churn.reasons) == (1, {"forgotten": 1})
+    # What the source counts, a key that stands twice included.
+    assert (tally.customers, tally.rows) == (2, 5)
+    assert (tally.new, tally.changed, tally.unchanged) == (1, 0, 0)
+
+
+def test_one_that_is_about_to_be_erased_is_left_as_it_is() -> None:
+    pull = [pulled("a", "churn", name="Ada")]
+    there = [known("a", vip=True), known("b", vip=True)]
+    changes, tally = compared(pull, there, gone(pending={"a", "b", "c"}))
+    assert changes == {}
+    assert tally.sums["vip"].pulled == 0
+    assert (tally.sums["churn"].pulled, tally.sums["churn"].skipped) == (1, 1)
+
+
+def test_without_any_nothing_is_in_the_way() -> None:
+    pairs = iter([(None, known("a"))])
+    assert without_forgotten(pairs, gone(), Tally.__new__(Tally)) is pairs
+
+
+customers = st.sets(st.sampled_from("abcdefgh"))
+
+
+@given(customers, customers, customers, customers, st.sampled_from(KEYS))
+def test_the_sums_close(
+    pull: set[str], there: set[str], erased: set[str], pending: set[str], key: str
+) -> None:
+    there -= erased
+    rows = [pulled(one, key, "new") for one in sorted(pull)]
+    states = [known(one, **{key: True}) for one in sorted(there)]
+    changes, tally = compared(rows, states, gone(*erased, pending=pending))
+    assert not changes.keys() & (erased | pending)
+    assert tally.customers == len(pull)
+    for sums in tally.sums.values():
+        parts = sums.unchanged + sums.entered + sums.exited + sums.changed + sums.skipped
+        assert sums.pulled == parts
