@@ -109,6 +109,21 @@ class Found(NamedTuple):
     email: str | None
 
 
+class Known(NamedTuple):
+    """What a customer is to be at Amberflo (see `tables.Customer`), and how far that got there."""
+
+    customer_id: str
+    traits: str
+    name: str | None
+    email: str | None
+    called: str | None
+    rev: int
+    acked_rev: int
+    acked_at: int | None
+    due_at: int | None
+    attempts: int
+
+
 _THEIRS = CUSTOMER.c.customer_id == CHANGE.c.customer_id
 _UNDELIVERED = (CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
 _ENTRY = [CHANGE.c[name] for name in Entry._fields]
@@ -134,6 +149,14 @@ def present(connection: Connection, customer_id: str) -> str | None:
         select(CUSTOMER.c.traits).where(CUSTOMER.c.customer_id == customer_id)
     ).scalar()
     return None if found is None else str(found)
+
+
+def customer(connection: Connection, customer_id: str) -> Known | None:
+    """A customer as it is now; None: not known."""
+    columns = [CUSTOMER.c[name] for name in Known._fields]
+    found = connection.execute(select(*columns).where(CUSTOMER.c.customer_id == customer_id))
+    row = found.first()
+    return None if row is None else Known._make(row)
 
 
 def key_of(connection: Connection, key_or_trait: str) -> str | None:
@@ -187,6 +210,19 @@ def of_customer(
         chosen.append(key == _KEY)
     page = Page(newest_first, after_id, limit)
     return listed(connection, _ENTRIES.where(*chosen), Entry._make, (CHANGE.c.id,), page)
+
+
+def entry(connection: Connection, change: int) -> Entry | None:
+    """A change by its id."""
+    found = connection.execute(select(*_ENTRY).where(CHANGE.c.id == change)).first()
+    return None if found is None else Entry._make(found)
+
+
+def first_recorded(connection: Connection, key: str) -> int | None:
+    """When the first change of a key was recorded."""
+    statement = select(func.min(CHANGE.c.recorded_at)).where(CHANGE.c.key == key)
+    found = connection.execute(statement).scalar()
+    return None if found is None else int(found)
 
 
 def of_key(
@@ -347,8 +383,28 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     _check_kept(connection, since if steps > 1 else until)
     moments = [since + span * number // (steps - 1) for number in range(steps - 1)] + [until]
     parts = [_between(connection, key, *edges) for edges in pairwise([-_LAST, *moments, _LAST])]
+    return as_of(connection, key, moments, parts, count_at(connection, key))
+
+
+class Part(NamedTuple):
+    """Entries less exits of a span of time, and the ids of the first and the last that was made."""
+
+    steps: int
+    oldest: int
+    newest: int
+
+
+#: Nothing was recorded.
+NO_PART = Part(0, _LAST, 0)
+
+
+def as_of(
+    connection: Connection, key: str, moments: Sequence[int], parts: Sequence[Part], count: int
+) -> list[Size]:
+    """Sizes as of ascending moments, from the `count` as of now and from what was recorded by the
+    first moment, between each two, and after the last."""
     newest_by = list(accumulate((part.newest for part in parts), max))
-    count, oldest_after = count_at(connection, key), _LAST
+    oldest_after = NO_PART.oldest
     counts: dict[int, int] = {}
     mixed = []
     for at, newest, later in reversed(list(zip(moments, newest_by, parts[1:], strict=False))):
@@ -359,14 +415,6 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
             mixed.append(at)
     counts.update(_gone_through(connection, key, mixed[::-1]))
     return [Size(at, counts[at]) for at in moments]
-
-
-class _Part(NamedTuple):
-    """Entries less exits of a span of time, and the ids of the first and the last that was made."""
-
-    steps: int
-    oldest: int
-    newest: int
 
 
 def _check_kept(connection: Connection, at: int | None) -> None:
@@ -386,10 +434,10 @@ _PART = select(
 )
 
 
-def _between(connection: Connection, key: str, after: int, by: int) -> _Part:
+def _between(connection: Connection, key: str, after: int, by: int) -> Part:
     """What was recorded in (after, by] of a key."""
     values = {"of_key": key, "after": after, "by": by}
-    return _Part._make(map(int, connection.execute(_PART, values).one()))
+    return Part._make(map(int, connection.execute(_PART, values).one()))
 
 
 def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> dict[int, int]:

@@ -146,11 +146,23 @@ def last_observed(connection: Connection, customer_id: str, key: str) -> int | N
     return None if found is None else int(found)
 
 
-def traits(connection: Connection) -> list[TraitRow]:
-    """All traits that are ours or once were."""
-    columns = (TRAIT.c[name] for name in TraitRow._fields)
-    rows = connection.execute(select(*columns).order_by(TRAIT.c.key))
-    return [TraitRow._make(row) for row in rows]
+def traits(
+    connection: Connection, *, after: str | None = None, limit: int | None = None
+) -> list[TraitRow]:
+    """All traits that are ours or once were, or a page of them after a key."""
+    statement = select(*_TRAIT).order_by(TRAIT.c.key).limit(limit)
+    if after is not None:
+        statement = statement.where(TRAIT.c.key > after)
+    return [TraitRow._make(row) for row in connection.execute(statement)]
+
+
+def trait(connection: Connection, key: str) -> TraitRow | None:
+    """One of them by its key."""
+    found = connection.execute(select(*_TRAIT).where(TRAIT.c.key == key)).first()
+    return None if found is None else TraitRow._make(found)
+
+
+_TRAIT = [TRAIT.c[name] for name in TraitRow._fields]
 
 
 def size(connection: Connection) -> int:

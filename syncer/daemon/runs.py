@@ -32,7 +32,7 @@ def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
     try:
         with app.runs() as found:
             found.patience = 0.0
-            found.progress = LineProgress(log.info, _teller(found.database))
+            found.progress = LineProgress(log.info, teller(found.database))
             _report(found.sync(full=full))
     except Locked as busy:
         log.info("%s", busy)
@@ -60,7 +60,7 @@ def _record(config: Config, began: int, full: bool, error: str) -> None:
             runs.set_values(connection, runs.start(connection, kind, began, ""), values)
 
 
-def _teller(database: Database) -> Any:
+def teller(database: Database) -> Any:
     """What puts a run's progress where `status` finds it."""
 
     def tell(doing: Mapping[str, Any] | None) -> None:

@@ -66,7 +66,8 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ("apscheduler", {"syncer/sync/schedule.py"}),
         ("sqlmodel", {"state/tables.py"}),
         ("rich", {"syncer/report.py"}),
-        ("starlette", {"syncer/passthrough/receiver.py"}),
+        ("starlette", {"syncer/passthrough/receiver.py", "syncer/web/door.py"}),
+        ("jinja2", {"syncer/web/render.py"}),
         ("uvicorn", {"syncer/passthrough/server.py"}),
     ],
 )
