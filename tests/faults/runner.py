@@ -213,18 +213,20 @@ class Performance(Theatre):
             self.notes.append(f"the clean {kind} gave {child.status}: {child.log.read_text()}")
 
     def _work_off(self) -> None:
-        """A worker until nothing is due, at most `BOUND` seconds."""
+        """A worker until nothing is due, at most `BOUND` seconds; none where nothing is."""
+        if not self._waiting() and not self.tables("worker")["worker"]:
+            return
         child = self.fork_off("worker", self._patient("worker"))
         until = time.monotonic() + BOUND
-        while not child.ended() and time.monotonic() < until:
+        while not child.ended() and time.monotonic() < until and self._waiting():
             time.sleep(0.02)
-            tables = self.tables("customer", "event", "inbox")
-            if not tables["inbox"] and not any(
-                row["due_at"] is not None for row in tables["customer"] + tables["event"]
-            ):
-                break
         child.let_end()
         self.end_of(child)
+
+    def _waiting(self) -> bool:
+        tables = self.tables("customer", "event", "inbox")
+        due = [row for row in tables["customer"] + tables["event"] if row["due_at"] is not None]
+        return bool(due or tables["inbox"])
 
     def _patient(self, kind: str) -> Play:
         config, temporary = self.config("patient"), self.folder / "temporary"

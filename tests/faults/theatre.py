@@ -9,7 +9,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -234,11 +234,18 @@ class Theatre:
         the first process was killed before it had made the tables."""
         found: dict[str, list[checks.Row]] = {}
         for part, tables in PARTS.items():
-            chosen = [table for table in tables if not names or table.name in names]
-            found |= {table.name: [] for table in chosen}
-            with suppress(StateError), closing(Database.peek(self.state_url, part)) as database:
-                with database.read() as connection:
-                    for table in chosen:
+            for table in tables:
+                if not names or table.name in names:
+                    found[table.name] = []
+            try:
+                database = Database.peek(self.state_url, part)
+            except StateError as error:
+                if "schema version" not in str(error):
+                    raise
+                continue
+            with closing(database), database.read() as connection:
+                for table in tables:
+                    if table.name in found:
                         order = list(table.primary_key.columns)
                         rows = connection.execute(table.select().order_by(*order)).mappings()
                         found[table.name] = [dict(row) for row in rows]
