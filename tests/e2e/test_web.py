@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -518,9 +518,12 @@ def test_another_host_name_is_refused(browser: Any, operator: Operator) -> None:
 
 def test_the_page_comes_back_when_its_process_dies(page: Any, operator: Operator) -> None:
     def serving() -> list[int]:
-        below = descendants(operator.daemon.process.pid)
-        commands = {one: Path(f"/proc/{one}/cmdline").read_bytes() for one in below}
-        return [one for one, command in commands.items() if b"syncer.daemon\0page\0" in command]
+        found = []
+        for one in descendants(operator.daemon.process.pid):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                if b"syncer.daemon\0page\0" in Path(f"/proc/{one}/cmdline").read_bytes():
+                    found.append(one)
+        return found
 
     (served,) = serving()
     os.kill(served, signal.SIGKILL)
