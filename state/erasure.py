@@ -15,7 +15,7 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import forgotten, memo, seal
+from state import forgotten, memo, seal, sizes
 from state.errors import Locked
 from state.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, RUN, TRAIT
 
@@ -101,6 +101,7 @@ def _erase_changes(connection: Connection, customer_id: str, now: int) -> int:
     link = seal.append(connection, seal.ERASURE, erased, rows[0][0], rows[-1][0], now)
     values = [{"id": number, "leaf": leaf, "seal": link.number} for number, leaf in left]
     connection.execute(insert(ERASED), values)
+    sizes.take_out(connection, customer_id)
     connection.execute(delete(CHANGE).where(theirs))
     return len(left)
 

@@ -47,6 +47,38 @@ def find(connection: Connection, ids: Collection[int] | None = None) -> list[Map
     ]
 
 
+def page(
+    connection: Connection,
+    *,
+    before: int | None = None,
+    limit: int,
+    customer_id: str | None = None,
+) -> list[Mapping[str, Any]]:
+    """Failures, newest first: of all or of a customer; the next page is before the last id."""
+    statement = select(FAILURE).order_by(FAILURE.c.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(FAILURE.c.id < before)
+    if customer_id is not None:
+        statement = statement.where(FAILURE.c.customer_id == customer_id)
+    return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def newest(connection: Connection) -> int:
+    """The number of the newest failure; 0: there is none."""
+    statement = select(func.coalesce(func.max(FAILURE.c.id), 0))
+    return int(connection.execute(statement).scalar_one())
+
+
+def only_discarded(row: Mapping[str, Any]) -> bool:
+    """Whether a failure is a call that cannot be taken as it is, so that no retry can help."""
+    return str(row["ref"]).startswith("call:")
+
+
+def remove_until(connection: Connection, newest: int) -> int:
+    """Remove all up to one; gives how many."""
+    return connection.execute(delete(FAILURE).where(FAILURE.c.id <= newest)).rowcount
+
+
 def remove(connection: Connection, ids: Collection[int]) -> int:
     return sum(
         connection.execute(delete(FAILURE).where(FAILURE.c.id.in_(part))).rowcount

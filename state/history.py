@@ -31,6 +31,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    bindparam,
     case,
     func,
     literal_column,
@@ -46,6 +47,9 @@ from state.tables import CHANGE, CUSTOMER, TRAIT
 #: time).
 ENTERED, EXITED, NEITHER = 1, -1, 0
 MOVED = (ENTERED, EXITED)
+
+#: No id and no time is larger.
+_LAST = 2**63 - 1
 
 #: As the index has it: with a bound value in place of the 0, SQLite would not see that it fits.
 _MOVED = CHANGE.c.step != literal_column("0")
@@ -105,9 +109,35 @@ class Found(NamedTuple):
     email: str | None
 
 
+class Known(NamedTuple):
+    """What a customer is to be at Amberflo (see `tables.Customer`), and how far that got there."""
+
+    customer_id: str
+    traits: str
+    name: str | None
+    email: str | None
+    called: str | None
+    rev: int
+    acked_rev: int
+    acked_at: int | None
+    due_at: int | None
+    attempts: int
+
+
 _THEIRS = CUSTOMER.c.customer_id == CHANGE.c.customer_id
 _UNDELIVERED = (CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
 _ENTRY = [CHANGE.c[name] for name in Entry._fields]
+#: What questions begin with: to put a statement together takes longer than to answer it.
+_ENTRIES = select(*_ENTRY)
+_WAITING = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS).where(*_UNDELIVERED)
+#: Customers whose newest entry or exit is an entry. The largest of 4 id + step has the step of the
+#: newest: one pass over the index in its order, on every engine.
+_MEMBERS = (
+    select(CHANGE.c.customer_id)
+    .where(_MOVED)
+    .group_by(CHANGE.c.customer_id)
+    .having(func.max(CHANGE.c.id * 4 + CHANGE.c.step) % 4 == ENTERED)
+)
 
 
 # Names
@@ -119,6 +149,14 @@ def present(connection: Connection, customer_id: str) -> str | None:
         select(CUSTOMER.c.traits).where(CUSTOMER.c.customer_id == customer_id)
     ).scalar()
     return None if found is None else str(found)
+
+
+def customer(connection: Connection, customer_id: str) -> Known | None:
+    """A customer as it is now; None: not known."""
+    columns = [CUSTOMER.c[name] for name in Known._fields]
+    found = connection.execute(select(*columns).where(CUSTOMER.c.customer_id == customer_id))
+    row = found.first()
+    return None if row is None else Known._make(row)
 
 
 def key_of(connection: Connection, key_or_trait: str) -> str | None:
@@ -140,12 +178,13 @@ def find_customers(
     if "\0" in prefix:
         return []  # no id has one, and PostgreSQL does not take it
     statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.name, CUSTOMER.c.email)
-    statement = statement.where(CUSTOMER.c.customer_id >= prefix)
+    if after is None or after.encode() < prefix.encode():
+        statement = statement.where(CUSTOMER.c.customer_id >= prefix)
+    else:
+        statement = statement.where(CUSTOMER.c.customer_id > after)
     end = _end_of(prefix)
     if end is not None:
         statement = statement.where(CUSTOMER.c.customer_id < end)
-    if after is not None:
-        statement = statement.where(CUSTOMER.c.customer_id > after)
     rows = connection.execute(statement.order_by(CUSTOMER.c.customer_id).limit(limit))
     return [Found._make(row) for row in rows]
 
@@ -170,7 +209,20 @@ def of_customer(
     if key is not None:
         chosen.append(key == _KEY)
     page = Page(newest_first, after_id, limit)
-    return listed(connection, select(*_ENTRY).where(*chosen), Entry._make, (CHANGE.c.id,), page)
+    return listed(connection, _ENTRIES.where(*chosen), Entry._make, (CHANGE.c.id,), page)
+
+
+def entry(connection: Connection, change: int) -> Entry | None:
+    """A change by its id."""
+    found = connection.execute(select(*_ENTRY).where(CHANGE.c.id == change)).first()
+    return None if found is None else Entry._make(found)
+
+
+def first_recorded(connection: Connection, key: str) -> int | None:
+    """When the first change of a key was recorded."""
+    statement = select(func.min(CHANGE.c.recorded_at)).where(CHANGE.c.key == key)
+    found = connection.execute(statement).scalar()
+    return None if found is None else int(found)
 
 
 def of_key(
@@ -189,9 +241,9 @@ def of_key(
     chosen = [CHANGE.c.key == key]
     if steps is not None:
         chosen.append(CHANGE.c.step.in_(steps))
-    statement, page = select(*_ENTRY).where(*chosen), Page(newest_first, after_id, limit)
-    order, span = (CHANGE.c.recorded_at, CHANGE.c.id), _recorded(since, until)
-    return listed(connection, statement, Entry._make, order, page, span)
+    statement, page = _ENTRIES.where(*chosen), Page(newest_first, after_id, limit)
+    order = (CHANGE.c.recorded_at, CHANGE.c.id)
+    return listed(connection, statement, Entry._make, order, page, since, until)
 
 
 def of_run(
@@ -210,7 +262,7 @@ def of_run(
         chosen.append(CHANGE.c.key == key)
     if steps is not None:
         chosen.append(CHANGE.c.step.in_(steps))
-    statement, page = select(*_ENTRY).where(*chosen), Page(False, after_id, limit)
+    statement, page = _ENTRIES.where(*chosen), Page(False, after_id, limit)
     order = (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,)
     return listed(connection, statement, Entry._make, order, page)
 
@@ -246,10 +298,9 @@ def undelivered(
     Changes that undid each other before anything was sent are not among them: Amberflo has what
     they came to.
     """
-    statement = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS)
     order = (CHANGE.c.customer_id, CHANGE.c.id)
     page = Page(False, after_id, limit)
-    return listed(connection, statement.where(*_UNDELIVERED), _undelivered, order, page)
+    return listed(connection, _WAITING, _undelivered, order, page)
 
 
 def undelivered_count(connection: Connection) -> int:
@@ -272,8 +323,7 @@ def in_force(
     knows it (`delivered_at`, None: not yet); None: the trait was never there."""
     _check_kept(connection, at)
     statement = (
-        select(*_ENTRY)
-        .where(CHANGE.c.customer_id == customer_id, key == _KEY, *_by(at))
+        _ENTRIES.where(CHANGE.c.customer_id == customer_id, key == _KEY, *_by(at))
         .order_by(CHANGE.c.id.desc())
         .limit(1)
     )
@@ -332,9 +382,29 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     span = until - since
     _check_kept(connection, since if steps > 1 else until)
     moments = [since + span * number // (steps - 1) for number in range(steps - 1)] + [until]
-    parts = [_between(connection, key, *edges) for edges in pairwise([None, *moments, None])]
+    parts = [_between(connection, key, *edges) for edges in pairwise([-_LAST, *moments, _LAST])]
+    return as_of(connection, key, moments, parts, count_at(connection, key))
+
+
+class Part(NamedTuple):
+    """Entries less exits of a span of time, and the ids of the first and the last that was made."""
+
+    steps: int
+    oldest: int
+    newest: int
+
+
+#: Nothing was recorded.
+NO_PART = Part(0, _LAST, 0)
+
+
+def as_of(
+    connection: Connection, key: str, moments: Sequence[int], parts: Sequence[Part], count: int
+) -> list[Size]:
+    """Sizes as of ascending moments, from the `count` as of now and from what was recorded by the
+    first moment, between each two, and after the last."""
     newest_by = list(accumulate((part.newest for part in parts), max))
-    count, oldest_after = count_at(connection, key), _NO_ID
+    oldest_after = NO_PART.oldest
     counts: dict[int, int] = {}
     mixed = []
     for at, newest, later in reversed(list(zip(moments, newest_by, parts[1:], strict=False))):
@@ -347,33 +417,27 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     return [Size(at, counts[at]) for at in moments]
 
 
-_NO_ID = 2**63 - 1
-
-
-class _Part(NamedTuple):
-    """Entries less exits of a span of time, and the ids of the first and the last that was made."""
-
-    steps: int
-    oldest: int
-    newest: int
-
-
 def _check_kept(connection: Connection, at: int | None) -> None:
     begins = None if at is None else retention.begins(connection)
     if at is not None and begins is not None and at < begins:
         raise NotKept(begins)
 
 
-def _between(connection: Connection, key: str, after: int | None, by: int | None) -> _Part:
+_PART = select(
+    func.coalesce(func.sum(CHANGE.c.step), 0),
+    func.coalesce(func.min(CHANGE.c.id), _LAST),
+    func.coalesce(func.max(CHANGE.c.id), 0),
+).where(
+    CHANGE.c.key == bindparam("of_key"),
+    CHANGE.c.recorded_at > bindparam("after"),
+    CHANGE.c.recorded_at <= bindparam("by"),
+)
+
+
+def _between(connection: Connection, key: str, after: int, by: int) -> Part:
     """What was recorded in (after, by] of a key."""
-    statement = select(
-        func.coalesce(func.sum(CHANGE.c.step), 0),
-        func.coalesce(func.min(CHANGE.c.id), _NO_ID),
-        func.coalesce(func.max(CHANGE.c.id), 0),
-    ).where(CHANGE.c.key == key, *_by(by))
-    if after is not None:
-        statement = statement.where(CHANGE.c.recorded_at > after)
-    return _Part._make(map(int, connection.execute(statement).one()))
+    values = {"of_key": key, "after": after, "by": by}
+    return Part._make(map(int, connection.execute(_PART, values).one()))
 
 
 def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> dict[int, int]:
@@ -403,14 +467,7 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
 
 
 def _members(key: str, at: int | None) -> Select[Any]:
-    """Customers whose newest entry or exit by a moment is an entry. The largest of 4 id + step has
-    the step of the newest: one pass over the index in its order, on every engine."""
-    return (
-        select(CHANGE.c.customer_id)
-        .where(CHANGE.c.key == key, _MOVED, *_by(at, _RECORDED_AT))
-        .group_by(CHANGE.c.customer_id)
-        .having(func.max(CHANGE.c.id * 4 + CHANGE.c.step) % 4 == ENTERED)
-    )
+    return _MEMBERS.where(CHANGE.c.key == key, *_by(at, _RECORDED_AT))
 
 
 def _by(

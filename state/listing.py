@@ -40,12 +40,14 @@ def listed(
     make: Callable[[Any], T],
     order: Sequence[ColumnElement[Any]],
     page: Page,
-    span: Sequence[ColumnElement[bool]] = (),
+    since: int | None = None,
+    until: int | None = None,
 ) -> Generator[T]:
-    """The same of a page of the changes in an order; `span` bounds the first column of it."""
+    """The same of a page of the changes in an order, of those with its first column in
+    [since, until)."""
     statement = statement.order_by(*(one.desc() if page.newest_first else one for one in order))
     left = page.limit
-    for part in _parts(connection, statement, order, page, span):
+    for part in _parts(connection, statement, order, page, since, until):
         with connection.execute(part.limit(left), execution_options={"yield_per": CHUNK}) as result:
             for rows in result.partitions():
                 yield from map(make, rows)
@@ -59,17 +61,22 @@ def _parts(
     statement: Select[Any],
     order: Sequence[ColumnElement[Any]],
     page: Page,
-    span: Sequence[ColumnElement[bool]],
+    since: int | None,
+    until: int | None,
 ) -> list[Select[Any]]:
     """The page as statements, one after another.
 
     What comes after a change begins with its equals in all columns of the order but the last, then
     in all but the last two: a statement each, as SQLite finds the place in an index by a row value
-    only where no part of it is the rowid.
+    only where no part of it is the rowid. Nor must a statement have a bound that the place makes
+    needless: of two, SQLite may go by the wider.
     """
+    begins = [] if since is None else [order[0] >= since]
+    ends = [] if until is None else [order[0] < until]
     if page.after_id is None:
-        return [statement.where(*span)]
-    place = connection.execute(select(*order).where(CHANGE.c.id == page.after_id, *span)).first()
+        return [statement.where(*begins, *ends)]
+    this = select(*order).where(CHANGE.c.id == page.after_id, *begins, *ends)
+    place = connection.execute(this).first()
     if place is None:
         return []
     parts = []
@@ -77,7 +84,6 @@ def _parts(
         equal = [one == there for one, there in zip(order[:same], place[:same], strict=True)]
         column, value = order[same], place[same]
         later = column < value if page.newest_first else column > value
-        # Where the first column has the value of the place, it is in the span as that is, and
-        # SQLite would take the span for the narrower of the two.
-        parts.append(statement.where(*equal, later, *([] if equal else span)))
+        bound = [] if equal else begins if page.newest_first else ends
+        parts.append(statement.where(*equal, later, *bound))
     return parts

@@ -121,6 +121,22 @@ CREATE INDEX change_time ON change (key, recorded_at, id, step);
 CREATE INDEX change_member ON change (key, customer_id, id, recorded_at, step) WHERE step != 0;
 """
 
+#: What the page asks for: sizes by the hour, and the failures of a customer.
+_PAGE = """
+CREATE TABLE size (
+    key TEXT NOT NULL,
+    hour BIGINT NOT NULL,
+    entered BIGINT NOT NULL,
+    exited BIGINT NOT NULL,
+    other BIGINT NOT NULL,
+    lowest BIGINT NOT NULL,
+    highest BIGINT NOT NULL,
+    PRIMARY KEY (key, hour)
+);
+CREATE INDEX size_highest ON size (highest);
+CREATE INDEX failure_customer ON failure (customer_id, id);
+"""
+
 _QUEUE = """
 CREATE TABLE inbox (
     id {serial},
@@ -219,7 +235,7 @@ CREATE TABLE memo (
 
 #: By part (see tables.PARTS), in order; the position (from 1) is the part's schema version.
 MIGRATIONS: dict[str, list[str]] = {
-    "state": [_INITIAL, _WORKERS, _STEPS, _COMPUTATIONS, _SEALS],
+    "state": [_INITIAL, _WORKERS, _STEPS, _COMPUTATIONS, _SEALS, _PAGE],
     "queue": [_QUEUE, _CLAIMS],
 }
 

@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import zstandard
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from state.due import come_due
 from state.tables import COUNTER, EVENT, INBOX
 
 
@@ -120,20 +121,32 @@ def sort(connection: Connection, inbox: Collection[int], events: Sequence[EventR
 
 def any_due(connection: Connection, now: int) -> bool:
     """Whether a meter record is to be sent by now that nobody has in work."""
-    statement = (
-        select(EVENT.c.id)
-        .where(EVENT.c.due_at.is_not(None), EVENT.c.due_at <= now, EVENT.c.claimed_by.is_(None))
-        .limit(1)
+    return any(
+        connection.execute(
+            select(EVENT.c.id)
+            .where(EVENT.c.due_at.is_not(None), by_now, EVENT.c.claimed_by.is_(None))
+            .limit(1)
+        ).first()
+        for by_now in come_due(EVENT.c.due_at, now)
     )
-    return connection.execute(statement).first() is not None
 
 
 def claim(connection: Connection, worker: int, now: int, limit: int) -> list[DueEvent]:
     """Take meter records to send by now that nobody else has in work, those that wait longest first
     (the order of the index: a large backlog must not be sorted for every batch)."""
+    for by_now in come_due(EVENT.c.due_at, now):
+        rows = _claim(connection, worker, by_now, limit)
+        if rows:
+            return rows
+    return []
+
+
+def _claim(
+    connection: Connection, worker: int, by_now: ColumnElement[bool], limit: int
+) -> list[DueEvent]:
     following = (
         select(EVENT.c.id)
-        .where(EVENT.c.due_at.is_not(None), EVENT.c.due_at <= now, EVENT.c.claimed_by.is_(None))
+        .where(EVENT.c.due_at.is_not(None), by_now, EVENT.c.claimed_by.is_(None))
         .order_by(EVENT.c.due_at, EVENT.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -10,6 +10,9 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from state.tables import RUN, RUN_TRAIT
 
+#: A row of the table.
+Record = Mapping[str, Any]
+
 #: States of a run. A `held` run ended well and has changes that wait for `runs approve`.
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 HELD, APPROVED, REJECTED, SUPERSEDED = "held", "approved", "rejected", "superseded"
@@ -175,10 +178,14 @@ def get(connection: Connection, run: int) -> Mapping[str, Any] | None:
     return dict(row) if row else None
 
 
-def newest(connection: Connection, limit: int | None = None) -> list[Mapping[str, Any]]:
-    """Runs, the newest first."""
-    rows = connection.execute(select(RUN).order_by(RUN.c.id.desc()).limit(limit)).mappings()
-    return [dict(row) for row in rows]
+def newest(
+    connection: Connection, limit: int | None = None, *, before: int | None = None
+) -> list[Mapping[str, Any]]:
+    """Runs, the newest first; those before a run are the next page."""
+    statement = select(RUN).order_by(RUN.c.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(RUN.c.id < before)
+    return [dict(row) for row in connection.execute(statement).mappings()]
 
 
 def traits(connection: Connection, run: int) -> list[Mapping[str, Any]]:

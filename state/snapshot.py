@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from state import seal
+from state.due import come_due
 from state.tables import CHANGE, CUSTOMER, TRAIT
 
 #: Rows that one statement takes, and a cursor hands over, at a time.
@@ -145,11 +146,23 @@ def last_observed(connection: Connection, customer_id: str, key: str) -> int | N
     return None if found is None else int(found)
 
 
-def traits(connection: Connection) -> list[TraitRow]:
-    """All traits that are ours or once were."""
-    columns = (TRAIT.c[name] for name in TraitRow._fields)
-    rows = connection.execute(select(*columns).order_by(TRAIT.c.key))
-    return [TraitRow._make(row) for row in rows]
+def traits(
+    connection: Connection, *, after: str | None = None, limit: int | None = None
+) -> list[TraitRow]:
+    """All traits that are ours or once were, or a page of them after a key."""
+    statement = select(*_TRAIT).order_by(TRAIT.c.key).limit(limit)
+    if after is not None:
+        statement = statement.where(TRAIT.c.key > after)
+    return [TraitRow._make(row) for row in connection.execute(statement)]
+
+
+def trait(connection: Connection, key: str) -> TraitRow | None:
+    """One of them by its key."""
+    found = connection.execute(select(*_TRAIT).where(TRAIT.c.key == key)).first()
+    return None if found is None else TraitRow._make(found)
+
+
+_TRAIT = [TRAIT.c[name] for name in TraitRow._fields]
 
 
 def size(connection: Connection) -> int:
@@ -163,16 +176,16 @@ def sent_count(connection: Connection) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def sent(connection: Connection, after: str, limit: int) -> list[tuple[str, bool]]:
-    """The next ones of these in UTF-8 byte order of the id, and whether more is to be sent of them.
-    Page by page and not one stream: to look at each may take hours, too long for a transaction."""
+def sent(connection: Connection, after: str, limit: int) -> list[str]:
+    """The next ones of these in UTF-8 byte order of the id. Page by page and not one stream: to
+    look at each may take hours, too long for a transaction."""
     rows = connection.execute(
-        select(CUSTOMER.c.customer_id, CUSTOMER.c.due_at.is_not(None))
+        select(CUSTOMER.c.customer_id)
         .where(CUSTOMER.c.acked_rev > 0, CUSTOMER.c.customer_id > after)
         .order_by(CUSTOMER.c.customer_id)
         .limit(limit)
     )
-    return [(str(row[0]), bool(row[1])) for row in rows.all()]
+    return [str(row[0]) for row in rows.all()]
 
 
 def held(connection: Connection, customer_ids: Collection[str]) -> list[HeldRow]:
@@ -333,13 +346,33 @@ def _due(run: int | None) -> ColumnElement[bool]:
     return waiting if run is None else and_(waiting, CUSTOMER.c.run == run)
 
 
+def any_due(connection: Connection, now: int) -> bool:
+    """Whether a customer is to be sent by now, be it in work."""
+    return any(
+        connection.execute(
+            select(CUSTOMER.c.customer_id).where(_due(None), by_now).limit(1)
+        ).first()
+        for by_now in come_due(CUSTOMER.c.due_at, now)
+    )
+
+
 def claim(
     connection: Connection, worker: int, now: int, limit: int, run: int | None = None
 ) -> list[DueRow]:
     """Take customers to send by now that nobody else has in work, those that wait longest first."""
+    for by_now in come_due(CUSTOMER.c.due_at, now):
+        rows = _claim(connection, worker, by_now, limit, run)
+        if rows:
+            return rows
+    return []
+
+
+def _claim(
+    connection: Connection, worker: int, by_now: ColumnElement[bool], limit: int, run: int | None
+) -> list[DueRow]:
     following = (
         select(CUSTOMER.c.customer_id)
-        .where(_due(run), CUSTOMER.c.due_at <= now, CUSTOMER.c.claimed_by.is_(None))
+        .where(_due(run), by_now, CUSTOMER.c.claimed_by.is_(None))
         .order_by(CUSTOMER.c.due_at, CUSTOMER.c.customer_id)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -102,6 +102,21 @@ class Change(SQLModel, table=True):
     salt: str | None = Field(default=None, sa_column=Column(Text))
 
 
+class Hour(SQLModel, table=True):
+    """How many entered and exited an audience in an hour; see sizes.py. `lowest` and `highest` are
+    the ids of the changes."""
+
+    __tablename__ = "size"
+
+    key: str = Field(sa_column=Column(Text, primary_key=True))
+    hour: int = Field(sa_column=Column(BigInteger, primary_key=True))
+    entered: int = Field(sa_column=_big())
+    exited: int = Field(sa_column=_big())
+    other: int = Field(sa_column=_big())
+    lowest: int = Field(sa_column=_big())
+    highest: int = Field(sa_column=_big())
+
+
 class Run(SQLModel, table=True):
     """One run: pull, compare, commit, deliver. Its sums must close (design §3).
 
@@ -288,6 +303,7 @@ def table(model: type[SQLModel]) -> Table:
 CUSTOMER = table(Customer)
 TRAIT = table(Trait)
 CHANGE = table(Change)
+SIZE = table(Hour)
 RUN = table(Run)
 RUN_TRAIT = table(RunTrait)
 FAILURE = table(Failure)
@@ -306,7 +322,7 @@ COUNTER = table(Counter)
 #: a run never keeps a call waiting.
 PARTS = {
     "state": [
-        *(CUSTOMER, TRAIT, CHANGE, RUN, RUN_TRAIT, FAILURE, WORKER, ALERT),
+        *(CUSTOMER, TRAIT, CHANGE, SIZE, RUN, RUN_TRAIT, FAILURE, WORKER, ALERT),
         *(SEAL, ERASED, ERASURE, FORGOTTEN, MEMO),
     ],
     "queue": [INBOX, EVENT, COUNTER],
@@ -342,6 +358,8 @@ Index(
     sqlite_where=CHANGE.c.step != 0,
     postgresql_where=CHANGE.c.step != 0,
 )
+Index("size_highest", SIZE.c.highest)
+Index("failure_customer", FAILURE.c.customer_id, FAILURE.c.id)
 Index("seal_kind", SEAL.c.kind, SEAL.c.number)
 Index("erased_seal", ERASED.c.seal, ERASED.c.id)
 Index("failure_ref", FAILURE.c.ref, unique=True)

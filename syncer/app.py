@@ -163,6 +163,17 @@ class App:
             stop=self.stop,
         )
 
+    def retry(self, found: Runs, rows: Sequence[Mapping[str, Any]]) -> Delivery:
+        """Send failures again: customers as they are now, meter records the same bytes."""
+        customers = [row["id"] for row in rows if row["kind"] == failures.CUSTOMER]
+        meters = [row for row in rows if row["kind"] == failures.METER]
+        delivery = found.retry(customers) if customers else Delivery()
+        if meters:
+            sent, refused = self.retry_meters(found.database, meters)
+            delivery.delivered += sent
+            delivery.failed += refused
+        return delivery
+
     def verify(
         self,
         database: Database,

@@ -34,7 +34,11 @@ ENV_PREFIX = "SYNCER_"
 #: Variables with the prefix that are no settings: the config file's own path.
 NOT_SETTINGS = {"SYNCER_CONFIG"}
 #: Secrets that a file may hold, named by the key with `_file` at its end.
-SECRET_FILES = (("amberflo", "api_key"), ("engage", "public_api", "token"))
+SECRET_FILES = (
+    ("amberflo", "api_key"),
+    ("engage", "public_api", "token"),
+    ("web", "token"),
+)
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -90,6 +94,12 @@ def _cron(text: str) -> str:
 def _secret_http_url(secret: SecretStr) -> SecretStr:
     if not re.fullmatch(r"https?://[^/\s]+\S*", secret.get_secret_value()):
         raise ValueError("this is no URL; write for example https://hooks.slack.com/services/…")
+    return secret
+
+
+def _hard_to_guess(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < 16:
+        raise ValueError("less than 16 characters; make one with: openssl rand -hex 16")
     return secret
 
 
@@ -188,6 +198,20 @@ class PassthroughConfig(_Section):
         return host.strip("[]"), int(port)
 
 
+class WebConfig(_Section):
+    """The operator's page; there is none without the section."""
+
+    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8401"
+    token: Annotated[Secret, AfterValidator(_hard_to_guess)]
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 class AlertsConfig(_Section):
     webhook: Annotated[Secret, AfterValidator(_secret_http_url)] | None = None
     lag: Duration = 30 * 60.0
@@ -208,6 +232,7 @@ class Config(_Section):
     guard: GuardConfig = GuardConfig()
     state: StateConfig = StateConfig()
     passthrough: PassthroughConfig = PassthroughConfig()
+    web: WebConfig | None = None
     alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()
     retention: RetentionConfig = RetentionConfig()

@@ -175,7 +175,7 @@ class CustomerDelivery:
             return snapshot.oldest_due(connection, self.for_run) is None
 
     async def _look(self, *, again: bool = False) -> None:
-        """Now and then: do we still count as living, who else does, how far is the run."""
+        """Now and then: do we still count as living, who died or lives, how far is the run."""
         if not again and time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
@@ -184,8 +184,8 @@ class CustomerDelivery:
 
     def _look_now(self) -> None:
         self.worker.check()
+        workers.bury(self.database)  # what a dead one had claimed would wait for ever
         if self.client.pace.limited:
-            workers.bury(self.database)
             self.client.pace.divide(workers.living(self.database))
         if self.for_run is None:
             return

@@ -308,7 +308,9 @@ def _moment(
 def _key(connection: Connection, key_or_trait: str) -> str:
     found = history.key_of(connection, key_or_trait)
     if found is None:
-        raise NotFound(f"no audience with the key {key_or_trait!r} was ever synced")
+        raise NotFound(
+            f"no audience or computed trait with the key {key_or_trait!r} was ever synced"
+        )
     return found
 
 

@@ -10,7 +10,6 @@ import click
 from state import failures as records
 from state.database import Database
 from syncer import report
-from syncer.amberflo.delivery import Delivery
 from syncer.cli.options import application, config_option, json_option, looking, wants_json
 from syncer.errors import EXIT_FAILED, NotFound, SyncerError
 
@@ -72,18 +71,12 @@ def failures_retry(
     with app.runs() as found:
         rows = _chosen(found.database, ids, everything)
         for row in rows:
-            if row["ref"].startswith("call:"):
+            if records.only_discarded(row):
                 raise SyncerError(
                     f"failure {row['id']} is a call that cannot be taken ({row['reason']}): "
                     "it can only be discarded"
                 )
-        customers = [row["id"] for row in rows if row["kind"] == records.CUSTOMER]
-        meters = [row for row in rows if row["kind"] == records.METER]
-        delivery = found.retry(customers) if customers else Delivery()
-        if meters:
-            sent, refused = app.retry_meters(found.database, meters)
-            delivery.delivered += sent
-            delivery.failed += refused
+        delivery = app.retry(found, rows)
     if wants_json(as_json):
         report.print_json({"delivered": delivery.delivered, "failed": delivery.failed})
     report.say(f"{delivery.delivered:,} delivered, {delivery.failed:,} refused again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from syncer.daemon.process import settle_in
+from syncer.daemon.process import TELL, settle_in
 
 
 def main() -> None:
@@ -18,6 +18,14 @@ def main() -> None:
         from syncer.daemon.runs import run_once
 
         run_once(config, lifeline.ended, full="full" in arguments)
+    elif name == "page":
+        from syncer.web.server import serve_page
+
+        serve_page(config, lifeline.ended, int(arguments[0]))
+    elif name in TELL:
+        from syncer.web.asked import asked
+
+        asked(config, lifeline.ended, name, arguments)
     else:
         sys.exit(f"there is no process {name!r}")
 

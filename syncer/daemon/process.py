@@ -20,14 +20,24 @@ from syncer.interpreter import set_for_throughput
 
 #: Exit status of a run's process where another run was going on (EX_TEMPFAIL).
 BUSY = 75
+#: Processes that say on their standard output how they ended.
+TELL = frozenset({"approve", "resync", "retry"})
 
 
 class Beside:
     """A process that does what its name says until it is done or told to end."""
 
-    def __init__(self, name: str, config: Config, *arguments: str) -> None:
+    def __init__(
+        self, name: str, config: Config, *arguments: str, keeps: int | None = None
+    ) -> None:
+        """`keeps` is a file that it inherits."""
         command = [sys.executable, "-m", "syncer.daemon", name, *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if name in TELL else None,
+            pass_fds=() if keeps is None else (keeps,),
+        )
         assert self._process.stdin is not None
         self._lifeline, self._closing = self._process.stdin, threading.Lock()
         with suppress(BrokenPipeError):  # it ended at once; `alive` says so
@@ -44,6 +54,12 @@ class Beside:
         knows."""
         with self._closing, suppress(BlockingIOError, BrokenPipeError, ValueError):
             os.write(self._lifeline.fileno(), b"!")
+
+    def told(self) -> bytes:
+        """What it says until it ends, where its name is in TELL."""
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            return stream.read()
 
     def tell_to_end(self) -> None:
         """Close its lifeline: it drains and ends. Any thread may."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -16,8 +18,9 @@ from state.errors import Locked, StateError
 from syncer.app import App
 from syncer.config import Config
 from syncer.daemon.process import BUSY
-from syncer.errors import Stopped, SyncerError
+from syncer.errors import ConfigError, Stopped, SyncerError
 from syncer.report import LineProgress
+from syncer.storage import opened
 from syncer.sync.run import Result
 
 log = logging.getLogger("syncer.run")
@@ -25,11 +28,11 @@ log = logging.getLogger("syncer.run")
 
 def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
     """The process of one run. Exits with 0, 1 where it failed, or `BUSY`."""
-    app = App(config, LineProgress(log.info), stop)
+    app, began = App(config, LineProgress(log.info), stop), time.time_ns() // 1_000_000
     try:
         with app.runs() as found:
             found.patience = 0.0
-            found.progress = LineProgress(log.info, _teller(found.database))
+            found.progress = LineProgress(log.info, teller(found.database))
             _report(found.sync(full=full))
     except Locked as busy:
         log.info("%s", busy)
@@ -39,14 +42,30 @@ def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
         sys.exit(1)
     except (SyncerError, StateError) as error:
         log.error("the run failed: %s", error)
+        _record(config, began, full, str(error))
         sys.exit(1)
 
 
-def _teller(database: Database) -> Any:
+def _record(config: Config, began: int, full: bool, error: str) -> None:
+    """Put a run on record that failed before it could do so itself."""
+    kind, now = "reconcile" if full else "incremental", time.time_ns() // 1_000_000
+    values = {"state": runs.FAILED, "ended_at": now, "error": error}
+    with (
+        suppress(StateError, ConfigError),
+        opened(config, writes=True) as database,
+        database.write() as connection,
+    ):
+        newest = runs.newest(connection, 1)
+        if not newest or newest[0]["started_at"] < began:
+            runs.set_values(connection, runs.start(connection, kind, began, ""), values)
+
+
+def teller(database: Database) -> Any:
     """What puts a run's progress where `status` finds it."""
 
     def tell(doing: Mapping[str, Any] | None) -> None:
-        with database.write() as connection:
+        # It is only to look at: nothing breaks where somebody else writes just now.
+        with suppress(StateError), database.write() as connection:
             runs.tell(connection, None if doing is None else orjson.dumps(doing).decode())
 
     return tell

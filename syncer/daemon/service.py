@@ -7,6 +7,7 @@ caller waiting. Its life is `start`, `wait`, `drain`, `stop`.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -43,8 +44,10 @@ DRAIN = 16.0
 GLANCE, LOOK = 5.0, 10.0
 #: Seconds between two tries to become the daemon that schedules (others may have died).
 SUCCESSION = 5.0
+#: Seconds until the page is shown again after its process ended.
+PAGE_AGAIN = 1.0
 #: Settings that take a new start.
-FIXED = ("passthrough.listen", "state.url")
+FIXED = ("passthrough.listen", "state.url", "web", "web.listen")
 
 
 def run(
@@ -72,6 +75,8 @@ class Service:
         self._ending = threading.Event()
         self._schedule: Schedule | None = None
         self._run: Beside | None = None
+        self._page: Beside | None = None
+        self._page_listener: socket.socket | None = None
         self._replacing = False
 
     def __enter__(self) -> Service:
@@ -96,9 +101,13 @@ class Service:
         self._calls = held.enter_context(opened(config, "queue", writes=True))
         self._listener = bind(*config.passthrough.address)
         held.callback(self._listener.close)
+        if config.web is not None:
+            self._page_listener = bind(*config.web.address, "web.listen")
+            held.callback(self._page_listener.close)
         workers.bury(self._state, self._calls)
         self._me = held.enter_context(workers.join(self._state, workers.DAEMON))
         self._worker = Beside("worker", config)
+        self._show_page()
         held.callback(self._end_beside)
         self._inbox = Inbox(
             self._calls, config.passthrough.queue_limit, lambda: self._worker.ring()
@@ -121,8 +130,9 @@ class Service:
 
     def wait(self) -> None:
         """Serve until somebody wants us to stop."""
-        host, port = self._listener.getsockname()[:2]
-        log.info("receiving on http://%s:%s", f"[{host}]" if ":" in host else host, port)
+        log.info("receiving on %s", _url(self._listener))
+        if self._page_listener is not None:
+            log.info("the page is at %s", _url(self._page_listener))
         systemd.notify("READY=1")
         watchdog = systemd.Watchdog()
 
@@ -153,16 +163,22 @@ class Service:
         return self._replacing or self._worker.alive
 
     def _tell_beside_to_end(self) -> None:
-        for process in (self._worker, self._run):
+        for process in (self._worker, self._run, self._page):
             if process is not None:
                 process.tell_to_end()
 
     def _end_beside(self) -> None:
         until = time.monotonic() + DRAIN
         self._tell_beside_to_end()
-        for process in (self._run, self._worker):
+        for process in (self._run, self._worker, self._page):
             if process is not None:
                 process.end(max(until - time.monotonic(), 1.0))
+
+    def _show_page(self) -> None:
+        """Serve the page, where there is one; what becomes of it is no concern of the calls."""
+        if self._page_listener is not None:
+            number = self._page_listener.fileno()
+            self._page = Beside("page", self._config, str(number), keeps=number)
 
     # The schedule
 
@@ -252,6 +268,7 @@ class Service:
 
     def _reload_when_asked(self) -> None:
         while not self._ending.wait(0.2):
+            self._look_after_page()
             try:
                 config = self._reread()
             except ConfigError as error:
@@ -261,6 +278,14 @@ class Service:
                 systemd.reloading()
                 self._take_config(config)
                 systemd.notify("READY=1")
+
+    def _look_after_page(self) -> None:
+        if self._page is None or self._page.alive or self._ending.is_set():
+            return
+        status = self._page.wait()
+        log.error("the page's process ended with status %s; it is started again", status)
+        if not self._ending.wait(PAGE_AGAIN):
+            self._show_page()
 
     def _take_config(self, config: Config) -> None:
         """Go on with new settings, and say which changed."""
@@ -275,13 +300,21 @@ class Service:
         passthrough = config.passthrough.model_copy(
             update={"listen": self._config.passthrough.listen}
         )
-        self._config = config.model_copy(update={**kept, "passthrough": passthrough})
+        web = config.web
+        if web is None or self._config.web is None:
+            web = self._config.web
+        else:
+            web = web.model_copy(update={"listen": self._config.web.listen})
+        self._config = config.model_copy(update={**kept, "passthrough": passthrough, "web": web})
         sections = {key.partition(".")[0] for key in changed}
         logs.set_up(config.log.format, config.log.level)
         self._let_callers_in()
         self._alerts.config = config.alerts
         if sections & {"amberflo", "engage", "log", "retention"}:
             self._replace_worker()
+        if self._page is not None and sections & {"web", "amberflo", "engage", "guard", "log"}:
+            self._page.end(DRAIN)
+            self._show_page()
         if "schedule" in sections and self._schedule is not None:
             self._schedule.change(_rhythm(config.schedule))
 
@@ -292,6 +325,11 @@ class Service:
             self._worker = Beside("worker", self._config)
         finally:
             self._replacing = False
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _rhythm(settings: ScheduleConfig) -> Rhythm:

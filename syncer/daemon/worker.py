@@ -156,8 +156,11 @@ async def _deliver_customers(
         pause = DUE
         try:
             with state.read() as connection:
-                oldest = snapshot.oldest_due(connection)
-            if oldest is not None and oldest <= time.time() * 1000:
+                due = snapshot.any_due(connection, int(time.time() * 1000))
+                nothing = not due and snapshot.oldest_due(connection) is None
+            if nothing:
+                trouble(None)  # a run may have delivered what we could not
+            elif due:
                 result = await app.customer_delivery(state, worker, client).run()
                 trouble(result.problem)
                 pause = PAUSE_AFTER_TROUBLE if result.problem else 0.0

@@ -51,8 +51,8 @@ class _Protocol(HttpToolsProtocol):
             self._deadline = None
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """The listening socket; `ConfigError` where the address is not to be had."""
+def bind(host: str, port: int, setting: str = "passthrough.listen") -> socket.socket:
+    """The listening socket; `ConfigError` where the address of the setting is not to be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named as TCP, or the event loop leaves Nagle's algorithm on and every answer waits 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -63,8 +63,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"passthrough.listen: cannot listen on {host}:{port}: {error.strerror}; free it or "
-            "name another"
+            f"{setting}: cannot listen on {host}:{port}: {error.strerror}; free it or name another"
         ) from None
     return listener
 

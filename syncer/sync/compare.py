@@ -39,7 +39,7 @@ class TraitChange(NamedTuple):
 
 class CustomerChange(NamedTuple):
     """A customer that differs: the traits of Engage that Amberflo should hold from now on, and the
-    name and email where they change."""
+    name and email where they change, each with Segment's time of it (epoch milliseconds)."""
 
     customer_id: str
     known: bool
@@ -47,6 +47,8 @@ class CustomerChange(NamedTuple):
     name: str | None
     email: str | None
     changes: list[TraitChange]
+    name_at: int = 0
+    email_at: int = 0
 
 
 @dataclass
@@ -100,6 +102,15 @@ class Tally:
                 self.sums[key].reasons[reason] += 1
                 self.sums[key].unchanged -= 1  # the layout counts it as such
         self.unchanged_layouts[reading.layout] += 1
+
+    def recount(self, counted: TraitChange, made: TraitChange | None) -> None:
+        """A change that was counted came to another one in the end, or (None) to none."""
+        sums, trait = self.sums[counted.key], self.catalog.by_key[counted.key]
+        _count(sums, trait, counted.before, counted.after, -1)
+        if made is None:
+            sums.unchanged += 1
+        else:
+            _count(sums, trait, made.before, made.after)
 
     def close(self) -> None:
         """Spread the counted layouts over their traits."""
@@ -198,8 +209,10 @@ def compare(
             if reading.somebody:
                 tally.new += 1
                 changes = _differences(reading, {}, times, catalog, tally)
-                name, email = _name_and_email(people, None)
-                yield CustomerChange(customer_id, False, reading.traits, name, email, changes)
+                name, email, *times_of = _name_and_email(people, None)
+                yield CustomerChange(
+                    customer_id, False, reading.traits, name, email, changes, *times_of
+                )
             else:
                 tally.same(reading)
             continue
@@ -213,8 +226,9 @@ def compare(
             and people[1][0] == "name"
         ):
             name = email = None
+            times_of = []
         else:
-            name, email = _name_and_email(people, known_stamps)
+            name, email, *times_of = _name_and_email(people, known_stamps)
             name = name if name != known_name else None
             email = email if email != known_email else None
         if reading.text == known_traits:
@@ -232,7 +246,7 @@ def compare(
             tally.unchanged += 1
             continue
         tally.changed += 1
-        yield CustomerChange(customer_id, True, traits, name, email, changes)
+        yield CustomerChange(customer_id, True, traits, name, email, changes, *times_of)
     tally.close()
 
 
@@ -341,16 +355,18 @@ def _gone(
     return TraitChange(trait.key, name, was, now, None)
 
 
-def _count(sums: Sums, trait: KnownTrait, was: Value | None, now: Value | None) -> None:
+def _count(
+    sums: Sums, trait: KnownTrait, was: Value | None, now: Value | None, by: int = 1
+) -> None:
     if trait.kind != AUDIENCE:
-        sums.changed += 1
-        sums.dropped += now is None
+        sums.changed += by
+        sums.dropped += by * (now is None)
     elif now is True:
-        sums.entered += 1
+        sums.entered += by
     elif was is True:
-        sums.exited += 1
+        sums.exited += by
     else:
-        sums.changed += 1  # absent → false: Amberflo learns of it, nobody entered or left
+        sums.changed += by  # absent → false: Amberflo learns of it, nobody entered or left
 
 
 def same(one: Value | None, other: Value | None) -> bool:
@@ -360,12 +376,14 @@ def same(one: Value | None, other: Value | None) -> bool:
 
 def _name_and_email(
     rows: list[tuple[str, object, object]], stamps_text: str | None
-) -> tuple[str | None, str | None]:
-    """The newest of each, None where a call said a newer one; rows are (key, value, time)."""
+) -> tuple[str | None, str | None, int, int]:
+    """The newest of each, None where a call said a newer one, and their times; rows are (key,
+    value, time)."""
     stamps: dict[str, int] = {} if stamps_text is None else orjson.loads(stamps_text)
     timed = sorted(((since_1970(time), key, value) for key, value, time in rows), key=_at)
-    found = {key: value for at, key, value in timed if at >= stamps.get(key, 0)}
-    return _text(found.get("name")), _text(found.get("email"))
+    found = {key: (value, at) for at, key, value in timed if at >= stamps.get(key, 0)}
+    (name, name_at), (email, email_at) = (found.get(key, (None, 0)) for key in ("name", "email"))
+    return _text(name), _text(email), name_at, email_at
 
 
 def _at(row: tuple[int, str, object]) -> int:

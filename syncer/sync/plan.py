@@ -29,9 +29,8 @@ class Plan:
     def __iter__(self) -> Iterator[CustomerChange]:
         self._file.seek(0)
         for line in self._file:
-            customer_id, known, traits, name, email, changes = orjson.loads(line)
-            changes = [TraitChange._make(change) for change in changes]
-            yield CustomerChange(customer_id, known, traits, name, email, changes)
+            change = CustomerChange._make(orjson.loads(line))
+            yield change._replace(changes=[TraitChange._make(one) for one in change.changes])
 
     def close(self) -> None:
         self._file.close()

@@ -119,6 +119,8 @@ class Compared:
     members: dict[str, int]
     watermark: str | None
     without_id: WithoutCustomerId
+    #: what came by a call after this (epoch milliseconds), the pull need not know of yet
+    horizon: int
     #: what the Public API says; None where it is not asked
     listing: Listing | None = None
     waiting: dict[str, str] = field(default_factory=dict)
@@ -340,7 +342,7 @@ class Runs:
             tally = Tally(catalog)
             plan = Plan()
             try:
-                self._fill(plan, pull, connection, catalog, tally, whole)
+                horizon = self._fill(plan, pull, connection, catalog, tally, whole)
                 without_id = pull.without_customer_id(catalog.keys)
                 if isinstance(scope, OnlyCustomer):
                     without_id = WithoutCustomerId(0, {})
@@ -383,6 +385,7 @@ class Runs:
             members=members,
             watermark=None if isinstance(scope, OnlyCustomer) else (watermark or ""),
             without_id=without_id,
+            horizon=horizon,
             listing=listing,
             waiting=waiting,
             mismatches=gate.mismatches(
@@ -420,8 +423,8 @@ class Runs:
         catalog: Catalog,
         tally: Tally,
         whole: bool,
-    ) -> None:
-        """Compare the whole stream into the plan; all or nothing."""
+    ) -> int:
+        """Compare the whole stream into the plan; all or nothing. Gives the horizon."""
         newest = milliseconds(pull.watermark()) or self.clock()
         horizon = min(newest, self.clock()) - LOADED_AFTER
         counted = pull.count(catalog.keys)
@@ -446,6 +449,7 @@ class Runs:
                 f"the pull ended early: {tally.customers:,} customers with {tally.rows:,} rows of "
                 f"{counted.customers:,} with {counted.rows:,} that the source counts"
             )
+        return horizon
 
     def _watched(self, pulled: Iterator[PulledCustomer]) -> Iterator[PulledCustomer]:
         """The same, with progress, until a stop."""
@@ -504,7 +508,7 @@ class Runs:
         how many the members of each key went up or down."""
         held_changes: dict[str, int] = {}
         held_customers = 0
-        writer = _Writer(connection, run, now)
+        writer = _Writer(connection, run, now, compared.horizon, compared.tally.recount)
         for number, change in enumerate(compared.plan):
             if number % 2048 == 0:
                 self._check_stop()
@@ -600,12 +604,20 @@ class Runs:
 
 
 class _Writer:
-    """Gathers a run's changes and writes them in bulk. A customer that a call changed since the
-    comparison keeps what the call said: changes are laid over the state as it is now. `members` is
-    by how many those of each key went up or down."""
+    """Gathers a run's changes and writes them in bulk. Calls may have come since the comparison:
+    changes are laid over the state as it is now, and `recount` is told what they come to. `members`
+    is by how many those of each key went up or down."""
 
-    def __init__(self, connection: Connection, run: int, now: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        run: int,
+        now: int,
+        horizon: int = 0,
+        recount: Callable[[TraitChange, TraitChange | None], None] = lambda counted, made: None,
+    ) -> None:
         self._connection, self._run, self._now = connection, run, now
+        self._horizon, self._recount = horizon, recount
         self._gathered: list[CustomerChange] = []
         self.members: dict[str, int] = {}
 
@@ -622,16 +634,26 @@ class _Writer:
         changes: list[ChangeRow] = []
         for change in self._gathered:
             state = there.get(change.customer_id)
-            laid, made = laid_over(state, change)
-            (new if state is None else old).append(laid)
+            laid, made = laid_over(state, change, self._horizon)
+            if state is None:
+                new.append(laid)
+            elif laid != state:
+                old.append(laid)
+            self._count(change.changes, made)
             changes += [self._row(change.customer_id, one) for one in made]
-            for one in made:
-                delta = _counts(one.after) - _counts(one.before)
-                self.members[one.key] = self.members.get(one.key, 0) + delta
         snapshot.insert_customers(self._connection, new, self._now, self._run)
         snapshot.update_customers(self._connection, old, self._now, self._run)
         snapshot.add_changes(self._connection, changes, self._run, self._now)
         self._gathered = []
+
+    def _count(self, found: list[TraitChange], made: list[TraitChange]) -> None:
+        if made != found:
+            by_key = {one.key: one for one in made}
+            for one in found:
+                self._recount(one, by_key.get(one.key))
+        for one in made:
+            delta = _counts(one.after) - _counts(one.before)
+            self.members[one.key] = self.members.get(one.key, 0) + delta
 
     def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
         observed_at = self._now if change.observed_at is None else change.observed_at
@@ -640,31 +662,31 @@ class _Writer:
 
 
 def laid_over(
-    state: CustomerState | None, change: CustomerChange
+    state: CustomerState | None, change: CustomerChange, horizon: int
 ) -> tuple[CustomerState, list[TraitChange]]:
     """A customer's state with a change laid over it, and what that changed: nothing, where a call
-    since the comparison said the same, or something newer."""
+    since the comparison said the same, or something newer (as `compare` has it)."""
     if state is None:
         traits = canonical(change.traits)
         new = CustomerState(change.customer_id, traits, change.name, change.email, None, None)
         return new, change.changes
     traits_now = orjson.loads(state.traits)
-    stamps = orjson.loads(state.stamps or "{}")
+    stamps: dict[str, int] = orjson.loads(state.stamps or "{}")
     made = []
     for one in change.changes:
         now = traits_now.get(one.trait)
-        newer = not same(now, one.before) and stamps.get(one.trait, 0) > (one.observed_at or 0)
-        if newer or same(now, one.after):
+        at = horizon if one.observed_at is None else one.observed_at
+        if stamps.get(one.trait, 0) > at or same(now, one.after):
             continue
         made.append(one._replace(before=now))
         if one.after is None:
             traits_now.pop(one.trait, None)
         else:
             traits_now[one.trait] = one.after
+    name = change.name if change.name_at >= stamps.get("name", 0) else None
+    email = change.email if change.email_at >= stamps.get("email", 0) else None
     laid = state._replace(
-        traits=canonical(traits_now),
-        name=change.name or state.name,
-        email=change.email or state.email,
+        traits=canonical(traits_now), name=name or state.name, email=email or state.email
     )
     return laid, made
 

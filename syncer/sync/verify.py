@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 
 #: Customers that are read from the state at a time.
 PAGE = 1000
-NO_TRAITS = "Amberflo lists customers without their traits"
+NO_TRAITS = "customers come without their traits"
 #: So many customers of ours listed without a trait, and none with: the listing leaves traits out.
 ENOUGH = 10
 #: Times that a customer is read anew because a run or a delivery changed it meanwhile.
@@ -133,16 +133,16 @@ class Verifier:
     async def _read_listing(self) -> None:
         """Look at all that Amberflo lists, in a way that shows traits if there is one; else only at
         who is there."""
-        ways = {
-            "its list of all customers": self._holdings.pages,
-            "every customer by itself": self._holdings.everybody,
-        }
+        ways = (
+            ("paging", self._holdings.pages, "its list of all customers"),
+            ("list", self._holdings.everybody, "every customer by itself"),
+        )
         usable = []
-        for instead, way in ways.items():
+        for name, way, instead in ways:
             reason = await self._read(way())
             if reason is None:
                 return
-            self.progress.say(f"{reason}: reading {instead}")
+            self.progress.say(f"Amberflo's {name} is of no use ({reason}): reading {instead}")
             if reason is NO_TRAITS:
                 usable.append(way)
         if not usable or await self._read(usable[0](), whole=True) is not None:
@@ -201,33 +201,25 @@ class Verifier:
     # One customer
 
     def _suspects(self) -> Iterator[HeldRow]:
-        """Every customer that was ever sent, less those that the listing showed to be right and
-        those with something still to be sent."""
+        """Every customer that was ever sent, less those that the listing showed to be right."""
         after = ""
         while True:
             self._check_stop()
             with self.database.read() as connection:
-                rows = snapshot.sent(connection, after, PAGE)
-            if not rows:
-                return
-            looks = self._found.findings.looks([customer_id for customer_id, _ in rows])
-            suspects = []
-            for customer_id, due in rows:
-                if looks.get(customer_id) == EQUAL:
-                    self._found.equal += 1
-                elif due:
-                    self._found.pending += 1
-                else:
-                    suspects.append(customer_id)
-            with self.database.read() as connection:
-                states = snapshot.held(connection, suspects)
+                ids = snapshot.sent(connection, after, PAGE)
+                if not ids:
+                    return
+                looks = self._found.findings.looks(ids)
+                suspects = [one for one in ids if looks.get(one) != EQUAL]
+                rows = snapshot.held(connection, suspects)
             # Who was erased meanwhile is not judged.
-            self._found.checked += len(rows) - len(suspects) + len(states)
-            for number, row in enumerate(states):
-                self.progress.at(self._found.checked - len(states) + number)
+            self._found.checked += len(ids) - len(suspects) + len(rows)
+            self._found.equal += len(ids) - len(suspects)
+            for done, row in enumerate(rows, self._found.checked - len(rows)):
+                self.progress.at(done)
                 yield row
             self.progress.at(self._found.checked)
-            after = rows[-1][0]
+            after = ids[-1]
 
     async def _judge(self, row: HeldRow) -> None:
         judged = await self._judged(row)

@@ -684,6 +684,37 @@ def test_a_postponed_customer_waits_until_a_run_takes_it_over(database: Database
     assert (records(database)["u2"]["due_at"], records(database)["u2"]["run"]) == (None, None)
 
 
+def test_what_a_clock_put_off_that_was_set_back_since_waits_no_longer(
+    database: Database, calls: Database
+) -> None:
+    """Nothing is put off for more than an hour."""
+    hour = 3_600_000
+    put(database, row("honest"), now=NOW + hour)
+    queued(calls, "honest", at=NOW + hour)
+    assert not ask(database, lambda c: snapshot.any_due(c, NOW))
+    assert not ask(calls, lambda c: queue.any_due(c, NOW))
+    assert (due_ids(database), claimed(calls, 1)) == ([], [])
+    put(database, row("later"), now=NOW + 9 * hour)
+    put(database, row("late"), now=NOW + 5 * hour)
+    queued(calls, "late", at=NOW + 5 * hour)
+    assert ask(database, lambda c: snapshot.any_due(c, NOW))
+    assert ask(calls, lambda c: queue.any_due(c, NOW))
+    assert due_ids(database) == ["late", "later"]
+    assert claimed(calls, 1) == ["late"]
+    put(database, row("now"))
+    assert due_ids(database) == ["now"]  # what is due comes first
+    assert not ask(calls, lambda c: queue.any_due(c, NOW))
+
+
+def test_a_customer_is_due_also_while_it_is_in_work(database: Database) -> None:
+    """Whoever begins to deliver frees what a delivery of its own that broke had claimed."""
+    put(database, row("u1"))
+    with database.write() as connection:
+        assert len(snapshot.claim(connection, 1, NOW, 10)) == 1
+    assert ask(database, lambda c: snapshot.any_due(c, NOW))
+    assert not ask(database, lambda c: snapshot.any_due(c, NOW - 1))
+
+
 def test_what_is_taken_over_keeps_its_place(database: Database) -> None:
     put(database, row("late"), now=NOW - 100)
     put(database, row("soon"), now=NOW + 100)

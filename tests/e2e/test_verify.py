@@ -43,9 +43,13 @@ class Amberflo(AmberfloSandbox):
         self.most = 10**9  # customers that a page may have
         self.refuses_more = False  # or else gives fewer
         self.no_pages = self.no_list = self.gives_last_page_for_ever = False
+        self.lists_deleted = False
         self.refused: set[str] = set()
         self.after_page: Callable[[str], None] = lambda page: None
         self.after_read: Callable[[str], None] = lambda customer_id: None
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return list(self.customers.values()) if self.lists_deleted else super()._listed()
 
     def _page_customers(self, call: Call) -> web.Response:
         query = dict(call.query)
@@ -321,6 +325,18 @@ def test_in_every_way_that_amberflo_can_be_read(
             setattr(amberflo, name, value)
 
 
+def test_pages_show_traits_where_only_some_have_none(
+    installation: Installation, amberflo: Amberflo, synced: list[str]
+) -> None:
+    emptied = [one for one in synced if amberflo.customers[one]["traits"].keys() > FOREIGN.keys()]
+    for one in emptied[:20]:
+        del amberflo.customers[one]["traits"]
+    document = found_by(installation, exit_code=1)
+    assert {row["customer_id"] for row in document["drifted"]} == set(emptied[:20])
+    requests = {"GET /customers/paging": 2, "GET /customers": 20}
+    assert amberflo.stats()["requests"] == requests
+
+
 @pytest.mark.parametrize("trait_values", ["native", "string"])
 def test_on_postgresql_and_with_values_as_text(
     installation: Installation, amberflo: Amberflo, postgres_url: str, trait_values: str
@@ -443,6 +459,13 @@ def deliver(installation: Installation, amberflo: Amberflo, customer_id: str) ->
     }
 
 
+def make_due(installation: Installation, customer_id: str) -> None:
+    database = Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")
+    with database.write() as connection:
+        snapshot.send_these_again(connection, 1, [customer_id])
+    database.close()
+
+
 def test_what_changed_between_two_looks_is_no_drift(
     installation: Installation, amberflo: Amberflo, synced: list[str]
 ) -> None:
@@ -462,9 +485,14 @@ def test_what_changed_between_two_looks_is_no_drift(
     amberflo.after_page, amberflo.after_read = after_page, after_read
     all_good(installation, len(synced))
     assert not once
-    # What changes all the time is pending, never wrong.
-    rename(amberflo, synced, 1)
+    # What became due meanwhile, or changes all the time, is pending and never wrong.
+    (one,) = rename(amberflo, synced, 1)
     amberflo.after_page = lambda page: None
+    amberflo.after_read = lambda customer_id: make_due(installation, customer_id)
+    document = found_by(installation)
+    assert (document["pending"], document["equal"]) == (1, len(synced) - 1)
+    deliver(installation, amberflo, one)
+    rename(amberflo, synced, 1)
     amberflo.after_read = lambda customer_id: deliver(installation, amberflo, customer_id)
     document = found_by(installation)
     assert (document["pending"], document["equal"]) == (1, len(synced) - 1)
@@ -517,6 +545,7 @@ def test_pages_that_move_hide_nobody(
     synced: list[str],
 ) -> None:
     amberflo.most = 20
+    traits = found_by(installation)["traits"]
     moved: list[str] = []
 
     def after_page(page: str) -> None:
@@ -531,6 +560,7 @@ def test_pages_that_move_hide_nobody(
     amberflo.after_page = after_page
     document = found_by(installation)
     assert document["equal"] == len(synced)
+    assert document["traits"] == traits  # and count nobody twice
     requests = amberflo.stats()["requests"]
     assert requests["GET /customers"] >= 5  # those that fell between two pages
 
@@ -563,9 +593,11 @@ def test_what_is_due_refused_or_never_sent(
     assert "is still to be sent" in said.stderr
 
 
+@pytest.mark.parametrize("lists_deleted", [False, True])
 def test_what_cannot_be_repaired_is_said(
-    installation: Installation, amberflo: Amberflo, synced: list[str]
+    installation: Installation, amberflo: Amberflo, synced: list[str], lists_deleted: bool
 ) -> None:
+    amberflo.lists_deleted = lists_deleted
     refused, mended = rename(amberflo, synced, 2)
     deleted = synced[-1]
     amberflo.customers[deleted] |= {"deleteTime": 1, "lifecycleStage": "OFFBOARDED"}

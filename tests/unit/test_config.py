@@ -26,7 +26,7 @@ EXAMPLE_ENVIRON = {
     "SEGMENT_WEBHOOK_SECRET": "hush-webhook",
 }
 #: Sections that may be left out; the example has them as comments.
-OPTIONAL = {"engage.public_api"}
+OPTIONAL = {"engage.public_api", "web"}
 #: Keys that the example shows as a comment: without them something else holds, or nothing.
 COMMENTED = {"amberflo.api_key_file", "alerts.webhook"}
 #: Keys that the example shows with a value of one's own.
@@ -144,6 +144,20 @@ def test_the_example_with_the_public_api_loads(tmp_path: Path) -> None:
     assert refused(path, EXAMPLE_ENVIRON).startswith(
         "FILE: engage.public_api.token: the environment variable SEGMENT_PUBLIC_API_TOKEN is not"
     )
+
+
+def test_the_example_with_the_page_loads(tmp_path: Path) -> None:
+    text = uncommented("web")
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    settings = load(path, EXAMPLE_ENVIRON | {"PAGE_TOKEN": "hush-hush-hush-hush"}).web
+    assert settings is not None
+    assert "hush" not in repr(settings)
+    assert settings.token.get_secret_value() == "hush-hush-hush-hush"
+    assert tomllib.loads(text)["web"].keys() == type(settings).model_fields.keys()
+    assert re.search(r"^# token_file = ", text, re.MULTILINE)
+    assert (settings.listen, settings.hosts) == ("127.0.0.1:8401", ())
+    assert settings == type(settings)(token=SecretStr("hush-hush-hush-hush"))
 
 
 def test_the_example_says_what_every_key_is() -> None:
@@ -407,7 +421,7 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
         (
             ["[gard]", "max_exits = 1"],
             "FILE: gard: unknown key; known here: amberflo, engage, schedule, guard, state, "
-            "passthrough, alerts, log",
+            "passthrough, web, alerts, log",
         ),
         (
             ["[guard]", "max_exit = 1"],
@@ -612,6 +626,44 @@ def test_a_variable_that_names_no_key_file_is_named(file: Path, tmp_path: Path) 
     file.write_text(LEAST.replace('api_key = "hush"', ""), encoding="utf-8")
     line = refused(file, {"SYNCER_AMBERFLO__API_KEY_FILE": str(tmp_path / "key")})
     assert line.startswith("SYNCER_AMBERFLO__API_KEY_FILE: ")
+
+
+# web, which may be left out
+
+
+def test_the_page_may_come_from_the_environment(file: Path, tmp_path: Path) -> None:
+    assert load(file, {}).web is None
+    token_file = tmp_path / "token"
+    token_file.write_text("hush-in-a-file-16\n", encoding="utf-8")
+    environ = {
+        "SYNCER_WEB__TOKEN_FILE": str(token_file),
+        "SYNCER_WEB__HOSTS": '["syncer.example.com"]',
+        "SYNCER_WEB__LISTEN": "[::1]:9000",
+    }
+    settings = load(file, environ).web
+    assert settings is not None
+    assert settings.token.get_secret_value() == "hush-in-a-file-16"
+    assert settings.hosts == ("syncer.example.com",)
+    assert settings.address == ("::1", 9000)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([], "token: missing; set token, or token_file with the path of a file"),
+        (["token = ' '"], "token: the secret is empty; "),
+        (["token = 'hush-hush-hush!'"], "token: less than 16 characters; make one with: openssl"),
+        (["token_file = '/no/such'"], "token_file: /no/such cannot be read (No such file or dire"),
+        (["token = 'hush-hush-hush-hush'", "listen = '8401'"], "listen: '8401' is no address; "),
+        (["tokn = 'hush'"], "token: missing; "),
+        (
+            ["tokn = 'hush'", "token = 'hush-hush-hush-hush'"],
+            "tokn: unknown key; known here: listen, token, token_file, hosts",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_page_is_named(file: Path, lines: list[str], line: str) -> None:
+    assert refused(with_lines(file, "[web]", *lines)).startswith("FILE: web." + line)
 
 
 # engage.public_api, which may be left out

@@ -39,6 +39,8 @@ CHANGES = st.builds(
         ),
         max_size=3,
     ),
+    st.integers(0, 2**53),
+    st.integers(0, 2**53),
 )
 
 

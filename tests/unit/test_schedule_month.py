@@ -235,7 +235,10 @@ def seed() -> int:
 
 @pytest.fixture
 def world(seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with closing(Database.open("sqlite://")) as database, freeze_time(BEGIN) as frozen:
+    with (
+        closing(Database.open("sqlite://")) as database,
+        freeze_time(BEGIN, ignore=["_pytest.timing"]) as frozen,
+    ):
         world = World(frozen, database, seed)
         clocks = SimpleNamespace(time=time.time, monotonic=lambda: world.monotonic)
         monkeypatch.setattr(schedules, "time", clocks)

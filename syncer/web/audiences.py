@@ -1,0 +1,140 @@
+"""Audiences and computed traits: their size over time, who entered and exited, who was in."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from state import history, retention, runs, sizes, snapshot
+from state.history import Entry
+from state.snapshot import TraitRow
+from syncer.web.chart import chart
+from syncer.web.desk import Desk
+from syncer.web.page import ROWS, Answer, Missing, Page, Visit, Wrong
+
+#: Moments of a chart.
+STEPS = 30
+#: Milliseconds back that a chart and a list begin, unless told otherwise.
+BACK = 30 * 24 * 3600 * 1000
+AUDIENCE = "audience"
+MOVES = {
+    "": None,
+    "entered": history.ENTERED,
+    "exited": history.EXITED,
+    "changed": history.NEITHER,
+}
+
+
+def listing(desk: Desk, visit: Visit) -> Answer:
+    after = visit.text("after") or None
+    with desk.state.read() as connection:
+        found = snapshot.traits(connection, after=after, limit=ROWS + 1)
+        held = runs.held_keys(connection)
+    data = {
+        "traits": found[:ROWS],
+        "held": held,
+        "next": found[ROWS - 1].key if len(found) > ROWS else None,
+    }
+    return Page("audiences.html", data)
+
+
+def one(desk: Desk, visit: Visit) -> Answer:
+    key, step, after = visit.text("key"), visit.one_of("step", *MOVES), visit.number("after")
+    since, until = visit.moment("since"), visit.moment("until")
+    if since is not None and until is not None and since >= until:
+        raise Wrong("since must be before until")
+    with desk.state.read() as connection:
+        trait = _trait(connection, key)
+        counted = sizes.up_to_date(connection)
+        is_audience = trait.kind == AUDIENCE
+        moments = _moments(connection, trait.key, since, until or desk.clock())
+        shown = []
+        if is_audience and counted:
+            shown = sizes.by_hour(connection, trait.key, moments, trait.members)
+        changes = _changes(connection, trait.key, since, until, MOVES[step], after, counted)
+        held = runs.held_keys(connection).get(trait.key)
+    return Page(
+        "audience.html",
+        {
+            "trait": trait,
+            "is_audience": is_audience,
+            "counted": counted,
+            "held": held,
+            "chart": chart(shown),
+            "changes": changes[:ROWS],
+            "next": changes[ROWS - 1].id if len(changes) > ROWS else None,
+            "paged": after is not None,
+            "filter": {"since": since, "until": until, "step": step},
+        },
+    )
+
+
+def members(desk: Desk, visit: Visit) -> Answer:
+    key, after, at = visit.text("key"), visit.text("after") or None, visit.moment("at")
+    with desk.state.read() as connection:
+        trait = _trait(connection, key)
+        first = history.first_recorded(connection, trait.key)
+        before = first is None or (at is not None and at < first)
+        listed = history.members_at(connection, trait.key, at, after=after, limit=ROWS + 1)
+        found = [] if before else list(listed)
+    data = {
+        "trait": trait,
+        "at": at,
+        "members": found[:ROWS],
+        "next": found[ROWS - 1] if len(found) > ROWS else None,
+        "paged": after is not None,
+    }
+    return Page("members.html", data)
+
+
+def _trait(connection: Connection, key: str) -> TraitRow:
+    found = snapshot.trait(connection, key)
+    if found is None:
+        raise Missing(f"no audience or trait with the key {key[:200]!r} was ever synced")
+    return found
+
+
+def _moments(connection: Connection, key: str, since: int | None, until: int) -> list[int]:
+    """The moments of a chart, each the end of an hour: evenly, from `since`, or from 30 days back,
+    or from where the history begins."""
+    first = history.first_recorded(connection, key)
+    if first is None:
+        return []
+    start = max(until - BACK, first) if since is None else since
+    start = max(start, retention.begins(connection) or start)
+    end = -(-until // sizes.HOUR)
+    begin = min(-(-start // sizes.HOUR), end - 1)
+    steps = max(1, min(STEPS, end - begin))
+    return [(begin + (end - begin) * step // steps) * sizes.HOUR for step in range(steps + 1)]
+
+
+def _changes(
+    connection: Connection,
+    key: str,
+    since: int | None,
+    until: int | None,
+    step: int | None,
+    after: int | None,
+    counted: bool,
+) -> list[Entry]:
+    """A page of changes, the newest first. Where those with a step are few among many, the sums by
+    the hour tell where to look for them."""
+    if step is not None and counted:
+        last = history.entry(connection, after) if after is not None else None
+        upto = until if last is None else last.recorded_at + 1
+        span = sizes.span_of(connection, key, step, ROWS + 2, since, upto)
+        if span is None:
+            return []
+        # The sums of what was compacted since are of more than there is.
+        begins = retention.begins(connection)
+        kept = begins is None or (span.since is not None and span.since > begins)
+        since, until = (span.since if kept else since), span.until
+    steps, rows = None if step is None else [step], ROWS + 1
+    return list(
+        history.of_key(
+            connection, key, since, until,
+            steps=steps, newest_first=True, after_id=after, limit=rows,
+        )
+    )  # fmt: skip
+
+
+READS = {"/audiences": listing, "/audience": one, "/audience/members": members}

@@ -1,0 +1,199 @@
+"""What the page asks of the state, on both databases: sizes by the hour, and lists by pages."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, insert
+
+from state import failures, history, runs, sizes, snapshot
+from state.database import Database
+from state.history import ENTERED, EXITED, NEITHER
+from state.tables import CHANGE
+
+from .conftest import NOW, ask, put, row
+
+HOUR = sizes.HOUR
+START = NOW // HOUR * HOUR
+CUSTOMERS = [f"c{number}" for number in range(6)]
+KEYS = ("a", "b")
+AFTER = {ENTERED: "true", EXITED: "false", NEITHER: "false"}
+
+
+def record(database: Database, seed: int, count: int, *, back: float) -> None:
+    """A history of entries and exits over two days; the clock is set back as often as told."""
+    drawn = random.Random(seed)
+    inside: dict[tuple[str, str], bool] = {}
+    at = START
+    rows: list[dict[str, Any]] = []
+    for _ in range(count):
+        at += drawn.choice([0, 1, HOUR // 7, HOUR])
+        if drawn.random() < back:
+            at -= drawn.randrange(5 * HOUR)
+        customer_id, key = drawn.choice(CUSTOMERS), drawn.choice(KEYS)
+        was = inside.get((customer_id, key))
+        now = not was if was is not None else drawn.random() < 0.7
+        inside[customer_id, key] = now
+        step = int(now) - int(bool(was))
+        rows.append(
+            {
+                "run": None, "customer_id": customer_id, "rev": 1, "key": key, "trait": key,
+                "before": None if was is None else AFTER[ENTERED if was else EXITED],
+                "after": AFTER[step], "observed_at": at, "recorded_at": at, "step": step,
+            }
+        )  # fmt: skip
+    with database.write() as connection:
+        connection.execute(insert(CHANGE), rows)
+
+
+def fold(database: Database, limit: int) -> int:
+    """How many steps it took."""
+    steps, more = 0, True
+    while more:
+        with database.write(alone=True) as connection:
+            more = sizes.fold(connection, limit)
+        steps += 1
+    return steps
+
+
+@pytest.mark.parametrize("back", [0, 0.1], ids=["clock", "clock set back"])
+def test_sizes_by_the_hour_are_those_of_the_history(database: Database, back: float) -> None:
+    moments = [START + hour * HOUR for hour in range(-6, 40, 2)]
+    for seed in range(4):
+        record(database, seed, 40, back=back)
+        assert not ask(database, sizes.up_to_date)
+        assert fold(database, limit=7) == 40 // 7 + 1
+        assert ask(database, sizes.up_to_date)
+        for key in (*KEYS, "none"):
+            wanted = ask(
+                database,
+                lambda c, key=key: history.sizes(c, key, moments[0], moments[-1], len(moments)),
+            )
+            found = ask(
+                database,
+                lambda c, key=key: sizes.by_hour(c, key, moments, history.count_at(c, key)),
+            )
+            assert found == wanted
+            assert any(size.members for size in wanted) == (key != "none")
+
+
+@pytest.mark.parametrize("folded", [True, False], ids=["folded", "not yet"])
+def test_an_erased_customer_is_taken_out(database: Database, folded: bool) -> None:
+    record(database, 5, 60, back=0)
+    if folded:
+        fold(database, 17)
+    with database.write(alone=True) as connection:
+        sizes.take_out(connection, CUSTOMERS[0])
+        connection.execute(delete(CHANGE).where(CHANGE.c.customer_id == CUSTOMERS[0]))
+    fold(database, 17)
+    for key in KEYS:
+        with database.read() as connection:
+            now = history.count_at(connection, key)
+            moments = [START + hour * HOUR for hour in range(0, 40, 3)]
+            wanted = history.sizes(connection, key, moments[0], moments[-1], len(moments))
+            assert sizes.by_hour(connection, key, moments, now) == wanted
+
+
+def test_nothing_to_fold_is_no_harm(database: Database) -> None:
+    assert ask(database, sizes.up_to_date)
+    assert fold(database, 10) == 1
+    assert ask(database, lambda c: sizes.by_hour(c, "a", [START], 0)) == [history.Size(START, 0)]
+
+
+@pytest.mark.parametrize("step", [ENTERED, EXITED, NEITHER])
+def test_the_span_of_a_step_has_its_newest_changes(database: Database, step: int) -> None:
+    """The same page as without it, wherever it begins and ends."""
+    record(database, 9, 120, back=0.05)
+    fold(database, 1000)
+
+    def page(connection: Any, since: int | None, until: int | None) -> list[int]:
+        found = history.of_key(
+            connection, "a", since, until, steps=[step], newest_first=True, limit=5
+        )
+        return [entry.id for entry in found]
+
+    drawn = random.Random(step)
+    narrowed = 0
+    for _ in range(60):
+        since = drawn.choice([None, START + drawn.randrange(-5 * HOUR, 60 * HOUR)])
+        until = drawn.choice([None, START + drawn.randrange(-5 * HOUR, 60 * HOUR)])
+        with database.read() as connection:
+            wanted = page(connection, since, until)
+            span = sizes.span_of(connection, "a", step, 5, since, until)
+            assert (page(connection, *span) if span else []) == wanted
+        narrowed += span is None or span != (since, until)
+    assert narrowed > 30
+    assert ask(database, lambda c: sizes.span_of(c, "none", step, 5, None, None)) is None
+
+
+def failure(number: int, customer_id: str | None) -> dict[str, Any]:
+    return {
+        "ref": f"customer:{customer_id}:{number}", "kind": "customer", "customer_id": customer_id,
+        "reason": "no", "attempts": 1, "failed_at": NOW + number,
+    }  # fmt: skip
+
+
+def test_failures_come_by_pages(database: Database) -> None:
+    with database.write() as connection:
+        failures.put(connection, [failure(n, f"c{n % 3}") for n in range(9)])
+
+    def page(**chosen: Any) -> list[int]:
+        return [row["id"] for row in ask(database, lambda c: failures.page(c, **chosen))]
+
+    every = page(limit=100)
+    assert every == sorted(every, reverse=True)
+    assert ask(database, failures.newest) == every[0]
+    assert page(limit=4) + page(limit=4, before=every[3]) + page(limit=4, before=every[7]) == every
+    mine = page(limit=10, customer_id="c1")
+    assert len(mine) == 3
+    assert page(limit=10, customer_id="c1", before=mine[0]) == mine[1:]
+    with database.write() as connection:
+        assert failures.remove_until(connection, every[4]) == 5
+    assert page(limit=100) == every[:4]
+    assert failures.only_discarded({"ref": "call:7"})
+    assert not failures.only_discarded({"ref": "customer:7"})
+
+
+def test_runs_and_traits_come_by_pages(database: Database) -> None:
+    with database.write() as connection:
+        numbers = [runs.start(connection, "initial", NOW, "{}") for _ in range(5)]
+        snapshot.put_traits(
+            connection, [snapshot.TraitRow(key, key, "audience", 1) for key in "dbca"]
+        )
+    newest = ask(database, lambda c: runs.newest(c, 2, before=numbers[3]))
+    assert [row["id"] for row in newest] == [numbers[2], numbers[1]]
+    page = ask(database, lambda c: snapshot.traits(c, after="a", limit=2))
+    assert [trait.key for trait in page] == ["b", "c"]
+    assert ask(database, lambda c: snapshot.trait(c, "d")).members == 1
+    assert ask(database, lambda c: snapshot.trait(c, "x")) is None
+
+
+def test_a_customer_as_it_is_now(database: Database) -> None:
+    put(database, row("c1", "Ada", None, vip=True))
+    found = ask(database, lambda c: history.customer(c, "c1"))
+    assert (found.traits, found.name, found.acked_rev, found.due_at) == (
+        '{"vip": true}', "Ada", 0, NOW,
+    )  # fmt: skip
+    assert ask(database, lambda c: history.customer(c, "c2")) is None
+    ids = [f"d{number}" for number in range(5)]
+    put(database, *map(row, ids))
+    for prefix, after, wanted in (
+        ("d", None, ids), ("d", "d1", ids[2:]), ("", "c1", ids), ("d", "a", ids), ("d", "x", []),
+    ):  # fmt: skip
+        page = ask(
+            database,
+            lambda c, prefix=prefix, after=after: history.find_customers(c, prefix, after=after),
+        )
+        assert [one.customer_id for one in page] == wanted
+
+
+def test_a_change_by_its_id(database: Database) -> None:
+    record(database, 3, 10, back=0)
+    first = ask(database, lambda c: history.first_recorded(c, "a"))
+    entries = ask(database, lambda c: list(history.of_key(c, "a")))
+    assert first == entries[0].recorded_at
+    assert ask(database, lambda c: history.entry(c, entries[1].id)) == entries[1]
+    assert ask(database, lambda c: history.entry(c, 10**9)) is None
+    assert ask(database, lambda c: history.first_recorded(c, "none")) is None

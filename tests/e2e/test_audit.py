@@ -1,0 +1,377 @@
+"""The audit as the shell would ask it, against what Engage, the diff and Amberflo say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import closing, redirect_stdout
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from state import runs, snapshot
+from state.database import Database
+from state.snapshot import ChangeRow, CustomerState, TraitRow
+from syncer import cli
+from syncer.sandbox.amberflo import AmberfloSandbox, running
+from syncer.sandbox.engage import EngageSandbox
+
+from .conftest import API_KEY, Installation
+
+TIMES = ("observed_at", "recorded_at", "delivered_at")
+
+
+@pytest.fixture
+def story(installation: Installation, engage: EngageSandbox) -> list[dict[str, set[str]]]:
+    """Three runs; gives who was in which audience at Amberflo after each."""
+    engage.fill(80, 4)
+    found = []
+    for _ in range(3):
+        installation.run("sync")
+        engage.evolve(hours=3, fraction=0.2)
+        inside: dict[str, set[str]] = {}
+        for customer_id, record in installation.holds().items():
+            for trait, value in record["traits"].items():
+                if value in (True, False):
+                    inside.setdefault(trait, set()).update([customer_id] if value else [])
+        found.append(inside)
+    return found
+
+
+def rows_of(installation: Installation, *arguments: str) -> list[dict[str, str]]:
+    """The rows of a CSV answer."""
+    return list(csv.DictReader(io.StringIO(installation.run(*arguments, "--csv").stdout)))
+
+
+def as_csv(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def test_who_was_in_after_each_run(
+    installation: Installation, story: list[dict[str, set[str]]]
+) -> None:
+    assert any(one != story[0] for one in story)
+    for number, inside in enumerate(story, start=1):
+        committed = installation.json("runs", "show", str(number))
+        for trait, members in inside.items():
+            document = installation.json("audit", "audience", trait, "--at-run", str(number))
+            assert document["members"] == sorted(members, key=str.encode)
+            assert document["count"] == len(members)
+            assert committed["started_at"] <= document["at"] <= committed["ended_at"]
+            same = installation.json("audit", "audience", trait, "--at", document["at"])
+            assert same == document
+            rows = rows_of(installation, "audit", "audience", trait, "--at", document["at"])
+            assert [row["customer_id"] for row in rows] == document["members"]
+        counts = installation.json("audit", "at", document["at"])
+        assert {one["trait"]: one["count"] for one in counts["audiences"]} == {
+            trait: len(members) for trait, members in inside.items()
+        }
+        assert counts["at"] == document["at"]
+        rows = rows_of(installation, "audit", "at", document["at"])
+        assert [row["count"] for row in rows] == [str(one["count"]) for one in counts["audiences"]]
+
+
+def test_the_audit_of_a_run_is_the_diff_before_it(
+    installation: Installation, engage: EngageSandbox
+) -> None:
+    engage.fill(80, 4)
+    for number in (1, 2, 3):
+        diff = installation.json("diff", "--customers")
+        installation.run("sync")
+        audit = installation.json("audit", "run", str(number))
+        assert (audit["run"], audit["kind"]) == (number, diff["kind"])
+        expected = [
+            (one["customer_id"], *(change[name] for name in ("key", "trait", "before", "after")))
+            for one in diff["changes"]
+            for change in one["changes"]
+        ]
+        found = [
+            tuple(one[name] for name in ("customer_id", "key", "trait", "before", "after"))
+            for one in audit["changes"]
+        ]
+        assert sorted(found, key=repr) == sorted(expected, key=repr)
+        assert found
+        assert all(one["run"] == number and one["delivered_at"] for one in audit["changes"])
+        keys = [one["key"] for one in audit["changes"]]
+        assert keys == sorted(keys)
+
+        rows = rows_of(installation, "audit", "run", str(number))
+        for row, one in zip(rows, audit["changes"], strict=True):
+            for name in ("customer_id", "trait", "key", *TIMES):
+                assert row[name] == as_csv(one[name])
+        table = installation.run("audit", "run", str(number)).stdout.splitlines()
+        for sums in diff["traits"]:
+            part = installation.json("audit", "run", str(number), "--key", sums["trait"])
+            assert part["changes"] == [one for one in audit["changes"] if one["key"] == sums["key"]]
+            if part["changes"]:
+                entered = [one for one in part["changes"] if one["after"] is True]
+                words = next(line for line in table if line.split()[1:2] == [sums["key"]]).split()
+                assert words[3] == str(len(entered))
+        engage.evolve(hours=3, fraction=0.2)
+
+
+def test_entered_and_exited(installation: Installation, story: list[dict[str, set[str]]]) -> None:
+    """Those of a run's time are the difference of the members before and after it."""
+    moments = [
+        installation.json("audit", "audience", next(iter(story[0])), "--at-run", str(run))["at"]
+        for run in (1, 2, 3)
+    ]
+    moved = 0
+    for trait in story[0]:
+        before, after = story[1][trait], story[2][trait]
+        document = installation.json(
+            "audit", "audience", trait, "--since", moments[2], "--until", "2100-01-01"
+        )
+        assert {one["customer_id"] for one in document["entered"]} == after - before
+        assert {one["customer_id"] for one in document["exited"]} == before - after
+        for one in document["entered"] + document["exited"]:
+            assert list(one) == ["customer_id", *TIMES, "run"]
+            assert (one["run"], one["recorded_at"]) == (3, moments[2])
+        whole = installation.json("audit", "audience", trait)
+        until = installation.json("audit", "audience", trait, "--until", moments[2])
+        for side in ("entered", "exited"):
+            assert whole[side] == until[side] + document[side]
+        rows = rows_of(installation, "audit", "audience", trait)
+        assert len(rows) == len(whole["entered"]) + len(whole["exited"])
+        for side in ("entered", "exited"):
+            assert [row for row in rows if row["what"] == side] == [
+                {"what": side, **{name: as_csv(value) for name, value in one.items()}}
+                for one in whole[side]
+            ]
+        moved += len(document["entered"]) + len(document["exited"])
+        said = installation.run("audit", "audience", trait).stdout
+        assert f"{len(whole['entered'])} entered" in said
+        assert f"{len(whole['exited'])} left it" in said
+    assert moved
+
+
+def test_a_customer_then_and_now(
+    installation: Installation, story: list[dict[str, set[str]]]
+) -> None:
+    moved = sorted({one for trait in story[0] for one in story[0][trait] ^ story[2][trait]})
+    assert moved
+    for customer_id in moved[:5]:
+        ask = ("audit", "customer", customer_id)
+        now = installation.json(*ask)
+        assert now["present"] == installation.holds()[customer_id]["traits"]
+        for number, inside in enumerate(story, start=1):
+            then = installation.json(*ask, "--at-run", str(number))
+            for trait, members in inside.items():
+                assert (then["present"].get(trait) is True) == (customer_id in members)
+            runs = [one["run"] for one in now["changes"] if one["run"] <= number]
+            assert then["changes"] == now["changes"][: len(runs)]
+            assert installation.json(*ask, "--at", then["at"]) == then
+        last = now["changes"][-1]
+        since = installation.json(*ask, "--since", last["recorded_at"])["changes"]
+        until = installation.json(*ask, "--until", last["recorded_at"])["changes"]
+        assert until + since == now["changes"]
+        assert {one["run"] for one in since} == {last["run"]}
+        part = installation.json(*ask, "--key", last["key"])
+        assert part["present"] == {last["trait"]: last["after"]}
+        assert part["changes"] == [one for one in now["changes"] if one["key"] == last["key"]]
+        newest = installation.json(*ask, "--limit", "1")
+        assert (newest["present"], newest["changes"]) == (now["present"], [last])
+        for row, one in zip(rows_of(installation, *ask), now["changes"], strict=True):
+            for name in ("trait", "key", "run", *TIMES):
+                assert row[name] == as_csv(one[name])
+            for name in ("before", "after"):
+                assert (orjson.loads(row[name]) if row[name] else None) == one[name]
+        table = installation.run(*ask).stdout
+        assert f"{customer_id} now" in table
+        assert "history" in table
+    early = installation.json(*ask, "--at", "2020-01-01")
+    assert (early["present"], early["changes"]) == ({}, [])
+    assert early["at"] == "2020-01-01T00:00:00.000Z"
+
+
+def test_times_in_several_formats(
+    installation: Installation, story: list[dict[str, set[str]]]
+) -> None:
+    trait = next(iter(story[0]))
+    at = installation.json("audit", "audience", trait, "--at-run", "2")["at"]
+    moment = datetime.fromisoformat(at)
+    elsewhere = moment.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    expected = installation.json("audit", "audience", trait, "--at", at)
+    for text in (
+        at.replace("T", " "),
+        at.removesuffix("Z"),
+        at.replace("Z", "+00:00"),
+        elsewhere.isoformat(timespec="milliseconds"),
+        elsewhere.strftime("%Y%m%dT%H%M%S.%f%z"),
+    ):
+        assert installation.json("audit", "audience", trait, "--at", text) == expected
+    for text, day in (("2026-11-01", "2026-11-01"), ("2026-W45-1", "2026-11-02")):
+        assert installation.json("audit", "at", text)["at"] == f"{day}T00:00:00.000Z"
+    for text in ("yesterday", "2026-13-01", "", "12"):
+        said = installation.run("audit", "at", text, exit_code=2).stderr
+        assert f"{text!r} is no time; write for example 2026-11-01" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["customer", "nobody"], 1, "the customer 'nobody' is not known here"),
+        (["customer", "a\udcff"], 2, "its bytes are not UTF-8"),
+        (["audience", "no such"], 1, "with the key 'no such' was ever synced"),
+        (["run", "99"], 1, "there is no run 99; `syncer runs` lists them"),
+        (["run", "0"], 2, "0 is not in the range"),
+        (["run", str(2**63)], 2, "is not in the range"),
+        (["run", "1", "--key", "no such"], 1, "with the key 'no such' was ever synced"),
+        (["audience", "{trait}", "--at-run", "99"], 1, "there is no run 99"),
+        (["audience", "{trait}", "--at-run", "4"], 1, "run 4 is failed: it wrote nothing"),
+        (["audience", "{trait}", "--at-run", "1", "--at", "2026-01-01"], 2, "leave one out"),
+        (
+            ["audience", "{trait}", "--at", "2026-01-01", "--since", "2026-01-01"],
+            2,
+            "--at is one moment: leave --since and --until out",
+        ),
+        (
+            ["customer", "{customer}", "--at-run", "1", "--until", "2026-01-01"],
+            2,
+            "--at-run is one moment: leave --since and --until out",
+        ),
+        (["customer", "{customer}", "--key", "no such"], 1, "was ever synced"),
+        (["audience", "{trait}", "--limit", "0"], 2, "0 is not in the range"),
+    ],
+)
+def test_what_cannot_be_answered_is_said_in_one_line(
+    told: tuple[Installation, str, str], arguments: list[str], code: int, said: str
+) -> None:
+    installation, trait, customer_id = told
+    arguments = [one.format(trait=trait, customer=customer_id) for one in arguments]
+    for form in ([], ["--json"], ["--csv"]):
+        result = installation.run("audit", *arguments, *form, exit_code=code)
+        assert result.stdout == ""
+        lines = result.stderr.splitlines()
+        assert said in lines[-1]
+        assert code == 2 or len(lines) == 1
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installation, str, str]]:
+    """An installation with three runs and a fourth that failed, an audience and a customer."""
+    folder = tmp_path_factory.mktemp("told")
+    amberflo = AmberfloSandbox(API_KEY)
+    with running(amberflo) as url:
+        installation = Installation(folder, amberflo, url)
+        installation.configure()
+        engage = EngageSandbox(
+            installation.source_url, seed=7, clock=datetime.now(UTC) - timedelta(days=30)
+        )
+        with closing(engage):
+            engage.fill(30, 2)
+            for _ in range(3):
+                installation.run("sync")
+                engage.evolve(hours=3, fraction=0.2)
+        with (
+            closing(Database.open(f"sqlite:///{folder / 'syncer.db'}")) as database,
+            database.write() as connection,
+        ):
+            number = runs.start(connection, "incremental", 1000, "{}")
+            runs.set_values(connection, number, {"state": runs.FAILED})
+        document = installation.json("audit", "run", "1")["changes"][0]
+        yield installation, document["key"], document["customer_id"]
+
+
+def test_nothing_to_tell(installation: Installation) -> None:
+    """Before the first run there is no state, and asking makes none."""
+    assert installation.json("audit", "undelivered") == {"count": 0, "changes": []}
+    assert installation.json("audit", "at", "2026-11-01")["audiences"] == []
+    assert rows_of(installation, "audit", "undelivered") == []
+    assert (
+        "0 changes that Amberflo has not acknowledged"
+        in installation.run("audit", "undelivered").stdout
+    )
+    installation.run("audit", "audience", "vip", exit_code=1)
+    assert list(installation.folder.glob("syncer*.db")) == []
+
+
+def test_what_amberflo_refused_is_undelivered_until_it_takes_it(
+    installation: Installation, engage: EngageSandbox
+) -> None:
+    engage.fill(30, 3)
+    wanted = {one.customer_id: one for one in engage.expected()}
+    bad = next(iter(wanted))
+    record = {"customerId": bad, "customerName": bad, "strange": 1, "traits": {}}
+    installation.amberflo.customers[bad] = record
+    installation.run("sync", exit_code=1)
+    document = installation.json("audit", "undelivered")
+    assert document["count"] == len(document["changes"]) > 0
+    for one in document["changes"]:
+        assert (one["customer_id"], one["refused"], one["delivered_at"]) == (bad, True, None)
+    assert {one["trait"]: one["after"] for one in document["changes"]} == wanted[bad].traits
+    rows = rows_of(installation, "audit", "undelivered")
+    assert [(row["trait"], row["refused"]) for row in rows] == [
+        (one["trait"], "True") for one in document["changes"]
+    ]
+    if document["count"] > 1:
+        said = installation.run("audit", "undelivered", "--limit", "1").stdout
+        assert f"and {document['count'] - 1} more" in said
+    del installation.amberflo.customers[bad]["strange"]
+    installation.json("failures", "retry", "--all")
+    assert installation.json("audit", "undelivered") == {"count": 0, "changes": []}
+
+
+def test_a_table_ends_and_says_how_many_more(told: tuple[Installation, str, str]) -> None:
+    installation, trait, _ = told
+    run = installation.json("audit", "run", "1")
+    count = len(run["changes"])
+    said = installation.run("audit", "run", "1", "--limit", "3").stdout
+    assert f"and {count - 3} more: --limit shows more, --csv and --json all" in said
+    assert said.count("\n│ u0") == 3
+    assert "more" not in installation.run("audit", "run", "1", "--limit", str(count)).stdout
+    assert installation.json("audit", "run", "1", "--limit", "3")["changes"] == run["changes"][:3]
+    assert len(rows_of(installation, "audit", "run", "1", "--limit", "3")) == 3
+
+    whole = installation.json("audit", "audience", trait)
+    part = installation.json("audit", "audience", trait, "--limit", "2")
+    for side in ("entered", "exited"):
+        assert part[side] == whole[side][-2:]
+    total = len(whole["entered"]) + len(whole["exited"])
+    said = installation.run("audit", "audience", trait, "--limit", "2").stdout
+    assert f"and {total - 2} more" in said
+    members = installation.json("audit", "audience", trait, "--at-run", "3")
+    part = installation.json("audit", "audience", trait, "--at-run", "3", "--limit", "1")
+    assert part == {**members, "members": members["members"][:1]}
+    said = installation.run("audit", "audience", trait, "--at-run", "3", "--limit", "1").stdout
+    assert f"and {members['count'] - 1} more" in said
+
+
+def test_memory_does_not_grow_with_the_answer(installation: Installation, tmp_path: Path) -> None:
+    """10,000 changes are 7 MB as rows, and more as JSON."""
+    ids = [f"user_{number:06}" for number in range(10_000)]
+    with (
+        closing(Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")) as database,
+        database.write() as connection,
+    ):
+        run = runs.start(connection, "initial", 1000, "{}")
+        runs.set_values(connection, run, {"committed_at": 1000})
+        states = [CustomerState(one, "{}", None, None, None, None) for one in ids]
+        snapshot.insert_customers(connection, states, 1000)
+        snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", len(ids))])
+        changes = [ChangeRow(one, "vip", "vip", None, "true", 7) for one in ids]
+        snapshot.add_changes(connection, changes, run, 1000)
+    for question in (
+        ["run", str(run), "--json"],
+        ["audience", "vip", "--json"],
+        ["audience", "vip", "--csv"],
+        ["audience", "vip", "--at-run", str(run), "--json"],
+        ["undelivered", "--json"],
+    ):
+        with (tmp_path / "out").open("w+") as out:
+            tracemalloc.start()
+            try:
+                with redirect_stdout(out):
+                    arguments = ["audit", *question, "--config", str(installation.config)]
+                    cli.cli.main(arguments, standalone_mode=False)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            out.seek(0)
+            assert sum("user_" in line for line in out) == len(ids)
+        assert peak < 3_000_000, question

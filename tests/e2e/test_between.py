@@ -1,0 +1,109 @@
+"""Calls of Engage that come while a run has compared and not yet written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from state import history, queue, snapshot
+from state.queue import Accepted
+from syncer.app import App
+from syncer.config import load
+from syncer.report import LineProgress
+from syncer.sandbox.engage import EngageSandbox
+
+from .conftest import Installation
+
+
+class Interrupted(LineProgress):
+    """Progress in the middle of which something happens."""
+
+    def __init__(self, happens: Callable[[], None]) -> None:
+        super().__init__()
+        self._happens = [happens]
+
+    def end(self) -> None:
+        super().end()
+        if self._happens:
+            self._happens.pop()()
+
+
+def test_the_history_says_what_was_there_and_the_newer_one_stays(
+    installation: Installation, engage: EngageSandbox
+) -> None:
+    engage.fill(200, 3)
+    installation.run("sync")
+    engage.evolve(hours=3, fraction=0.4)
+    entering = [
+        (one["customer_id"], change["key"], change["before"])
+        for one in installation.json("diff", "--customers")["changes"]
+        for change in one["changes"]
+        if change["after"] is True and not one["new"]
+    ]
+    first_times = [one for one in entering if one[2] is None]
+    again, first = next(one for one in entering if one[2] is False), first_times[0]
+    same, older = [one for one in first_times if one[0] not in (again[0], first[0])][:2]
+    now = datetime.now(UTC)
+    received_at = round(now.timestamp() * 1000)
+    calls = [
+        (same, True, now),  # says what the pull says
+        (again, False, now),  # says the same as before, and newer
+        (first, False, now),  # says the contrary, and newer
+        (older, False, now - timedelta(days=60)),  # says the contrary, and older
+    ]
+    assert len({one[0] for one, _, _ in calls}) == 4
+    config = load(installation.config, {})
+
+    def arrive() -> None:
+        app = App(config, LineProgress())
+        with ExitStack() as opened:
+            inbox = opened.enter_context(app.queue(writes=True))
+            state = opened.enter_context(app.state(writes=True))
+            for place, ((customer_id, key, _), value, at) in enumerate(calls):
+                call = {
+                    "type": "identify",
+                    "userId": customer_id,
+                    "messageId": f"call-{place}",
+                    "timestamp": at.isoformat(),
+                    "traits": {key: value},
+                    "context": {
+                        "personas": {"computation_class": "audience", "computation_key": key}
+                    },
+                }
+                with inbox.write() as connection:
+                    body = orjson.dumps({**call, "writeKey": "key"})
+                    queue.accept(connection, [Accepted("identify", body, 1, received_at)])
+            app.sorter(inbox, state).sort()
+
+    with App(config, Interrupted(arrive)).runs() as found:
+        assert found.sync().problems == []
+
+    def told(one: tuple[str, str, Any]) -> list[tuple[Any, Any, int | None]]:
+        changes = installation.json("audit", "customer", one[0], "--key", one[1])["changes"]
+        return [(change["before"], change["after"], change["run"]) for change in changes]
+
+    def held(one: tuple[str, str, Any]) -> Any:
+        return installation.holds()[one[0]]["traits"][trait[one[1]]]
+
+    trait = {
+        one["audience"]: one["trait"]
+        for one in installation.json("audit", "at", now.isoformat())["audiences"]
+    }
+    assert told(same) == [(None, True, None)]
+    assert told(again) == [(None, False, 1)]
+    assert told(first) == [(None, False, None)]
+    assert told(older) == [(None, False, None), (False, True, 2)]
+    assert [held(one) for one, _, _ in calls] == [True, False, False, True]
+    # What was counted on the way is what the history comes to.
+    with App(config, LineProgress()).state(writes=False) as database, database.read() as connection:
+        for row in snapshot.traits(connection):
+            if row.kind == "audience":
+                assert history.count_at(connection, row.key) == row.members
+                (size,) = history.sizes(connection, row.key, 0, 10**13, 1)
+                assert size.members == row.members
+                moves = history.key_moves(connection, row.key)
+                assert moves.entered - moves.exited == row.members

@@ -1,0 +1,251 @@
+"""What must hold after a scenario, whatever befell it. Pure: each check reads the evidence and
+gives a line for each violation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from syncer.amberflo.customer import at_amberflo
+
+from .amberflo import Write
+
+Row = dict[str, Any]
+Records = dict[str, Row]
+
+#: Lines that are told of one kind; a scenario that went wrong gives hundreds.
+MOST = 5
+
+
+@dataclass
+class Evidence:
+    """What was found when all was over. `tables` are the rows of the state and the queue by table,
+    as they stand; `expected` is what Amberflo must hold, `meters` the records it must have by
+    messageId; `member_since` and `other_since` are as in model.py; `notes` are violations that were
+    seen on the way."""
+
+    audiences: tuple[str, ...]
+    expected: Records
+    meters: dict[str, Row]
+    member_since: dict[tuple[str, str], int]
+    other_since: dict[tuple[str, str], int]
+    holds: Records
+    writes: Sequence[Write]
+    overlaps: list[str]
+    records: list[Row]
+    tables: dict[str, list[Row]]
+    left_files: list[str]
+    left_processes: list[str]
+    notes: list[str]
+
+
+def equal(found: Evidence) -> Iterator[str]:
+    """Amberflo holds what Engage and the calls say."""
+    for customer_id in sorted(found.expected.keys() | found.holds.keys()):
+        expected, holds = found.expected.get(customer_id), found.holds.get(customer_id)
+        if expected is None:
+            yield f"Amberflo has {customer_id!r}, who is nobody: {holds}"
+        elif holds is None:
+            yield f"Amberflo misses {customer_id!r}: {expected}"
+        elif _text(expected) != _text(holds):
+            yield f"{customer_id!r} is {holds} at Amberflo and must be {expected}"
+
+
+def delivered(found: Evidence) -> Iterator[str]:
+    """Every change is delivered, nothing waits, nothing failed for good, and what we take Amberflo
+    to have it has."""
+    for row in found.tables["change"]:
+        if row["delivered_at"] is None:
+            yield f"not delivered: {_said(row)}"
+    for row in found.tables["customer"]:
+        if row["due_at"] is not None:
+            yield f"{row['customer_id']!r} is still due"
+        elif row["acked_rev"] != row["rev"]:
+            yield f"{row['customer_id']!r} is at {row['rev']}, acknowledged is {row['acked_rev']}"
+    for row in found.tables["failure"]:
+        yield f"a failure is left: {row['ref']}: {row['reason']}"
+    for row in found.tables["event"]:
+        if row["due_at"] is not None:
+            yield f"the record {row['message_id']} is still due"
+    for _ in found.tables["inbox"]:
+        yield "a request is not sorted"
+
+
+def serial(found: Evidence) -> Iterator[str]:
+    """The writes of a customer came one after the other, and none brought an older state back: each
+    is a state of the history that is not older than the one before it."""
+    for customer_id in found.overlaps:
+        yield f"two writes of {customer_id!r} at the same time"
+    states, at = _states(found.tables["change"]), dict[str, int]()
+    ours = {row["trait"] for row in found.tables["trait"]}
+    for number, write in enumerate(found.writes):
+        have = {name: value for name, value in write.traits.items() if name in ours}
+        known = states.get(write.customer_id, [{}])
+        place = at.get(write.customer_id, 0)
+        for later in range(place, len(known)):
+            if _text(known[later]) == _text(have):
+                at[write.customer_id] = later
+                break
+        else:
+            before = any(_text(state) == _text(have) for state in known[:place])
+            what = "an older state" if before else "what no state was"
+            yield f"write {number} gave {write.customer_id!r} {what}: {have}"
+
+
+def true(found: Evidence) -> Iterator[str]:
+    """Nobody left an audience at Amberflo while all that Engage had said until then was that they
+    are in it, and nobody was in one without its ever having been said."""
+    for number, write in enumerate(found.writes):
+        for audience in found.audiences:
+            member = write.traits.get(audience) is True
+            since = found.member_since if member else found.other_since
+            if since.get((write.customer_id, audience), number + 1) > number:
+                value = write.traits.get(audience)
+                yield f"write {number}: {audience} of {write.customer_id!r} was never {value}"
+
+
+def consistent(found: Evidence) -> Iterator[str]:
+    """The history is without a gap and gives the present; the sums of the runs close; the meters
+    have come, each once."""
+    yield from _chained(found)
+    yield from _summed(found)
+    yield from _metered(found)
+
+
+def clean(found: Evidence) -> Iterator[str]:
+    """Nothing is left over."""
+    for name in found.left_files:
+        yield f"the file {name} is left"
+    for name in found.left_processes:
+        yield f"the process {name} is left"
+    for row in found.tables["worker"]:
+        yield f"the worker {row['id']} ({row['kind']}) is left on record"
+    for table in ("customer", "event"):
+        for row in found.tables[table]:
+            if row["claimed_by"] is not None:
+                yield f"{table} {row.get('customer_id', row.get('message_id'))!r} is left claimed"
+    for row in found.tables["run"]:
+        if row["state"] == "running":
+            yield f"run {row['id']} is left running"
+
+
+def on_the_way(found: Evidence) -> Iterator[str]:
+    """What was wrong while the scenario played."""
+    yield from found.notes
+
+
+CHECKS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
+    *(on_the_way, equal, delivered, serial, true, consistent, clean),
+)
+
+
+def violations(found: Evidence) -> list[str]:
+    """All of them, each with its check's name."""
+    lines = []
+    for check in CHECKS:
+        wrong = list(check(found))
+        lines += [f"{check.__name__}: {one}" for one in wrong[:MOST]]
+        if len(wrong) > MOST:
+            lines.append(f"{check.__name__}: and {len(wrong) - MOST} more")
+    return lines
+
+
+# -- the history
+
+
+def _states(changes: list[Row]) -> dict[str, list[Row]]:
+    """By customer, the traits as they were sent after each of its revisions, the first one empty:
+    identify calls and names give revisions without a change."""
+    found: dict[str, list[Row]] = defaultdict(lambda: [{}])
+    revisions: dict[str, int] = {}
+    for row in changes:
+        states = found[row["customer_id"]]
+        if revisions.get(row["customer_id"]) != row["rev"]:
+            states.append(dict(states[-1]))
+            revisions[row["customer_id"]] = row["rev"]
+        if row["after"] is None:
+            states[-1].pop(row["trait"], None)
+        else:
+            states[-1][row["trait"]] = at_amberflo(orjson.loads(row["after"]))
+    return found
+
+
+def _chained(found: Evidence) -> Iterator[str]:
+    last: dict[tuple[str, str], str | None] = {}
+    replayed: dict[str, Row] = {row["customer_id"]: {} for row in found.tables["customer"]}
+    for row in found.tables["change"]:
+        place = row["customer_id"], row["key"]
+        if last.get(place) != row["before"]:
+            yield f"the history has a gap: {_said(row)} came after {last.get(place)}"
+        if row["before"] == row["after"]:
+            yield f"the history has a change that is none: {_said(row)}"
+        if row["step"] != (row["after"] == "true") - (row["before"] == "true"):
+            yield f"the history counts wrong: {_said(row)} is a step of {row['step']}"
+        last[place] = row["after"]
+        traits = replayed.setdefault(row["customer_id"], {})
+        traits.pop(row["trait"], None)
+        if row["after"] is not None:
+            traits[row["trait"]] = orjson.loads(row["after"])
+    members: Counter[str] = Counter()
+    for row in found.tables["customer"]:
+        traits = orjson.loads(row["traits"])
+        members.update(name for name, value in traits.items() if value is not False)
+        if _text(traits) != _text(replayed[row["customer_id"]]):
+            yield (
+                f"{row['customer_id']!r} is {traits}, by its history {replayed[row['customer_id']]}"
+            )
+    for row in found.tables["trait"]:
+        if row["members"] != members[row["trait"]]:
+            yield f"{row['trait']} counts {row['members']} members of {members[row['trait']]}"
+
+
+def _summed(found: Evidence) -> Iterator[str]:
+    steps = Counter((row["run"], row["key"], row["step"]) for row in found.tables["change"])
+    kinds = ("unchanged", "entered", "exited", "changed", "skipped")
+    held: Counter[int] = Counter()
+    for row in found.tables["run_trait"]:
+        held[row["run"]] += row["held"]
+        if row["pulled"] != sum(row[kind] for kind in kinds):
+            yield f"run {row['run']}: the sums of {row['key']} do not close: {row}"
+        wrote = tuple(steps[row["run"], row["key"], step] for step in (1, -1, 0))
+        if not row["held"] and wrote != tuple(row[kind] for kind in kinds[1:4]):
+            yield f"run {row['run']} wrote {wrote} of {row['key']}, its record says {row}"
+    for row in found.tables["run"]:
+        if row["pulled"] != sum(row[kind] for kind in kinds):
+            yield f"run {row['id']}: its sums do not close: {row}"
+        came = row["delivered"] + row["failed"] + row["held"]
+        ended_well = row["state"] not in ("running", "failed", "interrupted")
+        if came > row["due"] or (ended_well and came != row["due"]):
+            yield f"run {row['id']} ({row['state']}): {came} came of {row['due']} due"
+
+
+def _metered(found: Evidence) -> Iterator[str]:
+    times = Counter(record["uniqueId"] for record in found.records)
+    records = {record["uniqueId"]: record for record in found.records}
+    for message_id, expected in found.meters.items():
+        if message_id not in records:
+            yield f"the record {message_id} is lost"
+        elif records[message_id] != expected:
+            yield f"the record {message_id} is {records[message_id]}, not {expected}"
+    for message_id, number in times.items():
+        if number > 1:
+            yield f"the record {message_id} is there {number} times"
+        if message_id not in found.meters:
+            yield f"nobody sent the record {message_id}"
+
+
+def _said(row: Row) -> str:
+    return (
+        f"{row['key']} of {row['customer_id']!r} from {row['before']} to {row['after']} "
+        f"(change {row['id']}, run {row['run']})"
+    )
+
+
+def _text(value: object) -> bytes:
+    """Equal as JSON: in Python True == 1."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -1,0 +1,92 @@
+"""The named points of a process at which a scenario lets something happen.
+
+Only a forked child is patched (child.py); the product has no hook.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from state import queue, snapshot, workers
+from syncer.amberflo.client import AmberfloClient
+from syncer.amberflo.delivery import CustomerDelivery, Outcomes
+from syncer.amberflo.meters import MeterDelivery
+from syncer.engage.profiles_sync import ProfilesSyncPull
+from syncer.sync.realtime import Sorter
+from syncer.sync.run import Runs
+
+#: (owner, attribute, point before it, point after it); inside a transaction where it says so.
+_WRAPPED: tuple[tuple[Any, str, str | None, str | None], ...] = (
+    (Runs, "_compare", "pull.before", "pull.after"),
+    (Runs, "_commit", "commit.before", "commit.after"),
+    (snapshot, "add_changes", None, "commit.middle"),
+    (snapshot, "take_over", None, "commit.last"),
+    (Runs, "_finish", "finish.before", "finish.after"),
+    (CustomerDelivery, "_share_the_rate", "join.after", None),
+    (snapshot, "claim", None, "claim.inside"),
+    (CustomerDelivery, "_claim", None, "claim.after"),
+    (AmberfloClient, "get_customer", None, "get.after"),
+    (AmberfloClient, "put_customer", "put.before", "put.after"),
+    (Outcomes, "_write", "outcome.before", "outcome.after"),
+    (snapshot, "acknowledge", None, "outcome.inside"),
+    (CustomerDelivery, "_drain", "drain", None),
+    (workers, "_leave", "leave.before", None),
+    (Sorter, "_apply", None, "sort.applied"),
+    (queue, "sort", "sort.between", None),
+    (Sorter, "sort", None, "sort.after"),
+    (AmberfloClient, "ingest", "ingest.before", "ingest.after"),
+    (MeterDelivery, "_write_now", "meters.before", "meters.after"),
+)
+
+
+def patch(reached: Callable[[str, int], None]) -> None:
+    """From now on `reached(point, hit)` is called at each point, with how often it was reached."""
+    hits: Counter[str] = Counter()
+
+    def reach(point: str | None) -> None:
+        if point is not None:
+            hits[point] += 1
+            reached(point, hits[point])
+
+    for owner, name, before, after in _WRAPPED:
+        setattr(owner, name, _around(getattr(owner, name), before, after, reach))
+
+    customers = ProfilesSyncPull.customers
+
+    def pulled(self: ProfilesSyncPull, keys: Any) -> Iterator[Any]:
+        for row in customers(self, keys):
+            reach("pull.row")
+            yield row
+
+    ProfilesSyncPull.customers = pulled  # type: ignore[assignment, method-assign]
+
+
+def _around(
+    function: Callable[..., Any],
+    before: str | None,
+    after: str | None,
+    reach: Callable[[str | None], None],
+) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def later(*args: Any, **named: Any) -> Any:
+            reach(before)
+            result = await function(*args, **named)
+            reach(after)
+            return result
+
+        return later
+
+    @functools.wraps(function)
+    def now(*args: Any, **named: Any) -> Any:
+        reach(before)
+        result = function(*args, **named)
+        reach(after)
+        return result
+
+    return now

@@ -1,0 +1,127 @@
+"""What the scenarios found wrong in the product, each alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import uvloop
+from sqlalchemy import insert
+
+from state import snapshot, workers
+from state.database import Database
+from state.snapshot import CustomerState
+from state.tables import WORKER
+from syncer.amberflo.client import AmberfloClient
+from syncer.amberflo.delivery import CustomerDelivery, Delivery
+from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
+from syncer.sandbox.amberflo import AmberfloSandbox, running
+from syncer.sync.compare import CustomerChange, Tally, TraitChange
+from syncer.sync.run import laid_over
+
+from .runner import play
+from .scenario import Act, Process, Round
+from .test_faults import CALM
+
+HORIZON = 1000
+
+
+def state(traits: dict[str, Any], stamps: dict[str, int], **more: Any) -> CustomerState:
+    texts = [orjson.dumps(one).decode() for one in (traits, stamps)]
+    found = CustomerState("u", texts[0], "Old", "old@example.com", None, texts[1])
+    return found._replace(**more)
+
+
+def change(*changes: TraitChange, **more: Any) -> CustomerChange:
+    return CustomerChange("u", True, {}, None, None, list(changes))._replace(**more)
+
+
+# -- a call is sorted between the comparison and the commit of a run
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_a_newer_call_stays_also_where_it_said_what_was_known(now: bool) -> None:
+    exit_ = TraitChange("vip", "vip", True, False, 500)
+    known = state({"vip": now}, {"vip": 501})
+    assert laid_over(known, change(exit_), HORIZON) == (known, [])
+
+
+def test_an_older_call_gives_way_and_is_what_was_before() -> None:
+    entry = TraitChange("vip", "vip", None, True, 500)
+    laid, made = laid_over(state({"vip": False}, {"vip": 499}), change(entry), HORIZON)
+    assert orjson.loads(laid.traits) == {"vip": True}
+    assert made == [entry._replace(before=False)]
+
+
+def test_a_row_that_vanished_gives_way_to_a_call_that_the_pull_need_not_know() -> None:
+    gone = TraitChange("vip", "vip", True, False, None)
+    known = state({"vip": True}, {"vip": HORIZON + 1})
+    assert laid_over(known, change(gone), HORIZON) == (known, [])
+    older = state({"vip": True}, {"vip": HORIZON})
+    assert laid_over(older, change(gone), HORIZON)[1] == [gone]
+
+
+def test_a_newer_name_and_email_stay() -> None:
+    pulled = change(name="New", name_at=500, email="new@example.com", email_at=500)
+    laid, _ = laid_over(state({}, {"name": 501, "email": 500}), pulled, HORIZON)
+    assert (laid.name, laid.email) == ("Old", "new@example.com")
+    laid, _ = laid_over(state({}, {"email": 501}), pulled, HORIZON)
+    assert (laid.name, laid.email) == ("New", "old@example.com")
+
+
+def test_what_a_change_came_to_is_counted_anew() -> None:
+    tally = Tally(Catalog([KnownTrait("vip", "vip", AUDIENCE)], {}, []))
+    sums = tally.sums["vip"]
+    sums.pulled, sums.entered, sums.exited = 3, 1, 2
+    left = TraitChange("vip", "vip", True, False, 500)
+    tally.recount(left, None)
+    tally.recount(left, left._replace(before=None))
+    assert (sums.entered, sums.exited, sums.changed, sums.unchanged) == (1, 0, 1, 1)
+
+
+@pytest.mark.parametrize("point", ["pull.row", "commit.before"])
+def test_a_call_may_cross_a_run(point: str) -> None:
+    crossed = Process("full", acts=(Act(point, 1, "call"),))
+    rounds = (CALM.rounds[0], *[Round((crossed,), hours=2.5, fraction=0.3)] * 2)
+    outcome = play(replace(CALM, rounds=rounds))
+    assert not outcome.violations
+    assert "a newer call of Engage is sorted" in outcome.log
+
+
+# -- a worker that died had customers in work
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database.open(f"sqlite:///{tmp_path / 'syncer.db'}")) as found:
+        yield found
+
+
+def test_a_run_does_not_wait_for_a_worker_that_died(database: Database) -> None:
+    """Without a configured rate nobody looked after the dead: it waited for `patience` in vain."""
+    ids = [f"u{number}" for number in range(5)]
+    rows = [CustomerState(one, '{"vip":true}', None, None, None, None) for one in ids]
+    with workers.join(database, "worker") as dead, database.write() as connection:
+        snapshot.insert_customers(connection, rows, 1, run=1)
+    with database.write() as connection:
+        record = {"id": dead.number, "kind": "worker", "host": "", "pid": 1, "started_at": 1}
+        connection.execute(insert(WORKER).values(**record))
+        snapshot.claim(connection, dead.number, 1, 3)
+    amberflo = AmberfloSandbox("key")
+    with running(amberflo) as url:
+
+        async def deliver() -> Delivery:
+            async with AmberfloClient("key", customers_url=f"{url}/customers") as client:
+                with workers.join(database, "run") as worker:
+                    delivery = CustomerDelivery(
+                        database, worker, client, frozenset({"vip"}), for_run=1, patience=20
+                    )
+                    return await delivery.run()
+
+        assert uvloop.run(deliver()) == Delivery(delivered=5)
+    assert sorted(amberflo.customers) == ids

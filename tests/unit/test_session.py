@@ -1,0 +1,61 @@
+"""Sessions of the page: what opens one, how long it lasts, that nobody else can make one."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncer.web.session import LASTS, PERIOD, TRIES, Sessions, Tries
+
+TOKEN = "a-token-of-the-page"
+SESSIONS = Sessions(TOKEN)
+VALUE = SESSIONS.open()
+
+
+def test_only_the_token_matches() -> None:
+    assert SESSIONS.matches(TOKEN)
+    for wrong in ("", TOKEN[:-1], TOKEN + " ", TOKEN.upper(), "ünïcödé"):
+        assert not SESSIONS.matches(wrong)
+
+
+def test_a_session_lasts_its_time_and_a_restart_and_says_nothing() -> None:
+    now = 1_000_000.0
+    sessions = Sessions(TOKEN, lambda: now)
+    value = sessions.open()
+    assert TOKEN not in value
+    assert value != sessions.open()
+    assert Sessions(TOKEN, lambda: now).holds(value)
+    now += LASTS - 1
+    assert sessions.holds(value)
+    now += 1
+    assert not sessions.holds(value)
+
+
+def test_a_new_token_ends_all_sessions() -> None:
+    assert not Sessions(TOKEN + "2").holds(VALUE)
+    assert Sessions(TOKEN + "2").form_token(VALUE) != SESSIONS.form_token(VALUE)
+
+
+@given(st.integers(0, len(VALUE) - 1), st.characters(codec="utf-8"))
+def test_a_changed_session_is_none(at: int, character: str) -> None:
+    changed = VALUE[:at] + character + VALUE[at + 1 :]
+    assert SESSIONS.holds(changed) == (changed == VALUE)
+
+
+@given(st.text())
+def test_no_text_is_a_session(text: str) -> None:
+    assert not SESSIONS.holds(text)
+    assert not SESSIONS.holds(f"{text}.{SESSIONS.form_token(text)}")
+
+
+def test_too_many_wrong_tries_make_a_pause() -> None:
+    now = 5.0
+    tries = Tries(lambda: now)
+    for _ in range(TRIES):
+        assert tries.pause() == 0
+        tries.wrong()
+    assert tries.pause() == PERIOD
+    now += PERIOD - 1
+    assert tries.pause() == 1
+    now += 1
+    assert tries.pause() == 0
