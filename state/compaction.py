@@ -58,16 +58,17 @@ def compact(
     removed = finish(database, now, stop)
     with database.read() as connection:
         last = newest(connection, COMPACTION, COMPACTED)
+        untouched = Compacted(removed, last.changes if last else 0, last.until if last else None)
         found = boundary(connection, before) if before is not None else None
-        proof = prove(connection, rows_to=found[0]) if found else None
-        kept = _kept(connection, *found) if found else Sum()
-    if found is None or proof is None or proof.broken or stop():
-        return Compacted(
-            removed,
-            last.changes if last else 0,
-            last.until if last else None,
-            proof.broken if proof else None,
-        )
+        if found is None:
+            return untouched
+        try:
+            proof = prove(connection, rows_to=found[0], check=lambda: _check(stop))
+            if proof.broken:
+                return untouched._replace(broken=proof.broken)
+            kept = _kept(connection, *found, check=lambda: _check(stop))
+        except _Stopped:
+            return untouched
     with database.write(alone=True) as connection:
         kept.until = found[1]
         append(connection, COMPACTION, kept, 1, found[0], now())
@@ -100,9 +101,19 @@ def finish(
     return removed
 
 
-def _kept(connection: Connection, last_id: int, until: int) -> Sum:
+class _Stopped(Exception):
+    """Before anything was touched."""
+
+
+def _check(stop: Callable[[], bool]) -> None:
+    if stop():
+        raise _Stopped
+
+
+def _kept(connection: Connection, last_id: int, until: int, check: Callable[[], None]) -> Sum:
     kept = Sum()
     for rows in read(connection, 0, last_id, not_(removable(last_id, until))):
+        check()
         kept.add([leaf(row[:-1]) for row in rows])
     return kept
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, case, delete, func, insert, or_, select, upda
 
 from state import forgotten, memo, seal, sizes
 from state.errors import Locked
-from state.tables import CHANGE, CUSTOMER, ERASED, FAILURE, RUN, TRAIT
+from state.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, RUN, TRAIT
 
 #: The memo of a time: what was erased up to then may have left traces in the files.
 TRACES = "traces"
@@ -157,12 +157,14 @@ def _values(call: Any) -> Iterator[Any]:
 
 
 def _erase_errors(connection: Connection, customer_id: str) -> None:
-    """Errors of runs name a customer as Python writes a text, or in the URL of a request."""
+    """Errors of runs, and alerts of them, name a customer as Python writes a text, or in the URL of
+    a request."""
     in_url = re.compile(rf"customerId={re.escape(quote(customer_id, safe=''))}(?![^\s&;,:])")
-    rows = connection.execute(select(RUN.c.id, RUN.c.error).where(RUN.c.error.is_not(None)))
-    for number, error in rows.all():
-        told = in_url.sub(
-            "customerId=(forgotten)", error.replace(repr(customer_id), "'(forgotten)'")
-        )
-        if told != error:
-            connection.execute(update(RUN).where(RUN.c.id == number).values(error=told))
+    for key, column in ((RUN.c.id, RUN.c.error), (ALERT.c.name, ALERT.c.text)):
+        rows = connection.execute(select(key, column).where(column.is_not(None)))
+        for which, text in rows.all():
+            told = in_url.sub(
+                "customerId=(forgotten)", text.replace(repr(customer_id), "'(forgotten)'")
+            )
+            if told != text:
+                connection.execute(update(column.table).where(key == which).values({column: told}))

@@ -4,7 +4,7 @@ where it does not hold. Streamed: memory does not grow with the history.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
@@ -83,10 +83,12 @@ def prove(
     expect: str | None = None,
     rows_to: int | None = None,
     witness: Witness | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Walk the chain from its beginning. It must contain the hash `expect`, a head that was kept
-    elsewhere. With `rows_to` seals beyond this change are not held against their changes."""
-    walk = _Walk(connection, rows_to, witness)
+    elsewhere. With `rows_to` seals beyond this change are not held against their changes. What
+    `check` raises, now and then, ends the walk."""
+    walk = _Walk(connection, rows_to, witness, check)
     try:
         walk.go(expect)
     except _Wrong as wrong:
@@ -107,9 +109,14 @@ class _Walk:
     """`at` is the seal that is looked at."""
 
     def __init__(
-        self, connection: Connection, rows_to: int | None, witness: Witness | None
+        self,
+        connection: Connection,
+        rows_to: int | None,
+        witness: Witness | None,
+        check: Callable[[], None],
     ) -> None:
         self._connection, self._rows_to, self._witness = connection, rows_to, witness
+        self._check = check
         self._zone = newest(connection, COMPACTION, COMPACTED)
         self._sealed_to = 0
         self._any_erased = _count(connection, ERASED) > 0
@@ -168,6 +175,7 @@ class _Walk:
         """Hold a seal against its changes."""
         found, rows = Sum(), self._rows(link)
         while chunk := list(islice(rows, CHUNK)):
+            self._check()
             found.add([one[1] for one in chunk])
             self.proof.erased += sum(one[2] is None for one in chunk)
             if self._witness is not None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, event, select, text
 
 from state import (
+    alerts,
     compaction,
     erasure,
     failures,
@@ -802,14 +804,25 @@ def test_a_history_that_does_not_hold_is_not_compacted(sealed: Maker) -> None:
     assert proof(sealed.database).begins is None
 
 
-def test_a_compaction_that_is_cut_off_goes_on(
-    sealed: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compaction_that_is_stopped_while_it_looks_touches_nothing(sealed: Maker) -> None:
+    before = everything(sealed.database)
+    for looks in (0, 1, 5, 8):
+        asked = iter([False] * looks)
+        done = compaction.compact(
+            sealed.database, sealed.now + 1, lambda: sealed.now, partial(next, asked, True)
+        )
+        assert done == (0, 0, None, None)
+    assert everything(sealed.database) == before
+
+
+def test_a_compaction_that_is_cut_off_goes_on(sealed: Maker) -> None:
     sealed.sync()
     replayed = told(sealed.database)
-    asked = iter([False, False, False, True])
     done = compaction.compact(
-        sealed.database, sealed.now + 1, lambda: sealed.now, lambda: next(asked)
+        sealed.database,
+        sealed.now + 1,
+        lambda: sealed.now,
+        lambda: len(told(sealed.database)) < len(replayed),
     )
     assert 0 < done.removed < 12
     found = proof(sealed.database)
@@ -869,6 +882,8 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
     url = f"GET http://a/customers?customerId={quote(customer_id, safe='')}"
     error = f"{customer_id!r} came after 'other'; {url} answered 503, {url}0 too"
     run_sql(database, "UPDATE run SET error = :error", error=error)
+    with database.write() as connection:
+        alerts.see(connection, {"runs": f"2 runs in a row failed: {error}"}, NOW)
     before = proof(database)
     assert before.unsealed == 3
 
@@ -880,6 +895,8 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
     for form in (customer_id, json.dumps(customer_id)[1:-1]):
         assert form not in left.replace(other, "").replace(repr(other)[1:-1], "").replace(url, "")
     told_now = "GET http://a/customers?customerId=(forgotten)"
+    (alert,) = rows(database, "SELECT text FROM alert")
+    assert alert["text"].startswith("2 runs in a row failed: '(forgotten)' came after 'other'; GET")
     (run,) = rows(database, "SELECT error FROM run")
     assert run["error"] == f"'(forgotten)' came after 'other'; {told_now} answered 503, {url}0 too"
     assert [one["ref"] for one in rows(database, "SELECT ref FROM failure ORDER BY ref")] == [

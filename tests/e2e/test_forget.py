@@ -280,6 +280,31 @@ def test_forgetting_may_be_killed_at_any_moment(
     assert (found["holds"], found["erased"]) == (True, len(before["changes"]))
 
 
+def test_no_run_waits_for_one_that_is_erased(
+    installation: Installation, engage: EngageSandbox
+) -> None:
+    """It was due when the run before broke off; the next one's sums close without it."""
+    installation.configure(patience="1s")
+    engage.fill(40, 3)
+    wanted = expected_records(engage)
+    installation.amberflo.faults = Faults.parse("503=1")
+    broken = installation.json("sync", exit_code=1)
+    assert (broken["due"], broken["delivered"]) == (len(wanted), 0)
+    installation.amberflo.faults = Faults()
+    customer = next(iter(wanted))
+    assert installation.json("forget", customer, "--yes")["erased"]["customers"] == 1
+    run = installation.json("sync")
+    assert (run["state"], run["due"], run["delivered"]) == (
+        "done",
+        len(wanted) - 1,
+        len(wanted) - 1,
+    )
+    check_sums(installation, run["run"])
+    del wanted[customer]
+    assert installation.holds() == wanted
+    assert installation.json("status")["backlog"]["customers"] == 0
+
+
 # -- by calls
 
 

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from state import snapshot
+from state import erasure, snapshot
 from state.database import Database
 from state.lock import run_lock
 from state.snapshot import CustomerState
@@ -448,8 +449,9 @@ def deliver(installation: Installation, amberflo: Amberflo, customer_id: str) ->
     with database.write() as connection:
         (state,) = snapshot.states(connection, [customer_id])
         snapshot.update_customers(connection, [state._replace(name=f"Name {now}")], now)
-        (row,) = snapshot.held(connection, [customer_id])
-        snapshot.acknowledge(connection, [(customer_id, row.rev, now)])
+        (row,) = snapshot.claim(connection, 1, now, 1)
+        assert row.customer_id == customer_id
+        snapshot.acknowledge(connection, [row], now)
     database.close()
     amberflo.customers[customer_id] = {
         **amberflo.customers[customer_id],
@@ -494,6 +496,47 @@ def test_what_changed_between_two_looks_is_no_drift(
     amberflo.after_read = lambda customer_id: deliver(installation, amberflo, customer_id)
     document = found_by(installation)
     assert (document["pending"], document["equal"]) == (1, len(synced) - 1)
+
+
+def test_a_forgotten_customer_is_one_more_at_amberflo(
+    installation: Installation, amberflo: Amberflo, synced: list[str]
+) -> None:
+    gone = synced[3]
+    installation.run("forget", gone, "--yes")
+    all_good(installation, len(synced) - 1, extra=1)
+    for more in ((), ("--customer", gone), ("--repair",)):
+        assert found_by(installation, *more)["extra"] == [gone]
+    del amberflo.customers[gone]
+    all_good(installation, len(synced) - 1)
+    done = installation.run("verify", "--customer", gone, exit_code=1)
+    assert "was never sent, and is not at Amberflo" in done.stderr
+
+
+@pytest.mark.parametrize("when", ["page", "read"])
+def test_who_is_erased_between_two_looks_is_not_judged(
+    installation: Installation, amberflo: Amberflo, synced: list[str], when: str
+) -> None:
+    (gone,) = rename(amberflo, synced, 1)
+    left = {gone}
+
+    def forget(_: str) -> None:
+        if left:
+            left.clear()
+            url = f"sqlite:///{installation.folder / 'syncer.db'}"
+            with (
+                closing(Database.open(url)) as database,
+                database.write(alone=True) as connection,
+            ):
+                erasure.erase(connection, gone, time.time_ns() // 1_000_000)
+
+    if when == "page":
+        amberflo.after_page = forget
+    else:
+        amberflo.after_read = forget
+    document = found_by(installation)
+    assert not left
+    assert document["checked"] == document["equal"] == len(synced) - 1
+    assert (document["missing"], document["drifted"]) == ([], [])
 
 
 def test_pages_that_move_hide_nobody(
