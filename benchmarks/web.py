@@ -101,7 +101,8 @@ def fill(connection: Connection, customers: int, now: int) -> None:
         " count(*), count(*) FROM change GROUP BY run ORDER BY run"
     )
     do(
-        "INSERT INTO run_trait SELECT run, key, key, 'audience', count(*), sum(step = 1),"
+        "INSERT INTO run_trait (run, key, trait, kind, pulled, entered, exited, changed, unchanged,"
+        " skipped, held, reasons) SELECT run, key, key, 'audience', count(*), sum(step = 1),"
         " sum(step = -1), 0, 0, 0, 0, '{}' FROM change GROUP BY run, key"
     )
     do(
