@@ -59,7 +59,6 @@ def join(database: Database, kind: str, queue: Database | None = None) -> Iterat
         with suppress(StateError):
             _leave(database, queue, number)
         held.__exit__(None, None, None)
-        _remove_lock_file(database, number)
 
 
 def bury(database: Database, queue: Database | None = None) -> None:
@@ -70,10 +69,11 @@ def bury(database: Database, queue: Database | None = None) -> None:
         with suppress(Locked), lock(database, "worker", number):
             if queue is not None:
                 _leave(database, queue, number)
-                _remove_lock_file(database, number)
             else:  # its record stays, for who can look there
                 with database.write(beside=True) as connection:
                     free_customers(connection, number)
+                    if number not in [row["id"] for row in all_of(connection)]:
+                        _remove_lock_file(database, number)  # it left just now: the file is ours
 
 
 def _leave(database: Database, queue: Database | None, number: int) -> None:
@@ -83,6 +83,8 @@ def _leave(database: Database, queue: Database | None, number: int) -> None:
     with database.write(beside=True) as connection:
         free_customers(connection, number)
         connection.execute(delete(WORKER).where(WORKER.c.id == number))
+        # Before the commit: who dies between the two is found by its record and buried.
+        _remove_lock_file(database, number)
 
 
 def living(database: Database) -> int:

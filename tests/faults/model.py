@@ -40,10 +40,11 @@ class Model:
     _made: int = 0
 
     def look(self, position: int) -> None:
-        """Engage says something new from now on."""
-        for customer_id, traits in self.traits().items():
+        """The warehouse says something new from now on; so it may be told, also where a newer call
+        waits in the inbox."""
+        for one in self.engage.expected():
             for key in self.engage.audiences:
-                self._say(customer_id, key, traits.get(key) is True, position)
+                self._say(one.customer_id, key, one.traits.get(key) is True, position)
 
     def observe(self) -> None:
         """A run has committed what Engage says now."""

@@ -86,6 +86,7 @@ class Performance(Theatre):
         crossing = self.model.crossing(rng, now())
         if one.source is not None and one.source.lies and not self.model.all_seen():
             one = replace(one, source=None)  # who is pulled for the first time is not known better
+        before = len(self.amberflo.writes)
         with ExitStack() as stack:
             stack.enter_context(self.source(one.source))
             if one.locked is not None and not self.scenario.postgres:
@@ -110,7 +111,7 @@ class Performance(Theatre):
             for child in workers:
                 self.end_of(child)
         if runs[0].calls_told() and crossing is not None:
-            self.model.accepted([crossing], len(self.amberflo.writes))
+            self.model.accepted([crossing], before)
         self._look(one.source)
 
     def _start(self, process: Process, one: Round, crossing: dict[str, Any] | None) -> Child:

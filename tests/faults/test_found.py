@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy import insert
 
 from state import snapshot, workers
 from state.database import Database
+from state.lock import lock
 from state.snapshot import CustomerState
 from state.tables import WORKER
 from syncer.amberflo.client import AmberfloClient
@@ -125,3 +127,46 @@ def test_a_run_does_not_wait_for_a_worker_that_died(database: Database) -> None:
 
         assert uvloop.run(deliver()) == Delivery(delivered=5)
     assert sorted(amberflo.customers) == ids
+
+
+# -- lock files of workers
+
+
+def locks(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in tmp_path.glob("*.worker*.lock"))
+
+
+@pytest.mark.parametrize("dies", ["before it is off the record", "when it is"])
+def test_a_worker_that_dies_while_it_leaves_leaves_no_lock_file(
+    database: Database, tmp_path: Path, dies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = workers._leave
+
+    def killed(*arguments: Any) -> None:
+        if dies == "when it is":
+            leave(*arguments)
+        raise KeyboardInterrupt  # nothing that follows is done, as with a kill
+
+    monkeypatch.setattr(workers, "_leave", killed)
+    with pytest.raises(KeyboardInterrupt), workers.join(database, "worker"):
+        assert len(locks(tmp_path)) == 1
+    monkeypatch.undo()
+    gc.collect()  # the lock goes with who held it
+    with closing(Database.open(database.engine.url, "queue")) as calls:
+        workers.bury(database, calls)
+    assert locks(tmp_path) == []
+
+
+def test_burying_a_worker_that_left_just_now_leaves_no_lock_file(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(workers.join(database, "worker"))
+
+        def after_it_left(*arguments: Any) -> Any:
+            stack.close()
+            return lock(*arguments)
+
+        monkeypatch.setattr(workers, "lock", after_it_left)
+        workers.bury(database)
+    assert locks(tmp_path) == []

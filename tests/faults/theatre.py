@@ -6,6 +6,7 @@ The parent holds no connection to a database while it forks.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -34,12 +35,9 @@ from .scenario import Scenario, SourceFault
 API_KEY = "the-key"
 #: Seconds that a process may take before it counts as hung.
 BOUND = 40.0
-#: Files that stay beside the state, by design: the databases, and the locks that are not one
-#: process's own.
-STAY = {
-    *("syncer.db", "syncer-queue.db", "syncer.db.lock", "syncer.db.sorting.lock"),
-    *("syncer.db.daemon.lock", "syncer.db.schedule.lock"),
-}
+#: Files that stay beside the state, by design: the databases, and the locks that are no process's
+#: own, so have no number.
+STAY = re.compile(r"syncer(-queue)?\.db|syncer\.db(\.[a-z]+)?\.lock")
 
 CONFIG = """\
 [amberflo]
@@ -269,7 +267,7 @@ class Theatre:
             records=self.amberflo.records,
             tables=self.tables(),
             left_files=sorted(
-                {path.name for path in state.iterdir()} - STAY
+                {path.name for path in state.iterdir() if not STAY.fullmatch(path.name)}
                 | {path.name for path in (self.folder / "temporary").iterdir()}
             ),
             left_processes=[child.what for child in self.children if not child.ended()],
