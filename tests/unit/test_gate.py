@@ -112,6 +112,7 @@ def compared(changes: list[CustomerChange]) -> Compared:
         members={},
         watermark="",
         without_id=WithoutCustomerId(0, {}),
+        horizon=0,
         listing=listing,
         waiting=gate.waiting(listing, tally.sums, ["held"]),
     )
