@@ -46,16 +46,17 @@ def test_the_history_says_what_was_there_and_the_newer_one_stays(
     ]
     first_times = [one for one in entering if one[2] is None]
     again, first = next(one for one in entering if one[2] is False), first_times[0]
-    same, older = [one for one in first_times if one[0] not in (again[0], first[0])][:2]
+    same, before, older = [one for one in first_times if one[0] not in (again[0], first[0])][:3]
     now = datetime.now(UTC)
     received_at = round(now.timestamp() * 1000)
     calls = [
         (same, True, now),  # says what the pull says
+        (before, True, now - timedelta(days=60)),  # says it too, and older
         (again, False, now),  # says the same as before, and newer
         (first, False, now),  # says the contrary, and newer
         (older, False, now - timedelta(days=60)),  # says the contrary, and older
     ]
-    assert len({one[0] for one, _, _ in calls}) == 4
+    assert len({one[0] for one, _, _ in calls}) == 5
     config = load(installation.config, {})
 
     def arrive() -> None:
@@ -94,10 +95,11 @@ def test_the_history_says_what_was_there_and_the_newer_one_stays(
         for one in installation.json("audit", "at", now.isoformat())["audiences"]
     }
     assert told(same) == [(None, True, None)]
+    assert told(before) == [(None, True, None)]
     assert told(again) == [(None, False, 1)]
     assert told(first) == [(None, False, None)]
     assert told(older) == [(None, False, None), (False, True, 2)]
-    assert [held(one) for one, _, _ in calls] == [True, False, False, True]
+    assert [held(one) for one, _, _ in calls] == [True, True, False, False, True]
     # What was counted on the way is what the history comes to.
     with App(config, LineProgress()).state(writes=False) as database, database.read() as connection:
         for row in snapshot.traits(connection):
