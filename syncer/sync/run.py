@@ -203,7 +203,7 @@ class Runs:
     deliver: Deliver
     progress: Progress
     #: seconds to wait for the end of another run, such as a short one of the daemon
-    patience: float = 5.0
+    patience: float = 2.0
     stop: Callable[[], bool] = lambda: False
     #: what the Public API lists; None where it is not to be asked
     computations: Callable[[], list[Computation]] | None = None
