@@ -89,7 +89,8 @@ def make_state(path: Path, customers: int) -> None:
     with database.write() as connection:
         snapshot.put_traits(connection, [TraitRow(one, one, "audience", 0) for one in traits(0)])
         snapshot.insert_customers(connection, rows(customers), 1)
-        snapshot.acknowledge(connection, [(row.customer_id, 1, 2) for row in rows(customers)])
+        claimed = snapshot.claim(connection, 1, 2, customers)
+        snapshot.acknowledge(connection, claimed, 2)
     database.close()
 
 

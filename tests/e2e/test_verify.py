@@ -462,7 +462,7 @@ def deliver(installation: Installation, amberflo: Amberflo, customer_id: str) ->
 def make_due(installation: Installation, customer_id: str) -> None:
     database = Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")
     with database.write() as connection:
-        snapshot.send_these_again(connection, 1, [customer_id])
+        snapshot.send_again(connection, 1, customer_ids=[customer_id])
     database.close()
 
 
@@ -580,7 +580,7 @@ def test_what_is_due_refused_or_never_sent(
     due, new = sorted(amberflo.customers)[3], "new"
     database = Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")
     with database.write() as connection:
-        snapshot.send_these_again(connection, 1, [due])
+        snapshot.send_again(connection, 1, customer_ids=[due])
         state = CustomerState(new, '{"vip":true}', None, None, None, None)
         snapshot.insert_customers(connection, [state], 1)
     database.close()
