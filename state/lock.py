@@ -147,9 +147,15 @@ def _file_lock(path: Path, name: str) -> Iterator[Check]:
 def _advisory_lock(database: Database, name: str, number: int) -> Iterator[Check]:
     key = _NUMBERS[name] + number
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for setting in _KEEPALIVE:
-            connection.execute(text(setting))
-        taken = connection.execute(text(f"SELECT pg_try_advisory_lock({key})")).scalar()
+        try:
+            for setting in _KEEPALIVE:
+                connection.execute(text(setting))
+            taken = connection.execute(text(f"SELECT pg_try_advisory_lock({key})")).scalar()
+        except SQLAlchemyError as error:
+            raise StateError(
+                f"the {name} lock of {shown(database.engine.url)} cannot be asked for: the "
+                f"connection broke ({type(error).__name__})"
+            ) from None
         if not taken:
             raise Locked(f"{_BUSY[name]} on this database; wait for its end")
 
