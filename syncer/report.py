@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -33,6 +34,7 @@ LINE_EVERY = 10.0
 TELL_EVERY = 1.0
 
 
+@lru_cache(maxsize=1000)  # the many changes of a run have one time
 def iso(milliseconds: int | None) -> str | None:
     """Epoch milliseconds as ISO-8601 UTC: 2026-11-24T06:51:04.123Z."""
     if milliseconds is None:
