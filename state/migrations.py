@@ -233,9 +233,50 @@ CREATE TABLE memo (
 );
 """
 
+#: Holds that last until they are decided, and where a change of the history comes from. What an
+#: older program held without keeping what, is found again by the next comparison.
+_HOLDS = """
+CREATE TABLE hold (
+    id {serial},
+    trait TEXT NOT NULL,
+    key TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since_run BIGINT NOT NULL,
+    since BIGINT NOT NULL,
+    last_run BIGINT NOT NULL,
+    members BIGINT NOT NULL,
+    leaving BIGINT NOT NULL,
+    decision VARCHAR(16),
+    decided_at BIGINT,
+    decided_by TEXT,
+    because TEXT,
+    decided_run BIGINT
+);
+CREATE UNIQUE INDEX hold_open ON hold (trait) WHERE decision IS NULL;
+CREATE TABLE held_change (
+    hold BIGINT NOT NULL,
+    customer_id {ordered} NOT NULL,
+    trait TEXT NOT NULL,
+    before TEXT,
+    after TEXT,
+    observed_at BIGINT,
+    run BIGINT NOT NULL,
+    ended_at BIGINT,
+    PRIMARY KEY (hold, customer_id)
+);
+CREATE INDEX held_change_customer ON held_change (customer_id) WHERE ended_at IS NULL;
+ALTER TABLE change ADD COLUMN source VARCHAR(16);
+ALTER TABLE customer ADD COLUMN given_back TEXT;
+ALTER TABLE trait ADD COLUMN released_at BIGINT;
+ALTER TABLE run ADD COLUMN deleted BIGINT DEFAULT 0 NOT NULL;
+ALTER TABLE run ADD COLUMN first_contact BIGINT DEFAULT 0 NOT NULL;
+ALTER TABLE run_trait ADD COLUMN left_by_itself BIGINT DEFAULT 0 NOT NULL;
+ALTER TABLE run_trait ADD COLUMN hold BIGINT;
+"""
+
 #: By part (see tables.PARTS), in order; the position (from 1) is the part's schema version.
 MIGRATIONS: dict[str, list[str]] = {
-    "state": [_INITIAL, _WORKERS, _STEPS, _COMPUTATIONS, _SEALS, _PAGE],
+    "state": [_INITIAL, _WORKERS, _STEPS, _COMPUTATIONS, _SEALS, _PAGE, _HOLDS],
     "queue": [_QUEUE, _CLAIMS],
 }
 

@@ -43,7 +43,8 @@ class Customer(SQLModel, table=True):
     of Engage traits, name and email that came by a call and not by a pull: the newest wins.
     `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
     acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
-    that waits for it to be delivered, `claimed_by` the worker that has it in work.
+    that waits for it to be delivered, `claimed_by` the worker that has it in work. `given_back` are
+    values (JSON, by name) that the next write puts back for others: traits that are ours no more.
     """
 
     customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
@@ -59,12 +60,14 @@ class Customer(SQLModel, table=True):
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
     run: int | None = Field(default=None, sa_column=_big(nullable=True))
     claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
+    given_back: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class Trait(SQLModel, table=True):
     """A trait that we own at Amberflo: its Segment key, its name there, its kind, its members.
 
     `name`, `status` and `size` are what Segment's Public API said of it last, where it is asked.
+    One that was given back has `released_at`: it is ours no more.
     """
 
     key: str = Field(sa_column=Column(Text, primary_key=True))
@@ -74,6 +77,7 @@ class Trait(SQLModel, table=True):
     name: str | None = Field(default=None, sa_column=Column(Text))
     status: str | None = Field(default=None, sa_column=Column(Text))
     size: int | None = Field(default=None, sa_column=_big(nullable=True))
+    released_at: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Change(SQLModel, table=True):
@@ -81,6 +85,7 @@ class Change(SQLModel, table=True):
     run, or said by a call (`run` is null then).
 
     `observed_at` is Segment's time of it, `recorded_at` ours, `delivered_at` Amberflo's answer.
+    `source` says where what is not of a run's rows or an Engage call comes from: see SOURCES.
     `step` is 1 where the customer entered an audience by it, -1 where it left, else 0.
     `salt` is random, so that the hash of an erased row (seal.py) cannot be tried against guesses.
     """
@@ -100,6 +105,7 @@ class Change(SQLModel, table=True):
         default=0, sa_column=Column(SmallInteger, nullable=False, server_default=text("0"))
     )
     salt: str | None = Field(default=None, sa_column=Column(Text))
+    source: str | None = Field(default=None, sa_column=Column(String(16)))
 
 
 class Hour(SQLModel, table=True):
@@ -144,13 +150,16 @@ class Run(SQLModel, table=True):
     failed: int = Field(default=0, sa_column=_big(default="0"))
     held: int = Field(default=0, sa_column=_big(default="0"))
     doing: str | None = Field(default=None, sa_column=Column(Text))
+    deleted: int = Field(default=0, sa_column=_big(default="0"))
+    first_contact: int = Field(default=0, sa_column=_big(default="0"))
 
 
 class RunTrait(SQLModel, table=True):
     """A run's sums of one trait: pulled = unchanged + entered + exited + changed + skipped.
 
     `held` of its changes were not applied; `waiting` of these need nobody's word, only that
-    Segment has computed the trait.
+    Segment has computed the trait. `left_by_itself` members left by the run, applied without an
+    approval: the guard adds them up over a day. `hold` is the hold that has what was held.
     """
 
     __tablename__ = "run_trait"
@@ -168,6 +177,49 @@ class RunTrait(SQLModel, table=True):
     held: int = Field(sa_column=_big())
     reasons: str = Field(sa_column=Column(Text, nullable=False))
     waiting: int = Field(default=0, sa_column=_big(default="0"))
+    left_by_itself: int = Field(default=0, sa_column=_big(default="0"))
+    hold: int | None = Field(default=None, sa_column=_big(nullable=True))
+
+
+class Hold(SQLModel, table=True):
+    """Changes of one trait that the guard does not let through until somebody decides.
+
+    `trait` is the name at Amberflo, or `holds.DELETED`. There is one open hold a trait: `decision`
+    is null while it is open, else one of `holds.DECISIONS`. `since_run` found it, `last_run` is the
+    newest that found some of it. `members` is the size before, `leaving` how many would leave.
+    """
+
+    id: int | None = Field(default=None, sa_column=_serial())
+    trait: str = Field(sa_column=Column(Text, nullable=False))
+    key: str = Field(sa_column=Column(Text, nullable=False))
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    since_run: int = Field(sa_column=_big())
+    since: int = Field(sa_column=_big())
+    last_run: int = Field(sa_column=_big())
+    members: int = Field(sa_column=_big())
+    leaving: int = Field(sa_column=_big())
+    decision: str | None = Field(default=None, sa_column=Column(String(16)))
+    decided_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    decided_by: str | None = Field(default=None, sa_column=Column(Text))
+    because: str | None = Field(default=None, sa_column=Column(Text))
+    decided_run: int | None = Field(default=None, sa_column=_big(nullable=True))
+
+
+class HeldChange(SQLModel, table=True):
+    """One customer's part of a hold: what Engage says (`after`, JSON; null is absent) instead of
+    `before`. `run` found it last. It is in force until `ended_at`: decided and done, or not said
+    by Engage any more."""
+
+    __tablename__ = "held_change"
+
+    hold: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
+    trait: str = Field(sa_column=Column(Text, nullable=False))
+    before: str | None = Field(default=None, sa_column=Column(Text))
+    after: str | None = Field(default=None, sa_column=Column(Text))
+    observed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    run: int = Field(sa_column=_big())
+    ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Seal(SQLModel, table=True):
@@ -293,6 +345,14 @@ class Counter(SQLModel, table=True):
     value: int = Field(sa_column=_big())
 
 
+#: What `change.source` says; null is a row that a run pulled, or a membership that a call told.
+#: `amberflo`: `before` is what Amberflo had under a name that became ours, or against what was
+#: acknowledged; `deleted`: Segment has no identifier of the customer left; `identify`: a trait, name
+#: or email that an identify call said; `renamed`: the key gave its name to another; `released`: the
+#: trait was given back.
+SOURCES = ("amberflo", "deleted", "identify", "renamed", "released")
+
+
 def table(model: type[SQLModel]) -> Table:
     """The Core table of a model, for the bulk paths."""
     found = model.__table__  # type: ignore[attr-defined]
@@ -306,6 +366,8 @@ CHANGE = table(Change)
 SIZE = table(Hour)
 RUN = table(Run)
 RUN_TRAIT = table(RunTrait)
+HOLD = table(Hold)
+HELD_CHANGE = table(HeldChange)
 FAILURE = table(Failure)
 WORKER = table(Worker)
 ALERT = table(Alert)
@@ -322,7 +384,8 @@ COUNTER = table(Counter)
 #: a run never keeps a call waiting.
 PARTS = {
     "state": [
-        *(CUSTOMER, TRAIT, CHANGE, SIZE, RUN, RUN_TRAIT, FAILURE, WORKER, ALERT),
+        *(CUSTOMER, TRAIT, CHANGE, SIZE, RUN, RUN_TRAIT, HOLD, HELD_CHANGE),
+        *(FAILURE, WORKER, ALERT),
         *(SEAL, ERASED, ERASURE, FORGOTTEN, MEMO),
     ],
     "queue": [INBOX, EVENT, COUNTER],
@@ -359,6 +422,20 @@ Index(
     postgresql_where=CHANGE.c.step != 0,
 )
 Index("size_highest", SIZE.c.highest)
+Index(
+    "held_change_customer",
+    HELD_CHANGE.c.customer_id,
+    sqlite_where=HELD_CHANGE.c.ended_at.is_(None),
+    postgresql_where=HELD_CHANGE.c.ended_at.is_(None),
+)
+#: However many runs find it at once, a trait has one open hold.
+Index(
+    "hold_open",
+    HOLD.c.trait,
+    unique=True,
+    sqlite_where=HOLD.c.decision.is_(None),
+    postgresql_where=HOLD.c.decision.is_(None),
+)
 Index("failure_customer", FAILURE.c.customer_id, FAILURE.c.id)
 Index("seal_kind", SEAL.c.kind, SEAL.c.number)
 Index("erased_seal", ERASED.c.seal, ERASED.c.id)
