@@ -17,8 +17,10 @@ import orjson
 
 from syncer.engage.catalog import AUDIENCE, READINGS, Catalog, KnownTrait, Layout, Reading, newest
 from syncer.engage.source import PulledCustomer
-from syncer.engage.values import Value, is_null, milliseconds, since_1970
+from syncer.engage.values import Value, is_null
 from syncer.errors import SourceError, SyncerError
+from syncer.times import read as milliseconds
+from syncer.times import since_1970
 
 #: A customer as the snapshot has it: id, traits (canonical JSON), name, email, and the JSON of the
 #: Segment times of what came by a call (None: nothing did). Any tuple of these will do, so that a

@@ -34,7 +34,6 @@ from syncer.engage.source import (
     Source,
     WithoutCustomerId,
 )
-from syncer.engage.values import milliseconds
 from syncer.errors import NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
 from syncer.sync.compare import (
@@ -52,6 +51,7 @@ from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import Guard
 from syncer.sync.plan import Plan
+from syncer.times import read as milliseconds
 
 RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 

@@ -38,7 +38,6 @@ from syncer.passthrough.call import (
     BAD_ID,
     BAD_MESSAGE_ID,
     BATCH,
-    FUTURE,
     GROUP,
     IDENTIFY_WITHOUT_USER,
     NO_EVENT,
@@ -51,7 +50,6 @@ from syncer.passthrough.call import (
     TOO_DEEP,
     TOO_LARGE,
     UNKNOWN_TYPE,
-    UNREADABLE,
 )
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.mapping import (
@@ -66,6 +64,7 @@ from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
 from syncer.sync.realtime import Sorter
+from syncer.times import FUTURE, TOO_EARLY, UNREADABLE
 
 from .conftest import API_KEY, Installation, expected_records
 from .receiver import (
@@ -751,14 +750,15 @@ def odd_events() -> list[tuple[str, str, Json]]:
             dimensions={"a": "*", "b" + "_a" * 61: "1"},
         ),
         odd(f',"properties":{{"a":"*","b":{{"b":{deep}}}}}', reason=TOO_DEEP),
-        odd(',"timestamp":"1970-01-01T00:00:01Z"', meterTimeInMillis=1000, **past),
-        odd(',"timestamp":"1970-01-01T00:00:00Z"', received=True, noted=UNREADABLE),
-        odd(',"timestamp":"0001-01-01T00:00:00Z"', received=True, noted=UNREADABLE),
-        odd(',"timestamp":"2100-01-01T00:00:00Z"', meterTimeInMillis=4102444800000, noted=FUTURE),
+        odd(',"timestamp":"2000-01-01T00:00:01Z"', meterTimeInMillis=946684801000, **past),
+        odd(',"timestamp":"1970-01-01T00:00:01Z"', received=True, noted=TOO_EARLY),
+        odd(',"timestamp":"0001-01-01T00:00:00Z"', received=True, noted=TOO_EARLY),
+        odd(',"timestamp":"2100-01-01T00:00:00Z"', received=True, noted=FUTURE),
+        odd(',"timestamp":"9999-12-31T23:59:59.999Z"', received=True, noted=FUTURE),
         odd(
-            ',"timestamp":"9999-12-31T23:59:59.999Z"',
-            meterTimeInMillis=253402300799999,
-            noted=FUTURE,
+            ',"timestamp":"Fri, 27 Nov 2015 00:05:47 GMT"',
+            meterTimeInMillis=1448582747000,
+            **past,
         ),
         odd(',"timestamp":"yesterday"', received=True, noted=UNREADABLE),
         odd(',"timestamp":{"a":1}', received=True, noted=UNREADABLE),
@@ -792,7 +792,9 @@ def test_odd_events_get_the_right_answer_and_cost_no_other(receiver: Daemon) -> 
     good = [track(), track()]
     parts = [orjson.dumps(good[0]).decode(), *(text for _, text, _ in events)]
     parts += ["null", "17", "{}", orjson.dumps(good[1]).decode()]
-    notes = {reason: receiver.calls("noted", reason) for reason in (OLD, FUTURE, UNREADABLE)}
+    notes = {
+        reason: receiver.calls("noted", reason) for reason in (OLD, FUTURE, TOO_EARLY, UNREADABLE)
+    }
     now = int(time.time() * 1000)
     body = '{"batch":[' + ",".join(parts) + "]}"
     receiver.send("batch", body.encode())
