@@ -258,7 +258,7 @@ def _newer(
     """Names with a value from a call that the pull must not undo: the newest Segment time wins."""
     if stamps_text is None:
         return set()
-    stamps: dict[str, int] = orjson.loads(stamps_text)
+    stamps = {name: one.at for name, one in read_stamps(stamps_text).items()}
     found = set()
     for place, time in zip(reading.layout.places, orjson.loads(times), strict=True):
         if stamps.get(place.name, 0) > since_1970(time):
@@ -376,12 +376,28 @@ def same(one: Value | None, other: Value | None) -> bool:
     return one is other or orjson.dumps(one) == orjson.dumps(other)
 
 
+class Stamp(NamedTuple):
+    """When a call said a value, by its own time and by its receipt (epoch milliseconds)."""
+
+    at: int
+    received: int
+
+
+def read_stamps(text: str | None) -> dict[str, Stamp]:
+    """The stamps of a customer, by trait, `name` or `email` (see `tables.Customer`)."""
+    found = orjson.loads(text or "{}")
+    return {
+        name: Stamp(*one) if isinstance(one, list) else Stamp(one, one)
+        for name, one in found.items()
+    }
+
+
 def _name_and_email(
     rows: list[tuple[str, object, object]], stamps_text: str | None
 ) -> tuple[str | None, str | None, int, int]:
     """The newest of each, None where a call said a newer one, and their times; rows are (key,
     value, time)."""
-    stamps: dict[str, int] = {} if stamps_text is None else orjson.loads(stamps_text)
+    stamps = {name: one.at for name, one in read_stamps(stamps_text).items()}
     timed = sorted(((since_1970(time), key, value) for key, value, time in rows), key=_at)
     found = {key: (value, at) for at, key, value in timed if at >= stamps.get(key, 0)}
     (name, name_at), (email, email_at) = (found.get(key, (None, 0)) for key in ("name", "email"))

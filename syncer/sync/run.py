@@ -45,6 +45,7 @@ from syncer.sync.compare import (
     compare,
     look_up,
     merge,
+    read_stamps,
     same,
 )
 from syncer.sync.forget import check_not_forgotten, without_forgotten
@@ -671,7 +672,7 @@ def laid_over(
         new = CustomerState(change.customer_id, traits, change.name, change.email, None, None)
         return new, change.changes
     traits_now = orjson.loads(state.traits)
-    stamps: dict[str, int] = orjson.loads(state.stamps or "{}")
+    stamps = {name: one.at for name, one in read_stamps(state.stamps).items()}
     made = []
     for one in change.changes:
         now = traits_now.get(one.trait)
