@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from state import erasure, holds, queue, snapshot, workers
+from state import erasure, history, holds, queue, snapshot, workers
 from state.database import Database
 from state.holds import APPROVED, REJECTED, Kept
 from state.queue import Accepted
@@ -219,6 +219,16 @@ def test_what_an_identify_changes_is_in_the_history(desk: Desk) -> None:
     revs = [one["rev"] for one in records(desk.state, "change").values()]
     assert revs == [1, 1, 1, 1, 2, 2, 2]
     assert desk.customer()["rev"] == 2
+
+
+def test_what_a_client_says_is_no_trait_of_engage(desk: Desk) -> None:
+    """Neither now nor as of a moment, and nobody is in it."""
+    desk.identify(NOW, name="Ada", beta=True)
+    desk.engage("vip", True, NOW)
+    for at in (None, NOW):
+        found = ask(desk.state, lambda c, at=at: history.traits_at(c, "u1", at))
+        assert found == {"vip": "true"}
+        assert ask(desk.state, lambda c, at=at: history.count_at(c, "beta", at)) == 0
 
 
 def test_a_name_of_a_trait_may_be_long(desk: Desk) -> None:
