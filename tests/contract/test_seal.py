@@ -651,7 +651,7 @@ def check_refusals(connection: Connection, begins: int) -> None:
         lambda at: history.in_force(connection, "u1", "vip", at),
         lambda at: history.sizes(connection, "vip", at, begins + 5, 3),
     ):
-        with pytest.raises(NotKept, match=r"the history begins at 20\d\d-.*Z: nothing older is"):
+        with pytest.raises(NotKept, match=r"^the history begins 20\d\d-.*Z with "):
             ask(begins - 1)
 
 
@@ -684,8 +684,10 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
         for change in before:
             which = change["customer_id"], change["key"]
             last[which] = snapshot.last_observed(connection, *which)
+        first = history.known_since(connection)
         for at in {one["recorded_at"] for one in before}:
-            check_answers(connection, before, at)
+            if first is not None and at >= first.at:
+                check_answers(connection, before, at)
     limits = sorted(NOW + rng.randrange(0, maker.now - NOW + 4000) for _ in range(2))
     for limit in limits:
         done = maker.compact(limit)
@@ -697,13 +699,16 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
             if begins is None:
                 assert after == before
                 continue
-            moments = {begins, *(one["recorded_at"] for one in before)}
+            known = history.known_since(connection)
+            assert known is not None
+            assert known.at >= begins
+            moments = {known.at, *(one["recorded_at"] for one in before)}
             for at in moments:
-                if at >= begins:
+                if at >= known.at:
                     check_answers(connection, before, at)
-            check_refusals(connection, begins)
+            check_refusals(connection, known.at)
             for key in ("vip", "Churn"):
-                sizes = history.sizes(connection, key, begins, max(moments), 5)
+                sizes = history.sizes(connection, key, known.at, max(moments), 5)
                 assert [one.members for one in sizes] == [
                     len(members(before, key, one.at)) for one in sizes
                 ]
