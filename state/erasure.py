@@ -97,7 +97,7 @@ def _erase_changes(connection: Connection, customer_id: str, now: int) -> int:
         return 0
     left = [(row[0], seal.leaf(tuple(row)).hex()) for row in rows]
     erased = seal.Sum()
-    erased.add([seal.leaf(one) for one in left])
+    erased.add([seal.packed(one) for one in left])
     link = seal.append(connection, seal.ERASURE, erased, rows[0][0], rows[-1][0], now)
     values = [{"id": number, "leaf": leaf, "seal": link.number} for number, leaf in left]
     connection.execute(insert(ERASED), values)

@@ -102,7 +102,7 @@ def broken(database: Database, **options: Any) -> tuple[str, int | None, int | N
 
 CHANGE_COLUMNS = [
     *("id", "run", "customer_id", "rev", "key", "trait", "before", "after", "step"),
-    *("observed_at", "recorded_at", "salt"),
+    *("observed_at", "recorded_at", "salt", "source"),
 ]
 
 
@@ -137,6 +137,11 @@ class Maker:
             texts = [None if value is None else json.dumps(value) for value in (before, after)]
             row = ChangeRow(customer_id, key, key.lower(), texts[0], texts[1], at - 1000)
             snapshot.add_changes(connection, [row], run, at)
+            if after is False:
+                newest = (
+                    "UPDATE change SET source = 'deleted' WHERE id = (SELECT max(id) FROM change)"
+                )
+                connection.execute(text(newest))
 
     def call(self, *told: tuple[str, str, Any], at: int | None = None) -> None:
         self.now += 1000
@@ -198,22 +203,25 @@ def some(*customers: str, value: Any = True) -> list[tuple[str, str, Any]]:
 def test_a_seal_is_what_the_documents_say(maker: Maker) -> None:
     """Calculated anew here, by the rules of docs/audit.md."""
     maker.call(("u1", "vip", 'é\u2028\x7f\x01"\\/\n'))
-    maker.sync(*some("u2", "ü3"), ("u1", "spent", 2.5))
+    maker.sync(*some("u2", "ü3"), ("u1", "spent", 2.5), ("u4", "vip", False))
     maker.sync()
     found = rows(maker.database, "SELECT * FROM seal ORDER BY number")
-    assert [row["changes"] for row in found] == [4, 2, 0]
+    assert [row["changes"] for row in found] == [4, 3, 0]
     assert [row["run"] for row in found] == [1, 1, 2]
     changes = rows(maker.database, "SELECT * FROM change ORDER BY id")
-    assert len({row["salt"] for row in changes}) == 6
+    assert len({row["salt"] for row in changes}) == 7
     assert all(len(row["salt"]) == 16 for row in changes)
 
     def pack(values: list[Any]) -> bytes:
         return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
+    def sealed(change: dict[str, Any]) -> list[Any]:
+        return [change[one] for one in CHANGE_COLUMNS if one != "source" or change[one]]
+
     previous, first = "0" * 64, 1
     for row in found:
         part = [one for one in changes if row["first_id"] <= one["id"] <= row["last_id"]]
-        leaves = [sha256(pack([one[name] for name in CHANGE_COLUMNS])).digest() for one in part]
+        leaves = [sha256(pack(sealed(one))).digest() for one in part]
         assert row["first_id"] == first
         assert row["digest"] == sha256(b"".join(leaves)).hexdigest()
         assert bytes(row["marks"] or b"") == b"".join(leaf[:2] for leaf in leaves)
@@ -225,13 +233,13 @@ def test_a_seal_is_what_the_documents_say(maker: Maker) -> None:
         previous, first = row["hash"], row["last_id"] + 1
     found_proof = proof(maker.database)
     assert found_proof.broken is None
-    assert (found_proof.head, found_proof.seals, found_proof.changes) == (previous, 3, 6)
+    assert (found_proof.head, found_proof.seals, found_proof.changes) == (previous, 3, 7)
 
 
 @given(st.lists(st.none() | st.integers(-(2**62), 2**62) | st.text(st.characters(codec="utf-8"))))
 def test_a_list_is_packed_as_the_standard_library_does(values: list[Any]) -> None:
     packed = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
-    assert seal.leaf(tuple(values)) == sha256(packed).digest()
+    assert seal.packed(tuple(values)) == sha256(packed).digest()
 
 
 def test_nothing_sealed_is_nothing_wrong(maker: Maker) -> None:
@@ -273,6 +281,20 @@ def test_a_history_from_before_the_seals_is_sealed_by_the_next_run(maker: Maker)
     assert (found.broken, found.changes, found.unsealed) == (None, 7, 0)
 
 
+def test_where_a_change_comes_from_is_sealed(maker: Maker) -> None:
+    maker.sync(("u1", "vip", True), ("u2", "vip", False))
+    for edit in (
+        "UPDATE change SET source = 'amberflo' WHERE source IS NULL",
+        "UPDATE change SET source = NULL",
+        "UPDATE change SET source = 'renamed' WHERE source IS NOT NULL",
+    ):
+        with maker.database.write() as connection:
+            connection.execute(text(edit))
+            assert prove(connection).broken is not None, edit
+            connection.rollback()
+        assert proof(maker.database).broken is None
+
+
 def test_a_seal_waits_for_calls_that_have_lower_ids(maker: Maker) -> None:
     """Without that, a call that commits after the seal would look like one added later."""
     maker.sync(("u0", "vip", True))
@@ -311,7 +333,7 @@ COLUMNS = {"change": CHANGE_COLUMNS, "seal": SEAL_COLUMNS, "erased": ["id", "lea
 #: What may stand where nothing stands.
 SOMETHING = {
     **{"run": 1, "until": 1, "observed_at": 1},
-    **{"before": "x", "after": "x", "salt": "x", "marks": b"x"},
+    **{"before": "x", "after": "x", "salt": "x", "source": "x", "marks": b"x"},
 }
 
 
