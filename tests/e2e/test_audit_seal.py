@@ -133,6 +133,31 @@ def test_the_export_can_be_checked_without_us(
     assert done.stderr == f"error: the folder {folder} is not empty; name one that is not there\n"
 
 
+def test_an_export_says_where_a_change_comes_from(
+    synced: Installation, checker: Path, tmp_path: Path
+) -> None:
+    with closing(state(synced)) as database:
+        database.execute(
+            "INSERT INTO change (customer_id, rev, key, trait, after, recorded_at, source)"
+            " SELECT customer_id, rev, 'name', 'customerName', '\"Ada\"', recorded_at, 'identify'"
+            " FROM change WHERE id = 1"
+        )
+    synced.run("sync")
+    synced.run("audit", "seal", "--export", str(tmp_path / "all"))
+    assert check(checker, tmp_path / "all")[0] == 0
+    file = tmp_path / "all/changes.jsonl"
+    good = file.read_text()
+    assert good.count('"source":"identify"') == 1
+    for edit in ('"source":null', '"source":"deleted"'):
+        file.write_text(good.replace('"source":"identify"', edit))
+        agree(tmp_path / "all")
+        assert check(checker, tmp_path / "all")[1].startswith("does not hold: change ")
+    customer = json.loads(good.splitlines()[0])["customer_id"]
+    changes = synced.json("audit", "customer", customer)["changes"]
+    assert {change["source"] for change in changes} == {"pull", "identify"}
+    assert changes[-1]["source"] == "identify"
+
+
 def test_a_part_of_the_history_can_be_exported(
     synced: Installation, checker: Path, tmp_path: Path
 ) -> None:
