@@ -150,13 +150,10 @@ class App:
     ) -> CustomerDelivery:
         """What delivers the customers that are due."""
         settings = self.config.amberflo
-        with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
         return CustomerDelivery(
             database=database,
             worker=worker,
             client=client,
-            owned=owned,
             concurrency=settings.concurrency,
             as_strings=settings.trait_values == "string",
             patience=settings.patience,
@@ -185,7 +182,7 @@ class App:
         With `send_again` (that of `Runs`) what differs is repaired. Close the result when done."""
         settings = self.config.amberflo
         with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
+            owned = snapshot.owned(connection)
         return Verifier(
             database=database,
             connect=self._holdings,
