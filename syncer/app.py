@@ -25,6 +25,7 @@ from state import compaction, failures, queue, snapshot, workers
 from state.compaction import Compacted, compact
 from state.database import Database
 from state.lock import lock
+from state.snapshot import DueRow
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
@@ -245,12 +246,13 @@ class App:
         """What forgets customers; waits so many seconds for Amberflo and for other processes."""
         wait = min(wait, self.config.amberflo.patience)
 
-        def say_farewell(customer_id: str, called: Collection[str]) -> None:
-            async def say() -> None:
+        def say_farewell(row: DueRow, owned: Collection[str]) -> bool:
+            async def say() -> bool:
+                as_strings = self.config.amberflo.trait_values == "string"
                 async with self.client() as client:
-                    await farewell(client, customer_id, called, wait)
+                    return await farewell(client, row, owned, wait, as_strings=as_strings)
 
-            asyncio.run(say())
+            return asyncio.run(say())
 
         @contextmanager
         def working() -> Iterator[Worker]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, event, select, text
+from sqlalchemy import Connection, event, insert, select, text
 
 from state import (
     alerts,
@@ -35,7 +35,7 @@ from state.database import Database
 from state.errors import Locked, NotKept, StateError
 from state.proof import Proof, prove
 from state.snapshot import ChangeRow, CustomerState, TraitRow
-from state.tables import CHANGE, PARTS, RUN
+from state.tables import CHANGE, HELD_CHANGE, HOLD, PARTS, RUN
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -911,10 +911,22 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
     run_sql(database, "UPDATE run SET error = :error", error=error)
     with database.write() as connection:
         alerts.see(connection, {"runs": f"2 runs in a row failed: {error}"}, NOW)
+    with database.write() as connection:
+        for number in (1, 2):
+            values = {"trait": f"t{number}", "key": "k", "reason": "r", "since_run": 1, "since": 1}
+            values |= {"last_run": 1, "members": 2, "leaving": 2}
+            connection.execute(insert(HOLD).values(id=number, **values))
+            kept = {"hold": number, "trait": "t", "after": f'"{value}"', "run": 1}
+            of_theirs = {"customer_id": customer_id, "ended_at": None if number == 1 else 5}
+            connection.execute(insert(HELD_CHANGE).values(**kept, **of_theirs))
+        connection.execute(
+            insert(HELD_CHANGE).values(hold=1, customer_id="other", trait="t", run=1)
+        )
     before = proof(database)
     assert before.unsealed == 3
 
     erased = maker.erase(customer_id)
+    assert [row["customer_id"] for row in rows(database, "SELECT * FROM held_change")] == ["other"]
     assert erased == (True, 4, 4)
     left = everything(database)
     assert value not in left
@@ -962,7 +974,7 @@ def test_every_table_with_a_customers_id_is_erased_from() -> None:
         for table in tables
         if any("customer" in column.name for column in table.columns)
     }
-    assert naming == {"customer", "change", "failure", "erasure", "run"}
+    assert naming == {"customer", "change", "held_change", "failure", "erasure", "run"}
     assert "without_customer_id" in RUN.c  # a count
 
 
@@ -991,9 +1003,9 @@ def test_a_customer_is_taken_from_delivery_until_it_is_erased_or_given_back(make
     with database.write() as connection:
         snapshot.acknowledge(connection, [claimed], maker.now)
     with database.write(alone=True) as connection:
-        assert erasure.take(connection, "nobody", 8, maker.now) is None
         taken = erasure.take(connection, "u1", 8, maker.now)
-        assert taken == ("u1", [], claimed.rev, None)
+        last = claimed._replace(name="u1", email="")
+        assert taken == erasure.Taken(last, snapshot.owned(connection), due_at=None)
         # Nobody else gets it; but should this worker die, it is free like any other.
         assert [one.customer_id for one in snapshot.claim(connection, 7, maker.now, 9)] == ["u2"]
         workers.free_customers(connection, 8)
@@ -1006,12 +1018,36 @@ def test_a_customer_is_taken_from_delivery_until_it_is_erased_or_given_back(make
     ]
     with database.write(alone=True) as connection:
         taken = erasure.take(connection, "u1", 8, maker.now)
-        assert taken is not None
     maker.call(("u1", "vip", False))
     with database.write(alone=True) as connection:
         erasure.give_back(connection, taken)
         # A call made it due meanwhile.
         assert [one.customer_id for one in snapshot.claim(connection, 7, maker.now, 9)] == ["u1"]
+
+
+def test_who_is_not_known_cannot_come_in_while_it_is_taken(maker: Maker) -> None:
+    database = maker.database
+    with database.write(alone=True) as connection:
+        forgotten.ask(connection, "asked", 5)
+        for who, new in (("nobody", True), ("asked", False)):
+            taken = erasure.take(connection, who, 8, maker.now)
+            assert (taken.known, taken.asked, taken.row.name) == (False, new, who)
+            assert who in forgotten.load(connection)
+            erasure.give_back(connection, taken)
+        # As it was: what was asked for before still is.
+        assert forgotten.asked(connection) == ["asked"]
+
+
+def test_the_last_write_has_the_traits_of_engage_and_nothing_personal(maker: Maker) -> None:
+    said = '{"city": ["Rome", 5], "vip": ["no", 6]}'
+    state = CustomerState("u1", '{"vip": false}', "Ada", "ada@x.com", said, None)
+    with maker.database.write(alone=True) as connection:
+        snapshot.insert_customers(connection, [state], NOW)
+        snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", 0)])
+        row, owned, *_ = erasure.take(connection, "u1", 8, NOW)
+    assert (row.customer_id, row.name, row.email) == ("u1", "u1", "")
+    assert (json.loads(row.traits), owned) == ({"vip": False}, {"vip"})
+    assert json.loads(row.called or "") == {"city": [None, 5], "vip": [None, 6]}
 
 
 @pytest.mark.parametrize("first", ["erase", "compact"])
