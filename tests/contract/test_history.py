@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, event, text
 
-from state import history, migrations, snapshot
+from state import history, migrations, runs, snapshot
 from state.database import Database
 from state.errors import NotKept
 from state.history import ENTERED, EXITED, MOVED, Entry, Moves
@@ -282,6 +282,50 @@ def test_the_change_in_force_is_the_newest_that_was_recorded(
             expected = [one for one in mine if at is None or one.at <= at][-1:]
             found = history.in_force(connection, customer_id, key, at)
             same([found] if found else [], expected)
+
+
+def test_when_the_history_begins(database: Database) -> None:
+    """With the first run that was committed, be it that a call came before; a clock that was wrong
+    at first does not hide what came later."""
+
+    def begins() -> tuple[int, str] | None:
+        found: tuple[int, str] | None = ask(database, history.known_since)
+        return found
+
+    def run(committed_at: int | None) -> None:
+        with database.write() as connection:
+            number = runs.start(connection, "initial", NOW, "{}")
+            runs.set_values(connection, number, {"committed_at": committed_at})
+
+    assert begins() is None
+    for at in (0, NOW):
+        with (
+            database.read() as connection,
+            pytest.raises(NotKept, match=r"^nothing is recorded yet$") as said,
+        ):
+            history.count_at(connection, "vip", at)
+        assert said.value.known_since is None
+    run(None)  # it was cut off
+    assert begins() is None
+    run(NOW + 500)
+    assert begins() == (NOW + 500, "run 2")
+    run(NOW + 90)
+    assert begins() == (NOW + 90, "run 3")
+    run(NOW + 700)
+    assert begins() == (NOW + 90, "run 3")
+    put_customers(database, row("u1"))
+    for at in (NOW + 40, NOW + 20):
+        with database.write() as connection:
+            call = ChangeRow("u1", "vip", "vip", None, "true", 7)
+            snapshot.add_changes(connection, [call], None, at)
+        assert begins() == (NOW + 40, "the first call")
+    with (
+        database.read() as connection,
+        pytest.raises(NotKept, match=r"^the history begins 2026-09-21T14:13:20\.040Z with the fir"),
+    ):
+        history.count_at(connection, "vip", NOW + 39)
+    with database.read() as connection:
+        assert history.count_at(connection, "vip", NOW + 40) == 1
 
 
 # -- listings
