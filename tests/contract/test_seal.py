@@ -771,6 +771,25 @@ def test_what_was_not_acknowledged_is_kept(maker: Maker) -> None:
     assert proof(maker.database).compacted == 5
 
 
+def test_the_last_entry_is_kept_where_what_follows_does_not_go_on_from_it(maker: Maker) -> None:
+    """Where `before` is what Amberflo had, a change is no exit though the one before it entered."""
+    maker.sync(("u1", "vip", True), ("u2", "vip", True))
+    run_sql(
+        maker.database,
+        "INSERT INTO change (customer_id, rev, key, trait, after, recorded_at, source)"
+        " VALUES ('u1', 2, 'vip', 'vip', 'null', :at, 'amberflo')",
+        at=maker.now + 1,
+    )
+    maker.sync(("u2", "vip", False))
+    maker.deliver()
+    maker.sync(("u3", "vip", False))
+    with maker.database.read() as connection:
+        inside = list(history.members_at(connection, "vip", maker.now))
+    assert maker.compact().removed == 1
+    with maker.database.read() as connection:
+        assert list(history.members_at(connection, "vip", maker.now)) == inside == ["u1"]
+
+
 def test_only_whole_seals_before_the_moment_are_taken(maker: Maker) -> None:
     for number in range(4):
         maker.sync(("u1", "vip", number % 2 == 0), at=NOW + number * DAY)
