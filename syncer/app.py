@@ -159,6 +159,7 @@ class App:
             owned=owned,
             concurrency=settings.concurrency,
             as_strings=settings.trait_values == "string",
+            protected=settings.protected,
             patience=settings.patience,
             stop=self.stop,
         )
@@ -192,6 +193,7 @@ class App:
             owned=owned,
             progress=self.progress,
             as_strings=settings.trait_values == "string",
+            protected=settings.protected,
             at_a_time=settings.concurrency,
             stop=self.stop,
         ).verify(customer_id, send_again)
@@ -251,7 +253,9 @@ class App:
         def say_farewell(customer_id: str, called: Collection[str]) -> None:
             async def say() -> None:
                 async with self.client() as client:
-                    await farewell(client, customer_id, called, wait)
+                    await farewell(
+                        client, customer_id, called, wait, self.config.amberflo.protected
+                    )
 
             asyncio.run(say())
 
