@@ -15,7 +15,7 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import forgotten, memo, seal, sizes
+from state import forgotten, memo, seal, sizes, snapshot
 from state.errors import Locked
 from state.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, RUN, TRAIT
 
@@ -61,7 +61,7 @@ def take(connection: Connection, customer_id: str, worker: int, now: int) -> Tak
     )
     if not done.rowcount:
         raise Locked(f"the customer {customer_id!r} is just being sent; try again")
-    engages = set(connection.execute(select(TRAIT.c.trait)).scalars())
+    engages = {row.trait for row in snapshot.traits(connection)}
     called = [name for name in orjson.loads(found[0] or "{}") if name not in engages]
     return Taken(customer_id, called, int(found[1]), found[2])
 

@@ -2,8 +2,8 @@
 
 A compaction takes whole seals, up to the change `last_id`. Of these changes it keeps, for each
 customer and trait, the last one and the last entry or exit (mostly the same), whatever Amberflo had
-not acknowledged in time, and what Amberflo had of others before us (`amberflo` as the source), which
-`ownership.release` gives back. They stay where they are, so every question about a moment at or after
+not acknowledged in time, and what was found at Amberflo (its source is `amberflo`): ownership.py
+gives that back. They stay where they are, so every question about a moment at or after
 `until`, when the newest of them was recorded, has the answer that it had before: all that was
 removed was recorded by then, and what is in force then, or since, is not among it.
 """
@@ -39,7 +39,7 @@ def removable(last_id: int, until: int) -> ColumnElement[bool]:
         )
     ).correlate(CHANGE)
     acknowledged = and_(CHANGE.c.delivered_at.is_not(None), CHANGE.c.delivered_at <= until)
-    ours = CHANGE.c.source.is_distinct_from(AMBERFLO)
+    ours = or_(CHANGE.c.source.is_(None), CHANGE.c.source != AMBERFLO)
     return and_(CHANGE.c.id <= last_id, acknowledged, ours, superseded)
 
 

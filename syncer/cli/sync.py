@@ -93,6 +93,7 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
                 "waiting": result.waiting,
                 "mismatches": [asdict(one) for one in result.mismatches],
                 "problems": result.problems,
+                "notices": result.notices,
             }
         )
     else:
@@ -118,6 +119,8 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         report.say(
             f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}"
         )
+    for notice in result.notices:
+        report.say(notice)
     for problem in result.problems:
         report.say(f"error: {problem}")
     if result.problems:
@@ -132,6 +135,8 @@ def show_diff(app: App, *, full: bool, customers: bool, as_json: bool) -> None:
             _print_diff(runs, compared, customers, as_json)
         finally:
             compared.close()
+    for notice in compared.catalog.notices:
+        report.say(notice)
     for message in compared.catalog.messages:
         report.say(f"error: {message}")
     for key, reason in compared.held.items():
@@ -156,6 +161,7 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
         "customers": {"new": tally.new, "changed": tally.changed, "unchanged": tally.unchanged},
         "traits": traits,
         "without_customer_id": compared.without_id.profiles,
+        "notices": compared.catalog.notices,
     }
     if as_json and not customers:
         report.print_json(document)

@@ -413,7 +413,7 @@ def _collisions(
                 refusals += [
                     f"the key {key!r} gives the trait name {name!r}, which is that of {owner!r} "
                     "already: it is not sent until it is renamed or left out of engage.audiences "
-                    f"and engage.computed_traits, as by {'!' + key!r}"
+                    f'and engage.computed_traits, as by "!{key}"'
                     for key in refused
                 ]
             else:

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import orjson
@@ -21,8 +20,9 @@ from state import failures, forgotten, queue, snapshot
 from state.database import Database
 from state.queue import EventRow, InboxRow
 from state.snapshot import ChangeRow, CustomerState, TraitRow
-from syncer.engage.catalog import AUDIENCE, INTERNAL, PROFILE_KEYS, canonical
+from syncer.engage.catalog import AUDIENCE, canonical
 from syncer.engage.names import trait_name
+from syncer.engage.selection import kind_by_globs, named
 from syncer.passthrough import mapping
 from syncer.passthrough.call import Call, Dropped, Rejected, parse, split
 from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership, Meter
@@ -80,8 +80,10 @@ class Sorter:
         ids = {call.customer_id for call in found.calls}
         customers = {one.customer_id: one for one in snapshot.states(connection, ids)}
         before = dict(customers)
-        traits = {row.key: row for row in snapshot.traits(connection)}
+        rows = snapshot.traits(connection, released=True)
+        traits = {row.key: row for row in rows if row.released_at is None}
         names = {row.trait: row for row in traits.values()}
+        released = {row.trait for row in rows if row.released_at is not None}
         changes: list[ChangeRow] = []
         members: Counter[str] = Counter()
         for call in found.calls:
@@ -99,7 +101,7 @@ class Sorter:
                 gone.pending.add(call.customer_id)
                 found.counts["customer", "delete"] += 1
             else:
-                trait = self._trait(call, traits, names)
+                trait = self._trait(call, traits, names, released)
                 if isinstance(trait, str):
                     found.counts["dropped", trait] += 1
                     continue
@@ -125,19 +127,24 @@ class Sorter:
         snapshot.add_changes(connection, changes, None, now)
 
     def _trait(
-        self, call: Membership, traits: dict[str, TraitRow], names: dict[str, TraitRow]
+        self,
+        call: Membership,
+        traits: dict[str, TraitRow],
+        names: dict[str, TraitRow],
+        released: Collection[str],
     ) -> TraitRow | str:
         """The trait that a call of Engage speaks of, or why it is none of ours."""
+        kind = kind_by_globs(call.key, self.audiences, self.computed_traits)
+        if kind is None:
+            return "key is not ours"
         if call.key in traits:
             return traits[call.key]
-        computed_trait = _matches(call.key, self.computed_traits)
-        if call.key in PROFILE_KEYS or fnmatchcase(call.key, INTERNAL):
-            return "key is not ours"
-        if not computed_trait and not _matches(call.key, self.audiences):
-            return "key is not ours"
-        if call.kind == AUDIENCE and computed_trait:
+        if call.kind == AUDIENCE and kind != AUDIENCE:
             return "key is not ours"
         name = trait_name(call.key)
+        exactly = named(call.key, self.audiences) or named(call.key, self.computed_traits)
+        if name in released and not exactly:
+            return "key is not ours"
         if not name or name in names:
             return "name taken twice"
         return TraitRow(call.key, name, call.kind, 0)
@@ -255,10 +262,6 @@ def _failure(request: InboxRow, place: int, rejected: Rejected) -> dict[str, Any
         "attempts": 0,
         "failed_at": request.received_at,
     }
-
-
-def _matches(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _dump(found: dict[str, Any]) -> str | None:

@@ -179,6 +179,8 @@ class Result:
     held: dict[str, str] = field(default_factory=dict)
     delivery: Delivery = field(default_factory=Delivery)
     problems: list[str] = field(default_factory=list)
+    #: lines for the user that the run is good with
+    notices: list[str] = field(default_factory=list)
     #: trait keys of which what leaves waits for Segment, with the reason
     waiting: dict[str, str] = field(default_factory=dict)
     #: audiences of which Segment counts another number of members
@@ -312,6 +314,7 @@ class Runs:
                 result = Result(run, kind, runs.DONE, compared.held)
                 result.waiting, result.mismatches = compared.waiting, compared.mismatches
                 result.problems += compared.catalog.messages
+                result.notices += compared.catalog.notices
             with self.database.read() as connection:
                 done = runs.done_before(connection, run)
             result.delivery = self._send(run, due, done)
@@ -323,13 +326,19 @@ class Runs:
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
             statuses = {row.key: row.status for row in rows}
-            known = [KnownTrait(row.key, row.trait, _kind(row.kind)) for row in rows]
+            released = [
+                row
+                for row in snapshot.traits(connection, released=True)
+                if row.released_at is not None
+            ]
             catalog = catalogs.build(
                 pull.observed(),
-                known,
+                [_known(row) for row in rows],
                 audiences=self.selection.audiences,
                 computed_traits=self.selection.computed_traits,
                 listed=listing.kinds if listing else None,
+                released=[_known(row) for row in released],
+                members={row.key: row.members for row in rows},
             )
             if listing and listing.problem:
                 catalog.messages.append(listing.problem)
@@ -753,6 +762,10 @@ def _counts(value: Any) -> int:
 
 def _json(value: Any) -> str | None:
     return None if value is None else orjson.dumps(value).decode()
+
+
+def _known(row: TraitRow) -> KnownTrait:
+    return KnownTrait(row.key, row.trait, _kind(row.kind))
 
 
 def _kind(text: str) -> catalogs.Kind:
