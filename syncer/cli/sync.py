@@ -154,6 +154,8 @@ def show_diff(app: App, *, full: bool, customers: bool, as_json: bool) -> None:
             _print_diff(runs, compared, customers, as_json)
         finally:
             compared.close()
+    for notice in compared.catalog.notices:
+        report.say(notice)
     for message in compared.catalog.messages:
         report.say(f"error: {message}")
     for notice in compared.notices:
@@ -185,6 +187,7 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
         "traits": traits,
         "without_customer_id": compared.without_id.profiles,
         "deleted": would.deleted,
+        "notices": compared.catalog.notices,
     }
     if as_json and not customers:
         report.print_json(document)

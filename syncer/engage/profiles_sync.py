@@ -48,7 +48,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from syncer.engage.catalog import PROFILE_KEYS
+from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import (
     ChangedSince,
     Counted,
@@ -58,6 +58,7 @@ from syncer.engage.source import (
     Scope,
     WithoutCustomerId,
 )
+from syncer.engage.values import DIGITS, WORDS
 from syncer.errors import SourceError
 
 _COMMON = {"canonical_segment_id", "seq", "received_at", "uuid_ts", "timestamp"}
@@ -69,8 +70,6 @@ _COLUMNS = {
 #: Segment's set-up page spells one table in the singular.
 _OTHER_SPELLING = {"user_identifiers": "user_identifier"}
 
-#: How a membership may be written; SQLite shows a real number as 1.0.
-WORDS, DIGITS = ("true", "false", "t", "f"), ("1", "0", "1.0", "0.0")
 #: Engines that group the rows of a customer themselves.
 _GROUPING = {"sqlite", "postgresql"}
 #: No time before this is believed.
@@ -153,7 +152,7 @@ class ProfilesSyncPull:
                 func.count(),
                 count(text.in_(WORDS)),
                 count(text.in_(DIGITS)),
-                count(text.not_in((*WORDS, *DIGITS, "", "null"))),
+                count(text.not_in([*WORDS, *DIGITS, "", "null"])),
             )
             .where(traits.c.name.is_not(None))
             .group_by(traits.c.name)

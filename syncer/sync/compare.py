@@ -21,7 +21,6 @@ import orjson
 from syncer.amberflo.customer import alike, at_amberflo
 from syncer.engage.catalog import (
     AUDIENCE,
-    PROFILE_KEYS,
     READINGS,
     Catalog,
     Kind,
@@ -30,6 +29,7 @@ from syncer.engage.catalog import (
     Reading,
     newest,
 )
+from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import Counted, PulledCustomer
 from syncer.engage.values import Value, boolean, is_null
 from syncer.errors import SourceError, SyncerError

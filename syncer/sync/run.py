@@ -344,7 +344,7 @@ class Runs:
                 result = Result(run, compared.kind, runs.DONE, compared.held())
                 result.waiting, result.mismatches = dict(decision.waiting), compared.mismatches
                 result.problems += compared.catalog.messages
-                result.notices += compared.notices
+                result.notices += [*compared.catalog.notices, *compared.notices]
             with self.database.read() as connection:
                 done = runs.done_before(connection, run)
             result.delivery = self._send(run, due, done)
@@ -382,7 +382,7 @@ class Runs:
         whole = isinstance(scope, Everything)
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
-            catalog = self._catalog(pull, rows, listing)
+            catalog = self._catalog(pull, connection, rows, listing)
             new = sorted(set(catalog.keys) & catalog.by_key.keys() - {row.key for row in rows})
             if rows and new and isinstance(scope, ChangedSince):
                 raise _NewKeys(new, catalog)
@@ -433,13 +433,24 @@ class Runs:
             )
         return compared
 
-    def _catalog(self, pull: Pull, rows: Sequence[TraitRow], listing: Listing | None) -> Catalog:
+    def _catalog(
+        self,
+        pull: Pull,
+        connection: Connection,
+        rows: Sequence[TraitRow],
+        listing: Listing | None,
+    ) -> Catalog:
+        released = [
+            row for row in snapshot.traits(connection, released=True) if row.released_at is not None
+        ]
         catalog = catalogs.build(
             pull.observed(),
-            [KnownTrait(row.key, row.trait, _kind(row.kind)) for row in rows],
+            [_known(row) for row in rows],
             audiences=self.selection.audiences,
             computed_traits=self.selection.computed_traits,
             listed=listing.kinds if listing else None,
+            released=[_known(row) for row in released],
+            members={row.key: row.members for row in rows},
         )
         if listing and listing.problem:
             catalog.messages.append(listing.problem)
@@ -813,6 +824,10 @@ def _members(rows: Iterable[TraitRow], catalog: Catalog) -> dict[str, int]:
     return {
         catalog.by_name[row.trait].key: row.members for row in rows if row.trait in catalog.by_name
     }
+
+
+def _known(row: TraitRow) -> KnownTrait:
+    return KnownTrait(row.key, row.trait, _kind(row.kind))
 
 
 def _kind(text: str) -> catalogs.Kind:

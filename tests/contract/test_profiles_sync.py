@@ -35,7 +35,7 @@ from syncer.engage.source import (
     PulledCustomer,
     Scope,
 )
-from syncer.engage.values import milliseconds
+from syncer.engage.values import boolean, milliseconds
 from syncer.errors import SourceError
 from syncer.sync.guard import Guard
 from syncer.sync.run import Runs, Selection
@@ -571,6 +571,19 @@ def test_a_key_that_the_source_has_is_observed_with_its_values(warehouse: Wareho
     vip = found["vip"]
     assert (vip.rows, vip.words, vip.digits, vip.others) == (9, 2, 3, 1)
     assert (found["total"].rows, found["total"].others) == (1, 1)
+
+
+def test_the_count_and_the_reader_of_booleans_agree(warehouse: Warehouse) -> None:
+    """A key must not become an audience by values that are all skipped afterwards."""
+    texts = ["true", "T", " FALSE ", "f", "1", "0", "1.0", "0.0", " 1.0", "1.00", "2", "yes", "01"]
+    for number, value in enumerate(texts):
+        warehouse.trait("p1", f"key{number}", value)
+    with warehouse.source().pull(OnlyCustomer("nobody")) as pull:
+        found = {one.key: one for one in pull.observed()}
+    for number, value in enumerate(texts):
+        one = found[f"key{number}"]
+        assert (one.others == 0) is (boolean(value) is not None), value
+        assert one.words + one.digits + one.others == 1
 
 
 @pytest.mark.parametrize(("yes", "no"), [(1, 0), (1.0, 0.0)])

@@ -21,6 +21,7 @@ from syncer.amberflo.customer import at_amberflo
 from syncer.cli import main
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
+from tests.support.warehouse import Warehouse
 
 API_KEY = "the-key"
 
@@ -42,9 +43,16 @@ class Installation:
         return f"sqlite:///{self.folder / 'engage.db'}"
 
     def configure(
-        self, *, source: str | None = None, state: str | None = None, more: str = "", **top: Any
+        self,
+        *,
+        source: str | None = None,
+        state: str | None = None,
+        engage: str = 'computed_traits = ["total_revenue_*"]',
+        more: str = "",
+        **top: Any,
     ) -> None:
-        """Write the config. Keyword arguments go to [amberflo], `more` stands at the end."""
+        """Write the config. Keyword arguments go to [amberflo], `engage` is what [engage] says,
+        `more` stands at the end."""
         amberflo = {
             "api_key": API_KEY,
             "customers_url": f"{self.amberflo_url}/customers",
@@ -57,7 +65,7 @@ class Installation:
         self.config.write_text(
             "[amberflo]\n"
             + "\n".join(lines)
-            + '\n[engage]\ncomputed_traits = ["total_revenue_*"]\n'
+            + f"\n[engage]\n{engage}\n"
             + f'[engage.profiles_sync]\nurl = "{source or self.source_url}"\n'
             + f'[state]\nurl = "{state}"\n{more}',
             encoding="utf-8",
@@ -97,6 +105,18 @@ class Installation:
         found: dict[str, int] = self.amberflo.stats()["puts"]
         return found
 
+    def values(self, name: str) -> dict[str, Any]:
+        """What each customer of Amberflo has under the name of a trait, where it has anything."""
+        return {
+            customer_id: record["traits"][name]
+            for customer_id, record in sorted(self.amberflo.customers.items())
+            if name in record.get("traits", {})
+        }
+
+    def members(self, name: str) -> set[str]:
+        """Whom Amberflo takes for a member of an audience."""
+        return {one for one, value in self.values(name).items() if value is True}
+
     def holds(self) -> dict[str, dict[str, Any]]:
         """What Amberflo holds: name, email and traits by customer id."""
         fields = ("customerName", "customerEmail", "traits")
@@ -133,5 +153,13 @@ def engage(installation: Installation) -> Iterator[EngageSandbox]:
     found = EngageSandbox(
         installation.source_url, seed=7, clock=datetime.now(UTC) - timedelta(days=30)
     )
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def warehouse(installation: Installation) -> Iterator[Warehouse]:
+    """An empty warehouse on the installation's source, row by row under control."""
+    found = Warehouse(installation.folder / "engage.db")
     yield found
     found.close()
