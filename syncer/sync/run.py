@@ -27,7 +27,7 @@ from syncer.engage.listing import UNLISTED, Computation, Listing
 from syncer.engage.source import (
     ChangedSince,
     Everything,
-    OnlyCustomer,
+    OnlyCustomers,
     Pull,
     PulledCustomer,
     Scope,
@@ -225,7 +225,7 @@ class Runs:
             if customer_id is not None:
                 with self.database.read() as connection:
                     check_not_forgotten(connection, customer_id)
-                return self._run("resync", OnlyCustomer(customer_id), check=check, again=again)
+                return self._run("resync", OnlyCustomers((customer_id,)), check=check, again=again)
             if audience is not None:
                 with self.database.read() as connection:
                     keys = {row.key for row in snapshot.traits(connection)}
@@ -344,10 +344,11 @@ class Runs:
             try:
                 horizon = self._fill(plan, pull, connection, catalog, tally, whole)
                 without_id = pull.without_customer_id(catalog.keys)
-                if isinstance(scope, OnlyCustomer):
+                if isinstance(scope, OnlyCustomers):
                     without_id = WithoutCustomerId(0, {})
-                    if not tally.customers and not snapshot.find(connection, [scope.customer_id]):
-                        raise NotFound(f"Engage has no customer {scope.customer_id!r}")
+                    if not tally.customers and not snapshot.find(connection, scope.customer_ids):
+                        named = ", ".join(map(repr, scope.customer_ids))
+                        raise NotFound(f"Engage has no customer {named}")
             except BaseException:
                 plan.close()
                 raise
@@ -383,7 +384,7 @@ class Runs:
             plan=plan,
             held=held,
             members=members,
-            watermark=None if isinstance(scope, OnlyCustomer) else (watermark or ""),
+            watermark=None if isinstance(scope, OnlyCustomers) else (watermark or ""),
             without_id=without_id,
             horizon=horizon,
             listing=listing,
