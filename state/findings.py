@@ -1,21 +1,16 @@
-"""What a verification found, on disk: it may be as much as there are customers.
-
-It is no part of the state: a private SQLite file that goes with the process, or at `close`.
-"""
+"""What a verification found, on disk: it may be as much as there are customers."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+from state.private import chunks, private_file
 
 #: How a listed customer looked: as it should, not so (to be looked at again), or none of ours.
 EQUAL, SUSPECT, EXTRA = 0, 1, 2
 
 _TABLES = """
-PRAGMA journal_mode = OFF;
-PRAGMA temp_store = FILE;
-PRAGMA cache_size = -8000;
 CREATE TABLE listed (customer_id TEXT PRIMARY KEY, look INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE differing (
     customer_id TEXT PRIMARY KEY, missing INTEGER NOT NULL, repaired INTEGER NOT NULL DEFAULT 0
@@ -25,8 +20,6 @@ CREATE TABLE drift (
     found TEXT, PRIMARY KEY (customer_id, place)
 ) WITHOUT ROWID;
 """
-#: Names that one statement takes.
-_CHUNK = 500
 
 
 class DriftRow(NamedTuple):
@@ -42,8 +35,7 @@ class Findings:
     """Everything is listed in UTF-8 byte order of the customer id. For one thread."""
 
     def __init__(self) -> None:
-        self._file = sqlite3.connect("", isolation_level=None)
-        self._file.executescript(_TABLES)
+        self._file = private_file(_TABLES)
 
     def close(self) -> None:
         self._file.close()
@@ -56,17 +48,13 @@ class Findings:
 
     def looks(self, customer_ids: Collection[str]) -> dict[str, int]:
         """The looks of those of the named customers that are listed."""
-        ids = list(customer_ids)
-        found: dict[str, int] = {}
-        for start in range(0, len(ids), _CHUNK):
-            part = ids[start : start + _CHUNK]
-            marks = ",".join("?" * len(part))
-            found.update(
-                self._file.execute(
-                    f"SELECT customer_id, look FROM listed WHERE customer_id IN ({marks})", part
-                )
+        return {
+            customer_id: look
+            for part, marks in chunks(customer_ids)
+            for customer_id, look in self._file.execute(
+                f"SELECT customer_id, look FROM listed WHERE customer_id IN ({marks})", part
             )
-        return found
+        }
 
     def extra(self) -> Iterator[str]:
         """Those that are none of ours."""

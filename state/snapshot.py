@@ -176,6 +176,12 @@ def sent_count(connection: Connection) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
+def last_acknowledged(connection: Connection) -> int | None:
+    """When Amberflo acknowledged a customer last."""
+    found = connection.execute(select(func.max(CUSTOMER.c.acked_at))).scalar()
+    return None if found is None else int(found)
+
+
 def sent(connection: Connection, after: str, limit: int) -> list[str]:
     """The next ones of these in UTF-8 byte order of the id. Page by page and not one stream: to
     look at each may take hours, too long for a transaction."""

@@ -13,7 +13,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,12 @@ from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
 from syncer.storage import opened
+from syncer.sync.contact import Contact
 from syncer.sync.forget import Forget
 from syncer.sync.guard import Guard
+from syncer.sync.progress import Progress
 from syncer.sync.realtime import Sorter
-from syncer.sync.run import Progress, Runs, Selection
+from syncer.sync.run import Runs, Selection
 from syncer.sync.verification import Verification
 from syncer.sync.verify import Verifier
 
@@ -70,6 +72,7 @@ class App:
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
+                look=lambda: self._look(database),
                 computations=public_api.computations if public_api else None,
                 size_tolerance=settings.size_tolerance if settings else 0.0,
             )
@@ -197,6 +200,23 @@ class App:
             at_a_time=settings.concurrency,
             stop=self.stop,
         ).verify(customer_id, send_again)
+
+    @contextmanager
+    def _look(self, database: Database) -> Iterator[Contact]:
+        """What Amberflo holds, read for a full compare."""
+        settings = self.config.amberflo
+        contact = Contact(
+            database=database,
+            connect=self._holdings,
+            progress=self.progress,
+            as_strings=settings.trait_values == "string",
+            protected=settings.protected,
+            at_a_time=settings.concurrency,
+            stop=self.stop,
+        )
+        with closing(contact):
+            contact.read()
+            yield contact
 
     @asynccontextmanager
     async def _holdings(self) -> AsyncIterator[Holdings]:

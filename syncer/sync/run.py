@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 from sqlalchemy import Connection
@@ -48,10 +48,12 @@ from syncer.sync.compare import (
     merge,
     same,
 )
+from syncer.sync.contact import Contact
 from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import Guard
 from syncer.sync.plan import Plan
+from syncer.sync.progress import Progress
 
 RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 
@@ -60,22 +62,6 @@ RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 LOADED_AFTER = 3 * 3600 * 1000
 #: An approval covers what was seen; so much more may have come since.
 APPROVAL_SLACK, APPROVAL_SLACK_MIN = 1.2, 10
-
-
-class Progress(Protocol):
-    """Where long work tells how far it is."""
-
-    def say(self, text: str) -> None:
-        """One line for the user."""
-
-    def begin(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage begins that will do `total` customers; so many were done before."""
-
-    def at(self, done: int) -> None:
-        """So many are done."""
-
-    def end(self) -> None:
-        """The stage ended."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +191,8 @@ class Runs:
     #: seconds to wait for the end of another run, such as a short one of the daemon
     patience: float = 2.0
     stop: Callable[[], bool] = lambda: False
+    #: reads what Amberflo holds, for a full compare; None where that is not to be looked at
+    look: Callable[[], AbstractContextManager[Contact]] | None = None
     #: what the Public API lists; None where it is not to be asked
     computations: Callable[[], list[Computation]] | None = None
     #: a share of Segment's count of an audience by which ours may differ

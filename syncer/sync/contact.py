@@ -1,0 +1,371 @@
+"""What Amberflo holds, for a full compare: the third side beside Engage and the state.
+
+The state may not know what Amberflo has: it is new, or was lost, or is an older copy, or a trait
+became ours that others wrote before. So a full run reads Amberflo first, and where Amberflo differs
+from what the state believes, Amberflo's value is what the comparison takes as the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+import uvloop
+
+from state import snapshot
+from state.database import Database
+from state.snapshot import HeldRow
+from state.spool import DriftedRow, Spool, SpoolRow
+from syncer.amberflo.client import Record
+from syncer.amberflo.customer import Difference, alike, at_amberflo, is_protected, trait_differences
+from syncer.amberflo.holdings import Holdings
+from syncer.sync.observer import Listed, Observer, present
+from syncer.sync.progress import Progress
+
+#: Customers that are looked up at a time.
+PAGE = 1000
+#: Customers that a trait is shown with.
+EXAMPLES = 10
+
+
+class Seen(NamedTuple):
+    """A customer at Amberflo that is not as the state believes: all its `traits` there, and its
+    `rev` in the state when that was seen. Without a `rev` the state does not know it; `missing`
+    says that Amberflo has no record of it any more."""
+
+    rev: int | None
+    traits: dict[str, Any]
+    missing: bool = False
+
+
+@dataclass
+class Contact:
+    """Reads Amberflo through `connect`, and keeps what it read on disk. First `read`, then, when it
+    is known which trait names are ours, `confirm`; close it when done. `as_strings` and `protected`
+    say how our traits are sent, `at_a_time` customers are read by themselves at a time.
+
+    Lists are in UTF-8 byte order of the customer id. For one thread.
+    """
+
+    database: Database
+    connect: Callable[[], AbstractAsyncContextManager[Holdings]]
+    progress: Progress
+    as_strings: bool = False
+    protected: tuple[str, ...] = ()
+    at_a_time: int = 16
+    stop: Callable[[], bool] = lambda: False
+    #: what the listing showed
+    listed: Listed = Listed.NOBODY
+    #: drifted customers that Amberflo says were updated after our newest acknowledgement …
+    newer: int = 0
+    #: … which is this one (epoch milliseconds); None: nothing was ever acknowledged
+    acknowledged: int | None = None
+    spool: Spool = field(default_factory=Spool)
+
+    def close(self) -> None:
+        self.spool.close()
+
+    # Reading Amberflo
+
+    def read(self) -> None:
+        """Take in all customers of Amberflo. Raises AmberfloError where it cannot be reached."""
+        self.progress.say("reading what Amberflo holds")
+        self._connected(self._read)
+
+    def confirm(self, owned: Collection[str]) -> None:
+        """Find the customers of the state that Amberflo does not hold as it should: `owned` are the
+        names that are ours. A listing may lag, so each is read once more alone, and counts only
+        where nothing is on its way to it."""
+        if self.listed is Listed.NOBODY:
+            return
+        names = frozenset(owned)
+        with self.database.read() as connection:
+            self.acknowledged = snapshot.last_acknowledged(connection)
+
+        async def confirm(observer: Observer) -> None:
+            async def judge(row: HeldRow) -> None:
+                await self._judge(observer, row, names)
+
+            await observer.each(self._suspects(observer, names), judge)
+
+        self._connected(confirm)
+
+    def _connected(self, work: Callable[[Observer], Awaitable[None]]) -> None:
+        async def connected() -> None:
+            async with self.connect() as holdings:
+                await work(
+                    Observer(self.database, holdings, self.progress, self.at_a_time, self.stop)
+                )
+
+        uvloop.run(connected())
+
+    async def _read(self, observer: Observer) -> None:
+        with self.database.read() as connection:
+            total = snapshot.sent_count(connection)
+        self.listed = await observer.everybody(self._take, total)
+        if self.listed is Listed.WITHOUT_TRAITS:
+            await self._read_the_unknown(observer)
+
+    def _take(self, batch: list[Record]) -> int:
+        """Note some listed customers; gives how many came without a trait though they should have
+        some: those of ours that do, and those that we know nothing of."""
+        found = present(batch)
+        with self.database.read() as connection:
+            rows = {row.customer_id: row for row in snapshot.held(connection, found)}
+        self.spool.put(_spooled(record, one in rows) for one, record in found.items())
+        return sum(
+            "traits" not in record and (one not in rows or _has_some(rows[one]))
+            for one, record in found.items()
+        )
+
+    async def _read_the_unknown(self, observer: Observer) -> None:
+        """No listing shows traits: read those alone that the state does not know."""
+        total, done = self.spool.unknown_count(), 0
+        self.progress.begin("reading alone", total)
+
+        async def read(customer_id: str) -> None:
+            nonlocal done
+            observer.check_stop()
+            record = await observer.holdings.one(customer_id)
+            if record is None:
+                self.spool.drop([customer_id])
+            else:
+                self.spool.put([_spooled({"traits": {}, **record}, known=False)])
+            done += 1
+            self.progress.at(done)
+
+        try:
+            await observer.each(self.spool.unknown(), read)
+        finally:
+            self.progress.end()
+
+    # The customers of the state
+
+    def _suspects(self, observer: Observer, owned: frozenset[str]) -> Iterator[HeldRow]:
+        """The acknowledged customers that are not as they should be, by the listing."""
+        after = ""
+        while True:
+            observer.check_stop()
+            with self.database.read() as connection:
+                ids = snapshot.sent(connection, after, PAGE)
+                rows = snapshot.held(connection, ids)
+            if not ids:
+                return
+            there = {row.customer_id: row for row in self.spool.rows(ids)}
+            for row in rows:
+                if _settled(row) and self._is_suspect(row, there.get(row.customer_id), owned):
+                    yield row
+            after = ids[-1]
+
+    def _is_suspect(self, row: HeldRow, there: SpoolRow | None, owned: frozenset[str]) -> bool:
+        if there is None:
+            return True
+        traits = self._traits(there.traits)
+        return traits is not None and bool(self._differences(traits, row, owned))
+
+    async def _judge(self, observer: Observer, row: HeldRow, owned: frozenset[str]) -> None:
+        found = await observer.alone(row)
+        if found.row is None or not found.settled or not _settled(found.row):
+            return
+        if found.record is None:
+            self.spool.put_drifted(row.customer_id, found.row.rev, missing=True)
+            return
+        read = _spooled({"traits": {}, **found.record}, known=True)
+        self.spool.put([read])
+        if self._differences(orjson.loads(read.traits or "{}"), found.row, owned):
+            self.spool.put_drifted(row.customer_id, found.row.rev, missing=False)
+            since = self.acknowledged
+            self.newer += since is not None and (read.updated_at or 0) > since
+
+    def _differences(
+        self, traits: dict[str, Any], row: HeldRow, owned: frozenset[str]
+    ) -> list[Difference]:
+        """Where the traits of these names are not as they should be: what identify calls said is
+        not Engage's to correct."""
+        found = trait_differences(
+            traits, row, owned, as_strings=self.as_strings, protected=self.protected
+        )
+        return [one for one in found if one.trait in owned]
+
+    def _traits(self, text: str | None) -> dict[str, Any] | None:
+        """A listed customer's traits; None where the listing does not show them."""
+        if text is None:
+            return {} if self.listed is Listed.WITH_TRAITS else None
+        found: dict[str, Any] = orjson.loads(text)
+        return found
+
+    # What was found
+
+    def traits(self, customer_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """All traits of those of the named customers that Amberflo shows."""
+        return {
+            row.customer_id: traits
+            for row in self.spool.rows(customer_ids)
+            if (traits := self._traits(row.traits)) is not None
+        }
+
+    def before(self, customer_ids: Collection[str]) -> dict[str, Seen]:
+        """Those of the named customers that the state does not know, or that are confirmed not to
+        be as it believes."""
+        found = {
+            row.customer_id: Seen(None, traits)
+            for row in self.spool.rows(customer_ids)
+            if not row.known and (traits := self._traits(row.traits)) is not None
+        }
+        found.update(
+            (row.customer_id, Seen(row.rev, orjson.loads(row.traits), row.missing))
+            for row in self.spool.drifted(customer_ids)
+        )
+        return found
+
+    def records(self, after: str = "") -> Iterator[tuple[str, str]]:
+        """(customer_id, traits as JSON) of all that Amberflo shows whose id comes after `after`."""
+        for customer_id, text in self.spool.records(after):
+            if text is not None or self.listed is Listed.WITH_TRAITS:
+                yield customer_id, text or "{}"
+
+    def drifted(self) -> Iterator[DriftedRow]:
+        """The customers of the state that are confirmed not to be as they should."""
+        return self.spool.drifted()
+
+    def drop(self, customer_ids: Collection[str]) -> None:
+        """Take these out: they are not to be looked at."""
+        self.spool.drop(customer_ids)
+
+    @property
+    def unknown(self) -> int:
+        """How many customers Amberflo shows that the state does not know."""
+        return self.spool.unknown_count()
+
+    @property
+    def notice(self) -> str | None:
+        """One line where this state seems older than what Amberflo acknowledged."""
+        if not self.newer or self.acknowledged is None:
+            return None
+        time = datetime.fromtimestamp(self.acknowledged / 1000, UTC)
+        return (
+            f"{self.newer:,} customers hold at Amberflo something newer than what this state "
+            f"acknowledged last ({time:%Y-%m-%dT%H:%M:%SZ}): it may be an older copy; they are "
+            "compared with Engage anew"
+        )
+
+
+def _spooled(record: Record, known: bool) -> SpoolRow:
+    traits, updated_at = record.get("traits"), record.get("updateTime")
+    text = orjson.dumps(traits if isinstance(traits, dict) else {}).decode()
+    return SpoolRow(
+        record["customerId"],
+        text if "traits" in record else None,
+        int(updated_at) if isinstance(updated_at, int | float) else None,
+        known,
+    )
+
+
+def _settled(row: HeldRow) -> bool:
+    """Whether Amberflo acknowledged all of a customer."""
+    return row.due_at is None and row.acked_rev == row.rev > 0
+
+
+def _has_some(row: HeldRow) -> bool:
+    return row.acked_rev > 0 and row.due_at is None and row.traits != "{}"
+
+
+# What a comparison makes of it
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What is ours at Amberflo: the kind of each trait by its name (true for an audience), and how
+    traits are sent."""
+
+    audiences: Mapping[str, bool]
+    as_strings: bool = False
+    protected: tuple[str, ...] = ()
+
+    def names(self, traits: Iterable[str]) -> list[str]:
+        """Those of the traits that are ours."""
+        return [
+            one for one in traits if one in self.audiences and not is_protected(one, self.protected)
+        ]
+
+    def before(self, seen: Seen, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """What a customer has at Amberflo of ours, as a comparison's value before, however Amberflo
+        stores it: in the words of `wanted` (what Engage says) where it is the same."""
+        return {
+            name: self._read(name, seen.traits[name], wanted)
+            for name in self.names(seen.traits)
+            if seen.traits[name] is not None
+        }
+
+    def _read(self, name: str, found: Any, wanted: Mapping[str, Any]) -> Any:
+        if self.right(name, found, wanted):
+            return wanted.get(name, self.expected(name, wanted))
+        if self.audiences[name]:
+            return next((word for word in (True, False) if alike(word, found)), found)
+        return found
+
+    def expected(self, name: str, wanted: Mapping[str, Any]) -> Any:
+        """What Amberflo should hold under a name of ours: who is in no pulled row of an audience is
+        not in it; a computed trait that is not there is not to be there (None)."""
+        if name in wanted:
+            return at_amberflo(wanted[name], as_strings=self.as_strings)
+        return False if self.audiences[name] else None
+
+    def right(self, name: str, found: Any, wanted: Mapping[str, Any]) -> bool:
+        """Whether what Amberflo holds is what it should hold."""
+        return alike(self.expected(name, wanted), found)
+
+
+class Example(NamedTuple):
+    """A customer whose value at Amberflo is not what Engage says; None is absent."""
+
+    customer_id: str
+    found: Any
+    expected: Any
+
+
+@dataclass
+class TraitFound:
+    """Customers that hold a value at Amberflo under a name of ours that the state did not put
+    there: how many, those of them where it is not what Engage says, and some of these."""
+
+    trait: str
+    found: int = 0
+    differ: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+
+@dataclass
+class FirstContact:
+    """What a comparison takes over from Amberflo or corrects there, by trait."""
+
+    ours: Ours
+    traits: dict[str, TraitFound] = field(default_factory=dict)
+
+    def note(
+        self,
+        customer_id: str,
+        seen: Seen,
+        wanted: Mapping[str, Any],
+        unread: Collection[str] = (),
+    ) -> None:
+        """Count a customer of Engage that `Contact.before` has; `wanted` is what Engage says, and
+        `unread` are names of which that cannot be read."""
+        for name in self.ours.names(seen.traits):
+            found = seen.traits[name]
+            if found is None or name in unread:
+                continue
+            one = self.traits.setdefault(name, TraitFound(name))
+            one.found += 1
+            if not self.ours.right(name, found, wanted):
+                one.differ += 1
+                if len(one.examples) < EXAMPLES:
+                    expected = self.ours.expected(name, wanted)
+                    one.examples.append(Example(customer_id, found, expected))
+
+    def by_name(self) -> list[TraitFound]:
+        return [self.traits[name] for name in sorted(self.traits)]
