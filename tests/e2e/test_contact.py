@@ -219,15 +219,20 @@ def test_a_listing_is_not_believed(world: World) -> None:
 
 
 def test_what_is_due_refused_or_on_its_way_is_not_judged(world: World) -> None:
-    for one in ("due", "never sent", "changing", "settled"):
+    ids = ["due", "never sent", "refused", "changing", "settled"]
+    for one in ids:
         world.amberflo.hold(one, vip=False)
     for one in ("due", "changing", "settled"):
         world.know(one, vip=True)
+    world.know("refused", vip=False)
+    never, refused = (
+        CustomerState(one, '{"vip":true}', None, None, None, None)
+        for one in ("never sent", "refused")
+    )
     with world.database.write() as connection:
-        row = CustomerState("never sent", '{"vip":true}', None, None, None, None)
-        snapshot.insert_customers(connection, [row], 1)
-        refused = snapshot.claim(connection, 1, 1, 10)
-        snapshot.park(connection, refused)
+        snapshot.insert_customers(connection, [never], 1)
+        snapshot.update_customers(connection, [refused], 1)
+        snapshot.park(connection, snapshot.claim(connection, 1, 1, 10))
         snapshot.send_again(connection, 1, customer_ids=["due"])
 
     def change(customer_id: str) -> None:
@@ -238,7 +243,7 @@ def test_what_is_due_refused_or_on_its_way_is_not_judged(world: World) -> None:
     world.amberflo.after_read = change
     with world.contact() as contact:
         assert [row.customer_id for row in contact.drifted()] == ["settled"]
-        assert list(contact.before(["due", "never sent", "changing", "settled"])) == ["settled"]
+        assert list(contact.before(ids)) == ["settled"]
 
 
 def test_a_change_between_two_looks_is_seen_at_its_rev(world: World) -> None:
