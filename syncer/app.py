@@ -37,6 +37,7 @@ from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
 from syncer.storage import opened
+from syncer.sync.account import Account
 from syncer.sync.contact import Contact
 from syncer.sync.forget import Forget
 from syncer.sync.guard import Guard
@@ -72,6 +73,7 @@ class App:
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
+                account=self.account(database),
                 look=lambda: self._look(database),
                 computations=public_api.computations if public_api else None,
                 size_tolerance=settings.size_tolerance if settings else 0.0,
@@ -139,19 +141,27 @@ class App:
     ) -> Delivery:
         """Deliver what a run waits for, beside whoever else delivers."""
 
+        account = self.account(database).check()
+
         async def deliver(worker: Worker) -> Delivery:
             async with self.client() as client:
-                delivery = self.customer_delivery(database, worker, client)
+                delivery = self.customer_delivery(database, worker, client, account)
                 return await replace(delivery, for_run=run, progress=progress).run()
 
         workers.bury(database)
         with workers.join(database, "run") as worker:
             return uvloop.run(deliver(worker))
 
+    def account(self, database: Database) -> Account:
+        """The Amberflo account of the settings, for the state."""
+        settings = self.config.amberflo
+        api_key = settings.api_key.get_secret_value()
+        return Account(database, self._holdings, settings.customers_url, api_key)
+
     def customer_delivery(
-        self, database: Database, worker: Worker, client: AmberfloClient
+        self, database: Database, worker: Worker, client: AmberfloClient, account: str
     ) -> CustomerDelivery:
-        """What delivers the customers that are due."""
+        """What delivers the customers that are due to the `account` that was checked."""
         settings = self.config.amberflo
         with database.read() as connection:
             owned = frozenset(row.trait for row in snapshot.traits(connection))
@@ -160,6 +170,7 @@ class App:
             worker=worker,
             client=client,
             owned=owned,
+            account=account,
             concurrency=settings.concurrency,
             as_strings=settings.trait_values == "string",
             protected=settings.protected,
@@ -271,6 +282,8 @@ class App:
         wait = min(wait, self.config.amberflo.patience)
 
         def say_farewell(customer_id: str, called: Collection[str]) -> None:
+            self.account(database).check()
+
             async def say() -> None:
                 async with self.client() as client:
                     await farewell(

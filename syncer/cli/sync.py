@@ -24,17 +24,24 @@ from syncer.sync.run import Compared, Result, Runs, trait_sums
 @json_option
 @click.option("--full", is_flag=True, help="Compare everything (a reconcile).")
 @click.option("--dry-run", is_flag=True, help="Show what would change; change nothing anywhere.")
-def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool) -> None:
+@click.option(
+    "--new-account",
+    is_flag=True,
+    help="The settings are a new account's: send everybody.",
+)
+def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool, new_account: bool) -> None:
     """One run now, until delivered.
 
     The first one pulls everything; later ones what changed since.
     """
     app = application(config)
+    if dry_run and new_account:
+        raise click.UsageError("--new-account sends everybody; it cannot be tried with --dry-run")
     if dry_run:
         show_diff(app, full=full, customers=False, as_json=as_json)
         return
     with app.runs() as runs:
-        end(runs, runs.sync(full=full), as_json)
+        end(runs, runs.sync(full=full, new_account=new_account), as_json)
 
 
 @click.command()

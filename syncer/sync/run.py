@@ -37,6 +37,7 @@ from syncer.engage.source import (
 from syncer.engage.values import milliseconds
 from syncer.errors import NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
+from syncer.sync.account import Account
 from syncer.sync.compare import (
     CustomerChange,
     Pair,
@@ -191,6 +192,8 @@ class Runs:
     #: seconds to wait for the end of another run, such as a short one of the daemon
     patience: float = 2.0
     stop: Callable[[], bool] = lambda: False
+    #: the Amberflo account that is delivered to; None where that is not to be checked
+    account: Account | None = None
     #: reads what Amberflo holds, for a full compare; None where that is not to be looked at
     look: Callable[[], AbstractContextManager[Contact]] | None = None
     #: what the Public API lists; None where it is not to be asked
@@ -201,10 +204,13 @@ class Runs:
 
     # What the command line asks for
 
-    def sync(self, *, full: bool = False) -> Result:
-        """One run now, until delivered."""
+    def sync(self, *, full: bool = False, new_account: bool = False) -> Result:
+        """One run now, until delivered. With `new_account` everybody is sent, to an account that
+        has nothing of ours yet."""
         with run_lock(self.database, self.patience) as check:
-            return self._run(*self._next(full), check=check)
+            if new_account and self.account is not None:
+                self.account.begin_anew(self.clock())
+            return self._run(*self._next(full or new_account), check=check)
 
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
@@ -294,6 +300,8 @@ class Runs:
                 self.progress.say(f"run {cut_off} was cut off; this one takes up what it left")
             run = runs.start(connection, kind, self.clock(), self.selection.settings)
         with self._recorded(run):
+            if self.account is not None:
+                self.account.check()
             with closing(self._compare(kind, scope, approval)) as compared:
                 check()  # nobody else runs: what was compared is still so
                 due = self._commit(run, compared, approval, again)
