@@ -1039,7 +1039,7 @@ def sums(key: str, held: int, waiting: int = 0) -> dict[str, Any]:
     numbers = dict.fromkeys(("pulled", "entered", "exited", "changed", "unchanged", "skipped"), 3)
     return numbers | {
         **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"},
-        "waiting": waiting,
+        **{"waiting": waiting, "left_by_itself": 0, "hold": None},
     }
 
 
