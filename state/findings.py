@@ -7,8 +7,12 @@ from typing import NamedTuple
 
 from state.private import chunks, private_file
 
-#: How a listed customer looked: as it should, not so (to be looked at again), or none of ours.
-EQUAL, SUSPECT, EXTRA = 0, 1, 2
+#: How a listed customer looked: as it should; not so, to be looked at again; never sent by us;
+#: never sent and with a value under a name of ours; never sent and it is not known whether with
+#: one; never sent, and judged to hold what it should not.
+EQUAL, SUSPECT, EXTRA, CLAIMS, UNSEEN, STRANGER = range(6)
+#: Those that were never sent, and are not judged.
+_EXTRA = f"look IN ({EXTRA}, {CLAIMS}, {UNSEEN})"
 
 _TABLES = """
 CREATE TABLE listed (customer_id TEXT PRIMARY KEY, look INTEGER NOT NULL) WITHOUT ROWID;
@@ -58,7 +62,16 @@ class Findings:
 
     def extra(self) -> Iterator[str]:
         """Those that are none of ours."""
-        return self._ids("SELECT customer_id FROM listed WHERE look = 2 ORDER BY customer_id")
+        return self._ids(f"SELECT customer_id FROM listed WHERE {_EXTRA} ORDER BY customer_id")
+
+    def with_look(self, look: int, after: str, limit: int) -> list[str]:
+        """The next customers with a look, of those whose id comes after `after`."""
+        rows = self._file.execute(
+            "SELECT customer_id FROM listed WHERE look = ? AND customer_id > ? "
+            "ORDER BY customer_id LIMIT ?",
+            (look, after, limit),
+        )
+        return [str(row[0]) for row in rows]
 
     # Customers that are not as they should be
 
@@ -99,7 +112,8 @@ class Findings:
         """How many customers are "missing", "drifted", "repaired" and "extra"."""
         row = self._file.execute(
             "SELECT COALESCE(SUM(missing), 0), COALESCE(SUM(NOT missing), 0),"
-            " COALESCE(SUM(repaired), 0), (SELECT COUNT(*) FROM listed WHERE look = 2)"
+            " COALESCE(SUM(repaired), 0), (SELECT COUNT(*) FROM listed"
+            f" WHERE {_EXTRA})"
             " FROM differing"
         ).fetchone()
         return dict(zip(("missing", "drifted", "repaired", "extra"), row, strict=True))

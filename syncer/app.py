@@ -38,6 +38,7 @@ from syncer.engage.source import Source
 from syncer.errors import ConfigError
 from syncer.storage import opened
 from syncer.sync.account import Account
+from syncer.sync.asking import Asking
 from syncer.sync.contact import Contact
 from syncer.sync.forget import Forget
 from syncer.sync.guard import Guard
@@ -194,10 +195,10 @@ class App:
         database: Database,
         customer_id: str | None = None,
         *,
-        send_again: Callable[[Iterable[str]], Delivery] | None = None,
+        repair: Callable[[Iterable[str]], Delivery] | None = None,
     ) -> Verification:
         """Compare what Amberflo holds now with what it should hold: of all customers, or of one.
-        With `send_again` (that of `Runs`) what differs is repaired. Close the result when done."""
+        With `repair` (that of `Runs`) what differs is repaired. Close the result when done."""
         settings = self.config.amberflo
         with database.read() as connection:
             owned = frozenset(row.trait for row in snapshot.traits(connection))
@@ -205,12 +206,19 @@ class App:
             database=database,
             connect=self._holdings,
             owned=owned,
+            asking=Asking(
+                database,
+                self.source,
+                self._selection(),
+                as_strings=settings.trait_values == "string",
+                protected=settings.protected,
+            ),
             progress=self.progress,
             as_strings=settings.trait_values == "string",
             protected=settings.protected,
             at_a_time=settings.concurrency,
             stop=self.stop,
-        ).verify(customer_id, send_again)
+        ).verify(customer_id, repair)
 
     @contextmanager
     def _look(self, database: Database) -> Iterator[Contact]:

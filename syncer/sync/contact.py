@@ -292,6 +292,14 @@ class Ours:
             one for one in traits if one in self.audiences and not is_protected(one, self.protected)
         ]
 
+    def held(self, traits: Mapping[str, Any]) -> list[str]:
+        """The names of ours under which these traits hold something; false says nothing."""
+        return [
+            one
+            for one in self.names(traits)
+            if traits[one] is not None and not (self.audiences[one] and alike(traits[one], False))
+        ]
+
     def before(self, seen: Seen, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """What a customer has at Amberflo of ours, as a comparison's value before, however Amberflo
         stores it: in the words of `wanted` (what Engage says) where it is the same."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import orjson
 from sqlalchemy import Connection
 
-from state import failures, forgotten, runs, seal, snapshot
+from state import failures, forgotten, holds, runs, seal, snapshot
 from state.database import Database
 from state.lock import Check, run_lock
 from state.snapshot import ChangeRow, CustomerState, TraitRow
@@ -85,11 +85,12 @@ class Approval:
 
 @dataclass(frozen=True)
 class Again:
-    """Who is to be sent again, changed or not: who is or was in an audience, one customer, or, with
-    neither, everybody."""
+    """Who is to be sent again, changed or not: who is or was in an audience, the named customers,
+    or, with neither, everybody; `less_held`: but nobody of whom something is held."""
 
-    audience: str | None
-    customer_id: str | None
+    audience: str | None = None
+    customer_ids: Iterable[str] | None = None
+    less_held: bool = False
 
 
 @dataclass
@@ -215,8 +216,8 @@ class Runs:
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
         with run_lock(self.database, self.patience) as check:
-            again = Again(audience, customer_id)
             if customer_id is not None:
+                again = Again(customer_ids=[customer_id])
                 with self.database.read() as connection:
                     check_not_forgotten(connection, customer_id)
                 return self._run("resync", OnlyCustomers((customer_id,)), check=check, again=again)
@@ -225,7 +226,7 @@ class Runs:
                     keys = {row.key for row in snapshot.traits(connection)}
                 if audience not in keys:
                     raise NotFound(f"no trait with the key {audience!r} was ever synced")
-            return self._run("resync", Everything(), check=check, again=again)
+            return self._run("resync", Everything(), check=check, again=Again(audience))
 
     def approve(self, run: int) -> Result:
         """Compare everything anew and let through what the guard held in that run."""
@@ -259,6 +260,16 @@ class Runs:
                 refused = failures.customers_since(connection, began)
                 left = snapshot.backlog(connection, BY_HAND)
         return replace(delivery, delivered=max(due - refused - left, 0), failed=refused)
+
+    def repair(self, customer_ids: Iterable[str]) -> Delivery:
+        """Compare everything with Engage anew, so that an old state puts nothing old back, and send
+        the named customers again, less those of whom something is held."""
+        with run_lock(self.database, self.patience) as check:
+            again = Again(customer_ids=customer_ids, less_held=True)
+            result = self._run("reconcile", Everything(), check=check, again=again)
+        for key, reason in result.held.items():
+            self.progress.say(f"held: {key}: {reason}")
+        return result.delivery
 
     def diff(self, *, full: bool = False) -> Compared:
         """What the next run would change; writes nothing and asks Amberflo nothing."""
@@ -478,8 +489,7 @@ class Runs:
             )
             _describe_traits(connection, compared)
             if again is not None:
-                ids = None if again.customer_id is None else [again.customer_id]
-                snapshot.send_again(connection, now, key=again.audience, customer_ids=ids)
+                _send_again(connection, again, now)
             if approval is not None:
                 runs.set_values(connection, approval.run, {"state": runs.APPROVED})
             if compared.whole:
@@ -709,6 +719,17 @@ def trait_sums(compared: Compared, held: dict[str, int]) -> list[dict[str, Any]]
         for key, sums in compared.tally.sums.items()
         if sums.pulled and (trait := compared.catalog.by_key[key])
     ]
+
+
+def _send_again(connection: Connection, again: Again, now: int) -> None:
+    if again.customer_ids is None:
+        snapshot.send_again(connection, now, key=again.audience)
+        return
+    rest = iter(again.customer_ids)
+    while ids := set(islice(rest, snapshot.CHUNK)):
+        if again.less_held:
+            ids -= {customer_id for customer_id, _ in holds.in_force(connection, ids)}
+        snapshot.send_again(connection, now, customer_ids=ids)
 
 
 def _describe_traits(connection: Connection, compared: Compared) -> None:

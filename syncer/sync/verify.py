@@ -5,23 +5,24 @@ A listing only tells who is as they should be: everybody else is read once more 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 
-from state import snapshot
+from state import holds, snapshot
 from state.database import Database
-from state.findings import EQUAL, EXTRA, SUSPECT
+from state.findings import CLAIMS, EQUAL, EXTRA, STRANGER, SUSPECT, UNSEEN
 from state.snapshot import HeldRow
 from syncer.amberflo.client import Record
-from syncer.amberflo.customer import Difference, differences, ours_at_amberflo
+from syncer.amberflo.customer import Difference, alike, differences, ours_at_amberflo
 from syncer.amberflo.delivery import Delivery
 from syncer.amberflo.holdings import Holdings
-from syncer.errors import AmberfloError, Locked, NotFound, Stopped
-from syncer.sync.observer import Observer, present
+from syncer.errors import ConfigError, NotFound, SourceError, StateError, SyncerError
+from syncer.sync.asking import AT_A_TIME, Asking, Said
+from syncer.sync.observer import Listed, Observer, present
 from syncer.sync.progress import Progress
 from syncer.sync.verification import Verification
 
@@ -46,11 +47,13 @@ class Judged(NamedTuple):
 @dataclass
 class Verifier:
     """Compares on a state database. `connect` opens the way to Amberflo, `owned` are the trait
-    names that are ours; `at_a_time` customers are read by themselves at a time."""
+    names that are ours; `asking` asks Engage about customers that the state does not know;
+    `at_a_time` customers are read by themselves at a time."""
 
     database: Database
     connect: Callable[[], AbstractAsyncContextManager[Holdings]]
     owned: frozenset[str]
+    asking: Asking
     progress: Progress
     as_strings: bool = False
     protected: tuple[str, ...] = ()
@@ -60,23 +63,24 @@ class Verifier:
     def verify(
         self,
         customer_id: str | None = None,
-        send_again: Callable[[Iterable[str]], Delivery] | None = None,
+        repair: Callable[[Iterable[str]], Delivery] | None = None,
     ) -> Verification:
         """Look at all customers that were ever sent and all that Amberflo lists, or at one
-        customer. With `send_again` (that of `Runs`) what differs is sent and looked at again."""
-        self._found = Verification()
+        customer. With `repair` (that of `Runs`) what differs is compared with Engage anew, sent and
+        looked at again."""
+        self._found, self._engage_answers = Verification(), True
         try:
             uvloop.run(self._connected(lambda: self._find(customer_id)))
-            if send_again is not None and not self._found.good:
-                self._repair(send_again)
+            if repair is not None and not self._found.good:
+                self._repair(repair)
         except BaseException:
             self._found.close()
             raise
         return self._found
 
-    def _repair(self, send_again: Callable[[Iterable[str]], Delivery]) -> None:
+    def _repair(self, repair: Callable[[Iterable[str]], Delivery]) -> None:
         try:
-            delivery = send_again(self._found.findings.differing())
+            delivery = repair(self._found.findings.differing())
             if delivery.failed:
                 self._found.problems.append(
                     f"Amberflo refused {delivery.failed:,} customers for good: `syncer failures` "
@@ -85,7 +89,7 @@ class Verifier:
             if delivery.problem:
                 self._found.problems.append(delivery.problem)
             uvloop.run(self._connected(self._check_repairs))
-        except (Locked, AmberfloError, Stopped) as error:
+        except (StateError, SyncerError) as error:
             # What was found is worth telling all the same.
             self._found.problems.append(str(error))
 
@@ -102,12 +106,15 @@ class Verifier:
             return
         with self.database.read() as connection:
             total = snapshot.sent_count(connection)
-        await self._observer.everybody(self._look, total)
+        listed = await self._observer.everybody(self._look, total)
         self.progress.begin("checking", total)
         try:
             await self._observer.each(self._suspects(), self._judge)
         finally:
             self.progress.end()
+        await self._judge_strangers(CLAIMS)
+        if listed is Listed.WITHOUT_TRAITS:
+            await self._judge_strangers(UNSEEN)
 
     async def _find_one(self, customer_id: str) -> None:
         row = self._observer.row(customer_id)
@@ -116,8 +123,10 @@ class Verifier:
             await self._judge(row)
         elif row is not None and row.due_at is not None:
             raise NotFound(f"the customer {customer_id!r} is still to be sent: `syncer sync` does")
-        elif await self._observer.holdings.one(customer_id) is not None:
-            self._found.findings.put_looks([(customer_id, EXTRA)])
+        elif (record := await self._observer.holdings.one(customer_id)) is not None:
+            look = EXTRA if row is not None else self._look_of_stranger({"traits": {}, **record})
+            self._found.findings.put_looks([(customer_id, look)])
+            await self._judge_strangers(CLAIMS)
         else:
             raise NotFound(f"the customer {customer_id!r} was never sent, and is not at Amberflo")
 
@@ -138,7 +147,9 @@ class Verifier:
             row = rows.get(customer_id)
             if before.get(customer_id) == EQUAL:
                 continue  # a page that moved brought it twice
-            if row is None or (row.acked_rev == 0 and row.due_at is None):
+            if row is None:
+                looks.append((customer_id, self._look_of_stranger(record)))
+            elif row.acked_rev == 0 and row.due_at is None:
                 looks.append((customer_id, EXTRA))
             elif row.acked_rev > 0 and row.due_at is None:
                 bare += "traits" not in record and row.traits != "{}"
@@ -148,6 +159,68 @@ class Verifier:
                     self._found.equal_traits.update(names)
         self._found.findings.put_looks(looks)
         return bare
+
+    # Customers that the state does not know
+
+    def _look_of_stranger(self, record: Record) -> int:
+        if "traits" not in record:
+            return UNSEEN
+        return CLAIMS if self._claims(record) else EXTRA
+
+    def _claims(self, record: Record) -> list[str]:
+        """The names of ours under which a customer holds something."""
+        traits = record.get("traits")
+        return self.asking.ours.held(traits) if isinstance(traits, dict) else []
+
+    async def _judge_strangers(self, look: int) -> None:
+        """Those of them that Engage knows, or that it cannot be asked about, are to hold under our
+        names what Engage says. Those that it does not know are nobody's business here."""
+        after = ""
+        while ids := self._found.findings.with_look(look, after, AT_A_TIME):
+            self._observer.check_stop()
+            said = self._ask(ids)
+            await self._observer.each(iter(said.items()), self._judge_stranger)
+            after = ids[-1]
+
+    def _ask(self, ids: list[str]) -> Mapping[str, Said | None]:
+        try:
+            if self._engage_answers:
+                return self.asking.about(ids)
+        except (SourceError, ConfigError) as error:
+            self._engage_answers = False
+            self.progress.say(
+                f"Engage cannot be asked ({error}): what customers that were never sent hold under "
+                "our names counts as if it should not be there"
+            )
+        return dict.fromkeys(ids)
+
+    async def _judge_stranger(self, stranger: tuple[str, Said | None]) -> None:
+        customer_id, said = stranger
+        record = await self._observer.holdings.one(customer_id)
+        if record is None or self._observer.row(customer_id) is not None:
+            return  # it is gone, or a run or a call brought it in meanwhile
+        ours, drifts = self.asking.ours, []
+        for name in self._claims(record):
+            found = record["traits"][name]
+            if said is None:
+                drifts.append(Difference(name, None, found))
+            elif name not in said.unread and not ours.right(name, found, said.traits):
+                drifts.append(Difference(name, ours.expected(name, said.traits), found))
+        if drifts:
+            self._found.checked += 1
+            self._found.put(customer_id, drifts)
+            self._found.findings.put_looks([(customer_id, STRANGER)])
+
+    async def _judge_repaired_stranger(self, customer_id: str) -> Judged:
+        """One that the run did not bring in: is it as it was expected to be?"""
+        record = await self._observer.holdings.one(customer_id)
+        there = {} if record is None else record.get("traits") or {}
+        drifts = [
+            Difference(one.trait, one.expected, there.get(one.trait))
+            for one in self._found.drifts(customer_id)
+            if not alike(one.expected, there.get(one.trait))
+        ]
+        return Judged(DRIFTED if drifts else GOOD, drifts)
 
     # One customer
 
@@ -189,11 +262,19 @@ class Verifier:
 
     async def _judge_repair(self, customer_id: str) -> None:
         row = self._observer.row(customer_id)
-        judged = Judged(FORGOTTEN) if row is None else await self._judged(row)
+        if row is not None:
+            judged = await self._judged(row)
+        elif self._found.findings.looks([customer_id]).get(customer_id) == STRANGER:
+            judged = await self._judge_repaired_stranger(customer_id)
+        else:
+            judged = Judged(FORGOTTEN)
         if judged.verdict == GOOD:
             traits = [drift.trait for drift in self._found.drifts(customer_id)]
             self.progress.say(f"repaired {customer_id}: {', '.join(traits) or 'it was missing'}")
             self._found.findings.repaired(customer_id)
+            return
+        if self._is_held(customer_id):
+            self.progress.say(f"not repaired {customer_id}: held")
             return
         why = {
             FORGOTTEN: "it was erased meanwhile",
@@ -202,6 +283,10 @@ class Verifier:
             DRIFTED: "it still differs in " + ", ".join(drift.trait for drift in judged.drifts),
         }
         self.progress.say(f"not repaired {customer_id}: {why[judged.verdict]}")
+
+    def _is_held(self, customer_id: str) -> bool:
+        with self.database.read() as connection:
+            return bool(holds.in_force(connection, [customer_id]))
 
     async def _judged(self, row: HeldRow) -> Judged:
         """Read one customer, and judge it if nothing is on its way to it."""

@@ -255,7 +255,7 @@ def test_finds_every_drift_and_repairs_it(
         assert now[customer_id] == mine
     # It changed nothing at Engage, so history knows nothing of it; but when it was sent.
     with sqlite3.connect(installation.folder / "syncer.db") as state:
-        newer = "SELECT count(*) FROM customer WHERE acked_at > (SELECT max(ended_at) FROM run)"
+        newer = "SELECT count(*) FROM customer WHERE acked_at > (SELECT max(started_at) FROM run)"
         assert state.execute(newer).fetchone() == (len(wrong),)
         assert state.execute("SELECT count(DISTINCT run) FROM change").fetchone() == (1,)
     state.close()
