@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
 
 from state import forgotten, snapshot
 from state.database import Database
-from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait, matches, newest
-from syncer.engage.source import OnlyCustomers, PulledCustomer, Source
-from syncer.sync.contact import Ours
+from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait, matches
+from syncer.engage.source import OnlyCustomers, Source
+from syncer.sync.ours import Ours, Said, said_of
 from syncer.sync.run import Selection
 
 #: Customers that Engage is asked about at a time.
 AT_A_TIME = 500
-
-
-class Said(NamedTuple):
-    """What Engage says of a customer: its traits by name, and the names of what cannot be read."""
-
-    traits: dict[str, Any]
-    unread: frozenset[str]
 
 
 @dataclass
@@ -50,16 +42,8 @@ class Asking:
         # A text with NUL is no text to PostgreSQL, and no customer of a warehouse there.
         ids = tuple(one for one in customer_ids if one not in gone and "\0" not in one)
         with self.source().pull(OnlyCustomers(ids)) as pull:
-            return {row.customer_id: self._read(row) for row in pull.customers(self._catalog.keys)}
-
-    def _read(self, row: PulledCustomer) -> Said:
-        keys, values = row.keys, row.values
-        reading = self._catalog.read(keys, values)
-        if reading.layout.twice:
-            keys, values, _ = newest(keys, values, row.times)
-            reading = self._catalog.read(keys, values)
-        unread = frozenset(self._catalog.by_key[key].name for key, _ in reading.skipped)
-        return Said(reading.traits, unread)
+            rows = pull.customers(self._catalog.keys)
+            return {row.customer_id: said_of(self._catalog, row) for row in rows}
 
     @cached_property
     def _catalog(self) -> Catalog:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,9 +22,12 @@ from state.database import Database
 from state.snapshot import HeldRow
 from state.spool import DriftedRow, Spool, SpoolRow
 from syncer.amberflo.client import Record
-from syncer.amberflo.customer import Difference, alike, at_amberflo, is_protected, trait_differences
+from syncer.amberflo.customer import Difference, trait_differences
 from syncer.amberflo.holdings import Holdings
+from syncer.engage.catalog import AUDIENCE, Catalog
+from syncer.sync.compare import Pair
 from syncer.sync.observer import Listed, Observer, present
+from syncer.sync.ours import Ours, Said, said_of
 from syncer.sync.progress import Progress
 
 #: Customers that are looked up at a time.
@@ -65,6 +69,8 @@ class Contact:
     #: … which is this one (epoch milliseconds); None: nothing was ever acknowledged
     acknowledged: int | None = None
     spool: Spool = field(default_factory=Spool)
+    #: how many customers were acknowledged when the listing was read
+    _sent: int = 0
 
     def close(self) -> None:
         self.spool.close()
@@ -80,7 +86,7 @@ class Contact:
         """Find the customers of the state that Amberflo does not hold as it should: `owned` are the
         names that are ours. A listing may lag, so each is read once more alone, and counts only
         where nothing is on its way to it."""
-        if self.listed is Listed.NOBODY:
+        if self.listed is Listed.NOBODY or not self._sent:
             return
         names = frozenset(owned)
         with self.database.read() as connection:
@@ -105,8 +111,8 @@ class Contact:
 
     async def _read(self, observer: Observer) -> None:
         with self.database.read() as connection:
-            total = snapshot.sent_count(connection)
-        self.listed = await observer.everybody(self._take, total)
+            self._sent = snapshot.sent_count(connection)
+        self.listed = await observer.everybody(self._take, self._sent)
         if self.listed is Listed.WITHOUT_TRAITS:
             await self._read_the_unknown(observer)
 
@@ -198,6 +204,12 @@ class Contact:
         found: dict[str, Any] = orjson.loads(text)
         return found
 
+    def first_contact(self, catalog: Catalog) -> FirstContact:
+        """Confirm what differs of the traits of a run, and be ready to count it."""
+        self.confirm(catalog.by_name)
+        audiences = {name: trait.kind == AUDIENCE for name, trait in catalog.by_name.items()}
+        return FirstContact(self, catalog, Ours(audiences, self.as_strings, self.protected))
+
     # What was found
 
     def traits(self, customer_ids: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -277,57 +289,6 @@ def _has_some(row: HeldRow) -> bool:
 # What a comparison makes of it
 
 
-@dataclass(frozen=True)
-class Ours:
-    """What is ours at Amberflo: the kind of each trait by its name (true for an audience), and how
-    traits are sent."""
-
-    audiences: Mapping[str, bool]
-    as_strings: bool = False
-    protected: tuple[str, ...] = ()
-
-    def names(self, traits: Iterable[str]) -> list[str]:
-        """Those of the traits that are ours."""
-        return [
-            one for one in traits if one in self.audiences and not is_protected(one, self.protected)
-        ]
-
-    def held(self, traits: Mapping[str, Any]) -> list[str]:
-        """The names of ours under which these traits hold something; false says nothing."""
-        return [
-            one
-            for one in self.names(traits)
-            if traits[one] is not None and not (self.audiences[one] and alike(traits[one], False))
-        ]
-
-    def before(self, seen: Seen, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """What a customer has at Amberflo of ours, as a comparison's value before, however Amberflo
-        stores it: in the words of `wanted` (what Engage says) where it is the same."""
-        return {
-            name: self._read(name, seen.traits[name], wanted)
-            for name in self.names(seen.traits)
-            if seen.traits[name] is not None
-        }
-
-    def _read(self, name: str, found: Any, wanted: Mapping[str, Any]) -> Any:
-        if self.right(name, found, wanted):
-            return wanted.get(name, self.expected(name, wanted))
-        if self.audiences[name]:
-            return next((word for word in (True, False) if alike(word, found)), found)
-        return found
-
-    def expected(self, name: str, wanted: Mapping[str, Any]) -> Any:
-        """What Amberflo should hold under a name of ours: who is in no pulled row of an audience is
-        not in it; a computed trait that is not there is not to be there (None)."""
-        if name in wanted:
-            return at_amberflo(wanted[name], as_strings=self.as_strings)
-        return False if self.audiences[name] else None
-
-    def right(self, name: str, found: Any, wanted: Mapping[str, Any]) -> bool:
-        """Whether what Amberflo holds is what it should hold."""
-        return alike(self.expected(name, wanted), found)
-
-
 class Example(NamedTuple):
     """A customer whose value at Amberflo is not what Engage says; None is absent."""
 
@@ -338,8 +299,8 @@ class Example(NamedTuple):
 
 @dataclass
 class TraitFound:
-    """Customers that hold a value at Amberflo under a name of ours that the state did not put
-    there: how many, those of them where it is not what Engage says, and some of these."""
+    """Customers of Engage that hold a value at Amberflo under a name of ours that the state did not
+    put there: how many, those of them where it is not what Engage says, and some of these."""
 
     trait: str
     found: int = 0
@@ -349,31 +310,47 @@ class TraitFound:
 
 @dataclass
 class FirstContact:
-    """What a comparison takes over from Amberflo or corrects there, by trait."""
+    """What a full compare takes over from Amberflo or corrects there, by trait."""
 
+    contact: Contact
+    catalog: Catalog
     ours: Ours
     traits: dict[str, TraitFound] = field(default_factory=dict)
 
-    def note(
-        self,
-        customer_id: str,
-        seen: Seen,
-        wanted: Mapping[str, Any],
-        unread: Collection[str] = (),
-    ) -> None:
-        """Count a customer of Engage that `Contact.before` has; `wanted` is what Engage says, and
-        `unread` are names of which that cannot be read."""
+    def noting(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
+        """The same pairs of a full compare; on the way those are counted that Amberflo does not
+        hold as the state believes. Of who is not in the pull Engage says nothing."""
+        rest = iter(pairs)
+        while part := list(islice(rest, PAGE)):
+            seen = self.contact.before([_id(pair) for pair in part])
+            for pair in part:
+                there = seen.get(_id(pair))
+                if there is not None:
+                    row, known = pair
+                    said = Said({}) if row is None else said_of(self.catalog, row)
+                    self.note(_id(pair), there, said, orjson.loads(known[1]) if known else {})
+                yield pair
+
+    def note(self, customer_id: str, seen: Seen, said: Said, put_there: Mapping[str, Any]) -> None:
+        """Count a customer that `Contact.before` has, of which Engage says that, and the values
+        that the state did not put there."""
         for name in self.ours.names(seen.traits):
             found = seen.traits[name]
-            if found is None or name in unread:
+            ours = name in put_there and self.ours.right(name, found, put_there)
+            if found is None or ours or name in said.unread:
                 continue
             one = self.traits.setdefault(name, TraitFound(name))
             one.found += 1
-            if not self.ours.right(name, found, wanted):
+            if not self.ours.right(name, found, said.traits):
                 one.differ += 1
                 if len(one.examples) < EXAMPLES:
-                    expected = self.ours.expected(name, wanted)
+                    expected = self.ours.expected(name, said.traits)
                     one.examples.append(Example(customer_id, found, expected))
 
     def by_name(self) -> list[TraitFound]:
         return [self.traits[name] for name in sorted(self.traits)]
+
+
+def _id(pair: Pair) -> str:
+    row, known = pair
+    return row[0] if row is not None else known[0] if known is not None else ""

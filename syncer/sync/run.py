@@ -49,7 +49,7 @@ from syncer.sync.compare import (
     merge,
     same,
 )
-from syncer.sync.contact import Contact
+from syncer.sync.contact import Contact, FirstContact
 from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import Guard
@@ -113,6 +113,8 @@ class Compared:
     listing: Listing | None = None
     waiting: dict[str, str] = field(default_factory=dict)
     mismatches: list[Mismatch] = field(default_factory=list)
+    #: what Amberflo holds that the state does not know of; None where it was not read
+    first_contact: FirstContact | None = None
 
     @property
     def whole(self) -> bool:
@@ -271,9 +273,10 @@ class Runs:
             self.progress.say(f"held: {key}: {reason}")
         return result.delivery
 
-    def diff(self, *, full: bool = False) -> Compared:
-        """What the next run would change; writes nothing and asks Amberflo nothing."""
-        return self._compare(*self._next(full), approval=None)
+    def diff(self, *, full: bool = False, contact: Contact | None = None) -> Compared:
+        """What the next run would change; writes nothing and asks Amberflo nothing. With `contact`
+        it is a full one, which says what Amberflo holds besides."""
+        return self._compare(*self._next(full or contact is not None), None, contact)
 
     def without_customer_id(self, compared: Compared) -> Iterator[str]:
         """The Segment ids of the profiles that the comparison had to leave out."""
@@ -324,7 +327,13 @@ class Runs:
             result.delivery = self._send(run, due, done)
             return self._finish(result)
 
-    def _compare(self, kind: RunKind, scope: Scope, approval: Approval | None) -> Compared:
+    def _compare(
+        self,
+        kind: RunKind,
+        scope: Scope,
+        approval: Approval | None,
+        contact: Contact | None = None,
+    ) -> Compared:
         whole = isinstance(scope, Everything)
         listing = self._listing()  # asked before the pull: it may take minutes
         with self.source.pull(scope) as pull, self.database.read() as connection:
@@ -349,7 +358,8 @@ class Runs:
             tally = Tally(catalog)
             plan = Plan()
             try:
-                horizon = self._fill(plan, pull, connection, catalog, tally, whole)
+                first = contact.first_contact(catalog) if contact else None
+                horizon = self._fill(plan, pull, connection, catalog, tally, whole, first)
                 without_id = pull.without_customer_id(catalog.keys)
                 if isinstance(scope, OnlyCustomers):
                     without_id = WithoutCustomerId(0, {})
@@ -394,6 +404,7 @@ class Runs:
             watermark=None if isinstance(scope, OnlyCustomers) else (watermark or ""),
             without_id=without_id,
             horizon=horizon,
+            first_contact=first,
             listing=listing,
             waiting=waiting,
             mismatches=gate.mismatches(
@@ -431,6 +442,7 @@ class Runs:
         catalog: Catalog,
         tally: Tally,
         whole: bool,
+        first: FirstContact | None = None,
     ) -> int:
         """Compare the whole stream into the plan; all or nothing. Gives the horizon."""
         newest = milliseconds(pull.watermark()) or self.clock()
@@ -449,6 +461,8 @@ class Runs:
                 else look_up(pulled, lambda ids: snapshot.find(connection, ids))
             )
             pairs = without_forgotten(pairs, forgotten.load(connection), tally)
+            if first is not None:
+                pairs = first.noting(pairs)
             for change in compare(pairs, catalog, tally, horizon):
                 plan.append(change)
         self.progress.end()

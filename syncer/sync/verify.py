@@ -21,8 +21,9 @@ from syncer.amberflo.customer import Difference, alike, differences, ours_at_amb
 from syncer.amberflo.delivery import Delivery
 from syncer.amberflo.holdings import Holdings
 from syncer.errors import ConfigError, NotFound, SourceError, StateError, SyncerError
-from syncer.sync.asking import AT_A_TIME, Asking, Said
+from syncer.sync.asking import AT_A_TIME, Asking
 from syncer.sync.observer import Listed, Observer, present
+from syncer.sync.ours import Said
 from syncer.sync.progress import Progress
 from syncer.sync.verification import Verification
 

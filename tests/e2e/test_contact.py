@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ from state.database import Database
 from state.snapshot import CustomerState
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.holdings import Holdings
+from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
 from syncer.errors import AmberfloError, KeyRefused
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.faults import Faults
-from syncer.sync.contact import Contact, Example, FirstContact, Ours, Seen
+from syncer.sync.contact import Contact, Example, Seen
 from syncer.sync.observer import Listed
+from syncer.sync.ours import Ours, Said
 
-from .conftest import API_KEY
+from .conftest import API_KEY, Installation
+from .test_strangers import Warehouse
 
 OWNED = ("vip", "total")
 
@@ -331,7 +336,7 @@ def test_where_amberflo_cannot_be_reached_it_says_so(world: World) -> None:
 
 # What a comparison makes of it
 
-OURS = Ours({"vip": True, "gold": True, "total": False, "stripeId": False}, protected=("stripeId",))
+OURS = Ours({"vip": True, "total": False, "stripeId": False}, protected=("stripeId",))
 
 
 @pytest.mark.parametrize(
@@ -351,19 +356,79 @@ OURS = Ours({"vip": True, "gold": True, "total": False, "stripeId": False}, prot
 def test_what_was_there_before(
     found: dict[str, Any], wanted: dict[str, Any], before: dict[str, Any]
 ) -> None:
-    assert OURS.before(Seen(None, found), wanted) == before
+    assert OURS.before(found, wanted) == before
 
 
-def test_first_contact_is_counted_by_trait() -> None:
-    first = FirstContact(OURS)
+def test_first_contact_is_counted_by_trait(world: World) -> None:
+    traits = [KnownTrait(name, name, AUDIENCE) for name in ("vip", "gold", "stripeId")]
+    catalog = Catalog([*traits, KnownTrait("total", "total", COMPUTED_TRAIT)], {}, [])
+    with world.contact(protected=("stripeId",)) as contact:
+        first = contact.first_contact(catalog)
     for number in range(15):
-        first.note(f"u{number}", Seen(None, {"vip": "true"}), {"vip": True})
-        first.note(f"v{number}", Seen(3, {"vip": True, "plan": "pro"}), {})
-    first.note("w", Seen(None, {"total": "12", "gold": "gold", "stripeId": "y"}), {"total": "a/b"})
-    first.note("x", Seen(None, {"total": 7, "vip": False}), {}, unread=["total"])
+        first.note(f"u{number}", Seen(None, {"vip": "true"}), Said({"vip": True}), {})
+        first.note(f"v{number}", Seen(3, {"vip": True, "plan": "pro"}), Said({}), {"vip": False})
+    held = {"total": "12", "gold": "gold", "stripeId": "y"}
+    first.note("w", Seen(None, held), Said({"total": "a/b"}), {})
+    unread = frozenset(["total"])
+    first.note("x", Seen(None, {"total": 7, "vip": False}), Said({}, unread), {})
+    first.note("y", Seen(2, {"total": "5", "vip": True}), Said({}), {"total": 5, "vip": True})
     gold, total, vip = first.by_name()
     assert (vip.trait, vip.found, vip.differ, len(vip.examples)) == ("vip", 31, 15, 10)
     assert vip.examples[0] == Example("v0", True, False)
     assert (gold.found, gold.examples) == (1, [Example("w", "gold", False)])
     assert (total.found, total.differ) == (1, 1)
     assert total.examples == [Example("w", "12", "a_b")]
+
+
+def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation) -> None:
+    """And asks Amberflo nothing without being told to."""
+    with closing(sqlite3.connect(installation.folder / "engage.db", isolation_level=None)) as file:
+        warehouse = Warehouse(file)
+        for number in range(5):
+            warehouse.person(f"m{number}", vip="true")
+        warehouse.person("left", vip="false")
+        warehouse.person("taken", gold="true")
+        known = installation.amberflo
+        record = {"customerName": "x", "traits": {"vip": True, "stripeId": "cus_1"}}
+        for one in ("m0", "left", "unknown to Engage"):
+            known.customers[one] = {"customerId": one, "id": one, **record}
+        known.customers["taken"] = {
+            "customerId": "taken",
+            "id": "taken",
+            "customerName": "x",
+            "traits": {"vip": "set by the CRM"},
+        }
+        before = deepcopy(known.customers)
+        assert "amberflo" not in installation.json("diff", "--full")
+        assert known.stats()["requests"] == {}
+        document = installation.json("diff", "--amberflo")
+        assert document["amberflo"] == {
+            "traits": [
+                {
+                    "trait": "vip",
+                    "found": 3,
+                    "differ": 2,
+                    "examples": [
+                        {"customer_id": "left", "found": True, "expected": False},
+                        {"customer_id": "taken", "found": "set by the CRM", "expected": False},
+                    ],
+                }
+            ],
+            "unknown": 4,
+        }
+        said = installation.run("diff", "--amberflo", "--customers")
+        assert 'taken: vip is "set by the CRM" at Amberflo, false by Engage' in said.stdout
+        assert "4 customers at Amberflo are not known here" in said.stdout
+        assert (known.customers, known.stats()["puts"]) == (before, {})
+        assert not (installation.folder / "syncer.db").exists()
+        # Known ones show what others wrote under a name that becomes ours, and what drifted.
+        installation.run("sync")
+        warehouse.person("m1", 1, vip="true", silver="true")
+        known.customers["m2"]["traits"]["silver"] = "bright"
+        known.customers["m3"]["traits"]["vip"] = False
+        assert installation.json("diff")["kind"] == "incremental"
+        document = installation.json("diff", "--amberflo")
+        assert document["kind"] == "reconcile"
+        found = {one["trait"]: one["examples"] for one in document["amberflo"]["traits"]}
+        assert found["silver"] == [{"customer_id": "m2", "found": "bright", "expected": False}]
+        assert {"customer_id": "m3", "found": False, "expected": True} in found["vip"]
