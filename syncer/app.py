@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
-from syncer.errors import ConfigError
+from syncer.errors import AmberfloError, ConfigError
 from syncer.storage import opened
 from syncer.sync.account import Account
 from syncer.sync.asking import Asking
@@ -70,12 +71,12 @@ class App:
                 database=database,
                 source=source,
                 selection=self._selection(),
-                guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
+                guard=Guard(**self.config.guard.model_dump()),
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
                 account=self.account(database),
-                look=lambda: self._look(database),
+                look=partial(self._look, database),
                 computations=public_api.computations if public_api else None,
                 size_tolerance=settings.size_tolerance if settings else 0.0,
             )
@@ -221,8 +222,9 @@ class App:
         ).verify(customer_id, repair)
 
     @contextmanager
-    def _look(self, database: Database) -> Iterator[Contact]:
-        """What Amberflo holds, read for a full compare."""
+    def _look(self, database: Database, *, must: bool) -> Iterator[Contact | None]:
+        """What Amberflo holds, read for a full compare. Where Amberflo cannot be read that is
+        raised if it `must` be; else one line says so, and there is nothing."""
         settings = self.config.amberflo
         contact = Contact(
             database=database,
@@ -234,8 +236,15 @@ class App:
             stop=self.stop,
         )
         with closing(contact):
-            contact.read()
-            yield contact
+            try:
+                contact.read()
+                found: Contact | None = contact
+            except AmberfloError as problem:
+                if must:
+                    raise
+                self.progress.say(f"what Amberflo holds is not compared: {problem}")
+                found = None
+            yield found
 
     @asynccontextmanager
     async def _holdings(self) -> AsyncIterator[Holdings]:
@@ -328,7 +337,12 @@ class App:
         if engage.public_api is not None:
             settings["space_id"] = engage.public_api.space_id
         text = orjson.dumps(settings).decode()
-        return Selection(engage.audiences, engage.computed_traits, text)
+        return Selection(
+            engage.audiences,
+            engage.computed_traits,
+            text,
+            forget_deleted=engage.deleted == "forget",
+        )
 
 
 def _now() -> int:

@@ -16,6 +16,7 @@ from syncer.app import App
 from syncer.cli.options import application, config_option, json_option
 from syncer.cli.shapes import change_json, first_contact_json, run_json, run_line, said, trait_json
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK
+from syncer.sync.commit import Applied
 from syncer.sync.compare import CustomerChange
 from syncer.sync.contact import FirstContact
 from syncer.sync.run import Compared, Result, Runs, trait_sums
@@ -106,6 +107,7 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
                 "waiting": result.waiting,
                 "mismatches": [asdict(one) for one in result.mismatches],
                 "problems": result.problems,
+                "notices": result.notices,
             }
         )
     else:
@@ -119,7 +121,7 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         )
     for key, reason in result.held.items():
         report.say(f"held: {key}: {reason}")
-    if result.state == run_records.HELD:
+    if result.held:
         report.say(
             f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through"
         )
@@ -131,6 +133,8 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         report.say(
             f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}"
         )
+    for notice in result.notices:
+        report.say(notice)
     for problem in result.problems:
         report.say(f"error: {problem}")
     if result.problems:
@@ -143,18 +147,18 @@ def show_diff(
 ) -> None:
     with ExitStack() as held:
         runs = held.enter_context(app.runs(writes=False))
-        assert runs.look is not None
-        contact = held.enter_context(runs.look()) if amberflo else None
-        compared = held.enter_context(closing(runs.diff(full=full, contact=contact)))
+        compared = held.enter_context(closing(runs.diff(full=full, amberflo=amberflo)))
         _print_diff(runs, compared, customers, as_json)
-        notice = contact.notice if contact else None
-    if notice:
-        report.say(notice)
     for message in compared.catalog.messages:
         report.say(f"error: {message}")
-    for key, reason in compared.held.items():
+    for notice in compared.notices:
+        report.say(notice)
+    decision = compared.decision
+    for key, reason in decision.held.items():
         report.say(f"would be held: {key}: {reason}")
-    for key, reason in compared.waiting.items():
+    if decision.deletions is not None:
+        report.say(f"would be held: {decision.deletions}")
+    for key, reason in decision.waiting.items():
         report.say(f"would wait: {key}: {reason}")
     if ignored := compared.catalog.ignored:
         shown = ", ".join([*ignored[:10], *(["…"] if len(ignored) > 10 else [])])
@@ -162,18 +166,20 @@ def show_diff(
 
 
 def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
-    held: dict[str, int] = {}
+    would = Applied()
     for change in compared.plan:
-        for one in compared.split(change)[1]:
-            held[one.key] = held.get(one.key, 0) + 1
+        held = compared.decision.split(change).held
+        would.held.update(one.key for one in held)
+        would.deleted += change.deleted
     tally = compared.tally
-    traits = [trait_json(row) for row in trait_sums(compared, held)]
+    traits = [trait_json(row) for row in trait_sums(compared, would)]
     document = {
         "kind": compared.kind,
         "complete": True,
         "customers": {"new": tally.new, "changed": tally.changed, "unchanged": tally.unchanged},
         "traits": traits,
         "without_customer_id": compared.without_id.profiles,
+        "deleted": would.deleted,
     }
     first = compared.first_contact
     if first is not None:
@@ -219,16 +225,24 @@ def _print_first_contact(first: FirstContact) -> None:
                 f"{said(example.expected)} by Engage"
             )
     report.stdout().print(
-        f"{first.contact.unknown:,} customers at Amberflo are not known here; a value that differs "
+        f"{first.unknown:,} customers at Amberflo are not known here; a value that differs "
         "counts where Engage knows the customer"
     )
 
 
 def _change_line(compared: Compared, change: CustomerChange) -> str:
+    decision = compared.decision
+    all_held = decision.holds_deletion(change)
     parts = [
         f"{one.trait}: {said(one.before)} → {said(one.after)}"
-        + (" (waiting)" if compared.waits(one) else " (held)" if compared.holds(one) else "")
+        + (
+            " (waiting)"
+            if decision.waits(one)
+            else " (held)"
+            if all_held or decision.holds(one)
+            else ""
+        )
         for one in change.changes
     ]
-    mark = "changed" if change.known else "new"
+    mark = "deleted" if change.deleted else "changed" if change.known else "new"
     return f"{mark} {change.customer_id}: {', '.join(parts) or 'name or email'}"

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,13 +18,13 @@ import uvloop
 
 from state import snapshot
 from state.database import Database
+from state.roster import DriftedRow, Roster, RosterRow
 from state.snapshot import HeldRow
-from state.spool import DriftedRow, Spool, SpoolRow
 from syncer.amberflo.client import Record
-from syncer.amberflo.customer import Difference, trait_differences
+from syncer.amberflo.customer import Difference, is_protected, trait_differences
 from syncer.amberflo.holdings import Holdings
 from syncer.engage.catalog import AUDIENCE, Catalog
-from syncer.sync.compare import Pair
+from syncer.sync.compare import GONE, Pair, Seen
 from syncer.sync.observer import Listed, Observer, present
 from syncer.sync.ours import Ours, Said, said_of
 from syncer.sync.progress import Progress
@@ -34,16 +33,6 @@ from syncer.sync.progress import Progress
 PAGE = 1000
 #: Customers that a trait is shown with.
 EXAMPLES = 10
-
-
-class Seen(NamedTuple):
-    """A customer at Amberflo that is not as the state believes: all its `traits` there, and its
-    `rev` in the state when that was seen. Without a `rev` the state does not know it; `missing`
-    says that Amberflo has no record of it any more."""
-
-    rev: int | None
-    traits: dict[str, Any]
-    missing: bool = False
 
 
 @dataclass
@@ -68,12 +57,12 @@ class Contact:
     newer: int = 0
     #: … which is this one (epoch milliseconds); None: nothing was ever acknowledged
     acknowledged: int | None = None
-    spool: Spool = field(default_factory=Spool)
+    roster: Roster = field(default_factory=Roster)
     #: how many customers were acknowledged when the listing was read
     _sent: int = 0
 
     def close(self) -> None:
-        self.spool.close()
+        self.roster.close()
 
     # Reading Amberflo
 
@@ -122,7 +111,7 @@ class Contact:
         found = present(batch)
         with self.database.read() as connection:
             rows = {row.customer_id: row for row in snapshot.held(connection, found)}
-        self.spool.put(_spooled(record, one in rows) for one, record in found.items())
+        self.roster.put(_row_of(record, one in rows) for one, record in found.items())
         return sum(
             "traits" not in record and (one not in rows or _has_some(rows[one]))
             for one, record in found.items()
@@ -130,7 +119,7 @@ class Contact:
 
     async def _read_the_unknown(self, observer: Observer) -> None:
         """No listing shows traits: read those alone that the state does not know."""
-        total, done = self.spool.unknown_count(), 0
+        total, done = self.roster.unknown_count(), 0
         self.progress.begin("reading alone", total)
 
         async def read(customer_id: str) -> None:
@@ -138,14 +127,14 @@ class Contact:
             observer.check_stop()
             record = await observer.holdings.one(customer_id)
             if record is None:
-                self.spool.drop([customer_id])
+                self.roster.drop([customer_id])
             else:
-                self.spool.put([_spooled({"traits": {}, **record}, known=False)])
+                self.roster.put([_row_of({"traits": {}, **record}, known=False)])
             done += 1
             self.progress.at(done)
 
         try:
-            await observer.each(self.spool.unknown(), read)
+            await observer.each(self.roster.unknown(), read)
         finally:
             self.progress.end()
 
@@ -161,13 +150,13 @@ class Contact:
                 rows = snapshot.held(connection, ids)
             if not ids:
                 return
-            there = {row.customer_id: row for row in self.spool.rows(ids)}
+            there = {row.customer_id: row for row in self.roster.rows(ids)}
             for row in rows:
                 if _settled(row) and self._is_suspect(row, there.get(row.customer_id), owned):
                     yield row
             after = ids[-1]
 
-    def _is_suspect(self, row: HeldRow, there: SpoolRow | None, owned: frozenset[str]) -> bool:
+    def _is_suspect(self, row: HeldRow, there: RosterRow | None, owned: frozenset[str]) -> bool:
         if there is None:
             return True
         traits = self._traits(there.traits)
@@ -178,12 +167,12 @@ class Contact:
         if found.row is None or not found.settled or not _settled(found.row):
             return
         if found.record is None:
-            self.spool.put_drifted(row.customer_id, found.row.rev, missing=True)
+            self.roster.put_drifted(row.customer_id, found.row.rev, missing=True)
             return
-        read = _spooled({"traits": {}, **found.record}, known=True)
-        self.spool.put([read])
+        read = _row_of({"traits": {}, **found.record}, known=True)
+        self.roster.put([read])
         if self._differences(orjson.loads(read.traits or "{}"), found.row, owned):
-            self.spool.put_drifted(row.customer_id, found.row.rev, missing=False)
+            self.roster.put_drifted(row.customer_id, found.row.rev, missing=False)
             since = self.acknowledged
             self.newer += since is not None and (read.updated_at or 0) > since
 
@@ -208,7 +197,8 @@ class Contact:
         """Confirm what differs of the traits of a run, and be ready to count it."""
         self.confirm(catalog.by_name)
         audiences = {name: trait.kind == AUDIENCE for name, trait in catalog.by_name.items()}
-        return FirstContact(self, catalog, Ours(audiences, self.as_strings, self.protected))
+        ours = Ours(audiences, self.as_strings, self.protected)
+        return FirstContact(self.before, catalog, ours, self.unknown, self.notice)
 
     # What was found
 
@@ -216,7 +206,7 @@ class Contact:
         """All traits of those of the named customers that Amberflo shows."""
         return {
             row.customer_id: traits
-            for row in self.spool.rows(customer_ids)
+            for row in self.roster.rows(customer_ids)
             if (traits := self._traits(row.traits)) is not None
         }
 
@@ -224,34 +214,40 @@ class Contact:
         """Those of the named customers that the state does not know, or that are confirmed not to
         be as it believes."""
         found = {
-            row.customer_id: Seen(None, traits)
-            for row in self.spool.rows(customer_ids)
+            row.customer_id: Seen(None, self._free(traits))
+            for row in self.roster.rows(customer_ids)
             if not row.known and (traits := self._traits(row.traits)) is not None
         }
         found.update(
-            (row.customer_id, Seen(row.rev, orjson.loads(row.traits), row.missing))
-            for row in self.spool.drifted(customer_ids)
+            (row.customer_id, Seen(row.rev, self._free(orjson.loads(row.traits)), row.missing))
+            for row in self.roster.drifted(customer_ids)
         )
         return found
 
+    def _free(self, traits: Mapping[str, Any]) -> dict[str, Any]:
+        """The traits less those that are protected: these are nobody's to compare."""
+        return {
+            name: value for name, value in traits.items() if not is_protected(name, self.protected)
+        }
+
     def records(self, after: str = "") -> Iterator[tuple[str, str]]:
         """(customer_id, traits as JSON) of all that Amberflo shows whose id comes after `after`."""
-        for customer_id, text in self.spool.records(after):
+        for customer_id, text in self.roster.records(after):
             if text is not None or self.listed is Listed.WITH_TRAITS:
                 yield customer_id, text or "{}"
 
     def drifted(self) -> Iterator[DriftedRow]:
         """The customers of the state that are confirmed not to be as they should."""
-        return self.spool.drifted()
+        return self.roster.drifted()
 
     def drop(self, customer_ids: Collection[str]) -> None:
         """Take these out: they are not to be looked at."""
-        self.spool.drop(customer_ids)
+        self.roster.drop(customer_ids)
 
     @property
     def unknown(self) -> int:
         """How many customers Amberflo shows that the state does not know."""
-        return self.spool.unknown_count()
+        return self.roster.unknown_count()
 
     @property
     def notice(self) -> str | None:
@@ -266,10 +262,10 @@ class Contact:
         )
 
 
-def _spooled(record: Record, known: bool) -> SpoolRow:
+def _row_of(record: Record, known: bool) -> RosterRow:
     traits, updated_at = record.get("traits"), record.get("updateTime")
     text = orjson.dumps(traits if isinstance(traits, dict) else {}).decode()
-    return SpoolRow(
+    return RosterRow(
         record["customerId"],
         text if "traits" in record else None,
         int(updated_at) if isinstance(updated_at, int | float) else None,
@@ -312,24 +308,25 @@ class TraitFound:
 class FirstContact:
     """What a full compare takes over from Amberflo or corrects there, by trait."""
 
-    contact: Contact
+    #: as that of `Contact`
+    before: Callable[[Collection[str]], Mapping[str, Seen]]
     catalog: Catalog
     ours: Ours
+    #: how many customers Amberflo shows that the state does not know
+    unknown: int = 0
+    #: one line where this state seems older than what Amberflo acknowledged
+    notice: str | None = None
     traits: dict[str, TraitFound] = field(default_factory=dict)
 
     def noting(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
-        """The same pairs of a full compare; on the way those are counted that Amberflo does not
-        hold as the state believes. Of who is not in the pull Engage says nothing."""
-        rest = iter(pairs)
-        while part := list(islice(rest, PAGE)):
-            seen = self.contact.before([_id(pair) for pair in part])
-            for pair in part:
-                there = seen.get(_id(pair))
-                if there is not None:
-                    row, known = pair
-                    said = Said({}) if row is None else said_of(self.catalog, row)
-                    self.note(_id(pair), there, said, orjson.loads(known[1]) if known else {})
-                yield pair
+        """The same pairs of a full compare; those are counted that Amberflo does not hold as the
+        state believes. Of who is not in the pull Engage says nothing."""
+        for row, known, seen in pairs:
+            if seen is not None:
+                said = Said({}) if row is None or row is GONE else said_of(self.catalog, row)
+                customer_id = known[0] if known is not None else row[0] if row is not None else ""
+                self.note(customer_id, seen, said, orjson.loads(known[1]) if known else {})
+            yield row, known, seen
 
     def note(self, customer_id: str, seen: Seen, said: Said, put_there: Mapping[str, Any]) -> None:
         """Count a customer that `Contact.before` has, of which Engage says that, and the values
@@ -349,8 +346,3 @@ class FirstContact:
 
     def by_name(self) -> list[TraitFound]:
         return [self.traits[name] for name in sorted(self.traits)]
-
-
-def _id(pair: Pair) -> str:
-    row, known = pair
-    return row[0] if row is not None else known[0] if known is not None else ""

@@ -34,22 +34,6 @@ class Ours:
             if traits[one] is not None and not (self.audiences[one] and alike(traits[one], False))
         ]
 
-    def before(self, traits: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """What of these traits at Amberflo is ours, as a comparison's value before, however
-        Amberflo stores it: in the words of `wanted` (what Engage says) where it is the same."""
-        return {
-            name: self._read(name, traits[name], wanted)
-            for name in self.names(traits)
-            if traits[name] is not None
-        }
-
-    def _read(self, name: str, found: Any, wanted: Mapping[str, Any]) -> Any:
-        if self.right(name, found, wanted):
-            return wanted.get(name, self.expected(name, wanted))
-        if self.audiences[name]:
-            return next((word for word in (True, False) if alike(word, found)), found)
-        return found
-
     def expected(self, name: str, wanted: Mapping[str, Any]) -> Any:
         """What Amberflo should hold under a name of ours: who is in no pulled row of an audience is
         not in it; a computed trait that is not there is not to be there (None)."""

@@ -22,9 +22,10 @@ from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
 from syncer.errors import AmberfloError, KeyRefused
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.faults import Faults
-from syncer.sync.contact import Contact, Example, Seen
+from syncer.sync.compare import Seen
+from syncer.sync.contact import Contact, Example
 from syncer.sync.observer import Listed
-from syncer.sync.ours import Ours, Said
+from syncer.sync.ours import Said
 
 from .conftest import API_KEY, Installation
 from .test_strangers import Warehouse
@@ -336,28 +337,6 @@ def test_where_amberflo_cannot_be_reached_it_says_so(world: World) -> None:
 
 # What a comparison makes of it
 
-OURS = Ours({"vip": True, "total": False, "stripeId": False}, protected=("stripeId",))
-
-
-@pytest.mark.parametrize(
-    ("found", "wanted", "before"),
-    [
-        ({"vip": True}, {"vip": True}, {"vip": True}),
-        ({"vip": "true"}, {"vip": True}, {"vip": True}),
-        ({"vip": "true"}, {"vip": False}, {"vip": True}),
-        ({"vip": "false"}, {}, {"vip": False}),
-        ({"vip": "set by the CRM"}, {}, {"vip": "set by the CRM"}),
-        ({"total": "5.0"}, {"total": 5}, {"total": 5}),
-        ({"total": "5.0"}, {}, {"total": "5.0"}),
-        ({"total": "a_b"}, {"total": "a/b"}, {"total": "a/b"}),
-        ({"total": None, "stripeId": "cus_1", "plan": "pro"}, {"total": 5, "stripeId": "x"}, {}),
-    ],
-)
-def test_what_was_there_before(
-    found: dict[str, Any], wanted: dict[str, Any], before: dict[str, Any]
-) -> None:
-    assert OURS.before(found, wanted) == before
-
 
 def test_first_contact_is_counted_by_trait(world: World) -> None:
     traits = [KnownTrait(name, name, AUDIENCE) for name in ("vip", "gold", "stripeId")]
@@ -426,9 +405,12 @@ def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation
         warehouse.person("m1", 1, vip="true", silver="true")
         known.customers["m2"]["traits"]["silver"] = "bright"
         known.customers["m3"]["traits"]["vip"] = False
-        assert installation.json("diff")["kind"] == "incremental"
         document = installation.json("diff", "--amberflo")
         assert document["kind"] == "reconcile"
         found = {one["trait"]: one["examples"] for one in document["amberflo"]["traits"]}
         assert found["silver"] == [{"customer_id": "m2", "found": "bright", "expected": False}]
         assert {"customer_id": "m3", "found": False, "expected": True} in found["vip"]
+        known.faults = Faults.parse("503=1")
+        installation.configure(patience=0.3)
+        said = installation.run("diff", "--amberflo", exit_code=1)
+        assert "error: Amberflo gave no answer of use" in said.stderr

@@ -19,7 +19,7 @@ CREATE TABLE drifted (
 _PAGE = 1000
 
 
-class SpoolRow(NamedTuple):
+class RosterRow(NamedTuple):
     """A customer at Amberflo: its traits as JSON (None: the listing did not show them), when
     Amberflo says it was updated (epoch milliseconds), and whether the state knows it."""
 
@@ -39,7 +39,7 @@ class DriftedRow(NamedTuple):
     missing: bool
 
 
-class Spool:
+class Roster:
     """Everything is listed in UTF-8 byte order of the customer id. For one thread."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Spool:
     def close(self) -> None:
         self._file.close()
 
-    def put(self, rows: Iterable[SpoolRow]) -> None:
+    def put(self, rows: Iterable[RosterRow]) -> None:
         """Note customers; the last word on one counts."""
         self._file.execute("BEGIN")
         self._file.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?)", rows)
@@ -60,10 +60,10 @@ class Spool:
             for part, marks in chunks(customer_ids):
                 self._file.execute(f"DELETE FROM {table} WHERE customer_id IN ({marks})", part)
 
-    def rows(self, customer_ids: Collection[str]) -> list[SpoolRow]:
+    def rows(self, customer_ids: Collection[str]) -> list[RosterRow]:
         """Those of the named customers that are there."""
         return [
-            SpoolRow(one, traits, updated_at, bool(known))
+            RosterRow(one, traits, updated_at, bool(known))
             for part, marks in chunks(customer_ids)
             for one, traits, updated_at, known in self._file.execute(
                 f"SELECT * FROM record WHERE customer_id IN ({marks})", part
