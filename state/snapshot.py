@@ -233,6 +233,23 @@ def sent_count(connection: Connection) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
+def last_acknowledged(connection: Connection) -> int | None:
+    """When Amberflo acknowledged a customer last."""
+    found = connection.execute(select(func.max(CUSTOMER.c.acked_at))).scalar()
+    return None if found is None else int(found)
+
+
+def newest_acknowledged(connection: Connection, limit: int) -> list[str]:
+    """The customers that Amberflo acknowledged last."""
+    rows = connection.execute(
+        select(CUSTOMER.c.customer_id)
+        .where(CUSTOMER.c.acked_rev > 0)
+        .order_by(CUSTOMER.c.acked_at.desc(), CUSTOMER.c.customer_id)
+        .limit(limit)
+    )
+    return [str(row[0]) for row in rows]
+
+
 def sent(connection: Connection, after: str, limit: int) -> list[str]:
     """The next ones of these in UTF-8 byte order of the id. Page by page and not one stream: to
     look at each may take hours, too long for a transaction."""
@@ -512,6 +529,16 @@ def send_again(
             statement.where(CUSTOMER.c.customer_id.in_(ids[start : start + CHUNK]))
         ).rowcount
         for start in range(0, len(ids), CHUNK)
+    )
+
+
+def unacknowledge(connection: Connection, now: int) -> None:
+    """Make all customers due as if Amberflo had never had one. Their `rev` goes up, so that what is
+    acknowledged yet of an earlier delivery leaves them due."""
+    connection.execute(
+        update(CUSTOMER).values(
+            rev=CUSTOMER.c.rev + 1, acked_rev=0, acked_at=None, due_at=now, attempts=0
+        )
     )
 
 

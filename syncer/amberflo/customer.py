@@ -134,12 +134,23 @@ def differences(
     email = _email(current, row.email) or None
     if email != (current.get("customerEmail") or None):
         found.append(Difference("customerEmail", email, current.get("customerEmail")))
+    found += trait_differences(
+        _traits(current), row, owned, as_strings=as_strings, protected=protected
+    )
+    return found
+
+
+def trait_differences(
+    there: Mapping[str, Any],
+    row: Desired,
+    owned: Collection[str],
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
+) -> list[Difference]:
+    """The same of the traits `there` alone."""
     ours = ours_at_amberflo(row, as_strings=as_strings, protected=protected)
-    held = {
-        trait: value
-        for trait, value in _traits(current).items()
-        if not is_protected(trait, protected)
-    }
+    held = {trait: value for trait, value in there.items() if not is_protected(trait, protected)}
     called = _names(row.called)
     owned = set(owned).difference(_given_back(row)) if row.given_back else owned
     drifted = [trait for trait, value in ours.items() if not alike(value, held.get(trait))]
@@ -148,8 +159,7 @@ def differences(
         for trait, value in held.items()
         if trait not in ours and (trait in owned or trait in called) and value is not None
     ]
-    found += [Difference(trait, ours.get(trait), held.get(trait)) for trait in sorted(drifted)]
-    return found
+    return [Difference(trait, ours.get(trait), held.get(trait)) for trait in sorted(drifted)]
 
 
 def ours_at_amberflo(

@@ -53,7 +53,7 @@ from syncer.engage.source import (
     ChangedSince,
     Counted,
     ObservedKey,
-    OnlyCustomer,
+    OnlyCustomers,
     PulledCustomer,
     Scope,
     WithoutCustomerId,
@@ -101,7 +101,7 @@ class ProfilesSync:
             engine.dispose()
 
     def check(self) -> str:
-        with self.pull(OnlyCustomer("")) as pull:
+        with self.pull(OnlyCustomers(())) as pull:
             keys = pull.observed()
         rows = sum(key.rows for key in keys)
         return f"Profiles Sync at {_shown(self.url)}: {rows:,} trait rows of {len(keys):,} keys"
@@ -252,8 +252,8 @@ class ProfilesSyncPull:
     def _in_scope(self, scope: Scope) -> CTE:
         """The part of `_all_ids` that is to be pulled."""
         ids = self._all_ids
-        if isinstance(scope, OnlyCustomer):
-            return select(ids).where(ids.c.id == scope.customer_id).cte("ids")
+        if isinstance(scope, OnlyCustomers):
+            return select(ids).where(ids.c.id.in_(scope.customer_ids)).cte("ids")
         if self._touched is None:
             return ids
         # Every customer of a touched profile, with every profile of such a customer: which of its

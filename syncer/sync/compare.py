@@ -91,10 +91,12 @@ class CustomerChange(NamedTuple):
 
 class Seen(NamedTuple):
     """What Amberflo has of a customer, all its traits by name, where that is not what the snapshot
-    has: `rev` is the number of the customer's state that it was held against (None: unknown)."""
+    has: `rev` is the number of the customer's state that it was held against (None: unknown);
+    `missing`: Amberflo has no record of it any more."""
 
     rev: int | None
     traits: Mapping[str, Any]
+    missing: bool = False
 
 
 @dataclass
