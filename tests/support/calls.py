@@ -51,7 +51,9 @@ def take(config: Path, *events: dict[str, Any], received: float = 0.0) -> dict[s
     with app.queue(writes=True) as calls, app.state(writes=True) as state:
         with calls.write() as connection:
             accepted = [
-                Accepted("identify", orjson.dumps({"messageId": f"m-{next(_numbers)}", **one}), 1, at)
+                Accepted(
+                    "identify", orjson.dumps({"messageId": f"m-{next(_numbers)}", **one}), 1, at
+                )
                 for one in events
             ]
             queue.accept(connection, accepted)
