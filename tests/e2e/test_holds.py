@@ -52,9 +52,9 @@ def members(installation: Installation, warehouse: Warehouse) -> list[str]:
     return ids
 
 
-def leave(warehouse: Warehouse, who: list[str], key: str = "vip", **when: float) -> None:
+def leave(warehouse: Warehouse, who: list[str], key: str = "vip", *, ago: float = 1.0) -> None:
     for customer_id in who:
-        warehouse.say(customer_id, key, "false", **when)
+        warehouse.say(customer_id, key, "false", ago=ago)
 
 
 def held(installation: Installation) -> list[str]:

@@ -107,7 +107,8 @@ def test_a_custom_trait_of_another_spelling_freezes_nobody(
 def test_two_new_keys_of_one_name_are_both_refused(
     installation: Installation, warehouse: Warehouse
 ) -> None:
-    warehouse.users(3, vip="true", **{"Big Spender": "true", "big_spender": "false"})
+    for customer_id in warehouse.users(3, vip="true", big_spender="false"):
+        warehouse.say(customer_id, "Big Spender", "true")
     output = said(installation, "sync", exit_code=1)
     assert "Big Spender" in output
     assert installation.values("big_spender") == {}

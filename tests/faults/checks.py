@@ -5,7 +5,7 @@ gives a line for each violation.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +81,8 @@ def serial(found: Evidence) -> Iterator[str]:
     is a state of the history that is not older than the one before it."""
     for customer_id in found.overlaps:
         yield f"two writes of {customer_id!r} at the same time"
-    states, at = _states(found.tables["change"]), dict[str, int]()
     ours = {row["trait"] for row in found.tables["trait"]}
+    states, at = _states(found.tables["change"], ours), dict[str, int]()
     for number, write in enumerate(found.writes):
         have = {name: value for name, value in write.traits.items() if name in ours}
         known = states.get(write.customer_id, [{}])
@@ -158,9 +158,9 @@ def violations(found: Evidence) -> list[str]:
 # -- the history
 
 
-def _states(changes: list[Row]) -> dict[str, list[Row]]:
-    """By customer, the traits as they were sent after each of its revisions, the first one empty:
-    identify calls and names give revisions without a change."""
+def _states(changes: list[Row], ours: Collection[str]) -> dict[str, list[Row]]:
+    """By customer, our traits as they were sent after each of its revisions, the first one
+    empty."""
     found: dict[str, list[Row]] = defaultdict(lambda: [{}])
     revisions: dict[str, int] = {}
     for row in changes:
@@ -168,6 +168,8 @@ def _states(changes: list[Row]) -> dict[str, list[Row]]:
         if revisions.get(row["customer_id"]) != row["rev"]:
             states.append(dict(states[-1]))
             revisions[row["customer_id"]] = row["rev"]
+        if row["trait"] not in ours:
+            continue  # a name, an email, or what an identify call said
         if row["after"] is None:
             states[-1].pop(row["trait"], None)
         else:
@@ -176,6 +178,7 @@ def _states(changes: list[Row]) -> dict[str, list[Row]]:
 
 
 def _chained(found: Evidence) -> Iterator[str]:
+    ours = {row["trait"] for row in found.tables["trait"]}
     last: dict[tuple[str, str], str | None] = {}
     replayed: dict[str, Row] = {row["customer_id"]: {} for row in found.tables["customer"]}
     for row in found.tables["change"]:
@@ -187,6 +190,8 @@ def _chained(found: Evidence) -> Iterator[str]:
         if row["step"] != (row["after"] == "true") - (row["before"] == "true"):
             yield f"the history counts wrong: {_said(row)} is a step of {row['step']}"
         last[place] = row["after"]
+        if row["trait"] not in ours:
+            continue
         traits = replayed.setdefault(row["customer_id"], {})
         traits.pop(row["trait"], None)
         if row["after"] is not None:
