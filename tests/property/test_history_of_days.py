@@ -359,8 +359,7 @@ class Days(RuleBasedStateMachine):
                 f"(SELECT hold FROM run_trait WHERE run = {run})"
             )
         ) or frozenset(self._asked(f"SELECT id FROM hold WHERE since_run = {run}"))
-        approved = theirs if word == "approve" else frozenset()
-        self.run("runs", word, str(run), approved=approved)
+        self.run("runs", word, str(run), **{{"approve": "approved"}.get(word, "rejected"): theirs})
 
     @precondition(lambda self: any(rejected for *_, rejected in self.watch.state.kept.values()))
     @rule()

@@ -141,15 +141,17 @@ class Watch:
         *,
         hours: float,
         approved: frozenset[int] = frozenset(),
+        rejected: frozenset[int] = frozenset(),
         lifted: frozenset[int] = frozenset(),
     ) -> State:
-        """A command ended; `writes` are those that Amberflo took since the last look."""
+        """A command ended; `writes` are those that Amberflo took since the last look. It carried
+        out what somebody decided of these holds."""
         before, after = self.state, look(path)
         kinds = after.kinds[len(before.kinds) :]
         full = any(kind != "incremental" for kind in kinds)
         self._learn(engage, before, full)
         released = {place for place, one in self.memory.kept.items() if one.hold in approved}
-        unbound = self._withdrawn(engage, before, after, approved)
+        unbound = self._withdrawn(engage, before, after, approved | rejected)
         self._look_at_writes(engage, before, after, writes, released)
         self._look_at_open_holds(engage, before, after, released, unbound)
         if kinds:
@@ -207,11 +209,11 @@ class Watch:
             there[customer_id] = dict(traits)
 
     def _withdrawn(
-        self, engage: Engage, before: State, after: State, approved: frozenset[int]
+        self, engage: Engage, before: State, after: State, decided: frozenset[int]
     ) -> set[str]:
         """The traits whose hold ended without a decision. Engage must say nothing of it any
         more."""
-        ended = before.open_holds.keys() - after.open_holds.keys() - approved
+        ended = before.open_holds.keys() - after.open_holds.keys() - decided
         for place, one in self.memory.kept.items():
             if one.hold in ended and not one.rejected and self._stands(engage, before, place, one):
                 self.violations.append(f"the hold of {place} ended, and Engage still says it")
