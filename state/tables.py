@@ -346,10 +346,9 @@ class Counter(SQLModel, table=True):
 
 
 #: What `change.source` says; null is a row that a run pulled, or a membership that a call told.
-#: `amberflo`: `before` is what Amberflo had under a name that became ours, or against what was
-#: acknowledged; `deleted`: Segment has no identifier of the customer left; `identify`: a trait, name
-#: or email that an identify call said; `renamed`: the key gave its name to another; `released`: the
-#: trait was given back.
+#: `amberflo`: `before` is what Amberflo had, and not what was recorded here; `deleted`: Segment has
+#: no identifier of the customer left; `identify`: an identify call said this trait, name or email;
+#: `renamed`: the key gave its name to another one; `released`: the trait was given back.
 SOURCES = ("amberflo", "deleted", "identify", "renamed", "released")
 
 

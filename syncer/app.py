@@ -66,7 +66,7 @@ class App:
                 database=database,
                 source=source,
                 selection=self._selection(),
-                guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
+                guard=Guard(**self.config.guard.model_dump()),
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
@@ -159,6 +159,7 @@ class App:
             owned=owned,
             concurrency=settings.concurrency,
             as_strings=settings.trait_values == "string",
+            protected=settings.protected,
             patience=settings.patience,
             stop=self.stop,
         )
@@ -192,6 +193,7 @@ class App:
             owned=owned,
             progress=self.progress,
             as_strings=settings.trait_values == "string",
+            protected=settings.protected,
             at_a_time=settings.concurrency,
             stop=self.stop,
         ).verify(customer_id, send_again)
@@ -251,7 +253,9 @@ class App:
         def say_farewell(customer_id: str, called: Collection[str]) -> None:
             async def say() -> None:
                 async with self.client() as client:
-                    await farewell(client, customer_id, called, wait)
+                    await farewell(
+                        client, customer_id, called, wait, self.config.amberflo.protected
+                    )
 
             asyncio.run(say())
 
@@ -283,7 +287,12 @@ class App:
         if engage.public_api is not None:
             settings["space_id"] = engage.public_api.space_id
         text = orjson.dumps(settings).decode()
-        return Selection(engage.audiences, engage.computed_traits, text)
+        return Selection(
+            engage.audiences,
+            engage.computed_traits,
+            text,
+            forget_deleted=engage.deleted == "forget",
+        )
 
 
 def _now() -> int:

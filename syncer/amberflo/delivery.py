@@ -88,6 +88,8 @@ class CustomerDelivery:
     owned: frozenset[str]
     concurrency: int = 16
     as_strings: bool = False
+    #: names or globs of traits that are never written or removed
+    protected: tuple[str, ...] = ()
     patience: float = 300.0
     for_run: int | None = None
     stop: Callable[[], bool] = lambda: False
@@ -249,7 +251,13 @@ class CustomerDelivery:
             return None
         try:
             current = await self.client.get_customer(row.customer_id)
-            record = to_put(current, row, self.owned, as_strings=self.as_strings)
+            record = to_put(
+                current,
+                row,
+                self.owned,
+                as_strings=self.as_strings,
+                protected=self.protected,
+            )
             try:
                 await self.client.put_customer(record)
             except Refused as refused:

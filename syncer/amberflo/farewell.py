@@ -19,11 +19,15 @@ from syncer.errors import TryAgain
 
 
 async def farewell(
-    client: AmberfloClient, customer_id: str, called: Collection[str], patience: float
+    client: AmberfloClient,
+    customer_id: str,
+    called: Collection[str],
+    patience: float,
+    protected: tuple[str, ...] = (),
 ) -> None:
     """Returns when Amberflo has taken it, or does not know the customer; `called` are the traits of
-    identify calls. Raises what Amberflo answered when it was not to be had for `patience` seconds,
-    or refuses. The caller has claimed the customer."""
+    identify calls (those that are `protected` stay). Raises what Amberflo answered when it was not
+    to be had for `patience` seconds, or refuses. The caller has claimed the customer."""
     until, attempts = time.monotonic() + patience, 0
     while True:
         try:
@@ -37,6 +41,7 @@ async def farewell(
                 name=customer_id,
                 email="",
                 owned=called,
+                protected=protected,
             )
             await client.put_customer(record)
             return

@@ -174,6 +174,12 @@ class ProfilesSyncPull:
         else:
             yield from _grouped_here(self._stream(ordered))
 
+    def identified(self, customer_ids: Collection[str]) -> set[str]:
+        table = self._identifiers
+        value = cast(table.c.value, Text)
+        of_them = (table.c.type == self._source.customer_id, value.in_(list(customer_ids)))
+        return {str(row[0]) for row in self._all(select(value).where(*of_them).distinct())}
+
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
         rows = self._rows_without_id(keys)
         by_key = self._all(select(rows.c.name, func.count()).group_by(rows.c.name))
