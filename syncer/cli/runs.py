@@ -14,7 +14,7 @@ from state.holds import Hold
 from syncer import report
 from syncer.cli.options import application, config_option, json_option, looking, wants_json
 from syncer.cli.shapes import hold_json, run_json, run_line, trait_json
-from syncer.cli.sync import end
+from syncer.cli.sync import end, forget_deleted
 from syncer.errors import NotFound
 from syncer.sync.run import Runs, Word
 
@@ -124,8 +124,11 @@ def runs_approve(
 
     Compares everything anew, and sends of what was held as much as Engage still says.
     """
-    with application(config).runs() as found:
-        end(found, found.approve(run, Word(by, because)), wants_json(as_json))
+    app = application(config)
+    with app.runs() as found:
+        result = found.approve(run, Word(by, because))
+        forget_deleted(app, found, result)
+        end(found, result, wants_json(as_json))
 
 
 @runs.command("reject")

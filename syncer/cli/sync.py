@@ -14,7 +14,7 @@ from syncer import report
 from syncer.app import App
 from syncer.cli.options import application, config_option, json_option
 from syncer.cli.shapes import change_json, run_json, run_line, said, trait_json
-from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK
+from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
 from syncer.sync.commit import Applied
 from syncer.sync.compare import CustomerChange
 from syncer.sync.run import Compared, Result, Runs, trait_sums
@@ -35,7 +35,9 @@ def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool) -> None:
         show_diff(app, full=full, customers=False, as_json=as_json)
         return
     with app.runs() as runs:
-        end(runs, runs.sync(full=full), as_json)
+        result = runs.sync(full=full)
+        forget_deleted(app, runs, result)
+        end(runs, result, as_json)
 
 
 @click.command()
@@ -74,7 +76,23 @@ def resync(
     if not yes:
         click.confirm(f"Send {whom} to Amberflo again?", abort=True, err=True)
     with app.runs() as runs:
-        end(runs, runs.resync(audience=audience, customer_id=customer), as_json)
+        result = runs.resync(audience=audience, customer_id=customer)
+        forget_deleted(app, runs, result)
+        end(runs, result, as_json)
+
+
+def forget_deleted(app: App, runs: Runs, result: Result) -> None:
+    """Forget whom a run found deleted in Segment, where the config says so."""
+    if not runs.selection.forget_deleted:
+        return
+    try:
+        with app.queue(writes=True) as calls:
+            erased = app.forget(runs.database, calls).forget_all_asked()
+    except SyncerError as error:
+        result.problems.append(f"who was deleted in Segment is not forgotten yet: {error}")
+    else:
+        if erased:
+            report.say(f"{erased:,} customers that were deleted in Segment are forgotten")
 
 
 def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:

@@ -175,7 +175,7 @@ class Writer:
                 self.applied.left[one.key] += 1
 
     def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
-        observed_at = self.now if change.observed_at is None else change.observed_at
+        observed_at = self.now if change.observed_at is None else min(change.observed_at, self.now)
         before, after = as_json(change.before), as_json(change.after)
         return ChangeRow(
             customer_id,
