@@ -332,10 +332,16 @@ def in_force(
 
 
 def traits_at(connection: Connection, customer_id: str, at: int | None = None) -> dict[str, str]:
-    """A customer's traits as of a moment: JSON values by the name at Amberflo."""
+    """A customer's traits of Engage as of a moment: JSON values by the name at Amberflo. Name,
+    email and what identify calls said are none."""
     _check_kept(connection, at)
-    until = None if at is None else at + 1
-    last = {row.trait: row.after for row in of_customer(connection, customer_id, until=until)}
+    statement = (
+        select(CHANGE.c.trait, CHANGE.c.after)
+        .where(CHANGE.c.customer_id == customer_id, *_by(at))
+        .where(CHANGE.c.source.is_distinct_from("identify"), _KEY.not_in(("name", "email")))
+        .order_by(CHANGE.c.id)
+    )
+    last = dict(streamed(connection, statement, tuple))
     return {trait: after for trait, after in last.items() if after is not None}
 
 

@@ -164,15 +164,18 @@ def holders(connection: Connection, trait: str, after: str, limit: int) -> list[
     return [HolderRow._make(row) for row in rows]
 
 
-def last_observed(connection: Connection, customer_id: str, key: str) -> int | None:
-    """Segment's time of the newest change of a customer's trait."""
+def last_pulled(connection: Connection, customer_id: str, key: str) -> int | None:
+    """Segment's time of the row that told the newest change of a customer's key; None where that
+    was no row: a call, or a run that found the row gone or dated in the future."""
     found = connection.execute(
-        select(CHANGE.c.observed_at)
+        select(CHANGE.c.run, CHANGE.c.observed_at, CHANGE.c.recorded_at)
         .where(CHANGE.c.customer_id == customer_id, CHANGE.c.key == key)
         .order_by(CHANGE.c.id.desc())
         .limit(1)
-    ).scalar()
-    return None if found is None else int(found)
+    ).first()
+    if found is None or found.run is None or found.observed_at is None:
+        return None
+    return int(found.observed_at) if found.observed_at < found.recorded_at else None
 
 
 def traits(
@@ -192,6 +195,13 @@ def trait(connection: Connection, key: str) -> TraitRow | None:
 
 
 _TRAIT = [TRAIT.c[name] for name in TraitRow._fields]
+
+
+def released(connection: Connection) -> set[str]:
+    """The keys, and the names at Amberflo, of traits that were given back: they are not ours."""
+    given_back = TRAIT.c.released_at.is_not(None)
+    rows = connection.execute(select(TRAIT.c.key, TRAIT.c.trait).where(given_back))
+    return {text for row in rows for text in row}
 
 
 def size(connection: Connection) -> int:

@@ -39,8 +39,9 @@ class Customer(SQLModel, table=True):
     """What Amberflo should hold of ours for a customer, and whether it does.
 
     `traits` are Engage's; `called` are those of identify calls, each with its Segment time:
-    {name: [value, time]}, a null value is one that a call took away. `stamps` are the Segment times
-    of Engage traits, name and email that came by a call and not by a pull: the newest wins.
+    {name: [value, time]}, a null value is one that a call took away. `stamps` say of Engage traits,
+    name and email that came by a call when it happened and when it came: {name: [time, received]}.
+    (An older program wrote the time alone.) No time is later than its receipt.
     `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
     acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
     that waits for it to be delivered, `claimed_by` the worker that has it in work. `given_back` are

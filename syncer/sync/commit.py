@@ -96,7 +96,7 @@ class Writer:
                 old.append(laid)
             self._count(change, made)
             rows += [self._row(change.customer_id, one) for one in made]
-            rows += profile_rows(state, laid, self.now) if state is not None else []
+            rows += profile_rows(state, laid, change, self.now) if state is not None else []
             if change.deleted:
                 self._delete(change.customer_id)
         snapshot.insert_customers(self.connection, new, self.now, self.run)
@@ -228,15 +228,16 @@ def _newest(known: str | None, pulled: str | None, at: int, stamp: Any, horizon:
     return pulled
 
 
-def profile_rows(was: CustomerState, state: CustomerState, now: int) -> list[ChangeRow]:
-    """The history of a known customer's name and email."""
+def profile_rows(
+    was: CustomerState, state: CustomerState, change: CustomerChange, now: int
+) -> list[ChangeRow]:
+    """The history of a known customer's name and email that a change brings."""
     rows = []
-    for key, trait in PROFILE:
-        before, after = getattr(was, key) or None, getattr(state, key) or None
+    for (key, trait), at in zip(PROFILE, (change.name_at, change.email_at), strict=True):
+        before, after = (as_json(getattr(one, key) or None) for one in (was, state))
         if before != after:
-            rows.append(
-                ChangeRow(was.customer_id, key, trait, as_json(before), as_json(after), now, step=0)
-            )
+            observed_at = min(at, now) or now
+            rows.append(ChangeRow(was.customer_id, key, trait, before, after, observed_at, step=0))
     return rows
 
 

@@ -31,8 +31,10 @@ from syncer.engage.catalog import (
     newest,
 )
 from syncer.engage.source import Counted, PulledCustomer
-from syncer.engage.values import Value, boolean, is_null, milliseconds, since_1970
+from syncer.engage.values import Value, boolean, is_null
 from syncer.errors import SourceError, SyncerError
+from syncer.times import read as milliseconds
+from syncer.times import since_1970
 
 #: A customer as the snapshot has it: id, traits (canonical JSON), name, email, the JSON of the
 #: times of what came by a call (None: nothing did), and the number of its state. Any tuple of these

@@ -35,7 +35,6 @@ from syncer.engage.source import (
     Source,
     WithoutCustomerId,
 )
-from syncer.engage.values import milliseconds
 from syncer.errors import NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
 from syncer.sync.commit import Applied, Writer, names_given_away, renamed
@@ -46,6 +45,7 @@ from syncer.sync.gate import Mismatch
 from syncer.sync.guard import DAY, Guard
 from syncer.sync.pairs import Rulings, Said, beside, told_apart
 from syncer.sync.plan import Plan
+from syncer.times import read as milliseconds
 
 RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 

@@ -507,9 +507,9 @@ QUESTIONS: dict[str, tuple[set[str], Callable[[Connection], Any]]] = {
         {"change_undelivered"},
         lambda c: snapshot.acknowledge(c, snapshot.claim(c, 1, AT * 2, 1), AT),
     ),
-    "last_observed": (
+    "last_pulled": (
         {"change_customer", "change_time"},  # PostgreSQL lays both over one another
-        lambda c: snapshot.last_observed(c, "u001", "k3"),
+        lambda c: snapshot.last_pulled(c, "u001", "k3"),
     ),
 }
 

@@ -683,7 +683,7 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
     with database.read() as connection:
         for change in before:
             which = change["customer_id"], change["key"]
-            last[which] = snapshot.last_observed(connection, *which)
+            last[which] = snapshot.last_pulled(connection, *which)
         for at in {one["recorded_at"] for one in before}:
             check_answers(connection, before, at)
     limits = sorted(NOW + rng.randrange(0, maker.now - NOW + 4000) for _ in range(2))
@@ -711,7 +711,7 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
                     key if any(one["key"] == key for one in before) else None
                 )
             for (customer_id, key), observed in last.items():
-                assert snapshot.last_observed(connection, customer_id, key) == observed
+                assert snapshot.last_pulled(connection, customer_id, key) == observed
         # Nothing but what is superseded, acknowledged and old is gone, and nothing is different.
         left = {one["id"]: one for one in after}
         for change in before:

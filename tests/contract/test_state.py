@@ -598,16 +598,52 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
     ]
 
 
-def test_the_time_of_the_newest_change_of_a_trait(database: Database) -> None:
+def test_the_time_of_the_row_that_told_the_newest_change(database: Database) -> None:
     put(database, row("u1"), row("u2"))
+
+    def last(customer_id: str, key: str) -> Any:
+        return ask(database, lambda connection: snapshot.last_pulled(connection, customer_id, key))
+
+    def add(key: str, at: int | None, run: int | None = 1) -> None:
+        with database.write() as connection:
+            changes = [change("u1", key, None, at, at), change("u2", key, None, at, 99)]
+            snapshot.add_changes(connection, changes, run, NOW)
+
+    for at in (50, 70, 60):
+        add("vip", at)
+        add("churn", 98)
+    assert last("u1", "vip") == 60
+    assert last("u1", "no such") is None
+    assert last("u3", "vip") is None
+    for gone in (None, NOW, NOW + 5):  # a row that vanished, or of the future
+        add("vip", gone)
+        assert last("u1", "vip") is None
+    add("vip", NOW - 1)
+    assert last("u1", "vip") == NOW - 1
+    add("vip", 80, run=None)  # a call said it
+    assert last("u1", "vip") is None
+
+
+def test_a_change_that_is_no_membership_enters_nobody(database: Database) -> None:
+    put(database, row("u1"))
+    said = change("u1", "beta", None, True)._replace(source="identify", step=0)
     with database.write() as connection:
-        for at in (50, 70, 60):
-            changes = [change("u1", "vip", None, at, at), change("u2", "vip", None, at, 99)]
-            changes.append(change("u1", "churn", None, at, 98))
-            snapshot.add_changes(connection, changes, 1, NOW)
-        assert snapshot.last_observed(connection, "u1", "vip") == 60
-        assert snapshot.last_observed(connection, "u1", "no such") is None
-        assert snapshot.last_observed(connection, "u3", "vip") is None
+        snapshot.add_changes(connection, [said, change("u1", "vip", None, True)], None, NOW)
+    found = records(database, "change").values()
+    assert [(one["key"], one["source"], one["step"]) for one in found] == [
+        ("beta", "identify", 0),
+        ("vip", None, 1),
+    ]
+    assert ask(database, lambda c: history.count_at(c, "beta")) == 0
+
+
+def test_what_was_given_back(database: Database) -> None:
+    with database.write() as connection:
+        rows = [TraitRow(key, key.lower(), "audience", 0) for key in ("Vip", "beta")]
+        snapshot.put_traits(connection, rows)
+        assert snapshot.released(connection) == set()
+        connection.execute(text("UPDATE trait SET released_at = 1 WHERE key = 'Vip'"))
+        assert snapshot.released(connection) == {"Vip", "vip"}
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite", "postgresql"])

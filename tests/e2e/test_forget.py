@@ -358,7 +358,7 @@ def test_segments_delete_call_forgets(installation: Installation) -> None:
         assert "Traceback" not in "\n".join(found.log)
 
     found_seal = installation.json("audit", "seal")
-    assert (found_seal["holds"], found_seal["erased"]) == (True, 1)
+    assert (found_seal["holds"], found_seal["erased"]) == (True, 5)
 
 
 def test_a_delete_call_waits_for_a_run_and_for_amberflo(
