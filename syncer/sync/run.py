@@ -235,8 +235,10 @@ class Runs:
         """Compare everything anew and let through what the holds of that run have: these changes of
         these customers, as far as Engage still says them."""
         with run_lock(self.database, self.patience) as check:
-            found = frozenset(one.id for one in self._holds_of(run))
-            approval = Approval(found, word)
+            there = self._holds_of(run)
+            # One that is rejected stays so while another one of the run waits for a decision.
+            found = [one for one in there if one.decision is None] or there
+            approval = Approval(frozenset(one.id for one in found), word)
             return self._run("reconcile", Everything(), check=check, approval=approval)
 
     def reject(self, run: int, word: Word = Word()) -> None:

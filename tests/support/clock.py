@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime as real_datetime
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import syncer.engage.profiles_sync
 
@@ -25,11 +25,8 @@ class Clock:
 @contextmanager
 def moved() -> Iterator[Clock]:
     """A clock that this process follows for the block. What is measured, not told, is as ever."""
-    clock = Clock()
-    true_ns, true_time, true_datetime = (
-        *(time.time_ns, time.time),
-        syncer.engage.profiles_sync.datetime,
-    )
+    clock, source = Clock(), cast(Any, syncer.engage.profiles_sync)
+    true_ns, true_time, true_datetime = time.time_ns, time.time, source.datetime
 
     class Shifted(real_datetime):
         @classmethod
@@ -38,9 +35,9 @@ def moved() -> Iterator[Clock]:
 
     time.time_ns = lambda: true_ns() + int(clock.hours * 3600e9)
     time.time = lambda: true_time() + clock.hours * 3600
-    syncer.engage.profiles_sync.datetime = Shifted  # type: ignore[misc]
+    source.datetime = Shifted
     try:
         yield clock
     finally:
         time.time_ns, time.time = true_ns, true_time
-        syncer.engage.profiles_sync.datetime = true_datetime  # type: ignore[misc]
+        source.datetime = true_datetime
