@@ -113,6 +113,21 @@ def of_run(connection: Connection, run: int) -> list[Hold]:
     return [Hold._make(row) for row in rows]
 
 
+def undecided(connection: Connection, run: int) -> list[Hold]:
+    """The holds of a run on which there is something to decide: open ones, and rejected ones that
+    are in force."""
+    return [
+        one
+        for one in of_run(connection, run)
+        if one.decision is None or (one.decision == REJECTED and count(connection, one.id))
+    ]
+
+
+def open_keys(connection: Connection) -> dict[str, int]:
+    """The keys with an open hold, each with the newest run that found some of it."""
+    return {one.key: one.last_run for one in open_holds(connection).values()}
+
+
 def traits_in_force(connection: Connection) -> set[str]:
     """The traits of which something is kept back or rejected."""
     rows = connection.execute(
@@ -226,14 +241,28 @@ def keep(
             )
 
 
-def find_again(connection: Connection, rows: Iterable[InForce], run: int) -> None:
-    """A run found these again; rejected ones stay rejected."""
-    _each(connection, rows, {"run": run})
+def find_again(connection: Connection, trait: str, customer_ids: Collection[str], run: int) -> None:
+    """A run found again what was rejected of this trait of these customers."""
+    for ids in _chunks(customer_ids):
+        connection.execute(
+            update(HELD_CHANGE)
+            .where(
+                HELD_CHANGE.c.customer_id.in_(ids),
+                HELD_CHANGE.c.trait == trait,
+                HELD_CHANGE.c.ended_at.is_(None),
+            )
+            .values(run=run)
+        )
 
 
 def end(connection: Connection, rows: Iterable[InForce], now: int) -> None:
     """Engage says something else of these now, or they were applied: they are evidence only."""
-    _each(connection, rows, {"ended_at": now})
+    named: list[dict[str, Any]] = [{"one": row.hold, "which": row.customer_id} for row in rows]
+    if named:
+        these = and_(
+            HELD_CHANGE.c.hold == bindparam("one"), HELD_CHANGE.c.customer_id == bindparam("which")
+        )
+        connection.execute(update(HELD_CHANGE).where(these).values(ended_at=now), named)
 
 
 def end_unsaid(
@@ -301,27 +330,12 @@ def _settle_runs(connection: Connection, ids: Collection[int], decision: str) ->
     states = {APPROVED: runs.APPROVED, REJECTED: runs.REJECTED, WITHDRAWN: runs.SUPERSEDED}
     connection.execute(
         update(RUN)
-        .where(RUN.c.id.in_(theirs), RUN.c.state == runs.HELD, ~still_open)
+        .where(RUN.c.id.in_(theirs), RUN.c.state.in_((runs.HELD, runs.REJECTED)), ~still_open)
         .values(state=states[decision])
     )
 
 
 # Helpers
-
-
-def _each(connection: Connection, rows: Iterable[InForce], values: dict[str, int]) -> None:
-    named: list[dict[str, Any]] = [{"one": row.hold, "which": row.customer_id} for row in rows]
-    if named:
-        connection.execute(
-            update(HELD_CHANGE)
-            .where(
-                HELD_CHANGE.c.hold == bindparam("one"),
-                HELD_CHANGE.c.customer_id == bindparam("which"),
-                HELD_CHANGE.c.ended_at.is_(None),
-            )
-            .values(**values),
-            named,
-        )
 
 
 def _end(connection: Connection, which: ColumnElement[bool], now: int) -> None:

@@ -6,7 +6,8 @@ that the caller says what is one transaction. Times are epoch milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -39,6 +40,7 @@ class CustomerRow(NamedTuple):
     name: str | None
     email: str | None
     stamps: str | None
+    rev: int
 
 
 class CustomerState(NamedTuple):
@@ -64,6 +66,16 @@ class ChangeRow(NamedTuple):
     observed_at: int | None
     source: str | None = None
     step: int | None = None
+
+
+class HolderRow(NamedTuple):
+    """A customer that has a trait, and how far Amberflo was told of it."""
+
+    customer_id: str
+    traits: str
+    rev: int
+    acked_rev: int
+    acked_at: int | None
 
 
 class DueRow(NamedTuple):
@@ -136,6 +148,20 @@ def states(connection: Connection, customer_ids: Collection[str]) -> list[Custom
         )
         found += [CustomerState._make(row) for row in rows]
     return found
+
+
+def holders(connection: Connection, trait: str, after: str, limit: int) -> list[HolderRow]:
+    """The customers that have a trait of this name, in UTF-8 byte order of the id, those after
+    `after`."""
+    columns = [CUSTOMER.c[name] for name in HolderRow._fields]
+    rows = connection.execute(
+        select(*columns)
+        .where(CUSTOMER.c.customer_id > after)
+        .where(CUSTOMER.c.traits.contains(f'"{trait}":', autoescape=True))
+        .order_by(CUSTOMER.c.customer_id)
+        .limit(limit)
+    )
+    return [HolderRow._make(row) for row in rows]
 
 
 def last_pulled(connection: Connection, customer_id: str, key: str) -> int | None:
@@ -286,10 +312,16 @@ def _state_values(rows: Sequence[CustomerState]) -> list[dict[str, Any]]:
 
 
 def add_changes(
-    connection: Connection, rows: Sequence[ChangeRow], run: int | None, now: int
+    connection: Connection,
+    rows: Sequence[ChangeRow],
+    run: int | None,
+    now: int,
+    *,
+    delivered_at: Mapping[str, int | None] = MappingProxyType({}),
 ) -> None:
     """History of customers just written: the changes belong to their present `rev`. Who adds them
-    writes alone: a seal (seal.py) must see them in the order of their ids."""
+    writes alone: a seal (seal.py) must see them in the order of their ids. `delivered_at` is of
+    customers whose changes Amberflo has already."""
     revs: dict[str, int] = {}
     ids = sorted({row.customer_id for row in rows})
     for start in range(0, len(ids), CHUNK):
@@ -307,6 +339,7 @@ def add_changes(
                 **row._asdict(),
                 "rev": revs[row.customer_id],
                 "step": step(row.before, row.after) if row.step is None else row.step,
+                "delivered_at": delivered_at.get(row.customer_id),
                 "salt": salt,
             }
             for row, salt in zip(rows, seal.salts(len(rows)), strict=True)

@@ -66,7 +66,7 @@ class App:
                 database=database,
                 source=source,
                 selection=self._selection(),
-                guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
+                guard=Guard(**self.config.guard.model_dump()),
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
@@ -287,7 +287,12 @@ class App:
         if engage.public_api is not None:
             settings["space_id"] = engage.public_api.space_id
         text = orjson.dumps(settings).decode()
-        return Selection(engage.audiences, engage.computed_traits, text)
+        return Selection(
+            engage.audiences,
+            engage.computed_traits,
+            text,
+            forget_deleted=engage.deleted == "forget",
+        )
 
 
 def _now() -> int:

@@ -21,6 +21,7 @@ from syncer.engage.catalog import canonical
 from syncer.engage.names import trait_name
 from syncer.engage.selection import kind_by_globs
 from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership
+from syncer.sync.commit import PROFILE, as_json, counts
 from syncer.sync.compare import Stamp, read_stamps, same
 from syncer.times import believed
 
@@ -28,8 +29,6 @@ CustomerCall = CustomerUpdate | Membership | Delete
 
 #: What of a change's history says that an identify told it (`tables.SOURCES`).
 IDENTIFY = "identify"
-#: Name and email in the history: their key in Segment, and their name at Amberflo.
-PROFILE = (("name", "customerName"), ("email", "customerEmail"))
 
 #: Bytes that a key of the history may have: databases put it into an index. A client's trait may
 #: have a longer name.
@@ -139,7 +138,7 @@ class Calls:
         """Write a change of a client's into the history. It is no entry and no exit, whatever the
         value."""
         if not same(before, after):
-            values = _json(before), _json(after)
+            values = as_json(before), as_json(after)
             key = key.encode()[:MAX_KEY].decode(errors="ignore")
             row = ChangeRow(call.customer_id, key, trait, *values, call.at_ms, IDENTIFY, step=0)
             self._changes.append(row)
@@ -189,11 +188,11 @@ class Calls:
             traits[trait.trait] = call.value
         if changes:
             self._traits[trait.key] = self._names[trait.trait] = trait
-            values = _json(before), _json(call.value)
+            values = as_json(before), as_json(call.value)
             self._changes.append(
                 ChangeRow(call.customer_id, trait.key, trait.trait, *values, call.at_ms)
             )
-            self._members[trait.key] += _counts(call.value) - _counts(before)
+            self._members[trait.key] += counts(call.value) - counts(before)
         self._customers[call.customer_id] = state._replace(
             traits=canonical(traits), stamps=_stamped(stamps)
         )
@@ -260,11 +259,3 @@ def _dump(found: dict[str, Any]) -> str | None:
 
 def _stamped(stamps: dict[str, Stamp]) -> str | None:
     return _dump({name: list(stamp) for name, stamp in stamps.items()})
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
-
-
-def _counts(value: Any) -> int:
-    return 0 if value is None or value is False else 1

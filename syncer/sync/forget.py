@@ -21,7 +21,7 @@ from state.errors import Locked
 from state.forgotten import Forgotten
 from state.workers import Worker
 from syncer.errors import AmberfloError, NotFound, SyncerError
-from syncer.sync.compare import Pair, Tally
+from syncer.sync.compare import GONE, Pair, Tally
 
 #: Why a pulled value of a customer is skipped.
 REASON = "forgotten"
@@ -142,12 +142,12 @@ def without_forgotten(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> I
 
 
 def _others(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterator[Pair]:
-    for row, known in pairs:
+    for row, known, seen in pairs:
         # Who is erased is not known; only who is about to be is.
         name = known[0] if known is not None else row.customer_id if row is not None else ""
         if name not in (gone if known is None else gone.pending):
-            yield row, known
-        elif row is not None:
+            yield row, known, seen
+        elif row is not None and row is not GONE:
             keys = orjson.loads(row.keys)
             tally.customers += 1
             tally.rows += len(keys) + len(orjson.loads(row.profile))

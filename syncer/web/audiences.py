@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from state import history, retention, runs, sizes, snapshot
+from state import history, holds, retention, sizes, snapshot
 from state.history import Entry
 from state.snapshot import TraitRow
 from syncer.web.chart import chart
@@ -28,7 +28,7 @@ def listing(desk: Desk, visit: Visit) -> Answer:
     after = visit.text("after") or None
     with desk.state.read() as connection:
         found = snapshot.traits(connection, after=after, limit=ROWS + 1)
-        held = runs.held_keys(connection)
+        held = holds.open_keys(connection)
     data = {
         "traits": found[:ROWS],
         "held": held,
@@ -51,7 +51,7 @@ def one(desk: Desk, visit: Visit) -> Answer:
         if is_audience and counted:
             shown = sizes.by_hour(connection, trait.key, moments, trait.members)
         changes = _changes(connection, trait.key, since, until, MOVES[step], after, counted)
-        held = runs.held_keys(connection).get(trait.key)
+        held = holds.open_keys(connection).get(trait.key)
     return Page(
         "audience.html",
         {

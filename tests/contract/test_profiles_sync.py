@@ -35,6 +35,7 @@ from syncer.engage.source import (
     PulledCustomer,
     Scope,
 )
+from syncer.engage.values import milliseconds
 from syncer.errors import SourceError
 from syncer.sync.guard import Guard
 from syncer.sync.run import Runs, Selection
@@ -257,6 +258,35 @@ def test_the_time_of_a_change_is_the_rows(warehouse: Warehouse) -> None:
     assert change.observed_at == round(expected.timestamp() * 1000)
 
 
+@pytest.mark.parametrize(
+    ("timestamp", "counts"),
+    [
+        ("2036-01-01T00:00:00Z", T0),
+        ("1970-01-01T00:00:00Z", T0),
+        ("2026-03-04T10:04:00Z", "2026-03-04T10:04:00Z"),
+        ("2026-03-04T10:06:00Z", T0),
+        ("2001-01-01T00:00:00Z", "2001-01-01T00:00:00Z"),
+    ],
+)
+def test_a_time_that_cannot_be_is_the_time_when_the_row_came(
+    warehouse: Warehouse, timestamp: str, counts: str
+) -> None:
+    """Design §3, Time: from 2000 to the receipt and five minutes."""
+    warehouse.member("p1", "u1")
+    warehouse.trait("p1", "churn", "true", T0, timestamp=timestamp)
+    ((keys, times),) = [(json.loads(row.keys), json.loads(row.times)) for row in warehouse.pulled()]
+    at = milliseconds(times[keys.index("churn")])
+    assert at == round(datetime.fromisoformat(counts).timestamp() * 1000)
+
+
+def test_a_customer_with_an_identifier_was_not_deleted(warehouse: Warehouse) -> None:
+    warehouse.member("p1", "u1")
+    warehouse.id("p1", "other", type="email")
+    with warehouse.source().pull(Everything()) as pull:
+        list(pull.customers(KEYS))
+        assert pull.identified(["u1", "other", "nobody"]) == {"u1"}
+
+
 def test_customers_come_in_utf8_byte_order(warehouse: Warehouse) -> None:
     """Not in the order of a language, nor of UTF-16 (which has 🦊 before ～)."""
     ids = ["a", "B", "b", "A", "Z", "_", "é", "z", "zz", "ß", "10", "9", " 9", "a b", "a-b", "ab"]
@@ -438,7 +468,10 @@ def test_the_newest_of_two_names_wins_without_an_email(warehouse: Warehouse, new
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ({"timestamp": HOUR_LATER}, {"timestamp": T0, "received_at": TWO_LATER}),
+        (
+            {"timestamp": HOUR_LATER, "received_at": HOUR_LATER},
+            {"timestamp": T0, "received_at": TWO_LATER},
+        ),
         ({"timestamp": None, "received_at": HOUR_LATER}, {"timestamp": T0}),
         (
             {"timestamp": None, "received_at": None, "uuid_ts": HOUR_LATER},
