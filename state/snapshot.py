@@ -194,6 +194,12 @@ def trait(connection: Connection, key: str) -> TraitRow | None:
     return None if found is None else TraitRow._make(found)
 
 
+def owned(connection: Connection) -> frozenset[str]:
+    """The names at Amberflo that are ours: not those that were given back."""
+    names = select(TRAIT.c.trait).where(TRAIT.c.released_at.is_(None))
+    return frozenset(connection.execute(names).scalars())
+
+
 _TRAIT = [TRAIT.c[name] for name in TraitRow._fields]
 
 

@@ -25,6 +25,7 @@ from state import compaction, failures, queue, snapshot, workers
 from state.compaction import Compacted, compact
 from state.database import Database
 from state.lock import lock
+from state.snapshot import DueRow
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
@@ -150,13 +151,10 @@ class App:
     ) -> CustomerDelivery:
         """What delivers the customers that are due."""
         settings = self.config.amberflo
-        with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
         return CustomerDelivery(
             database=database,
             worker=worker,
             client=client,
-            owned=owned,
             concurrency=settings.concurrency,
             as_strings=settings.trait_values == "string",
             protected=settings.protected,
@@ -186,7 +184,7 @@ class App:
         With `send_again` (that of `Runs`) what differs is repaired. Close the result when done."""
         settings = self.config.amberflo
         with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
+            owned = snapshot.owned(connection)
         return Verifier(
             database=database,
             connect=self._holdings,
@@ -250,14 +248,20 @@ class App:
         """What forgets customers; waits so many seconds for Amberflo and for other processes."""
         wait = min(wait, self.config.amberflo.patience)
 
-        def say_farewell(customer_id: str, called: Collection[str]) -> None:
-            async def say() -> None:
+        def say_farewell(row: DueRow, owned: Collection[str]) -> bool:
+            async def say() -> bool:
+                settings = self.config.amberflo
                 async with self.client() as client:
-                    await farewell(
-                        client, customer_id, called, wait, self.config.amberflo.protected
+                    return await farewell(
+                        client,
+                        row,
+                        owned,
+                        wait,
+                        as_strings=settings.trait_values == "string",
+                        protected=settings.protected,
                     )
 
-            asyncio.run(say())
+            return asyncio.run(say())
 
         @contextmanager
         def working() -> Iterator[Worker]:

@@ -91,6 +91,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "before": value(entry.before),
         "after": value(entry.after),
         "run": entry.run,
+        "source": entry.told_by,
         "observed_at": report.iso(entry.observed_at),
         "recorded_at": report.iso(entry.recorded_at),
         "delivered_at": report.iso(entry.delivered_at),

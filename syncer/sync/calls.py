@@ -29,7 +29,6 @@ CustomerCall = CustomerUpdate | Membership | Delete
 
 #: What of a change's history says that an identify told it (`tables.SOURCES`).
 IDENTIFY = "identify"
-
 #: Bytes that a key of the history may have: databases put it into an index. A client's trait may
 #: have a longer name.
 MAX_KEY = 400

@@ -7,7 +7,7 @@ are laid over the state as it is now.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,9 +96,7 @@ class Writer:
                 old.append(laid)
             self._count(change, made)
             rows += [self._row(change.customer_id, one) for one in made]
-            if state is not None:
-                times = {"name": change.name_at, "email": change.email_at}
-                rows += profile_rows(state, laid, times, self.now)
+            rows += profile_rows(state, laid, change, self.now) if state is not None else []
             if change.deleted:
                 self._delete(change.customer_id)
         snapshot.insert_customers(self.connection, new, self.now, self.run)
@@ -231,16 +229,15 @@ def _newest(known: str | None, pulled: str | None, at: int, stamp: Any, horizon:
 
 
 def profile_rows(
-    was: CustomerState, state: CustomerState, times: Mapping[str, int], now: int
+    was: CustomerState, state: CustomerState, change: CustomerChange, now: int
 ) -> list[ChangeRow]:
-    """The history of a known customer's name and email; `times` are Segment's of them."""
+    """The history of a known customer's name and email that a change brings."""
     rows = []
-    for key, trait in PROFILE:
-        before, after = getattr(was, key) or None, getattr(state, key) or None
+    for (key, trait), at in zip(PROFILE, (change.name_at, change.email_at), strict=True):
+        before, after = (as_json(getattr(one, key) or None) for one in (was, state))
         if before != after:
-            values = as_json(before), as_json(after)
-            at = min(times[key] or now, now)
-            rows.append(ChangeRow(was.customer_id, key, trait, *values, at, step=0))
+            observed_at = min(at, now) or now
+            rows.append(ChangeRow(was.customer_id, key, trait, before, after, observed_at, step=0))
     return rows
 
 

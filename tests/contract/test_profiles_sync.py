@@ -420,9 +420,14 @@ def test_of_two_rows_for_one_segment_id_the_newest_counts(warehouse: Warehouse) 
     assert warehouse.wanted() == {"u2": {"vip": True}}
 
 
-def test_of_two_rows_of_one_time_the_later_in_sequence_counts(warehouse: Warehouse) -> None:
-    warehouse.merge("old", "second", seq=8)
-    warehouse.merge("old", "first", seq=7)
+@pytest.mark.parametrize("stored", ["in sequence", "the other way"])
+def test_of_two_rows_of_one_time_the_later_in_sequence_counts(
+    warehouse: Warehouse, stored: str
+) -> None:
+    """However the table has them."""
+    rows = [("first", 7), ("second", 8)]
+    for into, seq in rows if stored == "in sequence" else reversed(rows):
+        warehouse.merge("old", into, seq=seq)
     warehouse.trait("old", "vip", "true")
     warehouse.id("first", "u1")
     warehouse.id("second", "u2")
@@ -482,17 +487,19 @@ def test_the_newest_of_two_names_wins_without_an_email(warehouse: Warehouse, new
     ],
     ids=["timestamp", "received_at", "uuid_ts", "no time is the oldest", "seq"],
 )
+@pytest.mark.parametrize("stored_first", ["old", "new"])
 def test_which_of_two_rows_is_the_newest(
-    warehouse: Warehouse, old: dict[str, Any], new: dict[str, Any]
+    warehouse: Warehouse, old: dict[str, Any], new: dict[str, Any], stored_first: str
 ) -> None:
-    """By `timestamp`, where it is empty by `received_at`, then by `uuid_ts`."""
+    """By `timestamp`, where it is empty by `received_at`, then by `uuid_ts`; of one time by `seq`.
+    However the table has them."""
     warehouse.merge("old", "new")
     warehouse.member("new", "u1", "false")
     warehouse.run(f"DELETE FROM {warehouse.table('user_traits')}")
-    warehouse.trait("new", "vip", "false", T0, **new)
-    warehouse.trait("old", "vip", "true", T0, **old)
-    warehouse.trait("new", "name", "new", T0, **new)
-    warehouse.trait("old", "name", "old", T0, **old)
+    rows = [("old", "true", old), ("new", "false", new)]
+    for profile, value, row in rows if stored_first == "old" else reversed(rows):
+        warehouse.trait(profile, "vip", value, T0, **row)
+        warehouse.trait(profile, "name", profile, T0, **row)
     assert warehouse.changes() == [("u1", {"vip": True}, "old", None)]
 
 
