@@ -124,8 +124,8 @@ def undecided(connection: Connection, run: int) -> list[Hold]:
 
 
 def open_keys(connection: Connection) -> dict[str, int]:
-    """The keys with an open hold, each with the newest run that found some of it."""
-    return {one.key: one.last_run for one in open_holds(connection).values()}
+    """The keys with an open hold, each with the run that found it first."""
+    return {one.key: one.since_run for one in open_holds(connection).values()}
 
 
 def traits_in_force(connection: Connection) -> set[str]:

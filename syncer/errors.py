@@ -6,6 +6,7 @@
      │   ├─ SourceError          Engage's data cannot be read in full          exit 1
      │   ├─ AmberfloError        Amberflo cannot be used
      │   │   ├─ KeyRefused       401 or 403: the API key is wrong              exit 1
+     │   │   ├─ OtherAccount     not the account that the state is about       exit 1
      │   │   ├─ Refused          it will never take this request; keep it as a failure
      │   │   └─ TryAgain         it did not take this request now; send it again later
      │   ├─ passthrough.call.BadRequest  a call that is refused whole, with its HTTP status
@@ -33,6 +34,7 @@ __all__ = [
     "Locked",
     "NotFound",
     "NotKept",
+    "OtherAccount",
     "Refused",
     "SourceError",
     "StateError",
@@ -66,6 +68,11 @@ class AmberfloError(SyncerError):
 
 class KeyRefused(AmberfloError):
     """Amberflo answered 401 or 403: every further request would fail the same way."""
+
+
+class OtherAccount(AmberfloError):
+    """Amberflo's URL or key changed, and what was acknowledged is not there: it would get nobody
+    whom the state believes to be there already."""
 
 
 class Refused(AmberfloError):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from state import failures, runs, snapshot, workers
+from state import failures, memo, runs, snapshot, workers
 from state.database import Database
 from state.errors import Busy
 from state.snapshot import DueRow
@@ -94,6 +94,9 @@ class CustomerDelivery:
     client: AmberfloClient
     concurrency: int = 16
     as_strings: bool = False
+    #: the account in the state (`memo.ACCOUNT`) that `client` speaks to: nothing is claimed for
+    #: another one; None where nobody looked
+    account: str | None = None
     #: names or globs of traits that are never written or removed
     protected: tuple[str, ...] = ()
     patience: float = 300.0
@@ -176,6 +179,9 @@ class CustomerDelivery:
             page = min(PAGE, max(self.concurrency, int(self.client.pace.rate * PAGE_SECONDS)))
         try:
             with self.database.write() as connection:
+                if self.account not in (None, memo.get(connection, memo.ACCOUNT)):
+                    self.result.problem = "the Amberflo account was changed meanwhile"
+                    return []
                 rows = snapshot.claim(connection, self.worker.number, _now(), page, self.for_run)
                 owned = snapshot.owned(connection) if rows else frozenset()
         except Busy:  # a run commits

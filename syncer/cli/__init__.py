@@ -52,6 +52,7 @@ COMMANDS = {
     "diff": "sync",
     "resync": "sync",
     "runs": "runs",
+    "traits": "traits",
     "audit": "audit",
     "forget": "forget",
     "verify": "verify",

@@ -113,7 +113,8 @@ def audit_customer(
             _say_what_is_kept(connection, since)
         if key is not None:
             key = _key(connection, key)
-            names = {row.trait for row in snapshot.traits(connection) if row.key == key}
+            rows = snapshot.traits(connection, released=True)
+            names = {row.trait for row in rows if row.key == key}
             traits = {trait: one for trait, one in traits.items() if trait in names}
         ask = partial(
             history.of_customer, connection, customer_id, key=key, since=since, until=until
@@ -276,7 +277,7 @@ def audit_at(at: int, config: Path | None, as_json: bool, as_csv: bool) -> None:
                 "trait": row.trait,
                 "count": history.count_at(connection, row.key, at),
             }
-            for row in snapshot.traits(connection)
+            for row in snapshot.traits(connection, released=True)
             if row.kind == AUDIENCE
         ]
     columns = ("audience", "trait", "count")

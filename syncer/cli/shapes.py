@@ -10,6 +10,7 @@ from state.history import ENTERED, EXITED, Entry, Undelivered
 from state.holds import Hold
 from syncer import report
 from syncer.sync.compare import CustomerChange
+from syncer.sync.contact import FirstContact
 from syncer.sync.run import Compared
 
 
@@ -78,6 +79,23 @@ def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
             }
             for one in change.changes
         ],
+    }
+
+
+def first_contact_json(first: FirstContact) -> dict[str, Any]:
+    """What a full run finds at Amberflo under our names; `unknown` are customers there that the
+    state does not know, be they Engage's or not."""
+    return {
+        "traits": [
+            {
+                "trait": one.trait,
+                "found": one.found,
+                "differ": one.differ,
+                "examples": [example._asdict() for example in one.examples],
+            }
+            for one in first.by_name()
+        ],
+        "unknown": first.unknown,
     }
 
 

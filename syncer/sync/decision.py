@@ -17,7 +17,7 @@ from syncer.sync.compare import AMBERFLO, CustomerChange, TraitChange, leaves
 
 class Split(NamedTuple):
     """A customer's change, taken apart: what is applied (None: nothing), what is held, and what is
-    neither: without what is held there is no customer yet."""
+    neither: without what is held the customer is in nothing, so it is nobody yet."""
 
     kept: CustomerChange | None
     held: list[TraitChange]
@@ -49,7 +49,7 @@ class Decision:
             unchanged = change.name is None and change.email is None and not change.deleted
             if not (kept or stays) and unchanged:
                 return Split(None, held, [])
-        elif not traits:
+        elif all(value is False for value in traits.values()):
             return Split(None, held, kept)
         changes = sorted(kept + stays, key=lambda one: one.trait)
         return Split(change._replace(traits=traits, changes=changes), held, [])

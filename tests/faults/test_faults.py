@@ -51,6 +51,7 @@ def test_everything_befalls() -> None:
         *("is empty", "rows of an audience are gone", "with a wrong key", "429=", "500=", "503="),
         *("drop_after=", "drop_before=", "slow_seconds=0.45", "calls before", "PUT of an unknown"),
         *("commit.middle", "commit.after", "put.after", "outcome.inside", "drain", "ingest.after"),
+        *("decides: approve", "decides: reject", "then full", "then sync, "),
     ):
         assert words.count(one) >= 3, one
 

@@ -73,12 +73,16 @@ def test_what_enters_goes_through_beside_what_waits() -> None:
 
 
 def test_a_new_customer_goes_out_with_what_is_not_held() -> None:
-    """Design §3, Guard: a hold never touches another audience."""
-    changes = [change("fine", None, False), change("held", None, True)]
-    new = CustomerChange("n", False, {"fine": False, "held": True}, None, None, changes)
+    """Design §3, Guard: a hold never touches another audience. Who is in nothing without what is
+    held is nobody yet."""
+    changes = [change("fine", None, True), change("held", None, True)]
+    new = CustomerChange("n", False, {"fine": True, "held": True}, None, None, changes)
     kept, held, left = DECISION.split(new)
-    assert kept == new._replace(traits={"fine": False}, changes=changes[:1])
+    assert kept == new._replace(traits={"fine": True}, changes=changes[:1])
     assert (held, left) == (changes[1:], [])
+    once = [change("fine", None, False), changes[1]]
+    nobody = CustomerChange("n", False, {"fine": False, "held": True}, None, None, once)
+    assert DECISION.split(nobody) == Split(None, once[1:], once[:1])
     only = CustomerChange("n", False, {"held": True}, None, None, changes[1:])
     assert DECISION.split(only) == Split(None, changes[1:], [])
 
