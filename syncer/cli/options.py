@@ -17,7 +17,7 @@ import click
 from state.database import Database
 from syncer import report
 from syncer.config import Config, load
-from syncer.storage import opened
+from syncer.storage import opened, settled
 
 if TYPE_CHECKING:
     from syncer.app import App
@@ -76,7 +76,7 @@ def config_path(path: Path | None) -> Path:
 
 def settings(path: Path | None) -> Config:
     """The config of a command."""
-    return load(config_path(path), os.environ)
+    return settled(load(config_path(path), os.environ))
 
 
 def wants_json(as_json: bool) -> bool:
