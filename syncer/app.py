@@ -15,15 +15,17 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from hashlib import scrypt
 from pathlib import Path
 from typing import Any
 
 import orjson
 import uvloop
+from sqlalchemy.engine import URL
 
 from state import compaction, failures, queue, snapshot, workers
 from state.compaction import Compacted, compact
-from state.database import Database
+from state.database import Database, shown
 from state.lock import lock
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
@@ -277,13 +279,22 @@ class App:
             "customer_id": engage.customer_id,
             "audiences": engage.audiences,
             "computed_traits": engage.computed_traits,
-            "source": [engage.source, str(engage.profiles_sync.url)],
+            "source": [engage.source, _told_apart(engage.profiles_sync.url)],
             "schema": engage.profiles_sync.schema_,
         }
         if engage.public_api is not None:
             settings["space_id"] = engage.public_api.space_id
         text = orjson.dumps(settings).decode()
         return Selection(engage.audiences, engage.computed_traits, text)
+
+
+def _told_apart(url: URL) -> str:
+    """A text that says whether it is the same URL, to be stored: neither the password nor what is
+    in the query can be read from it, and finding it by trying is slow."""
+    if not url.query:
+        return shown(url)
+    salt, query = shown(url).encode(), repr(sorted(url.query.items())).encode()
+    return f"{shown(url)}?{scrypt(query, salt=salt, n=2**14, r=8, p=1, dklen=16).hex()}"
 
 
 def _now() -> int:

@@ -85,7 +85,7 @@ def _calls(folder: Path, on: Stage, customer_id: str, say: Callable[[str], None]
     config = folder / "config.toml"
     config.write_text(on.config, encoding="utf-8")
     daemon = subprocess.Popen(
-        [sys.executable, "-m", "syncer", "daemon", "--config", str(config)],
+        [sys.executable, "-P", "-m", "syncer", "daemon", "--config", str(config)],
         stderr=subprocess.PIPE,
         text=True,
     )
