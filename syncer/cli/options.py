@@ -55,13 +55,13 @@ def moment(_context: click.Context, _param: click.Parameter, text: str | None) -
         return None
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        if found.tzinfo is None:
+            found = found.replace(tzinfo=UTC)
+        return round(found.astimezone(UTC).timestamp() * 1000)
+    except (ValueError, OverflowError):
         raise click.BadParameter(
             f"{text!r} is no time; write for example 2026-11-01 or 2026-11-01T12:00:00Z"
         ) from None
-    if found.tzinfo is None:
-        found = found.replace(tzinfo=UTC)
-    return round(found.timestamp() * 1000)
 
 
 def config_path(path: Path | None) -> Path:

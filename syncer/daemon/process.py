@@ -1,8 +1,8 @@
 """Processes beside the daemon's own: `python -m syncer.daemon worker` and `… run`.
 
-Each gets the settings and what it is to do through its standard input, so that nothing of a customer
-stands in the list of processes. That stays open as its lifeline: it closes when the daemon ends,
-however it ends, so no process is left behind.
+Each gets the settings and what it is to do through its standard input, so that nothing of a
+customer stands in the list of processes. That stays open as its lifeline: it closes when the daemon
+ends, however it ends, so no process is left behind.
 """
 
 from __future__ import annotations
