@@ -15,7 +15,9 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import scrypt
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -165,15 +167,21 @@ class App:
             stop=self.stop,
         )
 
-    def retry(self, found: Runs, rows: Sequence[Mapping[str, Any]]) -> Delivery:
-        """Send failures again: customers as they are now, meter records the same bytes."""
-        customers = [row["id"] for row in rows if row["kind"] == failures.CUSTOMER]
-        meters = [row for row in rows if row["kind"] == failures.METER]
-        delivery = found.retry(customers) if customers else Delivery()
-        if meters:
-            sent, refused = self.retry_meters(found.database, meters)
+    def retry(self, found: Runs, ids: Collection[int] | None, until: int) -> Delivery:
+        """Send what was refused again, up to a number, all or the numbered ones: customers as they
+        are now, meter records the same bytes."""
+        refused = partial(failures.refused, found.database, ids=ids, until=until)
+        customers = (str(row["customer_id"]) for row in refused(failures.CUSTOMER))
+        delivery = Delivery()
+        if (first := next(customers, None)) is not None:
+            delivery = found.send_again(chain([first], customers))
+        meters = refused(failures.METER)
+        while rows := list(islice(meters, failures.CHUNK)):
+            sent, again = self.retry_meters(found.database, rows)
             delivery.delivered += sent
-            delivery.failed += refused
+            delivery.failed += again
+            if sent + again < len(rows):
+                break  # Amberflo takes nothing now; these are due, the others stay failures
         return delivery
 
     def verify(
