@@ -180,8 +180,12 @@ class App:
             sent, again = self.retry_meters(found.database, rows)
             delivery.delivered += sent
             delivery.failed += again
-            if sent + again < len(rows):
-                break  # Amberflo takes nothing now; these are due, the others stay failures
+            if (left := len(rows) - sent - again) > 0:
+                delivery.problem = delivery.problem or (
+                    f"Amberflo did not take {left:,} meter records in time: they stay due, and "
+                    "what was not tried stays a failure"
+                )
+                break
         return delivery
 
     def verify(
