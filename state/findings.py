@@ -120,12 +120,5 @@ class Findings:
         """How many customers drifted in which trait."""
         return dict(self._file.execute("SELECT trait, COUNT(*) FROM drift GROUP BY trait"))
 
-    def only_text_differs(self) -> bool:
-        """Whether all that drifted is there as the text of what it should be: true as "true"."""
-        total, as_text = self._file.execute(
-            "SELECT COUNT(*), SUM(found = '\"' || expected || '\"') FROM drift"
-        ).fetchone()
-        return bool(total) and total == as_text
-
     def _ids(self, statement: str) -> Iterator[str]:
         return (str(row[0]) for row in self._file.execute(statement))

@@ -6,7 +6,8 @@ that the caller says what is one transaction. Times are epoch milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -39,6 +40,7 @@ class CustomerRow(NamedTuple):
     name: str | None
     email: str | None
     stamps: str | None
+    rev: int
 
 
 class CustomerState(NamedTuple):
@@ -53,7 +55,8 @@ class CustomerState(NamedTuple):
 
 
 class ChangeRow(NamedTuple):
-    """One trait's change for the history; `before` and `after` are JSON, None is absent."""
+    """One trait's change for the history; `before` and `after` are JSON, None is absent. `source`
+    is as in `tables.SOURCES`; `step` follows from `before` and `after` where it is None."""
 
     customer_id: str
     key: str
@@ -61,6 +64,18 @@ class ChangeRow(NamedTuple):
     before: str | None
     after: str | None
     observed_at: int | None
+    source: str | None = None
+    step: int | None = None
+
+
+class HolderRow(NamedTuple):
+    """A customer that has a trait, and how far Amberflo was told of it."""
+
+    customer_id: str
+    traits: str
+    rev: int
+    acked_rev: int
+    acked_at: int | None
 
 
 class DueRow(NamedTuple):
@@ -135,15 +150,32 @@ def states(connection: Connection, customer_ids: Collection[str]) -> list[Custom
     return found
 
 
-def last_observed(connection: Connection, customer_id: str, key: str) -> int | None:
-    """Segment's time of the newest change of a customer's trait."""
+def holders(connection: Connection, trait: str, after: str, limit: int) -> list[HolderRow]:
+    """The customers that have a trait of this name, in UTF-8 byte order of the id, those after
+    `after`."""
+    columns = [CUSTOMER.c[name] for name in HolderRow._fields]
+    rows = connection.execute(
+        select(*columns)
+        .where(CUSTOMER.c.customer_id > after)
+        .where(CUSTOMER.c.traits.contains(f'"{trait}":', autoescape=True))
+        .order_by(CUSTOMER.c.customer_id)
+        .limit(limit)
+    )
+    return [HolderRow._make(row) for row in rows]
+
+
+def last_pulled(connection: Connection, customer_id: str, key: str) -> int | None:
+    """Segment's time of the row that told the newest change of a customer's key; None where that
+    was no row: a call, or a run that found the row gone or dated in the future."""
     found = connection.execute(
-        select(CHANGE.c.observed_at)
+        select(CHANGE.c.run, CHANGE.c.observed_at, CHANGE.c.recorded_at)
         .where(CHANGE.c.customer_id == customer_id, CHANGE.c.key == key)
         .order_by(CHANGE.c.id.desc())
         .limit(1)
-    ).scalar()
-    return None if found is None else int(found)
+    ).first()
+    if found is None or found.run is None or found.observed_at is None:
+        return None
+    return int(found.observed_at) if found.observed_at < found.recorded_at else None
 
 
 def traits(
@@ -162,7 +194,20 @@ def trait(connection: Connection, key: str) -> TraitRow | None:
     return None if found is None else TraitRow._make(found)
 
 
+def owned(connection: Connection) -> frozenset[str]:
+    """The names at Amberflo that are ours: not those that were given back."""
+    names = select(TRAIT.c.trait).where(TRAIT.c.released_at.is_(None))
+    return frozenset(connection.execute(names).scalars())
+
+
 _TRAIT = [TRAIT.c[name] for name in TraitRow._fields]
+
+
+def released(connection: Connection) -> set[str]:
+    """The keys, and the names at Amberflo, of traits that were given back: they are not ours."""
+    given_back = TRAIT.c.released_at.is_not(None)
+    rows = connection.execute(select(TRAIT.c.key, TRAIT.c.trait).where(given_back))
+    return {text for row in rows for text in row}
 
 
 def size(connection: Connection) -> int:
@@ -273,10 +318,16 @@ def _state_values(rows: Sequence[CustomerState]) -> list[dict[str, Any]]:
 
 
 def add_changes(
-    connection: Connection, rows: Sequence[ChangeRow], run: int | None, now: int
+    connection: Connection,
+    rows: Sequence[ChangeRow],
+    run: int | None,
+    now: int,
+    *,
+    delivered_at: Mapping[str, int | None] = MappingProxyType({}),
 ) -> None:
     """History of customers just written: the changes belong to their present `rev`. Who adds them
-    writes alone: a seal (seal.py) must see them in the order of their ids."""
+    writes alone: a seal (seal.py) must see them in the order of their ids. `delivered_at` is of
+    customers whose changes Amberflo has already."""
     revs: dict[str, int] = {}
     ids = sorted({row.customer_id for row in rows})
     for start in range(0, len(ids), CHUNK):
@@ -293,7 +344,8 @@ def add_changes(
             {
                 **row._asdict(),
                 "rev": revs[row.customer_id],
-                "step": step(row.before, row.after),
+                "step": step(row.before, row.after) if row.step is None else row.step,
+                "delivered_at": delivered_at.get(row.customer_id),
                 "salt": salt,
             }
             for row, salt in zip(rows, seal.salts(len(rows)), strict=True)

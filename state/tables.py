@@ -40,8 +40,9 @@ class Customer(SQLModel, table=True):
     """What Amberflo should hold of ours for a customer, and whether it does.
 
     `traits` are Engage's; `called` are those of identify calls, each with its Segment time:
-    {name: [value, time]}, a null value is one that a call took away. `stamps` are the Segment times
-    of Engage traits, name and email that came by a call and not by a pull: the newest wins.
+    {name: [value, time]}, a null value is one that a call took away. `stamps` say of Engage traits,
+    name and email that came by a call when it happened and when it came: {name: [time, received]}.
+    (An older program wrote the time alone.) No time is later than its receipt.
     `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
     acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
     that waits for it to be delivered, `claimed_by` the worker that has it in work. `given_back` are
@@ -347,10 +348,9 @@ class Counter(SQLModel, table=True):
 
 
 #: What `change.source` says; null is a row that a run pulled, or a membership that a call told.
-#: `amberflo`: `before` is what Amberflo had under a name that became ours, or against what was
-#: acknowledged; `deleted`: Segment has no identifier of the customer left; `identify`: a trait, name
-#: or email that an identify call said; `renamed`: the key gave its name to another; `released`: the
-#: trait was given back.
+#: `amberflo`: `before` is what Amberflo had, and not what was recorded here; `deleted`: Segment has
+#: no identifier of the customer left; `identify`: an identify call said this trait, name or email;
+#: `renamed`: the key gave its name to another one; `released`: the trait was given back.
 SOURCES = ("amberflo", "deleted", "identify", "renamed", "released")
 
 

@@ -29,6 +29,7 @@ from state import compaction, failures, queue, snapshot, workers
 from state.compaction import Compacted, compact
 from state.database import Database, shown
 from state.lock import lock
+from state.snapshot import DueRow
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
@@ -70,7 +71,7 @@ class App:
                 database=database,
                 source=source,
                 selection=self._selection(),
-                guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
+                guard=Guard(**self.config.guard.model_dump()),
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
@@ -154,15 +155,13 @@ class App:
     ) -> CustomerDelivery:
         """What delivers the customers that are due."""
         settings = self.config.amberflo
-        with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
         return CustomerDelivery(
             database=database,
             worker=worker,
             client=client,
-            owned=owned,
             concurrency=settings.concurrency,
             as_strings=settings.trait_values == "string",
+            protected=settings.protected,
             patience=settings.patience,
             stop=self.stop,
         )
@@ -199,13 +198,14 @@ class App:
         With `send_again` (that of `Runs`) what differs is repaired. Close the result when done."""
         settings = self.config.amberflo
         with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
+            owned = snapshot.owned(connection)
         return Verifier(
             database=database,
             connect=self._holdings,
             owned=owned,
             progress=self.progress,
             as_strings=settings.trait_values == "string",
+            protected=settings.protected,
             at_a_time=settings.concurrency,
             stop=self.stop,
         ).verify(customer_id, send_again)
@@ -262,12 +262,20 @@ class App:
         """What forgets customers; waits so many seconds for Amberflo and for other processes."""
         wait = min(wait, self.config.amberflo.patience)
 
-        def say_farewell(customer_id: str, called: Collection[str]) -> None:
-            async def say() -> None:
+        def say_farewell(row: DueRow, owned: Collection[str]) -> bool:
+            async def say() -> bool:
+                settings = self.config.amberflo
                 async with self.client() as client:
-                    await farewell(client, customer_id, called, wait)
+                    return await farewell(
+                        client,
+                        row,
+                        owned,
+                        wait,
+                        as_strings=settings.trait_values == "string",
+                        protected=settings.protected,
+                    )
 
-            asyncio.run(say())
+            return asyncio.run(say())
 
         @contextmanager
         def working() -> Iterator[Worker]:
@@ -297,7 +305,12 @@ class App:
         if engage.public_api is not None:
             settings["space_id"] = engage.public_api.space_id
         text = orjson.dumps(settings).decode()
-        return Selection(engage.audiences, engage.computed_traits, text)
+        return Selection(
+            engage.audiences,
+            engage.computed_traits,
+            text,
+            forget_deleted=engage.deleted == "forget",
+        )
 
 
 def _told_apart(url: URL) -> str:

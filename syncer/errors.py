@@ -12,6 +12,7 @@
      │   ├─ Stopped              the user or the system asked us to stop       exit 1
      │   └─ NotFound             no such run, customer, audience or failure    exit 1
      └─ state.errors.StateError  the state database cannot be used             exit 1
+         ├─ NotKept              a moment before the history begins          exit 2
          └─ Locked               another run is going on
 
 `EXIT_HELD` is no error: the run went well and the guard kept something back.
@@ -19,7 +20,7 @@
 
 from __future__ import annotations
 
-from state.errors import Locked, StateError
+from state.errors import Locked, NotKept, StateError
 
 __all__ = [
     "EXIT_FAILED",
@@ -31,6 +32,7 @@ __all__ = [
     "KeyRefused",
     "Locked",
     "NotFound",
+    "NotKept",
     "Refused",
     "SourceError",
     "StateError",

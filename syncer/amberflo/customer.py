@@ -6,7 +6,10 @@ written back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
+from decimal import Decimal, InvalidOperation
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +17,8 @@ import orjson
 
 #: Fields that Amberflo keeps itself.
 SERVER_OWNED = {"id", "createTime", "updateTime", "deleteTime", "deactivateTimeStamp"}
+#: How JSON writes a number; "007" and "1e5 " are texts.
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Desired(Protocol):
@@ -48,12 +53,15 @@ def merged(
     email: str | None,
     owned: Collection[str],
     as_strings: bool = False,
+    protected: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The record to PUT.
 
     `traits` are exactly what it shall have of ours; of `owned` names it has nothing else. All other
-    traits and fields of `current` stay. Without a `name` or `email` of ours the existing one stays,
-    while an `email` of "" takes it away; a customer must have a name, so it falls back to the id.
+    traits and fields of `current` stay, and so does every trait with a name that one of the globs
+    `protected` matches, whoever calls it ours. Without a `name` or `email` of ours the existing one
+    stays, while an `email` of "" takes it away; a customer must have a name, so it falls back to
+    the id.
     """
     there = current or {}
     record = {
@@ -68,8 +76,12 @@ def merged(
         record["customerEmail"] = found_email
     else:
         record.pop("customerEmail", None)
-    foreign = {key: value for key, value in _traits(there).items() if key not in owned}
-    record["traits"] = foreign | _ours(traits, as_strings)
+    foreign = {
+        key: value
+        for key, value in _traits(there).items()
+        if key not in owned or is_protected(key, protected)
+    }
+    record["traits"] = foreign | _ours(traits, as_strings, protected)
     return record
 
 
@@ -79,6 +91,7 @@ def to_put(
     owned: Collection[str],
     *,
     as_strings: bool = False,
+    protected: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The record to PUT for a customer of the snapshot."""
     return merged(
@@ -89,6 +102,7 @@ def to_put(
         email=row.email,
         owned={*owned, *_names(row.called)} if row.called else owned,
         as_strings=as_strings,
+        protected=protected,
     )
 
 
@@ -98,9 +112,11 @@ def differences(
     owned: Collection[str],
     *,
     as_strings: bool = False,
+    protected: tuple[str, ...] = (),
 ) -> list[Difference]:
-    """What `to_put` would change of a record that is there: name, email, and traits that are ours,
-    by name. Traits and fields of others are not looked at."""
+    """Where a record that is there is not what `to_put` makes of it: name, email, and traits that
+    are ours, by name. Traits and fields of others are not looked at, and values are equal as
+    Amberflo may store them (`alike`)."""
     found = []
     name = _name(current, row.name, row.customer_id)
     if name != current.get("customerName"):
@@ -108,9 +124,14 @@ def differences(
     email = _email(current, row.email) or None
     if email != (current.get("customerEmail") or None):
         found.append(Difference("customerEmail", email, current.get("customerEmail")))
-    ours, held = ours_at_amberflo(row, as_strings=as_strings), _traits(current)
+    ours = ours_at_amberflo(row, as_strings=as_strings, protected=protected)
+    held = {
+        trait: value
+        for trait, value in _traits(current).items()
+        if not is_protected(trait, protected)
+    }
     called = _names(row.called)
-    drifted = [trait for trait, value in ours.items() if not _alike(value, held.get(trait))]
+    drifted = [trait for trait, value in ours.items() if not alike(value, held.get(trait))]
     drifted += [
         trait
         for trait, value in held.items()
@@ -120,15 +141,25 @@ def differences(
     return found
 
 
-def ours_at_amberflo(row: Desired, *, as_strings: bool = False) -> Mapping[str, Any]:
+def ours_at_amberflo(
+    row: Desired, *, as_strings: bool = False, protected: tuple[str, ...] = ()
+) -> Mapping[str, Any]:
     """The traits that are ours, as Amberflo should hold them."""
-    return _sent(row.traits, row.called, as_strings)
+    return _sent(row.traits, row.called, as_strings, protected)
 
 
 @lru_cache(4096)
-def _sent(traits: str, called: str | None, as_strings: bool) -> Mapping[str, Any]:
+def _sent(
+    traits: str, called: str | None, as_strings: bool, protected: tuple[str, ...]
+) -> Mapping[str, Any]:
     # Kept, because many customers have the same traits.
-    return _ours(_wanted(traits, called), as_strings)
+    return _ours(_wanted(traits, called), as_strings, protected)
+
+
+@lru_cache(4096)
+def is_protected(trait: str, protected: tuple[str, ...]) -> bool:
+    """Whether a trait is never written or removed; `protected` are names or globs."""
+    return any(fnmatchcase(trait, one) for one in protected)
 
 
 def _wanted(traits: str, called: str | None) -> dict[str, Any]:
@@ -154,10 +185,16 @@ def _email(there: Mapping[str, Any], email: str | None) -> str | None:
     return _text(there.get("customerEmail")) if email is None else email
 
 
-def _ours(traits: Mapping[str, Any], as_strings: bool) -> dict[str, Any]:
+def _ours(
+    traits: Mapping[str, Any], as_strings: bool, protected: tuple[str, ...]
+) -> dict[str, Any]:
     """As they are sent. Amberflo's SDKs send no blank or null trait (§1), and one such would cost
     the whole customer."""
-    ours = {key: at_amberflo(value, as_strings=as_strings) for key, value in traits.items()}
+    ours = {
+        key: at_amberflo(value, as_strings=as_strings)
+        for key, value in traits.items()
+        if not is_protected(key, protected)
+    }
     return {key: value for key, value in ours.items() if not _blank(value)}
 
 
@@ -165,7 +202,7 @@ def at_amberflo(value: Any, *, as_strings: bool = False) -> Any:
     """A trait's value as it is sent: `/` and `|` in text become `_`, as Segment's own destination
     does (facts/segment.md §7); with `as_strings` everything is text, as Amberflo's SDKs ask. What
     is no scalar in a list becomes its JSON, and nothing in a list is null."""
-    if as_strings and not isinstance(value, str):
+    if as_strings and not isinstance(value, str | None):
         value = orjson.dumps(value).decode()
     if isinstance(value, str):
         return value.replace("/", "_").replace("|", "_")
@@ -179,15 +216,41 @@ def _traits(record: Mapping[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Equal as JSON: true is not 1, and 1 is 1.0, which some servers write as the other."""
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same as Amberflo may store them: as JSON, or as the text of it.
+    So true is "true" and not 1, and 5 is 5.0, "5" and "5.0"; lists are the same item by item."""
     if one is other:
         return True
+    one, other = _of_text(one), _of_text(other)
     if isinstance(one, bool) or isinstance(other, bool):
-        return False
+        return one is other
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    return bool(one == other)
+        return len(one) == len(other) and all(map(alike, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def _of_text(value: Any) -> Any:
+    """What a value's text says, where it is that of a boolean, a number or a list; numbers as
+    decimals: two long ones may differ in a digit that a float does not keep."""
+    if isinstance(value, bool | None):
+        return value
+    if isinstance(value, int | float):
+        return Decimal(str(value))
+    if not isinstance(value, str):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    if _NUMBER.fullmatch(value):
+        try:
+            return Decimal(value)
+        except InvalidOperation:  # an exponent beyond all bounds
+            return value
+    if value.startswith("[") and value.endswith("]"):
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    return value
 
 
 def _scalar(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import orjson
 
-from state import alerts, failures, queue, snapshot, workers
+from state import alerts, failures, holds, queue, snapshot, workers
 from state import runs as run_records
 from state.database import shown
 from syncer import report
@@ -32,7 +32,7 @@ def status(config: Path | None, as_json: bool) -> None:
         with database.read() as connection:
             newest = run_records.newest(connection, 1)
             oldest = [snapshot.waits_since(connection)]
-            held = run_records.held_keys(connection)
+            held = holds.open_keys(connection)
             customers = snapshot.backlog(connection)
             failed = failures.count(connection)
             active = alerts.active(connection)

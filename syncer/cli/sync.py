@@ -14,7 +14,8 @@ from syncer import report
 from syncer.app import App
 from syncer.cli.options import application, config_option, json_option
 from syncer.cli.shapes import change_json, run_json, run_line, said, trait_json
-from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK
+from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
+from syncer.sync.commit import Applied
 from syncer.sync.compare import CustomerChange
 from syncer.sync.run import Compared, Result, Runs, trait_sums
 
@@ -34,7 +35,9 @@ def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool) -> None:
         show_diff(app, full=full, customers=False, as_json=as_json)
         return
     with app.runs() as runs:
-        end(runs, runs.sync(full=full), as_json)
+        result = runs.sync(full=full)
+        forget_deleted(app, runs, result)
+        end(runs, result, as_json)
 
 
 @click.command()
@@ -73,7 +76,23 @@ def resync(
     if not yes:
         click.confirm(f"Send {whom} to Amberflo again?", abort=True, err=True)
     with app.runs() as runs:
-        end(runs, runs.resync(audience=audience, customer_id=customer), as_json)
+        result = runs.resync(audience=audience, customer_id=customer)
+        forget_deleted(app, runs, result)
+        end(runs, result, as_json)
+
+
+def forget_deleted(app: App, runs: Runs, result: Result) -> None:
+    """Forget whom a run found deleted in Segment, where the config says so."""
+    if not runs.selection.forget_deleted:
+        return
+    try:
+        with app.queue(writes=True) as calls:
+            erased = app.forget(runs.database, calls).forget_all_asked()
+    except SyncerError as error:
+        result.problems.append(f"who was deleted in Segment is not forgotten yet: {error}")
+    else:
+        if erased:
+            report.say(f"{erased:,} customers that were deleted in Segment are forgotten")
 
 
 def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
@@ -93,6 +112,7 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
                 "waiting": result.waiting,
                 "mismatches": [asdict(one) for one in result.mismatches],
                 "problems": result.problems,
+                "notices": result.notices,
             }
         )
     else:
@@ -106,7 +126,7 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         )
     for key, reason in result.held.items():
         report.say(f"held: {key}: {reason}")
-    if result.state == run_records.HELD:
+    if result.held:
         report.say(
             f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through"
         )
@@ -118,6 +138,8 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         report.say(
             f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}"
         )
+    for notice in result.notices:
+        report.say(notice)
     for problem in result.problems:
         report.say(f"error: {problem}")
     if result.problems:
@@ -134,9 +156,14 @@ def show_diff(app: App, *, full: bool, customers: bool, as_json: bool) -> None:
             compared.close()
     for message in compared.catalog.messages:
         report.say(f"error: {message}")
-    for key, reason in compared.held.items():
+    for notice in compared.notices:
+        report.say(notice)
+    decision = compared.decision
+    for key, reason in decision.held.items():
         report.say(f"would be held: {key}: {reason}")
-    for key, reason in compared.waiting.items():
+    if decision.deletions is not None:
+        report.say(f"would be held: {decision.deletions}")
+    for key, reason in decision.waiting.items():
         report.say(f"would wait: {key}: {reason}")
     if ignored := compared.catalog.ignored:
         shown = ", ".join([*ignored[:10], *(["…"] if len(ignored) > 10 else [])])
@@ -144,18 +171,20 @@ def show_diff(app: App, *, full: bool, customers: bool, as_json: bool) -> None:
 
 
 def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
-    held: dict[str, int] = {}
+    would = Applied()
     for change in compared.plan:
-        for one in compared.split(change)[1]:
-            held[one.key] = held.get(one.key, 0) + 1
+        held = compared.decision.split(change).held
+        would.held.update(one.key for one in held)
+        would.deleted += change.deleted
     tally = compared.tally
-    traits = [trait_json(row) for row in trait_sums(compared, held)]
+    traits = [trait_json(row) for row in trait_sums(compared, would)]
     document = {
         "kind": compared.kind,
         "complete": True,
         "customers": {"new": tally.new, "changed": tally.changed, "unchanged": tally.unchanged},
         "traits": traits,
         "without_customer_id": compared.without_id.profiles,
+        "deleted": would.deleted,
     }
     if as_json and not customers:
         report.print_json(document)
@@ -186,10 +215,18 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
 
 
 def _change_line(compared: Compared, change: CustomerChange) -> str:
+    decision = compared.decision
+    all_held = decision.holds_deletion(change)
     parts = [
         f"{one.trait}: {said(one.before)} → {said(one.after)}"
-        + (" (waiting)" if compared.waits(one) else " (held)" if compared.holds(one) else "")
+        + (
+            " (waiting)"
+            if decision.waits(one)
+            else " (held)"
+            if all_held or decision.holds(one)
+            else ""
+        )
         for one in change.changes
     ]
-    mark = "changed" if change.known else "new"
+    mark = "deleted" if change.deleted else "changed" if change.known else "new"
     return f"{mark} {change.customer_id}: {', '.join(parts) or 'name or email'}"

@@ -92,11 +92,6 @@ def end(found: Verification, repair: bool) -> None:
         report.say(f"{found.repaired:,} of {found.missing + found.drifted:,} repaired")
     if found.good:
         return
-    if found.findings.only_text_differs():
-        report.say(
-            "every value that differs is there as text: where Amberflo keeps only text, set "
-            'amberflo.trait_values = "string"'
-        )
     if not repair:
         report.say("`syncer verify --repair` sends again what is missing or differs")
     raise click.exceptions.Exit(EXIT_FAILED)

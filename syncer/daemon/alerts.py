@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 
 import orjson
 
-from state import alerts, failures, queue, runs, snapshot
+from state import alerts, failures, holds, queue, runs, snapshot
 from state.database import Database
 from syncer.config import AlertsConfig
 from syncer.daemon.trouble import Trouble
@@ -67,7 +67,7 @@ def found(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
 def gather(state: Database, calls: Database, now: float) -> Facts:
     """The facts as the database has them, at a time in epoch seconds."""
     with state.read() as connection:
-        held = runs.held_keys(connection)
+        held = holds.open_keys(connection)
         calls_failed = failures.count_calls(connection)
         refused = failures.count(connection) - calls_failed
         errors = runs.errors_in_a_row(connection)

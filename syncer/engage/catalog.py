@@ -16,8 +16,9 @@ import orjson
 from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.engage.names import trait_name
 from syncer.engage.source import ObservedKey
-from syncer.engage.values import USUAL, Value, boolean, is_null, since_1970, typed
+from syncer.engage.values import USUAL, Value, boolean, is_null, typed
 from syncer.errors import SourceError
+from syncer.times import since_1970
 
 __all__ = [
     "AUDIENCE",

@@ -73,6 +73,8 @@ _OTHER_SPELLING = {"user_identifiers": "user_identifier"}
 WORDS, DIGITS = ("true", "false", "t", "f"), ("1", "0", "1.0", "0.0")
 #: Engines that group the rows of a customer themselves.
 _GROUPING = {"sqlite", "postgresql"}
+#: No time before this is believed.
+_BELIEVED_FROM = datetime(2000, 1, 1, tzinfo=UTC)
 #: Rows that a server-side cursor hands over at a time.
 FETCH = 1000
 
@@ -173,6 +175,12 @@ class ProfilesSyncPull:
             yield from map(PulledCustomer._make, self._stream(grouped))
         else:
             yield from _grouped_here(self._stream(ordered))
+
+    def identified(self, customer_ids: Collection[str]) -> set[str]:
+        table = self._identifiers
+        value = cast(table.c.value, Text)
+        of_them = (table.c.type == self._source.customer_id, value.in_(list(customer_ids)))
+        return {str(row[0]) for row in self._all(select(value).where(*of_them).distinct())}
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
         rows = self._rows_without_id(keys)
@@ -312,8 +320,18 @@ class ProfilesSyncPull:
         return found.cte("without_id")
 
     def _time(self, table: Table) -> ColumnElement[Any]:
-        """Segment's time of a row: `timestamp` is empty on backfilled ones."""
-        return func.coalesce(table.c.timestamp, table.c.received_at, table.c.uuid_ts)
+        """Segment's time of a row: `timestamp` is empty on backfilled ones, and no time is believed
+        that is before 2000 or later than the row came (design §3, Time)."""
+        came = func.coalesce(table.c.received_at, table.c.uuid_ts)
+        time = func.coalesce(table.c.timestamp, came)
+        if self._dialect not in _GROUPING:
+            return time
+        at = _instant(table.c.timestamp, self._dialect)
+        beyond = or_(
+            at < _since(_BELIEVED_FROM, self._dialect),
+            at > _later(_instant(came, self._dialect), self._dialect),
+        )
+        return case((beyond, came), else_=time)
 
     # Running it
 
@@ -381,6 +399,11 @@ def _since(moment: datetime, dialect: str) -> ColumnElement[Any]:
     if dialect == "sqlite":
         return func.julianday(moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3])
     return literal(moment, DateTime(timezone=True))
+
+
+def _later(instant: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
+    """Five minutes after."""
+    return instant + (5 / 1440 if dialect == "sqlite" else literal(timedelta(minutes=5)))
 
 
 def _as_datetime(value: Any) -> datetime | None:

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 
@@ -61,6 +61,7 @@ class Verifier:
     owned: frozenset[str]
     progress: Progress
     as_strings: bool = False
+    protected: tuple[str, ...] = ()
     at_a_time: int = 16
     stop: Callable[[], bool] = lambda: False
 
@@ -276,8 +277,9 @@ class Verifier:
 
     def _compare(self, row: HeldRow, record: Record) -> tuple[list[Difference], list[str]]:
         """Where the record is not as it should be, and the names of all that was compared."""
-        drifts = differences(record, row, self.owned, as_strings=self.as_strings)
-        names = [*ours_at_amberflo(row, as_strings=self.as_strings), "customerName"]
+        how: Any = {"as_strings": self.as_strings, "protected": self.protected}
+        drifts = differences(record, row, self.owned, **how)
+        names = [*ours_at_amberflo(row, **how), "customerName"]
         return drifts, [*names, "customerEmail"] if row.email else names
 
     # Helpers

@@ -8,7 +8,7 @@ from functools import partial
 import orjson
 from sqlalchemy import Connection
 
-from state import history, runs
+from state import history, holds, runs
 from state.history import Entry
 from syncer.web.desk import Desk
 from syncer.web.page import LARGEST, ROWS, Answer, GoTo, Missing, NotNow, Page, Visit
@@ -93,7 +93,8 @@ def _held(desk: Desk, visit: Visit) -> None:
     """Only what is held can be decided on."""
     with desk.state.read() as connection:
         record = _run(connection, visit)
-    if record["state"] != runs.HELD:
+        undecided = holds.undecided(connection, visit.run)
+    if not undecided:
         raise NotNow(
             f"run {visit.run} is {record['state']}: it holds nothing that waits for a decision"
         )

@@ -35,6 +35,7 @@ from syncer.engage.source import (
     PulledCustomer,
     Scope,
 )
+from syncer.engage.values import milliseconds
 from syncer.errors import SourceError
 from syncer.sync.guard import Guard
 from syncer.sync.run import Runs, Selection
@@ -257,6 +258,35 @@ def test_the_time_of_a_change_is_the_rows(warehouse: Warehouse) -> None:
     assert change.observed_at == round(expected.timestamp() * 1000)
 
 
+@pytest.mark.parametrize(
+    ("timestamp", "counts"),
+    [
+        ("2036-01-01T00:00:00Z", T0),
+        ("1970-01-01T00:00:00Z", T0),
+        ("2026-03-04T10:04:00Z", "2026-03-04T10:04:00Z"),
+        ("2026-03-04T10:06:00Z", T0),
+        ("2001-01-01T00:00:00Z", "2001-01-01T00:00:00Z"),
+    ],
+)
+def test_a_time_that_cannot_be_is_the_time_when_the_row_came(
+    warehouse: Warehouse, timestamp: str, counts: str
+) -> None:
+    """Design §3, Time: from 2000 to the receipt and five minutes."""
+    warehouse.member("p1", "u1")
+    warehouse.trait("p1", "churn", "true", T0, timestamp=timestamp)
+    ((keys, times),) = [(json.loads(row.keys), json.loads(row.times)) for row in warehouse.pulled()]
+    at = milliseconds(times[keys.index("churn")])
+    assert at == round(datetime.fromisoformat(counts).timestamp() * 1000)
+
+
+def test_a_customer_with_an_identifier_was_not_deleted(warehouse: Warehouse) -> None:
+    warehouse.member("p1", "u1")
+    warehouse.id("p1", "other", type="email")
+    with warehouse.source().pull(Everything()) as pull:
+        list(pull.customers(KEYS))
+        assert pull.identified(["u1", "other", "nobody"]) == {"u1"}
+
+
 def test_customers_come_in_utf8_byte_order(warehouse: Warehouse) -> None:
     """Not in the order of a language, nor of UTF-16 (which has 🦊 before ～)."""
     ids = ["a", "B", "b", "A", "Z", "_", "é", "z", "zz", "ß", "10", "9", " 9", "a b", "a-b", "ab"]
@@ -390,9 +420,14 @@ def test_of_two_rows_for_one_segment_id_the_newest_counts(warehouse: Warehouse) 
     assert warehouse.wanted() == {"u2": {"vip": True}}
 
 
-def test_of_two_rows_of_one_time_the_later_in_sequence_counts(warehouse: Warehouse) -> None:
-    warehouse.merge("old", "second", seq=8)
-    warehouse.merge("old", "first", seq=7)
+@pytest.mark.parametrize("stored", ["in sequence", "the other way"])
+def test_of_two_rows_of_one_time_the_later_in_sequence_counts(
+    warehouse: Warehouse, stored: str
+) -> None:
+    """However the table has them."""
+    rows = [("first", 7), ("second", 8)]
+    for into, seq in rows if stored == "in sequence" else reversed(rows):
+        warehouse.merge("old", into, seq=seq)
     warehouse.trait("old", "vip", "true")
     warehouse.id("first", "u1")
     warehouse.id("second", "u2")
@@ -438,7 +473,10 @@ def test_the_newest_of_two_names_wins_without_an_email(warehouse: Warehouse, new
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ({"timestamp": HOUR_LATER}, {"timestamp": T0, "received_at": TWO_LATER}),
+        (
+            {"timestamp": HOUR_LATER, "received_at": HOUR_LATER},
+            {"timestamp": T0, "received_at": TWO_LATER},
+        ),
         ({"timestamp": None, "received_at": HOUR_LATER}, {"timestamp": T0}),
         (
             {"timestamp": None, "received_at": None, "uuid_ts": HOUR_LATER},
@@ -449,17 +487,19 @@ def test_the_newest_of_two_names_wins_without_an_email(warehouse: Warehouse, new
     ],
     ids=["timestamp", "received_at", "uuid_ts", "no time is the oldest", "seq"],
 )
+@pytest.mark.parametrize("stored_first", ["old", "new"])
 def test_which_of_two_rows_is_the_newest(
-    warehouse: Warehouse, old: dict[str, Any], new: dict[str, Any]
+    warehouse: Warehouse, old: dict[str, Any], new: dict[str, Any], stored_first: str
 ) -> None:
-    """By `timestamp`, where it is empty by `received_at`, then by `uuid_ts`."""
+    """By `timestamp`, where it is empty by `received_at`, then by `uuid_ts`; of one time by `seq`.
+    However the table has them."""
     warehouse.merge("old", "new")
     warehouse.member("new", "u1", "false")
     warehouse.run(f"DELETE FROM {warehouse.table('user_traits')}")
-    warehouse.trait("new", "vip", "false", T0, **new)
-    warehouse.trait("old", "vip", "true", T0, **old)
-    warehouse.trait("new", "name", "new", T0, **new)
-    warehouse.trait("old", "name", "old", T0, **old)
+    rows = [("old", "true", old), ("new", "false", new)]
+    for profile, value, row in rows if stored_first == "old" else reversed(rows):
+        warehouse.trait(profile, "vip", value, T0, **row)
+        warehouse.trait(profile, "name", profile, T0, **row)
     assert warehouse.changes() == [("u1", {"vip": True}, "old", None)]
 
 

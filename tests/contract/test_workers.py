@@ -532,7 +532,9 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
     assert {(one["customer_id"], one["rev"]) for one in history} <= {
         (one, rev) for one in ids for rev in range(2, 2 + 2 * rounds)
     }
-    assert len(history) == rounds * len(ids)
+    assert Counter(one["source"] for one in history) == dict.fromkeys(
+        (None, "identify"), rounds * len(ids)
+    )
 
 
 def identify(customer_id: str, trait: str, number: int) -> Accepted:

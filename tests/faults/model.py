@@ -14,8 +14,10 @@ from syncer.sandbox.engage import Customer, EngageSandbox
 
 Event = dict[str, Any]
 
-#: Calls say that they happened now: what is in the warehouse is a month older. An old call says
-#: that it happened so many milliseconds ago, before anything that is in the warehouse.
+#: Calls say that they happened a minute ago (milliseconds), so not after they were received: what
+#: is in the warehouse is a month older. An old call says that it happened so much earlier, before
+#: anything that is in the warehouse.
+AGO = 60 * 1000
 OLD = 400 * 24 * 3600 * 1000
 
 
@@ -104,7 +106,7 @@ class Model:
         for _ in range(count):
             event = rng.choice((*kinds, self._identify))(rng)
             self._made += 1
-            at = now + self._made - (OLD if event.get("old") else 0)
+            at = now - AGO + self._made - (OLD if event.get("old") else 0)
             found.append({"messageId": f"m-{self._made}", "timestamp": at, **event})
             if rng.random() < 0.15:
                 found.append(found[-1])
@@ -130,7 +132,8 @@ class Model:
         if not found:
             return None
         self._made += 1
-        return {"messageId": f"m-{self._made}", "timestamp": now + self._made, **rng.choice(found)}
+        at = now - AGO + self._made
+        return {"messageId": f"m-{self._made}", "timestamp": at, **rng.choice(found)}
 
     def accepted(self, events: list[Event], position: int) -> None:
         """These are durable."""

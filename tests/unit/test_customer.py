@@ -237,6 +237,20 @@ def test_as_strings_leaves_the_traits_of_others() -> None:
     assert found["traits"] == {"seats": 5, "vip": "true"}
 
 
+def test_a_protected_trait_is_never_written_nor_removed() -> None:
+    """Also where somebody calls it ours: `amberflo.protected`."""
+    theirs = {"stripeId": "cus_1", "awsm.customerIdentifier": "x", "awsm": "y"}
+    owned = [*OWNED, "stripeId", "awsm.customerIdentifier", "awsm"]
+    protected = ("stripeId", "stripe_id", "paymentProviderName", "awsm.*")
+    wanted = {"vip": True, "stripeId": "mine", "paymentProviderName": "mine"}
+    found = record({"traits": theirs}, traits=wanted, owned=owned, protected=protected)
+    assert found["traits"] == {
+        "stripeId": "cus_1",
+        "awsm.customerIdentifier": "x",
+        "vip": True,
+    }
+
+
 def test_what_was_read_is_not_changed() -> None:
     current, traits = copy.deepcopy(STRIPE), {"total": ["a/b"]}
     record(current, traits=traits, name="Eva")

