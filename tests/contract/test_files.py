@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -91,6 +92,23 @@ def test_a_looker_is_never_taken_for_the_holder(url: str) -> None:
         assert lock_holder(state, "run") is None
         with held_elsewhere(url) as holder:
             assert lock_holder(state, "run") == holder.pid
+
+
+def test_a_file_system_without_locks_is_one_line(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with closing(Database.open(url)) as state:
+        monkeypatch.setattr("fcntl.flock", no_locks)
+        with (
+            pytest.raises(
+                StateError, match=r"the lock file .*syncer\.db\.lock: No locks available"
+            ),
+            run_lock(state),
+        ):
+            pass
 
 
 def test_by_a_symbolic_link_it_is_the_same_state(tmp_path: Path, url: str) -> None:
