@@ -15,7 +15,7 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import forgotten, memo, seal, sizes, snapshot
+from state import failures, forgotten, memo, seal, sizes, snapshot
 from state.errors import Locked
 from state.snapshot import DueRow
 from state.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, HELD_CHANGE, HOLD, RUN, TRAIT
@@ -165,7 +165,16 @@ def _names(call: str, customer_id: str) -> bool:
     try:
         return customer_id in map(str, _values(orjson.loads(call)))
     except orjson.JSONDecodeError:
-        return any(text in call for text in (f'"{customer_id}"', json.dumps(customer_id)))
+        texts = {f'"{customer_id}"', json.dumps(customer_id)}
+        if customer_id.isdigit() and re.search(rf":\s*{customer_id}\b", call):
+            return True
+        return any(text in call or _ends_within(call, text) for text in texts)
+
+
+def _ends_within(call: str, text: str) -> bool:
+    """Whether what is kept of a call that was cut (failures.py) ends with a beginning of a text."""
+    kept, mark, _ = call.rpartition(failures.CUT)
+    return bool(mark) and any(kept.endswith(text[:end]) for end in range(2, len(text)))
 
 
 def _values(call: Any) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal_column,
     text,
 )
 from sqlmodel import Field, SQLModel
@@ -440,6 +441,13 @@ Index(
     postgresql_where=HOLD.c.decision.is_(None),
 )
 Index("failure_customer", FAILURE.c.customer_id, FAILURE.c.id)
+#: The calls that could not be taken, which were never sent: there is a bound of them.
+Index(
+    "failure_call",
+    FAILURE.c.id,
+    sqlite_where=FAILURE.c.attempts == literal_column("0"),
+    postgresql_where=FAILURE.c.attempts == literal_column("0"),
+)
 Index("seal_kind", SEAL.c.kind, SEAL.c.number)
 Index("erased_seal", ERASED.c.seal, ERASED.c.id)
 Index("failure_ref", FAILURE.c.ref, unique=True)

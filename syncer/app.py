@@ -16,15 +16,18 @@ from collections.abc import (
 from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import scrypt
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 import uvloop
+from sqlalchemy.engine import URL
 
 from state import compaction, failures, queue, snapshot, workers
 from state.compaction import Compacted, compact
-from state.database import Database
+from state.database import Database, shown
 from state.lock import lock
 from state.snapshot import DueRow
 from state.workers import Worker
@@ -178,15 +181,25 @@ class App:
             stop=self.stop,
         )
 
-    def retry(self, found: Runs, rows: Sequence[Mapping[str, Any]]) -> Delivery:
-        """Send failures again: customers as they are now, meter records the same bytes."""
-        customers = [row["id"] for row in rows if row["kind"] == failures.CUSTOMER]
-        meters = [row for row in rows if row["kind"] == failures.METER]
-        delivery = found.retry(customers) if customers else Delivery()
-        if meters:
-            sent, refused = self.retry_meters(found.database, meters)
+    def retry(self, found: Runs, ids: Collection[int] | None, until: int) -> Delivery:
+        """Send what was refused again, up to a number, all or the numbered ones: customers as they
+        are now, meter records the same bytes."""
+        refused = partial(failures.refused, found.database, ids=ids, until=until)
+        customers = (str(row["customer_id"]) for row in refused(failures.CUSTOMER))
+        delivery = Delivery()
+        if (first := next(customers, None)) is not None:
+            delivery = found.send_again(chain([first], customers))
+        meters = refused(failures.METER)
+        while rows := list(islice(meters, failures.CHUNK)):
+            sent, again = self.retry_meters(found.database, rows)
             delivery.delivered += sent
-            delivery.failed += refused
+            delivery.failed += again
+            if (left := len(rows) - sent - again) > 0:
+                delivery.problem = delivery.problem or (
+                    f"Amberflo did not take {left:,} meter records in time: they stay due, and "
+                    "what was not tried stays a failure"
+                )
+                break
         return delivery
 
     def verify(
@@ -335,7 +348,7 @@ class App:
             "customer_id": engage.customer_id,
             "audiences": engage.audiences,
             "computed_traits": engage.computed_traits,
-            "source": [engage.source, str(engage.profiles_sync.url)],
+            "source": [engage.source, _told_apart(engage.profiles_sync.url)],
             "schema": engage.profiles_sync.schema_,
         }
         if engage.public_api is not None:
@@ -348,6 +361,15 @@ class App:
             forget_deleted=engage.deleted == "forget",
             hold_first_contact=engage.first_contact == "hold",
         )
+
+
+def _told_apart(url: URL) -> str:
+    """A text that says whether it is the same URL, to be stored: neither the password nor what is
+    in the query can be read from it, and finding it by trying is slow."""
+    if not url.query:
+        return shown(url)
+    salt, query = shown(url).encode(), repr(sorted(url.query.items())).encode()
+    return f"{shown(url)}?{scrypt(query, salt=salt, n=2**14, r=8, p=1, dklen=16).hex()}"
 
 
 def _now() -> int:

@@ -126,7 +126,7 @@ def check(config: Path | None, as_json: bool) -> None:
         report.print_json(results)
     else:
         for row in results:
-            print(f"{'good' if row['good'] else 'BAD '}  {row['check']}: {row['says']}")
+            report.print_line(f"{'good' if row['good'] else 'BAD '}  {row['check']}: {row['says']}")
     if not all(row["good"] for row in results):
         raise click.exceptions.Exit(EXIT_FAILED)
 

@@ -230,9 +230,9 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
             _print_first_contact(first)
         if customers:
             for change in compared.plan:
-                print(_change_line(compared, change))
+                report.print_line(_change_line(compared, change))
             for profile in runs.without_customer_id(compared):
-                print(f"no customer id: profile {profile}")
+                report.print_line(f"no customer id: profile {profile}")
 
 
 def _print_first_contact(first: FirstContact) -> None:

@@ -68,7 +68,7 @@ def print_json(found: Verification) -> None:
 
 def print_text(found: Verification) -> None:
     for line in _lines(found):
-        print(line)
+        report.print_line(line)
     report.print_table(("trait", "equal", "drifted"), found.traits())
     report.stdout().print(
         f"{found.checked:,} customers checked: {found.equal:,} equal, {found.missing:,} missing, "

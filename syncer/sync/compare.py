@@ -529,11 +529,11 @@ class Stamp(NamedTuple):
 
 
 def read_stamps(text: str | None) -> dict[str, Stamp]:
-    """The stamps of a customer, by trait, `name` or `email` (see `tables.Customer`)."""
+    """The stamps of a customer, by trait, `name` or `email` (see `tables.Customer`). One that an
+    older program wrote has no receipt: the next pull knows better."""
     found = orjson.loads(text or "{}")
     return {
-        name: Stamp(*one) if isinstance(one, list) else Stamp(one, one)
-        for name, one in found.items()
+        name: Stamp(*one) if isinstance(one, list) else Stamp(one, 0) for name, one in found.items()
     }
 
 

@@ -8,7 +8,7 @@ change), so a process that dies between the two loses and doubles nothing.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +33,7 @@ class Sorted:
 
     events: list[EventRow] = field(default_factory=list)
     calls: list[CustomerCall] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    failures: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=failures.CALLS))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
@@ -60,7 +60,7 @@ class Sorter:
             with self.state_database.write(alone=True) as connection:
                 self._apply(connection, found)
                 if found.failures:
-                    failures.put(connection, found.failures)
+                    found.counts["failure", "let go"] += failures.put(connection, found.failures)
         with self.queue_database.write() as connection:
             new = queue.sort(connection, {request.id for request in requests}, found.events)
             found.counts["repeated", ""] += len(found.events) - new
@@ -101,21 +101,14 @@ def read(request: InboxRow, into: Sorted) -> None:
             into.counts["dropped", outcome.reason] += 1
         elif isinstance(outcome, Rejected):
             into.counts["rejected", outcome.reason] += 1
+            if len(into.failures) == into.failures.maxlen:
+                into.counts["failure", "let go"] += 1
             into.failures.append(_failure(request, place, outcome))
         else:
             into.calls.append(outcome)
 
 
 def _failure(request: InboxRow, place: int, rejected: Rejected) -> dict[str, Any]:
-    return {
-        "ref": f"call:{request.received_at}:{request.id}:{request.place}:{place}",
-        "kind": failures.METER,
-        "customer_id": None,
-        "message_id": rejected.message_id,
-        "reason": rejected.reason,
-        "status": None,
-        "request": rejected.raw,
-        "body": None,
-        "attempts": 0,
-        "failed_at": request.received_at,
-    }
+    ref = f"{request.received_at}:{request.id}:{request.place}:{place}"
+    raw, received_at = rejected.raw, request.received_at
+    return failures.call(ref, rejected.message_id, rejected.reason, raw, received_at)

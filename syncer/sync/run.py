@@ -269,12 +269,6 @@ class Runs:
             with self.database.write() as connection:
                 holds.lift(connection, found, self.clock())
 
-    def retry(self, failed: Collection[int]) -> Delivery:
-        """Send customers again that Amberflo refused, by the numbers of their failures."""
-        with self.database.read() as connection:
-            found = failures.find(connection, failed)
-        return self.send_again([str(failure["customer_id"]) for failure in found])
-
     def send_again(self, customer_ids: Iterable[str]) -> Delivery:
         """Send known customers as they are to be, whatever Amberflo has of them."""
         rest, due, began = iter(customer_ids), 0, self.clock()

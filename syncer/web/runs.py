@@ -113,5 +113,5 @@ def _name(run: int) -> str:
     return f"approve {run}"
 
 
-READS = {"/runs": listing, "/runs/{run:int}": one}
-WRITES = {"/runs/{run:int}/approve": approve, "/runs/{run:int}/reject": reject}
+READS = {"/runs": listing, "/runs/{which}": one}
+WRITES = {"/runs/{which}/approve": approve, "/runs/{which}/reject": reject}

@@ -258,6 +258,26 @@ def test_the_first_version_is_brought_up(
         assert (found["held"], found["waiting"]) == (2, 0)
 
 
+def test_a_secret_that_an_older_program_stored_is_taken_out(
+    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings of a run had the query of the source's URL, which may hold one."""
+    with monkeypatch.context() as older:
+        older.setitem(migrations.MIGRATIONS, "state", migrations.MIGRATIONS["state"][:6])
+        Database.open(url).close()
+    kept, secret = '["sqlite:///x.db"]', '["postgresql://h/d?password=hunter2"]'
+    with engine.begin() as connection:
+        for settings in (kept, secret):
+            connection.execute(
+                text("INSERT INTO run (kind, state, started_at, settings) VALUES ('a','b',1,:one)"),
+                {"one": settings},
+            )
+    Database.open(url).close()
+    with engine.begin() as connection:
+        found = connection.execute(text("SELECT settings FROM run ORDER BY id")).scalars().all()
+    assert found == [kept, None]
+
+
 def test_a_migration_that_fails_leaves_nothing_of_itself(
     url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

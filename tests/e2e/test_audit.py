@@ -231,7 +231,8 @@ def test_times_in_several_formats(
         assert installation.json("audit", "audience", trait, "--at", text) == expected
     for text, day in (("2096-11-01", "2096-11-01"), ("2096-W45-1", "2096-11-05")):
         assert installation.json("audit", "at", text)["at"] == f"{day}T00:00:00.000Z"
-    for text in ("yesterday", "2026-13-01", "", "12"):
+    beyond = ("0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00")
+    for text in ("yesterday", "2026-13-01", "", "12", *beyond):
         said = installation.run("audit", "at", text, exit_code=2).stderr
         assert f"{text!r} is no time; write for example 2026-11-01" in said
 
