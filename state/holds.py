@@ -277,10 +277,15 @@ def end_unsaid(
         _end(connection, and_(theirs, HELD_CHANGE.c.run < run), now)
 
 
-def end_unseen(connection: Connection, run: int, now: int) -> None:
-    """A run that compared everything has not found these again: Engage says them no more."""
-    in_force = select(HOLD.c.id).where(or_(_OPEN, HOLD.c.decision == REJECTED))
-    _end(connection, and_(HELD_CHANGE.c.hold.in_(in_force), HELD_CHANGE.c.run < run), now)
+def end_unseen(connection: Connection, traits: Collection[str], run: int, now: int) -> None:
+    """A run that compared all of these traits has not found these again: Engage says them no
+    more."""
+    rows = connection.execute(
+        select(HOLD.c.id, HOLD.c.trait).where(or_(_OPEN, HOLD.c.decision == REJECTED))
+    )
+    looked_at = [number for number, trait in rows if trait in traits]
+    for ids in _chunks(looked_at):
+        _end(connection, and_(HELD_CHANGE.c.hold.in_(ids), HELD_CHANGE.c.run < run), now)
 
 
 def close_empty(connection: Connection, run: int, now: int) -> list[Hold]:

@@ -119,7 +119,7 @@ class Writer:
         for one in held:
             if one.ruling == "rejected":
                 self._again(change.customer_id, one.trait)
-            elif not self.decision.waits(one):
+            elif self.decision.guards(one):
                 row = Kept(
                     change.customer_id, as_json(one.before), as_json(one.after), one.observed_at
                 )

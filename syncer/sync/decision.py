@@ -58,8 +58,10 @@ class Decision:
         """Whether a change is not applied."""
         if one.ruling == "rejected":
             return True
-        if self.waits(one):
-            return True
+        return self.waits(one) or self.guards(one)
+
+    def guards(self, one: TraitChange) -> bool:
+        """Whether a change needs somebody's word."""
         return one.key in self.held and one.ruling is None and not _mends(one)
 
     def holds_deletion(self, change: CustomerChange) -> bool:

@@ -389,7 +389,10 @@ class Runs:
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
             catalog = self._catalog(pull, connection, rows, listing)
-            new = sorted(set(catalog.keys) & catalog.by_key.keys() - {row.key for row in rows})
+            new = sorted(
+                {trait.key for trait in catalog.by_name.values()}
+                & set(catalog.keys) - {row.key for row in rows}
+            )
             if rows and new and isinstance(scope, ChangedSince):
                 raise _NewKeys(new, catalog)
             watermark = pull.watermark()
@@ -663,7 +666,8 @@ class Runs:
             renamed(connection, given, run, now)
             compared.applied = applied = self._apply(connection, run, compared, now)
             if compared.whole:
-                holds.end_unseen(connection, run, now)
+                looked_at = {*compared.catalog.by_name, holds.DELETED}
+                holds.end_unseen(connection, looked_at, run, now)
             for trait, customer_ids in compared.said:
                 holds.end_unsaid(connection, trait, customer_ids, run, now)
             holds.close_empty(connection, run, now)

@@ -37,6 +37,10 @@ def one(desk: Desk, visit: Visit) -> Answer:
             for row in runs.traits(connection, visit.run)
         ]
         changes = _changes(connection, visit.run, traits, key, step, after)
+        found = [
+            (one, holds.count(connection, one.id)) for one in holds.of_run(connection, visit.run)
+        ]
+        undecided = bool(holds.undecided(connection, visit.run))
     return Page(
         "run.html",
         {
@@ -48,6 +52,9 @@ def one(desk: Desk, visit: Visit) -> Answer:
             "filter": {"key": key, "step": step},
             "paged": after is not None,
             "approving": desk.work.under_way(_name(visit.run)),
+            "holds": found,
+            "undecided": undecided,
+            "open": any(one.decision is None for one, _ in found),
         },
     )
 
