@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import sqlite3
 import sys
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -161,6 +159,20 @@ def test_what_the_config_leaves_out_stays_as_it_is(
     assert installation.members("beta") == {"u02"}
 
 
+def test_what_is_held_of_a_trait_ends_when_the_config_leaves_it_out(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    ids = warehouse.users(40, vip="true", beta="true")
+    installation.run("sync")
+    warehouse.lose("beta", ids)
+    installation.run("sync", "--full", exit_code=3)
+    choose(installation, "vip")
+    run = installation.json("sync")
+    assert (run["state"], run["held_because"]) == ("done", {})
+    assert installation.json("status")["held"] == []
+    assert len(installation.members("beta")) == 40
+
+
 # Giving a trait back
 
 
@@ -173,24 +185,7 @@ def taken(installation: Installation, warehouse: Warehouse) -> Installation:
         at_amberflo(installation, customer_id, plan=plan)
     installation.run("sync")
     assert installation.values("plan") == dict.fromkeys(("u00", "u01", "u02", "u03"), True)
-    with closing(sqlite3.connect(installation.folder / "syncer.db")) as state:
-        there = state.execute("SELECT customer_id, before, source FROM change WHERE trait = 'plan'")
-        if not any(row[2] == "amberflo" for row in there):
-            contact(state)
-        state.commit()
     return installation
-
-
-def contact(state: sqlite3.Connection) -> None:
-    """The rows of a first contact, as a run writes them that looks at Amberflo."""
-    state.execute(
-        "UPDATE change SET source = 'amberflo', before = '\"gold\"'"
-        " WHERE trait = 'plan' AND customer_id = 'u00'"
-    )
-    state.execute(
-        "INSERT INTO change (customer_id, rev, key, trait, before, recorded_at, source)"
-        " VALUES ('u09', 1, 'plan', 'plan', '\"silver\"', 1, 'amberflo')"
-    )
 
 
 def test_a_trait_is_given_back(taken: Installation, warehouse: Warehouse) -> None:
@@ -232,6 +227,12 @@ def test_a_trait_that_was_given_back_is_taken_again_by_its_name(
     taken.run("sync")
     assert taken.members("plan") == {"u00", "u01", "u02", "u03"}
     assert status(taken)["plan"] == ("audience", 4, None)
+
+    # That was a first contact as any: what others had by then can be given back again.
+    choose(taken, "*")
+    assert taken.json("traits", "release", "plan", "--yes")["restored"] == 2
+    taken.run("sync")
+    assert taken.values("plan") == {"u00": "gold", "u09": "silver"}
 
 
 def test_what_cannot_be_given_back_is_told(
