@@ -393,7 +393,9 @@ class Runs:
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
             catalog = self._catalog(pull, connection, rows, listing)
-            new = sorted(set(catalog.keys) & catalog.by_key.keys() - {row.key for row in rows})
+            # Of keys that are refused for their names nothing becomes ours.
+            ours = {trait.key for trait in catalog.by_name.values()}
+            new = sorted(ours - {row.key for row in rows})
             if rows and new and isinstance(scope, ChangedSince):
                 raise _NewKeys(new, catalog)
             watermark = pull.watermark()

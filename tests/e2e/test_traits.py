@@ -113,6 +113,7 @@ def test_a_newcomer_does_not_freeze_an_audience(
         reasons = {row["key"]: row["reasons"] for row in run["traits"]}
         assert reasons["VIP"] == {"name taken twice": 1}
     assert installation.members("vip") == {"u01", "u02", "u03", "u04", "u09"}
+    assert installation.json("sync")["kind"] == "incremental", "it is not new for ever"
     # The config can say so, too.
     choose(installation, "*", "!VIP")
     assert installation.json("sync")["notices"] == []
@@ -124,6 +125,7 @@ def test_two_new_keys_with_one_name_are_an_error(
     warehouse.users(2, vip="true", VIP="true", other="true")
     run = installation.json("sync", exit_code=1)
     assert "'VIP' and 'vip'" in run["problems"][0]
+    assert installation.json("sync", exit_code=1)["kind"] == "incremental"
     assert (installation.values("vip"), len(installation.members("other"))) == ({}, 2)
 
 
