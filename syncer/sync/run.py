@@ -38,7 +38,7 @@ from syncer.engage.source import (
 from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
 from syncer.sync.account import Account
-from syncer.sync.commit import Applied, Writer, names_given_away, renamed
+from syncer.sync.commit import Applied, Writer, renamed
 from syncer.sync.compare import ENGAGE_WINS, Pair, Sums, Tally, compare, look_up, merge
 from syncer.sync.contact import Contact, FirstContact
 from syncer.sync.decision import Decision
@@ -645,8 +645,7 @@ class Runs:
                     because=word.because,
                     run=run,
                 )
-            given = names_given_away(snapshot.traits(connection), compared.catalog)
-            renamed(connection, given, run, now)
+            renamed(connection, compared.catalog.renamed, run, now)
             compared.applied = applied = self._apply(connection, run, compared, now)
             if compared.whole:
                 holds.end_unseen(connection, run, now)
