@@ -7,7 +7,7 @@ are laid over the state as it is now.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from state import forgotten, holds, snapshot
 from state.holds import Kept
 from state.snapshot import ChangeRow, CustomerState
-from syncer.engage.catalog import Catalog, KnownTrait, canonical
+from syncer.engage.catalog import KnownTrait, canonical
 from syncer.engage.values import Value
 from syncer.sync.compare import (
     AMBERFLO,
@@ -241,12 +241,10 @@ def profile_rows(
     return rows
 
 
-def renamed(
-    connection: Connection, catalog_names: Iterable[tuple[str, KnownTrait]], run: int, now: int
-) -> None:
-    """A key gave its name to another one: whoever has the trait goes over, with a row for each.
-    Amberflo has it already."""
-    for old, trait in catalog_names:
+def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, now: int) -> None:
+    """Keys gave their names to others (`given`, by the old key): whoever has the trait goes over,
+    with a row for each. Amberflo has it already."""
+    for old, trait in given.items():
         after = ""
         while holders := snapshot.holders(connection, trait.name, after, snapshot.CHUNK):
             rows, told = [], {}
@@ -269,15 +267,3 @@ def counts(value: Any) -> int:
 def as_json(value: Any) -> str | None:
     """A value for the history; None is absent."""
     return None if value is None else orjson.dumps(value).decode()
-
-
-def names_given_away(
-    known: Iterable[snapshot.TraitRow], catalog: Catalog
-) -> list[tuple[str, KnownTrait]]:
-    """The keys of earlier runs whose name another key has now, each with that one."""
-    found = []
-    for row in known:
-        trait = catalog.by_name.get(row.trait)
-        if trait is not None and trait.key != row.key:
-            found.append((row.key, trait))
-    return found

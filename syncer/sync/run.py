@@ -38,7 +38,7 @@ from syncer.engage.source import (
 from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
 from syncer.sync.account import Account
-from syncer.sync.commit import Applied, Writer, names_given_away, renamed
+from syncer.sync.commit import Applied, Writer, renamed
 from syncer.sync.compare import ENGAGE_WINS, Pair, Sums, Tally, compare, look_up, merge
 from syncer.sync.contact import Contact, FirstContact
 from syncer.sync.decision import Decision
@@ -389,11 +389,10 @@ class Runs:
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
             catalog = self._catalog(pull, connection, rows, listing)
-            new = sorted(
-                {trait.key for trait in catalog.by_name.values()}
-                & set(catalog.keys) - {row.key for row in rows}
-            )
-            if rows and new and isinstance(scope, ChangedSince):
+            # Of keys that are refused for their names nothing becomes ours.
+            ours = {trait.key for trait in catalog.by_name.values()}
+            new = sorted(ours - {row.key for row in rows})
+            if new and isinstance(scope, ChangedSince):
                 raise _NewKeys(new, catalog)
             watermark = pull.watermark()
             tally, plan, said = Tally(catalog), Plan(), Said()
@@ -662,8 +661,7 @@ class Runs:
                     because=word.because,
                     run=run,
                 )
-            given = names_given_away(snapshot.traits(connection), compared.catalog)
-            renamed(connection, given, run, now)
+            renamed(connection, compared.catalog.renamed, run, now)
             compared.applied = applied = self._apply(connection, run, compared, now)
             if compared.whole:
                 looked_at = {*compared.catalog.by_name, holds.DELETED}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import sqlite3
 import sys
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -115,6 +113,7 @@ def test_a_newcomer_does_not_freeze_an_audience(
         reasons = {row["key"]: row["reasons"] for row in run["traits"]}
         assert reasons["VIP"] == {"name taken twice": 1}
     assert installation.members("vip") == {"u01", "u02", "u03", "u04", "u09"}
+    assert installation.json("sync")["kind"] == "incremental", "it is not new for ever"
     # The config can say so, too.
     choose(installation, "*", "!VIP")
     assert installation.json("sync")["notices"] == []
@@ -126,6 +125,7 @@ def test_two_new_keys_with_one_name_are_an_error(
     warehouse.users(2, vip="true", VIP="true", other="true")
     run = installation.json("sync", exit_code=1)
     assert "'VIP' and 'vip'" in run["problems"][0]
+    assert installation.json("sync", exit_code=1)["kind"] == "incremental"
     assert (installation.values("vip"), len(installation.members("other"))) == ({}, 2)
 
 
@@ -161,6 +161,20 @@ def test_what_the_config_leaves_out_stays_as_it_is(
     assert installation.members("beta") == {"u02"}
 
 
+def test_what_is_held_of_a_trait_ends_when_the_config_leaves_it_out(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    ids = warehouse.users(40, vip="true", beta="true")
+    installation.run("sync")
+    warehouse.lose("beta", ids)
+    installation.run("sync", "--full", exit_code=3)
+    choose(installation, "vip")
+    run = installation.json("sync")
+    assert (run["state"], run["held_because"]) == ("done", {})
+    assert installation.json("status")["held"] == []
+    assert len(installation.members("beta")) == 40
+
+
 # Giving a trait back
 
 
@@ -173,24 +187,7 @@ def taken(installation: Installation, warehouse: Warehouse) -> Installation:
         at_amberflo(installation, customer_id, plan=plan)
     installation.run("sync")
     assert installation.values("plan") == dict.fromkeys(("u00", "u01", "u02", "u03"), True)
-    with closing(sqlite3.connect(installation.folder / "syncer.db")) as state:
-        there = state.execute("SELECT customer_id, before, source FROM change WHERE trait = 'plan'")
-        if not any(row[2] == "amberflo" for row in there):
-            contact(state)
-        state.commit()
     return installation
-
-
-def contact(state: sqlite3.Connection) -> None:
-    """The rows of a first contact, as a run writes them that looks at Amberflo."""
-    state.execute(
-        "UPDATE change SET source = 'amberflo', before = '\"gold\"'"
-        " WHERE trait = 'plan' AND customer_id = 'u00'"
-    )
-    state.execute(
-        "INSERT INTO change (customer_id, rev, key, trait, before, recorded_at, source)"
-        " VALUES ('u09', 1, 'plan', 'plan', '\"silver\"', 1, 'amberflo')"
-    )
 
 
 def test_a_trait_is_given_back(taken: Installation, warehouse: Warehouse) -> None:
@@ -232,6 +229,12 @@ def test_a_trait_that_was_given_back_is_taken_again_by_its_name(
     taken.run("sync")
     assert taken.members("plan") == {"u00", "u01", "u02", "u03"}
     assert status(taken)["plan"] == ("audience", 4, None)
+
+    # That was a first contact as any: what others had by then can be given back again.
+    choose(taken, "*")
+    assert taken.json("traits", "release", "plan", "--yes")["restored"] == 2
+    taken.run("sync")
+    assert taken.values("plan") == {"u00": "gold", "u09": "silver"}
 
 
 def test_what_cannot_be_given_back_is_told(
