@@ -13,7 +13,13 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import scrypt
@@ -40,7 +46,7 @@ from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
-from syncer.errors import AmberfloError, ConfigError
+from syncer.errors import AmberfloError, ConfigError, StateError
 from syncer.storage import opened
 from syncer.sync.account import Account
 from syncer.sync.asking import Asking
@@ -137,10 +143,18 @@ class App:
             connections=settings.concurrency,
         )
 
-    async def check_amberflo(self) -> None:
-        """Raises what is wrong with the key or the way to Amberflo."""
-        async with self.client() as client:
-            await client.check()
+    def check_amberflo(self) -> None:
+        """Raises what is wrong with the key or the way to Amberflo, and where it is another account
+        than the state is about."""
+
+        async def check() -> None:
+            async with self.client() as client:
+                await client.check()
+
+        asyncio.run(check())
+        # What is wrong with the state is not Amberflo's.
+        with suppress(StateError), self.state(writes=False) as database:
+            self.account(database).look()
 
     def _deliver_run(
         self, database: Database, run: int, progress: Callable[[int], None]

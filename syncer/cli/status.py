@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -136,7 +135,7 @@ def _check_source(app: App) -> str:
 
 
 def _check_amberflo(app: App) -> str:
-    asyncio.run(app.check_amberflo())
+    app.check_amberflo()
     return f"the key is good at {app.config.amberflo.customers_url}"
 
 

@@ -40,16 +40,24 @@ class Account:
     api_key: str
 
     def check(self) -> str:
-        """Make sure that the state is about this account; costs one look at the state where nothing
-        changed. Where the URL or the key did, acknowledged customers are looked for at Amberflo:
-        most are there when only the key was rotated. Raises OtherAccount. Gives what the state says
-        of the account now, for `CustomerDelivery.account`."""
+        """Make sure that the state is about this account, as `look` does, and note it where it was
+        not so yet. Gives what the state says of the account now, for `CustomerDelivery.account`."""
+        noted = self.look()
+        if noted is not None:
+            return noted
+        with self.database.write() as connection:
+            return self._note(connection, self._known(connection)["left"])
+
+    def look(self) -> str | None:
+        """What the state says of this account; None: nothing yet. Costs one look at the state where
+        nothing changed. Where the URL or the key did, acknowledged customers are looked for at
+        Amberflo: most are there when only the key was rotated. Raises OtherAccount. Writes
+        nothing."""
         with self.database.read() as connection:
-            noted = memo.get(connection, memo.ACCOUNT)
-            known = _nothing() if noted is None else orjson.loads(noted)
-            if noted is not None and self._is(known):
+            noted, known = memo.get(connection, memo.ACCOUNT), self._known(connection)
+            if noted is None or self._is(known):
                 return noted
-            acknowledged = snapshot.newest_acknowledged(connection, PROBED) if noted else []
+            acknowledged = snapshot.newest_acknowledged(connection, PROBED)
         if any(map(self._is, known["left"])):
             raise OtherAccount(
                 f"{self._changes(known)}: `syncer sync --new-account` left this account; start or "
@@ -58,18 +66,18 @@ class Account:
             )
         if acknowledged:
             self._check_there(acknowledged, known)
-        with self.database.write() as connection:
-            return self._note(connection, known["left"])
+        return None
 
     def begin_anew(self, now: int) -> None:
         """This is another account, that has nothing yet: all customers are due again, at `now`
         (epoch milliseconds). What deliveries to the old account still bring back counts no more."""
         with self.database.write(alone=True) as connection:
-            noted = memo.get(connection, memo.ACCOUNT)
-            known = _nothing() if noted is None else orjson.loads(noted)
-            left = [{name: known[name] for name in _PRINT}, *known["left"]] if noted else []
+            known = self._known(connection)
+            left = [{name: known[name] for name in _PRINT}, *known["left"]]
             snapshot.unacknowledge(connection, now)
-            self._note(connection, [one for one in left if not self._is(one)][:REMEMBERED])
+            self._note(
+                connection, [one for one in left if one["url"] and not self._is(one)][:REMEMBERED]
+            )
 
     def _check_there(self, acknowledged: list[str], known: dict[str, Any]) -> None:
         there = uvloop.run(self._there(acknowledged))
@@ -83,6 +91,14 @@ class Account:
     async def _there(self, customer_ids: list[str]) -> int:
         async with self.connect() as holdings:
             return sum([await holdings.one(one) is not None for one in customer_ids])
+
+    def _known(self, connection: Connection) -> dict[str, Any]:
+        """The account that the state notes, and those that it left."""
+        noted = memo.get(connection, memo.ACCOUNT)
+        if noted is None:
+            return {"url": "", "salt": "", "key": "", "left": []}
+        known: dict[str, Any] = orjson.loads(noted)
+        return known
 
     def _is(self, known: dict[str, Any]) -> bool:
         return not self._differs(known)
@@ -116,10 +132,6 @@ class Account:
         text = orjson.dumps(noted).decode()
         memo.put(connection, memo.ACCOUNT, text)
         return text
-
-
-def _nothing() -> dict[str, Any]:
-    return {"url": "", "salt": "", "key": "", "left": []}
 
 
 def _hash(salt: str, api_key: str) -> str:

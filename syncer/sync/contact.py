@@ -341,7 +341,7 @@ class FirstContact:
             if not self.ours.right(name, found, said.traits):
                 one.differ += 1
                 if len(one.examples) < EXAMPLES:
-                    expected = self.ours.expected(name, said.traits)
+                    expected = self.ours.expected(name, found, said.traits)
                     one.examples.append(Example(customer_id, found, expected))
 
     def by_name(self) -> list[TraitFound]:

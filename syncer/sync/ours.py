@@ -34,16 +34,21 @@ class Ours:
             if traits[one] is not None and not (self.audiences[one] and alike(traits[one], False))
         ]
 
-    def expected(self, name: str, wanted: Mapping[str, Any]) -> Any:
-        """What Amberflo should hold under a name of ours: who is in no pulled row of an audience is
-        not in it; a computed trait that is not there is not to be there (None)."""
+    def expected(self, name: str, found: Any, wanted: Mapping[str, Any]) -> Any:
+        """What Amberflo should hold under a name of ours where it holds `found` and Engage says
+        `wanted`. Who is in no pulled row of an audience is not in it: false for a membership; what
+        is none, and a computed trait that is not there, is not to be there (None)."""
         if name in wanted:
             return at_amberflo(wanted[name], as_strings=self.as_strings)
-        return False if self.audiences[name] else None
+        return False if self.audiences[name] and _is_membership(found) else None
 
     def right(self, name: str, found: Any, wanted: Mapping[str, Any]) -> bool:
         """Whether what Amberflo holds is what it should hold."""
-        return alike(self.expected(name, wanted), found)
+        return alike(self.expected(name, found, wanted), found)
+
+
+def _is_membership(found: Any) -> bool:
+    return alike(found, True) or alike(found, False)
 
 
 class Said(NamedTuple):

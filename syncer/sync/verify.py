@@ -206,7 +206,7 @@ class Verifier:
             if said is None:
                 drifts.append(Difference(name, None, found))
             elif name not in said.unread and not ours.right(name, found, said.traits):
-                drifts.append(Difference(name, ours.expected(name, said.traits), found))
+                drifts.append(Difference(name, ours.expected(name, found, said.traits), found))
         if drifts:
             self._found.checked += 1
             self._found.put(customer_id, drifts)

@@ -110,6 +110,8 @@ def test_another_account_is_refused_before_anything_changes(
             "20 customers that Amberflo acknowledged last are there: this seems to be another "
             "account. Set it back, or let `syncer sync --new-account` send everybody to the new one"
         )
+    said = installation.run("check", exit_code=1)
+    assert "BAD   amberflo: amberflo.customers_url is" in said.stdout
     assert (len(other.customers), other.stats()["puts"], first.stats()["puts"]) == (there, {}, {})
     assert noted(installation) == was
     assert installation.json("runs")[0]["state"] == "failed"

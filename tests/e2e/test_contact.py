@@ -191,6 +191,8 @@ def test_a_name_that_becomes_ours_is_seen_with_what_others_wrote(world: World) -
     assert world.drifted() == {}
     found = world.drifted(owned=("vip", "gold", "stripeId"), protected=("stripe*",))
     assert list(found) == ["u1"]
+    with world.contact(owned=("gold",), protected=("stripe*",)) as contact:
+        assert contact.before(["u1"])["u1"].traits == {"vip": True, "gold": "set by the CRM"}
     protected = ("stripe*", "gold")
     assert world.drifted(owned=("vip", "gold", "stripeId"), protected=protected) == {}
 
@@ -354,7 +356,7 @@ def test_first_contact_is_counted_by_trait(world: World) -> None:
     gold, total, vip = first.by_name()
     assert (vip.trait, vip.found, vip.differ, len(vip.examples)) == ("vip", 31, 15, 10)
     assert vip.examples[0] == Example("v0", True, False)
-    assert (gold.found, gold.examples) == (1, [Example("w", "gold", False)])
+    assert (gold.found, gold.examples) == (1, [Example("w", "gold", None)])
     assert (total.found, total.differ) == (1, 1)
     assert total.examples == [Example("w", "12", "a_b")]
 
@@ -389,14 +391,14 @@ def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation
                     "differ": 2,
                     "examples": [
                         {"customer_id": "left", "found": True, "expected": False},
-                        {"customer_id": "taken", "found": "set by the CRM", "expected": False},
+                        {"customer_id": "taken", "found": "set by the CRM", "expected": None},
                     ],
                 }
             ],
             "unknown": 4,
         }
         said = installation.run("diff", "--amberflo", "--customers")
-        assert 'taken: vip is "set by the CRM" at Amberflo, false by Engage' in said.stdout
+        assert 'taken: vip is "set by the CRM" at Amberflo, absent by Engage' in said.stdout
         assert "4 customers at Amberflo are not known here" in said.stdout
         assert (known.customers, known.stats()["puts"]) == (before, {})
         assert not (installation.folder / "syncer.db").exists()
@@ -408,7 +410,7 @@ def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation
         document = installation.json("diff", "--amberflo")
         assert document["kind"] == "reconcile"
         found = {one["trait"]: one["examples"] for one in document["amberflo"]["traits"]}
-        assert found["silver"] == [{"customer_id": "m2", "found": "bright", "expected": False}]
+        assert found["silver"] == [{"customer_id": "m2", "found": "bright", "expected": None}]
         assert {"customer_id": "m3", "found": False, "expected": True} in found["vip"]
         known.faults = Faults.parse("503=1")
         installation.configure(patience=0.3)

@@ -246,18 +246,22 @@ def test_finds_every_drift_and_repairs_it(
     assert set(re.findall(r"^repaired (\S+): ", said.stderr, re.M)) == wrong
     all_good(installation, len(synced), extra=1)
     now = installation.holds()
+    memberships = {(one[0], one[1]) for one in drifts if isinstance(one[3], bool)}
     for customer_id in synced:
         mine = before[customer_id]
         if customer_id in missing or planted[customer_id]["traits"] == "none":
             mine["traits"] = {k: v for k, v in mine["traits"].items() if k not in FOREIGN}
         elif customer_id not in wrong:
             mine = planted[customer_id]
+        if (customer_id, OTHER) in memberships:  # who is said to be in, and is not, left
+            mine["traits"][OTHER] = False
         assert now[customer_id] == mine
-    # It changed nothing at Engage, so history knows nothing of it; but when it was sent.
+    # Nothing changed at Engage: the history has what was found at Amberflo, and when it was sent.
     with sqlite3.connect(installation.folder / "syncer.db") as state:
         newer = "SELECT count(*) FROM customer WHERE acked_at > (SELECT max(started_at) FROM run)"
         assert state.execute(newer).fetchone() == (len(wrong),)
-        assert state.execute("SELECT count(DISTINCT run) FROM change").fetchone() == (1,)
+        sources = state.execute("SELECT DISTINCT run, source FROM change ORDER BY run").fetchall()
+        assert sources == [(1, None), (2, "amberflo")]
     state.close()
 
 
