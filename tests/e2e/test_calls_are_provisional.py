@@ -197,8 +197,7 @@ def test_a_computed_trait_by_call_is_provisional_too(
 ) -> None:
     warehouse.users(3, vip="true", total_revenue_90="5")
     installation.run("sync")
-    kind = "computed_trait"
-    take(installation.config, membership("u00", "total_revenue_90", 7, kind=kind))
+    take(installation.config, membership("u00", "total_revenue_90", 7, kind="trait"))
     installation.run("sync", "--full")
     assert installation.values("total_revenue_90")["u00"] == 7
     clock.move(LOADED)

@@ -282,7 +282,7 @@ class Days(RuleBasedStateMachine):
 
     @rule(who=customers, value=st.sampled_from([7, None]))
     def a_call_of_a_value_comes(self, who: str, value: int | None) -> None:
-        self._take(calls.membership(who, COMPUTED, value, kind="computed_trait"))
+        self._take(calls.membership(who, COMPUTED, value, kind="trait"))
         self.watch.call(who, COMPUTED, value)
 
     @rule(who=customers, value=st.sampled_from(["Grace", "Edsger"]), hours=clocks)
