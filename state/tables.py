@@ -351,6 +351,7 @@ class Counter(SQLModel, table=True):
 #: no identifier of the customer left; `identify`: an identify call said this trait, name or email;
 #: `renamed`: the key gave its name to another one; `released`: the trait was given back.
 SOURCES = ("amberflo", "deleted", "identify", "renamed", "released")
+AMBERFLO, DELETED, IDENTIFY, RENAMED, RELEASED = SOURCES
 
 
 def table(model: type[SQLModel]) -> Table:

@@ -13,8 +13,9 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from state import compaction, failures, queue, snapshot, workers
 from state.compaction import Compacted, compact
 from state.database import Database
 from state.lock import lock
+from state.snapshot import DueRow
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
@@ -35,12 +37,16 @@ from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
-from syncer.errors import ConfigError
+from syncer.errors import AmberfloError, ConfigError
 from syncer.storage import opened
+from syncer.sync.account import Account
+from syncer.sync.asking import Asking
+from syncer.sync.contact import Contact
 from syncer.sync.forget import Forget
 from syncer.sync.guard import Guard
+from syncer.sync.progress import Progress
 from syncer.sync.realtime import Sorter
-from syncer.sync.run import Progress, Runs, Selection
+from syncer.sync.run import Runs, Selection
 from syncer.sync.verification import Verification
 from syncer.sync.verify import Verifier
 
@@ -70,6 +76,8 @@ class App:
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
+                account=self.account(database),
+                look=partial(self._look, database),
                 computations=public_api.computations if public_api else None,
                 size_tolerance=settings.size_tolerance if settings else 0.0,
             )
@@ -136,27 +144,33 @@ class App:
     ) -> Delivery:
         """Deliver what a run waits for, beside whoever else delivers."""
 
+        account = self.account(database).check()
+
         async def deliver(worker: Worker) -> Delivery:
             async with self.client() as client:
-                delivery = self.customer_delivery(database, worker, client)
+                delivery = self.customer_delivery(database, worker, client, account)
                 return await replace(delivery, for_run=run, progress=progress).run()
 
         workers.bury(database)
         with workers.join(database, "run") as worker:
             return uvloop.run(deliver(worker))
 
-    def customer_delivery(
-        self, database: Database, worker: Worker, client: AmberfloClient
-    ) -> CustomerDelivery:
-        """What delivers the customers that are due."""
+    def account(self, database: Database) -> Account:
+        """The Amberflo account of the settings, for the state."""
         settings = self.config.amberflo
-        with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
+        api_key = settings.api_key.get_secret_value()
+        return Account(database, self._holdings, settings.customers_url, api_key)
+
+    def customer_delivery(
+        self, database: Database, worker: Worker, client: AmberfloClient, account: str
+    ) -> CustomerDelivery:
+        """What delivers the customers that are due to the `account` that was checked."""
+        settings = self.config.amberflo
         return CustomerDelivery(
             database=database,
             worker=worker,
             client=client,
-            owned=owned,
+            account=account,
             concurrency=settings.concurrency,
             as_strings=settings.trait_values == "string",
             protected=settings.protected,
@@ -180,23 +194,55 @@ class App:
         database: Database,
         customer_id: str | None = None,
         *,
-        send_again: Callable[[Iterable[str]], Delivery] | None = None,
+        repair: Callable[[Iterable[str]], Delivery] | None = None,
     ) -> Verification:
         """Compare what Amberflo holds now with what it should hold: of all customers, or of one.
-        With `send_again` (that of `Runs`) what differs is repaired. Close the result when done."""
+        With `repair` (that of `Runs`) what differs is repaired. Close the result when done."""
         settings = self.config.amberflo
         with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
+            owned = snapshot.owned(connection)
         return Verifier(
             database=database,
             connect=self._holdings,
             owned=owned,
+            asking=Asking(
+                database,
+                self.source,
+                self._selection(),
+                as_strings=settings.trait_values == "string",
+                protected=settings.protected,
+            ),
             progress=self.progress,
             as_strings=settings.trait_values == "string",
             protected=settings.protected,
             at_a_time=settings.concurrency,
             stop=self.stop,
-        ).verify(customer_id, send_again)
+        ).verify(customer_id, repair)
+
+    @contextmanager
+    def _look(self, database: Database, *, must: bool) -> Iterator[Contact | None]:
+        """What Amberflo holds, read for a full compare. Where Amberflo cannot be read that is
+        raised if it `must` be; else one line says so, and there is nothing."""
+        settings = self.config.amberflo
+        contact = Contact(
+            database=database,
+            connect=self._holdings,
+            progress=self.progress,
+            as_strings=settings.trait_values == "string",
+            protected=settings.protected,
+            at_a_time=settings.concurrency,
+            stop=self.stop,
+        )
+        with closing(contact):
+            try:
+                contact.read()
+                found: Contact | None = contact
+            except AmberfloError as problem:
+                if must:
+                    raise
+                self.progress.say(f"what Amberflo holds is not compared: {problem}")
+                found = None
+            yield found
 
     @asynccontextmanager
     async def _holdings(self) -> AsyncIterator[Holdings]:
@@ -250,14 +296,22 @@ class App:
         """What forgets customers; waits so many seconds for Amberflo and for other processes."""
         wait = min(wait, self.config.amberflo.patience)
 
-        def say_farewell(customer_id: str, called: Collection[str]) -> None:
-            async def say() -> None:
+        def say_farewell(row: DueRow, owned: Collection[str]) -> bool:
+            self.account(database).check()
+
+            async def say() -> bool:
+                settings = self.config.amberflo
                 async with self.client() as client:
-                    await farewell(
-                        client, customer_id, called, wait, self.config.amberflo.protected
+                    return await farewell(
+                        client,
+                        row,
+                        owned,
+                        wait,
+                        as_strings=settings.trait_values == "string",
+                        protected=settings.protected,
                     )
 
-            asyncio.run(say())
+            return asyncio.run(say())
 
         @contextmanager
         def working() -> Iterator[Worker]:

@@ -94,6 +94,16 @@ def _cron(text: str) -> str:
     return text
 
 
+def _globs(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Keys and globs, of which those with "!" leave keys out."""
+    if entries and all(entry.startswith("!") for entry in entries):
+        raise ValueError(
+            'entries with "!" only leave keys out, so nothing is selected; write for example '
+            f'["*", "{entries[0]}"]'
+        )
+    return entries
+
+
 def _secret_http_url(secret: SecretStr) -> SecretStr:
     if not re.fullmatch(r"https?://[^/\s]+\S*", secret.get_secret_value()):
         raise ValueError("this is no URL; write for example https://hooks.slack.com/services/…")
@@ -152,8 +162,8 @@ class PublicApiConfig(_Section):
 class EngageConfig(_Section):
     source: Literal["profiles_sync"] = "profiles_sync"
     customer_id: Annotated[str, Field(min_length=1)] = "user_id"
-    audiences: tuple[str, ...] = ("*",)
-    computed_traits: tuple[str, ...] = ()
+    audiences: Annotated[tuple[str, ...], AfterValidator(_globs)] = ("*",)
+    computed_traits: Annotated[tuple[str, ...], AfterValidator(_globs)] = ()
     first_contact: Literal["take", "hold"] = "take"
     deleted: Literal["exit", "forget"] = "exit"
     profiles_sync: ProfilesSyncConfig

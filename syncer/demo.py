@@ -19,7 +19,8 @@ from syncer.app import App
 from syncer.config import Config
 from syncer.errors import Stopped, SyncerError
 from syncer.sandbox.stage import Stage, stage
-from syncer.sync.run import Progress, Result
+from syncer.sync.progress import Progress
+from syncer.sync.run import Result
 
 USERS, AUDIENCES = 1000, 10
 #: What another integration has put at Amberflo before us; it must still be there at the end.

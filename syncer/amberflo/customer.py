@@ -34,6 +34,8 @@ class Desired(Protocol):
     def email(self) -> str | None: ...
     @property
     def called(self) -> str | None: ...
+    @property
+    def given_back(self) -> str | None: ...
 
 
 class Difference(NamedTuple):
@@ -93,17 +95,25 @@ def to_put(
     as_strings: bool = False,
     protected: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The record to PUT for a customer of the snapshot."""
-    return merged(
+    """The record to PUT for a customer of the snapshot. What is given back is in it as it was
+    found: the next records leave it to others."""
+    given_back = _given_back(row)
+    record = merged(
         current,
         customer_id=row.customer_id,
         traits=_wanted(row.traits, row.called),
         name=row.name,
         email=row.email,
-        owned={*owned, *_names(row.called)} if row.called else owned,
+        owned={*owned, *_names(row.called), *given_back} if row.called or given_back else owned,
         as_strings=as_strings,
         protected=protected,
     )
+    record["traits"] |= {
+        trait: value
+        for trait, value in given_back.items()
+        if value is not None and not is_protected(trait, protected)
+    }
+    return record
 
 
 def differences(
@@ -124,21 +134,32 @@ def differences(
     email = _email(current, row.email) or None
     if email != (current.get("customerEmail") or None):
         found.append(Difference("customerEmail", email, current.get("customerEmail")))
+    found += trait_differences(
+        _traits(current), row, owned, as_strings=as_strings, protected=protected
+    )
+    return found
+
+
+def trait_differences(
+    there: Mapping[str, Any],
+    row: Desired,
+    owned: Collection[str],
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
+) -> list[Difference]:
+    """The same of the traits `there` alone."""
     ours = ours_at_amberflo(row, as_strings=as_strings, protected=protected)
-    held = {
-        trait: value
-        for trait, value in _traits(current).items()
-        if not is_protected(trait, protected)
-    }
+    held = {trait: value for trait, value in there.items() if not is_protected(trait, protected)}
     called = _names(row.called)
+    owned = set(owned).difference(_given_back(row)) if row.given_back else owned
     drifted = [trait for trait, value in ours.items() if not alike(value, held.get(trait))]
     drifted += [
         trait
         for trait, value in held.items()
         if trait not in ours and (trait in owned or trait in called) and value is not None
     ]
-    found += [Difference(trait, ours.get(trait), held.get(trait)) for trait in sorted(drifted)]
-    return found
+    return [Difference(trait, ours.get(trait), held.get(trait)) for trait in sorted(drifted)]
 
 
 def ours_at_amberflo(
@@ -170,6 +191,15 @@ def _wanted(traits: str, called: str | None) -> dict[str, Any]:
         return found
     said = {name: value for name, (value, _) in orjson.loads(called).items() if value is not None}
     return said | found
+
+
+def _given_back(row: Desired) -> dict[str, Any]:
+    """Traits that are ours no more, with what others had there (None: nothing). What identify calls
+    say of such a name since is the customer's."""
+    if not row.given_back:
+        return {}
+    found: dict[str, Any] = orjson.loads(row.given_back)
+    return {name: value for name, value in found.items() if name not in _names(row.called)}
 
 
 def _names(called: str | None) -> Collection[str]:

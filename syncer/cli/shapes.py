@@ -10,6 +10,7 @@ from state.history import ENTERED, EXITED, Entry, Undelivered
 from state.holds import Hold
 from syncer import report
 from syncer.sync.compare import CustomerChange
+from syncer.sync.contact import FirstContact
 from syncer.sync.run import Compared
 
 
@@ -81,6 +82,23 @@ def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
     }
 
 
+def first_contact_json(first: FirstContact) -> dict[str, Any]:
+    """What a full run finds at Amberflo under our names; `unknown` are customers there that the
+    state does not know, be they Engage's or not."""
+    return {
+        "traits": [
+            {
+                "trait": one.trait,
+                "found": one.found,
+                "differ": one.differ,
+                "examples": [example._asdict() for example in one.examples],
+            }
+            for one in first.by_name()
+        ],
+        "unknown": first.unknown,
+    }
+
+
 def entry_json(entry: Entry) -> dict[str, Any]:
     """A change of the history; commands print of it what the design names."""
     return {
@@ -91,6 +109,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "before": value(entry.before),
         "after": value(entry.after),
         "run": entry.run,
+        "source": entry.told_by,
         "observed_at": report.iso(entry.observed_at),
         "recorded_at": report.iso(entry.recorded_at),
         "delivered_at": report.iso(entry.delivered_at),

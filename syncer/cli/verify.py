@@ -18,7 +18,11 @@ from syncer.sync.verification import Verification
 
 @click.command()
 @click.option("--customer", metavar="ID", help="Only this customer.")
-@click.option("--repair", is_flag=True, help="Send what is missing or differs, and look again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Compare with Engage anew and send what differs.",
+)
 @config_option
 @json_option
 def verify(config: Path | None, as_json: bool, customer: str | None, repair: bool) -> None:
@@ -30,7 +34,7 @@ def verify(config: Path | None, as_json: bool, customer: str | None, repair: boo
     with ExitStack() as held:
         if repair:
             runs = held.enter_context(app.runs())
-            found = app.verify(runs.database, customer, send_again=runs.send_again)
+            found = app.verify(runs.database, customer, repair=runs.repair)
         else:
             found = app.verify(held.enter_context(app.state(writes=False)), customer)
         with closing(found):

@@ -48,16 +48,17 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from syncer.engage.catalog import PROFILE_KEYS
+from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import (
     ChangedSince,
     Counted,
     ObservedKey,
-    OnlyCustomer,
+    OnlyCustomers,
     PulledCustomer,
     Scope,
     WithoutCustomerId,
 )
+from syncer.engage.values import DIGITS, WORDS
 from syncer.errors import SourceError
 
 _COMMON = {"canonical_segment_id", "seq", "received_at", "uuid_ts", "timestamp"}
@@ -69,8 +70,6 @@ _COLUMNS = {
 #: Segment's set-up page spells one table in the singular.
 _OTHER_SPELLING = {"user_identifiers": "user_identifier"}
 
-#: How a membership may be written; SQLite shows a real number as 1.0.
-WORDS, DIGITS = ("true", "false", "t", "f"), ("1", "0", "1.0", "0.0")
 #: Engines that group the rows of a customer themselves.
 _GROUPING = {"sqlite", "postgresql"}
 #: No time before this is believed.
@@ -102,7 +101,7 @@ class ProfilesSync:
             engine.dispose()
 
     def check(self) -> str:
-        with self.pull(OnlyCustomer("")) as pull:
+        with self.pull(OnlyCustomers(())) as pull:
             keys = pull.observed()
         rows = sum(key.rows for key in keys)
         return f"Profiles Sync at {_shown(self.url)}: {rows:,} trait rows of {len(keys):,} keys"
@@ -153,7 +152,7 @@ class ProfilesSyncPull:
                 func.count(),
                 count(text.in_(WORDS)),
                 count(text.in_(DIGITS)),
-                count(text.not_in((*WORDS, *DIGITS, "", "null"))),
+                count(text.not_in([*WORDS, *DIGITS, "", "null"])),
             )
             .where(traits.c.name.is_not(None))
             .group_by(traits.c.name)
@@ -253,8 +252,8 @@ class ProfilesSyncPull:
     def _in_scope(self, scope: Scope) -> CTE:
         """The part of `_all_ids` that is to be pulled."""
         ids = self._all_ids
-        if isinstance(scope, OnlyCustomer):
-            return select(ids).where(ids.c.id == scope.customer_id).cte("ids")
+        if isinstance(scope, OnlyCustomers):
+            return select(ids).where(ids.c.id.in_(scope.customer_ids)).cte("ids")
         if self._touched is None:
             return ids
         # Every customer of a touched profile, with every profile of such a customer: which of its

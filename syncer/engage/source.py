@@ -66,13 +66,13 @@ class ChangedSince:
 
 
 @dataclass(frozen=True)
-class OnlyCustomer:
-    """Pull one customer."""
+class OnlyCustomers:
+    """Pull the named customers: a statement's worth, not a population."""
 
-    customer_id: str
+    customer_ids: tuple[str, ...]
 
 
-Scope = Everything | ChangedSince | OnlyCustomer
+Scope = Everything | ChangedSince | OnlyCustomers
 
 
 class Pull(Protocol):

@@ -1,7 +1,7 @@
 """Trait values as Profiles Sync stores them: text, to be read leniently.
 
 How `user_traits.value` is written is not documented (facts/segment.md §1.3), so booleans come as
-`true/false/t/f/1/0` and numbers and lists as their JSON text.
+`true/false/t/f/1/0` or `1.0/0.0`, and numbers and lists as their JSON text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import orjson
 #: A trait's value at Amberflo. A list is a JSON list of whatever Engage computed.
 Value = bool | int | float | str | list[object]
 
-_BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+#: How a membership may be written, as a word or as a digit: SQLite shows a real number as 1.0.
+WORDS = {"true": True, "t": True, "false": False, "f": False}
+DIGITS = {"1": True, "1.0": True, "0": False, "0.0": False}
+_BOOLEANS = WORDS | DIGITS
 #: How nearly all memberships are written.
 USUAL = {"true": True, "false": False}
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")

@@ -21,7 +21,6 @@ import orjson
 from syncer.amberflo.customer import alike, at_amberflo
 from syncer.engage.catalog import (
     AUDIENCE,
-    PROFILE_KEYS,
     READINGS,
     Catalog,
     Kind,
@@ -30,6 +29,7 @@ from syncer.engage.catalog import (
     Reading,
     newest,
 )
+from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import Counted, PulledCustomer
 from syncer.engage.values import Value, boolean, is_null
 from syncer.errors import SourceError, SyncerError
@@ -91,10 +91,12 @@ class CustomerChange(NamedTuple):
 
 class Seen(NamedTuple):
     """What Amberflo has of a customer, all its traits by name, where that is not what the snapshot
-    has: `rev` is the number of the customer's state that it was held against (None: unknown)."""
+    has: `rev` is the number of the customer's state that it was held against (None: unknown);
+    `missing`: Amberflo has no record of it any more."""
 
     rev: int | None
     traits: Mapping[str, Any]
+    missing: bool = False
 
 
 @dataclass

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from syncer.engage.catalog import Catalog, matches
+from syncer.engage.catalog import Catalog
 from syncer.engage.listing import AUDIENCE, UNLISTED, Listing
+from syncer.engage.selection import matches
 from syncer.sync.compare import Sums
 
 #: So many members more or less are never a mismatch.

@@ -7,7 +7,7 @@ commit is one transaction. Delivery sends what is due, from this run and from ea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -28,23 +28,26 @@ from syncer.engage.listing import UNLISTED, Computation, Listing
 from syncer.engage.source import (
     ChangedSince,
     Everything,
-    OnlyCustomer,
+    OnlyCustomers,
     Pull,
     PulledCustomer,
     Scope,
     Source,
     WithoutCustomerId,
 )
-from syncer.errors import NotFound, SourceError, StateError, Stopped, SyncerError
+from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
+from syncer.sync.account import Account
 from syncer.sync.commit import Applied, Writer, names_given_away, renamed
-from syncer.sync.compare import ENGAGE_WINS, Pair, Seen, Sums, Tally, compare, look_up, merge
+from syncer.sync.compare import ENGAGE_WINS, Pair, Sums, Tally, compare, look_up, merge
+from syncer.sync.contact import Contact, FirstContact
 from syncer.sync.decision import Decision
 from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import DAY, Guard
-from syncer.sync.pairs import Rulings, Said, beside, told_apart
+from syncer.sync.pairs import Rulings, Said, beside, chunks, told_apart
 from syncer.sync.plan import Plan
+from syncer.sync.progress import Progress
 from syncer.times import read as milliseconds
 
 RunKind = Literal["initial", "incremental", "reconcile", "resync"]
@@ -54,33 +57,10 @@ RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 LOADED_AFTER = 3 * 3600 * 1000
 
 
-class Contact(Protocol):
-    """What Amberflo has, read before a comparison."""
-
-    def before(self, customer_ids: Collection[str]) -> Mapping[str, Seen]:
-        """Of these customers those whom Amberflo has otherwise than the state."""
-
-
 class Look(Protocol):
     """Reads what Amberflo has; with `must` it raises what is in the way, else it gives None."""
 
     def __call__(self, *, must: bool) -> AbstractContextManager[Contact | None]: ...
-
-
-class Progress(Protocol):
-    """Where long work tells how far it is."""
-
-    def say(self, text: str) -> None:
-        """One line for the user."""
-
-    def begin(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage begins that will do `total` customers; so many were done before."""
-
-    def at(self, done: int) -> None:
-        """So many are done."""
-
-    def end(self) -> None:
-        """The stage ended."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +94,11 @@ class Approval:
 @dataclass(frozen=True)
 class Again:
     """Who is to be sent again, changed or not: who is or was in an audience, these customers, or,
-    with neither, everybody."""
+    with neither, everybody; `less_held`: but nobody of whom something is held."""
 
     audience: str | None = None
-    customer_ids: Collection[str] | None = None
+    customer_ids: Iterable[str] | None = None
+    less_held: bool = False
 
 
 @dataclass
@@ -143,6 +124,8 @@ class Compared:
     mismatches: list[Mismatch] = field(default_factory=list)
     #: what the user should know of, and is no problem
     notices: list[str] = field(default_factory=list)
+    #: what Amberflo holds that the state did not put there; None where it was not read
+    first_contact: FirstContact | None = None
     #: what came of it, when it is committed
     applied: Applied = field(default_factory=Applied)
 
@@ -213,6 +196,8 @@ class Runs:
     #: seconds to wait for the end of another run, such as a short one of the daemon
     patience: float = 2.0
     stop: Callable[[], bool] = lambda: False
+    #: the Amberflo account that is delivered to; None where that is not to be checked
+    account: Account | None = None
     #: what the Public API lists; None where it is not to be asked
     computations: Callable[[], list[Computation]] | None = None
     #: reads what Amberflo has, before all is compared; None where Amberflo is not to be asked
@@ -223,10 +208,13 @@ class Runs:
 
     # What the command line asks for
 
-    def sync(self, *, full: bool = False) -> Result:
-        """One run now, until delivered."""
+    def sync(self, *, full: bool = False, new_account: bool = False) -> Result:
+        """One run now, until delivered. With `new_account` everybody is sent, to an account that
+        has nothing of ours yet."""
         with run_lock(self.database, self.patience) as check:
-            return self._run(*self._next(full), check=check)
+            if new_account and self.account is not None:
+                self.account.begin_anew(self.clock())
+            return self._run(*self._next(full or new_account), check=check)
 
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
@@ -235,7 +223,7 @@ class Runs:
             if customer_id is not None:
                 with self.database.read() as connection:
                     check_not_forgotten(connection, customer_id)
-                return self._run("resync", OnlyCustomer(customer_id), check=check, again=again)
+                return self._run("resync", OnlyCustomers((customer_id,)), check=check, again=again)
             if audience is not None:
                 with self.database.read() as connection:
                     keys = {row.key for row in snapshot.traits(connection)}
@@ -299,9 +287,27 @@ class Runs:
                 left = snapshot.backlog(connection, BY_HAND)
         return replace(delivery, delivered=max(due - refused - left, 0), failed=refused)
 
-    def diff(self, *, full: bool = False) -> Compared:
-        """What the next run would change; writes nothing and asks Amberflo nothing."""
-        return self._compare(*self._next(full), approval=None)
+    def repair(self, customer_ids: Iterable[str]) -> Delivery:
+        """Compare everything with Engage anew, so that an old state puts nothing old back, and send
+        the named customers again, less those of whom something is held."""
+        with run_lock(self.database, self.patience) as check:
+            again = Again(customer_ids=customer_ids, less_held=True)
+            result = self._run("reconcile", Everything(), check=check, again=again)
+        for key, reason in result.held.items():
+            self.progress.say(f"held: {key}: {reason}")
+        return result.delivery
+
+    def diff(self, *, full: bool = False, amberflo: bool = False) -> Compared:
+        """What the next run would change; writes nothing. Asks Amberflo nothing, but `amberflo`
+        reads what it holds, as a full run does."""
+        look = self.look
+        if not amberflo or look is None:
+            return replace(self, look=None)._compare(*self._next(full), approval=None)
+
+        def surely(*, must: bool) -> AbstractContextManager[Contact | None]:
+            return look(must=True)
+
+        return replace(self, look=surely)._compare(*self._next(full=True), approval=None)
 
     def without_customer_id(self, compared: Compared) -> Iterator[str]:
         """The Segment ids of the profiles that the comparison had to leave out."""
@@ -339,6 +345,8 @@ class Runs:
                 self.progress.say(f"run {cut_off} was cut off; this one takes up what it left")
             run = runs.start(connection, kind, self.clock(), self.selection.settings)
         with self._recorded(run):
+            if self.account is not None:
+                self.account.check()
             with closing(self._compare(kind, scope, approval)) as compared:
                 check()  # nobody else runs: what was compared is still so
                 due = self._commit(run, compared, approval, again)
@@ -346,7 +354,7 @@ class Runs:
                 result = Result(run, compared.kind, runs.DONE, compared.held())
                 result.waiting, result.mismatches = dict(decision.waiting), compared.mismatches
                 result.problems += compared.catalog.messages
-                result.notices += compared.notices
+                result.notices += [*compared.catalog.notices, *compared.notices]
             with self.database.read() as connection:
                 done = runs.done_before(connection, run)
             result.delivery = self._send(run, due, done)
@@ -384,16 +392,17 @@ class Runs:
         whole = isinstance(scope, Everything)
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
-            catalog = self._catalog(pull, rows, listing)
+            catalog = self._catalog(pull, connection, rows, listing)
             new = sorted(set(catalog.keys) & catalog.by_key.keys() - {row.key for row in rows})
             if rows and new and isinstance(scope, ChangedSince):
                 raise _NewKeys(new, catalog)
             watermark = pull.watermark()
             tally, plan, said = Tally(catalog), Plan(), Said()
             rulings = Rulings(connection, tally, approval.holds if approval else frozenset())
+            first = self._first_contact(contact, catalog)
             try:
                 horizon = self._horizon(kind, watermark)
-                pairs = self._pairs(pull, connection, catalog, tally, contact, said, rulings, whole)
+                pairs = self._pairs(pull, connection, catalog, tally, first, said, rulings, whole)
                 forget = self.selection.forget_deleted
                 found = compare(pairs, catalog, tally, horizon, whole=whole, forget=forget)
                 for change in rulings.read(found):
@@ -422,12 +431,15 @@ class Runs:
             plan=plan,
             decision=decision,
             members=members,
-            watermark=None if isinstance(scope, OnlyCustomer) else (watermark or ""),
+            watermark=None if isinstance(scope, OnlyCustomers) else (watermark or ""),
             without_id=without_id,
             horizon=horizon,
             said=said,
             listing=listing,
+            first_contact=first,
         )
+        if first is not None and first.notice is not None:
+            compared.notices.append(first.notice)
         if listing and whole:
             here = gate.members_after(tally.sums, members, decision.held, decision.waiting)
             compared.mismatches = gate.mismatches(
@@ -435,13 +447,34 @@ class Runs:
             )
         return compared
 
-    def _catalog(self, pull: Pull, rows: Sequence[TraitRow], listing: Listing | None) -> Catalog:
+    def _first_contact(self, contact: Contact | None, catalog: Catalog) -> FirstContact | None:
+        """What Amberflo holds under the names of a run, where that is looked at and to be had."""
+        if contact is None:
+            return None
+        try:
+            return contact.first_contact(catalog)
+        except AmberfloError as problem:
+            self.progress.say(f"what Amberflo holds is not compared: {problem}")
+            return None
+
+    def _catalog(
+        self,
+        pull: Pull,
+        connection: Connection,
+        rows: Sequence[TraitRow],
+        listing: Listing | None,
+    ) -> Catalog:
+        released = [
+            row for row in snapshot.traits(connection, released=True) if row.released_at is not None
+        ]
         catalog = catalogs.build(
             pull.observed(),
-            [KnownTrait(row.key, row.trait, _kind(row.kind)) for row in rows],
+            [_known(row) for row in rows],
             audiences=self.selection.audiences,
             computed_traits=self.selection.computed_traits,
             listed=listing.kinds if listing else None,
+            released=[_known(row) for row in released],
+            members={row.key: row.members for row in rows},
         )
         if listing and listing.problem:
             catalog.messages.append(listing.problem)
@@ -508,9 +541,10 @@ class Runs:
         tally: Tally,
     ) -> WithoutCustomerId:
         """The profiles that cannot be customers, counted as skipped."""
-        if isinstance(scope, OnlyCustomer):
-            if not tally.customers and not snapshot.find(connection, [scope.customer_id]):
-                raise NotFound(f"Engage has no customer {scope.customer_id!r}")
+        if isinstance(scope, OnlyCustomers):
+            if not tally.customers and not snapshot.find(connection, scope.customer_ids):
+                named = ", ".join(map(repr, scope.customer_ids))
+                raise NotFound(f"Engage has no customer {named}")
             return WithoutCustomerId(0, {})
         without_id = pull.without_customer_id(catalog.keys)
         for key, count in without_id.rows.items():
@@ -541,7 +575,7 @@ class Runs:
         connection: Connection,
         catalog: Catalog,
         tally: Tally,
-        contact: Contact | None,
+        first: FirstContact | None,
         said: Said,
         rulings: Rulings,
         whole: bool,
@@ -561,9 +595,10 @@ class Runs:
             else:
                 pulled = said.noted(pulled, catalog, rulings.traits)
                 pairs = look_up(pulled, lambda ids: snapshot.find(connection, ids))
-            if contact is not None:
-                pairs = beside(pairs, contact.before)
-            yield from without_forgotten(pairs, forgotten.load(connection), tally)
+            if first is not None:
+                pairs = beside(pairs, first.before)
+            pairs = without_forgotten(pairs, forgotten.load(connection), tally)
+            yield from pairs if first is None else first.noting(pairs)
         self.progress.end()
         tally.counted = counted
 
@@ -625,9 +660,7 @@ class Runs:
             )
             _describe_traits(connection, compared)
             if again is not None:
-                snapshot.send_again(
-                    connection, now, key=again.audience, customer_ids=again.customer_ids
-                )
+                _send_again(connection, again, now)
             runs.add_traits(connection, run, trait_sums(compared, applied))
             due = snapshot.take_over(connection, run, now)
             values = {
@@ -778,6 +811,17 @@ def trait_sums(compared: Compared, applied: Applied) -> list[dict[str, Any]]:
     ]
 
 
+def _send_again(connection: Connection, again: Again, now: int) -> None:
+    if again.customer_ids is None:
+        snapshot.send_again(connection, now, key=again.audience)
+        return
+    for part in chunks(iter(again.customer_ids)):
+        ids = set(part)
+        if again.less_held:
+            ids -= {customer_id for customer_id, _ in holds.in_force(connection, ids)}
+        snapshot.send_again(connection, now, customer_ids=ids)
+
+
 def _describe_traits(connection: Connection, compared: Compared) -> None:
     """Write down what the Public API says of our traits, for who looks at them."""
     listing = compared.listing
@@ -815,6 +859,10 @@ def _members(rows: Iterable[TraitRow], catalog: Catalog) -> dict[str, int]:
     return {
         catalog.by_name[row.trait].key: row.members for row in rows if row.trait in catalog.by_name
     }
+
+
+def _known(row: TraitRow) -> KnownTrait:
+    return KnownTrait(row.key, row.trait, _kind(row.kind))
 
 
 def _kind(text: str) -> catalogs.Kind:

@@ -37,7 +37,7 @@ def known(state: CustomerState, rev: int = 1) -> CustomerRow:
 
 def to_send(state: CustomerState, rev: int, attempts: int, run: int | None = None) -> DueRow:
     """What a delivery gets to see of it."""
-    found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run}
+    found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run, "given_back": None}
     return DueRow._make(found[name] for name in DueRow._fields)
 
 

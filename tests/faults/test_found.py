@@ -120,9 +120,7 @@ def test_a_run_does_not_wait_for_a_worker_that_died(database: Database) -> None:
         async def deliver() -> Delivery:
             async with AmberfloClient("key", customers_url=f"{url}/customers") as client:
                 with workers.join(database, "run") as worker:
-                    delivery = CustomerDelivery(
-                        database, worker, client, frozenset({"vip"}), for_run=1, patience=20
-                    )
+                    delivery = CustomerDelivery(database, worker, client, for_run=1, patience=20)
                     return await delivery.run()
 
         assert uvloop.run(deliver()) == Delivery(delivered=5)

@@ -525,6 +525,11 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
         ("SYNCER_AMBERFLO__CONCURRENCY", "1001", "Input should be less than or equal to 1000"),
         ("SYNCER_AMBERFLO__TRAIT_VALUES", "json", "Input should be 'native' or 'string'"),
         ("SYNCER_SCHEDULE__JITTER", "3h", "jitter must be less than every; write for example 20m"),
+        (
+            "SYNCER_ENGAGE__AUDIENCES",
+            '["!internal_*"]',
+            'so nothing is selected; write for example ["*", "!internal_*"]',
+        ),
         ("SYNCER_SCHEDULE__RECONCILE", "@daily", "this is no cron line (1 fields, not 5); write "),
         ("SYNCER_ALERTS__WEBHOOK", "hush", "this is no URL; write for example https://hooks"),
         ("SYNCER_LOG__LEVEL", "INFO", "Input should be 'debug', 'info', 'warning' or 'error'"),

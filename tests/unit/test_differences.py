@@ -18,13 +18,14 @@ class Row(NamedTuple):
     name: str | None = None
     email: str | None = None
     called: str | None = None
+    given_back: str | None = None
 
 
 OWNED = frozenset({"vip", "gone", "spent"})
 
 
 def differing(current: dict[str, Any], owned: frozenset[str] = OWNED, **row: Any) -> list[Any]:
-    for field in ("traits", "called"):
+    for field in ("traits", "called", "given_back"):
         if field in row:
             row[field] = orjson.dumps(row[field]).decode()
     return differences(current, Row(**row), owned)
@@ -205,6 +206,7 @@ rows = st.builds(
     | st.dictionaries(names, st.tuples(values, st.just(1)), min_size=1, max_size=3).map(
         lambda one: orjson.dumps(one).decode()
     ),
+    given_back=st.none(),
 )
 
 

@@ -20,14 +20,14 @@ NOON = 1_714_566_600_000
 
 
 @pytest.mark.parametrize(
-    "raw", [True, 1, 1.0, "true", "TRUE", "True", "t", "T", "1", " true ", "\ttrue\n", " 1"]
+    "raw", [True, 1, 1.0, "true", "TRUE", "True", "t", "T", "1", "1.0", " true ", "\ttrue\n", " 1"]
 )
 def test_what_says_member(raw: object) -> None:
     assert boolean(raw) is True
 
 
 @pytest.mark.parametrize(
-    "raw", [False, 0, 0.0, -0.0, "false", "FALSE", "False", "f", "F", "0", " false ", "0\n"]
+    "raw", [False, 0, 0.0, -0.0, "false", "FALSE", "False", "f", "F", "0", "0.0", " false ", "0\n"]
 )
 def test_what_says_no_member(raw: object) -> None:
     assert boolean(raw) is False
@@ -37,7 +37,7 @@ def test_what_says_no_member(raw: object) -> None:
     "raw",
     [
         *(2, -1, 0.5, math.nan, math.inf, None, [], [True], {}, b"1"),
-        *("yes", "no", "on", "2", "1.0", "01", "tr ue", "", " ", "null"),
+        *("yes", "no", "on", "2", "2.0", "1.5", "1.00", "01", "tr ue", "", " ", "null"),
     ],
 )
 def test_what_is_no_membership(raw: object) -> None:
