@@ -108,8 +108,10 @@ def newest(connection: Connection, limit: int | None = None) -> list[Hold]:
 
 def of_run(connection: Connection, run: int) -> list[Hold]:
     """The holds that keep back something that a run found."""
-    ids = select(RUN_TRAIT.c.hold).where(RUN_TRAIT.c.run == run, RUN_TRAIT.c.hold.is_not(None))
-    rows = connection.execute(select(*_HOLD).where(HOLD.c.id.in_(ids)).order_by(HOLD.c.id))
+    of_traits = select(RUN_TRAIT.c.hold).where(RUN_TRAIT.c.run == run)
+    of_deleted = select(RUN.c.hold).where(RUN.c.id == run)
+    either = or_(HOLD.c.id.in_(of_traits), HOLD.c.id.in_(of_deleted))
+    rows = connection.execute(select(*_HOLD).where(either).order_by(HOLD.c.id))
     return [Hold._make(row) for row in rows]
 
 
@@ -323,14 +325,19 @@ def _settle_runs(connection: Connection, ids: Collection[int], decision: str) ->
     """A run that ended well but for these holds is as they were decided, once none of its holds is
     open any more."""
     others = RUN_TRAIT.alias("others")
-    still_open = exists().where(
+    of_a_trait = exists().where(
         others.c.run == RUN.c.id, others.c.hold == HOLD.c.id, HOLD.c.decision.is_(None)
     )
-    theirs = select(RUN_TRAIT.c.run).where(RUN_TRAIT.c.hold.in_(list(ids)))
+    of_deleted = exists().where(HOLD.c.id == RUN.c.hold, HOLD.c.decision.is_(None))
+    theirs = or_(
+        RUN.c.id.in_(select(RUN_TRAIT.c.run).where(RUN_TRAIT.c.hold.in_(list(ids)))),
+        RUN.c.hold.in_(list(ids)),
+    )
     states = {APPROVED: runs.APPROVED, REJECTED: runs.REJECTED, WITHDRAWN: runs.SUPERSEDED}
     connection.execute(
         update(RUN)
-        .where(RUN.c.id.in_(theirs), RUN.c.state.in_((runs.HELD, runs.REJECTED)), ~still_open)
+        .where(theirs, ~of_a_trait, ~of_deleted)
+        .where(RUN.c.state.in_((runs.HELD, runs.REJECTED)))
         .values(state=states[decision])
     )
 

@@ -127,7 +127,8 @@ class Hour(SQLModel, table=True):
 class Run(SQLModel, table=True):
     """One run: pull, compare, commit, deliver. Its sums must close (design §3).
 
-    `doing` is JSON of how far it is while it goes on.
+    `doing` is JSON of how far it is while it goes on. `deleted` customers were deleted in Segment,
+    and `hold` is the one that has more of them; `first_contact` values were found at Amberflo.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -152,6 +153,7 @@ class Run(SQLModel, table=True):
     held: int = Field(default=0, sa_column=_big(default="0"))
     doing: str | None = Field(default=None, sa_column=Column(Text))
     deleted: int = Field(default=0, sa_column=_big(default="0"))
+    hold: int | None = Field(default=None, sa_column=_big(nullable=True))
     first_contact: int = Field(default=0, sa_column=_big(default="0"))
 
 

@@ -346,6 +346,7 @@ class App:
             engage.computed_traits,
             text,
             forget_deleted=engage.deleted == "forget",
+            hold_first_contact=engage.first_contact == "hold",
         )
 
 

@@ -11,7 +11,6 @@ import re
 import unicodedata
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import NamedTuple
 
 #: The earliest time that is believed, 2000-01-01, in epoch milliseconds. What is before it comes
 #: from a clock that was never set, or from a program that writes zero for "not known".
@@ -24,18 +23,15 @@ TOO_EARLY = "timestamp before 2000, taken as received now"
 FUTURE = "timestamp in the future, taken as received now"
 
 
-class Reading(NamedTuple):
-    """A time in epoch milliseconds; `zoned` says that it names its zone, so that it is comparable
-    with another that does. One that does not is taken for UTC."""
-
-    at: int
-    zoned: bool
+#: A time in epoch milliseconds, and whether it names its zone, so that it is comparable with one
+#: that does; else it is taken for UTC. (A plain tuple: each call that comes makes some.)
+Reading = tuple[int, bool]
 
 
 def read(raw: object) -> int | None:
     """Epoch milliseconds of a time; None when it cannot be read. See `reading`."""
     found = reading(raw)
-    return None if found is None else found.at
+    return None if found is None else found[0]
 
 
 def since_1970(raw: object) -> int:
@@ -67,13 +63,11 @@ def reading(raw: object) -> Reading | None:
     seconds or milliseconds, also as text; digits of any script; `datetime` objects. Infinities and
     years beyond 9999 are no times.
     """
-    found = _of_any(raw)
-    return found if found is not None and _FIRST <= found.at <= _LAST else None
+    found = _of_text(raw) if isinstance(raw, str) else _of_other(raw)
+    return found if found is not None and _FIRST <= found[0] <= _LAST else None
 
 
-def _of_any(raw: object) -> Reading | None:
-    if isinstance(raw, str):
-        return _of_text(raw)
+def _of_other(raw: object) -> Reading | None:
     if isinstance(raw, bool):
         return None
     if isinstance(raw, int):
@@ -89,7 +83,7 @@ def _of_any(raw: object) -> Reading | None:
 
 # -- numbers and moments
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH, _NAIVE_EPOCH = datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 1)
 #: The years 1 to 9999: what `datetime` can hold, so that any stored time can be shown.
 _FIRST, _LAST = -62_135_596_800_000, 253_402_300_799_999
 #: Up to here a number counts seconds, beyond it milliseconds.
@@ -104,15 +98,14 @@ def _of_number(number: Decimal) -> Reading | None:
         return None
     if _FOURTEEN <= number < 10 * _FOURTEEN:
         return _of_text(str(int(number)))
-    return Reading(math.floor(number if abs(number) >= _SECONDS else number * 1000), True)
+    return math.floor(number if abs(number) >= _SECONDS else number * 1000), True
 
 
 def _of_datetime(moment: datetime) -> Reading:
-    zoned = moment.utcoffset() is not None
-    since = (moment if zoned else moment.replace(tzinfo=UTC)) - _EPOCH
+    zoned = moment.tzinfo is not None
+    since = moment - (_EPOCH if zoned else _NAIVE_EPOCH)
     # By its parts: twice as fast as dividing it.
-    at = since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
-    return Reading(at, zoned)
+    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000, zoned
 
 
 # -- text
@@ -205,8 +198,8 @@ def _of_parts(parts: dict[str, str | None]) -> Reading | None:
     except ValueError:
         return None
     part = int((parts["part"] or "0")[:3].ljust(3, "0"))
-    at = _of_datetime(day).at + second * 1000 + part - east * 60_000
-    return Reading(at, parts["sign"] is not None or parts["name"] is not None)
+    at = _of_datetime(day)[0] + second * 1000 + part - east * 60_000
+    return at, parts["sign"] is not None or parts["name"] is not None
 
 
 def _east(parts: dict[str, str | None]) -> int | None:

@@ -62,8 +62,7 @@ def merged(
     `traits` are exactly what it shall have of ours; of `owned` names it has nothing else. All other
     traits and fields of `current` stay, and so does every trait with a name that one of the globs
     `protected` matches, whoever calls it ours. Without a `name` or `email` of ours the existing one
-    stays, while an `email` of "" takes it away; a customer must have a name, so it falls back to
-    the id.
+    stays, while "" takes it away; a customer must have a name, so that falls back to the id.
     """
     there = current or {}
     record = {
@@ -208,7 +207,9 @@ def _names(called: str | None) -> Collection[str]:
 
 
 def _name(there: Mapping[str, Any], name: str | None, customer_id: str) -> str:
-    return name or _text(there.get("customerName")) or customer_id
+    if name is None:
+        name = _text(there.get("customerName"))
+    return name or customer_id
 
 
 def _email(there: Mapping[str, Any], email: str | None) -> str | None:

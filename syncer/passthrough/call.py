@@ -348,25 +348,26 @@ def _moment(event: Json, request: _Request) -> tuple[int, tuple[str, ...]]:
         return received_at, ()
     corrected = request.webhook or event.get("receivedAt") is not None  # Segment has done it
     first, second = (client, original) if corrected else (original, client)
-    said = times.reading(first) or times.reading(second)
-    at = None if said is None else said.at
-    if said is not None and not corrected:
-        sent_at = _sent_at(event, request, said)
-        at = said.at if sent_at is None else said.at + received_at - sent_at
+    at, zoned = times.reading(first) or times.reading(second) or (None, False)
+    if at is not None and not corrected:
+        sent_at = _sent_at(event, request, zoned)
+        at = at if sent_at is None else at + received_at - sent_at
     at, reason = times.believed(at, received_at)
     if reason is None and at < received_at - _OLD_AFTER:
         reason = OLD
     return at, () if reason is None else (reason,)
 
 
-def _sent_at(event: Json, request: _Request, said: Reading) -> int | None:
+def _sent_at(event: Json, request: _Request, zoned: bool) -> int | None:
     """When the event was sent by the client's clock, the event's own word before the batch's; None
     where that does not tell how wrong the clock is: zero and other times that cannot be, and a time
-    of an unknown zone beside one that names its zone."""
+    of an unknown zone beside one of the event that names its zone (`zoned`)."""
     latest = request.received_at + _WRONG_CLOCK
-    for sent in (times.reading(event.get("sentAt")), request.sent_at):
-        if sent is None or not times.EARLIEST <= sent.at <= latest:
+    own = times.reading(event["sentAt"]) if "sentAt" in event else None
+    for sent in (own, request.sent_at):
+        if sent is None:
             continue
-        if sent.zoned or not said.zoned:
-            return sent.at
+        at, comparable = sent
+        if times.EARLIEST <= at <= latest and (comparable or not zoned):
+            return at
     return None

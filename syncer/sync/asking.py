@@ -8,7 +8,8 @@ from functools import cached_property
 
 from state import forgotten, snapshot
 from state.database import Database
-from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait, matches
+from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
+from syncer.engage.selection import matches
 from syncer.engage.source import OnlyCustomers, Source
 from syncer.sync.ours import Ours, Said, said_of
 from syncer.sync.run import Selection

@@ -62,7 +62,7 @@ class Calls:
         self._before = {one.customer_id: one for one in snapshot.states(connection, ids)}
         self._customers = dict(self._before)
         self._released = snapshot.released(connection)
-        ours = [row for row in snapshot.traits(connection) if row.key not in self._released]
+        ours = snapshot.traits(connection)
         self._traits = {row.key: row for row in ours}
         self._names = {row.trait: row for row in ours}
         self._held = holds.in_force(connection, ids)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from syncer.engage.catalog import Catalog
 from syncer.engage.values import Value
-from syncer.sync.compare import AMBERFLO, CustomerChange, TraitChange, leaves
+from syncer.sync.compare import AMBERFLO, CustomerChange, TraitChange, leaves, same
 
 
 class Split(NamedTuple):
@@ -43,7 +43,7 @@ class Decision:
             return Split(change, [], [])
         kept = [one for one in change.changes if not self.holds(one)]
         # What Amberflo has stays there, so it is on record: the next write must not take it away.
-        stays = [_as_it_is(one) for one in held if one.source == AMBERFLO]
+        stays = [one._replace(after=one.before) for one in held if _writing_tells(one)]
         traits = _without(change.traits, held)
         if change.known:
             unchanged = change.name is None and change.email is None and not change.deleted
@@ -58,7 +58,9 @@ class Decision:
         """Whether a change is not applied."""
         if one.ruling == "rejected":
             return True
-        return (one.key in self.held and one.ruling is None) or self.waits(one)
+        if self.waits(one):
+            return True
+        return one.key in self.held and one.ruling is None and not _mends(one)
 
     def holds_deletion(self, change: CustomerChange) -> bool:
         """Whether nothing of a change is applied, since the customer was deleted in Segment."""
@@ -71,16 +73,27 @@ class Decision:
         return one.key in self.waiting and leaves(one, self.catalog.by_key[one.key].kind)
 
 
+def _mends(one: TraitChange) -> bool:
+    """Whether a change only puts back at Amberflo what is recorded, and takes nothing away there
+    that is not."""
+    return one.source == AMBERFLO and same(one.was, one.after) and not _writing_tells(one)
+
+
+def _writing_tells(one: TraitChange) -> bool:
+    """Whether the next write of what is recorded would do at Amberflo what is held: take away what
+    is not recorded here."""
+    if one.source != AMBERFLO or one.before is None:
+        return False
+    return one.was is None or (one.before is True and one.was is not True)
+
+
 def _without(traits: dict[str, Value], held: list[TraitChange]) -> dict[str, Value]:
     """The traits as they are before what is held."""
     found = dict(traits)
     for one in held:
-        if one.before is None:
+        before = one.before if _writing_tells(one) else one.was
+        if before is None:
             found.pop(one.trait, None)
         else:
-            found[one.trait] = one.before
+            found[one.trait] = before
     return found
-
-
-def _as_it_is(one: TraitChange) -> TraitChange:
-    return one._replace(after=one.before)

@@ -73,6 +73,8 @@ class Selection:
     settings: str
     #: whether customers that were deleted in Segment are forgotten
     forget_deleted: bool = False
+    #: whether a trait waits for somebody's word where others have values under its name
+    hold_first_contact: bool = False
 
 
 @dataclass(frozen=True)
@@ -416,6 +418,7 @@ class Runs:
             decision = self._decide(
                 connection, catalog, rows, tally, rulings, approval, listing, whole
             )
+            decision.held.update(self._of_others(catalog, rows, first, decision.held))
         if listing is not None and gate.unseen(
             listing, catalog, {row.key: row.status for row in rows}, whole=whole
         ):
@@ -531,6 +534,25 @@ class Runs:
         _check_sums(tally)
         waiting = gate.waiting(listing, tally.sums, held) if listing else {}
         return Decision(catalog, held, waiting, deletions)
+
+    def _of_others(
+        self,
+        catalog: Catalog,
+        rows: Sequence[TraitRow],
+        first: FirstContact | None,
+        held: Collection[str],
+    ) -> dict[str, str]:
+        """Keys that become ours while Amberflo has other values under their names, held where the
+        config wants it so, each with the reason."""
+        if first is None or not self.selection.hold_first_contact:
+            return {}
+        known = {row.trait for row in rows}
+        return {
+            catalog.by_name[name].key: f"first contact: {found.differ:,} customers have another "
+            "value at Amberflo under this name"
+            for name, found in first.traits.items()
+            if found.differ and name not in known and catalog.by_name[name].key not in held
+        }
 
     def _without_id(
         self,
@@ -672,6 +694,7 @@ class Runs:
                 "due": due + applied.held_customers,
                 "held": applied.held_customers,
                 "deleted": applied.deleted,
+                "hold": applied.holds.get(holds.DELETED),
                 "first_contact": compared.tally.first_contact,
             }
             runs.set_values(connection, run, values)

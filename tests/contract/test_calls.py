@@ -225,6 +225,9 @@ def test_what_a_client_says_is_no_trait_of_engage(desk: Desk) -> None:
     """Neither now nor as of a moment, and nobody is in it."""
     desk.identify(NOW, name="Ada", beta=True)
     desk.engage("vip", True, NOW)
+    with desk.state.write(alone=True) as connection:  # a run has another name
+        change = ChangeRow("u1", "name", "customerName", '"Ada"', '"Eva"', NOW, step=0)
+        snapshot.add_changes(connection, [change], 1, NOW)
     for at in (None, NOW):
         found = ask(desk.state, lambda c, at=at: history.traits_at(c, "u1", at))
         assert found == {"vip": "true"}

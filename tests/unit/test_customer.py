@@ -141,7 +141,7 @@ def test_a_record_may_have_no_traits(traits: dict[str, Any] | None) -> None:
         ("Ada", None, "Ada"),
         ("Ada", "Eva", "Ada"),
         (None, "Eva", "Eva"),
-        ("", "Eva", "Eva"),
+        ("", "Eva", "u1"),
         (None, None, "u1"),
         (None, "", "u1"),
         (None, "  ", "u1"),

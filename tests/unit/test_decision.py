@@ -110,6 +110,27 @@ def test_what_amberflo_has_stays_there_while_the_change_is_held(known: bool) -> 
     assert held == [found]
 
 
+def test_what_is_recorded_is_put_back_beside_a_hold() -> None:
+    """Somebody wrote over it at Amberflo; nobody enters or leaves by mending that."""
+    mend = TraitChange("held", "held", "broken", True, None, "amberflo", recorded=True)
+    change = CustomerChange("u", True, {"held": True}, None, None, [mend])
+    assert DECISION.split(change) == Split(change, [], [])
+    # With a change of Engage's own it is not: what is recorded stays, and is what a write puts.
+    leaves_too = CustomerChange(
+        "u", True, {"held": False}, None, None, [mend._replace(after=False)]
+    )
+    assert DECISION.split(leaves_too) == Split(None, leaves_too.changes, [])
+
+
+def test_a_value_of_others_is_not_taken_away_while_its_trait_is_held() -> None:
+    found = TraitChange("held", "held", "by the CRM", None, None, "amberflo", recorded=None)
+    change = CustomerChange("u", False, {"fine": True}, None, None, [found])
+    kept, held, _ = DECISION.split(change)
+    assert kept is not None
+    assert kept.traits == {"fine": True, "held": "by the CRM"}
+    assert held == [found]
+
+
 @pytest.mark.parametrize(
     ("ruling", "deletions", "goes"),
     [
