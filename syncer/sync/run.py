@@ -204,6 +204,8 @@ class Runs:
     computations: Callable[[], list[Computation]] | None = None
     #: reads what Amberflo has, before all is compared; None where Amberflo is not to be asked
     look: Look | None = None
+    #: looks whether Amberflo knows newer than this state, before changes alone are compared
+    glance: Callable[[], int] | None = None
     #: a share of Segment's count of an audience by which ours may differ
     size_tolerance: float = 0.05
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
@@ -298,7 +300,7 @@ class Runs:
         reads what it holds, as a full run does."""
         look = self.look
         if not amberflo or look is None:
-            return replace(self, look=None)._compare(*self._next(full), approval=None)
+            return replace(self, look=None, glance=None)._compare(*self._next(full), approval=None)
 
         def surely(*, must: bool) -> AbstractContextManager[Contact | None]:
             return look(must=True)
@@ -360,6 +362,12 @@ class Runs:
         """Compare what is in scope; all of it where a key turns up that is not ours yet: Amberflo
         may have something under its name."""
         listing = self._listing()  # asked before the pull: it may take minutes
+        if isinstance(scope, ChangedSince) and self.glance is not None and (odd := self.glance()):
+            self.progress.say(
+                f"{odd:,} of the customers that changed last at Amberflo are not as this state has "
+                "them: it may be an older copy, so all is compared"
+            )
+            kind, scope = "reconcile", Everything()
         with self._looked_at(kind, scope) as contact:
             try:
                 return self._compared(kind, scope, approval, listing, contact)
@@ -791,8 +799,11 @@ class Runs:
                 raise NotFound(f"there is no run {run}; `syncer runs` lists them")
             found = holds.undecided(connection, run)
         if not found:
+            with self.database.read() as connection:
+                waiting = holds.open_keys(connection)
             raise NotFound(
                 f"run {run} is {record['state']}: it holds nothing that waits for a decision"
+                + "".join(f"; {key} waits in run {one}" for key, one in sorted(waiting.items()))
             )
         return found
 
