@@ -21,7 +21,7 @@ from syncer.engage.catalog import canonical
 from syncer.engage.names import trait_name
 from syncer.engage.selection import kind_by_globs
 from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership
-from syncer.sync.commit import PROFILE, as_json, counts
+from syncer.sync.commit import as_json, counts
 from syncer.sync.compare import Stamp, read_stamps, same
 from syncer.times import believed
 
@@ -29,6 +29,9 @@ CustomerCall = CustomerUpdate | Membership | Delete
 
 #: What of a change's history says that an identify told it (`tables.SOURCES`).
 IDENTIFY = "identify"
+#: Name and email in the history: their key in Segment, and their name at Amberflo.
+PROFILE = (("name", "customerName"), ("email", "customerEmail"))
+
 #: Bytes that a key of the history may have: databases put it into an index. A client's trait may
 #: have a longer name.
 MAX_KEY = 400
