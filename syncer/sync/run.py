@@ -225,6 +225,8 @@ class Runs:
             if customer_id is not None:
                 with self.database.read() as connection:
                     check_not_forgotten(connection, customer_id)
+                    if runs.last_whole(connection) is None:
+                        raise NotFound("nothing was compared yet: `syncer sync` comes first")
                 return self._run("resync", OnlyCustomers((customer_id,)), check=check, again=again)
             if audience is not None:
                 with self.database.read() as connection:

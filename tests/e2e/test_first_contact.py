@@ -13,6 +13,7 @@ import pytest
 
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.faults import Faults
+from tests.support.calls import identify, take
 from tests.support.warehouse import Warehouse
 
 from .conftest import API_KEY, Installation
@@ -117,6 +118,22 @@ def test_such_corrections_are_exits_for_the_guard(
     assert installation.members("vip") == set(ids)
     installation.run("runs", "approve", "1")
     assert installation.members("vip") == set(ids[20:])
+
+
+def test_one_customer_is_not_sent_again_before_all_are_compared(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """A call made another one known meanwhile: of whom nobody has compared what Amberflo has."""
+    warehouse.users(3, vip="true")
+    installation.run("sync")
+    lose_state(installation)
+    take(installation.config, identify("u01", name="Grace"))
+    refused = installation.run("resync", "--customer", "u00", "--yes", exit_code=1)
+    assert "syncer sync" in refused.stderr
+    assert len(installation.members("vip")) == 3
+    installation.run("sync")
+    assert len(installation.members("vip")) == 3
+    assert installation.holds()["u01"]["customerName"] == "Grace"
 
 
 def test_customers_that_engage_does_not_know_are_left_alone(
