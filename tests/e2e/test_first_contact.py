@@ -90,6 +90,19 @@ def test_who_vanished_from_an_audience_while_the_state_was_lost(
     assert len(installation.members("vip")) == 29
 
 
+@pytest.mark.xfail(reason="a pull does not give customers that have an identifier and no trait")
+def test_who_lost_every_row_while_the_state_was_lost(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """Engage knows the customer by an identifier alone."""
+    warehouse.users(30, vip="true")
+    installation.run("sync")
+    lose_state(installation)
+    warehouse.lose("vip", ["u00"])
+    installation.run("sync")
+    assert "u00" not in installation.members("vip")
+
+
 def test_a_member_of_the_hosted_destination_who_left(
     installation: Installation, warehouse: Warehouse
 ) -> None:

@@ -308,6 +308,10 @@ class Watch:
             if place not in after.kept and over:
                 del self.memory.kept[place]
         for place, (hold, value, rejected) in after.kept.items():
+            was = self.memory.kept.get(place)
+            again = was is not None and was.rejected and not rejected and was.hold not in decided
+            if again and was is not None and self._said(engage, place) == was.said:
+                self.violations.append(f"{place} asks again, and was rejected")
             self.memory.kept[place] = Kept(hold, value, rejected, self._said(engage, place))
 
     def _said(self, engage: Engage, place: Place) -> object:
@@ -321,7 +325,9 @@ class Watch:
     def equal(self, engage: Engage, there: Traits, names: dict[str, str]) -> Iterator[str]:
         """After a comparison of all and its delivery, Amberflo has what Engage says of everybody
         that it or the state knows, less what is kept back."""
-        for customer_id in sorted(engage.known | self.state.customers.keys()):
+        # Of whom Engage has an identifier and no row of a trait, a pull does not know; the state must.
+        said = {customer_id for customer_id, _ in engage.said}
+        for customer_id in sorted(engage.known & said | self.state.customers.keys()):
             record = there.get(customer_id)
             for trait in TRAITS:
                 says = engage.value(customer_id, trait)
