@@ -28,11 +28,38 @@ from sqlalchemy import (
 )
 
 from state import runs
+from state.runs import DELETED
 from state.tables import HELD_CHANGE, HOLD, RUN, RUN_TRAIT
 
-#: Stands for the trait where a hold keeps back whole customers that were deleted in Segment. No
-#: trait has this name.
-DELETED = "*deleted*"
+__all__ = [
+    "APPROVED",
+    "DECISIONS",
+    "DELETED",
+    "REJECTED",
+    "WITHDRAWN",
+    "Hold",
+    "InForce",
+    "Kept",
+    "close_empty",
+    "count",
+    "decide",
+    "end",
+    "end_unsaid",
+    "end_unseen",
+    "find_again",
+    "hold",
+    "in_force",
+    "keep",
+    "kept",
+    "lift",
+    "newest",
+    "of_run",
+    "open_holds",
+    "open_keys",
+    "traits_in_force",
+    "undecided",
+]
+
 #: How a hold ends: by somebody's word, or because Engage says nothing of it any more.
 APPROVED, REJECTED, WITHDRAWN = "approved", "rejected", "withdrawn"
 DECISIONS = (APPROVED, REJECTED, WITHDRAWN)

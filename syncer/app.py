@@ -179,9 +179,13 @@ class App:
         return Account(database, self._holdings, settings.customers_url, api_key)
 
     def customer_delivery(
-        self, database: Database, worker: Worker, client: AmberfloClient, account: str
+        self,
+        database: Database,
+        worker: Worker,
+        client: AmberfloClient,
+        account: str | None = None,
     ) -> CustomerDelivery:
-        """What delivers the customers that are due to the `account` that was checked."""
+        """What delivers the customers that are due, to the `account` that was checked."""
         settings = self.config.amberflo
         return CustomerDelivery(
             database=database,

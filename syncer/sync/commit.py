@@ -76,7 +76,8 @@ class Writer:
         if held:
             self._hold(change, held)
         if kept is not None:
-            self._changes.append(kept)
+            # Who has something held is not done with: a later run finds the deletion again.
+            self._changes.append(kept._replace(deleted=False) if held else kept)
         if len(self._changes) >= snapshot.CHUNK:
             self.flush()
 
