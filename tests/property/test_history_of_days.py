@@ -367,7 +367,9 @@ class Days(RuleBasedStateMachine):
                 f"(SELECT hold FROM run_trait WHERE run = {run})"
             )
         ) or frozenset(self._asked(f"SELECT id FROM hold WHERE since_run = {run}"))
-        self.run("runs", word, str(run), **{{"approve": "approved"}.get(word, "rejected"): theirs})
+        none: frozenset[int] = frozenset()
+        approved, rejected = (theirs, none) if word == "approve" else (none, theirs)
+        self.run("runs", word, str(run), approved=approved, rejected=rejected)
         self.run("sync", "--full")
 
     @precondition(lambda self: any(rejected for *_, rejected in self.watch.state.kept.values()))
