@@ -28,38 +28,11 @@ from sqlalchemy import (
 )
 
 from state import runs
-from state.runs import DELETED
 from state.tables import HELD_CHANGE, HOLD, RUN, RUN_TRAIT
 
-__all__ = [
-    "APPROVED",
-    "DECISIONS",
-    "DELETED",
-    "REJECTED",
-    "WITHDRAWN",
-    "Hold",
-    "InForce",
-    "Kept",
-    "close_empty",
-    "count",
-    "decide",
-    "end",
-    "end_unsaid",
-    "end_unseen",
-    "find_again",
-    "hold",
-    "in_force",
-    "keep",
-    "kept",
-    "lift",
-    "newest",
-    "of_run",
-    "open_holds",
-    "open_keys",
-    "traits_in_force",
-    "undecided",
-]
-
+#: Stands for the trait where a hold keeps back whole customers that were deleted in Segment. No
+#: trait has this name.
+DELETED = "*deleted*"
 #: How a hold ends: by somebody's word, or because Engage says nothing of it any more.
 APPROVED, REJECTED, WITHDRAWN = "approved", "rejected", "withdrawn"
 DECISIONS = (APPROVED, REJECTED, WITHDRAWN)
@@ -205,6 +178,18 @@ def count(connection: Connection, hold: int) -> int:
     return int(
         connection.execute(select(func.count()).select_from(HELD_CHANGE).where(theirs)).scalar_one()
     )
+
+
+def deleted_since(connection: Connection, moment: int) -> int:
+    """How many customers that were deleted in Segment runs took out since a moment, without an
+    approval."""
+    by_approval = select(HOLD.c.decided_run).where(
+        HOLD.c.trait == DELETED, HOLD.c.decision == APPROVED, HOLD.c.decided_run.is_not(None)
+    )
+    statement = select(func.coalesce(func.sum(RUN.c.deleted), 0)).where(
+        RUN.c.committed_at > moment, RUN.c.id.not_in(by_approval)
+    )
+    return int(connection.execute(statement).scalar_one())
 
 
 # Holding

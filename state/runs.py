@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from state.tables import HOLD, RUN, RUN_TRAIT
+from state.tables import RUN, RUN_TRAIT
 
 #: A row of the table.
 Record = Mapping[str, Any]
@@ -17,9 +17,6 @@ Record = Mapping[str, Any]
 #: holds are decided, it says how (holds.py).
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 HELD, APPROVED, REJECTED, SUPERSEDED = "held", "approved", "rejected", "superseded"
-#: Stands for the trait where a hold keeps back whole customers that were deleted in Segment. No
-#: trait has this name.
-DELETED = "*deleted*"
 
 
 def start(connection: Connection, kind: str, now: int, settings: str) -> int:
@@ -87,18 +84,6 @@ def left_since(connection: Connection, moment: int) -> dict[str, int]:
         .group_by(RUN_TRAIT.c.trait)
     )
     return {str(trait): int(left) for trait, left in rows if left}
-
-
-def deleted_since(connection: Connection, moment: int) -> int:
-    """How many customers that were deleted in Segment runs took out since a moment, without an
-    approval."""
-    by_approval = select(HOLD.c.decided_run).where(
-        HOLD.c.trait == DELETED, HOLD.c.decision == APPROVED, HOLD.c.decided_run.is_not(None)
-    )
-    statement = select(func.coalesce(func.sum(RUN.c.deleted), 0)).where(
-        RUN.c.committed_at > moment, RUN.c.id.not_in(by_approval)
-    )
-    return int(connection.execute(statement).scalar_one())
 
 
 def last_whole(connection: Connection) -> Mapping[str, Any] | None:

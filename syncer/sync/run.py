@@ -524,7 +524,7 @@ class Runs:
         deletions = self.guard.held_deletions(
             tally.deleted - rulings.excused[holds.DELETED],
             tally.known,
-            runs.deleted_since(connection, day),
+            holds.deleted_since(connection, day),
         )
         pending = holds.open_holds(connection).get(holds.DELETED)
         if pending is not None and pending.id not in approved and tally.deleted:
