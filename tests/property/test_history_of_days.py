@@ -364,9 +364,10 @@ class Days(RuleBasedStateMachine):
         theirs = frozenset(
             self._asked(
                 "SELECT id FROM hold WHERE decision IS NULL AND id IN "
-                f"(SELECT hold FROM run_trait WHERE run = {run})"
+                f"(SELECT hold FROM run_trait WHERE run = {run} "
+                f"UNION SELECT hold FROM run WHERE id = {run})"
             )
-        ) or frozenset(self._asked(f"SELECT id FROM hold WHERE since_run = {run}"))
+        )
         none: frozenset[int] = frozenset()
         approved, rejected = (theirs, none) if word == "approve" else (none, theirs)
         self.run("runs", word, str(run), approved=approved, rejected=rejected)

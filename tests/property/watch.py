@@ -223,8 +223,8 @@ class Watch:
         customer_id, trait = place
         if trait == DELETED:
             return customer_id not in engage.known
-        if self._said(engage, place) != kept.said:
-            return False
+        if self._said(engage, place) != kept.said or customer_id not in engage.known:
+            return False  # who is deleted is judged as such
         return bool(engage.value(customer_id, trait) != before.value(place))
 
     def _look_at_open_holds(
