@@ -51,6 +51,8 @@ class State:
     kept: dict[Place, tuple[int, Any, bool]] = field(default_factory=dict)
     open_holds: dict[int, str] = field(default_factory=dict)
     kinds: list[str] = field(default_factory=list)
+    #: names that are ours; with a new state and no row of a key, its name is somebody else's
+    ours: set[str] = field(default_factory=set)
 
     def value(self, place: Place) -> Any:
         found = self.customers.get(place[0])
@@ -81,7 +83,8 @@ def look(path: Path) -> State:
         }
         holds = dict(state.execute("SELECT id, trait FROM hold WHERE decision IS NULL"))
         kinds = [row[0] for row in state.execute("SELECT kind FROM run ORDER BY id")]
-    return State(customers, kept, holds, kinds)
+        ours = {row[0] for row in state.execute("SELECT trait FROM trait")}
+    return State(customers, kept, holds, kinds, ours)
 
 
 @dataclass
@@ -194,7 +197,7 @@ class Watch:
                     self.violations.append(f"{place} is a member, and nothing ever said so")
                 if now is not None:
                     self.justified.discard(place)
-                if now not in (before.value(place), after.value(place)):
+                if now not in (was, before.value(place), after.value(place)):
                     self.violations.append(f"{place} was sent as {now}, which no state was")
                 kept = self.memory.kept.get(place)
                 if (
@@ -333,6 +336,8 @@ class Watch:
                 says = engage.value(customer_id, trait)
                 has = member((record or {}).get("traits", {}).get(trait))
                 if has == says or (customer_id, DELETED) in self.state.kept:
+                    continue
+                if says is None and trait not in self.state.ours:
                     continue
                 kept = self.state.kept.get((customer_id, trait))
                 if kept is None or member(kept[1]) != says:
