@@ -342,7 +342,7 @@ class Watch:
                 kept = self.state.kept.get((customer_id, trait))
                 if kept is None or member(kept[1]) != says:
                     yield f"{customer_id}: {trait} is {has}, Engage says {says}, kept is {kept}"
-            name = names.get(customer_id)
+            name = names.get(customer_id) if customer_id in self.state.customers else None
             if record is not None and name not in (None, record["customerName"]):
                 yield f"{customer_id} is called {record['customerName']}, not {name}"
 
