@@ -227,6 +227,8 @@ class Runs:
             if customer_id is not None:
                 with self.database.read() as connection:
                     check_not_forgotten(connection, customer_id)
+                    if runs.last_whole(connection) is None:
+                        raise NotFound("nothing was compared yet: `syncer sync` comes first")
                 return self._run("resync", OnlyCustomers((customer_id,)), check=check, again=again)
             if audience is not None:
                 with self.database.read() as connection:
@@ -407,7 +409,7 @@ class Runs:
             rulings = Rulings(connection, tally, approval.holds if approval else frozenset())
             first = self._first_contact(contact, catalog)
             try:
-                horizon = self._horizon(kind, watermark)
+                began, horizon = self.clock(), self._horizon(kind, watermark)
                 pairs = self._pairs(pull, connection, catalog, tally, first, said, rulings, whole)
                 forget = self.selection.forget_deleted
                 found = compare(pairs, catalog, tally, horizon, whole=whole, forget=forget)
@@ -440,7 +442,8 @@ class Runs:
             members=members,
             watermark=None if isinstance(scope, OnlyCustomers) else (watermark or ""),
             without_id=without_id,
-            horizon=horizon,
+            # A call that comes while this is compared is newer than what is pulled, whoever wins.
+            horizon=min(horizon, began),
             said=said,
             listing=listing,
             first_contact=first,
