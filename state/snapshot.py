@@ -42,6 +42,7 @@ class CustomerRow(NamedTuple):
     email: str | None
     stamps: str | None
     rev: int
+    compared: int | None
 
 
 class CustomerState(NamedTuple):
@@ -91,6 +92,7 @@ class DueRow(NamedTuple):
     attempts: int
     run: int | None
     given_back: str | None = None
+    compared: int | None = None
 
 
 class HeldRow(NamedTuple):
@@ -107,6 +109,7 @@ class HeldRow(NamedTuple):
     acked_at: int | None
     due_at: int | None
     given_back: str | None = None
+    compared: int | None = None
 
 
 class TraitRow(NamedTuple):
@@ -341,6 +344,15 @@ def update_customers(
     if run is not None:
         due["run"] = run
     _many(connection, _update_state().values(**due), _state_values(rows))
+
+
+def mark_compared(connection: Connection, customer_ids: Sequence[str], run: int) -> None:
+    """A run that compared everything pulled these for the first time."""
+    for start in range(0, len(customer_ids), CHUNK):
+        these = CUSTOMER.c.customer_id.in_(customer_ids[start : start + CHUNK])
+        connection.execute(
+            update(CUSTOMER).where(these, CUSTOMER.c.compared.is_(None)).values(compared=run)
+        )
 
 
 def note_customers(connection: Connection, rows: Sequence[CustomerState]) -> None:

@@ -47,6 +47,7 @@ class Customer(SQLModel, table=True):
     acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
     that waits for it to be delivered, `claimed_by` the worker that has it in work. `given_back` are
     values (JSON, by name) that the next write puts back for others: traits that are ours no more.
+    `compared` is the first run that compared everything and pulled the customer (null: none did).
     """
 
     customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
@@ -63,6 +64,7 @@ class Customer(SQLModel, table=True):
     run: int | None = Field(default=None, sa_column=_big(nullable=True))
     claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
     given_back: str | None = Field(default=None, sa_column=Column(Text))
+    compared: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Trait(SQLModel, table=True):
@@ -211,8 +213,8 @@ class Hold(SQLModel, table=True):
 
 class HeldChange(SQLModel, table=True):
     """One customer's part of a hold: what Engage says (`after`, JSON; null is absent) instead of
-    `before`. `run` found it last. It is in force until `ended_at`: decided and done, or not said
-    by Engage any more."""
+    `before`. `since_run` found it first, `run` last. It is in force until `ended_at`: decided and
+    done, or not said by Engage any more."""
 
     __tablename__ = "held_change"
 
@@ -223,6 +225,7 @@ class HeldChange(SQLModel, table=True):
     after: str | None = Field(default=None, sa_column=Column(Text))
     observed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     run: int = Field(sa_column=_big())
+    since_run: int = Field(sa_column=_big())
     ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from state import forgotten, holds, snapshot
+from state import forgotten, holds, runs, snapshot
 from state.holds import InForce
 from state.snapshot import ChangeRow, CustomerState, TraitRow
 from syncer.engage.catalog import canonical
@@ -40,6 +40,7 @@ MAX_KEY = 400
 FORGOTTEN = "forgotten"
 NOT_OURS = "key is not ours"
 NAME_TAKEN = "name taken twice"
+NOT_KNOWN = "key is not known yet"
 OLDER = "older than what is known"
 HELD = "held"
 
@@ -69,6 +70,13 @@ class Calls:
         self._traits = {row.key: row for row in ours}
         self._names = {row.trait: row for row in ours}
         self._held = holds.in_force(connection, ids)
+        self._first_contacts = {
+            trait
+            for trait, hold in holds.open_holds(connection).items()
+            if hold.reason.startswith(holds.FIRST_CONTACT)
+        }
+        #: once a run has compared everything, a name is ours by what it pulled, and not by a call
+        self._closed = runs.last_whole(connection) is not None
         self._ended: list[InForce] = []
         self._changes: list[ChangeRow] = []
         self._members: Counter[str] = Counter()
@@ -168,6 +176,8 @@ class Calls:
         trait = self._trait(call)
         if isinstance(trait, str):
             return trait
+        if trait.trait in self._first_contacts:
+            return HELD
         state = self._state(call.customer_id)
         traits, stamps = orjson.loads(state.traits), read_stamps(state.stamps)
         before = traits.get(trait.trait)
@@ -206,12 +216,14 @@ class Calls:
         name = trait_name(call.key)
         if kind is None or not self._released.isdisjoint((call.key, name)):
             return NOT_OURS
-        if call.key in self._traits:
-            return self._traits[call.key]
         if call.kind != kind:
             return NOT_OURS
+        if (known := self._traits.get(call.key)) is not None:
+            return known if known.kind == kind else NOT_OURS
         if not name or name in self._names:
             return NAME_TAKEN
+        if self._closed:
+            return NOT_KNOWN
         return TraitRow(call.key, name, call.kind, 0)
 
     # Which is newer

@@ -62,6 +62,7 @@ class Writer:
 
     def __post_init__(self) -> None:
         self._changes: list[CustomerChange] = []
+        self._compared: list[str] = []
         self._kept: dict[str, list[Kept]] = {}
         self._rejected: dict[str, list[str]] = {}
 
@@ -70,7 +71,9 @@ class Writer:
         kept, held, left = self.decision.split(change)
         for one in left:
             self.recount(one, None)
-        if held:
+        if kept is None and change.known and change.compared:
+            self._compared.append(change.customer_id)
+        if held or self.decision.holds_deletion(change):
             self._hold(change, held)
         if kept is not None:
             # Who has something held is not done with: a later run finds the deletion again.
@@ -99,7 +102,9 @@ class Writer:
         snapshot.insert_customers(self.connection, new, self.now, self.run)
         snapshot.update_customers(self.connection, old, self.now, self.run)
         snapshot.add_changes(self.connection, rows, self.run, self.now)
-        self._changes = []
+        self._compared += [change.customer_id for change in self._changes if change.compared]
+        snapshot.mark_compared(self.connection, self._compared, self.run)
+        self._changes, self._compared = [], []
         self._flush_held()
 
     def _hold(self, change: CustomerChange, held: list[TraitChange]) -> None:
