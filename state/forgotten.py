@@ -6,6 +6,7 @@ Of an erased one only a hash is kept: SHA-256 over a random salt of this databas
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -17,11 +18,13 @@ from state.tables import ERASURE, FORGOTTEN
 
 @dataclass
 class Forgotten:
-    """The customers that must not come in: `"id" in forgotten`. `pending` are still here."""
+    """The customers that must not come in: `"id" in forgotten`. `pending` are still here; those of
+    them that are `doubted` only a run missed in Segment."""
 
     salt: str
     hashes: set[str]
     pending: set[str]
+    doubted: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.hashes or self.pending)
@@ -36,8 +39,13 @@ def load(connection: Connection) -> Forgotten:
     """All of them, as of now. Nobody is erased before the end of a transaction that writes alone,
     as those do that bring customers in."""
     hashes = connection.execute(select(FORGOTTEN.c.hash)).scalars()
-    pending = connection.execute(select(ERASURE.c.customer_id)).scalars()
-    return Forgotten(memo.get(connection, "salt") or "", set(hashes), set(pending))
+    pending = connection.execute(select(ERASURE.c.customer_id, ERASURE.c.run)).all()
+    return Forgotten(
+        memo.get(connection, "salt") or "",
+        set(hashes),
+        {row.customer_id for row in pending},
+        frozenset(row.customer_id for row in pending if row.run is not None),
+    )
 
 
 def forgotten_at(connection: Connection, customer_id: str) -> int | None:
@@ -51,14 +59,21 @@ def forgotten_at(connection: Connection, customer_id: str) -> int | None:
     return None if found is None else int(found)
 
 
-def ask(connection: Connection, customer_id: str, now: int) -> bool:
-    """A customer is to be erased when Amberflo has taken its last write; asked twice it is once.
-    Gives whether that is new."""
+def ask(connection: Connection, customer_id: str, now: int, run: int | None = None) -> bool:
+    """A customer is to be erased when Amberflo has taken its last write, as a run found or somebody
+    asked; asked twice it is once. Gives whether that is new."""
     known = select(ERASURE.c.customer_id).where(ERASURE.c.customer_id == customer_id)
     if connection.execute(known).first() or forgotten_at(connection, customer_id) is not None:
         return False
-    connection.execute(insert(ERASURE).values(customer_id=customer_id, asked_at=now))
+    connection.execute(insert(ERASURE).values(customer_id=customer_id, asked_at=now, run=run))
     return True
+
+
+def keep(connection: Connection, customer_ids: Iterable[str]) -> None:
+    """Segment has these again, so they are not erased, unless somebody asked for it."""
+    for customer_id in customer_ids:
+        these = ERASURE.c.customer_id == customer_id, ERASURE.c.run.is_not(None)
+        connection.execute(delete(ERASURE).where(*these))
 
 
 def asked(connection: Connection) -> list[str]:

@@ -261,10 +261,12 @@ class Erased(SQLModel, table=True):
 
 
 class Erasure(SQLModel, table=True):
-    """A customer that is to be erased as soon as Amberflo has taken its last write."""
+    """A customer that is to be erased as soon as Amberflo has taken its last write. `run` found
+    that Segment has it no more; null: a delete call or somebody asked for it."""
 
     customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
     asked_at: int = Field(sa_column=_big())
+    run: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Forgotten(SQLModel, table=True):

@@ -162,7 +162,7 @@ class Writer:
     def _delete(self, customer_id: str) -> None:
         self.applied.deleted += 1
         if self.forget:
-            forgotten.ask(self.connection, customer_id, self.now)
+            forgotten.ask(self.connection, customer_id, self.now, self.run)
 
     def _count(self, change: CustomerChange, made: list[TraitChange]) -> None:
         if made != change.changes:

@@ -148,6 +148,8 @@ class Tally:
         #: customers and trait rows that the source gave, to hold against its own count
         self.customers = self.rows = 0
         self.counted: Counted | None = None
+        #: customers that were to be forgotten, and that Segment has again
+        self.returned: list[str] = []
         #: customers known before, and those that were deleted in Segment
         self.known = self.deleted = 0
         #: values that Amberflo has under names of ours and the snapshot does not know of

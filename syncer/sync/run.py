@@ -697,6 +697,7 @@ class Runs:
                     because=word.because,
                     run=run,
                 )
+            forgotten.keep(connection, compared.tally.returned)
             renamed(connection, compared.catalog.renamed, run, now)
             compared.applied = applied = self._apply(connection, run, compared, now)
             if compared.whole:
