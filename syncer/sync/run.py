@@ -392,6 +392,8 @@ class Runs:
         if self.look is None or not isinstance(scope, Everything):
             yield None
             return
+        with self.source.pull(scope):
+            pass  # what is wrong with the source is said before Amberflo is read
         with self.look(must=kind == "initial" or anew, anew=anew) as contact:
             yield contact
 
