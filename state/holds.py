@@ -275,6 +275,13 @@ def find_again(connection: Connection, trait: str, customer_ids: Collection[str]
         )
 
 
+def stay(connection: Connection, customer_ids: Collection[str], run: int) -> None:
+    """A run could not tell of these customers: what is held or rejected of them stays so."""
+    for ids in _chunks(customer_ids):
+        these = and_(HELD_CHANGE.c.customer_id.in_(ids), HELD_CHANGE.c.ended_at.is_(None))
+        connection.execute(update(HELD_CHANGE).where(these).values(run=run))
+
+
 def end(connection: Connection, rows: Iterable[InForce], now: int) -> None:
     """Engage says something else of these now, or they were applied: they are evidence only."""
     named: list[dict[str, Any]] = [{"one": row.hold, "which": row.customer_id} for row in rows]

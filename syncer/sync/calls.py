@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from state import forgotten, holds, runs, snapshot
+from state import forgotten, holds, snapshot
 from state.holds import InForce
 from state.snapshot import ChangeRow, CustomerState, TraitRow
 from syncer.engage.catalog import canonical
@@ -40,7 +40,6 @@ MAX_KEY = 400
 FORGOTTEN = "forgotten"
 NOT_OURS = "key is not ours"
 NAME_TAKEN = "name taken twice"
-NOT_KNOWN = "key is not known yet"
 OLDER = "older than what is known"
 HELD = "held"
 
@@ -75,8 +74,6 @@ class Calls:
             for trait, hold in holds.open_holds(connection).items()
             if hold.reason.startswith(holds.FIRST_CONTACT)
         }
-        #: once a run has compared everything, a name is ours by what it pulled, and not by a call
-        self._closed = runs.last_whole(connection) is not None
         self._ended: list[InForce] = []
         self._changes: list[ChangeRow] = []
         self._members: Counter[str] = Counter()
@@ -222,8 +219,6 @@ class Calls:
             return known if known.kind == kind else NOT_OURS
         if not name or name in self._names:
             return NAME_TAKEN
-        if self._closed:
-            return NOT_KNOWN
         return TraitRow(call.key, name, call.kind, 0)
 
     # Which is newer

@@ -150,6 +150,8 @@ class Tally:
         self.counted: Counted | None = None
         #: customers that were to be forgotten, and that Segment has again
         self.returned: list[str] = []
+        #: customers that Segment may have deleted, and of whom a call came that it may not know yet
+        self.open_ones: list[str] = []
         #: customers known before, and those that were deleted in Segment
         self.known = self.deleted = 0
         #: values that Amberflo has under names of ours and the snapshot does not know of

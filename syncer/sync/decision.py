@@ -36,23 +36,24 @@ class Decision:
 
     def split(self, change: CustomerChange) -> Split:
         """What of a customer's change goes through, and what does not."""
-        if self.holds_deletion(change):
-            return Split(None, change.changes, [])
-        held = [one for one in change.changes if self.holds(one)]
-        if not held:
+        all_held = self.holds_deletion(change)
+        held = [one for one in change.changes if all_held or self.holds(one)]
+        if not (held or all_held):
             return Split(change, [], [])
-        kept = [one for one in change.changes if not self.holds(one)]
+        kept = [one for one in change.changes if one not in held]
         # What Amberflo has stays there, so it is on record: the next write must not take it away.
         stays = [one._replace(after=one.before) for one in held if _writing_tells(one)]
         traits = _without(change.traits, held)
         if change.known:
-            unchanged = change.name is None and change.email is None and not change.deleted
+            deletes = change.deleted and not all_held
+            unchanged = change.name is None and change.email is None and not deletes
             if not (kept or stays) and unchanged:
                 return Split(None, held, [])
         elif all(value is False for value in traits.values()):
             return Split(None, held, kept)
         changes = sorted(kept + stays, key=lambda one: one.trait)
-        return Split(change._replace(traits=traits, changes=changes), held, [])
+        deleted = change.deleted and not all_held
+        return Split(change._replace(traits=traits, changes=changes, deleted=deleted), held, [])
 
     def holds(self, one: TraitChange) -> bool:
         """Whether a change is not applied."""

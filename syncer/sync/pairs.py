@@ -78,10 +78,14 @@ def told_apart(
     pairs: Iterable[Pair],
     identified: Callable[[Collection[str]], Collection[str]],
     horizon: int,
+    open_ones: list[str],
 ) -> Iterator[Pair]:
     """The same pairs, those of customers that the pull does not have at the end, with `GONE` for a
-    row where Engage has no identifier of them any more (it is asked when the pull is read). That is
-    said only of customers that Engage had before, and of whom no call came after `horizon`."""
+    row where Engage has no identifier of them any more (it is asked when the pull is read).
+
+    That is said only of customers that Engage had before. Where a call came after `horizon` it may
+    have one again: such customers are noted in `open_ones` and left as they are.
+    """
     with closing(Spool()) as vanished:
         for pair in pairs:
             if pair[0] is None:
@@ -89,19 +93,19 @@ def told_apart(
             else:
                 yield pair
         for known in chunks(iter(vanished)):
-            may_be_gone = [one[0] for one in known if _was_there(one, horizon)]
-            there = identified(may_be_gone)
-            gone = set(may_be_gone).difference(there)
+            had = [one[0] for one in known if one[6] is not None]
+            gone = set(had).difference(identified(had))
             for one in known:
-                yield GONE if one[0] in gone else None, tuple(one), None
+                if one[0] not in gone:
+                    yield None, tuple(one), None
+                elif _was_called(one, horizon):
+                    open_ones.append(one[0])
+                else:
+                    yield GONE, tuple(one), None
 
 
-def _was_there(known: Sequence[Any], horizon: int) -> bool:
-    """Whether a run had the customer, and no call tells of it since then."""
-    stamps, compared = known[4], known[6]
-    return compared is not None and all(
-        one.received <= horizon for one in read_stamps(stamps).values()
-    )
+def _was_called(known: Sequence[Any], horizon: int) -> bool:
+    return any(one.received > horizon for one in read_stamps(known[4]).values())
 
 
 def beside(

@@ -644,7 +644,8 @@ class Runs:
             pulled = self._watched(customers)
             pairs: Iterable[Pair]
             if whole:
-                pairs = told_apart(merge(pulled, known), pull.identified, horizon)
+                both = merge(pulled, known)
+                pairs = told_apart(both, pull.identified, horizon, tally.open_ones)
             else:
                 pulled = said.noted(pulled, catalog, rulings.traits)
                 pairs = look_up(pulled, lambda ids: snapshot.find(connection, ids))
@@ -703,6 +704,7 @@ class Runs:
             renamed(connection, compared.catalog.renamed, run, now)
             compared.applied = applied = self._apply(connection, run, compared, now)
             if compared.whole:
+                holds.stay(connection, compared.tally.open_ones, run)
                 looked_at = {*compared.catalog.by_name, holds.DELETED}
                 holds.end_unseen(connection, looked_at, run, now)
             for trait, customer_ids in compared.said:

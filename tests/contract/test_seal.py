@@ -935,11 +935,11 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
             values = {"trait": f"t{number}", "key": "k", "reason": "r", "since_run": 1, "since": 1}
             values |= {"last_run": 1, "members": 2, "leaving": 2}
             connection.execute(insert(HOLD).values(id=number, **values))
-            kept = {"hold": number, "trait": "t", "after": f'"{value}"', "run": 1}
+            kept = {"hold": number, "trait": "t", "after": f'"{value}"', "run": 1, "since_run": 1}
             of_theirs = {"customer_id": customer_id, "ended_at": None if number == 1 else 5}
             connection.execute(insert(HELD_CHANGE).values(**kept, **of_theirs))
         connection.execute(
-            insert(HELD_CHANGE).values(hold=1, customer_id="other", trait="t", run=1)
+            insert(HELD_CHANGE).values(hold=1, customer_id="other", trait="t", run=1, since_run=1)
         )
     before = proof(database)
     assert before.unsealed == 3
@@ -1063,6 +1063,7 @@ def test_the_last_write_has_the_traits_of_engage_and_nothing_personal(maker: Mak
     with maker.database.write(alone=True) as connection:
         snapshot.insert_customers(connection, [state], NOW)
         snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", 0)])
+        snapshot.mark_compared(connection, ["u1"], 1)
         row, owned, *_ = erasure.take(connection, "u1", 8, NOW)
     assert (row.customer_id, row.name, row.email) == ("u1", "u1", "")
     assert (json.loads(row.traits), owned) == ({"vip": False}, {"vip"})

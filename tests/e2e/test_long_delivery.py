@@ -41,6 +41,7 @@ def learn(database: Database, customer_id: str, traits: str, *ours: str) -> None
             snapshot.update_customers(connection, [state], now())
         else:
             snapshot.insert_customers(connection, [state], now())
+        snapshot.mark_compared(connection, [customer_id], 1)
 
 
 def deliver(database: Database, url: str, *steps: Callable[[], object], **options: Any) -> Delivery:

@@ -152,6 +152,17 @@ def test_a_deleted_customer_goes_whole_or_not_at_all(
     assert decision.split(deleted) == expected
 
 
+def test_what_amberflo_has_of_a_held_deletion_stays_there_too() -> None:
+    decision = Decision(CATALOG, deletions="too many")
+    found = TraitChange("vip", "vip", True, False, None, "amberflo", recorded=None)
+    deleted = CustomerChange("u", True, {"vip": False}, None, None, [found], deleted=True)
+    kept, held, _ = decision.split(deleted)
+    assert kept is not None
+    assert (kept.traits, kept.deleted) == ({"vip": True}, False)
+    assert kept.changes == [found._replace(after=True)]
+    assert held == [found]
+
+
 KEYS = {"vip": AUDIENCE, "fine": AUDIENCE, "held": AUDIENCE, "spent": COMPUTED_TRAIT}
 
 
