@@ -625,3 +625,14 @@ def test_an_approval_covers_what_its_run_saw_and_nothing_that_came_since(
     installation.run("runs", "approve", str(run), exit_code=3)
     assert installation.members("vip") == set(members[20:])
     assert held(installation) == ["vip"]
+
+
+def test_a_partial_run_ends_a_hold_of_which_engage_takes_everything_back(
+    installation: Installation, warehouse: Warehouse, members: list[str]
+) -> None:
+    hold(installation, warehouse, members[:20])
+    for customer_id in members[:20]:
+        warehouse.say(customer_id, "vip", "true", ago=0.01)
+    assert installation.json("sync")["kind"] == "incremental"
+    assert held(installation) == []
+    assert installation.members("vip") == set(members)

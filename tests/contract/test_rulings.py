@@ -1,0 +1,80 @@
+"""What was decided on a change counts for that change, and for what Engage still says."""
+
+from __future__ import annotations
+
+import pytest
+
+from state import holds, runs
+from state.database import Database
+from state.holds import Kept
+from syncer.engage.catalog import Catalog, KnownTrait
+from syncer.engage.listing import COMPUTED_TRAIT
+from syncer.sync.compare import CustomerChange, Ruling, Tally, TraitChange
+from syncer.sync.pairs import Rulings
+
+from .conftest import NOW
+
+CATALOG = Catalog([KnownTrait("spent", "spent", COMPUTED_TRAIT)], {}, [])
+
+
+def held(database: Database) -> tuple[int, int]:
+    """A hold of u1's drop of `spent`, and the run that found it."""
+    with database.write() as connection:
+        run = runs.start(connection, "reconcile", NOW, "{}")
+        hold = holds.hold(
+            connection, "spent", "spent", "too many", run=run, now=NOW, members=9, leaving=1
+        )
+        holds.keep(connection, hold, "spent", [Kept("u1", "5", None, 7)], run, NOW)
+    return hold, run
+
+
+def ruling(
+    database: Database, after: int | None, at: int, approved: tuple[int, ...] = (), until: int = 0
+) -> Ruling | None:
+    found = TraitChange("spent", "spent", 5, after, at)
+    traits = {} if after is None else {"spent": after}
+    change = CustomerChange("u1", True, dict(traits), None, None, [found])
+    with database.read() as connection:
+        rulings = Rulings(connection, Tally(CATALOG), approved, until)
+        (ruled,) = rulings.read([change])
+    return ruled.changes[0].ruling
+
+
+@pytest.mark.parametrize(
+    ("after", "runs_later", "expected"), [(None, 0, "approved"), (7, 0, None), (None, -1, None)]
+)
+def test_an_approval_is_of_what_was_seen(
+    database: Database, after: int | None, runs_later: int, expected: Ruling | None
+) -> None:
+    hold, run = held(database)
+    assert ruling(database, after, 7, (hold,), run + runs_later) == expected
+
+
+@pytest.mark.parametrize(
+    ("after", "at", "expected"),
+    [(None, 7, "rejected"), (None, 6, "rejected"), (None, 8, None), (7, 7, None)],
+)
+def test_a_rejection_lasts_until_engage_says_something_else(
+    database: Database, after: int | None, at: int, expected: Ruling | None
+) -> None:
+    hold, _ = held(database)
+    with database.write() as connection:
+        holds.decide(connection, [hold], holds.REJECTED, NOW)
+    assert ruling(database, after, at) == expected
+    with database.write() as connection:
+        holds.lift(connection, [hold], NOW)
+    assert ruling(database, after, at) is None
+
+
+def test_what_is_not_said_again_is_not_in_force(database: Database) -> None:
+    _, run = held(database)
+    with database.write() as connection:
+        holds.end_unsaid(connection, "spent", ["u2"], run + 1, NOW)
+        assert holds.traits_in_force(connection) == {"spent"}
+        holds.end_unsaid(connection, "spent", ["u1"], run, NOW)
+        assert holds.traits_in_force(connection) == {"spent"}
+        holds.end_unsaid(connection, "spent", ["u1"], run + 1, NOW)
+        assert holds.traits_in_force(connection) == set()
+        (ended,) = holds.close_empty(connection, run + 1, NOW)
+        assert holds.open_holds(connection) == {}
+    assert ended.trait == "spent"
