@@ -13,6 +13,10 @@ class Busy(StateError):
     """Another process was writing for longer than we wait; the same can be tried again."""
 
 
+class Unfit(StateError):
+    """The database can be used; what was to be written is nothing that it can hold."""
+
+
 class NotKept(StateError):
     """A question about a moment (epoch milliseconds) before the history begins."""
 
