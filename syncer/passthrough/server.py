@@ -26,7 +26,7 @@ CONNECTIONS, OTHER_FILES = 2000, 128
 #: A request's first line and headers: bytes, and how many headers.
 MAX_HEAD, MAX_HEADERS = 64 * 1024, 500
 #: Bytes that all requests without an answer may hold; what a header takes beside its own bytes.
-ROOM, PER_HEADER = 64 * 1024 * 1024, 200
+ROOM, PER_HEADER = 48 * 1024 * 1024, 200
 #: Requests that a connection may send before the first of them is answered.
 AHEAD = 32
 #: Seconds that a request has from its first byte (the first one from its connection) to its last;
@@ -38,8 +38,8 @@ WRITE_TIME = 20.0
 IDLE = 75.0
 #: Seconds after which a request that is still being sent may have to make place for others.
 STUCK = 5.0
-#: Seconds that a client has to read why it was refused.
-LINGER = 2.0
+#: Seconds that a client has to read why it was refused, and bytes that it may send meanwhile.
+LINGER, UNHEARD = 2.0, 512 * 1024
 #: Seconds that requests under way get to end after a stop.
 DRAIN = 10
 
@@ -137,6 +137,7 @@ class _Protocol(HttpToolsProtocol):
         self._blocked_since: float | None = None
         self._refused_since: float | None = None
         self._refusal = ""
+        self._unheard = 0
         self._closed_since: float | None = None
 
     def now(self) -> float:
@@ -158,6 +159,11 @@ class _Protocol(HttpToolsProtocol):
         self.scope = cast("Any", None)  # it names this connection
 
     def data_received(self, data: bytes) -> None:
+        if self._refused_since is not None:
+            self._unheard += len(data)
+            if self._unheard > UNHEARD:
+                self.transport.abort()
+            return
         if len(data) <= _PIECE:
             self._feed(data)
             return
