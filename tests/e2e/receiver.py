@@ -266,7 +266,7 @@ def _read(process: subprocess.Popen[str], log: list[str]) -> None:
 
 
 def _address(found: Daemon, what: str) -> str:
-    address = re.compile(rf"{what} (http://\S+)$")
+    address = re.compile(rf'{what} (http://[^\s"]+)')
 
     def look() -> bool:
         assert found.process.poll() is None, "\n".join(found.log)

@@ -1524,6 +1524,23 @@ def test_what_is_under_way_at_the_end_is_answered_and_taken_up_again(
         keeps_no_secret(found)
 
 
+def test_every_line_of_the_log_is_json_where_that_is_wanted(installation: Installation) -> None:
+    """Also of what the server under us says, and at the end with a request that never ends."""
+    with daemon(installation, more='[log]\nformat = "json"') as found:
+        with closing(connect(found.address)) as connection:
+            connection.sendall(b"GARBAGE\r\n\r\n")
+            assert b"400 Bad Request" in connection.recv(1000)
+        with closing(connect(found.address)) as connection:
+            connection.settimeout(20)
+            connection.sendall(head_of(b"x" * 100) + b"{")
+            wait_until(lambda: found.metrics())
+            found.process.send_signal(signal.SIGTERM)
+            assert b"503 Service Unavailable" in connection.recv(1000)
+    lines = [json.loads(line) for line in found.log]
+    assert {line["level"] for line in lines} <= {"info", "warning", "error"}
+    assert [line["message"] for line in lines[-2:]] == ["stopping", "stopped"]
+
+
 def fails_to_start(installation: Installation, status: int) -> str:
     """A daemon ends at once, with one clear line."""
     process = installation.start("daemon")

@@ -17,7 +17,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from syncer.passthrough import call as module
-from syncer.passthrough.call import BadRequest, Call, Dropped, Rejected, milliseconds, parse, split
+from syncer.passthrough.call import (
+    BadRequest,
+    Call,
+    Dropped,
+    Odd,
+    Rejected,
+    milliseconds,
+    parse,
+    parse_quickly,
+    split,
+)
 
 PAYLOADS = json.loads(Path(__file__).with_name("segment_payloads.json").read_text("utf-8"))
 
@@ -497,6 +507,18 @@ def test_an_integer_has_its_digits_whatever_stands_beside_it(
     first, _ = parse(b'{"batch":[{"v":%s},{"v":%s}]}' % (digits, neighbour))["batch"]
     assert first == {"v": int(digits)}
     assert call(TRACK | {"userId": first["v"]} if len(digits) < 1000 else TRACK)
+
+
+@pytest.mark.parametrize(
+    "id_", ["1" * 19, "message-1732449064123456789-1", "-" + "1" * 25, "1.5" * 9]
+)
+def test_an_id_of_many_digits_costs_nothing(id_: str) -> None:
+    """Read by the fast reader; a number of as many digits is not."""
+    body = orjson.dumps({"messageId": id_, "a": [id_, {id_: id_}], "n": 0.1234567890123456789})
+    assert parse_quickly(body)["messageId"] == id_
+    for large in (b"[%s]", b"[1,-%s]", b'{"a":%s}', b'{"a": \n%s}', b"%s", b"-%s"):
+        with pytest.raises(Odd):
+            parse_quickly(large % (b"9" * 19))
 
 
 def test_an_integer_of_very_many_digits_stays_text() -> None:
