@@ -97,6 +97,8 @@ def serving(
         inbox.start()
         receiver = Receiver(inbox, (KEY,), SECRET)
         listener = server.bind("127.0.0.1", 0)
+        if app is not None:  # little room outside of this process
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         found, over = Listener(listener.getsockname()), threading.Event()
 
         def count(code: str) -> None:
@@ -371,20 +373,18 @@ def test_an_idle_connection_is_closed_whatever_it_sends_between_requests(hasty: 
         assert time.monotonic() - began > 0.5
 
 
-@pytest.mark.parametrize("size", [100, 20_000_000])
+@pytest.mark.parametrize("size", [50_000, 20_000_000])
 def test_who_reads_no_answer_is_let_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """While the answer is written, and when what is left of it waits in a buffer of ours."""
     monkeypatch.setattr(server, "WRITE_TIME", 0.5)
-    parts = [b"x" * size] if size > 100 else [b"x" * 100] * 40_000
+    body = b"x" * size
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        head = [(b"content-length", str(sum(map(len, parts))).encode())]
+        head = [(b"content-length", str(size).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": head})
-        for part in parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.body", "body": body})
 
     with serving(tmp_path, app=app) as found, closing(socket.socket()) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
