@@ -31,7 +31,7 @@ import aiohttp
 import orjson
 import uvloop
 
-from state import snapshot
+from state import snapshot, workers
 from state.database import Database
 from state.snapshot import CustomerState, TraitRow
 from syncer.amberflo.client import AmberfloClient
@@ -99,12 +99,13 @@ async def delivery(url: str, customers: int, concurrency: int) -> float:
             )
             snapshot.insert_customers(connection, rows(customers), 1)
         client = AmberfloClient(KEY, customers_url=f"{url}/customers", connections=concurrency)
-        async with client:
-            started = time.perf_counter()
-            result = await CustomerDelivery(
-                database, client, frozenset(traits(0)), concurrency=concurrency
-            ).run()
-            seconds = time.perf_counter() - started
+        with workers.join(database, "run") as worker:
+            async with client:
+                started = time.perf_counter()
+                result = await CustomerDelivery(
+                    database, worker, client, concurrency=concurrency
+                ).run()
+                seconds = time.perf_counter() - started
         database.close()
         assert result.delivered == customers
         return seconds

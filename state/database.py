@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from sqlalchemy.pool import StaticPool
 
 from state import migrations
 from state.errors import Busy, StateError, Unfit
+from state.files import keep_private, make_private
 
 #: Seconds that a writer waits for another one on SQLite.
 BUSY = 30
@@ -40,7 +42,10 @@ class Database:
     @classmethod
     def open(cls, url: URL | str, part: str = "state") -> Database:
         """Open for reading and writing; makes the SQLite file (not its folder) and migrates."""
-        engine = _engine(_of_part(make_url(url), part), part)
+        target = _of_part(make_url(url), part)
+        engine = _engine(target, part)
+        if (path := sqlite_path(target)) is not None:
+            _claim_files(path, target)
         with _translated(engine.url):
             try:
                 migrations.migrate(engine, part)
@@ -147,12 +152,46 @@ def sqlite_path(url: URL) -> Path | None:
     return Path(str(url.database))
 
 
+def resolved(url: URL) -> URL:
+    """The URL of a SQLite file by its one true path. The locks and the other parts are named after
+    it, so that whoever comes by a symbolic link finds the same ones."""
+    path = sqlite_path(url)
+    return url if path is None else url.set(database=os.path.realpath(path))
+
+
 def _of_part(url: URL, part: str) -> URL:
     """Where a part is: the state at the URL itself, another part of SQLite in a file beside it."""
+    given, url = sqlite_path(url), resolved(url)
     path = sqlite_path(url)
-    if part == "state" or path is None:
+    if part == "state" or path is None or given is None:
         return url
-    return url.set(database=str(path.with_name(f"{path.stem}-{part}{path.suffix}")))
+    found, left = _beside(path, part), _beside(given, part)
+    if left.exists() and not (found.exists() and left.samefile(found)):
+        raise StateError(
+            f"state.url: {given} is a link to {path}, so the {part} is {found}, but there is one "
+            f"beside the link: {left}; move it there with its -wal file, or remove it"
+        )
+    return resolved(url.set(database=str(found)))
+
+
+def _beside(path: Path, part: str) -> Path:
+    return path.with_name(f"{path.stem}-{part}{path.suffix}")
+
+
+def _claim_files(path: Path, url: URL) -> None:
+    """See to it that the files are there, ours alone and known by one name."""
+    try:
+        make_private(path)
+        names = path.stat().st_nlink
+    except OSError as error:
+        raise StateError(f"the state database {shown(url)}: {error.strerror}") from None
+    if names > 1:
+        raise StateError(
+            f"the state database {shown(url)}: the file has {names} names (hard links), and SQLite "
+            "and our locks go by the name; remove all but one"
+        )
+    for end in ("-wal", "-shm"):
+        keep_private(path.with_name(path.name + end))
 
 
 def _engine(url: URL, part: str, *, read_only: bool = False) -> Engine:

@@ -15,9 +15,10 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import forgotten, memo, seal, sizes
+from state import failures, forgotten, memo, seal, sizes, snapshot
 from state.errors import Locked
-from state.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, RUN, TRAIT
+from state.snapshot import DueRow
+from state.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, HELD_CHANGE, HOLD, RUN, TRAIT
 
 #: The memo of a time: what was erased up to then may have left traces in the files.
 TRACES = "traces"
@@ -34,26 +35,35 @@ class Erased(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A customer that is kept from delivery: `called` are the names of its traits at Amberflo that
-    identify calls made; `rev` and `due_at` are what they were."""
+    """A customer that is kept from delivery. `row` is its last write: what is to be at Amberflo of
+    the traits of Engage, nothing of identify calls, its id for a name and no email; `owned` are the
+    trait names that are ours. `due_at` is what it was. Of one that is not `known` here no trait is
+    ours, and `asked` says that this noted it as about to be erased."""
 
-    customer_id: str
-    called: list[str]
-    rev: int
-    due_at: int | None
+    row: DueRow
+    owned: frozenset[str]
+    due_at: int | None = None
+    known: bool = True
+    asked: bool = False
 
 
-def take(connection: Connection, customer_id: str, worker: int, now: int) -> Taken | None:
-    """Claim a customer for a worker, in a transaction that writes alone; None: it is not known.
-    Raises `Locked` where another has it in work.
+def take(connection: Connection, customer_id: str, worker: int, now: int) -> Taken:
+    """Claim a customer for a worker, in a transaction that writes alone. Raises `Locked` where
+    another has it in work.
 
-    It counts as due meanwhile: should the worker die, that gives it back like any other.
+    It counts as due meanwhile: should the worker die, that gives it back like any other. One that
+    is not known here cannot come in meanwhile: it is about to be erased.
     """
     this = CUSTOMER.c.customer_id == customer_id
-    columns = CUSTOMER.c.called, CUSTOMER.c.rev, CUSTOMER.c.due_at
-    found = connection.execute(select(*columns).where(this)).first()
+    columns = [CUSTOMER.c[name] for name in DueRow._fields]
+    found = connection.execute(select(CUSTOMER.c.due_at, *columns).where(this)).first()
     if found is None:
-        return None
+        asked = forgotten.ask(connection, customer_id, now)
+        row = DueRow(
+            customer_id=customer_id, traits="{}", name=None, email=None, called=None,
+            rev=0, attempts=0, run=None,
+        )  # fmt: skip
+        return Taken(_last(row), frozenset(), known=False, asked=asked)
     done = connection.execute(
         update(CUSTOMER)
         .where(this, CUSTOMER.c.claimed_by.is_(None))
@@ -61,17 +71,24 @@ def take(connection: Connection, customer_id: str, worker: int, now: int) -> Tak
     )
     if not done.rowcount:
         raise Locked(f"the customer {customer_id!r} is just being sent; try again")
-    engages = set(connection.execute(select(TRAIT.c.trait)).scalars())
-    called = [name for name in orjson.loads(found[0] or "{}") if name not in engages]
-    return Taken(customer_id, called, int(found[1]), found[2])
+    return Taken(_last(DueRow._make(found[1:])), snapshot.owned(connection), found[0])
+
+
+def _last(row: DueRow) -> DueRow:
+    """The last write of a customer: the traits that identify calls made go."""
+    gone = {name: [None, at] for name, (_, at) in orjson.loads(row.called or "{}").items()}
+    called = orjson.dumps(gone).decode() if gone else None
+    return row._replace(name=row.customer_id, email="", called=called)
 
 
 def give_back(connection: Connection, taken: Taken) -> None:
     """It was not erased: it is due or not as it was, unless a call made it due."""
-    same = CUSTOMER.c.rev == taken.rev
+    if taken.asked:
+        forgotten.lift(connection, taken.row.customer_id)
+    same = CUSTOMER.c.rev == taken.row.rev
     connection.execute(
         update(CUSTOMER)
-        .where(CUSTOMER.c.customer_id == taken.customer_id)
+        .where(CUSTOMER.c.customer_id == taken.row.customer_id)
         .values(claimed_by=None, due_at=case((same, taken.due_at), else_=CUSTOMER.c.due_at))
     )
 
@@ -82,6 +99,7 @@ def erase(connection: Connection, customer_id: str, now: int) -> Erased:
     forgotten.put(connection, customer_id, now)
     changes = _erase_changes(connection, customer_id, now)
     known = _erase_customer(connection, customer_id)
+    _erase_held(connection, customer_id)
     failures = _erase_failures(connection, customer_id)
     _erase_errors(connection, customer_id)
     memo.put(connection, TRACES, str(now))
@@ -97,7 +115,7 @@ def _erase_changes(connection: Connection, customer_id: str, now: int) -> int:
         return 0
     left = [(row[0], seal.leaf(tuple(row)).hex()) for row in rows]
     erased = seal.Sum()
-    erased.add([seal.leaf(one) for one in left])
+    erased.add([seal.packed(one) for one in left])
     link = seal.append(connection, seal.ERASURE, erased, rows[0][0], rows[-1][0], now)
     values = [{"id": number, "leaf": leaf, "seal": link.number} for number, leaf in left]
     connection.execute(insert(ERASED), values)
@@ -120,6 +138,13 @@ def _erase_customer(connection: Connection, customer_id: str) -> bool:
     return True
 
 
+def _erase_held(connection: Connection, customer_id: str) -> None:
+    """What holds keep of the customer, whether it is in force or not."""
+    theirs = HELD_CHANGE.c.customer_id == customer_id
+    holds = HELD_CHANGE.c.hold.in_(select(HOLD.c.id))  # by the primary key: holds are few
+    connection.execute(delete(HELD_CHANGE).where(holds, theirs))
+
+
 def _erase_failures(connection: Connection, customer_id: str) -> int:
     """Failures of the customer, and calls that could not be taken and name it."""
     statement = select(FAILURE.c.id, FAILURE.c.customer_id, FAILURE.c.request).where(
@@ -140,7 +165,16 @@ def _names(call: str, customer_id: str) -> bool:
     try:
         return customer_id in map(str, _values(orjson.loads(call)))
     except orjson.JSONDecodeError:
-        return any(text in call for text in (f'"{customer_id}"', json.dumps(customer_id)))
+        texts = {f'"{customer_id}"', json.dumps(customer_id)}
+        if customer_id.isdigit() and re.search(rf":\s*{customer_id}\b", call):
+            return True
+        return any(text in call or _ends_within(call, text) for text in texts)
+
+
+def _ends_within(call: str, text: str) -> bool:
+    """Whether what is kept of a call that was cut (failures.py) ends with a beginning of a text."""
+    kept, mark, _ = call.rpartition(failures.CUT)
+    return bool(mark) and any(kept.endswith(text[:end]) for end in range(2, len(text)))
 
 
 def _values(call: Any) -> Iterator[Any]:

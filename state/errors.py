@@ -18,14 +18,23 @@ class Unfit(StateError):
 
 
 class NotKept(StateError):
-    """A question about a moment (epoch milliseconds) before the history begins."""
+    """A question about a moment before the history can tell; `known_since` (epoch milliseconds) is
+    when it begins, None where nothing was ever recorded. `why` is what it begins with."""
 
-    def __init__(self, begins: int) -> None:
-        moment = datetime.fromtimestamp(begins / 1000, UTC)
-        text = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        super().__init__(f"the history begins at {text}: nothing older is kept")
-        self.begins = begins
+    def __init__(self, known_since: int | None = None, why: str = "") -> None:
+        super().__init__(
+            "nothing is recorded yet"
+            if known_since is None
+            else f"the history begins {_text(known_since)} with {why}; it cannot tell who was in "
+            "before"
+        )
+        self.known_since = known_since
 
 
 class Locked(StateError):
     """Another process holds a lock that has to be had."""
+
+
+def _text(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

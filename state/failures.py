@@ -1,28 +1,82 @@
-"""What Amberflo refused for good: kept until it is retried, discarded, or sent after all."""
+"""What Amberflo refused for good: kept until it is retried, discarded, or sent after all. And calls
+that could not be taken, of which whoever calls can make any number: the newest of them are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+)
 
+from state.database import Database
 from state.tables import FAILURE
 
 T = TypeVar("T")
 
 CUSTOMER, METER = "customer", "meter"
-#: Rows that one statement takes at a time.
-CHUNK = 500
+#: Rows that one statement takes at a time, and that one transaction removes.
+CHUNK, REMOVED = 500, 10_000
+#: Calls that could not be taken of which so many are kept, and bytes of each.
+CALLS, RAW = 10_000, 1024
+#: What stands after the beginning of a longer one.
+CUT = " … ("
+#: Nothing of these was ever sent. Written so that the partial index is used.
+_CALL = FAILURE.c.attempts == literal_column("0")
 
 
-def put(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Record failures; what failed before under the same `ref` is replaced."""
+def put(connection: Connection, rows: Collection[Mapping[str, Any]]) -> int:
+    """Record failures; what failed before under the same `ref` is replaced. Gives how many calls
+    that were there had to go: the newest CALLS stay."""
     newest = {row["ref"]: row for row in rows}
     for refs in _chunks(newest):
         connection.execute(delete(FAILURE).where(FAILURE.c.ref.in_(refs)))
         connection.execute(insert(FAILURE), [newest[ref] for ref in refs])
+    return _let_go(connection) if any(row.get("attempts") == 0 for row in rows) else 0
+
+
+def _let_go(connection: Connection) -> int:
+    first_kept = select(FAILURE.c.id).where(_CALL).order_by(FAILURE.c.id.desc())
+    first = connection.execute(first_kept.offset(CALLS - 1).limit(1)).scalar()
+    if first is None:
+        return 0
+    return connection.execute(delete(FAILURE).where(_CALL, FAILURE.c.id < first)).rowcount
+
+
+def call(
+    ref: str, message_id: str | None, reason: str, raw: str, received_at: int
+) -> dict[str, Any]:
+    """The row of a call that cannot be taken as it is; `ref` says where it was."""
+    return {
+        "ref": f"call:{ref}",
+        "kind": METER,
+        "customer_id": None,
+        "message_id": message_id,
+        "reason": reason,
+        "status": None,
+        "request": _brief(raw),
+        "body": None,
+        "attempts": 0,
+        "failed_at": received_at,
+    }
+
+
+def _brief(raw: str) -> str:
+    """A call in at most RAW bytes; of a longer one its beginning, and how long it was."""
+    found = raw.encode("utf-8", "replace")
+    if len(found) <= RAW:
+        return raw
+    left = f"{CUT}{len(found):,} bytes)"
+    return found[: RAW - len(left.encode())].decode("utf-8", "ignore") + left
 
 
 def customer_ref(customer_id: str) -> str:
@@ -37,14 +91,66 @@ def clear(connection: Connection, refs: Collection[str]) -> None:
 
 def find(connection: Connection, ids: Collection[int] | None = None) -> list[Mapping[str, Any]]:
     """Failures, oldest first: all, or the numbered ones that are there."""
-    statement = select(FAILURE).order_by(FAILURE.c.id)
     if ids is None:
-        return [dict(row) for row in connection.execute(statement).mappings()]
+        return list(each(connection))
+    statement = select(FAILURE).order_by(FAILURE.c.id)
     return [
         dict(row)
         for part in _chunks(sorted(ids))
         for row in connection.execute(statement.where(FAILURE.c.id.in_(part))).mappings()
     ]
+
+
+def each(
+    connection: Connection, *, customer_id: str | None = None, limit: int | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """All failures or those of a customer, or the newest so many of them, oldest first. However
+    many there are, some of them are in memory at a time."""
+    after = 0
+    if limit is not None:
+        newest = _of(select(FAILURE.c.id), customer_id).order_by(FAILURE.c.id.desc())
+        first = connection.execute(newest.offset(limit - 1).limit(1)).scalar()
+        after = 0 if first is None else int(first) - 1
+    statement = _of(select(FAILURE), customer_id).order_by(FAILURE.c.id).limit(CHUNK)
+    while True:
+        found = connection.execute(statement.where(FAILURE.c.id > after)).mappings().all()
+        yield from map(dict, found)
+        if len(found) < CHUNK:
+            return
+        after = found[-1]["id"]
+
+
+def refused(
+    database: Database, kind: str, ids: Collection[int] | None, until: int
+) -> Iterator[Mapping[str, Any]]:
+    """What Amberflo refused of a kind up to a number, all or the numbered ones, oldest first: read
+    in parts, each in a transaction of its own, while others send and remove it."""
+    of_kind = (
+        select(FAILURE)
+        .where(FAILURE.c.kind == kind, FAILURE.c.attempts > 0, FAILURE.c.id <= until)
+        .order_by(FAILURE.c.id)
+        .limit(CHUNK)
+    )
+
+    def read(scope: ColumnElement[bool]) -> list[Mapping[str, Any]]:
+        with database.read() as connection:
+            return [dict(row) for row in connection.execute(of_kind.where(scope)).mappings()]
+
+    if ids is not None:
+        for part in _chunks(sorted(ids)):
+            yield from read(FAILURE.c.id.in_(part))
+        return
+    after = 0
+    while found := read(FAILURE.c.id > after):
+        yield from found
+        after = found[-1]["id"]
+
+
+def _of(statement: Select[Any], customer_id: str | None) -> Select[Any]:
+    """A statement for all customers, or for one."""
+    return (
+        statement if customer_id is None else statement.where(FAILURE.c.customer_id == customer_id)
+    )
 
 
 def page(
@@ -55,11 +161,9 @@ def page(
     customer_id: str | None = None,
 ) -> list[Mapping[str, Any]]:
     """Failures, newest first: of all or of a customer; the next page is before the last id."""
-    statement = select(FAILURE).order_by(FAILURE.c.id.desc()).limit(limit)
+    statement = _of(select(FAILURE), customer_id).order_by(FAILURE.c.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(FAILURE.c.id < before)
-    if customer_id is not None:
-        statement = statement.where(FAILURE.c.customer_id == customer_id)
     return [dict(row) for row in connection.execute(statement).mappings()]
 
 
@@ -79,6 +183,18 @@ def remove_until(connection: Connection, newest: int) -> int:
     return connection.execute(delete(FAILURE).where(FAILURE.c.id <= newest)).rowcount
 
 
+def discard_until(database: Database, newest: int) -> int:
+    """Remove all up to one in several transactions, so that nobody waits long; gives how many."""
+    removed = 0
+    while True:
+        with database.write() as connection:
+            some = select(FAILURE.c.id).where(FAILURE.c.id <= newest).limit(REMOVED)
+            done = connection.execute(delete(FAILURE).where(FAILURE.c.id.in_(some))).rowcount
+        removed += done
+        if done < REMOVED:
+            return removed
+
+
 def remove(connection: Connection, ids: Collection[int]) -> int:
     return sum(
         connection.execute(delete(FAILURE).where(FAILURE.c.id.in_(part))).rowcount
@@ -95,6 +211,19 @@ def count(connection: Connection, refs: Collection[str] | None = None) -> int:
         int(connection.execute(statement.where(FAILURE.c.ref.in_(part))).scalar_one())
         for part in _chunks(refs)
     )
+
+
+def count_calls(connection: Connection) -> int:
+    """How many of them are calls that could not be taken."""
+    return int(
+        connection.execute(select(func.count()).select_from(FAILURE).where(_CALL)).scalar_one()
+    )
+
+
+def count_of(connection: Connection, customer_id: str | None) -> int:
+    """How many there are of a customer, or of all."""
+    statement = _of(select(func.count()).select_from(FAILURE), customer_id)
+    return int(connection.execute(statement).scalar_one())
 
 
 def customers_since(connection: Connection, moment: int) -> int:

@@ -1,21 +1,20 @@
-"""What a verification found, on disk: it may be as much as there are customers.
-
-It is no part of the state: a private SQLite file that goes with the process, or at `close`.
-"""
+"""What a verification found, on disk: it may be as much as there are customers."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-#: How a listed customer looked: as it should, not so (to be looked at again), or none of ours.
-EQUAL, SUSPECT, EXTRA = 0, 1, 2
+from state.private import chunks, private_file
+
+#: How a listed customer looked: as it should; not so, to be looked at again; never sent by us;
+#: never sent and with a value under a name of ours; never sent and it is not known whether with
+#: one; never sent, and judged to hold what it should not.
+EQUAL, SUSPECT, EXTRA, CLAIMS, UNSEEN, STRANGER = range(6)
+#: Those that were never sent, and are not judged.
+_EXTRA = f"look IN ({EXTRA}, {CLAIMS}, {UNSEEN})"
 
 _TABLES = """
-PRAGMA journal_mode = OFF;
-PRAGMA temp_store = FILE;
-PRAGMA cache_size = -8000;
 CREATE TABLE listed (customer_id TEXT PRIMARY KEY, look INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE differing (
     customer_id TEXT PRIMARY KEY, missing INTEGER NOT NULL, repaired INTEGER NOT NULL DEFAULT 0
@@ -25,8 +24,6 @@ CREATE TABLE drift (
     found TEXT, PRIMARY KEY (customer_id, place)
 ) WITHOUT ROWID;
 """
-#: Names that one statement takes.
-_CHUNK = 500
 
 
 class DriftRow(NamedTuple):
@@ -42,8 +39,7 @@ class Findings:
     """Everything is listed in UTF-8 byte order of the customer id. For one thread."""
 
     def __init__(self) -> None:
-        self._file = sqlite3.connect("", isolation_level=None)
-        self._file.executescript(_TABLES)
+        self._file = private_file(_TABLES)
 
     def close(self) -> None:
         self._file.close()
@@ -56,21 +52,26 @@ class Findings:
 
     def looks(self, customer_ids: Collection[str]) -> dict[str, int]:
         """The looks of those of the named customers that are listed."""
-        ids = list(customer_ids)
-        found: dict[str, int] = {}
-        for start in range(0, len(ids), _CHUNK):
-            part = ids[start : start + _CHUNK]
-            marks = ",".join("?" * len(part))
-            found.update(
-                self._file.execute(
-                    f"SELECT customer_id, look FROM listed WHERE customer_id IN ({marks})", part
-                )
+        return {
+            customer_id: look
+            for part, marks in chunks(customer_ids)
+            for customer_id, look in self._file.execute(
+                f"SELECT customer_id, look FROM listed WHERE customer_id IN ({marks})", part
             )
-        return found
+        }
 
     def extra(self) -> Iterator[str]:
         """Those that are none of ours."""
-        return self._ids("SELECT customer_id FROM listed WHERE look = 2 ORDER BY customer_id")
+        return self._ids(f"SELECT customer_id FROM listed WHERE {_EXTRA} ORDER BY customer_id")
+
+    def with_look(self, look: int, after: str, limit: int) -> list[str]:
+        """The next customers with a look, of those whose id comes after `after`."""
+        rows = self._file.execute(
+            "SELECT customer_id FROM listed WHERE look = ? AND customer_id > ? "
+            "ORDER BY customer_id LIMIT ?",
+            (look, after, limit),
+        )
+        return [str(row[0]) for row in rows]
 
     # Customers that are not as they should be
 
@@ -111,7 +112,8 @@ class Findings:
         """How many customers are "missing", "drifted", "repaired" and "extra"."""
         row = self._file.execute(
             "SELECT COALESCE(SUM(missing), 0), COALESCE(SUM(NOT missing), 0),"
-            " COALESCE(SUM(repaired), 0), (SELECT COUNT(*) FROM listed WHERE look = 2)"
+            " COALESCE(SUM(repaired), 0), (SELECT COUNT(*) FROM listed"
+            f" WHERE {_EXTRA})"
             " FROM differing"
         ).fetchone()
         return dict(zip(("missing", "drifted", "repaired", "extra"), row, strict=True))
@@ -119,13 +121,6 @@ class Findings:
     def drifted_traits(self) -> dict[str, int]:
         """How many customers drifted in which trait."""
         return dict(self._file.execute("SELECT trait, COUNT(*) FROM drift GROUP BY trait"))
-
-    def only_text_differs(self) -> bool:
-        """Whether all that drifted is there as the text of what it should be: true as "true"."""
-        total, as_text = self._file.execute(
-            "SELECT COUNT(*), SUM(found = '\"' || expected || '\"') FROM drift"
-        ).fetchone()
-        return bool(total) and total == as_text
 
     def _ids(self, statement: str) -> Iterator[str]:
         return (str(row[0]) for row in self._file.execute(statement))

@@ -51,11 +51,14 @@ def forgotten_at(connection: Connection, customer_id: str) -> int | None:
     return None if found is None else int(found)
 
 
-def ask(connection: Connection, customer_id: str, now: int) -> None:
-    """A customer is to be erased when Amberflo has taken its last write; asked twice it is once."""
+def ask(connection: Connection, customer_id: str, now: int) -> bool:
+    """A customer is to be erased when Amberflo has taken its last write; asked twice it is once.
+    Gives whether that is new."""
     known = select(ERASURE.c.customer_id).where(ERASURE.c.customer_id == customer_id)
-    if connection.execute(known).first() is None and forgotten_at(connection, customer_id) is None:
-        connection.execute(insert(ERASURE).values(customer_id=customer_id, asked_at=now))
+    if connection.execute(known).first() or forgotten_at(connection, customer_id) is not None:
+        return False
+    connection.execute(insert(ERASURE).values(customer_id=customer_id, asked_at=now))
+    return True
 
 
 def asked(connection: Connection) -> list[str]:

@@ -10,8 +10,10 @@ Times are epoch milliseconds. What holds, and all that is assumed:
   after a clock was set back, a change stamped too late counts from its stamp on, or until a later
   one of the same customer and trait is in force;
 - a member as of T is who has an entry as the newest of the entries and exits recorded by T;
-- of what a compaction took (retention.py) the last changes are there, so answers as of a moment
-  since then are as they were, and one before it raises `NotKept`. Lists have what is there.
+- the history begins with the first run that was committed, or with a call that was recorded before
+  it. Of what a compaction took (retention.py) the last changes are there, so answers as of a moment
+  since then are as they were. A question as of a moment before `known_since` raises `NotKept`: that
+  nobody was in then is not known. Lists have what is there.
 
 Listings are streamed, and can be paged: `limit` ends a page, and `after_id` with the id of its last
 change gives the next one, in either order (nothing, when no change has that id).
@@ -41,7 +43,7 @@ from sqlalchemy import (
 from state import retention
 from state.errors import NotKept
 from state.listing import Page, listed, streamed
-from state.tables import CHANGE, CUSTOMER, TRAIT
+from state.tables import CHANGE, CUSTOMER, RUN, TRAIT
 
 #: `step` of a change: into the audience, out of it, or neither (a value, or false for the first
 #: time).
@@ -60,7 +62,8 @@ _RECORDED_AT: Any = CHANGE.c.recorded_at + literal_column("0")
 
 
 class Entry(NamedTuple):
-    """One change; see `tables.Change`. `before` and `after` are JSON, None is absent."""
+    """One change; see `tables.Change`. `before` and `after` are JSON, None is absent. (`told_by`
+    says of every change where it comes from, `source` only of some.)"""
 
     id: int
     run: int | None
@@ -74,6 +77,13 @@ class Entry(NamedTuple):
     observed_at: int | None
     recorded_at: int
     delivered_at: int | None
+    source: str | None
+
+    @property
+    def told_by(self) -> str:
+        """`pull` for what a run pulled, `call` for a membership that a call told, or one of
+        `tables.SOURCES`."""
+        return self.source or ("call" if self.run is None else "pull")
 
 
 class Undelivered(NamedTuple):
@@ -99,6 +109,13 @@ class Size(NamedTuple):
 
     at: int
     members: int
+
+
+class Beginning(NamedTuple):
+    """Since when (epoch milliseconds) the history can tell who was in, and what it begins with."""
+
+    at: int
+    why: str
 
 
 class Found(NamedTuple):
@@ -321,7 +338,7 @@ def in_force(
 ) -> Entry | None:
     """The change that says what a customer's trait was as of a moment, and since when Amberflo
     knows it (`delivered_at`, None: not yet); None: the trait was never there."""
-    _check_kept(connection, at)
+    _check_known(connection, at)
     statement = (
         _ENTRIES.where(CHANGE.c.customer_id == customer_id, key == _KEY, *_by(at))
         .order_by(CHANGE.c.id.desc())
@@ -332,16 +349,22 @@ def in_force(
 
 
 def traits_at(connection: Connection, customer_id: str, at: int | None = None) -> dict[str, str]:
-    """A customer's traits as of a moment: JSON values by the name at Amberflo."""
-    _check_kept(connection, at)
-    until = None if at is None else at + 1
-    last = {row.trait: row.after for row in of_customer(connection, customer_id, until=until)}
+    """A customer's traits of Engage as of a moment: JSON values by the name at Amberflo. Name,
+    email and what identify calls said are none."""
+    _check_known(connection, at)
+    statement = (
+        select(CHANGE.c.trait, CHANGE.c.after)
+        .where(CHANGE.c.customer_id == customer_id, *_by(at))
+        .where(CHANGE.c.source.is_distinct_from("identify"), _KEY.not_in(("name", "email")))
+        .order_by(CHANGE.c.id)
+    )
+    last = dict(streamed(connection, statement, tuple))
     return {trait: after for trait, after in last.items() if after is not None}
 
 
 def member_at(connection: Connection, customer_id: str, key: str, at: int | None = None) -> bool:
     """Whether a customer was in an audience as of a moment."""
-    _check_kept(connection, at)
+    _check_known(connection, at)
     statement = _members(key, at).where(CHANGE.c.customer_id == customer_id)
     return connection.execute(statement).first() is not None
 
@@ -356,7 +379,7 @@ def members_at(
 ) -> Generator[str]:
     """Who was in an audience as of a moment, in UTF-8 byte order of the id, streamed; the page
     after a customer with `after`."""
-    _check_kept(connection, at)
+    _check_known(connection, at)
     statement = _members(key, at).order_by(CHANGE.c.customer_id).limit(limit)
     if after is not None:
         statement = statement.where(CHANGE.c.customer_id > after)
@@ -365,7 +388,7 @@ def members_at(
 
 def count_at(connection: Connection, key: str, at: int | None = None) -> int:
     """How many were in an audience as of a moment."""
-    _check_kept(connection, at)
+    _check_known(connection, at)
     members = _members(key, at).subquery()
     return int(connection.execute(select(func.count()).select_from(members)).scalar_one())
 
@@ -380,9 +403,9 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
     tell. For these everybody's changes are gone through.
     """
     span = until - since
-    _check_kept(connection, since if steps > 1 else until)
+    _check_known(connection, since if steps > 1 else until)
     moments = [since + span * number // (steps - 1) for number in range(steps - 1)] + [until]
-    parts = [_between(connection, key, *edges) for edges in pairwise([-_LAST, *moments, _LAST])]
+    parts = [recorded_in(connection, key, *edges) for edges in pairwise([-_LAST, *moments, _LAST])]
     return as_of(connection, key, moments, parts, count_at(connection, key))
 
 
@@ -417,10 +440,48 @@ def as_of(
     return [Size(at, counts[at]) for at in moments]
 
 
-def _check_kept(connection: Connection, at: int | None) -> None:
-    begins = None if at is None else retention.begins(connection)
-    if at is not None and begins is not None and at < begins:
-        raise NotKept(begins)
+def known_since(connection: Connection) -> Beginning | None:
+    """When the history begins; None: nothing was ever recorded. What is asked of a moment before
+    has no answer."""
+    found = [one for one in (_first_run(connection), _first_change(connection)) if one is not None]
+    if not found:
+        return None
+    first, compacted = min(found), retention.begins(connection)
+    if compacted is None or compacted <= first.at:
+        return first
+    return Beginning(compacted, "what a compaction kept")
+
+
+def _first_run(connection: Connection) -> Beginning | None:
+    """By its time and not its number: a clock that was wrong at first must not hide what follows.
+    (Runs are few.)"""
+    committed = select(RUN.c.committed_at, RUN.c.id).where(RUN.c.committed_at.is_not(None))
+    found = connection.execute(committed.order_by(RUN.c.committed_at, RUN.c.id).limit(1)).first()
+    return None if found is None else Beginning(int(found[0]), f"run {found[1]}")
+
+
+def _first_change(connection: Connection) -> Beginning | None:
+    """A call may come before the first run."""
+    changes = select(CHANGE.c.recorded_at, CHANGE.c.run).where(CHANGE.c.id > 0)
+    found = connection.execute(changes.order_by(CHANGE.c.id).limit(1)).first()
+    if found is None:
+        return None
+    return Beginning(int(found[0]), "the first call" if found[1] is None else f"run {found[1]}")
+
+
+def check_known(connection: Connection, at: int) -> int:
+    """Raises `NotKept` where the history cannot tell of a moment; gives since when it can."""
+    begins = known_since(connection)
+    if begins is None:
+        raise NotKept
+    if at < begins.at:
+        raise NotKept(*begins)
+    return begins.at
+
+
+def _check_known(connection: Connection, at: int | None) -> None:
+    if at is not None:
+        check_known(connection, at)
 
 
 _PART = select(
@@ -434,7 +495,7 @@ _PART = select(
 )
 
 
-def _between(connection: Connection, key: str, after: int, by: int) -> Part:
+def recorded_in(connection: Connection, key: str, after: int, by: int) -> Part:
     """What was recorded in (after, by] of a key."""
     values = {"of_key": key, "after": after, "by": by}
     return Part._make(map(int, connection.execute(_PART, values).one()))

@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from state.database import Database, shown, sqlite_path
 from state.errors import Locked, StateError
+from state.files import PRIVATE, keep_private
 
 #: The advisory locks' numbers in PostgreSQL; any constants that all processes share.
 _NUMBERS = {
@@ -101,13 +102,7 @@ def lock_holder(database: Database, name: str, number: int = 0) -> int | None:
                 )
             ).scalar()
         return None if found is None else int(found)
-    if path is None or not (file := lock_file(path, name, number)).exists():
-        return None
-    try:
-        with _file_lock(file, name):
-            return None
-    except Locked:
-        return int(file.read_text().strip() or 0)
+    return None if path is None else _file_holder(lock_file(path, name, number))
 
 
 def lock_file(path: Path, name: str, number: int = 0) -> Path:
@@ -128,19 +123,67 @@ def _try(database: Database, name: str, number: int) -> AbstractContextManager[C
 
 @contextmanager
 def _file_lock(path: Path, name: str) -> Iterator[Check]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _open_lock_file(path, os.O_RDWR | os.O_CREAT)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+        keep_private(descriptor)
+        if not _flock(descriptor, path, fcntl.LOCK_EX):
+            holder = _written_in(descriptor)
             who = f" (process {holder})" if holder else ""
-            raise Locked(f"{_BUSY[name]}{who}; wait for its end") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        yield lambda: None
+            raise Locked(f"{_BUSY[name]}{who}; wait for its end")
+        _write_into(descriptor, str(os.getpid()))
+        try:
+            yield lambda: None
+        finally:
+            _write_into(descriptor, "")
     finally:
         os.close(descriptor)
+
+
+def _file_holder(path: Path) -> int | None:
+    """The process that has the lock of a file (0: one that does not say), None: nobody has."""
+    if not path.exists():
+        return None
+    descriptor = _open_lock_file(path, os.O_RDONLY)
+    try:
+        free = _flock(descriptor, path, fcntl.LOCK_SH)
+        return None if free else _written_in(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock_file(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
+    except PermissionError:
+        raise StateError(
+            f"the lock file {path} belongs to somebody else: run as its owner, or give it to this "
+            "user (chown), with all files of the state"
+        ) from None
+    except OSError as error:
+        raise StateError(f"the lock file {path}: {error.strerror}") from None
+
+
+def _flock(descriptor: int, path: Path, how: int) -> bool:
+    """Lock an open file; False where another process has it."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # a file system that knows no locks
+        raise StateError(f"the lock file {path}: {error.strerror}") from None
+    return True
+
+
+def _write_into(descriptor: int, text: str) -> None:
+    with suppress(OSError):  # it only says who; on a full disk nobody is named
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+
+
+def _written_in(descriptor: int) -> int:
+    """The process id that stands in a lock file; 0: none does."""
+    text = os.pread(descriptor, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
 
 
 @contextmanager

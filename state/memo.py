@@ -1,10 +1,14 @@
-"""Single values of the state by name: the head of the seals, the salt of forgotten ids."""
+"""Single values of the state by name: the head of the seals, the salt of forgotten ids, which
+Amberflo account was delivered to."""
 
 from __future__ import annotations
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from state.tables import MEMO
+
+#: Which Amberflo account the state is about.
+ACCOUNT = "account"
 
 
 def get(connection: Connection, name: str) -> str | None:

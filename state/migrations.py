@@ -234,7 +234,8 @@ CREATE TABLE memo (
 """
 
 #: Holds that last until they are decided, and where a change of the history comes from. What an
-#: older program held without keeping what, is found again by the next comparison.
+#: older program held without keeping what, is found again by the next comparison. Older programs
+#: stored the query of the source's URL, which may hold secrets, with the settings of a run.
 _HOLDS = """
 CREATE TABLE hold (
     id {serial},
@@ -269,9 +270,12 @@ ALTER TABLE change ADD COLUMN source VARCHAR(16);
 ALTER TABLE customer ADD COLUMN given_back TEXT;
 ALTER TABLE trait ADD COLUMN released_at BIGINT;
 ALTER TABLE run ADD COLUMN deleted BIGINT DEFAULT 0 NOT NULL;
+ALTER TABLE run ADD COLUMN hold BIGINT;
 ALTER TABLE run ADD COLUMN first_contact BIGINT DEFAULT 0 NOT NULL;
 ALTER TABLE run_trait ADD COLUMN left_by_itself BIGINT DEFAULT 0 NOT NULL;
 ALTER TABLE run_trait ADD COLUMN hold BIGINT;
+UPDATE run SET settings = NULL WHERE settings <> replace(settings, '?', '');
+CREATE INDEX failure_call ON failure (id) WHERE attempts = 0;
 """
 
 #: By part (see tables.PARTS), in order; the position (from 1) is the part's schema version.

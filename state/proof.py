@@ -29,6 +29,7 @@ from state.seal import (
     hash_of,
     leaf,
     newest,
+    packed,
     read,
 )
 from state.tables import CHANGE, ERASED, RUN, SEAL
@@ -217,7 +218,7 @@ class _Walk:
             .order_by(ERASED.c.id)
         )
         for row in self._connection.execute(statement):
-            found.add([leaf(tuple(row))])
+            found.add([packed(tuple(row))])
         if (found.changes, found.digest) != (link.changes, link.digest):
             raise _Wrong(
                 f"what was erased is not as seal {link.number} says: {link.changes:,} changes, of "

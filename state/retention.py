@@ -1,8 +1,9 @@
 """How far back the history goes, and what a compaction leaves of what is older.
 
 A compaction takes whole seals, up to the change `last_id`. Of these changes it keeps, for each
-customer and trait, the last one and the last entry or exit (mostly the same), and whatever Amberflo
-had not acknowledged in time. They stay where they are, so every question about a moment at or after
+customer and trait, the last one and the last entry or exit (mostly the same), whatever Amberflo had
+not acknowledged in time, and what was found at Amberflo (its source is `amberflo`): ownership.py
+gives that back. They stay where they are, so every question about a moment at or after
 `until`, when the newest of them was recorded, has the answer that it had before: all that was
 removed was recorded by then, and what is in force then, or since, is not among it.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
 
 from state.seal import CHANGES, COMPACTED, COMPACTION, newest
-from state.tables import CHANGE, SEAL
+from state.tables import AMBERFLO, CHANGE, SEAL
 
 
 def begins(connection: Connection) -> int | None:
@@ -38,7 +39,8 @@ def removable(last_id: int, until: int) -> ColumnElement[bool]:
         )
     ).correlate(CHANGE)
     acknowledged = and_(CHANGE.c.delivered_at.is_not(None), CHANGE.c.delivered_at <= until)
-    return and_(CHANGE.c.id <= last_id, acknowledged, superseded)
+    ours = or_(CHANGE.c.source.is_(None), CHANGE.c.source != AMBERFLO)
+    return and_(CHANGE.c.id <= last_id, acknowledged, ours, superseded)
 
 
 def boundary(connection: Connection, before: int) -> tuple[int, int] | None:

@@ -13,7 +13,8 @@ from state.tables import RUN, RUN_TRAIT
 #: A row of the table.
 Record = Mapping[str, Any]
 
-#: States of a run. A `held` run ended well and has changes that wait for `runs approve`.
+#: States of a run. A `held` run ended well and has changes that wait for `runs approve`; once its
+#: holds are decided, it says how (holds.py).
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 HELD, APPROVED, REJECTED, SUPERSEDED = "held", "approved", "rejected", "superseded"
 
@@ -74,23 +75,21 @@ def add_outcomes(connection: Connection, run: int, *, delivered: int = 0, failed
     )
 
 
-def held_keys(connection: Connection) -> dict[str, int]:
-    """Keys whose changes are held and not decided on yet, each with its newest run; changes that
-    only wait for Segment need no decision."""
+def left_since(connection: Connection, moment: int) -> dict[str, int]:
+    """How many left each trait (by its name) by runs since a moment, without an approval."""
     rows = connection.execute(
-        select(RUN_TRAIT.c.key, func.max(RUN_TRAIT.c.run))
+        select(RUN_TRAIT.c.trait, func.sum(RUN_TRAIT.c.left_by_itself))
         .join(RUN, RUN.c.id == RUN_TRAIT.c.run)
-        .where(RUN.c.state == HELD, RUN_TRAIT.c.held > RUN_TRAIT.c.waiting)
-        .group_by(RUN_TRAIT.c.key)
+        .where(RUN.c.committed_at > moment)
+        .group_by(RUN_TRAIT.c.trait)
     )
-    return {row[0]: int(row[1]) for row in rows}
+    return {str(trait): int(left) for trait, left in rows if left}
 
 
-def supersede(connection: Connection, before: int) -> None:
-    """A run that compared everything decides anew on what earlier ones held."""
-    connection.execute(
-        update(RUN).where(RUN.c.state == HELD, RUN.c.id < before).values(state=SUPERSEDED)
-    )
+def deleted_since(connection: Connection, moment: int) -> int:
+    """How many customers that were deleted in Segment runs took out since a moment."""
+    statement = select(func.coalesce(func.sum(RUN.c.deleted), 0))
+    return int(connection.execute(statement.where(RUN.c.committed_at > moment)).scalar_one())
 
 
 def last_whole(connection: Connection) -> Mapping[str, Any] | None:

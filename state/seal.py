@@ -4,7 +4,8 @@ Every run seals, in the transaction that commits it, all changes that are not se
 and those that calls made since. docs/audit.md gives the same rules to third parties:
 
 - A list is packed as compact JSON in UTF-8: `[1,"é",null]`.
-- The leaf hash of a change is SHA-256 over the packed list of its `LEAF` columns. `delivered_at`
+- The leaf hash of a change is SHA-256 over the packed list of its `LEAF` columns; the last one,
+  `source`, is left out where it is null, as in what was sealed before there was one. `delivered_at`
   is not among them: it is filled in later.
 - The digest of a seal is SHA-256 over the leaf hashes (32 bytes each) of all changes with an id
   from `first_id` to `last_id`, in order of the id. These ranges follow one another without a gap.
@@ -32,7 +33,7 @@ from state.tables import CHANGE, SEAL
 #: The columns of a change that its leaf hash covers.
 LEAF = (
     *("id", "run", "customer_id", "rev", "key", "trait", "before", "after", "step"),
-    *("observed_at", "recorded_at", "salt"),
+    *("observed_at", "recorded_at", "salt", "source"),
 )
 #: The columns of a seal that its hash covers.
 LINK = (
@@ -93,12 +94,17 @@ class Sum:
 
 def leaf(change: Sequence[Any]) -> bytes:
     """The leaf hash of a change: a tuple of its `LEAF` columns."""
-    return sha256(orjson.dumps(change)).digest()
+    return packed(change if change[-1] is not None else change[:-1])
+
+
+def packed(values: Sequence[Any]) -> bytes:
+    """The hash of a list of values."""
+    return sha256(orjson.dumps(values)).digest()
 
 
 def hash_of(link: Link) -> str:
     """The hash that a seal must have."""
-    return sha256(orjson.dumps([getattr(link, name) for name in LINK])).hexdigest()
+    return packed([getattr(link, name) for name in LINK]).hex()
 
 
 def salts(count: int) -> list[str]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from state.history import ENTERED, EXITED, NEITHER, NO_PART, Part, Size, as_of
+from state.history import ENTERED, EXITED, NEITHER, NO_PART, Part, Size, as_of, recorded_in
 from state.tables import CHANGE, SIZE
 
 HOUR = 3_600_000
@@ -79,9 +79,10 @@ def up_to_date(connection: Connection) -> bool:
 
 
 def by_hour(connection: Connection, key: str, moments: Sequence[int], members: int) -> list[Size]:
-    """Members of an audience as of ascending moments, each the end of an hour, counted back from
-    the members it has now: the same as `history.sizes`, where all is up to date."""
-    ends = [at // HOUR for at in moments]
+    """Members of an audience as of ascending moments, counted back from the members it has now: the
+    same as `history.sizes`, where all is up to date. Each moment is the end of an hour; only the
+    first may be within one, and so may the last, when it is now."""
+    ends = [-(-at // HOUR) for at in moments]
     parts = [NO_PART] * (len(ends) + 1)
     rows = connection.execute(
         select(SIZE.c.hour, SIZE.c.entered - SIZE.c.exited, SIZE.c.lowest, SIZE.c.highest)
@@ -89,14 +90,21 @@ def by_hour(connection: Connection, key: str, moments: Sequence[int], members: i
         .order_by(SIZE.c.hour)
     )
     place = 0
-    for hour, steps, lowest, highest in rows:
+    for hour, *row in rows:
         while place < len(ends) and hour > ends[place]:
             place += 1
-        there = parts[place]
-        parts[place] = Part(
-            there.steps + steps, min(there.oldest, lowest), max(there.newest, highest)
-        )
+        part = Part._make(row)
+        if place == 0 and hour == ends[0] and len(ends) > 1 and moments[0] < hour * HOUR:
+            part = recorded_in(connection, key, (hour - 1) * HOUR, moments[0])
+            parts[1] = recorded_in(connection, key, moments[0], hour * HOUR)
+        parts[place] = _both(parts[place], part)
     return as_of(connection, key, moments, parts, members)
+
+
+def _both(one: Part, other: Part) -> Part:
+    return Part(
+        one.steps + other.steps, min(one.oldest, other.oldest), max(one.newest, other.newest)
+    )
 
 
 class Span(NamedTuple):

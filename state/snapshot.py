@@ -6,9 +6,11 @@ that the caller says what is one transaction. Times are epoch milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -25,7 +27,7 @@ from sqlalchemy import (
 
 from state import seal
 from state.due import come_due
-from state.tables import CHANGE, CUSTOMER, TRAIT
+from state.tables import CHANGE, CUSTOMER, RELEASED, TRAIT
 
 #: Rows that one statement takes, and a cursor hands over, at a time.
 CHUNK = 1000
@@ -39,6 +41,7 @@ class CustomerRow(NamedTuple):
     name: str | None
     email: str | None
     stamps: str | None
+    rev: int
 
 
 class CustomerState(NamedTuple):
@@ -53,7 +56,8 @@ class CustomerState(NamedTuple):
 
 
 class ChangeRow(NamedTuple):
-    """One trait's change for the history; `before` and `after` are JSON, None is absent."""
+    """One trait's change for the history; `before` and `after` are JSON, None is absent. `source`
+    is as in `tables.SOURCES`; `step` follows from `before` and `after` where it is None."""
 
     customer_id: str
     key: str
@@ -61,6 +65,18 @@ class ChangeRow(NamedTuple):
     before: str | None
     after: str | None
     observed_at: int | None
+    source: str | None = None
+    step: int | None = None
+
+
+class HolderRow(NamedTuple):
+    """A customer that has a trait, and how far Amberflo was told of it."""
+
+    customer_id: str
+    traits: str
+    rev: int
+    acked_rev: int
+    acked_at: int | None
 
 
 class DueRow(NamedTuple):
@@ -74,6 +90,7 @@ class DueRow(NamedTuple):
     rev: int
     attempts: int
     run: int | None
+    given_back: str | None = None
 
 
 class HeldRow(NamedTuple):
@@ -89,11 +106,13 @@ class HeldRow(NamedTuple):
     acked_rev: int
     acked_at: int | None
     due_at: int | None
+    given_back: str | None = None
 
 
 class TraitRow(NamedTuple):
     """A trait that we own at Amberflo, and how many are in it (or have it); and what Segment's
-    Public API said of it last, which `describe_traits` writes."""
+    Public API said of it last, which `describe_traits` writes. One that was given back at
+    `released_at` is ours no more (ownership.py)."""
 
     key: str
     trait: str
@@ -102,6 +121,7 @@ class TraitRow(NamedTuple):
     name: str | None = None
     status: str | None = None
     size: int | None = None
+    released_at: int | None = None
 
 
 # Reading
@@ -135,34 +155,71 @@ def states(connection: Connection, customer_ids: Collection[str]) -> list[Custom
     return found
 
 
-def last_observed(connection: Connection, customer_id: str, key: str) -> int | None:
-    """Segment's time of the newest change of a customer's trait."""
+def holders(connection: Connection, trait: str, after: str, limit: int) -> list[HolderRow]:
+    """The customers that have a trait of this name, in UTF-8 byte order of the id, those after
+    `after`."""
+    columns = [CUSTOMER.c[name] for name in HolderRow._fields]
+    rows = connection.execute(
+        select(*columns)
+        .where(CUSTOMER.c.customer_id > after)
+        .where(CUSTOMER.c.traits.contains(f'"{trait}":', autoescape=True))
+        .order_by(CUSTOMER.c.customer_id)
+        .limit(limit)
+    )
+    return [HolderRow._make(row) for row in rows]
+
+
+def last_pulled(connection: Connection, customer_id: str, key: str) -> int | None:
+    """Segment's time of the row that told the newest change of a customer's key; None where that
+    was no row: a call, or a run that found the row gone or dated in the future."""
     found = connection.execute(
-        select(CHANGE.c.observed_at)
+        select(CHANGE.c.run, CHANGE.c.observed_at, CHANGE.c.recorded_at)
         .where(CHANGE.c.customer_id == customer_id, CHANGE.c.key == key)
         .order_by(CHANGE.c.id.desc())
         .limit(1)
-    ).scalar()
-    return None if found is None else int(found)
+    ).first()
+    if found is None or found.run is None or found.observed_at is None:
+        return None
+    return int(found.observed_at) if found.observed_at < found.recorded_at else None
 
 
 def traits(
-    connection: Connection, *, after: str | None = None, limit: int | None = None
+    connection: Connection,
+    *,
+    released: bool = False,
+    after: str | None = None,
+    limit: int | None = None,
 ) -> list[TraitRow]:
-    """All traits that are ours or once were, or a page of them after a key."""
+    """All traits that are ours, also those that the source lost, or a page of them after a key;
+    with `released` those too that were given back, for who asks for the past."""
     statement = select(*_TRAIT).order_by(TRAIT.c.key).limit(limit)
+    if not released:
+        statement = statement.where(TRAIT.c.released_at.is_(None))
     if after is not None:
         statement = statement.where(TRAIT.c.key > after)
     return [TraitRow._make(row) for row in connection.execute(statement)]
 
 
 def trait(connection: Connection, key: str) -> TraitRow | None:
-    """One of them by its key."""
+    """A trait by its key, also one that was given back."""
     found = connection.execute(select(*_TRAIT).where(TRAIT.c.key == key)).first()
     return None if found is None else TraitRow._make(found)
 
 
+def owned(connection: Connection) -> frozenset[str]:
+    """The names at Amberflo that are ours: not those that were given back."""
+    names = select(TRAIT.c.trait).where(TRAIT.c.released_at.is_(None))
+    return frozenset(connection.execute(names).scalars())
+
+
 _TRAIT = [TRAIT.c[name] for name in TraitRow._fields]
+
+
+def released(connection: Connection) -> set[str]:
+    """The keys, and the names at Amberflo, of traits that were given back: they are not ours."""
+    given_back = TRAIT.c.released_at.is_not(None)
+    rows = connection.execute(select(TRAIT.c.key, TRAIT.c.trait).where(given_back))
+    return {text for row in rows for text in row}
 
 
 def size(connection: Connection) -> int:
@@ -174,6 +231,23 @@ def sent_count(connection: Connection) -> int:
     """How many customers Amberflo has acknowledged at least once."""
     statement = select(func.count()).select_from(CUSTOMER).where(CUSTOMER.c.acked_rev > 0)
     return int(connection.execute(statement).scalar_one())
+
+
+def last_acknowledged(connection: Connection) -> int | None:
+    """When Amberflo acknowledged a customer last."""
+    found = connection.execute(select(func.max(CUSTOMER.c.acked_at))).scalar()
+    return None if found is None else int(found)
+
+
+def newest_acknowledged(connection: Connection, limit: int) -> list[str]:
+    """The customers that Amberflo acknowledged last."""
+    rows = connection.execute(
+        select(CUSTOMER.c.customer_id)
+        .where(CUSTOMER.c.acked_rev > 0)
+        .order_by(CUSTOMER.c.acked_at.desc(), CUSTOMER.c.customer_id)
+        .limit(limit)
+    )
+    return [str(row[0]) for row in rows]
 
 
 def sent(connection: Connection, after: str, limit: int) -> list[str]:
@@ -209,17 +283,33 @@ _HELD = select(*(CUSTOMER.c[name] for name in HeldRow._fields)).where(_NAMED)
 
 def put_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
     """Record traits as ours; `members` is added to what is there. A name that is there under
-    another key goes over to the new one."""
-    known = traits(connection)
+    another key goes over to the new one; one that was given back is ours again."""
+    known = traits(connection, released=True)
     keys, names = {row.key for row in known}, {row.trait for row in known}
+    released = {row.trait for row in known if row.released_at is not None}
     for row in rows:
-        values = {"key": row.key, "trait": row.trait, "kind": row.kind}
+        values = {"key": row.key, "trait": row.trait, "kind": row.kind, "released_at": None}
+        if row.trait in released:
+            _give_back_no_more(connection, row.trait)
         if row.key not in keys and row.trait not in names:
             connection.execute(insert(TRAIT).values(**values, members=row.members))
         else:
             same = TRAIT.c.key == row.key if row.key in keys else TRAIT.c.trait == row.trait
             members = TRAIT.c.members + row.members
             connection.execute(update(TRAIT).where(same).values(**values, members=members))
+
+
+def _give_back_no_more(connection: Connection, trait: str) -> None:
+    """What of a trait was not given back yet stays: it is ours again."""
+    statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.given_back).where(
+        CUSTOMER.c.given_back.contains(f'"{trait}":', autoescape=True)
+    )
+    rows = []
+    for customer_id, text in connection.execute(statement).all():
+        left = {name: value for name, value in orjson.loads(text).items() if name != trait}
+        rows.append({"which": customer_id, "left": orjson.dumps(left).decode() if left else None})
+    this = CUSTOMER.c.customer_id == bindparam("which")
+    _many(connection, update(CUSTOMER).where(this).values(given_back=bindparam("left")), rows)
 
 
 def describe_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
@@ -273,10 +363,16 @@ def _state_values(rows: Sequence[CustomerState]) -> list[dict[str, Any]]:
 
 
 def add_changes(
-    connection: Connection, rows: Sequence[ChangeRow], run: int | None, now: int
+    connection: Connection,
+    rows: Sequence[ChangeRow],
+    run: int | None,
+    now: int,
+    *,
+    delivered_at: Mapping[str, int | None] = MappingProxyType({}),
 ) -> None:
     """History of customers just written: the changes belong to their present `rev`. Who adds them
-    writes alone: a seal (seal.py) must see them in the order of their ids."""
+    writes alone: a seal (seal.py) must see them in the order of their ids. `delivered_at` is of
+    customers whose changes Amberflo has already."""
     revs: dict[str, int] = {}
     ids = sorted({row.customer_id for row in rows})
     for start in range(0, len(ids), CHUNK):
@@ -293,7 +389,8 @@ def add_changes(
             {
                 **row._asdict(),
                 "rev": revs[row.customer_id],
-                "step": step(row.before, row.after),
+                "step": step(row.before, row.after, row.source) if row.step is None else row.step,
+                "delivered_at": delivered_at.get(row.customer_id),
                 "salt": salt,
             }
             for row, salt in zip(rows, seal.salts(len(rows)), strict=True)
@@ -301,9 +398,10 @@ def add_changes(
     )
 
 
-def step(before: str | None, after: str | None) -> int:
-    """1 where a change enters an audience, -1 where it leaves one, else 0."""
-    return (after == "true") - (before == "true")
+def step(before: str | None, after: str | None, source: str | None = None) -> int:
+    """1 where a change enters an audience, -1 where it leaves one, else 0. What is given back is
+    nobody's membership any more, whatever others had there."""
+    return (after == "true" and source != RELEASED) - (before == "true")
 
 
 # Delivery
@@ -434,12 +532,22 @@ def send_again(
     )
 
 
+def unacknowledge(connection: Connection, now: int) -> None:
+    """Make all customers due as if Amberflo had never had one. Their `rev` goes up, so that what is
+    acknowledged yet of an earlier delivery leaves them due."""
+    connection.execute(
+        update(CUSTOMER).values(
+            rev=CUSTOMER.c.rev + 1, acked_rev=0, acked_at=None, due_at=now, attempts=0
+        )
+    )
+
+
 def acknowledge(connection: Connection, sent: Sequence[DueRow], at: int) -> dict[int, int]:
     """Amberflo has taken these, as they were claimed: mark the customers and their history. Gives
     how many runs wait for one customer less, by run.
 
     A customer that was changed since stays due; the run that waited for it when it was claimed
-    does not wait for that.
+    does not wait for that. What was given back is not given twice.
     """
     finished = _finished(connection, sent)
     rows = _claimed(sent, at)
@@ -453,6 +561,9 @@ def acknowledge(connection: Connection, sent: Sequence[DueRow], at: int) -> dict
             run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
             claimed_by=None,
             due_at=case((CUSTOMER.c.rev == bindparam("was"), None), else_=CUSTOMER.c.due_at),
+            given_back=case(
+                (CUSTOMER.c.given_back == bindparam("gave"), None), else_=CUSTOMER.c.given_back
+            ),
         ),
         rows,
     )
@@ -488,7 +599,16 @@ def park(connection: Connection, refused: Sequence[DueRow]) -> dict[int, int]:
 
 
 def _claimed(rows: Sequence[DueRow], at: int) -> list[dict[str, Any]]:
-    return [{"which": row.customer_id, "was": row.rev, "waited": row.run, "at": at} for row in rows]
+    return [
+        {
+            "which": row.customer_id,
+            "was": row.rev,
+            "waited": row.run,
+            "gave": row.given_back,
+            "at": at,
+        }
+        for row in rows
+    ]
 
 
 def _waits_no_more() -> ColumnElement[bool]:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal_column,
     text,
 )
 from sqlmodel import Field, SQLModel
@@ -39,8 +40,9 @@ class Customer(SQLModel, table=True):
     """What Amberflo should hold of ours for a customer, and whether it does.
 
     `traits` are Engage's; `called` are those of identify calls, each with its Segment time:
-    {name: [value, time]}, a null value is one that a call took away. `stamps` are the Segment times
-    of Engage traits, name and email that came by a call and not by a pull: the newest wins.
+    {name: [value, time]}, a null value is one that a call took away. `stamps` say of Engage traits,
+    name and email that came by a call when it happened and when it came: {name: [time, received]}.
+    (An older program wrote the time alone.) No time is later than its receipt.
     `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
     acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
     that waits for it to be delivered, `claimed_by` the worker that has it in work. `given_back` are
@@ -126,7 +128,8 @@ class Hour(SQLModel, table=True):
 class Run(SQLModel, table=True):
     """One run: pull, compare, commit, deliver. Its sums must close (design §3).
 
-    `doing` is JSON of how far it is while it goes on.
+    `doing` is JSON of how far it is while it goes on. `deleted` customers were deleted in Segment,
+    and `hold` is the one that has more of them; `first_contact` values were found at Amberflo.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -151,6 +154,7 @@ class Run(SQLModel, table=True):
     held: int = Field(default=0, sa_column=_big(default="0"))
     doing: str | None = Field(default=None, sa_column=Column(Text))
     deleted: int = Field(default=0, sa_column=_big(default="0"))
+    hold: int | None = Field(default=None, sa_column=_big(nullable=True))
     first_contact: int = Field(default=0, sa_column=_big(default="0"))
 
 
@@ -346,11 +350,11 @@ class Counter(SQLModel, table=True):
 
 
 #: What `change.source` says; null is a row that a run pulled, or a membership that a call told.
-#: `amberflo`: `before` is what Amberflo had under a name that became ours, or against what was
-#: acknowledged; `deleted`: Segment has no identifier of the customer left; `identify`: a trait, name
-#: or email that an identify call said; `renamed`: the key gave its name to another; `released`: the
-#: trait was given back.
+#: `amberflo`: `before` is what Amberflo had, and not what was recorded here; `deleted`: Segment has
+#: no identifier of the customer left; `identify`: an identify call said this trait, name or email;
+#: `renamed`: the key gave its name to another one; `released`: the trait was given back.
 SOURCES = ("amberflo", "deleted", "identify", "renamed", "released")
+AMBERFLO, DELETED, IDENTIFY, RENAMED, RELEASED = SOURCES
 
 
 def table(model: type[SQLModel]) -> Table:
@@ -437,6 +441,13 @@ Index(
     postgresql_where=HOLD.c.decision.is_(None),
 )
 Index("failure_customer", FAILURE.c.customer_id, FAILURE.c.id)
+#: The calls that could not be taken, which were never sent: there is a bound of them.
+Index(
+    "failure_call",
+    FAILURE.c.id,
+    sqlite_where=FAILURE.c.attempts == literal_column("0"),
+    postgresql_where=FAILURE.c.attempts == literal_column("0"),
+)
 Index("seal_kind", SEAL.c.kind, SEAL.c.number)
 Index("erased_seal", ERASED.c.seal, ERASED.c.id)
 Index("failure_ref", FAILURE.c.ref, unique=True)

@@ -13,18 +13,29 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import scrypt
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 import uvloop
+from sqlalchemy.engine import URL
 
 from state import compaction, failures, queue, snapshot, workers
 from state.compaction import Compacted, compact
-from state.database import Database
+from state.database import Database, shown
 from state.lock import lock
+from state.snapshot import DueRow
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
@@ -35,12 +46,16 @@ from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
-from syncer.errors import ConfigError
+from syncer.errors import AmberfloError, ConfigError, StateError
 from syncer.storage import opened
+from syncer.sync.account import Account
+from syncer.sync.asking import Asking
+from syncer.sync.contact import Contact
 from syncer.sync.forget import Forget
 from syncer.sync.guard import Guard
+from syncer.sync.progress import Progress
 from syncer.sync.realtime import Sorter
-from syncer.sync.run import Progress, Runs, Selection
+from syncer.sync.run import Runs, Selection
 from syncer.sync.verification import Verification
 from syncer.sync.verify import Verifier
 
@@ -66,10 +81,12 @@ class App:
                 database=database,
                 source=source,
                 selection=self._selection(),
-                guard=Guard(self.config.guard.max_exits, self.config.guard.min_exits),
+                guard=Guard(**self.config.guard.model_dump()),
                 deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
+                account=self.account(database),
+                look=partial(self._look, database),
                 computations=public_api.computations if public_api else None,
                 size_tolerance=settings.size_tolerance if settings else 0.0,
             )
@@ -126,52 +143,77 @@ class App:
             connections=settings.concurrency,
         )
 
-    async def check_amberflo(self) -> None:
-        """Raises what is wrong with the key or the way to Amberflo."""
-        async with self.client() as client:
-            await client.check()
+    def check_amberflo(self) -> None:
+        """Raises what is wrong with the key or the way to Amberflo, and where it is another account
+        than the state is about."""
+
+        async def check() -> None:
+            async with self.client() as client:
+                await client.check()
+
+        asyncio.run(check())
+        # What is wrong with the state is not Amberflo's.
+        with suppress(StateError), self.state(writes=False) as database:
+            self.account(database).look()
 
     def _deliver_run(
         self, database: Database, run: int, progress: Callable[[int], None]
     ) -> Delivery:
         """Deliver what a run waits for, beside whoever else delivers."""
 
+        account = self.account(database).check()
+
         async def deliver(worker: Worker) -> Delivery:
             async with self.client() as client:
-                delivery = self.customer_delivery(database, worker, client)
+                delivery = self.customer_delivery(database, worker, client, account)
                 return await replace(delivery, for_run=run, progress=progress).run()
 
         workers.bury(database)
         with workers.join(database, "run") as worker:
             return uvloop.run(deliver(worker))
 
-    def customer_delivery(
-        self, database: Database, worker: Worker, client: AmberfloClient
-    ) -> CustomerDelivery:
-        """What delivers the customers that are due."""
+    def account(self, database: Database) -> Account:
+        """The Amberflo account of the settings, for the state."""
         settings = self.config.amberflo
-        with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
+        api_key = settings.api_key.get_secret_value()
+        return Account(database, self._holdings, settings.customers_url, api_key)
+
+    def customer_delivery(
+        self, database: Database, worker: Worker, client: AmberfloClient, account: str
+    ) -> CustomerDelivery:
+        """What delivers the customers that are due to the `account` that was checked."""
+        settings = self.config.amberflo
         return CustomerDelivery(
             database=database,
             worker=worker,
             client=client,
-            owned=owned,
+            account=account,
             concurrency=settings.concurrency,
             as_strings=settings.trait_values == "string",
+            protected=settings.protected,
             patience=settings.patience,
             stop=self.stop,
         )
 
-    def retry(self, found: Runs, rows: Sequence[Mapping[str, Any]]) -> Delivery:
-        """Send failures again: customers as they are now, meter records the same bytes."""
-        customers = [row["id"] for row in rows if row["kind"] == failures.CUSTOMER]
-        meters = [row for row in rows if row["kind"] == failures.METER]
-        delivery = found.retry(customers) if customers else Delivery()
-        if meters:
-            sent, refused = self.retry_meters(found.database, meters)
+    def retry(self, found: Runs, ids: Collection[int] | None, until: int) -> Delivery:
+        """Send what was refused again, up to a number, all or the numbered ones: customers as they
+        are now, meter records the same bytes."""
+        refused = partial(failures.refused, found.database, ids=ids, until=until)
+        customers = (str(row["customer_id"]) for row in refused(failures.CUSTOMER))
+        delivery = Delivery()
+        if (first := next(customers, None)) is not None:
+            delivery = found.send_again(chain([first], customers))
+        meters = refused(failures.METER)
+        while rows := list(islice(meters, failures.CHUNK)):
+            sent, again = self.retry_meters(found.database, rows)
             delivery.delivered += sent
-            delivery.failed += refused
+            delivery.failed += again
+            if (left := len(rows) - sent - again) > 0:
+                delivery.problem = delivery.problem or (
+                    f"Amberflo did not take {left:,} meter records in time: they stay due, and "
+                    "what was not tried stays a failure"
+                )
+                break
         return delivery
 
     def verify(
@@ -179,22 +221,55 @@ class App:
         database: Database,
         customer_id: str | None = None,
         *,
-        send_again: Callable[[Iterable[str]], Delivery] | None = None,
+        repair: Callable[[Iterable[str]], Delivery] | None = None,
     ) -> Verification:
         """Compare what Amberflo holds now with what it should hold: of all customers, or of one.
-        With `send_again` (that of `Runs`) what differs is repaired. Close the result when done."""
+        With `repair` (that of `Runs`) what differs is repaired. Close the result when done."""
         settings = self.config.amberflo
         with database.read() as connection:
-            owned = frozenset(row.trait for row in snapshot.traits(connection))
+            owned = snapshot.owned(connection)
         return Verifier(
             database=database,
             connect=self._holdings,
             owned=owned,
+            asking=Asking(
+                database,
+                self.source,
+                self._selection(),
+                as_strings=settings.trait_values == "string",
+                protected=settings.protected,
+            ),
             progress=self.progress,
             as_strings=settings.trait_values == "string",
+            protected=settings.protected,
             at_a_time=settings.concurrency,
             stop=self.stop,
-        ).verify(customer_id, send_again)
+        ).verify(customer_id, repair)
+
+    @contextmanager
+    def _look(self, database: Database, *, must: bool) -> Iterator[Contact | None]:
+        """What Amberflo holds, read for a full compare. Where Amberflo cannot be read that is
+        raised if it `must` be; else one line says so, and there is nothing."""
+        settings = self.config.amberflo
+        contact = Contact(
+            database=database,
+            connect=self._holdings,
+            progress=self.progress,
+            as_strings=settings.trait_values == "string",
+            protected=settings.protected,
+            at_a_time=settings.concurrency,
+            stop=self.stop,
+        )
+        with closing(contact):
+            try:
+                contact.read()
+                found: Contact | None = contact
+            except AmberfloError as problem:
+                if must:
+                    raise
+                self.progress.say(f"what Amberflo holds is not compared: {problem}")
+                found = None
+            yield found
 
     @asynccontextmanager
     async def _holdings(self) -> AsyncIterator[Holdings]:
@@ -248,12 +323,22 @@ class App:
         """What forgets customers; waits so many seconds for Amberflo and for other processes."""
         wait = min(wait, self.config.amberflo.patience)
 
-        def say_farewell(customer_id: str, called: Collection[str]) -> None:
-            async def say() -> None:
-                async with self.client() as client:
-                    await farewell(client, customer_id, called, wait)
+        def say_farewell(row: DueRow, owned: Collection[str]) -> bool:
+            self.account(database).check()
 
-            asyncio.run(say())
+            async def say() -> bool:
+                settings = self.config.amberflo
+                async with self.client() as client:
+                    return await farewell(
+                        client,
+                        row,
+                        owned,
+                        wait,
+                        as_strings=settings.trait_values == "string",
+                        protected=settings.protected,
+                    )
+
+            return asyncio.run(say())
 
         @contextmanager
         def working() -> Iterator[Worker]:
@@ -277,13 +362,28 @@ class App:
             "customer_id": engage.customer_id,
             "audiences": engage.audiences,
             "computed_traits": engage.computed_traits,
-            "source": [engage.source, str(engage.profiles_sync.url)],
+            "source": [engage.source, _told_apart(engage.profiles_sync.url)],
             "schema": engage.profiles_sync.schema_,
         }
         if engage.public_api is not None:
             settings["space_id"] = engage.public_api.space_id
         text = orjson.dumps(settings).decode()
-        return Selection(engage.audiences, engage.computed_traits, text)
+        return Selection(
+            engage.audiences,
+            engage.computed_traits,
+            text,
+            forget_deleted=engage.deleted == "forget",
+            hold_first_contact=engage.first_contact == "hold",
+        )
+
+
+def _told_apart(url: URL) -> str:
+    """A text that says whether it is the same URL, to be stored: neither the password nor what is
+    in the query can be read from it, and finding it by trying is slow."""
+    if not url.query:
+        return shown(url)
+    salt, query = shown(url).encode(), repr(sorted(url.query.items())).encode()
+    return f"{shown(url)}?{scrypt(query, salt=salt, n=2**14, r=8, p=1, dklen=16).hex()}"
 
 
 def _now() -> int:

@@ -40,6 +40,9 @@ SECRET_FILES = (
     ("web", "token"),
 )
 
+#: Traits that Amberflo's payment providers and marketplaces live by (facts/amberflo.md §1).
+PROTECTED = ("stripeId", "stripe_id", "paymentProviderName", "awsm.*")
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -102,6 +105,16 @@ def _cron(text: str) -> str:
     return text
 
 
+def _globs(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Keys and globs, of which those with "!" leave keys out."""
+    if entries and all(entry.startswith("!") for entry in entries):
+        raise ValueError(
+            'entries with "!" only leave keys out, so nothing is selected; write for example '
+            f'["*", "{entries[0]}"]'
+        )
+    return entries
+
+
 def _secret_http_url(secret: SecretStr) -> SecretStr:
     if not re.fullmatch(r"https?://[^/\s]+\S*", secret.get_secret_value()):
         raise ValueError("this is no URL; write for example https://hooks.slack.com/services/…")
@@ -139,6 +152,7 @@ class AmberfloConfig(_Section):
     rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 16
     trait_values: Literal["native", "string"] = "native"
+    protected: tuple[Annotated[str, Field(min_length=1)], ...] = PROTECTED
     timeout: Duration = 30.0
     patience: Duration = 300.0
 
@@ -159,8 +173,10 @@ class PublicApiConfig(_Section):
 class EngageConfig(_Section):
     source: Literal["profiles_sync"] = "profiles_sync"
     customer_id: Annotated[str, Field(min_length=1)] = "user_id"
-    audiences: tuple[str, ...] = ("*",)
-    computed_traits: tuple[str, ...] = ()
+    audiences: Annotated[tuple[str, ...], AfterValidator(_globs)] = ("*",)
+    computed_traits: Annotated[tuple[str, ...], AfterValidator(_globs)] = ()
+    first_contact: Literal["take", "hold"] = "take"
+    deleted: Literal["exit", "forget"] = "exit"
     profiles_sync: ProfilesSyncConfig
     public_api: PublicApiConfig | None = None
 
@@ -180,6 +196,9 @@ class ScheduleConfig(_Section):
 class GuardConfig(_Section):
     max_exits: Annotated[float, Field(ge=0, le=1)] = 0.2
     min_exits: Annotated[int, Field(ge=0)] = 100
+    small_max_exits: Annotated[float, Field(ge=0, le=1)] = 0.3
+    small_min_exits: Annotated[int, Field(ge=0)] = 10
+    max_deleted: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
 class StateConfig(_Section):

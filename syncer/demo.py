@@ -19,7 +19,8 @@ from syncer.app import App
 from syncer.config import Config
 from syncer.errors import Stopped, SyncerError
 from syncer.sandbox.stage import Stage, stage
-from syncer.sync.run import Progress, Result
+from syncer.sync.progress import Progress
+from syncer.sync.run import Result
 
 USERS, AUDIENCES = 1000, 10
 #: What another integration has put at Amberflo before us; it must still be there at the end.
@@ -34,6 +35,11 @@ def demo(
     """Play it in `folder`; gives whether Amberflo ends up equal to what Engage says. With `keep`
     the sandbox serves on while that runs."""
     say = report.stdout().print
+
+    def head(text: str) -> None:
+        say()
+        say(text)
+
     with stage(folder, users=USERS, audiences=AUDIENCES) as on:
         app = App(Config.model_validate(tomllib.loads(on.config)), progress, stop)
         say(f"Engage: a Profiles Sync database with {USERS:,} profiles, {AUDIENCES} audiences")
@@ -42,22 +48,22 @@ def demo(
         record = {"customerId": first, "customerName": "before", "traits": FOREIGN}
         on.amberflo.customers[first] = record
 
-        say("\n1. The first sync sends every customer of an audience.")
+        head("1. The first sync sends every customer of an audience.")
         _sync(app, on, say)
-        say("\n2. A few hours pass: customers enter and leave audiences, profiles merge.")
+        head("2. A few hours pass: customers enter and leave audiences, profiles merge.")
         evolution = on.evolve(hours=2.5, fraction=0.02)
         say(
             f"   {evolution.entered.total():,} memberships entered, "
             f"{evolution.exited.total():,} exited, {evolution.merged:,} profiles merged away"
         )
-        say("\n3. The next sync sends only who changed.")
+        head("3. The next sync sends only who changed.")
         puts = _sync(app, on, say)
         say(f"   {len(evolution.changed):,} customers differ, {puts:,} were sent")
-        say("\n4. Page, screen, track and identify calls are passed on as they happen.")
+        head("4. Page, screen, track and identify calls are passed on as they happen.")
         _calls(folder, on, first, say)
-        say("\n5. The audit of one of them: what changed, when, and when Amberflo learned of it.")
+        head("5. The audit of one of them: what changed, when, and when Amberflo learned of it.")
         _audit(app, evolution.changed)
-        say("\n6. What Amberflo holds next to what Engage says.")
+        head("6. What Amberflo holds next to what Engage says.")
         equal = _compare(on, first)
         say("equal" if equal else "NOT equal")
         if keep is not None:
@@ -85,7 +91,7 @@ def _calls(folder: Path, on: Stage, customer_id: str, say: Callable[[str], None]
     config = folder / "config.toml"
     config.write_text(on.config, encoding="utf-8")
     daemon = subprocess.Popen(
-        [sys.executable, "-m", "syncer", "daemon", "--config", str(config)],
+        [sys.executable, "-P", "-m", "syncer", "daemon", "--config", str(config)],
         stderr=subprocess.PIPE,
         text=True,
     )

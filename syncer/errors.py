@@ -6,12 +6,14 @@
      │   ├─ SourceError          Engage's data cannot be read in full          exit 1
      │   ├─ AmberfloError        Amberflo cannot be used
      │   │   ├─ KeyRefused       401 or 403: the API key is wrong              exit 1
+     │   │   ├─ OtherAccount     not the account that the state is about       exit 1
      │   │   ├─ Refused          it will never take this request; keep it as a failure
      │   │   └─ TryAgain         it did not take this request now; send it again later
      │   ├─ passthrough.call.BadRequest  a call that is refused whole, with its HTTP status
      │   ├─ Stopped              the user or the system asked us to stop       exit 1
      │   └─ NotFound             no such run, customer, audience or failure    exit 1
      └─ state.errors.StateError  the state database cannot be used             exit 1
+         ├─ NotKept              a moment before the history begins          exit 2
          └─ Locked               another run is going on
 
 `EXIT_HELD` is no error: the run went well and the guard kept something back.
@@ -19,7 +21,7 @@
 
 from __future__ import annotations
 
-from state.errors import Locked, StateError
+from state.errors import Locked, NotKept, StateError
 
 __all__ = [
     "EXIT_FAILED",
@@ -31,6 +33,8 @@ __all__ = [
     "KeyRefused",
     "Locked",
     "NotFound",
+    "NotKept",
+    "OtherAccount",
     "Refused",
     "SourceError",
     "StateError",
@@ -64,6 +68,11 @@ class AmberfloError(SyncerError):
 
 class KeyRefused(AmberfloError):
     """Amberflo answered 401 or 403: every further request would fail the same way."""
+
+
+class OtherAccount(AmberfloError):
+    """Amberflo's URL or key changed, and what was acknowledged is not there: it would get nobody
+    whom the state believes to be there already."""
 
 
 class Refused(AmberfloError):

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from state.files import open_private
 from state.proof import Leaf, Proof
 from state.seal import CHANGES, LEAF, LINK, Link
 from syncer.errors import NotFound, SyncerError
@@ -97,7 +98,8 @@ class Export:
             "files": {name: file.close() for name, file in self._files.items()},
         }
         document = manifest | {"seals": self._seals}
-        (self.folder / MANIFEST).write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        with open_private(self.folder / MANIFEST) as file:
+            file.write(orjson.dumps(document, option=orjson.OPT_INDENT_2))
         return manifest
 
     def discard(self) -> None:
@@ -112,7 +114,7 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines = 0
-        self._file = path.open("wb")
+        self._file = open_private(path)
         self._hash = sha256()
 
     def write(self, line: bytes) -> None:

@@ -8,6 +8,8 @@ from typing import Literal
 
 import orjson
 
+from syncer.visible import visible, visible_json, visible_lines
+
 #: What every record has; the rest was given as `extra`: ids such as run or customer_id.
 _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
@@ -36,8 +38,10 @@ class Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         ids = "".join(f" {name}={value}" for name, value in _ids(record).items())
         text = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{ids}"
-        text = " ".join(text.splitlines())  # an id may hold anything
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = visible(" ".join(text.splitlines()))  # an id may hold anything
+        if record.exc_info:
+            text += f"\n{visible_lines(self.formatException(record.exc_info))}"
+        return text
 
 
 class Json(logging.Formatter):
@@ -53,4 +57,4 @@ class Json(logging.Formatter):
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(document, default=str).decode()
+        return visible_json(orjson.dumps(document, default=str).decode())

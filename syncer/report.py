@@ -1,16 +1,18 @@
 """What the user sees: progress, tables, JSON documents and CSV.
 
-Results go to stdout, everything else to stderr. Times are ISO-8601 UTC with milliseconds.
+Results go to stdout, everything else to stderr. Times are ISO-8601 UTC with milliseconds. What came
+from outside is shown so that it steers no terminal and is no formula of a spreadsheet.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -28,70 +30,118 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from syncer.visible import visible, visible_json
+
 #: Seconds between two lines of progress where there is no terminal.
 LINE_EVERY = 10.0
 #: Seconds between two figures for `status`.
 TELL_EVERY = 1.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Milliseconds of 400 years, after which the calendar is the same again.
+_CYCLE = 146_097 * 86_400_000
+#: How a cell of CSV begins that a spreadsheet may take for a formula; and one that is a number.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 @lru_cache(maxsize=1000)  # the many changes of a run have one time
 def iso(milliseconds: int | None) -> str | None:
-    """Epoch milliseconds as ISO-8601 UTC: 2026-11-24T06:51:04.123Z."""
+    """Epoch milliseconds as ISO-8601 UTC: 2026-11-24T06:51:04.123Z. Any can be shown: what is
+    beyond the year 9999 or before 0 as +012025-11-24T06:51:04.123Z."""
     if milliseconds is None:
         return None
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    cycles, within = divmod(milliseconds, _CYCLE)
+    moment = _EPOCH + timedelta(milliseconds=within)
+    year = moment.year + 400 * cycles
+    rest = moment.isoformat(timespec="milliseconds")[4:].replace("+00:00", "Z")
+    return (f"{year:04d}" if 0 <= year < 10_000 else f"{year:+07d}") + rest
 
 
 def print_json(document: object) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.write(_dumped(document, orjson.OPT_INDENT_2) + "\n")
+    sys.stdout.flush()
+
+
+def print_json_list(items: Iterable[object]) -> None:
+    """A list as one JSON document: it may be long, and is written as it comes."""
+    empty = True
+    for item in items:
+        sys.stdout.write("[\n  " if empty else ",\n  ")
+        sys.stdout.write(_dumped(item))
+        empty = False
+    sys.stdout.write("[]\n" if empty else "\n]\n")
     sys.stdout.flush()
 
 
 def print_json_with_lists(document: object, lists: Mapping[str, Iterable[object]]) -> None:
     """The same of an object with some members that are lists: these may be long, and are written
     as they come."""
-    sys.stdout.write(
-        orjson.dumps(document, option=orjson.OPT_INDENT_2).decode().removesuffix("\n}")
-    )
+    sys.stdout.write(_dumped(document, orjson.OPT_INDENT_2).removesuffix("\n}"))
     for name, items in lists.items():
         sys.stdout.write(f',\n  "{name}": [')
         for number, item in enumerate(items):
-            sys.stdout.write(("," if number else "") + "\n    " + orjson.dumps(item).decode())
+            sys.stdout.write(("," if number else "") + "\n    " + _dumped(item))
         sys.stdout.write("]")
     sys.stdout.write("\n}\n")
     sys.stdout.flush()
 
 
+def _dumped(document: object, option: int | None = None) -> str:
+    return visible_json(orjson.dumps(document, option=option).decode())
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
     """A table on stdout; numbers stand right."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(title=visible(title) or None, title_justify="left", header_style="bold")
     found = [list(row) for row in rows]
     for number, column in enumerate(columns):
         numbers = bool(found) and all(isinstance(row[number], int | float) for row in found)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(visible(column), justify="right" if numbers else "left", overflow="fold")
     for row in found:
         table.add_row(*(_cell(value) for value in row))
     stdout().print(table)
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """The same as CSV."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    """The same as CSV. What begins like a formula has a ' before it; take one away from what begins
+    with '= and the like to have the text itself."""
+    plain = csv.writer(sys.stdout, lineterminator="\n")
+    quoted = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writerow(columns)
+    shown = visible if sys.stdout.isatty() else str
+    for row in rows:
+        cells = [shown(_harmless(one)) if isinstance(one, str) else one for one in row]
+        returns = any(isinstance(one, str) and "\r" in one for one in cells)
+        (quoted if returns else plain).writerow(cells)  # by itself it quotes a line feed only
+
+
+def _harmless(text: str) -> str:
+    formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text
+
+
+class _Console(Console):
+    """Prints texts so that they are visible."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **how)
 
 
 def stdout() -> Console:
     """The console for results; off a terminal lines are not folded at 80 columns."""
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(width=160, highlight=False, markup=False)
+    console = _Console(highlight=False, markup=False)
+    return console if console.is_terminal else _Console(width=160, highlight=False, markup=False)
+
+
+def print_line(text: str) -> None:
+    """One line on stdout, however long."""
+    print(visible(text))
 
 
 def say(text: str) -> None:
     """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def trait_rows(traits: Iterable[Mapping[str, Any]]) -> list[list[object]]:
@@ -119,7 +169,7 @@ def _cell(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return visible(str(value))
 
 
 class _Rate(ProgressColumn):
@@ -131,7 +181,7 @@ class BarProgress:
     """A bar with rate and time left, for terminals."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._console = _Console(stderr=True, highlight=False, markup=False)
         self._bar: Progress | None = None
 
     def say(self, text: str) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from state.database import Database, sqlite_path
+from state.database import Database, resolved, sqlite_path
 from syncer.config import Config
 from syncer.errors import ConfigError
+
+
+def settled(config: Config) -> Config:
+    """The settings with the one true path of the state: looked up once, so that all processes of a
+    daemon have the same one, whatever becomes of a symbolic link meanwhile."""
+    state = config.state.model_copy(update={"url": resolved(config.state.url)})
+    return config.model_copy(update={"state": state})
 
 
 @contextmanager
@@ -15,12 +24,23 @@ def opened(config: Config, part: str = "state", *, writes: bool) -> Iterator[Dat
     """A part of the state for the block; without `writes` nothing is made where nothing is."""
     url = config.state.url
     path = sqlite_path(url)
-    if path is not None and not path.parent.is_dir():
-        raise ConfigError(
-            f"state.url: the folder {path.parent} does not exist; make it, or name another"
-        )
+    if path is not None:
+        _check_folder(path.parent)
     database = Database.open(url, part) if writes else Database.peek(url, part)
     try:
         yield database
     finally:
         database.close()
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        os.stat(os.path.join(folder, "."))
+    except PermissionError:
+        raise ConfigError(
+            f"state.url: this user may not enter the folder {folder}; run as its owner"
+        ) from None
+    except OSError:
+        raise ConfigError(
+            f"state.url: the folder {folder} does not exist; make it, or name another"
+        ) from None

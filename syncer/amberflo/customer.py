@@ -6,7 +6,10 @@ written back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
+from decimal import Decimal, InvalidOperation
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +17,8 @@ import orjson
 
 #: Fields that Amberflo keeps itself.
 SERVER_OWNED = {"id", "createTime", "updateTime", "deleteTime", "deactivateTimeStamp"}
+#: How JSON writes a number; "007" and "1e5 " are texts.
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Desired(Protocol):
@@ -29,6 +34,8 @@ class Desired(Protocol):
     def email(self) -> str | None: ...
     @property
     def called(self) -> str | None: ...
+    @property
+    def given_back(self) -> str | None: ...
 
 
 class Difference(NamedTuple):
@@ -48,12 +55,14 @@ def merged(
     email: str | None,
     owned: Collection[str],
     as_strings: bool = False,
+    protected: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The record to PUT.
 
     `traits` are exactly what it shall have of ours; of `owned` names it has nothing else. All other
-    traits and fields of `current` stay. Without a `name` or `email` of ours the existing one stays,
-    while an `email` of "" takes it away; a customer must have a name, so it falls back to the id.
+    traits and fields of `current` stay, and so does every trait with a name that one of the globs
+    `protected` matches, whoever calls it ours. Without a `name` or `email` of ours the existing one
+    stays, while "" takes it away; a customer must have a name, so that falls back to the id.
     """
     there = current or {}
     record = {
@@ -68,8 +77,12 @@ def merged(
         record["customerEmail"] = found_email
     else:
         record.pop("customerEmail", None)
-    foreign = {key: value for key, value in _traits(there).items() if key not in owned}
-    record["traits"] = foreign | _ours(traits, as_strings)
+    foreign = {
+        key: value
+        for key, value in _traits(there).items()
+        if key not in owned or is_protected(key, protected)
+    }
+    record["traits"] = foreign | _ours(traits, as_strings, protected)
     return record
 
 
@@ -79,17 +92,27 @@ def to_put(
     owned: Collection[str],
     *,
     as_strings: bool = False,
+    protected: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The record to PUT for a customer of the snapshot."""
-    return merged(
+    """The record to PUT for a customer of the snapshot. What is given back is in it as it was
+    found: the next records leave it to others."""
+    given_back = _given_back(row)
+    record = merged(
         current,
         customer_id=row.customer_id,
         traits=_wanted(row.traits, row.called),
         name=row.name,
         email=row.email,
-        owned={*owned, *_names(row.called)} if row.called else owned,
+        owned={*owned, *_names(row.called), *given_back} if row.called or given_back else owned,
         as_strings=as_strings,
+        protected=protected,
     )
+    record["traits"] |= {
+        trait: value
+        for trait, value in given_back.items()
+        if value is not None and not is_protected(trait, protected)
+    }
+    return record
 
 
 def differences(
@@ -98,9 +121,11 @@ def differences(
     owned: Collection[str],
     *,
     as_strings: bool = False,
+    protected: tuple[str, ...] = (),
 ) -> list[Difference]:
-    """What `to_put` would change of a record that is there: name, email, and traits that are ours,
-    by name. Traits and fields of others are not looked at."""
+    """Where a record that is there is not what `to_put` makes of it: name, email, and traits that
+    are ours, by name. Traits and fields of others are not looked at, and values are equal as
+    Amberflo may store them (`alike`)."""
     found = []
     name = _name(current, row.name, row.customer_id)
     if name != current.get("customerName"):
@@ -108,27 +133,53 @@ def differences(
     email = _email(current, row.email) or None
     if email != (current.get("customerEmail") or None):
         found.append(Difference("customerEmail", email, current.get("customerEmail")))
-    ours, held = ours_at_amberflo(row, as_strings=as_strings), _traits(current)
+    found += trait_differences(
+        _traits(current), row, owned, as_strings=as_strings, protected=protected
+    )
+    return found
+
+
+def trait_differences(
+    there: Mapping[str, Any],
+    row: Desired,
+    owned: Collection[str],
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
+) -> list[Difference]:
+    """The same of the traits `there` alone."""
+    ours = ours_at_amberflo(row, as_strings=as_strings, protected=protected)
+    held = {trait: value for trait, value in there.items() if not is_protected(trait, protected)}
     called = _names(row.called)
-    drifted = [trait for trait, value in ours.items() if not _alike(value, held.get(trait))]
+    owned = set(owned).difference(_given_back(row)) if row.given_back else owned
+    drifted = [trait for trait, value in ours.items() if not alike(value, held.get(trait))]
     drifted += [
         trait
         for trait, value in held.items()
         if trait not in ours and (trait in owned or trait in called) and value is not None
     ]
-    found += [Difference(trait, ours.get(trait), held.get(trait)) for trait in sorted(drifted)]
-    return found
+    return [Difference(trait, ours.get(trait), held.get(trait)) for trait in sorted(drifted)]
 
 
-def ours_at_amberflo(row: Desired, *, as_strings: bool = False) -> Mapping[str, Any]:
+def ours_at_amberflo(
+    row: Desired, *, as_strings: bool = False, protected: tuple[str, ...] = ()
+) -> Mapping[str, Any]:
     """The traits that are ours, as Amberflo should hold them."""
-    return _sent(row.traits, row.called, as_strings)
+    return _sent(row.traits, row.called, as_strings, protected)
 
 
 @lru_cache(4096)
-def _sent(traits: str, called: str | None, as_strings: bool) -> Mapping[str, Any]:
+def _sent(
+    traits: str, called: str | None, as_strings: bool, protected: tuple[str, ...]
+) -> Mapping[str, Any]:
     # Kept, because many customers have the same traits.
-    return _ours(_wanted(traits, called), as_strings)
+    return _ours(_wanted(traits, called), as_strings, protected)
+
+
+@lru_cache(4096)
+def is_protected(trait: str, protected: tuple[str, ...]) -> bool:
+    """Whether a trait is never written or removed; `protected` are names or globs."""
+    return any(fnmatchcase(trait, one) for one in protected)
 
 
 def _wanted(traits: str, called: str | None) -> dict[str, Any]:
@@ -141,23 +192,40 @@ def _wanted(traits: str, called: str | None) -> dict[str, Any]:
     return said | found
 
 
+def _given_back(row: Desired) -> dict[str, Any]:
+    """Traits that are ours no more, with what others had there (None: nothing). What identify calls
+    say of such a name since is the customer's."""
+    if not row.given_back:
+        return {}
+    found: dict[str, Any] = orjson.loads(row.given_back)
+    return {name: value for name, value in found.items() if name not in _names(row.called)}
+
+
 def _names(called: str | None) -> Collection[str]:
     """What identify calls ever set or took away."""
     return orjson.loads(called).keys() if called else ()
 
 
 def _name(there: Mapping[str, Any], name: str | None, customer_id: str) -> str:
-    return name or _text(there.get("customerName")) or customer_id
+    if name is None:
+        name = _text(there.get("customerName"))
+    return name or customer_id
 
 
 def _email(there: Mapping[str, Any], email: str | None) -> str | None:
     return _text(there.get("customerEmail")) if email is None else email
 
 
-def _ours(traits: Mapping[str, Any], as_strings: bool) -> dict[str, Any]:
+def _ours(
+    traits: Mapping[str, Any], as_strings: bool, protected: tuple[str, ...]
+) -> dict[str, Any]:
     """As they are sent. Amberflo's SDKs send no blank or null trait (§1), and one such would cost
     the whole customer."""
-    ours = {key: at_amberflo(value, as_strings=as_strings) for key, value in traits.items()}
+    ours = {
+        key: at_amberflo(value, as_strings=as_strings)
+        for key, value in traits.items()
+        if not is_protected(key, protected)
+    }
     return {key: value for key, value in ours.items() if not _blank(value)}
 
 
@@ -165,7 +233,7 @@ def at_amberflo(value: Any, *, as_strings: bool = False) -> Any:
     """A trait's value as it is sent: `/` and `|` in text become `_`, as Segment's own destination
     does (facts/segment.md §7); with `as_strings` everything is text, as Amberflo's SDKs ask. What
     is no scalar in a list becomes its JSON, and nothing in a list is null."""
-    if as_strings and not isinstance(value, str):
+    if as_strings and not isinstance(value, str | None):
         value = orjson.dumps(value).decode()
     if isinstance(value, str):
         return value.replace("/", "_").replace("|", "_")
@@ -179,15 +247,41 @@ def _traits(record: Mapping[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Equal as JSON: true is not 1, and 1 is 1.0, which some servers write as the other."""
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values are the same as Amberflo may store them: as JSON, or as the text of it.
+    So true is "true" and not 1, and 5 is 5.0, "5" and "5.0"; lists are the same item by item."""
     if one is other:
         return True
+    one, other = _of_text(one), _of_text(other)
     if isinstance(one, bool) or isinstance(other, bool):
-        return False
+        return one is other
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    return bool(one == other)
+        return len(one) == len(other) and all(map(alike, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def _of_text(value: Any) -> Any:
+    """What a value's text says, where it is that of a boolean, a number or a list; numbers as
+    decimals: two long ones may differ in a digit that a float does not keep."""
+    if isinstance(value, bool | None):
+        return value
+    if isinstance(value, int | float):
+        return Decimal(str(value))
+    if not isinstance(value, str):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    if _NUMBER.fullmatch(value):
+        try:
+            return Decimal(value)
+        except InvalidOperation:  # an exponent beyond all bounds
+            return value
+    if value.startswith("[") and value.endswith("]"):
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    return value
 
 
 def _scalar(value: Any) -> Any:

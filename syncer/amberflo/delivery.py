@@ -13,8 +13,9 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from state import failures, runs, snapshot, workers
+from state import failures, memo, runs, snapshot, workers
 from state.database import Database
 from state.errors import Busy
 from state.snapshot import DueRow
@@ -44,6 +45,13 @@ class Delivery:
     failed: int = 0
     problem: str | None = None
     stopped: bool = False
+
+
+class Claimed(NamedTuple):
+    """A customer to send, and the trait names that were ours when it was claimed."""
+
+    row: DueRow
+    owned: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -77,17 +85,20 @@ class CustomerDelivery:
     """Delivers until nothing is due, nothing gets through for `patience` seconds, the key is
     refused, or `stop` says so; what is left then stays due.
 
-    `owned` are the trait names that are ours; with `for_run` only the customers that this run waits
-    for are delivered, until none is left whoever delivers them, and `progress` is told how many of
-    them are finished.
+    With `for_run` only the customers that this run waits for are delivered, until none is left
+    whoever delivers them, and `progress` is told how many of them are finished.
     """
 
     database: Database
     worker: Worker
     client: AmberfloClient
-    owned: frozenset[str]
     concurrency: int = 16
     as_strings: bool = False
+    #: the account in the state (`memo.ACCOUNT`) that `client` speaks to: nothing is claimed for
+    #: another one; None where nobody looked
+    account: str | None = None
+    #: names or globs of traits that are never written or removed
+    protected: tuple[str, ...] = ()
     patience: float = 300.0
     for_run: int | None = None
     stop: Callable[[], bool] = lambda: False
@@ -97,7 +108,7 @@ class CustomerDelivery:
 
     async def run(self) -> Delivery:
         """Deliver; see the class."""
-        self._queue: asyncio.Queue[DueRow] = asyncio.Queue()
+        self._queue: asyncio.Queue[Claimed] = asyncio.Queue()
         self._in_work: set[str] = set()
         self._wake = asyncio.Event()
         self._outcomes = Outcomes(self.database)
@@ -154,21 +165,28 @@ class CustomerDelivery:
 
     async def _take(self) -> int:
         """Claim and queue the next due customers; gives how many."""
-        rows = await asyncio.to_thread(self._claim)
-        for row in rows:
-            self._in_work.add(row.customer_id)
-            self._queue.put_nowait(row)
-        return len(rows)
+        claimed = await asyncio.to_thread(self._claim)
+        for one in claimed:
+            self._in_work.add(one.row.customer_id)
+            self._queue.put_nowait(one)
+        return len(claimed)
 
-    def _claim(self) -> list[DueRow]:
+    def _claim(self) -> list[Claimed]:
+        """A delivery may last for hours: which traits are ours is read with each claim. Should that
+        change after it, the customers concerned are due again."""
         page = PAGE
         if self.client.pace.limited:
             page = min(PAGE, max(self.concurrency, int(self.client.pace.rate * PAGE_SECONDS)))
         try:
             with self.database.write() as connection:
-                return snapshot.claim(connection, self.worker.number, _now(), page, self.for_run)
+                if self.account not in (None, memo.get(connection, memo.ACCOUNT)):
+                    self.result.problem = "the Amberflo account was changed meanwhile"
+                    return []
+                rows = snapshot.claim(connection, self.worker.number, _now(), page, self.for_run)
+                owned = snapshot.owned(connection) if rows else frozenset()
         except Busy:  # a run commits
             return []
+        return [Claimed(row, owned) for row in rows]
 
     def _nothing_due(self) -> bool:
         with self.database.read() as connection:
@@ -221,7 +239,7 @@ class CustomerDelivery:
         """Let the requests that are under way end; what has not begun stays due."""
         left = []
         while not self._queue.empty():
-            left.append(self._queue.get_nowait().customer_id)
+            left.append(self._queue.get_nowait().row.customer_id)
         self._in_work.difference_update(left)
         if left:
             with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
@@ -232,24 +250,31 @@ class CustomerDelivery:
 
     async def _work(self) -> None:
         while True:
-            row = await self._queue.get()
+            claimed = await self._queue.get()
             try:
-                outcome = await self._deliver(row)
+                outcome = await self._deliver(claimed)
                 if outcome is not None:
                     await self._outcomes.write(outcome)
                     self._count(outcome)
             finally:
-                self._in_work.discard(row.customer_id)
+                self._in_work.discard(claimed.row.customer_id)
                 if self._queue.qsize() < self.concurrency:
                     self._wake.set()
 
-    async def _deliver(self, row: DueRow) -> Outcome | None:
+    async def _deliver(self, claimed: Claimed) -> Outcome | None:
         """Read, merge, write one customer; None when it is not to be begun any more."""
         if self.stop() or self.result.problem is not None:
             return None
+        row = claimed.row
         try:
             current = await self.client.get_customer(row.customer_id)
-            record = to_put(current, row, self.owned, as_strings=self.as_strings)
+            record = to_put(
+                current,
+                row,
+                claimed.owned,
+                as_strings=self.as_strings,
+                protected=self.protected,
+            )
             try:
                 await self.client.put_customer(record)
             except Refused as refused:
@@ -285,8 +310,6 @@ class Outcomes:
         self._database = database
         self._waiting: list[tuple[Outcome, asyncio.Future[None]]] = []
         self._some = asyncio.Event()
-        with database.read() as connection:
-            self._any_failure = failures.count(connection) > 0
 
     async def write(self, outcome: Outcome) -> None:
         """Returns when the outcome is on disk."""
@@ -324,9 +347,9 @@ class Outcomes:
             if sent:
                 for run, finished in sorted(snapshot.acknowledge(connection, sent, now).items()):
                     runs.add_outcomes(connection, run, delivered=finished)
-                if self._any_failure:
-                    refs = [failures.customer_ref(row.customer_id) for row in sent]
-                    failures.clear(connection, refs)
+                # Whoever recorded that they were refused: it may be another process.
+                refs = [failures.customer_ref(row.customer_id) for row in sent]
+                failures.clear(connection, refs)
             if later:
                 snapshot.postpone(
                     connection,
@@ -340,7 +363,6 @@ class Outcomes:
                 for run, finished in sorted(snapshot.park(connection, refused).items()):
                     runs.add_outcomes(connection, run, failed=finished)
                 failures.put(connection, [_failure(one, now) for one in never])
-                self._any_failure = True
 
 
 def _failure(never: Never, now: int) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 Its name becomes its id; its email and what identify calls said of it go. The customer itself, its
 memberships and what others put there stay: usage is billed to them, and a customer that is deleted
-at Amberflo cannot come back.
+at Amberflo cannot come back. What is still due of the memberships goes with it: nobody sends that
+afterwards.
 """
 
 from __future__ import annotations
@@ -13,33 +14,32 @@ import time
 from collections.abc import Collection
 
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.customer import merged
+from syncer.amberflo.customer import Desired, to_put
 from syncer.backoff import full_jitter
 from syncer.errors import TryAgain
 
 
 async def farewell(
-    client: AmberfloClient, customer_id: str, called: Collection[str], patience: float
-) -> None:
-    """Returns when Amberflo has taken it, or does not know the customer; `called` are the traits of
-    identify calls. Raises what Amberflo answered when it was not to be had for `patience` seconds,
-    or refuses. The caller has claimed the customer."""
+    client: AmberfloClient,
+    row: Desired,
+    owned: Collection[str],
+    patience: float,
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
+) -> bool:
+    """Returns when Amberflo has taken the last write, `row` (see `to_put`; what is `protected`
+    stays); False where it does not know the customer. Raises what Amberflo answered when it was not
+    to be had for `patience` seconds, or refuses. The caller has claimed the customer."""
     until, attempts = time.monotonic() + patience, 0
     while True:
         try:
-            current = await client.get_customer(customer_id)
+            current = await client.get_customer(row.customer_id)
             if current is None:
-                return
-            record = merged(
-                current,
-                customer_id=customer_id,
-                traits={},
-                name=customer_id,
-                email="",
-                owned=called,
-            )
+                return False
+            record = to_put(current, row, owned, as_strings=as_strings, protected=protected)
             await client.put_customer(record)
-            return
+            return True
         except TryAgain as problem:
             attempts += 1
             wait = max(full_jitter(attempts, random.random()), problem.after or 0.0)

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from syncer import __version__, report
-from syncer.errors import EXIT_FAILED, EXIT_OK, StateError, SyncerError
+from syncer.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NotKept, StateError, SyncerError
 from syncer.interpreter import set_for_throughput
 
 
@@ -34,7 +34,7 @@ def main() -> NoReturn:
         status = error.exit_code
     except StateError as error:
         report.say(f"error: {error}")
-        status = EXIT_FAILED
+        status = EXIT_USAGE if isinstance(error, NotKept) else EXIT_FAILED
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,6 +52,7 @@ COMMANDS = {
     "diff": "sync",
     "resync": "sync",
     "runs": "runs",
+    "traits": "traits",
     "audit": "audit",
     "forget": "forget",
     "verify": "verify",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,18 @@ from syncer.cli.options import (
 from syncer.cli.seal import compact, seal
 from syncer.cli.shapes import entry_json, undelivered_json, value
 from syncer.engage.catalog import AUDIENCE
-from syncer.errors import NotFound
+from syncer.errors import NotFound, NotKept
 from syncer.sync.forget import check_not_forgotten
 
 #: Rows of a table where --limit does not say.
 TABLE = 1000
 
 TIMES = ("observed_at", "recorded_at", "delivered_at")
-CHANGE = ("trait", "key", "before", "after", "run", *TIMES)
-MOVE = ("customer_id", *TIMES, "run")
-CHANGE_OF_RUN = ("customer_id", "trait", "key", "before", "after", *TIMES)
-UNDELIVERED = ("customer_id", "trait", "key", "before", "after", "run", *TIMES[:2], "refused")
+VALUES = ("trait", "key", "before", "after")
+CHANGE = (*VALUES, "run", "source", *TIMES)
+MOVE = ("customer_id", *TIMES, "run", "source")
+CHANGE_OF_RUN = ("customer_id", *VALUES, "source", *TIMES)
+UNDELIVERED = ("customer_id", *VALUES, "run", "source", *TIMES[:2], "refused")
 
 Row = dict[str, Any]
 
@@ -96,7 +98,7 @@ def audit_customer(
     limit: int | None,
 ) -> None:
     """A customer's present traits and their history."""
-    with looking(config) as database, database.read() as connection:
+    with _asking(config, as_json) as connection:
         check_not_forgotten(connection, customer_id)
         present = history.present(connection, customer_id)
         if present is None:
@@ -111,7 +113,8 @@ def audit_customer(
             _say_what_is_kept(connection, since)
         if key is not None:
             key = _key(connection, key)
-            names = {row.trait for row in snapshot.traits(connection) if row.key == key}
+            rows = snapshot.traits(connection, released=True)
+            names = {row.trait for row in rows if row.key == key}
             traits = {trait: one for trait, one in traits.items() if trait in names}
         ask = partial(
             history.of_customer, connection, customer_id, key=key, since=since, until=until
@@ -119,7 +122,7 @@ def audit_customer(
         if wants_json(as_json):
             document = {"customer_id": customer_id, "present": traits}
             report.print_json_with_lists(
-                document if at is None else {**document, "at": report.iso(at)},
+                document if at is None else {**document, **_as_of(connection, at)},
                 {"changes": _json(CHANGE, _newest(ask, limit))},
             )
         elif as_csv:
@@ -154,7 +157,7 @@ def audit_audience(
     limit: int | None,
 ) -> None:
     """Who entered and left an audience; or with --at who was in."""
-    with looking(config) as database, database.read() as connection:
+    with _asking(config, as_json) as connection:
         key = _key(connection, key)
         at = _moment(connection, at, at_run, since, until)
         if at is not None:
@@ -190,7 +193,7 @@ def _print_members(
         return
     count = history.count_at(connection, key, at)
     if as_json:
-        document = {"audience": key, "at": report.iso(at), "count": count}
+        document = {"audience": key, **_as_of(connection, at), "count": count}
         report.print_json_with_lists(document, {"members": ask(limit=limit)})
         return
     rows = ({"customer_id": one} for one in ask(limit=limit or TABLE))
@@ -209,7 +212,7 @@ def audit_run(
     run: int, config: Path | None, as_json: bool, as_csv: bool, key: str | None, limit: int | None
 ) -> None:
     """Everything that a run changed, one audience or computed trait after another."""
-    with looking(config) as database, database.read() as connection:
+    with _asking(config, as_json) as connection:
         record = run_records.get(connection, run)
         if record is None:
             raise NotFound(f"there is no run {run}; `syncer runs` lists them")
@@ -242,7 +245,7 @@ def audit_run(
 @limit_option
 def audit_undelivered(config: Path | None, as_json: bool, as_csv: bool, limit: int | None) -> None:
     """What Amberflo has not acknowledged, by customer."""
-    with looking(config) as database, database.read() as connection:
+    with _asking(config, as_json) as connection:
         ask = partial(history.undelivered, connection)
         if as_csv and not wants_json(as_json):
             rows = map(undelivered_json, ask(limit=limit))
@@ -266,22 +269,42 @@ def audit_undelivered(config: Path | None, as_json: bool, as_csv: bool, limit: i
 @csv_option
 def audit_at(at: int, config: Path | None, as_json: bool, as_csv: bool) -> None:
     """How many were in each audience, as recorded here by a time."""
-    with looking(config) as database, database.read() as connection:
+    with _asking(config, as_json) as connection:
+        as_of = _as_of(connection, at)
         audiences = [
             {
                 "audience": row.key,
                 "trait": row.trait,
                 "count": history.count_at(connection, row.key, at),
             }
-            for row in snapshot.traits(connection)
+            for row in snapshot.traits(connection, released=True)
             if row.kind == AUDIENCE
         ]
     columns = ("audience", "trait", "count")
     if wants_json(as_json):
-        report.print_json({"at": report.iso(at), "audiences": audiences})
+        report.print_json({**as_of, "audiences": audiences})
     else:
         print_rows = report.print_csv if as_csv else report.print_table
         print_rows(columns, _cells(columns, audiences))
+
+
+@contextmanager
+def _asking(config: Path | None, as_json: bool) -> Iterator[Connection]:
+    """The history, as it is at one moment. A question about a time before it is refused; who wants
+    JSON gets that as a document, too."""
+    with looking(config) as database, database.read() as connection:
+        try:
+            yield connection
+        except NotKept as error:
+            if wants_json(as_json):
+                known_since = report.iso(error.known_since)
+                report.print_json({"error": str(error), "known_since": known_since})
+            raise
+
+
+def _as_of(connection: Connection, at: int) -> Row:
+    """What every answer as of a moment says first. Raises `NotKept` where there is none."""
+    return {"at": report.iso(at), "known_since": report.iso(history.check_known(connection, at))}
 
 
 def _moment(

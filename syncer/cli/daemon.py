@@ -13,6 +13,7 @@ from syncer import log
 from syncer.cli.options import config_option, config_path, listen_for_stop
 from syncer.config import Config, load
 from syncer.daemon.service import run
+from syncer.storage import settled
 
 
 @click.command()
@@ -30,8 +31,8 @@ def daemon(config: Path | None) -> None:
         if not asked.is_set():
             return None
         asked.clear()
-        return load(path, os.environ)
+        return settled(load(path, os.environ))
 
-    loaded = load(path, os.environ)
+    loaded = settled(load(path, os.environ))
     log.set_up(loaded.log.format, loaded.log.level)
     run(loaded, stop, reread)

@@ -2,60 +2,101 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
 from state import failures as records
 from state.database import Database
 from syncer import report
-from syncer.cli.options import application, config_option, json_option, looking, wants_json
+from syncer.cli.options import (
+    application,
+    config_option,
+    json_option,
+    looking,
+    readable,
+    wants_json,
+)
 from syncer.errors import EXIT_FAILED, NotFound, SyncerError
+
+#: Rows of a table where --limit does not say.
+TABLE = 1000
+
+customer_option = click.option(
+    "--customer", metavar="ID", callback=readable, help="Only those of this customer."
+)
+newest_option = click.option(
+    "--limit",
+    type=click.IntRange(min=1, max=2**63 - 1),
+    help=f"Only the newest so many [default: all, of a table {TABLE:,}].",
+)
 
 
 @click.group(invoke_without_command=True)
 @config_option
 @json_option
+@customer_option
+@newest_option
 @click.pass_context
-def failures(context: click.Context, config: Path | None, as_json: bool) -> None:
-    """What Amberflo refused for good, with the request and its answer."""
+def failures(
+    context: click.Context,
+    config: Path | None,
+    as_json: bool,
+    customer: str | None,
+    limit: int | None,
+) -> None:
+    """What Amberflo refused for good, with the request and its answer; and calls that could not be
+    taken, of which the newest are kept."""
     if context.invoked_subcommand is None:
-        list_failures(config, as_json)
+        list_failures(config, as_json, customer, limit)
 
 
 @failures.command("list")
 @config_option
 @json_option
-def failures_list(config: Path | None, as_json: bool) -> None:
+@customer_option
+@newest_option
+def failures_list(
+    config: Path | None, as_json: bool, customer: str | None, limit: int | None
+) -> None:
     """The failures, oldest first."""
-    list_failures(config, as_json)
+    list_failures(config, as_json, customer, limit)
 
 
-def list_failures(config: Path | None, as_json: bool) -> None:
+def list_failures(
+    config: Path | None, as_json: bool, customer: str | None, limit: int | None
+) -> None:
     with looking(config) as database, database.read() as connection:
-        found = records.find(connection)
-    if wants_json(as_json):
-        report.print_json([{**row, "failed_at": report.iso(row["failed_at"])} for row in found])
-        return
-    columns = ("id", "kind", "customer", "status", "reason", "attempts", "failed at")
-    names = ("kind", "customer_id", "status", "reason", "attempts")
-    rows = [
-        [str(row["id"]), *(row[name] for name in names), report.iso(row["failed_at"])]
-        for row in found
-    ]
-    report.print_table(columns, rows)
+        each = partial(records.each, connection, customer_id=customer)
+        if wants_json(as_json):
+            rows = each(limit=limit)
+            report.print_json_list(
+                {**row, "failed_at": report.iso(row["failed_at"])} for row in rows
+            )
+            return
+        names = ("kind", "customer_id", "message_id", "status", "reason", "attempts")
+        report.print_table(
+            ("id", "kind", "customer", "message", "status", "reason", "attempts", "failed at"),
+            [
+                [str(row["id"]), *(row[name] for name in names), report.iso(row["failed_at"])]
+                for row in each(limit=limit or TABLE)
+            ],
+        )
+        more = records.count_of(connection, customer) - (limit or TABLE)
+    if more > 0:
+        report.stdout().print(f"and {more:,} older ones: --limit shows more, --json all")
 
 
-def _chosen(database: Database, ids: tuple[int, ...], everything: bool) -> list[Any]:
+def _check_chosen(database: Database, ids: tuple[int, ...], everything: bool) -> int:
+    """The number of the newest failure; raises where what is named is not there."""
     if bool(ids) == everything:
         raise click.UsageError("name failures by their numbers, or all of them with --all")
     with database.read() as connection:
-        there = records.find(connection, None if everything else ids)
-    missing = sorted(set(ids) - {row["id"] for row in there})
-    if missing:
-        raise NotFound(f"there is no failure {missing[0]}; `syncer failures` lists them")
-    return there
+        missing = set(ids) - {row["id"] for row in records.find(connection, ids)}
+        if missing:
+            raise NotFound(f"there is no failure {min(missing)}; `syncer failures` lists them")
+        return records.newest(connection)
 
 
 @failures.command("retry")
@@ -69,14 +110,9 @@ def failures_retry(
     """Send them again now; while a daemon runs, it sends the meter records."""
     app = application(config)
     with app.runs() as found:
-        rows = _chosen(found.database, ids, everything)
-        for row in rows:
-            if records.only_discarded(row):
-                raise SyncerError(
-                    f"failure {row['id']} is a call that cannot be taken ({row['reason']}): "
-                    "it can only be discarded"
-                )
-        delivery = app.retry(found, rows)
+        newest = _check_chosen(found.database, ids, everything)
+        _check_sendable(found.database, ids)
+        delivery = app.retry(found, None if everything else ids, newest)
     if wants_json(as_json):
         report.print_json({"delivered": delivery.delivered, "failed": delivery.failed})
     report.say(f"{delivery.delivered:,} delivered, {delivery.failed:,} refused again")
@@ -84,6 +120,18 @@ def failures_retry(
         report.say(f"error: {delivery.problem}")
     if delivery.failed or delivery.problem or delivery.stopped:
         raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _check_sendable(database: Database, ids: tuple[int, ...]) -> None:
+    with database.read() as connection:
+        for row in records.find(connection, ids):
+            if records.only_discarded(row):
+                raise SyncerError(
+                    f"failure {row['id']} is a call that cannot be taken ({row['reason']}): "
+                    "it can only be discarded"
+                )
+        if not ids and (calls := records.count_calls(connection)):
+            report.say(f"{calls:,} calls cannot be taken as they are: they stay until discarded")
 
 
 @failures.command("discard")
@@ -96,9 +144,12 @@ def failures_discard(
 ) -> None:
     """Forget them; what they wanted is not sent until the customer changes or is resynced."""
     with application(config).state(writes=True) as database:
-        chosen = [row["id"] for row in _chosen(database, ids, everything)]
-        with database.write() as connection:
-            removed = records.remove(connection, chosen)
+        newest = _check_chosen(database, ids, everything)
+        if everything:
+            removed = records.discard_until(database, newest)
+        else:
+            with database.write() as connection:
+                removed = records.remove(connection, ids)
     if wants_json(as_json):
         report.print_json({"discarded": removed})
     report.say(f"{removed:,} discarded")

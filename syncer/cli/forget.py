@@ -21,7 +21,7 @@ def forget(customer_id: str, config: Path | None, as_json: bool, yes: bool, undo
     """Erase a customer, and keep it out from then on.
 
     At Amberflo its name becomes its id, its email and the traits of identify calls go; usage and
-    memberships stay. Here everything goes, the history too.
+    memberships stay, as Engage has them. Here everything goes, the history too.
     """
     app = application(config)
     if not (yes or undo):
@@ -43,13 +43,14 @@ def forget(customer_id: str, config: Path | None, as_json: bool, yes: bool, undo
                 "`syncer sync --full`"
             )
             return
-        erased = forgetting.forget(customer_id)
+        erased, at_amberflo = forgetting.forget(customer_id)
         clean = forgetting.scrub()
     if as_json:
         report.print_json(
             {
                 "customer_id": customer_id,
                 "forgotten": True,
+                "at_amberflo": at_amberflo,
                 "erased": {
                     "customers": int(erased.known),
                     "changes": erased.changes,
@@ -58,8 +59,10 @@ def forget(customer_id: str, config: Path | None, as_json: bool, yes: bool, undo
                 "traces": not clean,
             }
         )
-    what = "it was not known here" if not erased.known else "the customer is erased"
-    report.say(f"{what}; {erased.changes:,} changes and {erased.failures:,} failures erased")
+    here = "the customer is erased" if erased.known else "it was not known here"
+    there = "has its id for a name now and no email" if at_amberflo else "does not know it"
+    gone = f"{erased.changes:,} changes and {erased.failures:,} failures erased"
+    report.say(f"{here}, Amberflo {there}; {gone}")
     if not clean:
         report.say(
             "calls that were taken before wait to be delivered, or somebody reads the database: "

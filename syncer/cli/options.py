@@ -17,7 +17,7 @@ import click
 from state.database import Database
 from syncer import report
 from syncer.config import Config, load
-from syncer.storage import opened
+from syncer.storage import opened, settled
 
 if TYPE_CHECKING:
     from syncer.app import App
@@ -55,13 +55,13 @@ def moment(_context: click.Context, _param: click.Parameter, text: str | None) -
         return None
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        if found.tzinfo is None:
+            found = found.replace(tzinfo=UTC)
+        return round(found.astimezone(UTC).timestamp() * 1000)
+    except (ValueError, OverflowError):
         raise click.BadParameter(
             f"{text!r} is no time; write for example 2026-11-01 or 2026-11-01T12:00:00Z"
         ) from None
-    if found.tzinfo is None:
-        found = found.replace(tzinfo=UTC)
-    return round(found.timestamp() * 1000)
 
 
 def config_path(path: Path | None) -> Path:
@@ -76,7 +76,7 @@ def config_path(path: Path | None) -> Path:
 
 def settings(path: Path | None) -> Config:
     """The config of a command."""
-    return load(config_path(path), os.environ)
+    return settled(load(config_path(path), os.environ))
 
 
 def wants_json(as_json: bool) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import orjson
 
+from state import holds
 from state import runs as run_records
+from state.holds import Hold
 from syncer import report
 from syncer.cli.options import application, config_option, json_option, looking, wants_json
-from syncer.cli.shapes import run_json, run_line, trait_json
-from syncer.cli.sync import end
+from syncer.cli.shapes import hold_json, run_json, run_line, trait_json
+from syncer.cli.sync import end, forget_deleted
 from syncer.errors import NotFound
+from syncer.sync.run import Runs, Word
 
 
 @click.group(invoke_without_command=True)
@@ -61,10 +65,17 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
     with looking(config) as database, database.read() as connection:
         record = run_records.get(connection, run)
         traits = run_records.traits(connection, run)
+        found = [(one, holds.count(connection, one.id)) for one in holds.of_run(connection, run)]
     if record is None:
         raise NotFound(f"there is no run {run}; `syncer runs` lists them")
     if wants_json(as_json):
-        report.print_json({**run_json(record), "traits": [trait_json(row) for row in traits]})
+        report.print_json(
+            {
+                **run_json(record),
+                "traits": [trait_json(row) for row in traits],
+                "holds": [hold_json(one, customers) for one, customers in found],
+            }
+        )
         return
     report.print_table(report.TRAIT_COLUMNS, report.trait_rows(traits))
     for row in traits:
@@ -72,35 +83,86 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
             report.stdout().print(f"{row['trait']}: {count:,} skipped: {reason}")
         if row["waiting"]:
             report.stdout().print(f"{row['trait']}: {row['waiting']:,} wait for Segment")
+    for one, customers in found:
+        report.stdout().print(_hold_line(one, customers))
     report.stdout().print(run_line(record))
     if record["error"]:
         report.stdout().print(record["error"])
 
 
+def _hold_line(hold: Hold, customers: int) -> str:
+    decided = hold.decision or "open"
+    if hold.decided_by:
+        decided += f" by {hold.decided_by}"
+    if hold.because:
+        decided += f" ({hold.because})"
+    return (
+        f"hold {hold.id} of {hold.key}, {decided}: {hold.reason}; "
+        f"{customers:,} customers, since run {hold.since_run}"
+    )
+
+
+def word_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`--by` and `--because`: who decides, and why."""
+    for option in (
+        click.option("--because", metavar="TEXT", help="Why; it is kept with the decision."),
+        click.option("--by", metavar="NAME", help="Who decides; it is kept with the decision."),
+    ):
+        command = option(command)
+    return command
+
+
 @runs.command("approve")
 @click.argument("run", type=int)
+@word_options
 @config_option
 @json_option
-def runs_approve(run: int, config: Path | None, as_json: bool) -> None:
+def runs_approve(
+    run: int, by: str | None, because: str | None, config: Path | None, as_json: bool
+) -> None:
     """Let through what the guard held in a run.
 
-    Compares everything anew, so that what is sent is what Engage says now.
+    Compares everything anew, and sends of what was held as much as Engage still says.
     """
-    with application(config).runs() as found:
-        end(found, found.approve(run), wants_json(as_json))
+    app = application(config)
+    with app.runs() as found:
+        result = found.approve(run, Word(by, because))
+        forget_deleted(app, found, result)
+        end(found, result, wants_json(as_json))
 
 
 @runs.command("reject")
 @click.argument("run", type=int)
+@word_options
 @config_option
 @json_option
-def runs_reject(run: int, config: Path | None, as_json: bool) -> None:
-    """Leave what the guard held in a run as it is."""
+def runs_reject(
+    run: int, by: str | None, because: str | None, config: Path | None, as_json: bool
+) -> None:
+    """Keep what the guard held in a run from being sent.
+
+    It lasts until Engage says something else of a customer, or `runs lift` takes it back.
+    """
     with application(config).runs() as found:
-        found.reject(run)
-        with found.database.read() as connection:
-            record = run_records.get(connection, run)
+        found.reject(run, Word(by, because))
+        _tell(found, run, as_json, "rejected: nothing of what it held will be sent")
+
+
+@runs.command("lift")
+@click.argument("run", type=int)
+@config_option
+@json_option
+def runs_lift(run: int, config: Path | None, as_json: bool) -> None:
+    """Take back the rejection of what a run held; the next run judges it anew."""
+    with application(config).runs() as found:
+        found.lift(run)
+        _tell(found, run, as_json, "lifted: the next run judges anew what it held")
+
+
+def _tell(found: Runs, run: int, as_json: bool, what: str) -> None:
+    with found.database.read() as connection:
+        record = run_records.get(connection, run)
     if wants_json(as_json):
         report.print_json(run_json(record))
     else:
-        report.say(f"run {run} rejected: nothing of what it held will be sent")
+        report.say(f"run {run} {what}")

@@ -7,15 +7,18 @@ from typing import Any
 import orjson
 
 from state.history import ENTERED, EXITED, Entry, Undelivered
+from state.holds import Hold
 from syncer import report
 from syncer.sync.compare import CustomerChange
+from syncer.sync.contact import FirstContact
 from syncer.sync.run import Compared
 
 
 def run_json(record: Any) -> dict[str, Any]:
     names = (
         *("pulled", "entered", "exited", "changed", "unchanged", "skipped"),
-        *("due", "delivered", "failed", "held", "without_customer_id", "error"),
+        *("due", "delivered", "failed", "held", "without_customer_id", "deleted", "first_contact"),
+        "error",
     )
     return {
         "run": record["id"],
@@ -28,17 +31,41 @@ def run_json(record: Any) -> dict[str, Any]:
     }
 
 
+def hold_json(hold: Hold, customers: int) -> dict[str, Any]:
+    """A hold, and of how many customers it keeps something back now."""
+    return {
+        "hold": hold.id,
+        "trait": hold.trait,
+        "key": hold.key,
+        "reason": hold.reason,
+        "since_run": hold.since_run,
+        "since": report.iso(hold.since),
+        "last_run": hold.last_run,
+        "members": hold.members,
+        "leaving": hold.leaving,
+        "customers": customers,
+        "decision": hold.decision,
+        "decided_at": report.iso(hold.decided_at),
+        "decided_by": hold.decided_by,
+        "because": hold.because,
+        "decided_run": hold.decided_run,
+    }
+
+
 def trait_json(row: Any) -> dict[str, Any]:
     names = ("key", *report.TRAIT_COLUMNS, "waiting")
     return {**{name: row[name] for name in names}, "reasons": orjson.loads(row["reasons"])}
 
 
 def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
+    decision = compared.decision
+    all_held = decision.holds_deletion(change)
     return {
         "customer_id": change.customer_id,
         "new": not change.known,
         "name": change.name,
         "email": change.email,
+        "deleted": change.deleted,
         "changes": [
             {
                 "trait": one.trait,
@@ -46,11 +73,29 @@ def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
                 "before": one.before,
                 "after": one.after,
                 "observed_at": report.iso(one.observed_at),
-                "held": compared.holds(one),
-                "waiting": compared.waits(one),
+                "held": all_held or decision.holds(one),
+                "waiting": decision.waits(one),
+                "source": one.source,
             }
             for one in change.changes
         ],
+    }
+
+
+def first_contact_json(first: FirstContact) -> dict[str, Any]:
+    """What a full run finds at Amberflo under our names; `unknown` are customers there that the
+    state does not know, be they Engage's or not."""
+    return {
+        "traits": [
+            {
+                "trait": one.trait,
+                "found": one.found,
+                "differ": one.differ,
+                "examples": [example._asdict() for example in one.examples],
+            }
+            for one in first.by_name()
+        ],
+        "unknown": first.unknown,
     }
 
 
@@ -64,6 +109,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "before": value(entry.before),
         "after": value(entry.after),
         "run": entry.run,
+        "source": entry.told_by,
         "observed_at": report.iso(entry.observed_at),
         "recorded_at": report.iso(entry.recorded_at),
         "delivered_at": report.iso(entry.delivered_at),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import click
 import orjson
 
-from state import alerts, failures, queue, snapshot, workers
+from state import alerts, failures, holds, queue, snapshot, workers
 from state import runs as run_records
 from state.database import shown
 from syncer import report
@@ -32,7 +31,7 @@ def status(config: Path | None, as_json: bool) -> None:
         with database.read() as connection:
             newest = run_records.newest(connection, 1)
             oldest = [snapshot.waits_since(connection)]
-            held = run_records.held_keys(connection)
+            held = holds.open_keys(connection)
             customers = snapshot.backlog(connection)
             failed = failures.count(connection)
             active = alerts.active(connection)
@@ -126,7 +125,7 @@ def check(config: Path | None, as_json: bool) -> None:
         report.print_json(results)
     else:
         for row in results:
-            print(f"{'good' if row['good'] else 'BAD '}  {row['check']}: {row['says']}")
+            report.print_line(f"{'good' if row['good'] else 'BAD '}  {row['check']}: {row['says']}")
     if not all(row["good"] for row in results):
         raise click.exceptions.Exit(EXIT_FAILED)
 
@@ -136,7 +135,7 @@ def _check_source(app: App) -> str:
 
 
 def _check_amberflo(app: App) -> str:
-    asyncio.run(app.check_amberflo())
+    app.check_amberflo()
     return f"the key is good at {app.config.amberflo.customers_url}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
@@ -13,9 +14,11 @@ from state import seal
 from syncer import report
 from syncer.app import App
 from syncer.cli.options import application, config_option, json_option
-from syncer.cli.shapes import change_json, run_json, run_line, said, trait_json
-from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK
+from syncer.cli.shapes import change_json, first_contact_json, run_json, run_line, said, trait_json
+from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
+from syncer.sync.commit import Applied
 from syncer.sync.compare import CustomerChange
+from syncer.sync.contact import FirstContact
 from syncer.sync.run import Compared, Result, Runs, trait_sums
 
 
@@ -24,17 +27,26 @@ from syncer.sync.run import Compared, Result, Runs, trait_sums
 @json_option
 @click.option("--full", is_flag=True, help="Compare everything (a reconcile).")
 @click.option("--dry-run", is_flag=True, help="Show what would change; change nothing anywhere.")
-def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool) -> None:
+@click.option(
+    "--new-account",
+    is_flag=True,
+    help="The settings are a new account's: send everybody.",
+)
+def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool, new_account: bool) -> None:
     """One run now, until delivered.
 
     The first one pulls everything; later ones what changed since.
     """
     app = application(config)
+    if dry_run and new_account:
+        raise click.UsageError("--new-account sends everybody; it cannot be tried with --dry-run")
     if dry_run:
         show_diff(app, full=full, customers=False, as_json=as_json)
         return
     with app.runs() as runs:
-        end(runs, runs.sync(full=full), as_json)
+        result = runs.sync(full=full, new_account=new_account)
+        forget_deleted(app, runs, result)
+        end(runs, result, as_json)
 
 
 @click.command()
@@ -42,12 +54,16 @@ def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool) -> None:
 @json_option
 @click.option("--full", is_flag=True, help="As a reconcile would see it.")
 @click.option("--customers", is_flag=True, help="List the customers that would change.")
-def diff(config: Path | None, as_json: bool, full: bool, customers: bool) -> None:
+@click.option("--amberflo", is_flag=True, help="Read Amberflo too: what a full run finds there.")
+def diff(config: Path | None, as_json: bool, full: bool, customers: bool, amberflo: bool) -> None:
     """The membership diff that the next run would make.
 
-    Writes nothing and asks Amberflo nothing.
+    Writes nothing. Asks Amberflo nothing without --amberflo, which names the values that stand
+    there under our names and that a full run would take over or correct.
     """
-    show_diff(application(config), full=full, customers=customers, as_json=as_json)
+    show_diff(
+        application(config), full=full, customers=customers, as_json=as_json, amberflo=amberflo
+    )
 
 
 @click.command()
@@ -73,7 +89,23 @@ def resync(
     if not yes:
         click.confirm(f"Send {whom} to Amberflo again?", abort=True, err=True)
     with app.runs() as runs:
-        end(runs, runs.resync(audience=audience, customer_id=customer), as_json)
+        result = runs.resync(audience=audience, customer_id=customer)
+        forget_deleted(app, runs, result)
+        end(runs, result, as_json)
+
+
+def forget_deleted(app: App, runs: Runs, result: Result) -> None:
+    """Forget whom a run found deleted in Segment, where the config says so."""
+    if not runs.selection.forget_deleted:
+        return
+    try:
+        with app.queue(writes=True) as calls:
+            erased = app.forget(runs.database, calls).forget_all_asked()
+    except SyncerError as error:
+        result.problems.append(f"who was deleted in Segment is not forgotten yet: {error}")
+    else:
+        if erased:
+            report.say(f"{erased:,} customers that were deleted in Segment are forgotten")
 
 
 def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
@@ -93,6 +125,7 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
                 "waiting": result.waiting,
                 "mismatches": [asdict(one) for one in result.mismatches],
                 "problems": result.problems,
+                "notices": result.notices,
             }
         )
     else:
@@ -106,7 +139,7 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         )
     for key, reason in result.held.items():
         report.say(f"held: {key}: {reason}")
-    if result.state == run_records.HELD:
+    if result.held:
         report.say(
             f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through"
         )
@@ -118,6 +151,8 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         report.say(
             f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}"
         )
+    for notice in result.notices:
+        report.say(notice)
     for problem in result.problems:
         report.say(f"error: {problem}")
     if result.problems:
@@ -125,18 +160,25 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
     raise click.exceptions.Exit(EXIT_HELD if result.held else EXIT_OK)
 
 
-def show_diff(app: App, *, full: bool, customers: bool, as_json: bool) -> None:
-    with app.runs(writes=False) as runs:
-        compared = runs.diff(full=full)
-        try:
-            _print_diff(runs, compared, customers, as_json)
-        finally:
-            compared.close()
+def show_diff(
+    app: App, *, full: bool, customers: bool, as_json: bool, amberflo: bool = False
+) -> None:
+    with ExitStack() as held:
+        runs = held.enter_context(app.runs(writes=False))
+        compared = held.enter_context(closing(runs.diff(full=full, amberflo=amberflo)))
+        _print_diff(runs, compared, customers, as_json)
+    for notice in compared.catalog.notices:
+        report.say(notice)
     for message in compared.catalog.messages:
         report.say(f"error: {message}")
-    for key, reason in compared.held.items():
+    for notice in compared.notices:
+        report.say(notice)
+    decision = compared.decision
+    for key, reason in decision.held.items():
         report.say(f"would be held: {key}: {reason}")
-    for key, reason in compared.waiting.items():
+    if decision.deletions is not None:
+        report.say(f"would be held: {decision.deletions}")
+    for key, reason in decision.waiting.items():
         report.say(f"would wait: {key}: {reason}")
     if ignored := compared.catalog.ignored:
         shown = ", ".join([*ignored[:10], *(["…"] if len(ignored) > 10 else [])])
@@ -144,19 +186,25 @@ def show_diff(app: App, *, full: bool, customers: bool, as_json: bool) -> None:
 
 
 def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
-    held: dict[str, int] = {}
+    would = Applied()
     for change in compared.plan:
-        for one in compared.split(change)[1]:
-            held[one.key] = held.get(one.key, 0) + 1
+        held = compared.decision.split(change).held
+        would.held.update(one.key for one in held)
+        would.deleted += change.deleted
     tally = compared.tally
-    traits = [trait_json(row) for row in trait_sums(compared, held)]
+    traits = [trait_json(row) for row in trait_sums(compared, would)]
     document = {
         "kind": compared.kind,
         "complete": True,
         "customers": {"new": tally.new, "changed": tally.changed, "unchanged": tally.unchanged},
         "traits": traits,
         "without_customer_id": compared.without_id.profiles,
+        "deleted": would.deleted,
+        "notices": compared.catalog.notices,
     }
+    first = compared.first_contact
+    if first is not None:
+        document["amberflo"] = first_contact_json(first)
     if as_json and not customers:
         report.print_json(document)
     elif as_json:
@@ -178,18 +226,44 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
                 f"{compared.without_id.profiles:,} profiles have no customer id and cannot be "
                 "billed" + ("" if customers else "; --customers lists them")
             )
+        if first is not None:
+            _print_first_contact(first)
         if customers:
             for change in compared.plan:
-                print(_change_line(compared, change))
+                report.print_line(_change_line(compared, change))
             for profile in runs.without_customer_id(compared):
-                print(f"no customer id: profile {profile}")
+                report.print_line(f"no customer id: profile {profile}")
+
+
+def _print_first_contact(first: FirstContact) -> None:
+    found = first.by_name()
+    rows = [(one.trait, one.found, one.differ) for one in found]
+    report.print_table(("trait at Amberflo", "found", "differ"), rows)
+    for one in found:
+        for example in one.examples:
+            print(
+                f"{example.customer_id}: {one.trait} is {said(example.found)} at Amberflo, "
+                f"{said(example.expected)} by Engage"
+            )
+    report.stdout().print(
+        f"{first.unknown:,} customers at Amberflo are not known here; a value that differs "
+        "counts where Engage knows the customer"
+    )
 
 
 def _change_line(compared: Compared, change: CustomerChange) -> str:
+    decision = compared.decision
+    all_held = decision.holds_deletion(change)
     parts = [
         f"{one.trait}: {said(one.before)} → {said(one.after)}"
-        + (" (waiting)" if compared.waits(one) else " (held)" if compared.holds(one) else "")
+        + (
+            " (waiting)"
+            if decision.waits(one)
+            else " (held)"
+            if all_held or decision.holds(one)
+            else ""
+        )
         for one in change.changes
     ]
-    mark = "changed" if change.known else "new"
+    mark = "deleted" if change.deleted else "changed" if change.known else "new"
     return f"{mark} {change.customer_id}: {', '.join(parts) or 'name or email'}"

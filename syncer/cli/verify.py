@@ -18,7 +18,11 @@ from syncer.sync.verification import Verification
 
 @click.command()
 @click.option("--customer", metavar="ID", help="Only this customer.")
-@click.option("--repair", is_flag=True, help="Send what is missing or differs, and look again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Compare with Engage anew and send what differs.",
+)
 @config_option
 @json_option
 def verify(config: Path | None, as_json: bool, customer: str | None, repair: bool) -> None:
@@ -30,7 +34,7 @@ def verify(config: Path | None, as_json: bool, customer: str | None, repair: boo
     with ExitStack() as held:
         if repair:
             runs = held.enter_context(app.runs())
-            found = app.verify(runs.database, customer, send_again=runs.send_again)
+            found = app.verify(runs.database, customer, repair=runs.repair)
         else:
             found = app.verify(held.enter_context(app.state(writes=False)), customer)
         with closing(found):
@@ -64,7 +68,7 @@ def print_json(found: Verification) -> None:
 
 def print_text(found: Verification) -> None:
     for line in _lines(found):
-        print(line)
+        report.print_line(line)
     report.print_table(("trait", "equal", "drifted"), found.traits())
     report.stdout().print(
         f"{found.checked:,} customers checked: {found.equal:,} equal, {found.missing:,} missing, "
@@ -92,11 +96,6 @@ def end(found: Verification, repair: bool) -> None:
         report.say(f"{found.repaired:,} of {found.missing + found.drifted:,} repaired")
     if found.good:
         return
-    if found.findings.only_text_differs():
-        report.say(
-            "every value that differs is there as text: where Amberflo keeps only text, set "
-            'amberflo.trait_values = "string"'
-        )
     if not repair:
         report.say("`syncer verify --repair` sends again what is missing or differs")
     raise click.exceptions.Exit(EXIT_FAILED)

@@ -8,8 +8,8 @@ from syncer.daemon.process import TELL, settle_in
 
 
 def main() -> None:
-    name, *arguments = sys.argv[1:]
-    config, lifeline = settle_in()
+    name = sys.argv[1]
+    config, arguments, lifeline = settle_in()
     if name == "worker":
         from syncer.daemon.worker import work
 

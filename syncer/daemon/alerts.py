@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 
 import orjson
 
-from state import alerts, failures, queue, runs, snapshot
+from state import alerts, failures, holds, queue, runs, snapshot
 from state.database import Database
 from syncer.config import AlertsConfig
 from syncer.daemon.trouble import Trouble
@@ -24,14 +24,16 @@ TIMEOUT = 10.0
 
 @dataclass(frozen=True)
 class Facts:
-    """What alerts follow from. `held` maps keys to the run that holds them; `errors` are those of
-    the newest runs that failed in a row, the newest first; times are seconds."""
+    """What alerts follow from. `held` maps keys to the run that holds them; `failures` are what
+    Amberflo refused, `calls` those that could not be taken; `errors` are those of the newest runs
+    that failed in a row, the newest first; times are seconds."""
 
     held: dict[str, int]
     failures: int
     errors: list[str]
     lag: float
     silent: float
+    calls: int = 0
 
 
 def found(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
@@ -44,6 +46,11 @@ def found(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
     if facts.failures:
         present["failures"] = (
             f"Amberflo refused {facts.failures:,} for good: `syncer failures` lists them"
+        )
+    if facts.calls:
+        more = " or more" if facts.calls >= failures.CALLS else ""
+        present["calls"] = (
+            f"{facts.calls:,}{more} calls cannot be taken as they are: `syncer failures` lists them"
         )
     if len(facts.errors) >= 2:
         present["runs"] = f"{len(facts.errors)} runs in a row failed: {facts.errors[0]}"
@@ -60,8 +67,9 @@ def found(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
 def gather(state: Database, calls: Database, now: float) -> Facts:
     """The facts as the database has them, at a time in epoch seconds."""
     with state.read() as connection:
-        held = runs.held_keys(connection)
-        failed = failures.count(connection)
+        held = holds.open_keys(connection)
+        calls_failed = failures.count_calls(connection)
+        refused = failures.count(connection) - calls_failed
         errors = runs.errors_in_a_row(connection)
         unchanged = runs.unchanged_since(connection)
         oldest = [snapshot.waits_since(connection)]
@@ -70,7 +78,8 @@ def gather(state: Database, calls: Database, now: float) -> Facts:
     since = min((one for one in oldest if one is not None), default=None)
     return Facts(
         held=held,
-        failures=failed,
+        failures=refused,
+        calls=calls_failed,
         errors=errors,
         lag=0.0 if since is None else max(0.0, now - since / 1000),
         silent=0.0 if unchanged is None else max(0.0, now - unchanged / 1000),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from state import alerts, failures, queue, runs, snapshot, workers
+from state import alerts, failures, holds, queue, runs, snapshot, workers
 from state.database import Database
 from syncer.sync.schedule import Slot
 
@@ -57,7 +57,7 @@ class Figures:
             ended = runs.counts(connection)
             sums = runs.totals(connection)
             last = runs.last_good(connection, ())
-            held = runs.held_keys(connection)
+            held = holds.open_keys(connection)
             traits = snapshot.traits(connection)
             active = alerts.active(connection)
             processes = workers.all_of(connection)
@@ -81,10 +81,10 @@ class Figures:
         for row in traits:
             members.add_metric([row.trait, row.kind], row.members)
         yield members
-        holds = GaugeMetricFamily("syncer_held", "Audiences held by the guard", labels=["audience"])
+        gauge = GaugeMetricFamily("syncer_held", "Audiences held by the guard", labels=["audience"])
         for key in sorted(held):
-            holds.add_metric([key], 1)
-        yield holds
+            gauge.add_metric([key], 1)
+        yield gauge
         alerting = GaugeMetricFamily("syncer_alert", "Alerts that are not over", labels=["name"])
         for alert in active:
             alerting.add_metric([alert["name"]], 1)

@@ -1,7 +1,8 @@
 """Processes beside the daemon's own: `python -m syncer.daemon worker` and `… run`.
 
-Each gets the settings through its standard input, which stays open as its lifeline: it closes when
-the daemon ends, however it ends, so no process is left behind.
+Each gets the settings and what it is to do through its standard input, so that nothing of a
+customer stands in the list of processes. That stays open as its lifeline: it closes when the daemon
+ends, however it ends, so no process is left behind.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Beside:
         self, name: str, config: Config, *arguments: str, keeps: int | None = None
     ) -> None:
         """`keeps` is a file that it inherits."""
-        command = [sys.executable, "-m", "syncer.daemon", name, *arguments]
+        # Without -P it would import what lies in the folder that the daemon was started in.
+        command = [sys.executable, "-P", "-m", "syncer.daemon", name]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -41,9 +43,13 @@ class Beside:
         assert self._process.stdin is not None
         self._lifeline, self._closing = self._process.stdin, threading.Lock()
         with suppress(BrokenPipeError):  # it ended at once; `alive` says so
-            pickle.dump(config, self._lifeline)
+            pickle.dump((config, arguments), self._lifeline)
             self._lifeline.flush()
         os.set_blocking(self._lifeline.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -102,11 +108,12 @@ class Lifeline:
         self.rung.set()
 
 
-def settle_in() -> tuple[Config, Lifeline]:
-    """The first thing in a process beside: gives the settings, and our end of the lifeline."""
+def settle_in() -> tuple[Config, tuple[str, ...], Lifeline]:
+    """The first thing in a process beside: gives the settings, what its name needs besides, and our
+    end of the lifeline."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the daemon gets them and ends us
-    config: Config = pickle.load(sys.stdin.buffer)
+    config, arguments = pickle.load(sys.stdin.buffer)
     log.set_up(config.log.format, config.log.level)
     set_for_throughput()
-    return config, Lifeline()
+    return config, arguments, Lifeline()

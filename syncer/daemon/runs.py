@@ -76,6 +76,8 @@ def _report(result: Result) -> None:
     delivery = result.delivery
     for key, reason in result.held.items():
         log.warning("held: %s: %s", key, reason, extra={"run": result.run, "audience": key})
+    for notice in result.notices:
+        log.warning("%s", notice, extra={"run": result.run})
     for problem in result.problems:
         log.error("%s", problem, extra={"run": result.run})
     log.info(

@@ -28,6 +28,7 @@ from syncer.config import Config
 from syncer.daemon import chores
 from syncer.daemon.process import Lifeline
 from syncer.daemon.trouble import Trouble
+from syncer.errors import SyncerError
 from syncer.report import LineProgress
 from syncer.sync.realtime import Sorter
 
@@ -161,10 +162,11 @@ async def _deliver_customers(
             if nothing:
                 trouble(None)  # a run may have delivered what we could not
             elif due:
-                result = await app.customer_delivery(state, worker, client).run()
+                account = await asyncio.to_thread(app.account(state).check)
+                result = await app.customer_delivery(state, worker, client, account).run()
                 trouble(result.problem)
                 pause = PAUSE_AFTER_TROUBLE if result.problem else 0.0
-        except StateError as error:
+        except (StateError, SyncerError) as error:
             trouble(str(error))
             pause = PAUSE_AFTER_TROUBLE
         if pause == PAUSE_AFTER_TROUBLE:

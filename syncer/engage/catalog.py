@@ -5,8 +5,9 @@ Pure: built once a run from what the source has, what the config says and what i
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,9 +16,11 @@ import orjson
 
 from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.engage.names import trait_name
+from syncer.engage.selection import PROFILE_KEYS, kind_by_globs, matches, named
 from syncer.engage.source import ObservedKey
-from syncer.engage.values import USUAL, Value, boolean, is_null, since_1970, typed
+from syncer.engage.values import USUAL, Value, boolean, is_null, typed
 from syncer.errors import SourceError
+from syncer.times import since_1970
 
 __all__ = [
     "AUDIENCE",
@@ -30,18 +33,15 @@ __all__ = [
     "Reading",
     "build",
     "canonical",
-    "matches",
     "newest",
 ]
 
-#: Traits that are the customer's name and email, never traits at Amberflo (design §3).
-PROFILE_KEYS = ("name", "email")
-#: Journeys keep internals in traits of this name (facts/segment.md §1.3).
-INTERNAL = "hidden_entry*"
 #: Steps of journeys are memberships too, and no audiences of the Public API (§3.1, §1.2).
 JOURNEY = "j_o_*"
 #: How many different combinations of values are remembered as read.
 READINGS = 1 << 15
+#: How many keys notices of one kind name.
+NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -100,22 +100,32 @@ class Catalog:
         lost: Iterable[KnownTrait] = (),
         unlisted: Collection[str] = (),
         ignored: Sequence[str] = (),
+        *,
+        notices: Sequence[str] = (),
+        left_out: Sequence[KnownTrait] = (),
+        renamed: Mapping[str, KnownTrait] | None = None,
     ) -> None:
         #: the keys to pull
         found = list(traits)
         self.keys = sorted(trait.key for trait in found)
         found += lost
-        #: ours, those of earlier runs that the source lost or the config leaves out now included
+        #: ours, those of earlier runs that the source lost included
         self.by_key = {trait.key: trait for trait in found}
         self.by_name = {trait.name: trait for trait in found if trait.key not in problems}
         #: keys that cannot be sent, with the reason
         self.problems = problems
-        #: one line a problem, for the user
+        #: one line a problem, for the user: with one the run is not good
         self.messages = messages
+        #: one line for each thing that the user should know; the run is good all the same
+        self.notices = list(notices)
         #: keys of earlier runs that the Public API does not list any more
         self.unlisted = unlisted
         #: keys that look like an audience and are none by the Public API: custom traits
         self.ignored = ignored
+        #: ours of earlier runs that the config leaves out now: nothing of them is read or changed
+        self.left_out = left_out
+        #: keys of earlier runs that give their name to another key, and what it is then
+        self.renamed = dict(renamed or {})
         self.layout = lru_cache(maxsize=READINGS)(self._layout)
         self.read = lru_cache(maxsize=READINGS)(self._read)
 
@@ -191,6 +201,127 @@ def newest(keys_text: str, values_text: str, times_text: str) -> tuple[str, str,
     )
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """What says which keys are ours: the config's globs, the Public API's list where it is asked,
+    and the names that were given back."""
+
+    audiences: Collection[str]
+    computed_traits: Collection[str]
+    listed: Mapping[str, Kind] | None
+    released: Mapping[str, str]
+
+    def by_globs(self, key: str) -> Kind | None:
+        return kind_by_globs(key, self.audiences, self.computed_traits)
+
+    def decided_by_listing(self, key: str) -> bool:
+        """Whether the Public API alone says what a key is."""
+        return self.listed is not None and (key in self.listed or not fnmatchcase(key, JOURNEY))
+
+    def listed_kind(self, key: str) -> Kind | None:
+        """What the Public API lists a key as, where the globs for that match."""
+        kind = (self.listed or {}).get(key)
+        if kind is None or key in PROFILE_KEYS:
+            return None
+        globs = self.audiences if kind == AUDIENCE else self.computed_traits
+        return kind if matches(key, globs) else None
+
+    def by_name(self, key: str) -> bool:
+        """Whether the config names a key, not only a glob that matches it."""
+        return named(key, self.audiences) or named(key, self.computed_traits)
+
+    def given_back(self, key: str) -> bool:
+        return trait_name(key) in self.released and not self.by_name(key)
+
+    def leave_out(self, trait: KnownTrait) -> bool:
+        """Whether the config, and nothing else, says that a trait of earlier runs is none now."""
+        if self.listed is not None and trait.key in self.listed:
+            return self.listed_kind(trait.key) is None
+        kind = self.by_globs(trait.key)
+        return kind is None or (kind == AUDIENCE and trait.kind == COMPUTED_TRAIT)
+
+
+@dataclass
+class _Keys:
+    """The keys of the source, as they are found: what is ours, and what there is to tell of it."""
+
+    rules: _Rules
+    found: dict[str, KnownTrait] = field(default_factory=dict)
+    #: look like an audience, and the Public API lists none
+    ignored: list[str] = field(default_factory=list)
+    #: new audiences of which only 1 and 0 stand in the source
+    digits: list[str] = field(default_factory=list)
+    #: audiences with values that are no booleans, new keys with some that are, and keys whose name
+    #: was given back under another key: a line each
+    stray: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+
+    def add(self, seen: ObservedKey, earlier: Kind | None) -> None:
+        """Take a key where it is ours: what it is follows from all its values, and a stray one
+        never makes nor unmakes an audience."""
+        rules, key = self.rules, seen.key
+        kind = rules.by_globs(key)
+        if rules.decided_by_listing(key):
+            if kind == AUDIENCE and _all_boolean(seen) and earlier is None:
+                assert rules.listed is not None
+                self.ignored += [key] if key not in rules.listed else []
+            kind = rules.listed_kind(key)
+        elif kind == AUDIENCE and earlier != AUDIENCE and not named(key, rules.audiences):
+            if not _all_boolean(seen):
+                self._tell_mixed(seen, earlier)
+                return
+            if seen.words == 0:
+                self.digits.append(key)
+        if kind is None:
+            return
+        if rules.given_back(key):
+            self._tell_released(key)
+            return
+        self.found[key] = KnownTrait(key, trait_name(key), kind)
+        if kind == AUDIENCE and seen.others:
+            self.stray.append(
+                f"{key}: {seen.others:,} of {_values(seen):,} values are no booleans: they are "
+                "skipped, and their customers stay as they are; `syncer traits release "
+                f"{shlex.quote(key)}` gives it back if it is no audience"
+            )
+
+    def _tell_mixed(self, seen: ObservedKey, earlier: Kind | None) -> None:
+        """Some values read as booleans. Where these are 1 and 0 among other numbers it is a count,
+        and nothing is to be told of it."""
+        if earlier is None and (seen.words or seen.digits > seen.others):
+            self.mixed.append(
+                f"{seen.key}: {seen.words + seen.digits:,} of {_values(seen):,} values are "
+                "booleans: it is no audience; name it in engage.audiences exactly if it is one"
+            )
+
+    def _tell_released(self, key: str) -> None:
+        name = trait_name(key)
+        if self.rules.released[name] != key:
+            self.released.append(
+                f"{key}: its name at Amberflo, {name!r}, was given back by `syncer traits "
+                "release`; name the key in engage.audiences exactly to take it again"
+            )
+
+    def notices(self) -> list[str]:
+        """All that there is to tell, by kind, a bounded number of lines."""
+        notices = []
+        if self.digits:
+            notices.append(
+                f"{_some(self.digits)}: the only values are 1 and 0, taken as memberships; name it "
+                "in engage.computed_traits or leave it out if it is a count"
+            )
+        for lines, of in (
+            (self.stray, "audiences with values that are no booleans"),
+            (self.mixed, "keys with some values that are booleans"),
+            (self.released, "keys whose name was given back"),
+        ):
+            notices += sorted(lines)[:NAMED]
+            if len(lines) > NAMED:
+                notices.append(f"and {len(lines) - NAMED:,} more {of}")
+        return notices
+
+
 def build(
     observed: Iterable[ObservedKey],
     known: Collection[KnownTrait],
@@ -198,43 +329,73 @@ def build(
     audiences: Collection[str],
     computed_traits: Collection[str],
     listed: Mapping[str, Kind] | None = None,
+    released: Collection[KnownTrait] = (),
+    members: Mapping[str, int] | None = None,
 ) -> Catalog:
     """The catalog of a run.
 
     A key is a computed trait when it matches `computed_traits`, else an audience when it matches
-    `audiences` and its values are boolean (design §3). Where the Public API is asked, it is what
-    `listed` says, if the globs for that match, and any other key is a custom trait: a deleted
-    audience becomes one, with its last values for ever (facts/segment.md §3.4).
+    `audiences` and all its values, nulls aside, are booleans, or `audiences` names it exactly
+    (design §3). Where the Public API is asked, it is what `listed` says, if the globs for that
+    match, and any other key is a custom trait: a deleted audience becomes one, with its last values
+    for ever (facts/segment.md §3.4).
 
-    `known` are the traits of earlier runs: an audience stays one. A key that the source lost gives
-    its name to a new one that wants it: the trait at Amberflo is the same, so its members become
-    the new key's to leave.
+    `known` are the traits of earlier runs that are ours: an audience stays one, whatever values
+    come. A key that the source lost, or the config leaves out, gives its name to a new one that
+    wants it: the trait at Amberflo is the same, so its members become the new key's to leave. One
+    that the config leaves out and nobody takes over stays as it is. `released` were given back:
+    they are not taken again unless the config names them. `members` are counts by key, to tell.
     """
+    rules = _Rules(
+        audiences, computed_traits, listed, {trait.name: trait.key for trait in released}
+    )
     known_by_key = {trait.key: trait for trait in known}
-    found: dict[str, KnownTrait] = {}
-    ignored: list[str] = []
+    keys = _Keys(rules)
     for seen in observed:
         earlier = known_by_key.get(seen.key)
-        kind = _kind(seen, earlier.kind if earlier else None, audiences, computed_traits)
-        if listed is not None and _needs_listing(seen.key, listed):
-            if kind == AUDIENCE and earlier is None and seen.key not in listed:
-                ignored.append(seen.key)
-            kind = _listed_kind(listed.get(seen.key), seen.key, audiences, computed_traits)
-        if kind is not None:
-            found[seen.key] = KnownTrait(seen.key, trait_name(seen.key), kind)
+        keys.add(seen, earlier.kind if earlier else None)
+    found = keys.found
 
     by_name: dict[str, list[str]] = {}
     for trait in found.values():
         by_name.setdefault(trait.name, []).append(trait.key)
-    lost = [trait for trait in known if trait.key not in found and trait.name not in by_name]
-    unlisted = {
-        trait.key
-        for trait in lost
-        if listed is not None and _needs_listing(trait.key, listed) and trait.key not in listed
-    }
+    problems, messages, refusals = _collisions(by_name, known)
+    not_found = [trait for trait in known if trait.key not in found]
+    owners = {trait.name: trait for trait in found.values() if trait.key not in problems}
+    gone = [trait for trait in not_found if trait.name not in by_name]
+    left_out = [trait for trait in gone if rules.leave_out(trait)]
+    lost = [trait for trait in gone if not rules.leave_out(trait)]
+    return Catalog(
+        found.values(),
+        problems,
+        messages,
+        lost,
+        {
+            trait.key
+            for trait in lost
+            if rules.decided_by_listing(trait.key) and trait.key not in (listed or {})
+        },
+        sorted(keys.ignored),
+        notices=[
+            *refusals,
+            *(_left_out(trait, (members or {}).get(trait.key, 0)) for trait in left_out),
+            *keys.notices(),
+        ],
+        left_out=left_out,
+        renamed={trait.key: owners[trait.name] for trait in not_found if trait.name in owners},
+    )
 
+
+def _collisions(
+    by_name: Mapping[str, Sequence[str]], known: Collection[KnownTrait]
+) -> tuple[dict[str, str], list[str], list[str]]:
+    """Keys that cannot be sent for their names: each with the reason; the errors, and the notices.
+
+    Of keys that give one name the one that has it already goes on."""
     problems: dict[str, str] = {}
     messages: list[str] = []
+    refusals: list[str] = []
+    having = {trait.key for trait in known}
     for name, keys in sorted(by_name.items()):
         if name == "":
             problems.update(dict.fromkeys(keys, "no name"))
@@ -244,48 +405,49 @@ def build(
                 for key in keys
             ]
         elif len(keys) > 1:
-            problems.update(dict.fromkeys(keys, "name taken twice"))
-            both = " and ".join(repr(key) for key in sorted(keys))
-            messages.append(
-                f"the keys {both} give one trait name, {name!r}: none of them is sent until one "
-                "is renamed or left out of engage.audiences and engage.computed_traits"
-            )
-    return Catalog(found.values(), problems, messages, lost, unlisted, sorted(ignored))
+            owners = having.intersection(keys)
+            one_owns = len(owners) == 1
+            refused = sorted(set(keys) - owners) if one_owns else sorted(keys)
+            problems.update(dict.fromkeys(refused, "name taken twice"))
+            if one_owns:
+                (owner,) = owners
+                refusals += [
+                    f"the key {key!r} gives the trait name {name!r}, which is that of {owner!r} "
+                    "already: it is not sent until it is renamed or left out of engage.audiences "
+                    f'and engage.computed_traits, as by "!{key}"'
+                    for key in refused
+                ]
+            else:
+                both = " and ".join(map(repr, refused))
+                messages.append(
+                    f"the keys {both} give one trait name, {name!r}: none of them is sent until "
+                    "one is renamed or left out of engage.audiences and engage.computed_traits"
+                )
+    return problems, messages, refusals
 
 
-def _kind(
-    seen: ObservedKey,
-    earlier: Kind | None,
-    audiences: Collection[str],
-    computed_traits: Collection[str],
-) -> Kind | None:
-    if seen.key in PROFILE_KEYS or fnmatchcase(seen.key, INTERNAL):
-        return None
-    if matches(seen.key, computed_traits):
-        return COMPUTED_TRAIT
-    if not matches(seen.key, audiences):
-        return None
-    # 1 and 0 alone may be a count: they are membership where no other number stands beside them.
-    boolean_values = seen.words > 0 or (seen.digits > 0 and seen.others == 0)
-    return AUDIENCE if boolean_values or earlier == AUDIENCE else None
+def _left_out(trait: KnownTrait, members: int) -> str:
+    of, count = (
+        ("engage.audiences", f"{members:,} members")
+        if trait.kind == AUDIENCE
+        else ("engage.computed_traits", f"{members:,} values")
+    )
+    return (
+        f"{trait.key} is left out by {of}: its {count} stay as they are at Amberflo; "
+        f"`syncer traits release {shlex.quote(trait.key)}` gives it back"
+    )
 
 
-def _listed_kind(
-    listed: Kind | None,
-    key: str,
-    audiences: Collection[str],
-    computed_traits: Collection[str],
-) -> Kind | None:
-    globs = {AUDIENCE: audiences, COMPUTED_TRAIT: computed_traits}
-    if listed is None or key in PROFILE_KEYS or not matches(key, globs[listed]):
-        return None
-    return listed
+def _all_boolean(seen: ObservedKey) -> bool:
+    """Whether a key has values and all of them, nulls aside, are booleans."""
+    return seen.others == 0 and seen.words + seen.digits > 0
 
 
-def _needs_listing(key: str, listed: Mapping[str, Kind]) -> bool:
-    return key in listed or not fnmatchcase(key, JOURNEY)
+def _values(seen: ObservedKey) -> int:
+    return seen.words + seen.digits + seen.others
 
 
-def matches(key: str, patterns: Collection[str]) -> bool:
-    """Whether a key is one of these keys or globs."""
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
+def _some(keys: Collection[str]) -> str:
+    """Keys by name, as many as fit in a line."""
+    rest = len(keys) - NAMED
+    return ", ".join([*sorted(keys)[:NAMED], *([f"{rest:,} more"] if rest > 0 else [])])

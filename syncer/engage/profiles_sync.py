@@ -48,16 +48,17 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-from syncer.engage.catalog import PROFILE_KEYS
+from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import (
     ChangedSince,
     Counted,
     ObservedKey,
-    OnlyCustomer,
+    OnlyCustomers,
     PulledCustomer,
     Scope,
     WithoutCustomerId,
 )
+from syncer.engage.values import DIGITS, WORDS
 from syncer.errors import SourceError
 
 _COMMON = {"canonical_segment_id", "seq", "received_at", "uuid_ts", "timestamp"}
@@ -69,10 +70,10 @@ _COLUMNS = {
 #: Segment's set-up page spells one table in the singular.
 _OTHER_SPELLING = {"user_identifiers": "user_identifier"}
 
-#: How a membership may be written; SQLite shows a real number as 1.0.
-WORDS, DIGITS = ("true", "false", "t", "f"), ("1", "0", "1.0", "0.0")
 #: Engines that group the rows of a customer themselves.
 _GROUPING = {"sqlite", "postgresql"}
+#: No time before this is believed.
+_BELIEVED_FROM = datetime(2000, 1, 1, tzinfo=UTC)
 #: Rows that a server-side cursor hands over at a time.
 FETCH = 1000
 
@@ -100,7 +101,7 @@ class ProfilesSync:
             engine.dispose()
 
     def check(self) -> str:
-        with self.pull(OnlyCustomer("")) as pull:
+        with self.pull(OnlyCustomers(())) as pull:
             keys = pull.observed()
         rows = sum(key.rows for key in keys)
         return f"Profiles Sync at {_shown(self.url)}: {rows:,} trait rows of {len(keys):,} keys"
@@ -151,7 +152,7 @@ class ProfilesSyncPull:
                 func.count(),
                 count(text.in_(WORDS)),
                 count(text.in_(DIGITS)),
-                count(text.not_in((*WORDS, *DIGITS, "", "null"))),
+                count(text.not_in([*WORDS, *DIGITS, "", "null"])),
             )
             .where(traits.c.name.is_not(None))
             .group_by(traits.c.name)
@@ -173,6 +174,12 @@ class ProfilesSyncPull:
             yield from map(PulledCustomer._make, self._stream(grouped))
         else:
             yield from _grouped_here(self._stream(ordered))
+
+    def identified(self, customer_ids: Collection[str]) -> set[str]:
+        table = self._identifiers
+        value = cast(table.c.value, Text)
+        of_them = (table.c.type == self._source.customer_id, value.in_(list(customer_ids)))
+        return {str(row[0]) for row in self._all(select(value).where(*of_them).distinct())}
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
         rows = self._rows_without_id(keys)
@@ -245,8 +252,8 @@ class ProfilesSyncPull:
     def _in_scope(self, scope: Scope) -> CTE:
         """The part of `_all_ids` that is to be pulled."""
         ids = self._all_ids
-        if isinstance(scope, OnlyCustomer):
-            return select(ids).where(ids.c.id == scope.customer_id).cte("ids")
+        if isinstance(scope, OnlyCustomers):
+            return select(ids).where(ids.c.id.in_(scope.customer_ids)).cte("ids")
         if self._touched is None:
             return ids
         # Every customer of a touched profile, with every profile of such a customer: which of its
@@ -312,8 +319,18 @@ class ProfilesSyncPull:
         return found.cte("without_id")
 
     def _time(self, table: Table) -> ColumnElement[Any]:
-        """Segment's time of a row: `timestamp` is empty on backfilled ones."""
-        return func.coalesce(table.c.timestamp, table.c.received_at, table.c.uuid_ts)
+        """Segment's time of a row: `timestamp` is empty on backfilled ones, and no time is believed
+        that is before 2000 or later than the row came (design §3, Time)."""
+        came = func.coalesce(table.c.received_at, table.c.uuid_ts)
+        time = func.coalesce(table.c.timestamp, came)
+        if self._dialect not in _GROUPING:
+            return time
+        at = _instant(table.c.timestamp, self._dialect)
+        beyond = or_(
+            at < _since(_BELIEVED_FROM, self._dialect),
+            at > _later(_instant(came, self._dialect), self._dialect),
+        )
+        return case((beyond, came), else_=time)
 
     # Running it
 
@@ -381,6 +398,11 @@ def _since(moment: datetime, dialect: str) -> ColumnElement[Any]:
     if dialect == "sqlite":
         return func.julianday(moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3])
     return literal(moment, DateTime(timezone=True))
+
+
+def _later(instant: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
+    """Five minutes after."""
+    return instant + (5 / 1440 if dialect == "sqlite" else literal(timedelta(minutes=5)))
 
 
 def _as_datetime(value: Any) -> datetime | None:

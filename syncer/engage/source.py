@@ -66,13 +66,13 @@ class ChangedSince:
 
 
 @dataclass(frozen=True)
-class OnlyCustomer:
-    """Pull one customer."""
+class OnlyCustomers:
+    """Pull the named customers: a statement's worth, not a population."""
 
-    customer_id: str
+    customer_ids: tuple[str, ...]
 
 
-Scope = Everything | ChangedSince | OnlyCustomer
+Scope = Everything | ChangedSince | OnlyCustomers
 
 
 class Pull(Protocol):
@@ -89,6 +89,10 @@ class Pull(Protocol):
 
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
         """The customers in scope with their rows of `keys`, in UTF-8 byte order of the id."""
+
+    def identified(self, customer_ids: Collection[str]) -> set[str]:
+        """Those of these customers of whom there is an identifier, whatever the scope: the others
+        were deleted. To be asked when `customers` was read."""
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
         """The profiles in scope that cannot be customers, counted."""

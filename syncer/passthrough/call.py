@@ -10,16 +10,16 @@ they can be counted by.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
 
+from syncer import times
 from syncer.errors import SyncerError
+from syncer.times import Reading
 
 Json = Mapping[str, Any]
 
@@ -57,11 +57,12 @@ GROUP, ALIAS = "group is not supported", "alias is not supported"
 IDENTIFY_WITHOUT_USER = "identify without userId"
 SWITCHED_OFF = "switched off by integrations"
 
-UNREADABLE = "timestamp unreadable, taken as received now"
+#: Beside the reasons of `syncer.times`, for which a time is not believed.
 OLD = "timestamp older than 60 days"
-FUTURE = "timestamp in the future"
-_OLD_AFTER = 60 * 24 * 3600 * 1000
-_FUTURE_AFTER = 5 * 60 * 1000
+_DAY = 24 * 3600 * 1000
+_OLD_AFTER = 60 * _DAY
+#: A client's clock that is wrong by more ahead says nothing about when it sent (milliseconds).
+_WRONG_CLOCK = _DAY
 
 
 class BadRequest(SyncerError):
@@ -90,8 +91,10 @@ class Call(NamedTuple):
     name: Any
     data: Json
     personas: Personas | None
-    #: when it happened, in epoch milliseconds; what is odd about that is in `notes`
+    #: when it happened, in epoch milliseconds, never after `received_at`; what is odd about that
+    #: is in `notes`
     at_ms: int
+    received_at: int
     notes: tuple[str, ...]
     #: the event as it came
     source: Json
@@ -257,7 +260,7 @@ class _Request:
     received_at: int
     make_id: Callable[[], str]
     webhook: bool = False
-    sent_at: int | None = None
+    sent_at: Reading | None = None
     integrations: Json = field(default_factory=dict)
     personas: Json = field(default_factory=dict)
 
@@ -283,7 +286,7 @@ def split(
         events = body.get("batch") if isinstance(body, dict) else None
         if not isinstance(body, dict) or not isinstance(events, list):
             raise BadRequest('the body is not an object with an array "batch"')
-        request.sent_at = milliseconds(body.get("sentAt"))
+        request.sent_at = times.reading(body.get("sentAt"))
         request.integrations = _object(body.get("integrations"))
         request.personas = _object(_object(body.get("context")).get("personas"))
     else:
@@ -352,7 +355,10 @@ def _event(event: Any, kind: str | None, request: _Request) -> Call | Dropped | 
             return rejected(NO_ID, event, message_id)
 
     at_ms, notes = _moment(event, request)
-    return Call(kind, message_id, user_id, anonymous_id, name, data, personas, at_ms, notes, event)
+    return Call(
+        *(kind, message_id, user_id, anonymous_id, name, data, personas),
+        *(at_ms, request.received_at, notes, event),
+    )
 
 
 def _wrong_size(event: Json) -> str | None:
@@ -450,87 +456,26 @@ def _moment(event: Json, request: _Request) -> tuple[int, tuple[str, ...]]:
         return received_at, ()
     corrected = request.webhook or event.get("receivedAt") is not None  # Segment has done it
     first, second = (client, original) if corrected else (original, client)
-    at = milliseconds(first)
-    if at is None:
-        at = milliseconds(second)
+    at, zoned = times.reading(first) or times.reading(second) or (None, False)
     if at is not None and not corrected:
-        sent_at = request.sent_at
-        if "sentAt" in event:
-            own = milliseconds(event["sentAt"])
-            sent_at = sent_at if own is None else own
-        if sent_at is not None:
-            at += received_at - sent_at
-    if at is None or at < 1:
-        return received_at, (UNREADABLE,)
-    if at < received_at - _OLD_AFTER:
-        return at, (OLD,)
-    if at > received_at + _FUTURE_AFTER:
-        return at, (FUTURE,)
-    return at, ()
+        sent_at = _sent_at(event, request, zoned)
+        at = at if sent_at is None else at + received_at - sent_at
+    at, reason = times.believed(at, received_at)
+    if reason is None and at < received_at - _OLD_AFTER:
+        reason = OLD
+    return at, () if reason is None else (reason,)
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST = 253_402_300_799_999  # the end of the year 9999
-#: Up to here a number counts seconds, beyond it milliseconds.
-_SECONDS = 10**11
-_NUMBER = re.compile(r"-?[0-9]{9,16}(\.[0-9]+)?")
-_LENIENT = re.compile(
-    r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})"
-    r"(?:[Tt ] *([0-9]{1,2}):([0-9]{1,2})(?::([0-9]{1,2})(?:[.,]([0-9]+))?)?)?"
-    r" *(?:[Zz]|UTC|GMT|([+-])([0-9]{1,2}):?([0-9]{2})?)?"
-)
-
-
-def milliseconds(value: object) -> int | None:
-    """Epoch milliseconds of a time, None when it cannot be read.
-
-    ISO-8601, with or without leading zeros (Segment's own sample has "2015-2-02T00:30:08.276Z"),
-    in UTC when it names no zone; or a number of seconds or milliseconds, as text too.
-    """
-    if isinstance(value, str):
-        if len(value) > 64:
-            return None
-        # Only with a dash there or as YYYYMMDD: fromisoformat finds years in long numbers too.
-        if value[4:5] == "-" or (value[:8].isdecimal() and value[8:9] in ("", "T")):
-            try:
-                found = datetime.fromisoformat(value)
-            except ValueError:
-                return _lenient(value)
-            if found.tzinfo is None:
-                found = found.replace(tzinfo=UTC)
-            return _since_epoch(found)
-        return _lenient(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    if abs(value) > _LAST:
-        return None
-    return math.floor(value if abs(value) >= _SECONDS else value * 1000)
-
-
-def _since_epoch(moment: datetime) -> int:
-    since = moment - _EPOCH  # by its parts: twice as fast as dividing it
-    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
-
-
-def _lenient(value: str) -> int | None:
-    text = value.strip()
-    if _NUMBER.fullmatch(text):
-        return milliseconds(float(text) if "." in text else int(text))
-    match = _LENIENT.fullmatch(text)
-    if match is None:
-        return None
-    year, month, day, hour, minute, second, fraction, sign, zone_hours, zone_minutes = (
-        match.groups()
-    )
-    if int(second or 0) > 60 or int(zone_hours or 0) > 23:
-        return None
-    try:
-        found = datetime(
-            int(year), int(month), int(day), int(hour or 0), int(minute or 0), tzinfo=UTC
-        )
-    except ValueError:
-        return None
-    at = _since_epoch(found)
-    at += int(second or 0) * 1000 + int((fraction or "0")[:3].ljust(3, "0"))
-    zone = (int(zone_hours or 0) * 60 + int(zone_minutes or 0)) * 60_000
-    return at + zone if sign == "-" else at - zone
+def _sent_at(event: Json, request: _Request, zoned: bool) -> int | None:
+    """When the event was sent by the client's clock, the event's own word before the batch's; None
+    where that does not tell how wrong the clock is: zero and other times that cannot be, and a time
+    of an unknown zone beside one of the event that names its zone (`zoned`)."""
+    latest = request.received_at + _WRONG_CLOCK
+    own = times.reading(event["sentAt"]) if "sentAt" in event else None
+    for sent in (own, request.sent_at):
+        if sent is None:
+            continue
+        at, comparable = sent
+        if times.EARLIEST <= at <= latest and (comparable or not zoned):
+            return at
+    return None

@@ -51,26 +51,30 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class CustomerUpdate:
-    """What an identify says of a customer; a name or email that is None is not known from it."""
+    """What an identify says of a customer; a name or email that is None is not known from it.
+    `at_ms` is when it happened, `received_at` when it came (epoch milliseconds)."""
 
     customer_id: str
     name: str | None
     email: str | None
     traits: dict[str, Value]
     at_ms: int
+    received_at: int
     #: traits that are left out, their names being too long
     left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What Engage says of a customer: in an audience or not, or the value of a computed trait."""
+    """What Engage says of a customer: in an audience or not, or the value of a computed trait.
+    Times are those of `CustomerUpdate`."""
 
     customer_id: str
     key: str
     kind: Literal["audience", "computed_trait"]
     value: Value
     at_ms: int
+    received_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +223,7 @@ def _customer(call: Call) -> CustomerUpdate | Rejected:
         _profile_text(call.data.get("email")),
         {name: _native(value) for name, value in named.items() if storable(name, MAX_KEY)},
         call.at_ms,
+        call.received_at,
         sum(not storable(name, MAX_KEY) for name in named),
     )
 
@@ -274,4 +279,4 @@ def _membership(call: Call) -> Membership | Dropped | Rejected:
         return rejected(reason, call.source, call.message_id)
     if not call.user_id:
         return Dropped(MEMBERSHIP_WITHOUT_USER)
-    return Membership(call.user_id, key, kind, value, call.at_ms)
+    return Membership(call.user_id, key, kind, value, call.at_ms, call.received_at)

@@ -281,6 +281,7 @@ class AmberfloSandbox:
         listed = self._listed()
         found = [c for c in listed if any(search in c.get(name, "") for name in SEARCHED)]
         absent = 0 if sort.endswith("Time") else ""
+        found.sort(key=lambda c: c["customerId"])  # or ties would stand in another order each time
         found.sort(key=lambda c: c.get(sort, absent), reverse=ascending == "false")
         metadata = {
             "totalRowCount": len(listed),

@@ -3,43 +3,79 @@
 Pure, no I/O. Both sides come in UTF-8 byte order of the customer id (which is the order of Python
 strings), so one walk over the two finds all (facts/craft.md §5). Most customers did not change:
 for them one text equals another and nothing is parsed.
+
+That a row is missing says something only where all customers are pulled. A comparison of a part
+applies what the rows say, and leaves what has no row as it is (design §3, Absence).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from syncer.engage.catalog import AUDIENCE, READINGS, Catalog, KnownTrait, Layout, Reading, newest
-from syncer.engage.source import PulledCustomer
-from syncer.engage.values import Value, is_null, milliseconds, since_1970
+from syncer.amberflo.customer import alike, at_amberflo
+from syncer.engage.catalog import (
+    AUDIENCE,
+    READINGS,
+    Catalog,
+    Kind,
+    KnownTrait,
+    Layout,
+    Reading,
+    newest,
+)
+from syncer.engage.selection import PROFILE_KEYS
+from syncer.engage.source import Counted, PulledCustomer
+from syncer.engage.values import Value, boolean, is_null
 from syncer.errors import SourceError, SyncerError
+from syncer.times import read as milliseconds
+from syncer.times import since_1970
 
-#: A customer as the snapshot has it: id, traits (canonical JSON), name, email, and the JSON of the
-#: Segment times of what came by a call (None: nothing did). Any tuple of these will do, so that a
-#: million rows need not be copied into a class of ours.
-Known = tuple[str, str, str | None, str | None, str | None]
+#: A customer as the snapshot has it: id, traits (canonical JSON), name, email, the JSON of the
+#: times of what came by a call (None: nothing did), and the number of its state. Any tuple of these
+#: will do, so that a million rows need not be copied into a class of ours.
+Known = tuple[str, str, str | None, str | None, str | None, int]
+
+#: A horizon that no call is newer than: Engage wins in everything.
+ENGAGE_WINS = 2**63 - 1
+
+
+#: The source of a change that is against what Amberflo has (see `tables.SOURCES`).
+AMBERFLO, DELETED = "amberflo", "deleted"
+#: What was decided on a change before this run, or by it: see state/holds.py.
+Ruling = Literal["approved", "rejected"]
 
 
 class TraitChange(NamedTuple):
     """One trait of one customer; None stands for absent. `observed_at` is Segment's time in
-    epoch milliseconds, None for a row that vanished."""
+    epoch milliseconds, None for a row that vanished. `source` is as in `tables.SOURCES`: where it
+    is "amberflo", `before` is what Amberflo has, and `recorded` what the snapshot has instead."""
 
     key: str
     trait: str
     before: Value | None
     after: Value | None
     observed_at: int | None
+    source: str | None = None
+    recorded: Value | None = None
+    ruling: Ruling | None = None
+
+    @property
+    def was(self) -> Value | None:
+        """What the snapshot has before."""
+        return self.recorded if self.source == AMBERFLO else self.before
 
 
 class CustomerChange(NamedTuple):
     """A customer that differs: the traits of Engage that Amberflo should hold from now on, and the
-    name and email where they change, each with Segment's time of it (epoch milliseconds)."""
+    name and email where they change ("": taken away), each with Segment's time of it (epoch
+    milliseconds). `deleted` says that Segment has no identifier of it left, and `ruling` what was
+    decided on that."""
 
     customer_id: str
     known: bool
@@ -49,6 +85,18 @@ class CustomerChange(NamedTuple):
     changes: list[TraitChange]
     name_at: int = 0
     email_at: int = 0
+    deleted: bool = False
+    ruling: Ruling | None = None
+
+
+class Seen(NamedTuple):
+    """What Amberflo has of a customer, all its traits by name, where that is not what the snapshot
+    has: `rev` is the number of the customer's state that it was held against (None: unknown);
+    `missing`: Amberflo has no record of it any more."""
+
+    rev: int | None
+    traits: Mapping[str, Any]
+    missing: bool = False
 
 
 @dataclass
@@ -67,6 +115,8 @@ class Sums:
     vanished: int = 0
     #: computed traits that lost their value; they are in `changed`
     dropped: int = 0
+    #: members that Amberflo has and the snapshot does not know
+    found: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -92,6 +142,11 @@ class Tally:
         self.new = self.changed = self.unchanged = 0
         #: customers and trait rows that the source gave, to hold against its own count
         self.customers = self.rows = 0
+        self.counted: Counted | None = None
+        #: customers known before, and those that were deleted in Segment
+        self.known = self.deleted = 0
+        #: values that Amberflo has under names of ours and the snapshot does not know of
+        self.first_contact = 0
         #: customers whose traits did not change, by the keys they have
         self.unchanged_layouts: Counter[Layout] = Counter()
 
@@ -106,11 +161,11 @@ class Tally:
     def recount(self, counted: TraitChange, made: TraitChange | None) -> None:
         """A change that was counted came to another one in the end, or (None) to none."""
         sums, trait = self.sums[counted.key], self.catalog.by_key[counted.key]
-        _count(sums, trait, counted.before, counted.after, -1)
+        _count(sums, trait, counted, -1)
         if made is None:
             sums.unchanged += 1
         else:
-            _count(sums, trait, made.before, made.after)
+            _count(sums, trait, made)
 
     def close(self) -> None:
         """Spread the counted layouts over their traits."""
@@ -124,7 +179,12 @@ class Tally:
 #: What is read of a customer that the pull does not have.
 NOTHING = Reading(Layout(), {}, "{}", [], [], False)
 
-Pair = tuple[PulledCustomer | None, Known | None]
+#: A customer as Engage has it, as the snapshot has it, and as Amberflo has it where that is looked
+#: at and differs. `GONE` is a customer that Engage deleted, None one that the pull does not have.
+Pair = tuple[PulledCustomer | None, Known | None, Seen | None]
+
+#: Stands for the row of a customer that was deleted in Segment.
+GONE = PulledCustomer("", "", "", "", "")
 
 
 def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[Known]) -> Iterator[Pair]:
@@ -142,15 +202,15 @@ def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[Known]) -> Iterat
             )
         last = customer_id
         while known is not None and known[0] < customer_id:
-            yield None, known
+            yield None, known, None
             known = next(known_ones, None)
         if known is not None and known[0] == customer_id:
-            yield row, known
+            yield row, known, None
             known = next(known_ones, None)
         else:
-            yield row, None
+            yield row, None, None
     while known is not None:
-        yield None, known
+        yield None, known, None
         known = next(known_ones, None)
 
 
@@ -176,26 +236,38 @@ def look_up(
     while chunk := list(islice(rows, at_a_time)):
         known = {one[0]: one for one in find([row.customer_id for row in chunk])}
         for row in chunk:
-            yield row, known.get(row.customer_id)
+            yield row, known.get(row.customer_id), None
 
 
 def compare(
-    pairs: Iterable[Pair], catalog: Catalog, tally: Tally, horizon: int = 0
+    pairs: Iterable[Pair],
+    catalog: Catalog,
+    tally: Tally,
+    horizon: int = 0,
+    *,
+    whole: bool = True,
+    forget: bool = False,
 ) -> Iterator[CustomerChange]:
-    """The customers that differ, in order; `tally` counts all.
+    """The customers that differ, in order; `tally` counts all. `whole` says that all customers are
+    pulled, so that a missing row means something; `forget` that who was deleted in Segment is to be
+    forgotten, so such a customer comes also where none of its traits changes.
 
-    What came by a call that is newer than the pulled row stays; so does, where the pull has no row,
-    what came after `horizon` (epoch milliseconds): the pull may not know of it yet.
+    Calls are provisional: what one said of a trait stays where it came after `horizon` (epoch
+    milliseconds), unless the pull has a row that is newer: the pull may not know of it yet. Of name
+    and email the newest counts, whoever said it.
     """
     read, loads, unchanged = catalog.read, orjson.loads, tally.unchanged_layouts
-    for row, known in pairs:
+    for row, known, seen in pairs:
         if len(unchanged) > READINGS:
             tally.close()
-        if row is None:
+        if row is None or row is GONE:
             assert known is not None
-            change = _vanished(known, catalog, tally, horizon)
-            if change is not None:
+            change = _vanished(known, seen, catalog, tally, horizon, deleted=row is GONE)
+            if change.changes or (forget and change.deleted):
+                tally.changed += 1
                 yield change
+            else:
+                tally.unchanged += 1
             continue
         customer_id, keys, values, times, profile = row
         reading = read(keys, values)
@@ -206,17 +278,21 @@ def compare(
             keys, values, times = newest(keys, values, times)
             reading = read(keys, values)
         if known is None:
-            if reading.somebody:
+            # Amberflo may have somebody whom nobody told us of: a member who left before.
+            there = {} if seen is None else ours(seen, catalog, {})
+            traits = _carry_over(reading, there, catalog, (), whole=whole)
+            if reading.somebody or any(not same(there[name], traits.get(name)) for name in there):
                 tally.new += 1
-                changes = _differences(reading, {}, times, catalog, tally)
-                name, email, *times_of = _name_and_email(people, None)
+                changes = _differences(reading, {}, times, catalog, tally, traits, there)
+                name, email, name_at, email_at = _name_and_email(people, None, horizon)
+                name, email = name or None, email or None
                 yield CustomerChange(
-                    customer_id, False, reading.traits, name, email, changes, *times_of
+                    customer_id, False, traits, name, email, changes, name_at, email_at
                 )
             else:
                 tally.same(reading)
             continue
-        _, known_traits, known_name, known_email, known_stamps = known
+        _, known_traits, known_name, known_email, known_stamps, rev = known
         # The usual customer has one row of each, as they are known: nothing to find out.
         if (
             len(people) == 2
@@ -226,12 +302,14 @@ def compare(
             and people[1][0] == "name"
         ):
             name = email = None
-            times_of = []
+            name_at = email_at = 0
         else:
-            name, email, *times_of = _name_and_email(people, known_stamps)
-            name = name if name != known_name else None
-            email = email if email != known_email else None
-        if reading.text == known_traits:
+            name, email, name_at, email_at = _name_and_email(people, known_stamps, horizon)
+            name = _changed(known_name, name)
+            email = _changed(known_email, email)
+        if seen is not None and seen.rev != rev:
+            seen = None  # it changed since: what Amberflo has is of before that
+        if reading.text == known_traits and seen is None:
             if reading.skipped:
                 tally.same(reading)
             else:
@@ -239,50 +317,78 @@ def compare(
             traits, changes = reading.traits, []
         else:
             before = loads(known_traits)
+            there = before if seen is None else ours(seen, catalog, before)
             newer = _newer(reading, before, times, known_stamps, horizon)
-            traits = _carry_over(reading, before, catalog, newer)
-            changes = _differences(reading, before, times, catalog, tally, traits)
+            traits = _carry_over(reading, there | before, catalog, newer, whole=whole)
+            changes = _differences(reading, before, times, catalog, tally, traits, there)
         if not changes and name is None and email is None:
             tally.unchanged += 1
             continue
         tally.changed += 1
-        yield CustomerChange(customer_id, True, traits, name, email, changes, *times_of)
+        yield CustomerChange(customer_id, True, traits, name, email, changes, name_at, email_at)
     tally.close()
+
+
+def ours(seen: Seen, catalog: Catalog, recorded: Mapping[str, Value]) -> dict[str, Value]:
+    """What Amberflo has under names of ours: as it is recorded where it may be stored so, else as
+    it reads."""
+    found: dict[str, Value] = {}
+    for name, value in seen.traits.items():
+        trait = catalog.by_name.get(name)
+        if trait is None or value is None:
+            continue
+        if name in recorded and alike(at_amberflo(recorded[name]), value):
+            found[name] = recorded[name]
+        elif trait.kind == AUDIENCE and (member := boolean(value)) is not None:
+            found[name] = member
+        else:
+            found[name] = value
+    return found
 
 
 def _newer(
     reading: Reading, before: dict[str, Value], times: str, stamps_text: str | None, horizon: int
 ) -> set[str]:
-    """Names with a value from a call that the pull must not undo: the newest Segment time wins."""
+    """Names with a value from a call that the pull cannot know of yet."""
     if stamps_text is None:
         return set()
-    stamps: dict[str, int] = orjson.loads(stamps_text)
-    found = set()
+    stamps = read_stamps(stamps_text)
+    provisional = {name: one.at for name, one in stamps.items() if one.received > horizon}
     for place, time in zip(reading.layout.places, orjson.loads(times), strict=True):
-        if stamps.get(place.name, 0) > since_1970(time):
-            found.add(place.name)
-    pulled = {place.name for place in reading.layout.places}
-    found |= {name for name in before if name not in pulled and stamps.get(name, 0) > horizon}
-    return found
+        if provisional.get(place.name, -1) < since_1970(time):
+            provisional.pop(place.name, None)
+    return {name for name in provisional if name in before or name in reading.traits}
 
 
 def _carry_over(
-    reading: Reading, before: dict[str, Value], catalog: Catalog, newer: Collection[str]
+    reading: Reading,
+    before: dict[str, Value],
+    catalog: Catalog,
+    newer: Collection[str],
+    *,
+    whole: bool,
 ) -> dict[str, Value]:
     """What the reading says, and what the snapshot has that the reading leaves open.
 
-    A membership that is gone or null is false from now on (design §3); a computed trait that is
-    gone is dropped; what could not be read, is `newer`, or is of no trait of ours, stays as it was.
+    A membership that is null, or gone where all are pulled, is false from now on (design §3); a
+    computed trait, and what is no membership under an audience's name, is dropped. What could not
+    be read, is `newer`, or is of no trait of ours, stays as it was.
     """
     unread = {key for key, _ in reading.skipped}
     traits = {name: value for name, value in reading.traits.items() if name not in newer}
+    said = set(reading.nulls)
     for name, value in before.items():
         if name in traits:
             continue
         trait = catalog.by_name.get(name)
-        if trait is None or trait.key in unread or name in newer:
+        if (
+            trait is None
+            or name in newer
+            or trait.key in unread
+            or not (whole or trait.key in said)
+        ):
             traits[name] = value
-        elif trait.kind == AUDIENCE:
+        elif trait.kind == AUDIENCE and isinstance(value, bool):
             traits[name] = False
     return traits
 
@@ -293,10 +399,11 @@ def _differences(
     times: str,
     catalog: Catalog,
     tally: Tally,
-    after: dict[str, Value] | None = None,
+    after: dict[str, Value],
+    there: dict[str, Value],
 ) -> list[TraitChange]:
-    """The traits that differ, by name; counts every trait of the customer."""
-    after = reading.traits if after is None else after
+    """The traits that differ, by name; counts every trait of the customer. `before` is recorded,
+    `there` is what Amberflo has."""
     keys = reading.layout.keys
     observed = dict(zip(keys, orjson.loads(times), strict=True))
     skipped = dict(reading.skipped)
@@ -307,66 +414,106 @@ def _differences(
         if key in skipped:
             sums.reasons[skipped[key]] += 1
             continue
-        trait = catalog.by_key[key]
-        was, now = before.get(trait.name), after.get(trait.name)
-        if same(was, now):
+        name, at = catalog.by_key[key].name, milliseconds(observed[key])
+        change = _difference(name, before, there, after, catalog, tally, at)
+        if change is None:
             sums.unchanged += 1
         else:
-            _count(sums, trait, was, now)
-            changes.append(TraitChange(key, trait.name, was, now, milliseconds(observed[key])))
-    there = {place.name for place in reading.layout.places}
-    for name in before.keys() - there:
-        change = _gone(name, before[name], after.get(name), catalog, tally)
+            changes.append(change)
+    places = {place.name for place in reading.layout.places}
+    for name in (before.keys() | there.keys()) - places:
+        change = _gone(name, before, there, after, catalog, tally)
         if change is not None:
             changes.append(change)
     changes.sort(key=lambda change: change.trait)
     return changes
 
 
-def _vanished(known: Known, catalog: Catalog, tally: Tally, horizon: int) -> CustomerChange | None:
+def _difference(
+    name: str,
+    before: Mapping[str, Value],
+    there: Mapping[str, Value],
+    after: Mapping[str, Value],
+    catalog: Catalog,
+    tally: Tally,
+    observed_at: int | None,
+) -> TraitChange | None:
+    """What becomes of a trait; counts it, if it is a change."""
+    was, now, has = before.get(name), after.get(name), there.get(name)
+    trait = catalog.by_name[name]
+    sums = tally.sums[trait.key]
+    if same(was, has):
+        if same(was, now):
+            return None
+        change = TraitChange(trait.key, name, was, now, observed_at)
+    else:
+        # Amberflo has something else than is recorded: the change is against that.
+        change = TraitChange(trait.key, name, has, now, observed_at, AMBERFLO, was)
+        tally.first_contact += has is not None
+        sums.found += trait.kind == AUDIENCE and has is True and was is not True
+    _count(sums, trait, change)
+    return change
+
+
+def _vanished(
+    known: Known,
+    seen: Seen | None,
+    catalog: Catalog,
+    tally: Tally,
+    horizon: int,
+    *,
+    deleted: bool,
+) -> CustomerChange:
     """A customer that a whole pull does not have any more."""
-    customer_id, known_traits, _, _, stamps = known
+    customer_id, known_traits, _, _, stamps, rev = known
     before: dict[str, Value] = orjson.loads(known_traits)
+    there = before if seen is None or seen.rev != rev else ours(seen, catalog, before)
     newer = _newer(NOTHING, before, "[]", stamps, horizon)
-    after = _carry_over(NOTHING, before, catalog, newer)
+    after = _carry_over(NOTHING, there | before, catalog, newer, whole=True)
     found = [
-        change
-        for trait in sorted(before)
-        if (change := _gone(trait, before[trait], after.get(trait), catalog, tally)) is not None
+        change._replace(source=change.source or (DELETED if deleted else None))
+        for trait in sorted(before.keys() | there.keys())
+        if (change := _gone(trait, before, there, after, catalog, tally)) is not None
     ]
-    if not found:
-        tally.unchanged += 1
-        return None
-    tally.changed += 1
-    return CustomerChange(customer_id, True, after, None, None, found)
+    return CustomerChange(customer_id, True, after, None, None, found, deleted=deleted)
 
 
 def _gone(
-    name: str, was: Value, now: Value | None, catalog: Catalog, tally: Tally
+    name: str,
+    before: Mapping[str, Value],
+    there: Mapping[str, Value],
+    after: Mapping[str, Value],
+    catalog: Catalog,
+    tally: Tally,
 ) -> TraitChange | None:
     """A trait of the snapshot that the pull has no row of."""
-    if same(was, now):
+    if name not in catalog.by_name:
         return None
-    trait = catalog.by_name[name]
-    sums = tally.sums[trait.key]
-    sums.pulled += 1
-    sums.vanished += 1
-    _count(sums, trait, was, now)
-    return TraitChange(trait.key, name, was, now, None)
+    change = _difference(name, before, there, after, catalog, tally, None)
+    if change is not None:
+        sums = tally.sums[change.key]
+        sums.pulled += 1
+        sums.vanished += 1
+    return change
 
 
-def _count(
-    sums: Sums, trait: KnownTrait, was: Value | None, now: Value | None, by: int = 1
-) -> None:
+def _count(sums: Sums, trait: KnownTrait, change: TraitChange, by: int = 1) -> None:
     if trait.kind != AUDIENCE:
         sums.changed += by
-        sums.dropped += by * (now is None)
-    elif now is True:
+        sums.dropped += by * (change.after is None)
+    elif change.after is True and change.was is not True:
         sums.entered += by
-    elif was is True:
+    elif change.before is True and change.after is not True:
         sums.exited += by
     else:
         sums.changed += by  # absent → false: Amberflo learns of it, nobody entered or left
+
+
+def leaves(change: TraitChange, kind: Kind) -> bool:
+    """Whether a member leaves, or a computed trait loses its value, as `Sums.leaving` counts."""
+    if kind == AUDIENCE:
+        return change.before is True and change.after is not True
+    return change.after is None
 
 
 def same(one: Value | None, other: Value | None) -> bool:
@@ -374,16 +521,43 @@ def same(one: Value | None, other: Value | None) -> bool:
     return one is other or orjson.dumps(one) == orjson.dumps(other)
 
 
+class Stamp(NamedTuple):
+    """When a call said a value, by its own time and by its receipt (epoch milliseconds)."""
+
+    at: int
+    received: int
+
+
+def read_stamps(text: str | None) -> dict[str, Stamp]:
+    """The stamps of a customer, by trait, `name` or `email` (see `tables.Customer`). One that an
+    older program wrote has no receipt: the next pull knows better."""
+    found = orjson.loads(text or "{}")
+    return {
+        name: Stamp(*one) if isinstance(one, list) else Stamp(one, 0) for name, one in found.items()
+    }
+
+
 def _name_and_email(
-    rows: list[tuple[str, object, object]], stamps_text: str | None
+    rows: list[tuple[str, object, object]], stamps_text: str | None, horizon: int
 ) -> tuple[str | None, str | None, int, int]:
-    """The newest of each, None where a call said a newer one, and their times; rows are (key,
-    value, time)."""
-    stamps: dict[str, int] = {} if stamps_text is None else orjson.loads(stamps_text)
+    """The newest of each ("": a row takes it away), None where there is no row or a call said a
+    newer one, and their times; rows are (key, value, time)."""
+    stamps = {} if stamps_text is None or horizon == ENGAGE_WINS else read_stamps(stamps_text)
     timed = sorted(((since_1970(time), key, value) for key, value, time in rows), key=_at)
-    found = {key: (value, at) for at, key, value in timed if at >= stamps.get(key, 0)}
-    (name, name_at), (email, email_at) = (found.get(key, (None, 0)) for key in ("name", "email"))
+    found = {
+        key: (value, at) for at, key, value in timed if key not in stamps or at >= stamps[key].at
+    }
+    (name, name_at), (email, email_at) = (found.get(key, (_NO_ROW, 0)) for key in PROFILE_KEYS)
     return _text(name), _text(email), name_at, email_at
+
+
+def _changed(known: str | None, pulled: str | None) -> str | None:
+    """A name or email where it is another than is known; what we never had is not taken away."""
+    return None if pulled is None or pulled == (known or "") else pulled
+
+
+#: Stands for the value of a row that is not there.
+_NO_ROW = object()
 
 
 def _at(row: tuple[int, str, object]) -> int:
@@ -391,4 +565,6 @@ def _at(row: tuple[int, str, object]) -> int:
 
 
 def _text(value: object) -> str | None:
-    return None if is_null(value) else str(value)
+    if value is _NO_ROW:
+        return None
+    return "" if is_null(value) else str(value)

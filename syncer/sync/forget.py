@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 from sqlalchemy import Connection
@@ -19,37 +20,45 @@ from state.database import Database
 from state.erasure import Erased, Taken
 from state.errors import Locked
 from state.forgotten import Forgotten
+from state.snapshot import DueRow
 from state.workers import Worker
 from syncer.errors import AmberfloError, NotFound, SyncerError
-from syncer.sync.compare import Pair, Tally
+from syncer.sync.compare import GONE, Pair, Tally
 
 #: Why a pulled value of a customer is skipped.
 REASON = "forgotten"
 
 
+class Forgot(NamedTuple):
+    """What was erased here, and whether Amberflo knew the customer and took its last write."""
+
+    erased: Erased
+    at_amberflo: bool
+
+
 @dataclass
 class Forget:
-    """Forgets customers. `farewell` brings the last write of one (with the names of its identify
-    traits) to Amberflo, or raises. Meanwhile this process is a worker (`working`) beside which no
-    run goes on, so none can wait for the customer, and nobody else removes history; it takes the
-    customer as a delivery does, so the writes of one stay serial. `wait` is how many seconds it
-    waits for a delivery that has it."""
+    """Forgets customers. `farewell` brings the last write of one (with the trait names that are
+    ours) to Amberflo, says whether that knows it, or raises. Meanwhile this process is a worker
+    (`working`) beside which no run goes on, so none can wait for the customer, and nobody else
+    removes history; it takes the customer as a delivery does, so the writes of one stay serial.
+    `wait` is how many seconds it waits for a delivery that has it."""
 
     state: Database
     calls: Database
-    farewell: Callable[[str, Collection[str]], None]
+    farewell: Callable[[DueRow, Collection[str]], bool]
     working: Callable[[], AbstractContextManager[Worker]]
     #: finishes a compaction that was cut off: it must not find less than it left
     settle: Callable[[], object]
     wait: float = 0.0
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
-    def forget(self, customer_id: str) -> Erased:
-        """Forget one. When Amberflo does not take the last write, nothing is erased."""
-        with self.working() as worker, self._taken(customer_id, worker) as called:
+    def forget(self, customer_id: str) -> Forgot:
+        """Forget one, also one that only Amberflo knows: this state may be a new one. When Amberflo
+        does not take the last write, nothing is erased."""
+        with self.working() as worker, self._taken(customer_id, worker) as taken:
             try:
-                if called is not None:
-                    self.farewell(customer_id, called)
+                at_amberflo = self.farewell(taken.row, taken.owned)
             except AmberfloError as error:
                 raise SyncerError(
                     f"nothing was erased, Amberflo did not take the last write: {error}"
@@ -57,22 +66,21 @@ class Forget:
             self.settle()
             worker.check()
             with self.state.write(alone=True) as connection:
-                return erasure.erase(connection, customer_id, self.clock())
+                erased = erasure.erase(connection, customer_id, self.clock())
+        return Forgot(erased, at_amberflo)
 
     @contextmanager
-    def _taken(self, customer_id: str, worker: Worker) -> Iterator[list[str] | None]:
-        """The customer is ours for the block; gives the names of its identify traits, None where it
-        is not known. It is as before where it was not erased."""
+    def _taken(self, customer_id: str, worker: Worker) -> Iterator[Taken]:
+        """The customer is ours for the block. It is as before where it was not erased."""
         taken = self._take(customer_id, worker)
         try:
-            yield None if taken is None else taken.called
+            yield taken
         except BaseException:
-            if taken is not None:
-                with self.state.write(alone=True) as connection:
-                    erasure.give_back(connection, taken)
+            with self.state.write(alone=True) as connection:
+                erasure.give_back(connection, taken)
             raise
 
-    def _take(self, customer_id: str, worker: Worker) -> Taken | None:
+    def _take(self, customer_id: str, worker: Worker) -> Taken:
         until = time.monotonic() + self.wait
         while True:
             try:
@@ -142,12 +150,12 @@ def without_forgotten(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> I
 
 
 def _others(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterator[Pair]:
-    for row, known in pairs:
+    for row, known, seen in pairs:
         # Who is erased is not known; only who is about to be is.
         name = known[0] if known is not None else row.customer_id if row is not None else ""
         if name not in (gone if known is None else gone.pending):
-            yield row, known
-        elif row is not None:
+            yield row, known, seen
+        elif row is not None and row is not GONE:
             keys = orjson.loads(row.keys)
             tally.customers += 1
             tally.rows += len(keys) + len(orjson.loads(row.profile))

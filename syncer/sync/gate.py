@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from syncer.engage.catalog import Catalog, matches
-from syncer.engage.listing import AUDIENCE, UNLISTED, Kind, Listing
-from syncer.sync.compare import Sums, TraitChange
+from syncer.engage.catalog import Catalog
+from syncer.engage.listing import AUDIENCE, UNLISTED, Listing
+from syncer.engage.selection import matches
+from syncer.sync.compare import Sums
 
 #: So many members more or less are never a mismatch.
 SLACK = 10
@@ -25,13 +26,6 @@ class Mismatch:
     key: str
     segment: int
     here: int
-
-
-def leaves(change: TraitChange, kind: Kind) -> bool:
-    """Whether a member leaves, or a computed trait loses its value, as `Sums.leaving` counts."""
-    if kind == AUDIENCE:
-        return change.before is True and change.after is not True
-    return change.after is None
 
 
 def waiting(listing: Listing, sums: Mapping[str, Sums], held: Collection[str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""The guard: which traits' changes a run must hold back until somebody approves them.
+"""The guard: which traits' changes a run must hold back until somebody decides.
 
 Pure. A source that lost rows looks like customers that left; billing them off is not undone by
-finding out later (design §3, Guard).
+finding out later (design §3, Guard). What leaves is added up over a sliding day, so that many small
+runs are not less than one large one.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ from dataclasses import dataclass
 
 from syncer.sync.compare import Sums
 
+#: So long (milliseconds) a run's exits count beside those of the runs after it.
+DAY = 24 * 3600 * 1000
+
 
 @dataclass(frozen=True)
 class Guard:
-    """Limits: a share of a trait's members, and a number below which the share does not count."""
+    """Limits: a share of a trait's members, and a number below which the share does not count; the
+    same for small audiences, and for customers that were deleted in Segment."""
 
     max_exits: float = 0.2
     min_exits: int = 100
+    small_max_exits: float = 0.3
+    small_min_exits: int = 10
+    max_deleted: float = 0.05
 
     def held(
         self,
@@ -25,41 +33,75 @@ class Guard:
         members: Mapping[str, int],
         *,
         whole: bool,
-        pending: Mapping[str, int],
+        still: Mapping[str, str],
+        excused: Mapping[str, int],
+        left: Mapping[str, int],
         lost: Collection[str] = (),
         unlisted: Collection[str] = (),
         waiting: Collection[str] = (),
     ) -> dict[str, str]:
         """Trait keys to hold, each with the reason in words.
 
-        `members` are those before the run; `whole` says that all customers were pulled; `pending`
-        maps keys that are held already to their run: a partial run cannot clear them; `lost` are
-        keys that nothing is pulled of any more, whatever the run, `unlisted` those of them that
-        Segment's Public API does not list; `waiting` are keys of which nothing that leaves is
-        applied anyway.
+        `members` are those before the run; `whole` says that all customers were pulled; `still` are
+        keys with an open hold, and its reason; of what leaves, `excused` is decided already and
+        `left` went within a day before; `lost` are keys that nothing is pulled of any more,
+        `unlisted` those of them that Segment's Public API does not list; `waiting` are keys of
+        which nothing that leaves is applied anyway.
         """
         found: dict[str, str] = {}
         for key, trait in sums.items():
-            before = members.get(key, 0)
-            if not trait.differing:
-                continue
-            if key in waiting:
-                pass  # the guard looks at them when they are to be applied
-            elif before and (key in lost or (whole and trait.pulled == trait.vanished)):
+            before = members.get(key, 0) + trait.found
+            leaving = trait.leaving - excused.get(key, 0)
+            if key in still:
+                found[key] = still[key]
+            elif not trait.differing or key in waiting:
+                pass  # the guard looks at those that wait when they are to be applied
+            elif (
+                leaving > 0
+                and before
+                and (key in lost or (whole and trait.pulled == trait.vanished))
+            ):
                 found[key] = (
                     "the Public API lists it no more: it was deleted in Engage, or never was an "
                     f"audience or computed trait of users; it had {before:,} members"
                     if key in unlisted
                     else f"the pull has no rows of it, and it had {before:,} members"
                 )
-            elif trait.leaving >= max(self.min_exits, 1) and (
-                # A share is not exact in binary: 0.29 of 100 is not less than 29.
-                trait.leaving - self.max_exits * before > 1e-9 * before
-            ):
-                found[key] = (
-                    f"{trait.leaving:,} of {before:,} members would leave, more than "
-                    f"{self.max_exits:.0%}"
-                )
-            if key not in found and not whole and key in pending:
-                found[key] = f"held since run {pending[key]}"
+            elif leaving > 0 and (why := self._too_many(leaving, left.get(key, 0), before)):
+                found[key] = why
         return found
+
+    def held_deletions(self, deleted: int, before: int, gone: int) -> str | None:
+        """Why customers that were deleted in Segment are held, if so: `deleted` by this run of
+        `before`, after `gone` within a day before."""
+        number, all_of_them = deleted + gone, before + gone
+        if (
+            deleted
+            and number >= self.small_min_exits
+            and _more(number, self.max_deleted, all_of_them)
+        ):
+            return (
+                f"{deleted:,} of {before:,} customers have no identifier in Segment any more, "
+                f"more than {self.max_deleted:.0%}{_within(gone)}"
+            )
+        return None
+
+    def _too_many(self, leaving: int, left: int, before: int) -> str | None:
+        number, all_of_them = leaving + left, before + left
+        small = max(self.small_max_exits, self.max_exits)
+        for least, share in ((self.min_exits, self.max_exits), (self.small_min_exits, small)):
+            if number >= max(least, 1) and _more(number, share, all_of_them):
+                return (
+                    f"{leaving:,} of {before:,} members would leave, more than "
+                    f"{share:.0%}{_within(left)}"
+                )
+        return None
+
+
+def _more(number: int, share: float, of: int) -> bool:
+    # A share is not exact in binary: 0.29 of 100 is not less than 29.
+    return number - share * of > 1e-9 * of
+
+
+def _within(left: int) -> str:
+    return f" within a day, in which {left:,} left before" if left else ""

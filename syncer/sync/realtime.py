@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from state import failures, forgotten, queue, snapshot
+from state import failures, queue
 from state.database import Database
 from state.errors import StateError, Unfit
 from state.queue import EventRow, InboxRow
-from state.snapshot import ChangeRow, CustomerState, TraitRow
-from syncer.engage.catalog import AUDIENCE, INTERNAL, PROFILE_KEYS, canonical
-from syncer.engage.names import trait_name
 from syncer.passthrough import mapping
 from syncer.passthrough.call import Call, Dropped, Rejected, parse, split
-from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership, Meter
+from syncer.passthrough.mapping import CustomerUpdate, Meter
+from syncer.sync.calls import Calls, CustomerCall
 
 log = logging.getLogger("syncer")
 
@@ -36,9 +32,7 @@ log = logging.getLogger("syncer")
 PAGE = 2000
 
 #: Why a request is kept that nothing can be done with, and how many of its bytes.
-UNSORTABLE, MAX_KEPT = "the accepted request cannot be sorted", 1024 * 1024
-
-CustomerCall = CustomerUpdate | Membership | Delete
+UNSORTABLE, MAX_KEPT = "the accepted request cannot be sorted", 32 * 1024
 
 
 @dataclass
@@ -47,7 +41,7 @@ class Sorted:
 
     events: list[EventRow] = field(default_factory=list)
     calls: list[CustomerCall] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    failures: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=failures.CALLS))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
@@ -89,7 +83,7 @@ class Sorter:
             with self.state_database.write(alone=True) as connection:
                 self._apply(connection, found)
                 if found.failures:
-                    failures.put(connection, found.failures)
+                    found.counts["failure", "let go"] += failures.put(connection, found.failures)
         return found
 
     def _store_alone(self, request: InboxRow, one: Sorted) -> Sorted:
@@ -101,83 +95,12 @@ class Sorter:
             return self._store([unsortable(request, error)])
 
     def _apply(self, connection: Connection, found: Sorted) -> None:
-        """Bring customers and memberships into the desired state, in the order they came."""
-        now = self.clock()
-        gone = forgotten.load(connection)
-        ids = {call.customer_id for call in found.calls}
-        customers = {one.customer_id: one for one in snapshot.states(connection, ids)}
-        before = dict(customers)
-        traits = {row.key: row for row in snapshot.traits(connection)}
-        names = {row.trait: row for row in traits.values()}
-        changes: list[ChangeRow] = []
-        members: Counter[str] = Counter()
+        """Bring what the calls say of customers into the desired state, in the order they came."""
+        globs = self.audiences, self.computed_traits
+        calls = Calls(connection, found.calls, *globs, self.clock(), found.counts)
         for call in found.calls:
-            if call.customer_id in gone:
-                found.counts["dropped", "forgotten"] += 1
-                continue
-            was = customers.get(call.customer_id)
-            state: CustomerState | None
-            if isinstance(call, CustomerUpdate):
-                state = identified(was, call, names.keys())
-                found.counts["customer", "identify"] += 1
-            elif isinstance(call, Delete):
-                state = None if was is None else blanked(was, now)
-                forgotten.ask(connection, call.customer_id, now)
-                gone.pending.add(call.customer_id)
-                found.counts["customer", "delete"] += 1
-            else:
-                trait = self._trait(call, traits, names)
-                if isinstance(trait, str):
-                    found.counts["dropped", trait] += 1
-                    continue
-                state, change = computed(was, call, trait, self._last(connection, call, changes))
-                found.counts["customer", "engage"] += 1
-                if change is not None:
-                    traits[trait.key] = names[trait.trait] = trait
-                    changes.append(change)
-                    members[trait.key] += _counts(change.after) - _counts(change.before)
-            if state is not None:
-                customers[call.customer_id] = state
-        new = [state for one, state in customers.items() if one not in before]
-        known = [(before[one], state) for one, state in customers.items() if one in before]
-        changed = [state for was, state in known if sendable(state) != sendable(was)]
-        noted = [state for was, state in known if state != was and state not in changed]
-        snapshot.put_traits(
-            connection,
-            [traits[key]._replace(members=delta) for key, delta in members.items()],
-        )
-        snapshot.insert_customers(connection, new, now)
-        snapshot.update_customers(connection, changed, now)
-        snapshot.note_customers(connection, noted)
-        snapshot.add_changes(connection, changes, None, now)
-
-    def _trait(
-        self, call: Membership, traits: dict[str, TraitRow], names: dict[str, TraitRow]
-    ) -> TraitRow | str:
-        """The trait that a call of Engage speaks of, or why it is none of ours."""
-        if call.key in traits:
-            return traits[call.key]
-        computed_trait = _matches(call.key, self.computed_traits)
-        if call.key in PROFILE_KEYS or fnmatchcase(call.key, INTERNAL):
-            return "key is not ours"
-        if not computed_trait and not _matches(call.key, self.audiences):
-            return "key is not ours"
-        if call.kind == AUDIENCE and computed_trait:
-            return "key is not ours"
-        name = trait_name(call.key)
-        if not name or name in names:
-            return "name taken twice"
-        return TraitRow(call.key, name, call.kind, 0)
-
-    def _last(
-        self, connection: Connection, call: Membership, changes: Iterable[ChangeRow]
-    ) -> int | None:
-        """Segment's time of the newest change of that trait of that customer."""
-        newest = snapshot.last_observed(connection, call.customer_id, call.key)
-        for change in changes:
-            if (change.customer_id, change.key) == (call.customer_id, call.key):
-                newest = max(newest or 0, change.observed_at or 0)
-        return newest
+            calls.lay(call)
+        calls.write()
 
 
 def joined(each: Iterable[Sorted]) -> Sorted:
@@ -218,8 +141,10 @@ def unsortable(request: InboxRow, error: Exception) -> Sorted:
         exc_info=error,
     )
     text = request.body[:MAX_KEPT].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
-    failure = _failure(request, 0, Rejected(UNSORTABLE, text))
-    return Sorted(failures=[failure], counts=Counter({("rejected", UNSORTABLE): 1}))
+    found = Sorted(counts=Counter({("rejected", UNSORTABLE): 1}))
+    failure = _failure(request, 0, Rejected(UNSORTABLE, ""))
+    found.failures.append({**failure, "request": text})  # of what we took and cannot read, more
+    return found
 
 
 def read(request: InboxRow, into: Sorted) -> None:
@@ -247,6 +172,8 @@ def read(request: InboxRow, into: Sorted) -> None:
             into.counts["dropped", outcome.reason] += 1
         elif isinstance(outcome, Rejected):
             into.counts["rejected", outcome.reason] += 1
+            if len(into.failures) == into.failures.maxlen:
+                into.counts["failure", "let go"] += 1
             into.failures.append(_failure(request, place, outcome))
         else:
             into.calls.append(outcome)
@@ -254,91 +181,7 @@ def read(request: InboxRow, into: Sorted) -> None:
                 into.counts["dropped", mapping.LONG_NAME] += outcome.left_out
 
 
-def identified(
-    was: CustomerState | None, call: CustomerUpdate, engage_names: Collection[str]
-) -> CustomerState:
-    """The state after an identify: for name, email and each trait the newest Segment time wins.
-    Names that Engage computes are not a client's to set."""
-    state = was or CustomerState(call.customer_id, "{}", None, None, None, None)
-    stamps: dict[str, int] = orjson.loads(state.stamps or "{}")
-    called: dict[str, list[Any]] = orjson.loads(state.called or "{}")
-    name, email = state.name, state.email
-    if call.name is not None and call.at_ms >= stamps.get("name", 0):
-        name, stamps["name"] = call.name, call.at_ms
-    if call.email is not None and call.at_ms >= stamps.get("email", 0):
-        email, stamps["email"] = call.email, call.at_ms
-    for trait, value in call.traits.items():
-        if trait not in engage_names and call.at_ms >= called.get(trait, [None, 0])[1]:
-            called[trait] = [value, call.at_ms]
-    return state._replace(name=name, email=email, called=_dump(called), stamps=_dump(stamps))
-
-
-def computed(
-    was: CustomerState | None, call: Membership, trait: TraitRow, last: int | None
-) -> tuple[CustomerState | None, ChangeRow | None]:
-    """The state after a call of Engage, and the change for the history if it is one."""
-    if was is None and call.value is False:
-        return None, None  # never a member, never sent (design §3, three states)
-    state = was or CustomerState(call.customer_id, "{}", None, None, None, None)
-    traits = orjson.loads(state.traits)
-    stamps: dict[str, int] = orjson.loads(state.stamps or "{}")
-    if call.at_ms < max(stamps.get(trait.trait, 0), last or 0):
-        return was, None
-    stamps[trait.trait] = call.at_ms
-    before = traits.get(trait.trait)
-    if call.value is None:
-        traits.pop(trait.trait, None)
-    else:
-        traits[trait.trait] = call.value
-    after = state._replace(traits=canonical(traits), stamps=_dump(stamps))
-    if after.traits == state.traits:
-        return (after if was is not None else None), None
-    change = ChangeRow(
-        call.customer_id, trait.key, trait.trait, _json(before), _json(call.value), call.at_ms
-    )
-    return after, change
-
-
-def sendable(state: CustomerState) -> tuple[Any, ...]:
-    """What of a state Amberflo gets to see."""
-    called = {name: value for name, (value, _) in orjson.loads(state.called or "{}").items()}
-    return state.traits, state.name, state.email, called
-
-
-def blanked(was: CustomerState, now: int) -> CustomerState:
-    """The state after Segment's delete call, until the customer is erased (forget.py): nothing
-    personal is to be at Amberflo. The name there becomes the id, email and identify traits go."""
-    called = {name: [None, now] for name in orjson.loads(was.called or "{}")}
-    stamps = orjson.loads(was.stamps or "{}") | {"name": now, "email": now}
-    return was._replace(name=was.customer_id, email="", called=_dump(called), stamps=_dump(stamps))
-
-
 def _failure(request: InboxRow, place: int, rejected: Rejected) -> dict[str, Any]:
-    return {
-        "ref": f"call:{request.received_at}:{request.id}:{request.place}:{place}",
-        "kind": failures.METER,
-        "customer_id": None,
-        "message_id": rejected.message_id,
-        "reason": rejected.reason,
-        "status": None,
-        "request": rejected.raw,
-        "body": None,
-        "attempts": 0,
-        "failed_at": request.received_at,
-    }
-
-
-def _matches(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
-
-
-def _dump(found: dict[str, Any]) -> str | None:
-    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode() if found else None
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
-
-
-def _counts(value: str | None) -> int:
-    return 0 if value in (None, "false") else 1
+    ref = f"{request.received_at}:{request.id}:{request.place}:{place}"
+    raw, received_at = rejected.raw, request.received_at
+    return failures.call(ref, rejected.message_id, rejected.reason, raw, received_at)

@@ -7,8 +7,8 @@ commit is one transaction. Delivery sends what is due, from this run and from ea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -16,66 +16,51 @@ from typing import Any, Literal, Protocol
 import orjson
 from sqlalchemy import Connection
 
-from state import failures, forgotten, runs, seal, snapshot
+from state import failures, forgotten, holds, runs, seal, snapshot
 from state.database import Database
+from state.holds import Hold
 from state.lock import Check, run_lock
-from state.snapshot import ChangeRow, CustomerState, TraitRow
+from state.snapshot import TraitRow
 from syncer.amberflo.delivery import Delivery
 from syncer.engage import catalog as catalogs
-from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait, canonical
+from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
 from syncer.engage.listing import UNLISTED, Computation, Listing
 from syncer.engage.source import (
     ChangedSince,
     Everything,
-    OnlyCustomer,
+    OnlyCustomers,
     Pull,
     PulledCustomer,
     Scope,
     Source,
     WithoutCustomerId,
 )
-from syncer.engage.values import milliseconds
-from syncer.errors import NotFound, SourceError, StateError, Stopped, SyncerError
+from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
-from syncer.sync.compare import (
-    CustomerChange,
-    Pair,
-    Sums,
-    Tally,
-    TraitChange,
-    compare,
-    look_up,
-    merge,
-    same,
-)
+from syncer.sync.account import Account
+from syncer.sync.commit import Applied, Writer, renamed
+from syncer.sync.compare import ENGAGE_WINS, Pair, Sums, Tally, compare, look_up, merge
+from syncer.sync.contact import Contact, FirstContact
+from syncer.sync.decision import Decision
 from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
-from syncer.sync.guard import Guard
+from syncer.sync.guard import DAY, Guard
+from syncer.sync.pairs import Rulings, Said, beside, chunks, told_apart
 from syncer.sync.plan import Plan
+from syncer.sync.progress import Progress
+from syncer.times import read as milliseconds
 
 RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 
 #: So long (milliseconds) Engage may take to bring what a call said into the source: Profiles Sync
 #: loads hourly, slightly out of order (facts/segment.md §1.3).
 LOADED_AFTER = 3 * 3600 * 1000
-#: An approval covers what was seen; so much more may have come since.
-APPROVAL_SLACK, APPROVAL_SLACK_MIN = 1.2, 10
 
 
-class Progress(Protocol):
-    """Where long work tells how far it is."""
+class Look(Protocol):
+    """Reads what Amberflo has; with `must` it raises what is in the way, else it gives None."""
 
-    def say(self, text: str) -> None:
-        """One line for the user."""
-
-    def begin(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage begins that will do `total` customers; so many were done before."""
-
-    def at(self, done: int) -> None:
-        """So many are done."""
-
-    def end(self) -> None:
-        """The stage ended."""
+    def __call__(self, *, must: bool) -> AbstractContextManager[Contact | None]: ...
 
 
 @dataclass(frozen=True)
@@ -86,45 +71,65 @@ class Selection:
     audiences: tuple[str, ...]
     computed_traits: tuple[str, ...]
     settings: str
+    #: whether customers that were deleted in Segment are forgotten
+    forget_deleted: bool = False
+    #: whether a trait waits for somebody's word where others have values under its name
+    hold_first_contact: bool = False
+
+
+@dataclass(frozen=True)
+class Word:
+    """What somebody says of a hold: the name and the reason that they give."""
+
+    by: str | None = None
+    because: str | None = None
 
 
 @dataclass(frozen=True)
 class Approval:
-    """Somebody's word that what a run held may go through: held changes by trait key."""
+    """Holds that may go through, and whose word that is."""
 
-    run: int
-    held: dict[str, int]
+    holds: frozenset[int]
+    word: Word
 
 
 @dataclass(frozen=True)
 class Again:
-    """Who is to be sent again, changed or not: who is or was in an audience, one customer, or, with
-    neither, everybody."""
+    """Who is to be sent again, changed or not: who is or was in an audience, these customers, or,
+    with neither, everybody; `less_held`: but nobody of whom something is held."""
 
-    audience: str | None
-    customer_id: str | None
+    audience: str | None = None
+    customer_ids: Iterable[str] | None = None
+    less_held: bool = False
 
 
 @dataclass
 class Compared:
-    """What a run would do. `held` maps trait keys to the guard's reason, `waiting` those of which
-    what leaves waits for Segment to the reason of that; close it when done."""
+    """What a run would do; close it when done."""
 
     kind: RunKind
     scope: Scope
     catalog: Catalog
     tally: Tally
     plan: Plan
-    held: dict[str, str]
+    decision: Decision
+    #: those before the run, by key
     members: dict[str, int]
     watermark: str | None
     without_id: WithoutCustomerId
     #: what came by a call after this (epoch milliseconds), the pull need not know of yet
     horizon: int
+    #: the trait rows that a partial pull had of what is held or rejected
+    said: Said
     #: what the Public API says; None where it is not asked
     listing: Listing | None = None
-    waiting: dict[str, str] = field(default_factory=dict)
     mismatches: list[Mismatch] = field(default_factory=list)
+    #: what the user should know of, and is no problem
+    notices: list[str] = field(default_factory=list)
+    #: what Amberflo holds that the state did not put there; None where it was not read
+    first_contact: FirstContact | None = None
+    #: what came of it, when it is committed
+    applied: Applied = field(default_factory=Applied)
 
     @property
     def whole(self) -> bool:
@@ -132,40 +137,26 @@ class Compared:
 
     def close(self) -> None:
         self.plan.close()
+        self.said.close()
 
-    def split(self, change: CustomerChange) -> tuple[CustomerChange | None, list[TraitChange]]:
-        """What of a customer's change goes through (None: nothing), and what is held."""
-        back = [one for one in change.changes if self.holds(one)]
-        if not back:
-            return change, []
-        kept = [one for one in change.changes if not self.holds(one)]
-        if change.known and not kept and change.name is None and change.email is None:
-            return None, back
-        traits = dict(change.traits)
-        for one in back:
-            if one.before is None:
-                traits.pop(one.trait, None)
-            else:
-                traits[one.trait] = one.before
-        if not change.known and not self._somebody(traits):
-            # Nobody to send without what is held: all of it waits.
-            return None, change.changes
-        return change._replace(traits=traits, changes=kept), back
-
-    def holds(self, one: TraitChange) -> bool:
-        """Whether a change is not applied, for the guard's sake or until Segment is ready."""
-        return one.key in self.held or self.waits(one)
-
-    def waits(self, one: TraitChange) -> bool:
-        return one.key in self.waiting and gate.leaves(one, self.catalog.by_key[one.key].kind)
+    def held(self) -> dict[str, str]:
+        """Keys of which something is held, `holds.DELETED` among them, each with the reason."""
+        found = dict(self.decision.held)
+        if self.decision.deletions is not None:
+            found[holds.DELETED] = self.decision.deletions
+        return {key: reason for key, reason in found.items() if key in self.applied.holds}
 
     def waiting_changes(self, key: str) -> int:
         """How many changes of a trait wait for Segment."""
-        return self.tally.sums[key].leaving if key in self.waiting else 0
+        return self.tally.sums[key].leaving if key in self.decision.waiting else 0
 
-    def _somebody(self, traits: dict[str, Any]) -> bool:
-        kinds = self.catalog.by_name
-        return any(value is True or kinds[name].kind != AUDIENCE for name, value in traits.items())
+    def sizes(self, key: str) -> tuple[int, int]:
+        """Members of an audience before the run and how many would leave; of `holds.DELETED`,
+        customers and how many were deleted."""
+        if key == holds.DELETED:
+            return self.tally.known, self.tally.deleted
+        sums = self.tally.sums[key]
+        return self.members.get(key, 0) + sums.found, sums.leaving
 
 
 @dataclass
@@ -183,6 +174,8 @@ class Result:
     waiting: dict[str, str] = field(default_factory=dict)
     #: audiences of which Segment counts another number of members
     mismatches: list[Mismatch] = field(default_factory=list)
+    #: what the user should know of, and is no problem
+    notices: list[str] = field(default_factory=list)
 
 
 Deliver = Callable[[int, Callable[[int], None]], Delivery]
@@ -205,27 +198,34 @@ class Runs:
     #: seconds to wait for the end of another run, such as a short one of the daemon
     patience: float = 2.0
     stop: Callable[[], bool] = lambda: False
+    #: the Amberflo account that is delivered to; None where that is not to be checked
+    account: Account | None = None
     #: what the Public API lists; None where it is not to be asked
     computations: Callable[[], list[Computation]] | None = None
+    #: reads what Amberflo has, before all is compared; None where Amberflo is not to be asked
+    look: Look | None = None
     #: a share of Segment's count of an audience by which ours may differ
     size_tolerance: float = 0.05
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
     # What the command line asks for
 
-    def sync(self, *, full: bool = False) -> Result:
-        """One run now, until delivered."""
+    def sync(self, *, full: bool = False, new_account: bool = False) -> Result:
+        """One run now, until delivered. With `new_account` everybody is sent, to an account that
+        has nothing of ours yet."""
         with run_lock(self.database, self.patience) as check:
-            return self._run(*self._next(full), check=check)
+            if new_account and self.account is not None:
+                self.account.begin_anew(self.clock())
+            return self._run(*self._next(full or new_account), check=check)
 
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
         with run_lock(self.database, self.patience) as check:
-            again = Again(audience, customer_id)
+            again = Again(audience, None if customer_id is None else [customer_id])
             if customer_id is not None:
                 with self.database.read() as connection:
                     check_not_forgotten(connection, customer_id)
-                return self._run("resync", OnlyCustomer(customer_id), check=check, again=again)
+                return self._run("resync", OnlyCustomers((customer_id,)), check=check, again=again)
             if audience is not None:
                 with self.database.read() as connection:
                     keys = {row.key for row in snapshot.traits(connection)}
@@ -233,24 +233,41 @@ class Runs:
                     raise NotFound(f"no trait with the key {audience!r} was ever synced")
             return self._run("resync", Everything(), check=check, again=again)
 
-    def approve(self, run: int) -> Result:
-        """Compare everything anew and let through what the guard held in that run."""
+    def approve(self, run: int, word: Word = Word()) -> Result:
+        """Compare everything anew and let through what the holds of that run have: these changes of
+        these customers, as far as Engage still says them."""
         with run_lock(self.database, self.patience) as check:
-            approval = self._held_run(run)
+            there = self._holds_of(run)
+            # One that is rejected stays so while another one of the run waits for a decision.
+            found = [one for one in there if one.decision is None] or there
+            approval = Approval(frozenset(one.id for one in found), word)
             return self._run("reconcile", Everything(), check=check, approval=approval)
 
-    def reject(self, run: int) -> None:
-        """Leave what the guard held in that run as it is; a later compare may find it again."""
+    def reject(self, run: int, word: Word = Word()) -> None:
+        """Leave what the holds of that run have as it is, until Engage says something else of a
+        customer, or the rejection is lifted."""
         with run_lock(self.database, self.patience):
-            self._held_run(run)
+            found = [one.id for one in self._holds_of(run) if one.decision is None]
+            if not found:
+                raise NotFound(f"what run {run} holds is rejected already")
             with self.database.write() as connection:
-                runs.set_values(connection, run, {"state": runs.REJECTED})
+                holds.decide(
+                    connection,
+                    found,
+                    holds.REJECTED,
+                    self.clock(),
+                    by=word.by,
+                    because=word.because,
+                )
 
-    def retry(self, failed: Collection[int]) -> Delivery:
-        """Send customers again that Amberflo refused, by the numbers of their failures."""
-        with self.database.read() as connection:
-            found = failures.find(connection, failed)
-        return self.send_again([str(failure["customer_id"]) for failure in found])
+    def lift(self, run: int) -> None:
+        """Take back the rejection of what that run holds: the next run judges it anew."""
+        with run_lock(self.database, self.patience):
+            found = [one.id for one in self._holds_of(run) if one.decision == holds.REJECTED]
+            if not found:
+                raise NotFound(f"nothing of what run {run} holds is rejected")
+            with self.database.write() as connection:
+                holds.lift(connection, found, self.clock())
 
     def send_again(self, customer_ids: Iterable[str]) -> Delivery:
         """Send known customers as they are to be, whatever Amberflo has of them."""
@@ -266,9 +283,27 @@ class Runs:
                 left = snapshot.backlog(connection, BY_HAND)
         return replace(delivery, delivered=max(due - refused - left, 0), failed=refused)
 
-    def diff(self, *, full: bool = False) -> Compared:
-        """What the next run would change; writes nothing and asks Amberflo nothing."""
-        return self._compare(*self._next(full), approval=None)
+    def repair(self, customer_ids: Iterable[str]) -> Delivery:
+        """Compare everything with Engage anew, so that an old state puts nothing old back, and send
+        the named customers again, less those of whom something is held."""
+        with run_lock(self.database, self.patience) as check:
+            again = Again(customer_ids=customer_ids, less_held=True)
+            result = self._run("reconcile", Everything(), check=check, again=again)
+        for key, reason in result.held.items():
+            self.progress.say(f"held: {key}: {reason}")
+        return result.delivery
+
+    def diff(self, *, full: bool = False, amberflo: bool = False) -> Compared:
+        """What the next run would change; writes nothing. Asks Amberflo nothing, but `amberflo`
+        reads what it holds, as a full run does."""
+        look = self.look
+        if not amberflo or look is None:
+            return replace(self, look=None)._compare(*self._next(full), approval=None)
+
+        def surely(*, must: bool) -> AbstractContextManager[Contact | None]:
+            return look(must=True)
+
+        return replace(self, look=surely)._compare(*self._next(full=True), approval=None)
 
     def without_customer_id(self, compared: Compared) -> Iterator[str]:
         """The Segment ids of the profiles that the comparison had to leave out."""
@@ -306,97 +341,234 @@ class Runs:
                 self.progress.say(f"run {cut_off} was cut off; this one takes up what it left")
             run = runs.start(connection, kind, self.clock(), self.selection.settings)
         with self._recorded(run):
+            if self.account is not None:
+                self.account.check()
             with closing(self._compare(kind, scope, approval)) as compared:
                 check()  # nobody else runs: what was compared is still so
                 due = self._commit(run, compared, approval, again)
-                result = Result(run, kind, runs.DONE, compared.held)
-                result.waiting, result.mismatches = compared.waiting, compared.mismatches
+                decision = compared.decision
+                result = Result(run, compared.kind, runs.DONE, compared.held())
+                result.waiting, result.mismatches = dict(decision.waiting), compared.mismatches
                 result.problems += compared.catalog.messages
+                result.notices += [*compared.catalog.notices, *compared.notices]
             with self.database.read() as connection:
                 done = runs.done_before(connection, run)
             result.delivery = self._send(run, due, done)
             return self._finish(result)
 
     def _compare(self, kind: RunKind, scope: Scope, approval: Approval | None) -> Compared:
-        whole = isinstance(scope, Everything)
+        """Compare what is in scope; all of it where a key turns up that is not ours yet: Amberflo
+        may have something under its name."""
         listing = self._listing()  # asked before the pull: it may take minutes
+        with self._looked_at(kind, scope) as contact:
+            try:
+                return self._compared(kind, scope, approval, listing, contact)
+            except _NewKeys as new:
+                self.progress.say(f"new: {new}: comparing all")
+        with self._looked_at("reconcile", Everything()) as contact:
+            return self._compared("reconcile", Everything(), approval, listing, contact)
+
+    @contextmanager
+    def _looked_at(self, kind: RunKind, scope: Scope) -> Iterator[Contact | None]:
+        """What Amberflo has, for a comparison of everything."""
+        if self.look is None or not isinstance(scope, Everything):
+            yield None
+            return
+        with self.look(must=kind == "initial") as contact:
+            yield contact
+
+    def _compared(
+        self,
+        kind: RunKind,
+        scope: Scope,
+        approval: Approval | None,
+        listing: Listing | None,
+        contact: Contact | None,
+    ) -> Compared:
+        whole = isinstance(scope, Everything)
         with self.source.pull(scope) as pull, self.database.read() as connection:
             rows = snapshot.traits(connection)
-            statuses = {row.key: row.status for row in rows}
-            known = [KnownTrait(row.key, row.trait, _kind(row.kind)) for row in rows]
-            catalog = catalogs.build(
-                pull.observed(),
-                known,
-                audiences=self.selection.audiences,
-                computed_traits=self.selection.computed_traits,
-                listed=listing.kinds if listing else None,
-            )
-            if listing and listing.problem:
-                catalog.messages.append(listing.problem)
-            members = {
-                catalog.by_name[row.trait].key: row.members
-                for row in rows
-                if row.trait in catalog.by_name
-            }
+            catalog = self._catalog(pull, connection, rows, listing)
+            # Of keys that are refused for their names nothing becomes ours.
+            ours = {trait.key for trait in catalog.by_name.values()}
+            new = sorted(ours - {row.key for row in rows})
+            if new and isinstance(scope, ChangedSince):
+                raise _NewKeys(new, catalog)
             watermark = pull.watermark()
-            tally = Tally(catalog)
-            plan = Plan()
+            tally, plan, said = Tally(catalog), Plan(), Said()
+            rulings = Rulings(connection, tally, approval.holds if approval else frozenset())
+            first = self._first_contact(contact, catalog)
             try:
-                horizon = self._fill(plan, pull, connection, catalog, tally, whole)
-                without_id = pull.without_customer_id(catalog.keys)
-                if isinstance(scope, OnlyCustomer):
-                    without_id = WithoutCustomerId(0, {})
-                    if not tally.customers and not snapshot.find(connection, [scope.customer_id]):
-                        raise NotFound(f"Engage has no customer {scope.customer_id!r}")
+                horizon = self._horizon(kind, watermark)
+                pairs = self._pairs(pull, connection, catalog, tally, first, said, rulings, whole)
+                forget = self.selection.forget_deleted
+                found = compare(pairs, catalog, tally, horizon, whole=whole, forget=forget)
+                for change in rulings.read(found):
+                    plan.append(change)
+                self._check_whole(pull, catalog, tally)
+                without_id = self._without_id(pull, connection, scope, catalog, tally)
             except BaseException:
                 plan.close()
+                said.close()
                 raise
-            pending = runs.held_keys(connection)
-        lost = catalog.by_key.keys() - set(catalog.keys)
-        held = self.guard.held(
-            tally.sums,
-            members,
-            whole=whole,
-            pending=pending,
-            lost=lost,
-            unlisted=catalog.unlisted,
-            waiting=gate.waiting(listing, tally.sums, ()) if listing else (),
-        )
-        for key, seen in (approval.held if approval else {}).items():
-            if tally.sums[key].differing <= max(seen * APPROVAL_SLACK, seen + APPROVAL_SLACK_MIN):
-                held.pop(key, None)
-            elif key in held:
-                held[key] += f"; the approval was for {seen:,}"
-        for key, count in without_id.rows.items():
-            tally.sums[key].pulled += count
-            tally.sums[key].reasons["no customer id"] += count
-        _check_sums(tally)
-        waiting = gate.waiting(listing, tally.sums, held) if listing else {}
-        told = listing is None or not gate.unseen(listing, catalog, statuses, whole=whole)
-        if waiting or not told:
+            decision = self._decide(
+                connection, catalog, rows, tally, rulings, approval, listing, whole
+            )
+            decision.held.update(self._of_others(catalog, rows, first, decision.held))
+        if listing is not None and gate.unseen(
+            listing, catalog, {row.key: row.status for row in rows}, whole=whole
+        ):
             watermark = None  # no row is settled by this run: the next one compares everything
-        return Compared(
+        if decision.waiting:
+            watermark = None
+        members = _members(rows, catalog)
+        compared = Compared(
             kind=kind,
             scope=scope,
             catalog=catalog,
             tally=tally,
             plan=plan,
-            held=held,
+            decision=decision,
             members=members,
-            watermark=None if isinstance(scope, OnlyCustomer) else (watermark or ""),
+            watermark=None if isinstance(scope, OnlyCustomers) else (watermark or ""),
             without_id=without_id,
             horizon=horizon,
+            said=said,
             listing=listing,
-            waiting=waiting,
-            mismatches=gate.mismatches(
-                listing,
-                gate.members_after(tally.sums, members, held, waiting),
-                self.selection.audiences,
-                self.size_tolerance,
-            )
-            if listing and whole
-            else [],
+            first_contact=first,
         )
+        if first is not None and first.notice is not None:
+            compared.notices.append(first.notice)
+        if listing and whole:
+            here = gate.members_after(tally.sums, members, decision.held, decision.waiting)
+            compared.mismatches = gate.mismatches(
+                listing, here, self.selection.audiences, self.size_tolerance
+            )
+        return compared
+
+    def _first_contact(self, contact: Contact | None, catalog: Catalog) -> FirstContact | None:
+        """What Amberflo holds under the names of a run, where that is looked at and to be had."""
+        if contact is None:
+            return None
+        try:
+            return contact.first_contact(catalog)
+        except AmberfloError as problem:
+            self.progress.say(f"what Amberflo holds is not compared: {problem}")
+            return None
+
+    def _catalog(
+        self,
+        pull: Pull,
+        connection: Connection,
+        rows: Sequence[TraitRow],
+        listing: Listing | None,
+    ) -> Catalog:
+        released = [
+            row for row in snapshot.traits(connection, released=True) if row.released_at is not None
+        ]
+        catalog = catalogs.build(
+            pull.observed(),
+            [_known(row) for row in rows],
+            audiences=self.selection.audiences,
+            computed_traits=self.selection.computed_traits,
+            listed=listing.kinds if listing else None,
+            released=[_known(row) for row in released],
+            members={row.key: row.members for row in rows},
+        )
+        if listing and listing.problem:
+            catalog.messages.append(listing.problem)
+        return catalog
+
+    def _horizon(self, kind: RunKind, watermark: str | None) -> int:
+        """Until when calls that came are in the source too; a resync lets Engage win in all."""
+        if kind == "resync":
+            return ENGAGE_WINS
+        newest = milliseconds(watermark) or self.clock()
+        return min(newest, self.clock()) - LOADED_AFTER
+
+    def _decide(
+        self,
+        connection: Connection,
+        catalog: Catalog,
+        rows: Sequence[TraitRow],
+        tally: Tally,
+        rulings: Rulings,
+        approval: Approval | None,
+        listing: Listing | None,
+        whole: bool,
+    ) -> Decision:
+        """What of the compared may go through, by the guard, by Segment, and by decisions made
+        before."""
+        approved = approval.holds if approval else frozenset()
+        still = {
+            catalog.by_name[one.trait].key: f"held since run {one.since_run}: {one.reason}"
+            for one in holds.open_holds(connection).values()
+            if one.id not in approved and one.trait in catalog.by_name
+        }
+        day = self.clock() - DAY
+        left = runs.left_since(connection, day)
+        held = self.guard.held(
+            tally.sums,
+            _members(rows, catalog),
+            whole=whole,
+            still={key: why for key, why in still.items() if tally.sums[key].differing},
+            excused=rulings.excused,
+            left={trait.key: left.get(trait.name, 0) for trait in catalog.by_name.values()},
+            lost=catalog.by_key.keys() - set(catalog.keys),
+            unlisted=catalog.unlisted,
+            waiting=gate.waiting(listing, tally.sums, ()) if listing else (),
+        )
+        tally.known = snapshot.size(connection)
+        deletions = self.guard.held_deletions(
+            tally.deleted - rulings.excused[holds.DELETED],
+            tally.known,
+            runs.deleted_since(connection, day),
+        )
+        pending = holds.open_holds(connection).get(holds.DELETED)
+        if pending is not None and pending.id not in approved and tally.deleted:
+            deletions = f"held since run {pending.since_run}: {pending.reason}"
+        _check_sums(tally)
+        waiting = gate.waiting(listing, tally.sums, held) if listing else {}
+        return Decision(catalog, held, waiting, deletions)
+
+    def _of_others(
+        self,
+        catalog: Catalog,
+        rows: Sequence[TraitRow],
+        first: FirstContact | None,
+        held: Collection[str],
+    ) -> dict[str, str]:
+        """Keys that become ours while Amberflo has other values under their names, held where the
+        config wants it so, each with the reason."""
+        if first is None or not self.selection.hold_first_contact:
+            return {}
+        known = {row.trait for row in rows}
+        return {
+            catalog.by_name[name].key: f"first contact: {found.differ:,} customers have another "
+            "value at Amberflo under this name"
+            for name, found in first.traits.items()
+            if found.differ and name not in known and catalog.by_name[name].key not in held
+        }
+
+    def _without_id(
+        self,
+        pull: Pull,
+        connection: Connection,
+        scope: Scope,
+        catalog: Catalog,
+        tally: Tally,
+    ) -> WithoutCustomerId:
+        """The profiles that cannot be customers, counted as skipped."""
+        if isinstance(scope, OnlyCustomers):
+            if not tally.customers and not snapshot.find(connection, scope.customer_ids):
+                named = ", ".join(map(repr, scope.customer_ids))
+                raise NotFound(f"Engage has no customer {named}")
+            return WithoutCustomerId(0, {})
+        without_id = pull.without_customer_id(catalog.keys)
+        for key, count in without_id.rows.items():
+            tally.sums[key].pulled += count
+            tally.sums[key].reasons["no customer id"] += count
+        return without_id
 
     def _listing(self) -> Listing | None:
         """What the Public API lists; where it cannot be read, what earlier runs knew as ours."""
@@ -415,18 +587,18 @@ class Runs:
             problem = f"{error}; until it can be read, nothing that left is taken out"
             return Listing(known, problem=problem)
 
-    def _fill(
+    def _pairs(
         self,
-        plan: Plan,
         pull: Pull,
         connection: Connection,
         catalog: Catalog,
         tally: Tally,
+        first: FirstContact | None,
+        said: Said,
+        rulings: Rulings,
         whole: bool,
-    ) -> int:
-        """Compare the whole stream into the plan; all or nothing. Gives the horizon."""
-        newest = milliseconds(pull.watermark()) or self.clock()
-        horizon = min(newest, self.clock()) - LOADED_AFTER
+    ) -> Iterator[Pair]:
+        """The whole stream of what is to be compared, with progress."""
         counted = pull.count(catalog.keys)
         self.progress.begin("comparing", counted.customers)
         # Closed here: a stop in the middle must not leave a cursor open behind its connection.
@@ -435,21 +607,28 @@ class Runs:
             closing(snapshot.customers(connection)) as known,
         ):
             pulled = self._watched(customers)
-            pairs: Iterable[Pair] = (
-                merge(pulled, known)
-                if whole
-                else look_up(pulled, lambda ids: snapshot.find(connection, ids))
-            )
+            pairs: Iterable[Pair]
+            if whole:
+                pairs = told_apart(merge(pulled, known), pull.identified)
+            else:
+                pulled = said.noted(pulled, catalog, rulings.traits)
+                pairs = look_up(pulled, lambda ids: snapshot.find(connection, ids))
+            if first is not None:
+                pairs = beside(pairs, first.before)
             pairs = without_forgotten(pairs, forgotten.load(connection), tally)
-            for change in compare(pairs, catalog, tally, horizon):
-                plan.append(change)
+            yield from pairs if first is None else first.noting(pairs)
         self.progress.end()
+        tally.counted = counted
+
+    def _check_whole(self, pull: Pull, catalog: Catalog, tally: Tally) -> None:
+        """A pull is complete or it is nothing (design §3)."""
+        counted = tally.counted
+        assert counted is not None
         if (tally.customers, tally.rows) != (counted.customers, counted.rows):
             raise SourceError(
                 f"the pull ended early: {tally.customers:,} customers with {tally.rows:,} rows of "
                 f"{counted.customers:,} with {counted.rows:,} that the source counts"
             )
-        return horizon
 
     def _watched(self, pulled: Iterator[PulledCustomer]) -> Iterator[PulledCustomer]:
         """The same, with progress, until a stop."""
@@ -466,60 +645,76 @@ class Runs:
         approval: Approval | None,
         again: Again | None,
     ) -> int:
-        """Snapshot, history, what is due and the run's sums, in one transaction; gives how many
-        customers are due."""
+        """Snapshot, history, holds, what is due and the run's sums, in one transaction; gives how
+        many customers are due."""
         self._check_stop()
         now = self.clock()
         with self.database.write(alone=True) as connection:
-            held_changes, held_customers, members = self._apply(connection, run, compared, now)
+            if approval is not None:
+                word = approval.word
+                holds.decide(
+                    connection,
+                    approval.holds,
+                    holds.APPROVED,
+                    now,
+                    by=word.by,
+                    because=word.because,
+                    run=run,
+                )
+            renamed(connection, compared.catalog.renamed, run, now)
+            compared.applied = applied = self._apply(connection, run, compared, now)
+            if compared.whole:
+                looked_at = {*compared.catalog.by_name, holds.DELETED}
+                holds.end_unseen(connection, looked_at, run, now)
+            for trait, customer_ids in compared.said:
+                holds.end_unsaid(connection, trait, customer_ids, run, now)
+            holds.close_empty(connection, run, now)
             snapshot.put_traits(
                 connection,
                 [
-                    TraitRow(trait.key, trait.name, trait.kind, members.get(trait.key, 0))
+                    TraitRow(trait.key, trait.name, trait.kind, applied.members[trait.key])
                     for trait in compared.catalog.by_name.values()
                 ],
             )
             _describe_traits(connection, compared)
             if again is not None:
-                ids = None if again.customer_id is None else [again.customer_id]
-                snapshot.send_again(connection, now, key=again.audience, customer_ids=ids)
-            if approval is not None:
-                runs.set_values(connection, approval.run, {"state": runs.APPROVED})
-            if compared.whole:
-                runs.supersede(connection, before=run)
-            runs.add_traits(connection, run, trait_sums(compared, held_changes))
+                _send_again(connection, again, now)
+            runs.add_traits(connection, run, trait_sums(compared, applied))
             due = snapshot.take_over(connection, run, now)
             values = {
                 **_totals(compared.tally.sums.values()),
+                "kind": compared.kind,
                 "committed_at": now,
                 "watermark": compared.watermark,
                 "without_customer_id": compared.without_id.profiles,
-                "due": due + held_customers,
-                "held": held_customers,
+                "due": due + applied.held_customers,
+                "held": applied.held_customers,
+                "deleted": applied.deleted,
+                "hold": applied.holds.get(holds.DELETED),
+                "first_contact": compared.tally.first_contact,
             }
             runs.set_values(connection, run, values)
             seal.seal(connection, run, now)
         return due
 
-    def _apply(
-        self, connection: Connection, run: int, compared: Compared, now: int
-    ) -> tuple[dict[str, int], int, dict[str, int]]:
-        """Write the plan less what is held. Gives held changes by key, customers with one, and by
-        how many the members of each key went up or down."""
-        held_changes: dict[str, int] = {}
-        held_customers = 0
-        writer = _Writer(connection, run, now, compared.horizon, compared.tally.recount)
+    def _apply(self, connection: Connection, run: int, compared: Compared, now: int) -> Applied:
+        """Write the plan less what is held."""
+        writer = Writer(
+            connection,
+            run,
+            now,
+            compared.decision,
+            horizon=compared.horizon,
+            recount=compared.tally.recount,
+            sizes=compared.sizes,
+            forget=self.selection.forget_deleted,
+        )
         for number, change in enumerate(compared.plan):
             if number % 2048 == 0:
                 self._check_stop()
-            kept, back = compared.split(change)
-            held_customers += bool(back)
-            for one in back:
-                held_changes[one.key] = held_changes.get(one.key, 0) + 1
-            if kept is not None:
-                writer.write(kept)
+            writer.write(change)
         writer.flush()
-        return held_changes, held_customers, writer.members
+        return writer.applied
 
     def _send(self, run: int, due: int, done: int = 0) -> Delivery:
         """Deliver what the run waits for: what calls make due meanwhile is not its to wait for.
@@ -588,110 +783,29 @@ class Runs:
         if self.stop():
             raise Stopped("stopped before anything was changed; the next run starts anew")
 
-    def _held_run(self, run: int) -> Approval:
-        """What a run holds, where it waits for a decision."""
+    def _holds_of(self, run: int) -> list[Hold]:
+        """The holds of a run on which there is something to decide."""
         with self.database.read() as connection:
             record = runs.get(connection, run)
             if record is None:
                 raise NotFound(f"there is no run {run}; `syncer runs` lists them")
-            if record["state"] != runs.HELD:
-                raise NotFound(
-                    f"run {run} is {record['state']}: it holds nothing that waits for a decision"
-                )
-            rows = runs.traits(connection, run)
-        held = {str(row["key"]): int(row["held"]) - int(row["waiting"]) for row in rows}
-        return Approval(run, {key: count for key, count in held.items() if count})
+            found = holds.undecided(connection, run)
+        if not found:
+            raise NotFound(
+                f"run {run} is {record['state']}: it holds nothing that waits for a decision"
+            )
+        return found
 
 
-class _Writer:
-    """Gathers a run's changes and writes them in bulk. Calls may have come since the comparison:
-    changes are laid over the state as it is now, and `recount` is told what they come to. `members`
-    is by how many those of each key went up or down."""
+class _NewKeys(Exception):
+    """Keys that become ours by what a partial pull has seen; the text names them."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        run: int,
-        now: int,
-        horizon: int = 0,
-        recount: Callable[[TraitChange, TraitChange | None], None] = lambda counted, made: None,
-    ) -> None:
-        self._connection, self._run, self._now = connection, run, now
-        self._horizon, self._recount = horizon, recount
-        self._gathered: list[CustomerChange] = []
-        self.members: dict[str, int] = {}
-
-    def write(self, change: CustomerChange) -> None:
-        self._gathered.append(change)
-        if len(self._gathered) >= snapshot.CHUNK:
-            self.flush()
-
-    def flush(self) -> None:
-        ids = [change.customer_id for change in self._gathered]
-        there = {one.customer_id: one for one in snapshot.states(self._connection, ids)}
-        new: list[CustomerState] = []
-        old: list[CustomerState] = []
-        changes: list[ChangeRow] = []
-        for change in self._gathered:
-            state = there.get(change.customer_id)
-            laid, made = laid_over(state, change, self._horizon)
-            if state is None:
-                new.append(laid)
-            elif laid != state:
-                old.append(laid)
-            self._count(change.changes, made)
-            changes += [self._row(change.customer_id, one) for one in made]
-        snapshot.insert_customers(self._connection, new, self._now, self._run)
-        snapshot.update_customers(self._connection, old, self._now, self._run)
-        snapshot.add_changes(self._connection, changes, self._run, self._now)
-        self._gathered = []
-
-    def _count(self, found: list[TraitChange], made: list[TraitChange]) -> None:
-        if made != found:
-            by_key = {one.key: one for one in made}
-            for one in found:
-                self._recount(one, by_key.get(one.key))
-        for one in made:
-            delta = _counts(one.after) - _counts(one.before)
-            self.members[one.key] = self.members.get(one.key, 0) + delta
-
-    def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
-        observed_at = self._now if change.observed_at is None else change.observed_at
-        before, after = _json(change.before), _json(change.after)
-        return ChangeRow(customer_id, change.key, change.trait, before, after, observed_at)
+    def __init__(self, keys: Sequence[str], catalog: Catalog) -> None:
+        shown = [f"{key} ({catalog.by_key[key].kind.replace('_', ' ')})" for key in keys[:5]]
+        super().__init__(", ".join([*shown, *(["…"] if len(keys) > 5 else [])]))
 
 
-def laid_over(
-    state: CustomerState | None, change: CustomerChange, horizon: int
-) -> tuple[CustomerState, list[TraitChange]]:
-    """A customer's state with a change laid over it, and what that changed: nothing, where a call
-    since the comparison said the same, or something newer (as `compare` has it)."""
-    if state is None:
-        traits = canonical(change.traits)
-        new = CustomerState(change.customer_id, traits, change.name, change.email, None, None)
-        return new, change.changes
-    traits_now = orjson.loads(state.traits)
-    stamps: dict[str, int] = orjson.loads(state.stamps or "{}")
-    made = []
-    for one in change.changes:
-        now = traits_now.get(one.trait)
-        at = horizon if one.observed_at is None else one.observed_at
-        if stamps.get(one.trait, 0) > at or same(now, one.after):
-            continue
-        made.append(one._replace(before=now))
-        if one.after is None:
-            traits_now.pop(one.trait, None)
-        else:
-            traits_now[one.trait] = one.after
-    name = change.name if change.name_at >= stamps.get("name", 0) else None
-    email = change.email if change.email_at >= stamps.get("email", 0) else None
-    laid = state._replace(
-        traits=canonical(traits_now), name=name or state.name, email=email or state.email
-    )
-    return laid, made
-
-
-def trait_sums(compared: Compared, held: dict[str, int]) -> list[dict[str, Any]]:
+def trait_sums(compared: Compared, applied: Applied) -> list[dict[str, Any]]:
     """The sums by trait, for the run's record and for `diff`; traits that nothing came of are
     left out."""
     return [
@@ -705,13 +819,26 @@ def trait_sums(compared: Compared, held: dict[str, int]) -> list[dict[str, Any]]
             "changed": sums.changed,
             "unchanged": sums.unchanged,
             "skipped": sums.skipped,
-            "held": held.get(trait.key, 0),
+            "held": applied.held[trait.key],
             "reasons": orjson.dumps(sums.reasons, option=orjson.OPT_SORT_KEYS).decode(),
             "waiting": compared.waiting_changes(key),
+            "left_by_itself": applied.left[trait.key],
+            "hold": applied.holds.get(trait.key),
         }
         for key, sums in compared.tally.sums.items()
         if sums.pulled and (trait := compared.catalog.by_key[key])
     ]
+
+
+def _send_again(connection: Connection, again: Again, now: int) -> None:
+    if again.customer_ids is None:
+        snapshot.send_again(connection, now, key=again.audience)
+        return
+    for part in chunks(iter(again.customer_ids)):
+        ids = set(part)
+        if again.less_held:
+            ids -= {customer_id for customer_id, _ in holds.in_force(connection, ids)}
+        snapshot.send_again(connection, now, customer_ids=ids)
 
 
 def _describe_traits(connection: Connection, compared: Compared) -> None:
@@ -746,13 +873,15 @@ def _totals(sums: Iterable[Sums]) -> dict[str, int]:
     return {name: sum(getattr(one, name) for one in found) for name in names}
 
 
-def _counts(value: Any) -> int:
-    """1 for a member of an audience or a holder of a computed trait."""
-    return 0 if value is None or value is False else 1
+def _members(rows: Iterable[TraitRow], catalog: Catalog) -> dict[str, int]:
+    """Members by the key that has the name now."""
+    return {
+        catalog.by_name[row.trait].key: row.members for row in rows if row.trait in catalog.by_name
+    }
 
 
-def _json(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
+def _known(row: TraitRow) -> KnownTrait:
+    return KnownTrait(row.key, row.trait, _kind(row.kind))
 
 
 def _kind(text: str) -> catalogs.Kind:

@@ -26,8 +26,9 @@ class Drift(NamedTuple):
 class Verification:
     """What was found: checked = equal + pending + missing + drifted customers. Close it when done.
 
-    `checked` are the customers that Amberflo acknowledged at least once, `pending` those of them
-    with something still to be sent: they are not judged. `traits` counts customers by trait, equal
+    `checked` are the customers that Amberflo acknowledged at least once, and those that it never
+    got from us and that hold under our names what they should not; `pending` are those with
+    something still to be sent: they are not judged. `traits` counts customers by trait, equal
     and drifted. `problems` are lines for the user.
     """
 
@@ -50,7 +51,8 @@ class Verification:
 
     @property
     def extra(self) -> int:
-        """Customers at Amberflo that were never sent."""
+        """Customers at Amberflo that were never sent, and hold nothing under our names that they
+        should not."""
         return self.findings.counts()["extra"]
 
     @property

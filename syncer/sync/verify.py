@@ -1,42 +1,36 @@
 """The verification: what Amberflo holds now, against what it should hold; nothing is written.
 
-Amberflo is read the quickest way that shows traits: by pages, else as one list of all, else a
-customer at a time. Pages move while customers are made and deleted, lists may lag, and a run may go
-on meanwhile. So a listing only tells who is as they should be: everybody else is read once more
-alone, with the state before and after, and counts only when nothing was on its way to them.
+A listing only tells who is as they should be: everybody else is read once more alone (observer.py).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 
-from state import snapshot
+from state import holds, snapshot
 from state.database import Database
-from state.findings import EQUAL, EXTRA, SUSPECT
+from state.findings import CLAIMS, EQUAL, EXTRA, STRANGER, SUSPECT, UNSEEN
 from state.snapshot import HeldRow
 from syncer.amberflo.client import Record
-from syncer.amberflo.customer import Difference, differences, ours_at_amberflo
+from syncer.amberflo.customer import Difference, alike, differences, ours_at_amberflo
 from syncer.amberflo.delivery import Delivery
 from syncer.amberflo.holdings import Holdings
-from syncer.errors import AmberfloError, Locked, NotFound, Refused, Stopped, TryAgain
-from syncer.sync.run import Progress
+from syncer.errors import ConfigError, NotFound, SourceError, StateError, SyncerError
+from syncer.sync.asking import AT_A_TIME, Asking
+from syncer.sync.observer import Listed, Observer, present
+from syncer.sync.ours import Said
+from syncer.sync.progress import Progress
 from syncer.sync.verification import Verification
 
 Item = TypeVar("Item")
 
 #: Customers that are read from the state at a time.
 PAGE = 1000
-NO_TRAITS = "customers come without their traits"
-#: So many customers of ours listed without a trait, and none with: the listing leaves traits out.
-ENOUGH = 10
-#: Times that a customer is read anew because a run or a delivery changed it meanwhile.
-TRIES = 5
 
 #: What becomes of a customer that is read by itself.
 GOOD, DRIFTED, MISSING, PENDING = "good", "drifted", "missing", "pending"
@@ -54,36 +48,40 @@ class Judged(NamedTuple):
 @dataclass
 class Verifier:
     """Compares on a state database. `connect` opens the way to Amberflo, `owned` are the trait
-    names that are ours; `at_a_time` customers are read by themselves at a time."""
+    names that are ours; `asking` asks Engage about customers that the state does not know;
+    `at_a_time` customers are read by themselves at a time."""
 
     database: Database
     connect: Callable[[], AbstractAsyncContextManager[Holdings]]
     owned: frozenset[str]
+    asking: Asking
     progress: Progress
     as_strings: bool = False
+    protected: tuple[str, ...] = ()
     at_a_time: int = 16
     stop: Callable[[], bool] = lambda: False
 
     def verify(
         self,
         customer_id: str | None = None,
-        send_again: Callable[[Iterable[str]], Delivery] | None = None,
+        repair: Callable[[Iterable[str]], Delivery] | None = None,
     ) -> Verification:
         """Look at all customers that were ever sent and all that Amberflo lists, or at one
-        customer. With `send_again` (that of `Runs`) what differs is sent and looked at again."""
-        self._found = Verification()
+        customer. With `repair` (that of `Runs`) what differs is compared with Engage anew, sent and
+        looked at again."""
+        self._found, self._engage_answers = Verification(), True
         try:
             uvloop.run(self._connected(lambda: self._find(customer_id)))
-            if send_again is not None and not self._found.good:
-                self._repair(send_again)
+            if repair is not None and not self._found.good:
+                self._repair(repair)
         except BaseException:
             self._found.close()
             raise
         return self._found
 
-    def _repair(self, send_again: Callable[[Iterable[str]], Delivery]) -> None:
+    def _repair(self, repair: Callable[[Iterable[str]], Delivery]) -> None:
         try:
-            delivery = send_again(self._found.findings.differing())
+            delivery = repair(self._found.findings.differing())
             if delivery.failed:
                 self._found.problems.append(
                     f"Amberflo refused {delivery.failed:,} customers for good: `syncer failures` "
@@ -92,12 +90,15 @@ class Verifier:
             if delivery.problem:
                 self._found.problems.append(delivery.problem)
             uvloop.run(self._connected(self._check_repairs))
-        except (Locked, AmberfloError, Stopped) as error:
+        except (StateError, SyncerError) as error:
             # What was found is worth telling all the same.
             self._found.problems.append(str(error))
 
     async def _connected(self, work: Callable[[], Awaitable[None]]) -> None:
-        async with self.connect() as self._holdings:
+        async with self.connect() as holdings:
+            self._observer = Observer(
+                self.database, holdings, self.progress, self.at_a_time, self.stop
+            )
             await work()
 
     async def _find(self, customer_id: str | None) -> None:
@@ -105,79 +106,39 @@ class Verifier:
             await self._find_one(customer_id)
             return
         with self.database.read() as connection:
-            self._total = snapshot.sent_count(connection)
-        await self._read_listing()
-        self.progress.begin("checking", self._total)
+            total = snapshot.sent_count(connection)
+        listed = await self._observer.everybody(self._look, total)
+        self.progress.begin("checking", total)
         try:
-            await self._each(self._suspects(), self._judge)
+            await self._observer.each(self._suspects(), self._judge)
         finally:
             self.progress.end()
+        await self._judge_strangers(CLAIMS)
+        if listed is Listed.WITHOUT_TRAITS:
+            await self._judge_strangers(UNSEEN)
 
     async def _find_one(self, customer_id: str) -> None:
-        row = self._row(customer_id)
+        row = self._observer.row(customer_id)
         if row is not None and row.acked_rev > 0:
             self._found.checked = 1
             await self._judge(row)
         elif row is not None and row.due_at is not None:
             raise NotFound(f"the customer {customer_id!r} is still to be sent: `syncer sync` does")
-        elif await self._holdings.one(customer_id) is not None:
-            self._found.findings.put_looks([(customer_id, EXTRA)])
+        elif (record := await self._observer.holdings.one(customer_id)) is not None:
+            look = EXTRA if row is not None else self._look_of_stranger({"traits": {}, **record})
+            self._found.findings.put_looks([(customer_id, look)])
+            await self._judge_strangers(CLAIMS)
         else:
             raise NotFound(f"the customer {customer_id!r} was never sent, and is not at Amberflo")
 
     async def _check_repairs(self) -> None:
-        await self._each(self._found.findings.differing(), self._judge_repair)
+        await self._observer.each(self._found.findings.differing(), self._judge_repair)
 
     # The listing
 
-    async def _read_listing(self) -> None:
-        """Look at all that Amberflo lists, in a way that shows traits if there is one; else only at
-        who is there."""
-        ways = (
-            ("paging", self._holdings.pages, "its list of all customers"),
-            ("list", self._holdings.everybody, "every customer by itself"),
-        )
-        usable = []
-        for name, way, instead in ways:
-            reason = await self._read(way())
-            if reason is None:
-                return
-            self.progress.say(f"Amberflo's {name} is of no use ({reason}): reading {instead}")
-            if reason is NO_TRAITS:
-                usable.append(way)
-        if not usable or await self._read(usable[0](), whole=True) is not None:
-            self.progress.say("Amberflo lists no customers: what it has besides ours is not known")
-
-    async def _read(
-        self, listing: AsyncGenerator[list[Record]], *, whole: bool = False
-    ) -> str | None:
-        """Look at everybody in a listing. Gives why it cannot be used, if so: it is not to be had
-        or, unless it is wanted `whole` all the same, it leaves traits out."""
-        bare = done = 0
-        self.progress.begin("reading", self._total)
-        try:
-            async with aclosing(listing) as batches:
-                async for batch in batches:
-                    self._check_stop()
-                    bare += self._look(batch)
-                    whole = whole or any("traits" in record for record in batch)
-                    if bare >= ENOUGH and not whole:
-                        return NO_TRAITS
-                    done += len(batch)
-                    self.progress.at(min(done, self._total))
-        except (Refused, TryAgain) as problem:
-            return str(problem)
-        finally:
-            self.progress.end()
-        return None
-
     def _look(self, batch: list[Record]) -> int:
         """Look at some listed customers; gives how many of ours lack all their traits."""
-        found = {
-            one["customerId"]: one
-            for one in batch
-            if isinstance(one.get("customerId"), str) and not one.get("deleteTime")
-        }
+        found = present(batch)
         with self.database.read() as connection:
             rows = {row.customer_id: row for row in snapshot.held(connection, found)}
         before = self._found.findings.looks(found)
@@ -187,7 +148,9 @@ class Verifier:
             row = rows.get(customer_id)
             if before.get(customer_id) == EQUAL:
                 continue  # a page that moved brought it twice
-            if row is None or (row.acked_rev == 0 and row.due_at is None):
+            if row is None:
+                looks.append((customer_id, self._look_of_stranger(record)))
+            elif row.acked_rev == 0 and row.due_at is None:
                 looks.append((customer_id, EXTRA))
             elif row.acked_rev > 0 and row.due_at is None:
                 bare += "traits" not in record and row.traits != "{}"
@@ -198,13 +161,75 @@ class Verifier:
         self._found.findings.put_looks(looks)
         return bare
 
+    # Customers that the state does not know
+
+    def _look_of_stranger(self, record: Record) -> int:
+        if "traits" not in record:
+            return UNSEEN
+        return CLAIMS if self._claims(record) else EXTRA
+
+    def _claims(self, record: Record) -> list[str]:
+        """The names of ours under which a customer holds something."""
+        traits = record.get("traits")
+        return self.asking.ours.held(traits) if isinstance(traits, dict) else []
+
+    async def _judge_strangers(self, look: int) -> None:
+        """Those of them that Engage knows, or that it cannot be asked about, are to hold under our
+        names what Engage says. Those that it does not know are nobody's business here."""
+        after = ""
+        while ids := self._found.findings.with_look(look, after, AT_A_TIME):
+            self._observer.check_stop()
+            said = self._ask(ids)
+            await self._observer.each(iter(said.items()), self._judge_stranger)
+            after = ids[-1]
+
+    def _ask(self, ids: list[str]) -> Mapping[str, Said | None]:
+        try:
+            if self._engage_answers:
+                return self.asking.about(ids)
+        except (SourceError, ConfigError) as error:
+            self._engage_answers = False
+            self.progress.say(
+                f"Engage cannot be asked ({error}): what customers that were never sent hold under "
+                "our names counts as if it should not be there"
+            )
+        return dict.fromkeys(ids)
+
+    async def _judge_stranger(self, stranger: tuple[str, Said | None]) -> None:
+        customer_id, said = stranger
+        record = await self._observer.holdings.one(customer_id)
+        if record is None or self._observer.row(customer_id) is not None:
+            return  # it is gone, or a run or a call brought it in meanwhile
+        ours, drifts = self.asking.ours, []
+        for name in self._claims(record):
+            found = record["traits"][name]
+            if said is None:
+                drifts.append(Difference(name, None, found))
+            elif name not in said.unread and not ours.right(name, found, said.traits):
+                drifts.append(Difference(name, ours.expected(name, found, said.traits), found))
+        if drifts:
+            self._found.checked += 1
+            self._found.put(customer_id, drifts)
+            self._found.findings.put_looks([(customer_id, STRANGER)])
+
+    async def _judge_repaired_stranger(self, customer_id: str) -> Judged:
+        """One that the run did not bring in: is it as it was expected to be?"""
+        record = await self._observer.holdings.one(customer_id)
+        there = {} if record is None else record.get("traits") or {}
+        drifts = [
+            Difference(one.trait, one.expected, there.get(one.trait))
+            for one in self._found.drifts(customer_id)
+            if not alike(one.expected, there.get(one.trait))
+        ]
+        return Judged(DRIFTED if drifts else GOOD, drifts)
+
     # One customer
 
     def _suspects(self) -> Iterator[HeldRow]:
         """Every customer that was ever sent, less those that the listing showed to be right."""
         after = ""
         while True:
-            self._check_stop()
+            self._observer.check_stop()
             with self.database.read() as connection:
                 ids = snapshot.sent(connection, after, PAGE)
                 if not ids:
@@ -237,12 +262,20 @@ class Verifier:
         self._found.put(row.customer_id, judged.drifts)
 
     async def _judge_repair(self, customer_id: str) -> None:
-        row = self._row(customer_id)
-        judged = Judged(FORGOTTEN) if row is None else await self._judged(row)
+        row = self._observer.row(customer_id)
+        if row is not None:
+            judged = await self._judged(row)
+        elif self._found.findings.looks([customer_id]).get(customer_id) == STRANGER:
+            judged = await self._judge_repaired_stranger(customer_id)
+        else:
+            judged = Judged(FORGOTTEN)
         if judged.verdict == GOOD:
             traits = [drift.trait for drift in self._found.drifts(customer_id)]
             self.progress.say(f"repaired {customer_id}: {', '.join(traits) or 'it was missing'}")
             self._found.findings.repaired(customer_id)
+            return
+        if self._is_held(customer_id):
+            self.progress.say(f"not repaired {customer_id}: held")
             return
         why = {
             FORGOTTEN: "it was erased meanwhile",
@@ -252,51 +285,25 @@ class Verifier:
         }
         self.progress.say(f"not repaired {customer_id}: {why[judged.verdict]}")
 
-    async def _judged(self, row: HeldRow) -> Judged:
-        """Read one customer, and judge it if nothing of it changed or was on its way since `row`
-        was read; else again with what it is now."""
-        for _ in range(TRIES):
-            if row.due_at is not None:
-                break
-            record = await self._holdings.one(row.customer_id)
-            now = self._row(row.customer_id)
-            if now == row:
-                if record is None:
-                    return Judged(MISSING)
-                drifts, names = self._compare(row, record)
-                return Judged(DRIFTED if drifts else GOOD, drifts, names)
-            if now is None:
-                return Judged(FORGOTTEN)
-            row = now
-        return Judged(PENDING)
-
-    def _row(self, customer_id: str) -> HeldRow | None:
+    def _is_held(self, customer_id: str) -> bool:
         with self.database.read() as connection:
-            return next(iter(snapshot.held(connection, [customer_id])), None)
+            return bool(holds.in_force(connection, [customer_id]))
+
+    async def _judged(self, row: HeldRow) -> Judged:
+        """Read one customer, and judge it if nothing is on its way to it."""
+        found = await self._observer.alone(row)
+        if found.row is None:
+            return Judged(FORGOTTEN)
+        if not found.settled:
+            return Judged(PENDING)
+        if found.record is None:
+            return Judged(MISSING)
+        drifts, names = self._compare(found.row, found.record)
+        return Judged(DRIFTED if drifts else GOOD, drifts, names)
 
     def _compare(self, row: HeldRow, record: Record) -> tuple[list[Difference], list[str]]:
         """Where the record is not as it should be, and the names of all that was compared."""
-        drifts = differences(record, row, self.owned, as_strings=self.as_strings)
-        names = [*ours_at_amberflo(row, as_strings=self.as_strings), "customerName"]
+        how: Any = {"as_strings": self.as_strings, "protected": self.protected}
+        drifts = differences(record, row, self.owned, **how)
+        names = [*ours_at_amberflo(row, **how), "customerName"]
         return drifts, [*names, "customerEmail"] if row.email else names
-
-    # Helpers
-
-    async def _each(self, items: Iterator[Item], work: Callable[[Item], Awaitable[None]]) -> None:
-        """Do the work for each, some at a time; the first error ends all."""
-
-        async def take_the_next() -> None:
-            for item in items:
-                await work(item)
-
-        tasks = [asyncio.create_task(take_the_next()) for _ in range(self.at_a_time)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _check_stop(self) -> None:
-        if self.stop():
-            raise Stopped("stopped before all was looked at")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import orjson
 
-from state import failures
 from state.errors import StateError
 from syncer.app import App
 from syncer.config import Config
@@ -54,10 +53,7 @@ def asked(config: Config, stop: Callable[[], bool], what: str, arguments: Sequen
 
 def _retry(app: App, found: Runs, which: str, newest: int) -> Outcome:
     """Send failures again."""
-    with found.database.read() as connection:
-        rows = failures.find(connection, None if which == ALL else [int(which)])
-    rows = [row for row in rows if row["id"] <= newest and not failures.only_discarded(row)]
-    delivery = app.retry(found, rows)
+    delivery = app.retry(found, None if which == ALL else [int(which)], newest)
     says = f"{delivery.delivered:,} delivered, {delivery.failed:,} refused again"
     good = not (delivery.failed or delivery.problem or delivery.stopped)
     return Outcome(good, f"{says}; {delivery.problem}" if delivery.problem else says)

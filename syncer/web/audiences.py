@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from state import history, retention, runs, sizes, snapshot
+from state import history, holds, retention, sizes, snapshot
 from state.history import Entry
 from state.snapshot import TraitRow
 from syncer.web.chart import chart
@@ -28,7 +28,7 @@ def listing(desk: Desk, visit: Visit) -> Answer:
     after = visit.text("after") or None
     with desk.state.read() as connection:
         found = snapshot.traits(connection, after=after, limit=ROWS + 1)
-        held = runs.held_keys(connection)
+        held = holds.open_keys(connection)
     data = {
         "traits": found[:ROWS],
         "held": held,
@@ -46,12 +46,12 @@ def one(desk: Desk, visit: Visit) -> Answer:
         trait = _trait(connection, key)
         counted = sizes.up_to_date(connection)
         is_audience = trait.kind == AUDIENCE
-        moments = _moments(connection, trait.key, since, until or desk.clock())
+        moments = _moments(connection, trait.key, since, until, desk.clock())
         shown = []
-        if is_audience and counted:
+        if is_audience and counted and moments:
             shown = sizes.by_hour(connection, trait.key, moments, trait.members)
         changes = _changes(connection, trait.key, since, until, MOVES[step], after, counted)
-        held = runs.held_keys(connection).get(trait.key)
+        held = holds.open_keys(connection).get(trait.key)
     return Page(
         "audience.html",
         {
@@ -93,18 +93,24 @@ def _trait(connection: Connection, key: str) -> TraitRow:
     return found
 
 
-def _moments(connection: Connection, key: str, since: int | None, until: int) -> list[int]:
-    """The moments of a chart, each the end of an hour: evenly, from `since`, or from 30 days back,
-    or from where the history begins."""
-    first = history.first_recorded(connection, key)
-    if first is None:
+def _moments(
+    connection: Connection, key: str, since: int | None, until: int | None, now: int
+) -> list[int]:
+    """The moments of a chart: `since`, or 30 days back, or where the history begins; then ends of
+    hours, evenly; then now, unless `until` is before it. None is before the history begins."""
+    begins, first = history.known_since(connection), history.first_recorded(connection, key)
+    if begins is None or first is None:
         return []
-    start = max(until - BACK, first) if since is None else since
-    start = max(start, retention.begins(connection) or start)
-    end = -(-until // sizes.HOUR)
-    begin = min(-(-start // sizes.HOUR), end - 1)
+    last = now if until is None else min(until, now)
+    start = max(last - BACK, first) if since is None else since
+    start = max(start, begins.at)
+    if start > last:
+        return []
+    begin, end = start // sizes.HOUR + 1, last // sizes.HOUR
     steps = max(1, min(STEPS, end - begin))
-    return [(begin + (end - begin) * step // steps) * sizes.HOUR for step in range(steps + 1)]
+    hours = {begin + (end - begin) * step // steps for step in range(steps + 1)}
+    moments = [start, *(hour * sizes.HOUR for hour in sorted(hours) if begin <= hour <= end)]
+    return [*moments, now] if last == now > moments[-1] else moments
 
 
 def _changes(

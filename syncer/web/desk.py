@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from state import failures, runs
+from state import failures, holds
 from state.database import Database
 from syncer.web.page import Answer, Visit
 from syncer.web.work import Work
@@ -33,5 +33,5 @@ class Desk:
         """What every page shows around its own: what is asked for, and what needs somebody."""
         with self.state.read() as connection:
             failed = failures.count(connection)
-            held = len(runs.held_keys(connection))
+            held = len(holds.open_keys(connection))
         return {"tasks": self.work.recent(), "needs": {"refused": failed, "held": held}}

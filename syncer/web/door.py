@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from state.errors import Locked, NotKept, StateError
 from syncer.errors import SyncerError
@@ -74,7 +76,7 @@ class Door:
         self._further = frozenset(name.lower() for name in self.hosts)
         self._names = (_OWN_NAMES | {self.listen.lower()} | self._further) - _WILDCARDS
 
-    def app(self, reads: dict[str, Handler], writes: dict[str, Handler]) -> Starlette:
+    def app(self, reads: dict[str, Handler], writes: dict[str, Handler]) -> ASGIApp:
         """The app to serve: handlers of GET and of POST by their path."""
         routes = [
             Route("/login", self._guarded(self._login), methods=["GET", "POST"]),
@@ -86,7 +88,7 @@ class Door:
         if "/logout" not in writes:
             routes.append(Route("/logout", self._guarded(self._logout), methods=["POST"]))
         routes.append(Route("/{path:path}", self._guarded(self._open(_nowhere)), methods=["GET"]))
-        return Starlette(routes=routes)
+        return _with_headers(Starlette(routes=routes))
 
     # What every request goes through
 
@@ -104,8 +106,10 @@ class Door:
                 response.headers.update(refused.headers)
             except ClientDisconnect:
                 response = Response(status_code=400)
-            for name, value in _HEADERS.items():
-                response.headers.setdefault(name, value)
+            except StateError as error:
+                response = self._shown(_error(503, str(error), "That did not work"), request)
+            except Exception:
+                response = self._shown(_broken(request), request)
             return response
 
         return guarded
@@ -123,7 +127,7 @@ class Door:
         if site is not None:
             good = site == "same-origin"
         elif (origin := request.headers.get("origin")) is not None:
-            there = urlsplit(origin)
+            there = _split(origin)
             # A proxy may have put its own name into Host.
             good = there.netloc == request.headers["host"] or there.hostname in self._further
         else:
@@ -164,23 +168,28 @@ class Door:
         return self._shown(page, request)
 
     def _tried(self, token: str) -> bool:
-        """Whether it is the token; where there were too many wrong ones, it is not looked at."""
+        """Whether it is the token. Who has it comes in at any time: only wrong ones have to wait
+        where there were too many, so that nobody can keep the operator out."""
+        if self.sessions.matches(token):
+            return True
         pause = self.tries.pause()
         if pause:
-            log.warning("a log-in was not looked at: too many wrong tokens")
             raise _Refused(
                 429, f"too many wrong tokens; try again in {pause:.0f} s",
                 {"retry-after": f"{pause:.0f}"},
             )  # fmt: skip
-        if self.sessions.matches(token):
-            return True
         self.tries.wrong()
         log.warning("a log-in with a wrong token was refused")
         return False
 
     async def _logout(self, request: Request) -> Response:
-        response = await self._open(lambda _visit: GoTo("/login"))(request)
-        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+        def end(_visit: Visit) -> Answer:
+            self.sessions.end(request.cookies.get(COOKIE, ""))
+            return GoTo("/login")
+
+        response = await self._open(end)(request)
+        if response.status_code == 303:
+            response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
         return response
 
     def _session(self, request: Request) -> str | None:
@@ -199,7 +208,7 @@ class Door:
         """A page for who is logged in."""
 
         async def opened(request: Request) -> Response:
-            session = self._session(request)
+            session = await asyncio.to_thread(self._session, request)
             if session is None:
                 return _to_login(request)
             form = await self._form(request) if request.method == "POST" else {}
@@ -211,7 +220,7 @@ class Door:
                 query=dict(request.query_params),
                 form=form,
                 form_token=form_token,
-                run=request.path_params.get("run", 0),
+                which=request.path_params.get("which", ""),
             )
             return await asyncio.to_thread(self._answer, handler, visit, request)
 
@@ -234,8 +243,7 @@ class Door:
         except (StateError, SyncerError) as error:
             page = _error(503, str(error), "That did not work")
         except Exception:
-            log.exception("a page broke", extra={"path": visit.path})
-            page = _error(500, "this page broke; the log says why", "That did not work")
+            page = _broken(request)
         return self._shown(page, request, visit)
 
     def _shown(self, page: Page, request: Request, visit: Visit | None = None) -> Response:
@@ -260,6 +268,11 @@ class Door:
 
 def _error(status: int, text: str, title: str = "Refused") -> Page:
     return Page("error.html", {"title": title, "text": text}, status)
+
+
+def _broken(request: Request) -> Page:
+    log.exception("a page broke", extra={"path": request.url.path})
+    return _error(500, "this page broke; the log says why", "That did not work")
 
 
 def _nowhere(visit: Visit) -> Answer:
@@ -287,3 +300,26 @@ def _name(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def _split(origin: str) -> SplitResult:
+    try:
+        return urlsplit(origin)
+    except ValueError:
+        raise _Refused(400, "the Origin header of this request cannot be read") from None
+
+
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    """An app whose every answer has our headers, also where no handler of ours made it."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return answer

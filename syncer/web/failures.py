@@ -37,10 +37,10 @@ def retry(desk: Desk, visit: Visit) -> Answer:
 
 def discard(desk: Desk, visit: Visit) -> Answer:
     ids, newest = _chosen(desk, visit)
-    with desk.state.write() as connection:
-        if ids is None:
-            removed = failures.remove_until(connection, newest)
-        else:
+    if ids is None:
+        removed = failures.discard_until(desk.state, newest)
+    else:
+        with desk.state.write() as connection:
             removed = failures.remove(connection, ids)
     desk.work.done("failures", f"{removed:,} discarded")
     return GoTo("/failures")

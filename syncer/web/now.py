@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from state import alerts, failures, queue, runs, snapshot, workers
+from state import alerts, failures, holds, queue, runs, snapshot, workers
 from syncer.web.desk import Desk
 from syncer.web.page import Answer, Nothing, Page, Visit
 
@@ -39,7 +39,7 @@ def _facts(desk: Desk) -> dict[str, Any]:
     with desk.state.read() as connection:
         newest = runs.newest(connection, 2)
         oldest = [snapshot.waits_since(connection)]
-        held = runs.held_keys(connection)
+        held = holds.open_keys(connection)
         customers = snapshot.backlog(connection)
         failed = failures.count(connection)
         active = alerts.active(connection)

@@ -59,13 +59,22 @@ Answer = Page | GoTo | Nothing
 
 @dataclass(frozen=True)
 class Visit:
-    """A request that may be answered. `run` is the number in its path, if it has one."""
+    """A request that may be answered. `which` is the number in its path, if it has one."""
 
     path: str
     query: Mapping[str, str]
     form: Mapping[str, str]
     form_token: str
-    run: int = 0
+    which: str = ""
+
+    @property
+    def run(self) -> int:
+        """The number of a run in the path."""
+        if not (self.which.isascii() and self.which.isdigit()):
+            raise Missing(f"there is no run {self.which[:50]!r}")
+        if len(self.which) > 100:
+            raise Wrong(f"the number of a run has {len(self.which):,} digits; none has so many")
+        return int(self.which)
 
     def text(self, name: str) -> str:
         """A parameter of the URL, "" when it is not there."""
@@ -98,7 +107,7 @@ class Visit:
             found = datetime.fromisoformat(text)
             if found.tzinfo is None:
                 found = found.replace(tzinfo=UTC)
-            return round(found.timestamp() * 1000)
+            return round(found.astimezone(UTC).timestamp() * 1000)
         except (ValueError, OverflowError):
             raise Wrong(
                 f"{name} is {text[:50]!r}, which is no time; write for example 2026-11-01 or "
@@ -110,9 +119,12 @@ def whole(name: str, text: str) -> int | None:
     """A whole number, None for an empty text."""
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and int(text[:20]) <= LARGEST):
+    digits = text.lstrip("0") or "0"
+    if not (text.isascii() and text.isdigit()):
         raise Wrong(f"{name} is {text[:50]!r}; it must be a whole number")
-    return int(text)
+    if len(digits) > len(str(LARGEST)) or int(digits) > LARGEST:
+        raise Wrong(f"{name} is {text[:50]!r}; it can be a whole number up to {LARGEST}")
+    return int(digits)
 
 
 def _text(name: str, text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 from urllib.parse import urlencode
@@ -74,21 +73,31 @@ def time(milliseconds: int | None) -> Markup:
     """A moment to the second; the machine-readable one has milliseconds."""
     if milliseconds is None:
         return Markup('<span class="none">–</span>')
-    shown = datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    exact = iso(milliseconds)
+    exact = _exact(milliseconds)
+    shown = exact.partition(".")[0].replace("T", " ")
     return Markup('<time datetime="{}" title="{}">{}</time>').format(exact, exact, shown)
 
 
 def day(milliseconds: int) -> str:
     """A moment to the minute, for the table of a chart."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    return _to_the_minute(milliseconds).replace("T", " ")
 
 
 def field(milliseconds: int | None) -> str:
     """A moment as the value of a form's field."""
     if milliseconds is None:
         return ""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M")
+    return _to_the_minute(milliseconds)
+
+
+def _exact(milliseconds: int) -> str:
+    text = iso(milliseconds)
+    assert text is not None
+    return text
+
+
+def _to_the_minute(milliseconds: int) -> str:
+    return _exact(milliseconds).rpartition(":")[0]
 
 
 def value(text: str | None) -> Markup:

@@ -8,7 +8,7 @@ from functools import partial
 import orjson
 from sqlalchemy import Connection
 
-from state import history, runs
+from state import history, holds, runs
 from state.history import Entry
 from syncer.web.desk import Desk
 from syncer.web.page import LARGEST, ROWS, Answer, GoTo, Missing, NotNow, Page, Visit
@@ -37,6 +37,10 @@ def one(desk: Desk, visit: Visit) -> Answer:
             for row in runs.traits(connection, visit.run)
         ]
         changes = _changes(connection, visit.run, traits, key, step, after)
+        found = [
+            (one, holds.count(connection, one.id)) for one in holds.of_run(connection, visit.run)
+        ]
+        undecided = bool(holds.undecided(connection, visit.run))
     return Page(
         "run.html",
         {
@@ -48,6 +52,9 @@ def one(desk: Desk, visit: Visit) -> Answer:
             "filter": {"key": key, "step": step},
             "paged": after is not None,
             "approving": desk.work.under_way(_name(visit.run)),
+            "holds": found,
+            "undecided": undecided,
+            "open": any(one.decision is None for one, _ in found),
         },
     )
 
@@ -93,7 +100,8 @@ def _held(desk: Desk, visit: Visit) -> None:
     """Only what is held can be decided on."""
     with desk.state.read() as connection:
         record = _run(connection, visit)
-    if record["state"] != runs.HELD:
+        undecided = holds.undecided(connection, visit.run)
+    if not undecided:
         raise NotNow(
             f"run {visit.run} is {record['state']}: it holds nothing that waits for a decision"
         )
@@ -112,5 +120,5 @@ def _name(run: int) -> str:
     return f"approve {run}"
 
 
-READS = {"/runs": listing, "/runs/{run:int}": one}
-WRITES = {"/runs/{run:int}/approve": approve, "/runs/{run:int}/reject": reject}
+READS = {"/runs": listing, "/runs/{which}": one}
+WRITES = {"/runs/{which}/approve": approve, "/runs/{which}/reject": reject}

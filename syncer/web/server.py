@@ -20,6 +20,7 @@ from syncer.storage import opened
 from syncer.web import audiences, customers, failures, now, runs
 from syncer.web.desk import Desk
 from syncer.web.door import Door
+from syncer.web.ended import EndedInState
 from syncer.web.session import Sessions
 from syncer.web.work import Work
 
@@ -37,7 +38,7 @@ def serve_page(config: Config, stop: Callable[[], bool], number: int) -> None:
     with opened(config, writes=True) as state, opened(config, "queue", writes=True) as calls:
         desk = Desk(state, calls, work)
         door = Door(
-            Sessions(config.web.token.get_secret_value()),
+            Sessions(config.web.token.get_secret_value(), ended=EndedInState(state)),
             config.web.address[0],
             config.web.hosts,
             around=desk.around,

@@ -1,7 +1,7 @@
 """Who may see the page: the token, the sessions that it opens, and how many wrong tries there are.
 
-Nothing is stored: a session is a value that only we can have signed. All of them end when the token
-is changed.
+A session is a value that only we can have signed; what is stored are those that were ended before
+their time. All of them end when the token is changed.
 """
 
 from __future__ import annotations
@@ -13,17 +13,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from syncer.web.ended import Ended
+
 #: Seconds that a session lasts.
 LASTS = 12 * 3600
-#: So many wrong tries in so many seconds; more are not looked at.
+#: So many wrong tries in so many seconds are answered as such; more are told to wait.
 TRIES, PERIOD = 10, 60.0
 
 
 class Sessions:
     """`clock` is epoch seconds."""
 
-    def __init__(self, token: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        token: str,
+        clock: Callable[[], float] = time.time,
+        ended: Ended | None = None,
+    ) -> None:
         self._token, self._clock = _digest(token), clock
+        self._ended = ended or Ended(clock)
         # Slow to compute: who sees a cookie shall not find the token by trying.
         self._key = hashlib.scrypt(
             token.encode(), salt=b"syncer page session", n=2**14, r=8, p=1, dklen=32
@@ -39,11 +47,21 @@ class Sessions:
         return f"{text}.{self._signed('session', text)}"
 
     def holds(self, value: str) -> bool:
-        """Whether a cookie's value is a session of ours that is not over."""
+        """Whether a cookie's value is a session of ours that is not over and was not ended."""
+        over = self._over(value)
+        return over is not None and over > self._clock() and not self._ended.has(_name(value))
+
+    def end(self, value: str) -> None:
+        """End a session, if it is one: its value is good for nothing from now on."""
+        over = self._over(value)
+        if over is not None and over > self._clock():
+            self._ended.add(_name(value), over)
+
+    def _over(self, value: str) -> int | None:
+        """When a session of ours is over; None: it is none."""
         text, _, signature = value.rpartition(".")
-        if not hmac.compare_digest(self._signed("session", text).encode(), signature.encode()):
-            return False
-        return int(text.partition(".")[0]) > self._clock()
+        good = hmac.compare_digest(self._signed("session", text).encode(), signature.encode())
+        return int(text.partition(".")[0]) if good else None
 
     def form_token(self, value: str) -> str:
         """What every form of a session must carry: no other site can know it."""
@@ -64,10 +82,15 @@ class Tries:
         self._wrong.append(self._clock())
 
     def pause(self) -> float:
-        """Seconds until a try is looked at again; 0: at once."""
+        """Seconds until a wrong try is answered as such again; 0: at once."""
         if len(self._wrong) < TRIES:
             return 0.0
         return max(0.0, self._wrong[0] + PERIOD - self._clock())
+
+
+def _name(session: str) -> str:
+    """What may be stored of a session: nobody gets in by it."""
+    return hashlib.sha256(session.encode()).hexdigest()[:32]
 
 
 def _digest(token: str) -> bytes:

@@ -250,7 +250,8 @@ def test_facts_are_gathered_from_all_over(database: Database, calls: Database) -
                 }
             ],
         )  # fmt: skip
-    expected = Facts({"vip": held}, 1, ["newer", "older"], 20.0, 90.0)
+        failures.put(connection, [failures.call(f"{n}", None, "no", "{}", NOW) for n in range(2)])
+    expected = Facts({"vip": held}, 1, ["newer", "older"], 20.0, 90.0, calls=2)
     assert gather(database, calls, NOW / 1000) == expected
 
     with calls.write() as connection:  # a call that waits longer

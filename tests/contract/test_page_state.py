@@ -6,12 +6,12 @@ import random
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, func, insert, select
 
 from state import failures, history, runs, sizes, snapshot
 from state.database import Database
-from state.history import ENTERED, EXITED, NEITHER
-from state.tables import CHANGE
+from state.history import ENTERED, EXITED, NEITHER, Size
+from state.tables import CHANGE, SIZE
 
 from .conftest import NOW, ask, put, row
 
@@ -58,29 +58,45 @@ def fold(database: Database, limit: int) -> int:
     return steps
 
 
+def begin(database: Database, at: int) -> None:
+    """The first run, which found nobody: the history can tell from then on."""
+    with database.write() as connection:
+        run = runs.start(connection, "initial", at, "{}")
+        runs.set_values(connection, run, {"committed_at": at})
+
+
 @pytest.mark.parametrize("back", [0, 0.1], ids=["clock", "clock set back"])
-def test_sizes_by_the_hour_are_those_of_the_history(database: Database, back: float) -> None:
-    moments = [START + hour * HOUR for hour in range(-6, 40, 2)]
-    for seed in range(4):
+@pytest.mark.parametrize("first", [0, 1, HOUR // 3], ids=["hour", "past the hour", "within it"])
+def test_sizes_by_the_hour_are_those_of_the_history(
+    database: Database, back: float, first: int
+) -> None:
+    """Also where a chart begins within an hour, and ends now."""
+    begin(database, START - 6 * HOUR)
+    for seed in range(3):
+        with database.write() as connection:
+            connection.execute(delete(CHANGE))
+            connection.execute(delete(SIZE))
         record(database, seed, 40, back=back)
         assert not ask(database, sizes.up_to_date)
         assert fold(database, limit=7) == 40 // 7 + 1
         assert ask(database, sizes.up_to_date)
-        for key in (*KEYS, "none"):
-            wanted = ask(
-                database,
-                lambda c, key=key: history.sizes(c, key, moments[0], moments[-1], len(moments)),
-            )
-            found = ask(
-                database,
-                lambda c, key=key: sizes.by_hour(c, key, moments, history.count_at(c, key)),
-            )
-            assert found == wanted
-            assert any(size.members for size in wanted) == (key != "none")
+        newest = ask(database, lambda c: c.execute(select(func.max(CHANGE.c.recorded_at))).scalar())
+        hours = [START + hour * HOUR for hour in range(-5, 40, 2)]
+        for start in (START - 6 * HOUR + first, START + first, START + 5 * HOUR + first):
+            after = [at for at in hours if start < at < newest]
+            for key in (*KEYS, "none"):
+                moments = [start, *after, newest]
+                with database.read() as connection:
+                    now = history.count_at(connection, key)
+                    found = sizes.by_hour(connection, key, moments, now)
+                    wanted = [Size(at, history.count_at(connection, key, at)) for at in moments]
+                assert found == wanted
+                assert any(size.members for size in wanted) == (key != "none")
 
 
 @pytest.mark.parametrize("folded", [True, False], ids=["folded", "not yet"])
 def test_an_erased_customer_is_taken_out(database: Database, folded: bool) -> None:
+    begin(database, START)
     record(database, 5, 60, back=0)
     if folded:
         fold(database, 17)
@@ -99,7 +115,7 @@ def test_an_erased_customer_is_taken_out(database: Database, folded: bool) -> No
 def test_nothing_to_fold_is_no_harm(database: Database) -> None:
     assert ask(database, sizes.up_to_date)
     assert fold(database, 10) == 1
-    assert ask(database, lambda c: sizes.by_hour(c, "a", [START], 0)) == [history.Size(START, 0)]
+    assert ask(database, lambda c: sizes.by_hour(c, "a", [START], 0)) == [Size(START, 0)]
 
 
 @pytest.mark.parametrize("step", [ENTERED, EXITED, NEITHER])

@@ -31,10 +31,11 @@ from syncer.engage.source import (
     ChangedSince,
     Counted,
     Everything,
-    OnlyCustomer,
+    OnlyCustomers,
     PulledCustomer,
     Scope,
 )
+from syncer.engage.values import boolean, milliseconds
 from syncer.errors import SourceError
 from syncer.sync.guard import Guard
 from syncer.sync.run import Runs, Selection
@@ -257,6 +258,35 @@ def test_the_time_of_a_change_is_the_rows(warehouse: Warehouse) -> None:
     assert change.observed_at == round(expected.timestamp() * 1000)
 
 
+@pytest.mark.parametrize(
+    ("timestamp", "counts"),
+    [
+        ("2036-01-01T00:00:00Z", T0),
+        ("1970-01-01T00:00:00Z", T0),
+        ("2026-03-04T10:04:00Z", "2026-03-04T10:04:00Z"),
+        ("2026-03-04T10:06:00Z", T0),
+        ("2001-01-01T00:00:00Z", "2001-01-01T00:00:00Z"),
+    ],
+)
+def test_a_time_that_cannot_be_is_the_time_when_the_row_came(
+    warehouse: Warehouse, timestamp: str, counts: str
+) -> None:
+    """Design §3, Time: from 2000 to the receipt and five minutes."""
+    warehouse.member("p1", "u1")
+    warehouse.trait("p1", "churn", "true", T0, timestamp=timestamp)
+    ((keys, times),) = [(json.loads(row.keys), json.loads(row.times)) for row in warehouse.pulled()]
+    at = milliseconds(times[keys.index("churn")])
+    assert at == round(datetime.fromisoformat(counts).timestamp() * 1000)
+
+
+def test_a_customer_with_an_identifier_was_not_deleted(warehouse: Warehouse) -> None:
+    warehouse.member("p1", "u1")
+    warehouse.id("p1", "other", type="email")
+    with warehouse.source().pull(Everything()) as pull:
+        list(pull.customers(KEYS))
+        assert pull.identified(["u1", "other", "nobody"]) == {"u1"}
+
+
 def test_customers_come_in_utf8_byte_order(warehouse: Warehouse) -> None:
     """Not in the order of a language, nor of UTF-16 (which has 🦊 before ～)."""
     ids = ["a", "B", "b", "A", "Z", "_", "é", "z", "zz", "ß", "10", "9", " 9", "a b", "a-b", "ab"]
@@ -390,9 +420,14 @@ def test_of_two_rows_for_one_segment_id_the_newest_counts(warehouse: Warehouse) 
     assert warehouse.wanted() == {"u2": {"vip": True}}
 
 
-def test_of_two_rows_of_one_time_the_later_in_sequence_counts(warehouse: Warehouse) -> None:
-    warehouse.merge("old", "second", seq=8)
-    warehouse.merge("old", "first", seq=7)
+@pytest.mark.parametrize("stored", ["in sequence", "the other way"])
+def test_of_two_rows_of_one_time_the_later_in_sequence_counts(
+    warehouse: Warehouse, stored: str
+) -> None:
+    """However the table has them."""
+    rows = [("first", 7), ("second", 8)]
+    for into, seq in rows if stored == "in sequence" else reversed(rows):
+        warehouse.merge("old", into, seq=seq)
     warehouse.trait("old", "vip", "true")
     warehouse.id("first", "u1")
     warehouse.id("second", "u2")
@@ -438,7 +473,10 @@ def test_the_newest_of_two_names_wins_without_an_email(warehouse: Warehouse, new
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ({"timestamp": HOUR_LATER}, {"timestamp": T0, "received_at": TWO_LATER}),
+        (
+            {"timestamp": HOUR_LATER, "received_at": HOUR_LATER},
+            {"timestamp": T0, "received_at": TWO_LATER},
+        ),
         ({"timestamp": None, "received_at": HOUR_LATER}, {"timestamp": T0}),
         (
             {"timestamp": None, "received_at": None, "uuid_ts": HOUR_LATER},
@@ -449,17 +487,19 @@ def test_the_newest_of_two_names_wins_without_an_email(warehouse: Warehouse, new
     ],
     ids=["timestamp", "received_at", "uuid_ts", "no time is the oldest", "seq"],
 )
+@pytest.mark.parametrize("stored_first", ["old", "new"])
 def test_which_of_two_rows_is_the_newest(
-    warehouse: Warehouse, old: dict[str, Any], new: dict[str, Any]
+    warehouse: Warehouse, old: dict[str, Any], new: dict[str, Any], stored_first: str
 ) -> None:
-    """By `timestamp`, where it is empty by `received_at`, then by `uuid_ts`."""
+    """By `timestamp`, where it is empty by `received_at`, then by `uuid_ts`; of one time by `seq`.
+    However the table has them."""
     warehouse.merge("old", "new")
     warehouse.member("new", "u1", "false")
     warehouse.run(f"DELETE FROM {warehouse.table('user_traits')}")
-    warehouse.trait("new", "vip", "false", T0, **new)
-    warehouse.trait("old", "vip", "true", T0, **old)
-    warehouse.trait("new", "name", "new", T0, **new)
-    warehouse.trait("old", "name", "old", T0, **old)
+    rows = [("old", "true", old), ("new", "false", new)]
+    for profile, value, row in rows if stored_first == "old" else reversed(rows):
+        warehouse.trait(profile, "vip", value, T0, **row)
+        warehouse.trait(profile, "name", profile, T0, **row)
     assert warehouse.changes() == [("u1", {"vip": True}, "old", None)]
 
 
@@ -526,11 +566,24 @@ def test_a_key_that_the_source_has_is_observed_with_its_values(warehouse: Wareho
     for number, value in enumerate(["true", "f", "1", "0", "0", "gold", None, "", "null"]):
         warehouse.trait(f"p{number}", "vip", value)
     warehouse.trait("p1", "total", "12")
-    with warehouse.source().pull(OnlyCustomer("nobody")) as pull:
+    with warehouse.source().pull(OnlyCustomers(("nobody",))) as pull:
         found = {one.key: one for one in pull.observed()}
     vip = found["vip"]
     assert (vip.rows, vip.words, vip.digits, vip.others) == (9, 2, 3, 1)
     assert (found["total"].rows, found["total"].others) == (1, 1)
+
+
+def test_the_count_and_the_reader_of_booleans_agree(warehouse: Warehouse) -> None:
+    """A key must not become an audience by values that are all skipped afterwards."""
+    texts = ["true", "T", " FALSE ", "f", "1", "0", "1.0", "0.0", " 1.0", "1.00", "2", "yes", "01"]
+    for number, value in enumerate(texts):
+        warehouse.trait("p1", f"key{number}", value)
+    with warehouse.source().pull(OnlyCustomers(["nobody"])) as pull:
+        found = {one.key: one for one in pull.observed()}
+    for number, value in enumerate(texts):
+        one = found[f"key{number}"]
+        assert (one.others == 0) is (boolean(value) is not None), value
+        assert one.words + one.digits + one.others == 1
 
 
 @pytest.mark.parametrize(("yes", "no"), [(1, 0), (1.0, 0.0)])
@@ -748,15 +801,20 @@ def test_profiles_without_an_id_are_counted_in_scope(warehouse: Warehouse) -> No
         assert list(pull.profiles_without_customer_id(KEYS)) == ["new one"]
 
 
-def test_only_one_customer(warehouse: Warehouse) -> None:
+def test_only_the_named_customers(warehouse: Warehouse) -> None:
     for number in range(3):
         warehouse.member(f"p{number}", f"u{number}")
     warehouse.id("other", "u1")
     warehouse.trait("other", "total", "4")
-    (one,) = warehouse.pulled(OnlyCustomer("u1"))
+    (one,) = warehouse.pulled(OnlyCustomers(("u1",)))
     assert (one.customer_id, sorted(json.loads(one.keys))) == ("u1", ["total", "vip"])
-    assert warehouse.pulled(OnlyCustomer("nobody")) == []
-    assert warehouse.pulled(OnlyCustomer("' OR 1=1 --")) == []
+    several = warehouse.pulled(OnlyCustomers(("u2", "nobody", "u0")))
+    assert [one.customer_id for one in several] == ["u0", "u2"]
+    many = (*(f"nobody {number}" for number in range(498)), "u1", "u2")
+    assert [one.customer_id for one in warehouse.pulled(OnlyCustomers(many))] == ["u1", "u2"]
+    assert warehouse.pulled(OnlyCustomers(())) == []
+    assert warehouse.pulled(OnlyCustomers(("nobody",))) == []
+    assert warehouse.pulled(OnlyCustomers(("' OR 1=1 --",))) == []
 
 
 def test_the_watermark_is_the_newest_load_of_any_table(warehouse: Warehouse) -> None:
@@ -765,7 +823,7 @@ def test_the_watermark_is_the_newest_load_of_any_table(warehouse: Warehouse) -> 
     warehouse.merge("p9", "p9", "2026-03-04T12:00:00.500Z")
     warehouse.id("p9", "u9", HOUR_LATER, uuid_ts=None)
     warehouse.trait("p9", "vip", "true", T0, timestamp=TWO_LATER, received_at=TWO_LATER)
-    for scope in (Everything(), OnlyCustomer("nobody")):
+    for scope in (Everything(), OnlyCustomers(("nobody",))):
         with warehouse.source().pull(scope) as pull:
             assert_watermark(pull, "2026-03-04T12:00:00.500+00:00")
     warehouse.id("p9", "u10", "2026-03-04T12:00:01Z")
@@ -855,7 +913,7 @@ def test_the_pull_is_what_the_tables_say(warehouse: Warehouse, seed: int) -> Non
     scopes: list[tuple[Scope, dict[str, str]]] = [(Everything(), {})]
     for since in ("2026-03-04T12:00:00Z", "2026-03-04T15:00:00Z"):
         scopes.append((ChangedSince(since), {"since": since}))
-    scopes.append((OnlyCustomer("🦊"), {"only": "🦊"}))
+    scopes.append((OnlyCustomers(("🦊",)), {"only": "🦊"}))
     for scope, asked in scopes:
         found = warehouse.pulled(scope, overlap=0)
         rows: dict[str, Counter[tuple[str, str]]] = {}

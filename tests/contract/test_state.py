@@ -30,14 +30,14 @@ from state.snapshot import ChangeRow, CustomerRow, CustomerState, DueRow, TraitR
 from tests.contract.conftest import NOW, as_claimed, ask, due, due_ids, put, records, row
 
 
-def known(state: CustomerState) -> CustomerRow:
+def known(state: CustomerState, rev: int = 1) -> CustomerRow:
     """What a comparison gets to see of it."""
-    return CustomerRow._make(getattr(state, name) for name in CustomerRow._fields)
+    return CustomerRow(state.customer_id, state.traits, state.name, state.email, state.stamps, rev)
 
 
 def to_send(state: CustomerState, rev: int, attempts: int, run: int | None = None) -> DueRow:
     """What a delivery gets to see of it."""
-    found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run}
+    found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run, "given_back": None}
     return DueRow._make(found[name] for name in DueRow._fields)
 
 
@@ -256,6 +256,26 @@ def test_the_first_version_is_brought_up(
         assert ask(database, snapshot.traits) == [TraitRow("Vip", "vip", "audience", 3)]
         (found,) = ask(database, lambda c: runs.traits(c, 1))
         assert (found["held"], found["waiting"]) == (2, 0)
+
+
+def test_a_secret_that_an_older_program_stored_is_taken_out(
+    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings of a run had the query of the source's URL, which may hold one."""
+    with monkeypatch.context() as older:
+        older.setitem(migrations.MIGRATIONS, "state", migrations.MIGRATIONS["state"][:6])
+        Database.open(url).close()
+    kept, secret = '["sqlite:///x.db"]', '["postgresql://h/d?password=hunter2"]'
+    with engine.begin() as connection:
+        for settings in (kept, secret):
+            connection.execute(
+                text("INSERT INTO run (kind, state, started_at, settings) VALUES ('a','b',1,:one)"),
+                {"one": settings},
+            )
+    Database.open(url).close()
+    with engine.begin() as connection:
+        found = connection.execute(text("SELECT settings FROM run ORDER BY id")).scalars().all()
+    assert found == [kept, None]
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(
@@ -529,7 +549,7 @@ def test_more_rows_than_one_statement_takes(database: Database) -> None:
         changes = [change(one, "vip", False, True) for one in ids]
         snapshot.add_changes(connection, changes, 1, NOW)
     found = ask(database, lambda c: list(snapshot.customers(c)))
-    assert found == [known(row(one, vip=True)) for one in ids]
+    assert found == [known(row(one, vip=True), rev=2) for one in ids]
     assert len(ask(database, lambda c: snapshot.states(c, ids))) == len(ids)
     assert ask(database, lambda c: list(history.members_at(c, "vip", NOW))) == ids
     assert {one["rev"] for one in records(database).values()} == {2}
@@ -598,16 +618,52 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
     ]
 
 
-def test_the_time_of_the_newest_change_of_a_trait(database: Database) -> None:
+def test_the_time_of_the_row_that_told_the_newest_change(database: Database) -> None:
     put(database, row("u1"), row("u2"))
+
+    def last(customer_id: str, key: str) -> Any:
+        return ask(database, lambda connection: snapshot.last_pulled(connection, customer_id, key))
+
+    def add(key: str, at: int | None, run: int | None = 1) -> None:
+        with database.write() as connection:
+            changes = [change("u1", key, None, at, at), change("u2", key, None, at, 99)]
+            snapshot.add_changes(connection, changes, run, NOW)
+
+    for at in (50, 70, 60):
+        add("vip", at)
+        add("churn", 98)
+    assert last("u1", "vip") == 60
+    assert last("u1", "no such") is None
+    assert last("u3", "vip") is None
+    for gone in (None, NOW, NOW + 5):  # a row that vanished, or of the future
+        add("vip", gone)
+        assert last("u1", "vip") is None
+    add("vip", NOW - 1)
+    assert last("u1", "vip") == NOW - 1
+    add("vip", 80, run=None)  # a call said it
+    assert last("u1", "vip") is None
+
+
+def test_a_change_that_is_no_membership_enters_nobody(database: Database) -> None:
+    put(database, row("u1"))
+    said = change("u1", "beta", None, True)._replace(source="identify", step=0)
     with database.write() as connection:
-        for at in (50, 70, 60):
-            changes = [change("u1", "vip", None, at, at), change("u2", "vip", None, at, 99)]
-            changes.append(change("u1", "churn", None, at, 98))
-            snapshot.add_changes(connection, changes, 1, NOW)
-        assert snapshot.last_observed(connection, "u1", "vip") == 60
-        assert snapshot.last_observed(connection, "u1", "no such") is None
-        assert snapshot.last_observed(connection, "u3", "vip") is None
+        snapshot.add_changes(connection, [said, change("u1", "vip", None, True)], None, NOW)
+    found = records(database, "change").values()
+    assert [(one["key"], one["source"], one["step"]) for one in found] == [
+        ("beta", "identify", 0),
+        ("vip", None, 1),
+    ]
+    assert ask(database, lambda c: history.count_at(c, "beta")) == 0
+
+
+def test_what_was_given_back(database: Database) -> None:
+    with database.write() as connection:
+        rows = [TraitRow(key, key.lower(), "audience", 0) for key in ("Vip", "beta")]
+        snapshot.put_traits(connection, rows)
+        assert snapshot.released(connection) == set()
+        connection.execute(text("UPDATE trait SET released_at = 1 WHERE key = 'Vip'"))
+        assert snapshot.released(connection) == {"Vip", "vip"}
 
 
 @pytest.mark.parametrize("engine_name", ["sqlite", "postgresql"])
@@ -1039,7 +1095,7 @@ def sums(key: str, held: int, waiting: int = 0) -> dict[str, Any]:
     numbers = dict.fromkeys(("pulled", "entered", "exited", "changed", "unchanged", "skipped"), 3)
     return numbers | {
         **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"},
-        "waiting": waiting,
+        **{"waiting": waiting, "left_by_itself": 0, "hold": None},
     }
 
 
@@ -1055,23 +1111,6 @@ def test_the_sums_of_a_run_by_trait(database: Database) -> None:
         ("b", "b", 0),
     ]
     assert found[0] == {"run": run} | sums("A", 2)
-
-
-def test_held_keys_are_those_that_nobody_decided_on(database: Database) -> None:
-    held = {}
-    for number, (state, keys) in enumerate(
-        [("held", "ab"), ("done", "c"), ("rejected", "d"), ("approved", "e"), ("held", "b")]
-    ):
-        held[number] = start(database, state=state)
-        with database.write() as connection:
-            runs.add_traits(connection, held[number], [sums(key, 2) for key in keys])
-            runs.add_traits(connection, held[number], [sums("z", 0), sums("y", 2, waiting=2)])
-    assert ask(database, runs.held_keys) == {"a": held[0], "b": held[4]}
-
-    with database.write() as connection:
-        runs.supersede(connection, before=held[4])
-    assert ask(database, runs.held_keys) == {"b": held[4]}
-    assert list(states(database).values()) == ["held", "approved", "rejected", "done", "superseded"]
 
 
 def test_the_last_whole_run_is_the_newest_committed_one_with_a_watermark(

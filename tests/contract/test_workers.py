@@ -25,9 +25,11 @@ from state.database import Database
 from state.errors import Busy, StateError
 from state.lock import lock_file, lock_holder
 from state.queue import Accepted, EventRow
+from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
+from syncer.sync.commit import Writer
 from syncer.sync.compare import CustomerChange, TraitChange
+from syncer.sync.decision import Decision
 from syncer.sync.realtime import Sorter
-from syncer.sync.run import _Writer
 from tests.contract.conftest import NOW, as_claimed, ask, end_others, put, records, row
 
 ROOT = Path(__file__).parents[2]
@@ -499,13 +501,15 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
     put(database, *(row(one) for one in ids))
     rounds = 15
     together = threading.Barrier(2)
+    keys = [f"k{number}" for number in range(rounds)]
+    catalog = Catalog([KnownTrait(key, key, AUDIENCE) for key in keys], {}, [])
 
     def run() -> None:
         with closing(Database.open(url)) as state:
             together.wait(30)
             for number in range(rounds):
                 with state.write(alone=True) as connection:
-                    writer = _Writer(connection, 1, NOW)
+                    writer = Writer(connection, 1, NOW, Decision(catalog))
                     for one in ids:
                         change = TraitChange(f"k{number}", f"k{number}", None, True, None)
                         writer.write(CustomerChange(one, True, {}, None, None, [change]))
@@ -532,7 +536,9 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
     assert {(one["customer_id"], one["rev"]) for one in history} <= {
         (one, rev) for one in ids for rev in range(2, 2 + 2 * rounds)
     }
-    assert len(history) == rounds * len(ids)
+    assert Counter(one["source"] for one in history) == dict.fromkeys(
+        (None, "identify"), rounds * len(ids)
+    )
 
 
 def identify(customer_id: str, trait: str, number: int) -> Accepted:

@@ -130,8 +130,8 @@ def test_entered_and_exited(installation: Installation, story: list[dict[str, se
         assert {one["customer_id"] for one in document["entered"]} == after - before
         assert {one["customer_id"] for one in document["exited"]} == before - after
         for one in document["entered"] + document["exited"]:
-            assert list(one) == ["customer_id", *TIMES, "run"]
-            assert (one["run"], one["recorded_at"]) == (3, moments[2])
+            assert list(one) == ["customer_id", *TIMES, "run", "source"]
+            assert (one["run"], one["source"], one["recorded_at"]) == (3, "pull", moments[2])
         whole = installation.json("audit", "audience", trait)
         until = installation.json("audit", "audience", trait, "--until", moments[2])
         for side in ("entered", "exited"):
@@ -184,9 +184,33 @@ def test_a_customer_then_and_now(
         table = installation.run(*ask).stdout
         assert f"{customer_id} now" in table
         assert "history" in table
-    early = installation.json(*ask, "--at", "2020-01-01")
-    assert (early["present"], early["changes"]) == ({}, [])
-    assert early["at"] == "2020-01-01T00:00:00.000Z"
+
+
+def test_the_history_begins_with_the_first_run(
+    installation: Installation, story: list[dict[str, set[str]]]
+) -> None:
+    """A question as of an earlier moment is refused in one line, also as JSON; every other answer
+    as of a moment says since when it can be given."""
+    trait, members = next(iter(story[0].items()))
+    customer_id = next(iter(members))
+    questions = (["audience", trait, "--at"], ["customer", customer_id, "--at"], ["at"])
+    begins = installation.json("audit", *questions[0][:2], "--at-run", "1")["at"]
+    before = datetime.fromisoformat(begins) - timedelta(milliseconds=1)
+    line = f"the history begins {begins} with run 1; it cannot tell who was in before"
+    for question in questions:
+        for at in (before.isoformat(), "2020-01-01", "0001-01-01"):
+            for form in ([], ["--csv"], ["--json"]):
+                said = installation.run("audit", *question, at, *form, exit_code=2)
+                assert said.stderr == f"error: {line}\n"
+                assert (orjson.loads(said.stdout) if said.stdout else {}) == (
+                    {"error": line, "known_since": begins} if form == ["--json"] else {}
+                )
+        for at in (begins, "2100-01-01"):
+            found = installation.json("audit", *question, at)
+            assert found["known_since"] == begins
+    # A list of what was recorded is no answer as of a moment.
+    early = installation.json("audit", "audience", trait, "--until", begins)
+    assert (early["entered"], early["exited"]) == ([], [])
 
 
 def test_times_in_several_formats(
@@ -205,9 +229,10 @@ def test_times_in_several_formats(
         elsewhere.strftime("%Y%m%dT%H%M%S.%f%z"),
     ):
         assert installation.json("audit", "audience", trait, "--at", text) == expected
-    for text, day in (("2026-11-01", "2026-11-01"), ("2026-W45-1", "2026-11-02")):
+    for text, day in (("2096-11-01", "2096-11-01"), ("2096-W45-1", "2096-11-05")):
         assert installation.json("audit", "at", text)["at"] == f"{day}T00:00:00.000Z"
-    for text in ("yesterday", "2026-13-01", "", "12"):
+    beyond = ("0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00")
+    for text in ("yesterday", "2026-13-01", "", "12", *beyond):
         said = installation.run("audit", "at", text, exit_code=2).stderr
         assert f"{text!r} is no time; write for example 2026-11-01" in said
 
@@ -281,7 +306,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installatio
 def test_nothing_to_tell(installation: Installation) -> None:
     """Before the first run there is no state, and asking makes none."""
     assert installation.json("audit", "undelivered") == {"count": 0, "changes": []}
-    assert installation.json("audit", "at", "2026-11-01")["audiences"] == []
+    refused = installation.run("audit", "at", "2026-11-01", "--json", exit_code=2)
+    assert orjson.loads(refused.stdout) == {"error": "nothing is recorded yet", "known_since": None}
+    assert refused.stderr == "error: nothing is recorded yet\n"
     assert rows_of(installation, "audit", "undelivered") == []
     assert (
         "0 changes that Amberflo has not acknowledged"

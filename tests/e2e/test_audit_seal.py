@@ -133,6 +133,31 @@ def test_the_export_can_be_checked_without_us(
     assert done.stderr == f"error: the folder {folder} is not empty; name one that is not there\n"
 
 
+def test_an_export_says_where_a_change_comes_from(
+    synced: Installation, checker: Path, tmp_path: Path
+) -> None:
+    with closing(state(synced)) as database:
+        database.execute(
+            "INSERT INTO change (customer_id, rev, key, trait, after, recorded_at, source)"
+            " SELECT customer_id, rev, 'name', 'customerName', '\"Ada\"', recorded_at, 'identify'"
+            " FROM change WHERE id = 1"
+        )
+    synced.run("sync")
+    synced.run("audit", "seal", "--export", str(tmp_path / "all"))
+    assert check(checker, tmp_path / "all")[0] == 0
+    file = tmp_path / "all/changes.jsonl"
+    good = file.read_text()
+    assert good.count('"source":"identify"') == 1
+    for edit in ('"source":null', '"source":"deleted"'):
+        file.write_text(good.replace('"source":"identify"', edit))
+        agree(tmp_path / "all")
+        assert check(checker, tmp_path / "all")[1].startswith("does not hold: change ")
+    customer = json.loads(good.splitlines()[0])["customer_id"]
+    changes = synced.json("audit", "customer", customer)["changes"]
+    assert {change["source"] for change in changes} == {"pull", "identify"}
+    assert changes[-1]["source"] == "identify"
+
+
 def test_a_part_of_the_history_can_be_exported(
     synced: Installation, checker: Path, tmp_path: Path
 ) -> None:
@@ -304,6 +329,13 @@ def aged(synced: Installation, engage: EngageSandbox) -> tuple[Installation, str
     return synced, key, between
 
 
+def answered(installation: Installation, *question: str) -> dict[str, Any]:
+    """The answer, but for since when the history can give it."""
+    found: dict[str, Any] = installation.json(*question)
+    found.pop("known_since", None)
+    return found
+
+
 def test_old_history_is_compacted_and_answers_the_same(
     aged: tuple[Installation, str, str], checker: Path, tmp_path: Path
 ) -> None:
@@ -313,12 +345,13 @@ def test_old_history_is_compacted_and_answers_the_same(
         ("audit", "audience", key, "--at", "2099-01-01"),
         ("audit", "audience", key, "--since", between),
     ]
-    answers = [installation.json(*question) for question in asked]
+    answers = [answered(installation, *question) for question in asked]
     assert answers[0]["members"]
     done = installation.json("audit", "compact")
     assert done["removed"] > 10
     begins = done["begins"]
-    assert [installation.json(*question) for question in asked] == answers
+    assert [answered(installation, *question) for question in asked] == answers
+    assert installation.json(*asked[0])["known_since"] == begins
     found = installation.json("audit", "seal")
     assert (found["holds"], found["compacted"], found["begins"]) == (True, 3, begins)
     again = installation.run("audit", "compact")
@@ -327,8 +360,11 @@ def test_old_history_is_compacted_and_answers_the_same(
     with closing(state(installation)) as database:
         (customer,) = database.execute("SELECT customer_id FROM change WHERE run = 5").fetchone()
     for question in (("audience", key), ("customer", customer)):
-        done = installation.run("audit", *question, "--at", "2024-01-01", exit_code=1)
-        assert done.stderr == (f"error: the history begins at {begins}: nothing older is kept\n")
+        done = installation.run("audit", *question, "--at", "2024-01-01", exit_code=2)
+        assert done.stderr == (
+            f"error: the history begins {begins} with what a compaction kept; it cannot tell who "
+            "was in before\n"
+        )
         assert (
             f"the history begins at {begins}: of what was"
             in installation.run("audit", *question).stderr
@@ -387,7 +423,7 @@ def test_a_compaction_may_be_killed_at_any_moment(
     """Small steps make many moments. After each kill the chain holds, the answers are the same."""
     installation, key, between = aged
     question = ("audit", "audience", key, "--at", between)
-    answer = installation.json(*question)
+    answer = answered(installation, *question)
     slow = (
         "from state import compaction\ncompaction.CHUNK, compaction.PAUSE = 3, 0.02\n"
         "from syncer.cli import main\nmain()"
@@ -415,9 +451,9 @@ def test_a_compaction_may_be_killed_at_any_moment(
             found = installation.json("audit", "seal")
             assert found["holds"]
             unfinished += found["unfinished"]
-            assert installation.json(*question) == answer
+            assert answered(installation, *question) == answer
     assert unfinished > 1
     installation.run("audit", "compact")
     found = installation.json("audit", "seal")
     assert (found["holds"], found["unfinished"], found["compacted"]) == (True, False, 3)
-    assert installation.json(*question) == answer
+    assert answered(installation, *question) == answer

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -153,7 +154,8 @@ def test_one_that_was_never_known_is_kept_out(
     customer = next(iter(wanted))
     found = installation.json("forget", customer, "--yes")
     assert found["erased"] == {"customers": 0, "changes": 0, "failures": 0}
-    assert installation.amberflo.stats()["requests"] == {}
+    assert found["at_amberflo"] is False
+    assert installation.amberflo.stats()["requests"] == {"GET /customers": 1}
     run = installation.json("sync")
     check_sums(installation, run["run"])
     del wanted[customer]
@@ -168,6 +170,61 @@ def test_one_that_amberflo_does_not_know_is_not_made_there(
     del synced.amberflo.customers[customer]
     synced.run("forget", customer, "--yes")
     assert customer not in synced.holds()
+
+
+def test_what_is_due_of_the_customer_goes_with_its_last_write(
+    synced: Installation, engage: EngageSandbox
+) -> None:
+    """An exit that Amberflo did not take yet would never be sent after that."""
+    customer, record = personal(synced, engage)
+    trait = next(name for name, value in record["traits"].items() if value is True)
+    engine = create_engine(synced.source_url)
+    with engine.begin() as connection:
+        left = (
+            "UPDATE user_traits SET value = 'false', uuid_ts = :now, timestamp = :now WHERE name ="
+            " :trait AND canonical_segment_id IN (SELECT canonical_segment_id FROM"
+            " user_identifiers WHERE value = :customer)"
+        )
+        values = {"now": datetime.now(UTC).isoformat(), "trait": trait, "customer": customer}
+        connection.execute(text(left), values)
+    engine.dispose()
+    synced.configure(patience="1s")
+    synced.amberflo.faults = Faults.parse("500=1")
+    synced.run("sync", exit_code=1)
+    assert synced.holds()[customer]["traits"][trait] is True
+    synced.amberflo.faults = Faults()
+    assert synced.json("forget", customer, "--yes")["at_amberflo"] is True
+    assert synced.holds()[customer] == {
+        "customerName": customer,
+        "customerEmail": None,
+        "traits": record["traits"] | {trait: False},
+    }
+
+
+def test_one_that_only_amberflo_knows_is_redacted_there(synced: Installation) -> None:
+    """Such as of a lost state, or of who came by Segment's hosted destination."""
+    traits = {"vip": True, "stripeId": "cus_9"}
+    synced.amberflo.customers["u9"] = {
+        "customerId": "u9", "customerName": "Jane Doe", "customerEmail": "jane@example.com",
+        "traits": traits, "description": "kept",
+    }  # fmt: skip
+    synced.configure(patience="1s")
+    synced.amberflo.faults = Faults.parse("500=1")
+    done = synced.run("forget", "u9", "--yes", exit_code=1)
+    assert done.stderr.startswith("error: nothing was erased, Amberflo did not take the last write")
+    assert "is not forgotten" in synced.run("forget", "u9", "--undo", exit_code=1).stderr
+    synced.amberflo.faults = Faults()
+
+    done = synced.run("forget", "u9", "--yes")
+    assert done.stderr == (
+        "it was not known here, Amberflo has its id for a name now and no email; 0 changes and 0 "
+        "failures erased\n"
+    )
+    record = synced.amberflo.customers["u9"]
+    assert (record["customerName"], record.get("customerEmail")) == ("u9", None)
+    assert (record["traits"], record["description"]) == (traits, "kept")
+    done = synced.run("audit", "customer", "u9", exit_code=1)
+    assert "was forgotten" in done.stderr
 
 
 @pytest.mark.parametrize("trouble", ["down", "refused", "key"])
@@ -358,7 +415,7 @@ def test_segments_delete_call_forgets(installation: Installation) -> None:
         assert "Traceback" not in "\n".join(found.log)
 
     found_seal = installation.json("audit", "seal")
-    assert (found_seal["holds"], found_seal["erased"]) == (True, 1)
+    assert (found_seal["holds"], found_seal["erased"]) == (True, 5)
 
 
 def test_a_delete_call_waits_for_a_run_and_for_amberflo(

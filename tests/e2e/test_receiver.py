@@ -38,7 +38,6 @@ from syncer.passthrough.call import (
     BAD_ID,
     BAD_MESSAGE_ID,
     BATCH,
-    FUTURE,
     GROUP,
     IDENTIFY_WITHOUT_USER,
     NO_EVENT,
@@ -51,7 +50,6 @@ from syncer.passthrough.call import (
     TOO_DEEP,
     TOO_LARGE,
     UNKNOWN_TYPE,
-    UNREADABLE,
 )
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.mapping import (
@@ -66,6 +64,7 @@ from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
 from syncer.sync.realtime import Sorter
+from syncer.times import FUTURE, TOO_EARLY, UNREADABLE
 
 from .conftest import API_KEY, Installation, expected_records
 from .receiver import (
@@ -796,6 +795,39 @@ def test_the_clients_clock_is_corrected(receiver: Daemon) -> None:
     assert now - 1 <= found[2] <= time.time() * 1000
 
 
+def test_times_that_cannot_be_are_the_receipts(receiver: Daemon) -> None:
+    """Zero, as Go, .NET and PHP write it, and clocks of other calendars: nothing is billed in 1970,
+    nor in 4052."""
+    then = "2026-01-27T02:30:00Z"
+    wrong = [
+        ({"timestamp": "1970-01-01T00:00:00+00:00"}, {"sentAt": written(time.time())}),
+        ({"timestamp": "1970-01-01T00:00:00+00:00"}, {}),
+        ({"timestamp": "2569-11-27T02:30:00.000Z"}, {}),
+        ({"timestamp": written(time.time() + 3600)}, {}),
+    ]
+    right = [
+        *(({"timestamp": then}, {"sentAt": zero}) for zero in ("0001-01-01T00:00:00Z", 0, "1970")),
+        ({"timestamp": then}, {"sentAt": "1970-01-01T00:00:00Z"}),
+        ({"timestamp": then}, {"sentAt": written(time.time() + 5.5 * 3600).removesuffix("Z")}),
+        *(
+            ({"timestamp": text}, {})
+            for text in (
+                *("20260127023000", "Tue, 27 Jan 2026 02:30:00 GMT", "2026-01-27T02:30:00+00:00Z"),
+                *("2026-01-27 02:30:00 +0000 UTC", "٢٠٢٦-٠١-٢٧T٠٢:٣٠:٠٠.٠٠٠Z"),
+                "Tue Jan 27 2026 02:30:00 GMT+0000 (Coordinated Universal Time)",
+            )
+        ),
+    ]
+    began, names = int(time.time() * 1000), []
+    for event, batch in [*wrong, *right]:
+        event = track() | event
+        names.append(event["messageId"])
+        receiver.send("batch", {"batch": [event], **batch})
+    found = [record["meterTimeInMillis"] for record in receiver.records(*names)]
+    assert all(began <= at <= time.time() * 1000 for at in found[: len(wrong)])
+    assert found[len(wrong) :] == [1769481000000] * len(right)
+
+
 def test_duplicates_are_dropped(receiver: Daemon) -> None:
     """By messageId: across requests, routes and kinds, and within a batch; the first one counts."""
     before = receiver.calls("repeated")
@@ -886,14 +918,15 @@ def odd_events() -> list[tuple[str, str, Json]]:
             dimensions={"a": "*", "b" + "_a" * 61: "1"},
         ),
         odd(f',"properties":{{"a":"*","b":{{"b":{deep}}}}}', reason=TOO_DEEP),
-        odd(',"timestamp":"1970-01-01T00:00:01Z"', meterTimeInMillis=1000, **past),
-        odd(',"timestamp":"1970-01-01T00:00:00Z"', received=True, noted=UNREADABLE),
-        odd(',"timestamp":"0001-01-01T00:00:00Z"', received=True, noted=UNREADABLE),
-        odd(',"timestamp":"2100-01-01T00:00:00Z"', meterTimeInMillis=4102444800000, noted=FUTURE),
+        odd(',"timestamp":"2000-01-01T00:00:01Z"', meterTimeInMillis=946684801000, **past),
+        odd(',"timestamp":"1970-01-01T00:00:01Z"', received=True, noted=TOO_EARLY),
+        odd(',"timestamp":"0001-01-01T00:00:00Z"', received=True, noted=TOO_EARLY),
+        odd(',"timestamp":"2100-01-01T00:00:00Z"', received=True, noted=FUTURE),
+        odd(',"timestamp":"9999-12-31T23:59:59.999Z"', received=True, noted=FUTURE),
         odd(
-            ',"timestamp":"9999-12-31T23:59:59.999Z"',
-            meterTimeInMillis=253402300799999,
-            noted=FUTURE,
+            ',"timestamp":"Fri, 27 Nov 2015 00:05:47 GMT"',
+            meterTimeInMillis=1448582747000,
+            **past,
         ),
         odd(',"timestamp":"yesterday"', received=True, noted=UNREADABLE),
         odd(',"timestamp":{"a":1}', received=True, noted=UNREADABLE),
@@ -927,7 +960,9 @@ def test_odd_events_get_the_right_answer_and_cost_no_other(receiver: Daemon) -> 
     good = [track(), track()]
     parts = [orjson.dumps(good[0]).decode(), *(text for _, text, _ in events)]
     parts += ["null", "17", "{}", orjson.dumps(good[1]).decode()]
-    notes = {reason: receiver.calls("noted", reason) for reason in (OLD, FUTURE, UNREADABLE)}
+    notes = {
+        reason: receiver.calls("noted", reason) for reason in (OLD, FUTURE, TOO_EARLY, UNREADABLE)
+    }
     now = int(time.time() * 1000)
     body = '{"batch":[' + ",".join(parts) + "]}"
     receiver.send("batch", body.encode())
@@ -1075,6 +1110,32 @@ def test_no_trait_keeps_a_customer_from_amberflo(receiver: Daemon, traits: Json)
     found = receiver.customer(user)
     assert found["traits"]["plan"] == "pro"
     assert found["customerName"]
+
+
+def test_a_phone_in_the_future_does_not_win_for_ever(receiver: Daemon) -> None:
+    user = unique("user")
+    for at, name, plan in (("2569-11-27T02:30:00Z", "Old", "free"), (None, "New", "pro")):
+        traits = {"name": name, "plan": plan}
+        receiver.send("identify", {"userId": user, "timestamp": at, "traits": traits})
+        receiver.settle()
+    found = receiver.customer(user)
+    assert (found["customerName"], found["traits"]) == ("New", {"plan": "pro"})
+
+
+def test_what_an_identify_changes_is_in_the_audit(receiver: Daemon) -> None:
+    user = unique("user")
+    for plan in ("free", "pro"):
+        receiver.send("identify", {"userId": user, "traits": {"name": "Ada", "plan": plan}})
+        receiver.settle()
+    audited = receiver.installation.json("audit", "customer", user)
+    assert audited["present"] == {}  # of Engage
+    told = [(one["trait"], one["key"], one["before"], one["after"]) for one in audited["changes"]]
+    assert told == [
+        ("customerName", "name", None, "Ada"),
+        ("plan", "plan", None, "free"),
+        ("plan", "plan", "free", "pro"),
+    ]
+    assert all(one["run"] is None and one["delivered_at"] for one in audited["changes"])
 
 
 def test_an_identify_that_says_nothing_new_is_not_sent(receiver: Daemon) -> None:
@@ -1613,7 +1674,8 @@ def test_on_postgresql(installation: Installation, postgres_url: str) -> None:
         assert found.calls("repeated") == 1
         assert found.metrics()["syncer_failures"] == 10_001
         audited = installation.json("audit", "customer", user)
-        assert [change["run"] for change in audited["changes"]] == [None]
+        keys = [(change["key"], change["run"]) for change in audited["changes"]]
+        assert keys == [("name", None), ("plan", None), ("vip", None)]
 
 
 # Secrets

@@ -183,11 +183,13 @@ def test_the_guard_holds_and_lets_through(
     assert installation.amberflo.customers[member]["traits"][other] is False
     assert [row["key"] for row in installation.json("status")["held"]] == [lost]
 
-    # A partial run cannot clear it; rejecting leaves everything; a full run finds it again.
+    # A rejection lasts: a full run finds the same again, and sends nothing of it.
     installation.run("runs", "reject", str(run["run"]))
     assert installation.json("runs")[0]["state"] == "rejected"
     assert installation.json("status")["held"] == []
-    run = installation.json("sync", "--full", exit_code=3)
+    again = installation.json("sync", "--full")
+    assert (again["state"], again["due"], again["held"]) == ("done", run["held"], run["held"])
+    assert {one: record["traits"].get(lost) for one, record in installation.holds().items()} == had
     installation.run("runs", "approve", "999", exit_code=1)
     done = installation.json("runs", "approve", str(run["run"]))
     assert done["state"] == "done"

@@ -17,6 +17,7 @@ from syncer.config import Config
 from syncer.passthrough.server import bind, serve
 from syncer.web.desk import Desk
 from syncer.web.door import Door
+from syncer.web.ended import EndedInState
 from syncer.web.server import READS, WRITES
 from syncer.web.session import TRIES, Sessions
 from syncer.web.work import Work
@@ -44,7 +45,8 @@ def served(folder: Path) -> Iterator[httpx.Client]:
     )
     work = Work(config)
     desk = Desk(state, calls, work)
-    door = Door(Sessions(TOKEN), "127.0.0.1", ["syncer.example.com"], around=desk.around)
+    sessions = Sessions(TOKEN, ended=EndedInState(state))
+    door = Door(sessions, "127.0.0.1", ["syncer.example.com"], around=desk.around)
     listener, over = bind("127.0.0.1", 0), threading.Event()
     app = door.app(desk.bound(READS), desk.bound(WRITES))
     thread = threading.Thread(target=lambda: asyncio.run(serve(app, listener, over.is_set)))
@@ -87,12 +89,12 @@ def form_token(client: httpx.Client) -> str:
 
 def test_nobody_comes_in_without_the_token(client: httpx.Client) -> None:
     for path in READS:
-        answer = client.get(path.replace("{run:int}", "1"))
+        answer = client.get(path.replace("{which}", "1"))
         assert answer.status_code == 303
         assert answer.headers["location"].startswith("/login")
         assert answer.content == b""
     for path in WRITES:
-        answer = client.post(path.replace("{run:int}", "1"), headers=SAME)
+        answer = client.post(path.replace("{which}", "1"), headers=SAME)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login")
     answer = client.get("/now/live", headers={"hx-request": "true"})
     assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login")
@@ -140,18 +142,53 @@ def test_a_bearer_needs_no_session(client: httpx.Client) -> None:
     assert client.post("/failures/discard", headers=cross).status_code == 403
 
 
-def test_wrong_tries_are_slowed_down_and_sessions_live_on(tmp_path: Path) -> None:
+def test_wrong_tries_are_slowed_down_and_the_right_one_never(tmp_path: Path) -> None:
+    """Else anybody could keep the operator out."""
     with served(tmp_path) as client:
-        log_in(client)
         for _ in range(TRIES):
             answer = log_in(client, "not-the-token-at-all")
             assert answer.status_code == 401
             assert "This is not the token." in answer.text
-        answer = log_in(client)  # even the right one is not looked at
-        assert answer.status_code == 429
-        assert 30 < int(answer.headers["retry-after"]) <= 60
-        assert client.get("/runs", headers=BEARER).status_code == 429
+        for answer in (
+            log_in(client, "not-the-token-at-all"),
+            client.get("/runs", headers={"authorization": "Bearer wrong"}),
+        ):
+            assert answer.status_code == 429
+            assert 30 < int(answer.headers["retry-after"]) <= 60
+        assert client.get("/runs", headers=BEARER).status_code == 200
+        assert log_in(client).status_code == 303
         assert client.get("/runs").status_code == 200
+
+
+def test_a_log_out_ends_the_session_for_whoever_has_it(tmp_path: Path) -> None:
+    with served(tmp_path) as client:
+        log_in(client)
+        copied = client.cookies["syncer_session"]
+        client.cookies.clear()
+        log_in(client)
+        own = client.cookies["syncer_session"]
+
+        def status(session: str) -> int:
+            client.cookies.clear()
+            return client.get("/", headers={"cookie": f"syncer_session={session}"}).status_code
+
+        assert (status(copied), status(own)) == (200, 200)
+        client.cookies.set("syncer_session", copied)
+        answer = client.post("/logout", data={"form_token": form_token(client)}, headers=SAME)
+        assert answer.headers["location"] == "/login"
+        assert "Max-Age=0" in answer.headers["set-cookie"]
+        assert (status(copied), status(own)) == (303, 200)
+    with served(tmp_path) as client:  # a new start
+        assert (status(copied), status(own)) == (303, 200)
+
+
+def test_a_log_out_without_its_form_ends_nothing(client: httpx.Client) -> None:
+    log_in(client)
+    assert client.post("/logout", headers=SAME).status_code == 403
+    assert client.get("/").status_code == 200
+    # Nor does one of no session of ours.
+    answer = client.post("/logout", headers={**BEARER, "cookie": "syncer_session=1.a.b"})
+    assert answer.status_code == 303
 
 
 @pytest.mark.parametrize("path", ["/", "/login", "/nothing", "/runs/1", "/static/style.css"])
@@ -166,6 +203,50 @@ def test_every_answer_carries_the_same_headers(client: httpx.Client, path: str) 
         "public, max-age=31536000, immutable" if kept else "no-store"
     )
     assert TOKEN not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/login", {"origin": "http://["}, 400),
+        ("POST", "/login", {"origin": "http://[", "host": "["}, 421),
+        ("GET", f"/runs/{'9' * 5000}", {}, 303),
+        ("POST", "/", SAME, 405),
+        ("PUT", "/runs", {}, 405),
+        ("GET", "/login/", {}, 303),
+        ("GET", "/runs/1/approve/", {}, 303),
+        ("GET", "/static/..%2fdoor.py", {}, 303),
+        ("POST", "/login", {**SAME, "content-type": "multipart/form-data"}, 401),
+        ("GET", "/", {"authorization": "Bearer"}, 401),
+        ("GET", "/", {"cookie": "syncer_session=\xff.\xff.\xff"}, 303),
+    ],
+)
+def test_no_stranger_breaks_a_page(
+    tmp_path: Path, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    with served(tmp_path) as client:
+        sent = {name: value.encode("latin-1") for name, value in headers.items()}
+        answer = client.request(method, path, headers=sent)
+    assert answer.status_code == status
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_page_that_breaks_says_no_more_than_that(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self: Sessions, value: str) -> bool:
+        raise ZeroDivisionError(value)
+
+    monkeypatch.setattr(Sessions, "holds", broken)
+    with served(tmp_path) as client:
+        answer = client.get("/runs", headers={"cookie": "syncer_session=secret"})
+    assert answer.status_code == 500
+    assert "this page broke; the log says why" in answer.text
+    assert "secret" not in answer.text
+    assert answer.headers["content-security-policy"] == POLICY
+    assert [one.message for one in caplog.records] == ["a page broke"]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +318,9 @@ def test_a_form_needs_the_token_of_its_session(client: httpx.Client) -> None:
         ("/nothing", 404, "there is no page /nothing"),
         ("/runs/7", 404, "there is no run 7"),
         (f"/runs/{'9' * 30}", 404, "there is no run 999"),
+        (f"/runs/{'9' * 5000}", 400, "the number of a run has 5,000 digits"),
+        ("/runs/x", 404, "there is no run &#39;x&#39;"),
+        ("/runs/%D9%A7", 404, "there is no run"),
         ("/customer?id=<b>", 404, "the customer &#39;&lt;b&gt;&#39; is not known here"),
         ("/customer", 404, "the customer &#39;&#39; is not known here"),
         ("/customer?id=%00", 400, "id has a character that no id has"),
@@ -244,6 +328,11 @@ def test_a_form_needs_the_token_of_its_session(client: httpx.Client) -> None:
         ("/audience/members?key=x", 404, "no audience or trait with the key"),
         ("/runs?before=x", 400, "before is &#39;x&#39;; it must be a whole number"),
         ("/failures?before=-1", 400, "it must be a whole number"),
+        (f"/failures?before={'0' * 20}{'9' * 30}", 400, f"a whole number up to {2**63 - 1}"),
+        (f"/runs?before={'9' * 5000}", 400, "it can be a whole number up to"),
+        (f"/runs?before={2**63}", 400, "it can be a whole number up to"),
+        (f"/runs?before={'0' * 5000}7", 200, "There was no run"),
+        ("/customers?before=%E2%80%AE", 200, "No customer"),
     ],
 )
 def test_what_is_not_there_or_cannot_be_read_says_so(

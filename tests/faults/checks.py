@@ -12,6 +12,8 @@ from typing import Any
 import orjson
 
 from syncer.amberflo.customer import at_amberflo
+from syncer.engage.selection import PROFILE_KEYS
+from syncer.sync.calls import IDENTIFY
 
 from .amberflo import Write
 
@@ -81,8 +83,8 @@ def serial(found: Evidence) -> Iterator[str]:
     is a state of the history that is not older than the one before it."""
     for customer_id in found.overlaps:
         yield f"two writes of {customer_id!r} at the same time"
-    states, at = _states(found.tables["change"]), dict[str, int]()
     ours = {row["trait"] for row in found.tables["trait"]}
+    states, at = _states(found.tables["change"], ours), dict[str, int]()
     for number, write in enumerate(found.writes):
         have = {name: value for name, value in write.traits.items() if name in ours}
         known = states.get(write.customer_id, [{}])
@@ -158,9 +160,9 @@ def violations(found: Evidence) -> list[str]:
 # -- the history
 
 
-def _states(changes: list[Row]) -> dict[str, list[Row]]:
-    """By customer, the traits as they were sent after each of its revisions, the first one empty:
-    identify calls and names give revisions without a change."""
+def _states(changes: list[Row], ours: set[str]) -> dict[str, list[Row]]:
+    """By customer, the traits of Engage as they were sent after each of its revisions, the first
+    one empty; what clients say, and names, give revisions without a change of these."""
     found: dict[str, list[Row]] = defaultdict(lambda: [{}])
     revisions: dict[str, int] = {}
     for row in changes:
@@ -168,6 +170,8 @@ def _states(changes: list[Row]) -> dict[str, list[Row]]:
         if revisions.get(row["customer_id"]) != row["rev"]:
             states.append(dict(states[-1]))
             revisions[row["customer_id"]] = row["rev"]
+        if row["trait"] not in ours:
+            continue
         if row["after"] is None:
             states[-1].pop(row["trait"], None)
         else:
@@ -178,16 +182,22 @@ def _states(changes: list[Row]) -> dict[str, list[Row]]:
 def _chained(found: Evidence) -> Iterator[str]:
     last: dict[tuple[str, str], str | None] = {}
     replayed: dict[str, Row] = {row["customer_id"]: {} for row in found.tables["customer"]}
+    identified: dict[str, Row] = {row["customer_id"]: {} for row in found.tables["customer"]}
     for row in found.tables["change"]:
         place = row["customer_id"], row["key"]
-        if last.get(place) != row["before"]:
+        # The name and email that a customer begins with are no change.
+        if last.get(place) != row["before"] and row["key"] not in PROFILE_KEYS:
             yield f"the history has a gap: {_said(row)} came after {last.get(place)}"
         if row["before"] == row["after"]:
             yield f"the history has a change that is none: {_said(row)}"
-        if row["step"] != (row["after"] == "true") - (row["before"] == "true"):
+        step = (row["after"] == "true") - (row["before"] == "true")
+        if row["step"] != (0 if row["source"] == IDENTIFY else step):
             yield f"the history counts wrong: {_said(row)} is a step of {row['step']}"
         last[place] = row["after"]
-        traits = replayed.setdefault(row["customer_id"], {})
+        if row["key"] in PROFILE_KEYS:
+            continue
+        theirs = identified if row["source"] == IDENTIFY else replayed
+        traits = theirs.setdefault(row["customer_id"], {})
         traits.pop(row["trait"], None)
         if row["after"] is not None:
             traits[row["trait"]] = orjson.loads(row["after"])
@@ -198,6 +208,16 @@ def _chained(found: Evidence) -> Iterator[str]:
         if _text(traits) != _text(replayed[row["customer_id"]]):
             yield (
                 f"{row['customer_id']!r} is {traits}, by its history {replayed[row['customer_id']]}"
+            )
+        called = {
+            name: value
+            for name, (value, _) in orjson.loads(row["called"] or "{}").items()
+            if value is not None
+        }
+        if _text(called) != _text(identified[row["customer_id"]]):
+            yield (
+                f"identify calls gave {row['customer_id']!r} {called}, by its history "
+                f"{identified[row['customer_id']]}"
             )
     for row in found.tables["trait"]:
         if row["members"] != members[row["trait"]]:

@@ -14,8 +14,10 @@ from syncer.sandbox.engage import Customer, EngageSandbox
 
 Event = dict[str, Any]
 
-#: Calls say that they happened now: what is in the warehouse is a month older. An old call says
-#: that it happened so many milliseconds ago, before anything that is in the warehouse.
+#: Calls say that they happened a minute ago (milliseconds), so not after they were received: what
+#: is in the warehouse is a month older. An old call says that it happened so much earlier, before
+#: anything that is in the warehouse.
+AGO = 60 * 1000
 OLD = 400 * 24 * 3600 * 1000
 
 
@@ -26,6 +28,8 @@ class Model:
     engage: EngageSandbox
     #: the newest call that was accepted: of a membership, an identify's trait, name or email
     memberships: dict[tuple[str, str], bool] = field(default_factory=dict)
+    #: old ones: they hold until a pull has a row, which is newer
+    late: dict[tuple[str, str], bool] = field(default_factory=dict)
     called: dict[str, dict[str, Any]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     emails: dict[str, str] = field(default_factory=dict)
@@ -65,9 +69,20 @@ class Model:
     def traits(self) -> dict[str, dict[str, Any]]:
         """By customer, the traits of Engage: the warehouse's, and newer ones by call."""
         found = {one.customer_id: dict(one.traits) for one in self.engage.expected()}
-        for (customer_id, key), member in self.memberships.items():
+        rows = self._rows() if self.late else set()
+        late = {place: member for place, member in self.late.items() if place not in rows}
+        for (customer_id, key), member in (late | self.memberships).items():
             found.setdefault(customer_id, {})[key] = member
         return found
+
+    def _rows(self) -> set[tuple[str, str]]:
+        """The customers and keys of which the warehouse has a row."""
+        return {
+            (customer_id, key)
+            for _, profile in self.engage._profiles()
+            for customer_id in profile.customers()
+            for key in profile.newest()
+        }
 
     def records(self) -> dict[str, dict[str, Any]]:
         """What Amberflo must hold: name, email and traits by customer."""
@@ -104,7 +119,7 @@ class Model:
         for _ in range(count):
             event = rng.choice((*kinds, self._identify))(rng)
             self._made += 1
-            at = now + self._made - (OLD if event.get("old") else 0)
+            at = now - AGO + self._made - (OLD if event.get("old") else 0)
             found.append({"messageId": f"m-{self._made}", "timestamp": at, **event})
             if rng.random() < 0.15:
                 found.append(found[-1])
@@ -130,7 +145,8 @@ class Model:
         if not found:
             return None
         self._made += 1
-        return {"messageId": f"m-{self._made}", "timestamp": now + self._made, **rng.choice(found)}
+        at = now - AGO + self._made
+        return {"messageId": f"m-{self._made}", "timestamp": at, **rng.choice(found)}
 
     def accepted(self, events: list[Event], position: int) -> None:
         """These are durable."""
@@ -143,9 +159,9 @@ class Model:
             if personas is not None:
                 key = personas["computation_key"]
                 member = event["properties"][key]
-                if not event.get("old"):
-                    self.memberships[customer_id, key] = member
-                    self._say(customer_id, key, member, position)
+                said = self.late if event.get("old") else self.memberships
+                said[customer_id, key] = member
+                self._say(customer_id, key, member, position)
             elif event["type"] == "identify":
                 traits = dict(event["traits"])
                 for key, known in (("name", self.names), ("email", self.emails)):
@@ -177,8 +193,8 @@ class Model:
         return {"type": "identify", "userId": self._someone(rng), "traits": traits}
 
     def _membership(self, rng: Random) -> Event:
-        """Of a customer and an audience that a pull has seen; now and then an old one that must
-        not count."""
+        """Of a customer and an audience that a pull has seen; now and then an old one, which must
+        not outlast the next pull."""
         known = [
             (customer, key)
             for customer in sorted(self.seen)

@@ -84,8 +84,10 @@ class Performance(Theatre):
         self.call(rng, one.calls)
         self.amberflo.faults = Faults.parse(one.amberflo, seed=self.scenario.seed + number)
         crossing = self.model.crossing(rng, now())
-        if one.source is not None and one.source.lies and not self.model.all_seen():
-            one = replace(one, source=None)  # who is pulled for the first time is not known better
+        lies = one.source is not None and one.source.lies
+        if lies and (not self.model.all_seen() or self._kept_back()):
+            # Who is pulled for the first time, or was held until now, is not known better.
+            one = replace(one, source=None)
         before = len(self.amberflo.writes)
         with ExitStack() as stack:
             stack.enter_context(self.source(one.source))
@@ -110,9 +112,21 @@ class Performance(Theatre):
                 child.let_end()
             for child in workers:
                 self.end_of(child)
+            self._afterwards(one)
         if runs[0].calls_told() and crossing is not None:
             self.model.accepted([crossing], before)
         self._look(one.source)
+
+    def _afterwards(self, one: Round) -> None:
+        """Somebody decides, and runs follow, each in peace but for what the source says."""
+        if one.decision is None and not one.follow:
+            return
+        self.amberflo.faults = Faults()
+        if one.decision is not None:
+            for run in self._undecided():
+                self._command(f"runs {one.decision} {run}", (0, 1, 3))
+        for kind in one.follow:
+            self._command(kind, (0, 1, 3))
 
     def _start(self, process: Process, one: Round, crossing: dict[str, Any] | None) -> Child:
         config = self.config("usual" if process.right_key else "wrong-key")
@@ -152,6 +166,8 @@ class Performance(Theatre):
                 continue
             if (row["customer_id"], row["key"]) in self.model.memberships:
                 continue  # a call may be newer
+            if row["trait"] in ("customerName", "customerEmail"):
+                continue
             after = json.loads(row["after"] or "null")
             says = truth.get(row["customer_id"], {}).get(row["trait"])
             if json.dumps(after) != json.dumps(says):
@@ -190,13 +206,15 @@ class Performance(Theatre):
         for customer_id in self.poisoned:
             self.amberflo.customers[customer_id].pop("strange", None)
         self._work_off()
+        for run in self._rejected():
+            self._command(f"runs lift {run}", (0,))
         self._command("full", (0, 1, 3))
         self._look(None)
-        for _ in range(3):
-            held = [row["id"] for row in self.tables("run")["run"] if row["state"] == "held"]
-            if not held:
+        for _ in range(6):
+            undecided = self._undecided()
+            if not undecided:
                 break
-            self._command(f"runs approve {held[-1]}", (0, 1, 3))
+            self._command(f"runs approve {undecided[0]}", (0, 1, 3))
             self._look(None)
         if self.tables("failure")["failure"]:
             self._command("failures retry --all", (0,))
@@ -206,6 +224,26 @@ class Performance(Theatre):
         last = self.tables("run")["run"][-1]
         if last["due"]:
             self.notes.append(f"the last run had nothing to do and found {last['due']} due")
+
+    def _undecided(self) -> list[int]:
+        """The runs that found what waits for a decision."""
+        rows = self.tables("hold")["hold"]
+        return sorted({row["since_run"] for row in rows if row["decision"] is None})
+
+    def _rejected(self) -> list[int]:
+        """The runs that found what is rejected and still in force."""
+        tables = self.tables("hold", "held_change")
+        there = {row["hold"] for row in tables["held_change"] if row["ended_at"] is None}
+        return sorted(
+            {
+                row["since_run"]
+                for row in tables["hold"]
+                if row["decision"] == "rejected" and row["id"] in there
+            }
+        )
+
+    def _kept_back(self) -> bool:
+        return bool(self._undecided() or self._rejected())
 
     def _command(self, kind: str, good: tuple[int, ...]) -> None:
         child = self.fork_off(kind, self._patient(kind))

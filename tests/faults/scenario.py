@@ -52,6 +52,7 @@ WORKER_POINTS = {
 Kind = str
 SourceKind = Literal["breaks", "ends", "missing", "empty", "partial"]
 What = Literal["kill", "term", "clock", "call"]
+Decision = Literal["approve", "reject"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,10 @@ class SourceFault:
 class Round:
     """What passes at Engage before (`hours`, 0: nothing), `calls` that come in before and while the
     processes work, and the faults. `amberflo` is a spec of `Faults`; `locked` says for how many
-    seconds another program holds the state; `ended` after how many the server cuts all off."""
+    seconds another program holds the state; `ended` after how many the server cuts all off.
+
+    When the processes are over, somebody may decide on what is held, and runs `follow`, one after
+    the other: with the source as it was, and Amberflo well again."""
 
     processes: tuple[Process, ...]
     hours: float = 0.0
@@ -141,6 +145,8 @@ class Round:
     source: SourceFault | None = None
     locked: float | None = None
     ended: float | None = None
+    decision: Decision | None = None
+    follow: tuple[Kind, ...] = ()
 
     def words(self) -> Iterator[str]:
         if self.hours:
@@ -156,6 +162,10 @@ class Round:
         if self.ended is not None:
             yield f"the state's server cuts all off after {self.ended:.2f} s"
         yield from map(str, self.processes)
+        if self.decision is not None:
+            yield f"then somebody decides: {self.decision}"
+        if self.follow:
+            yield f"then {', '.join(self.follow)}"
 
 
 @dataclass(frozen=True)
@@ -204,29 +214,43 @@ def draw(seed: int, *, postgres: bool = False, short: bool = False) -> Scenario:
 
 def _round(rng: Random, number: int, postgres: bool) -> Round:
     source = _source(rng)
-    passes = number > 0 and rng.random() < 0.85 and not (source is not None and source.lies)
+    lies = source is not None and source.lies
+    passes = number > 0 and rng.random() < 0.85 and not lies
     locked = rng.uniform(0.4, 0.9) if number and rng.random() < 0.12 else None
     ended = rng.uniform(0.02, 0.4) if postgres and rng.random() < 0.3 else None
     kinds: list[Kind] = [rng.choice(_RUNS) if number else rng.choice(("sync", "run changes"))]
-    if source is not None and source.kind == "partial":
-        # One that looks at a part of the people cannot see that too many are gone.
-        kinds = [rng.choice(("full", "run full", "resync"))]
-    elif rng.random() < 0.08:
+    if rng.random() < 0.08:
         kinds.append("sync")
     if rng.random() < 0.5:
         kinds += ["worker"] * (rng.choice((1, 2)) if postgres else 1)
+    amberflo = _amberflo(rng)
+    if lies and rng.random() < 0.5:
+        # What is found then is held by a run whose delivery may fail.
+        kinds[0], amberflo = rng.choice(("full", "resync")), rng.choice((amberflo, "500=1"))
+    decision, follow = _afterwards(rng, lies)
     return Round(
         processes=tuple(_process(rng, kind, postgres) for kind in kinds),
         hours=rng.uniform(0.3, 5.0) if passes else 0.0,
-        fraction=rng.uniform(0.02, 0.15),
+        # Now and then so many leave that the guard holds what is true.
+        fraction=rng.uniform(0.5, 0.9) if rng.random() < 0.15 else rng.uniform(0.02, 0.15),
         vanish=rng.choice((0, 0, 2, 5)),
         calls=rng.choice((0, 0, 3, 12)),
         calls_during=rng.choice((0, 3)) if "worker" in kinds else 0,
-        amberflo=_amberflo(rng),
+        amberflo=amberflo,
         source=source,
         locked=locked,
         ended=ended,
+        decision=decision,
+        follow=follow,
     )
+
+
+def _afterwards(rng: Random, lies: bool) -> tuple[Decision | None, tuple[Kind, ...]]:
+    """What somebody decides, and the runs after that. Nobody approves a source that lies."""
+    decisions: tuple[Decision | None, ...] = (None, "reject" if lies else "approve", "reject")
+    often = lies or rng.random() < 0.3
+    decision = rng.choice(decisions) if often else None
+    return decision, tuple(rng.choice(_RUNS) for _ in range(rng.choice((0, 1, 2, 3)) * often))
 
 
 _RUNS: tuple[Kind, ...] = (

@@ -51,6 +51,7 @@ def test_everything_befalls() -> None:
         *("is empty", "rows of an audience are gone", "with a wrong key", "429=", "500=", "503="),
         *("drop_after=", "drop_before=", "slow_seconds=0.45", "calls before", "PUT of an unknown"),
         *("commit.middle", "commit.after", "put.after", "outcome.inside", "drain", "ingest.after"),
+        *("decides: approve", "decides: reject", "then full", "then sync, "),
     ):
         assert words.count(one) >= 3, one
 
@@ -246,8 +247,9 @@ def test_a_write_that_is_acknowledged_and_never_sent_is_found(
 ) -> None:
     deliver = CustomerDelivery._deliver
 
-    async def lazy(self: CustomerDelivery, row: Any) -> Any:
-        return Sent(row) if row.customer_id.endswith("5") else await deliver(self, row)
+    async def lazy(self: CustomerDelivery, claimed: Any) -> Any:
+        row = claimed.row
+        return Sent(row) if row.customer_id.endswith("5") else await deliver(self, claimed)
 
     monkeypatch.setattr(CustomerDelivery, "_deliver", lazy)
     assert {"on_the_way", "equal"} <= found_by(replace(CALM, rounds=CALM.rounds[:1]))

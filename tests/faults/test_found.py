@@ -23,8 +23,8 @@ from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Delivery
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
 from syncer.sandbox.amberflo import AmberfloSandbox, running
+from syncer.sync.commit import laid_over
 from syncer.sync.compare import CustomerChange, Tally, TraitChange
-from syncer.sync.run import laid_over
 
 from .runner import play
 from .scenario import Act, Process, Round
@@ -34,7 +34,9 @@ HORIZON = 1000
 
 
 def state(traits: dict[str, Any], stamps: dict[str, int], **more: Any) -> CustomerState:
-    texts = [orjson.dumps(one).decode() for one in (traits, stamps)]
+    """What calls said came after the horizon, whenever it happened."""
+    came = {name: [at, max(at, HORIZON + 1)] for name, at in stamps.items()}
+    texts = [orjson.dumps(one).decode() for one in (traits, came)]
     found = CustomerState("u", texts[0], "Old", "old@example.com", None, texts[1])
     return found._replace(**more)
 
@@ -64,7 +66,7 @@ def test_a_row_that_vanished_gives_way_to_a_call_that_the_pull_need_not_know() -
     gone = TraitChange("vip", "vip", True, False, None)
     known = state({"vip": True}, {"vip": HORIZON + 1})
     assert laid_over(known, change(gone), HORIZON) == (known, [])
-    older = state({"vip": True}, {"vip": HORIZON})
+    older = known._replace(stamps=f'{{"vip":[{HORIZON},{HORIZON}]}}')
     assert laid_over(older, change(gone), HORIZON)[1] == [gone]
 
 
@@ -120,9 +122,7 @@ def test_a_run_does_not_wait_for_a_worker_that_died(database: Database) -> None:
         async def deliver() -> Delivery:
             async with AmberfloClient("key", customers_url=f"{url}/customers") as client:
                 with workers.join(database, "run") as worker:
-                    delivery = CustomerDelivery(
-                        database, worker, client, frozenset({"vip"}), for_run=1, patience=20
-                    )
+                    delivery = CustomerDelivery(database, worker, client, for_run=1, patience=20)
                     return await delivery.run()
 
         assert uvloop.run(deliver()) == Delivery(delivered=5)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from state.failures import CALLS
 from syncer.config import AlertsConfig
 from syncer.daemon.alerts import Facts, found
 
@@ -54,6 +55,13 @@ def test_times_are_told_in_minutes_and_hours() -> None:
     assert alerts["silent"].startswith("the source has brought nothing new for 50 hours: look at")
 
 
+def test_calls_that_could_not_be_taken_are_not_laid_to_amberflo() -> None:
+    alerts = found(replace(GOOD, calls=7), BOUNDS)
+    assert alerts["calls"].startswith("7 calls cannot be taken as they are: `syncer failures`")
+    assert "Amberflo" not in alerts["calls"]
+    assert found(replace(GOOD, calls=CALLS), BOUNDS)["calls"].startswith("10,000 or more calls")
+
+
 FACTS = st.builds(
     Facts,
     held=st.dictionaries(st.text(max_size=5), st.integers(1, 9), max_size=3),
@@ -61,6 +69,7 @@ FACTS = st.builds(
     errors=st.lists(st.text(max_size=5), max_size=3),
     lag=st.floats(0, 1e6),
     silent=st.floats(0, 1e6),
+    calls=st.integers(0, 3),
 )
 
 
@@ -69,6 +78,7 @@ def test_each_fact_has_its_own_alert(facts: Facts) -> None:
     alerts = found(facts, BOUNDS)
     expected = {f"held:{key}" for key in facts.held}
     expected |= {"failures"} if facts.failures else set()
+    expected |= {"calls"} if facts.calls else set()
     expected |= {"runs"} if len(facts.errors) > 1 else set()
     expected |= {"lag"} if facts.lag > 1800 else set()
     expected |= {"silent"} if facts.silent > 86400 else set()

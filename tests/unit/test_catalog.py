@@ -41,9 +41,10 @@ def catalog_of(
     audiences: Collection[str] = ("*",),
     computed_traits: Collection[str] = (),
     listed: Mapping[str, Kind] | None = None,
+    **more: Any,
 ) -> Catalog:
     globs = {"audiences": audiences, "computed_traits": computed_traits}
-    return build(observed, known, **globs, listed=listed)
+    return build(observed, known, **globs, listed=listed, **more)
 
 
 def kinds(catalog: Catalog) -> dict[str, Kind]:
@@ -124,8 +125,10 @@ def test_keys_are_matched_whole_by_globs_that_see_case(
     ("observed", "audience"),
     [
         (seen("a", words=1), True),
-        (seen("a", words=1, others=1000), True),
-        (seen("a", words=1, digits=1, others=1), True),
+        (seen("a", words=5, digits=5, nulls=3), True),
+        (seen("a", words=1, others=1000), False),
+        (seen("a", words=1000, others=1), False),
+        (seen("a", words=1, digits=1, others=1), False),
         (seen("a", digits=1), True),
         (seen("a", digits=5, nulls=3), True),
         (seen("a", digits=1000, others=1), False),
@@ -133,32 +136,89 @@ def test_keys_are_matched_whole_by_globs_that_see_case(
         (seen("a", nulls=9), False),
     ],
 )
-def test_a_key_is_an_audience_when_its_values_are_boolean(
+def test_a_key_is_an_audience_when_all_its_values_are_boolean(
     observed: ObservedKey, audience: bool
 ) -> None:
-    """1 and 0 are membership where no other value stands beside them, else they may be a count."""
+    """One stray value makes no audience of a text, for everybody and for ever."""
     assert catalog_of([observed]).keys == (["a"] if audience else [])
 
 
-@pytest.mark.parametrize("observed", [seen("a", others=9), seen("a", nulls=9)])
+@pytest.mark.parametrize(
+    "observed", [seen("a", others=9), seen("a", nulls=9), seen("a", words=1, others=9)]
+)
+def test_what_the_config_names_exactly_is_an_audience(observed: ObservedKey) -> None:
+    assert kinds(catalog_of([observed], audiences=["b*", "a"])) == {"a": AUDIENCE}
+    assert kinds(catalog_of([observed], audiences=["*", "a", "!a"])) == {}
+
+
+@pytest.mark.parametrize(
+    "observed", [seen("a", others=9), seen("a", nulls=9), seen("a", words=8, others=1)]
+)
 def test_a_known_audience_stays_one(observed: ObservedKey) -> None:
     catalog = catalog_of([observed], [KnownTrait("a", "a", AUDIENCE)])
     assert kinds(catalog) == {"a": AUDIENCE}
 
 
-def test_a_known_audience_takes_part_in_a_collision() -> None:
-    """Also while its own values say nothing."""
+def test_values_that_are_no_booleans_are_told_with_their_number() -> None:
+    known = [KnownTrait("a b", "a_b", AUDIENCE)]
+    observed = [seen("a b", words=297, others=3, nulls=50), seen("vip", words=3, nulls=9)]
+    (notice,) = catalog_of(observed, known).notices
+    assert notice.startswith("a b: 3 of 300 values are no booleans: they are skipped")
+    assert "`syncer traits release 'a b'`" in notice
+    assert catalog_of([seen("a", others=2)], audiences=["a"]).notices
+
+
+def test_a_new_key_with_some_boolean_values_is_told() -> None:
+    catalog = catalog_of([seen("plan", words=1, others=299, nulls=7), seen("city", others=300)])
+    assert catalog.notices == [
+        "plan: 1 of 300 values are booleans: it is no audience; name it in engage.audiences "
+        "exactly if it is one"
+    ]
+    assert catalog.messages == []
+
+
+def test_a_count_is_not_told_where_it_cannot_be_an_audience() -> None:
+    """Some 1 and 0 among other numbers; were these most of them, somebody should know."""
+    assert catalog_of([seen("visits", digits=40, others=260)]).notices == []
+    assert "visits: 260 of 300" in catalog_of([seen("visits", digits=260, others=40)]).notices[0]
+
+
+def test_ones_and_zeros_alone_are_told_once_as_they_are_taken() -> None:
+    observed = [seen("logins", digits=4), seen("vip", words=2, digits=2), seen("in", digits=9)]
+    (notice,) = catalog_of(observed).notices
+    assert notice.startswith("in, logins: the only values are 1 and 0, taken as memberships")
+    known = [KnownTrait(key, key, AUDIENCE) for key in ("logins", "in")]
+    assert catalog_of(observed, known).notices == []
+    assert catalog_of(observed, audiences=["logins", "in"]).notices == []
+    assert catalog_of(observed, computed_traits=["logins", "in"]).notices == []
+
+
+def test_notices_of_many_keys_are_few() -> None:
+    """An identify call has any number of traits."""
+    many = [seen(f"t{number:03}", words=1, others=9) for number in range(100)]
+    notices = catalog_of([*many, *(seen(f"d{n:03}", digits=1) for n in range(100))]).notices
+    assert len(notices) == 1 + 10 + 1
+    assert "90 more" in notices[0]
+    assert notices[-1] == "and 90 more keys with some values that are booleans"
+
+
+def test_a_known_audience_keeps_its_name_while_its_values_say_nothing() -> None:
     catalog = catalog_of(
         [seen("VIP Club", nulls=9), *booleans("vip_club")],
         [KnownTrait("VIP Club", "vip_club", AUDIENCE)],
     )
-    assert set(catalog.problems) == {"VIP Club", "vip_club"}
+    assert set(catalog.problems) == {"vip_club"}
+    assert catalog.by_name["vip_club"].key == "VIP Club"
 
 
 def test_a_known_computed_trait_is_no_evidence_for_an_audience() -> None:
-    """It stays a trait of ours, as one that the source lost: a computed trait."""
-    catalog = catalog_of([seen("a", others=9)], [KnownTrait("a", "a", COMPUTED_TRAIT)])
-    assert kinds(catalog) == {"a": COMPUTED_TRAIT}
+    """Where the config names it no more it is left out."""
+    total = KnownTrait("a", "a", COMPUTED_TRAIT)
+    catalog = catalog_of([seen("a", others=9)], [total], members={"a": 4})
+    assert (kinds(catalog), catalog.left_out) == ({}, [total])
+    assert catalog.notices[0].startswith(
+        "a is left out by engage.computed_traits: its 4 values stay as they are at Amberflo"
+    )
 
 
 def test_an_audience_that_the_config_makes_a_computed_trait_becomes_one() -> None:
@@ -217,6 +277,47 @@ def test_two_keys_that_want_the_name_of_a_lost_one_collide() -> None:
     catalog = catalog_of(booleans("vip_club", "VIP Club"), [lost])
     assert set(catalog.problems) == {"vip_club", "VIP Club"}
     assert catalog.by_name == {}
+
+
+def test_who_has_a_name_keeps_it_against_a_newcomer() -> None:
+    """One profile with a custom trait must not freeze an audience for everybody."""
+    vip = KnownTrait("vip", "vip", AUDIENCE)
+    catalog = catalog_of(booleans("VIP", "vip", "Vip"), [vip])
+    assert catalog.by_name == {"vip": vip}
+    assert catalog.problems == {"VIP": "name taken twice", "Vip": "name taken twice"}
+    assert (catalog.messages, catalog.renamed) == ([], {})
+    assert [("'VIP'" in one, "'Vip'" in one) for one in catalog.notices] == [
+        (True, False),
+        (False, True),
+    ]
+    assert all("'vip'" in one and "engage.audiences" in one for one in catalog.notices)
+    reading = catalog.read('["VIP","vip"]', '["true","false"]')
+    assert reading.traits == {"vip": False}
+    assert reading.skipped == [("VIP", "name taken twice")]
+
+
+def test_a_name_goes_over_where_its_key_is_gone_or_left_out() -> None:
+    old = KnownTrait("VIP Club", "vip_club", AUDIENCE)
+    new = KnownTrait("vip_club", "vip_club", AUDIENCE)
+    for observed, globs in (
+        (booleans("vip_club"), ["*"]),
+        (booleans("vip_club", "VIP Club"), ["*", "!VIP*"]),
+    ):
+        catalog = catalog_of(observed, [old], audiences=globs)
+        assert catalog.renamed == {"VIP Club": new}
+        assert (kinds(catalog), catalog.left_out, catalog.notices) == (
+            {"vip_club": AUDIENCE},
+            [],
+            [],
+        )
+
+
+def test_a_name_that_two_want_goes_over_to_nobody() -> None:
+    catalog = catalog_of(
+        booleans("vip_club", "VIP Club"), [KnownTrait("VIP-Club", "vip_club", AUDIENCE)]
+    )
+    assert catalog.renamed == {}
+    assert catalog.left_out == []
 
 
 def test_a_key_without_a_name_is_left_out_and_named() -> None:
@@ -383,14 +484,58 @@ def test_what_newest_gives_reads_without_a_twin(catalog: Catalog) -> None:
     assert reading.text == '{"total":5,"vip":false}'
 
 
-def test_a_known_key_that_the_config_leaves_out_now_is_not_pulled() -> None:
-    """Everything else is ignored (design §3): its members are the guard's to hold."""
-    other = KnownTrait("other", "other", AUDIENCE)
-    catalog = catalogs.build(
-        booleans("other", "vip_a"), [other], audiences=["vip_*"], computed_traits=[]
+# What the config leaves out, and what was given back
+
+
+@pytest.mark.parametrize("audiences", [["vip_*"], ["*", "!beta"], []])
+@pytest.mark.parametrize("observed", [True, False])
+def test_a_known_key_that_the_config_leaves_out_stays_as_it_is(
+    audiences: list[str], observed: bool
+) -> None:
+    """It is nothing that was lost: no run reads, changes or holds it."""
+    beta = KnownTrait("beta", "beta", AUDIENCE)
+    catalog = catalog_of(
+        booleans("vip_a", *(["beta"] if observed else [])),
+        [beta],
+        audiences=audiences,
+        members={"beta": 3},
     )
-    assert catalog.keys == ["vip_a"]
-    assert catalog.by_name["other"] == other
+    assert "beta" not in {*catalog.keys, *catalog.by_key, *catalog.by_name}
+    assert catalog.left_out == [beta]
+    assert catalog.notices == [
+        "beta is left out by engage.audiences: its 3 members stay as they are at Amberflo; "
+        "`syncer traits release beta` gives it back"
+    ]
+    assert (catalog.messages, catalog.problems, list(catalog.unlisted)) == ([], {}, [])
+
+
+def test_what_is_listed_as_another_kind_than_the_config_takes_is_left_out() -> None:
+    known = [KnownTrait("total", "total", COMPUTED_TRAIT), KnownTrait("gone", "gone", AUDIENCE)]
+    listed: dict[str, Kind] = {"total": COMPUTED_TRAIT}
+    catalog = catalog_of([seen("total", others=5)], known, listed=listed)
+    assert catalog.left_out == known[:1]
+    assert catalog.unlisted == {"gone"}, "of that one the config says nothing"
+
+
+def test_what_was_given_back_is_taken_again_by_its_own_name_only() -> None:
+    released = [KnownTrait("plan", "plan", AUDIENCE)]
+    for globs, taken in ((["*"], []), (["pla?"], []), (["*", "plan"], ["plan"])):
+        catalog = catalog_of(booleans("plan"), audiences=globs, released=released)
+        assert catalog.keys == taken
+        assert (catalog.notices, catalog.left_out, catalog.renamed) == ([], [], {})
+    listed: dict[str, Kind] = {"plan": AUDIENCE}
+    assert catalog_of(booleans("plan"), released=released, listed=listed).keys == []
+    computed = catalog_of([seen("plan", others=1)], computed_traits=["p*"], released=released)
+    assert computed.keys == []
+
+
+def test_a_name_that_was_given_back_is_not_taken_by_another_key() -> None:
+    released = [KnownTrait("plan", "plan", AUDIENCE)]
+    catalog = catalog_of(booleans("Plan"), released=released)
+    assert catalog.keys == []
+    (notice,) = catalog.notices
+    assert notice.startswith("Plan: its name at Amberflo, 'plan', was given back")
+    assert catalog_of(booleans("Plan"), audiences=["Plan"], released=released).keys == ["Plan"]
 
 
 # Where the Public API says what a key is (facts/segment.md §1.2)

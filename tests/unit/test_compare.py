@@ -18,7 +18,9 @@ from syncer.engage.source import ObservedKey, PulledCustomer
 from syncer.errors import SourceError
 from syncer.sync import compare as comparison
 from syncer.sync.compare import (
+    ENGAGE_WINS,
     CustomerChange,
+    Seen,
     Sums,
     Tally,
     TraitChange,
@@ -59,6 +61,7 @@ class Stored(NamedTuple):
     name: str | None
     email: str | None
     stamps: str | None = None
+    rev: int = 1
 
 
 Row = tuple[str, object, str | None]
@@ -81,9 +84,9 @@ def known(
     traits: dict[str, Any],
     name: str | None = None,
     email: str | None = None,
-    stamps: dict[str, int] | None = None,
+    stamps: dict[str, Any] | None = None,
 ) -> Stored:
-    """`stamps` are Segment's times of what came by a call."""
+    """`stamps` are the times of what came by a call: [its own, of its receipt], or one for both."""
     text = None if stamps is None else json.dumps(stamps)
     return Stored(customer_id, canonical(traits), name, email, text)
 
@@ -387,15 +390,23 @@ def test_a_change_of_name_or_email_is_a_change_of_the_customer() -> None:
         assert again == change
 
 
-@pytest.mark.parametrize(
-    "profile", [[], [("name", None, JULY), ("email", "", JULY)], [("name", "null", JULY)]]
-)
-def test_a_name_or_email_that_is_not_there_keeps_the_known_one(profile: list[Row]) -> None:
+def test_a_name_or_email_without_a_row_stays_as_it_is() -> None:
     before = known("u1", {"vip": True}, "Ada", "a@example.com")
-    assert one(pulled("u1", ("vip", "t", MAY), profile=profile), before)[0] is None
-    change, _ = one(pulled("u1", ("vip", "f", MAY), profile=profile), before)
+    assert one(pulled("u1", ("vip", "t", MAY)), before)[0] is None
+    change, _ = one(pulled("u1", ("vip", "f", MAY)), before)
     assert change is not None
     assert (change.name, change.email) == (None, None)
+
+
+@pytest.mark.parametrize("null", [None, "", "null"])
+def test_an_explicit_null_takes_the_name_or_email_away(null: str | None) -> None:
+    row = pulled("u1", ("vip", "t", MAY), profile=[("name", null, JULY), ("email", null, JULY)])
+    change, _ = one(row, known("u1", {"vip": True}, "Ada", "a@example.com"))
+    assert change is not None
+    assert (change.name, change.email) == ("", "")
+    # of what we never had there is nothing to take away: it is somebody else's at Amberflo
+    assert one(row, known("u1", {"vip": True}))[0] is None
+    assert one(row, known("u1", {"vip": True}, "", ""))[0] is None
 
 
 def test_the_newest_name_and_email_count() -> None:
@@ -461,14 +472,24 @@ def test_a_name_counts_whatever_its_time() -> None:
     assert change.name == "Ada"
 
 
-# What came by a call (design §3, Order: an older pull never undoes a newer call)
+# What came by a call (design §3, Order: calls are provisional). The pull knows of all before June.
 
 
 @pytest.mark.parametrize(
-    ("stamp", "stays"), [(MAY_MS - 1, False), (MAY_MS, False), (MAY_MS + 1, True)]
+    ("at", "received", "stays"),
+    [
+        # The pull may not know of the call yet: it holds, unless a row is newer.
+        (MAY_MS - 1, JUNE_MS + 1, False),
+        (MAY_MS, JUNE_MS + 1, True),
+        (MAY_MS + 1, JUNE_MS + 1, True),
+        # The pull could know of it: it stands, whatever the times say.
+        (MAY_MS + 1, JUNE_MS, False),
+        (JULY_MS, MAY_MS, False),
+    ],
 )
-def test_the_newer_of_a_pulled_row_and_a_call_wins(stamp: int, stays: bool) -> None:
+def test_a_call_holds_until_a_pull_could_know_better(at: int, received: int, stays: bool) -> None:
     traits = {"vip": True, "total": 5}
+    stamp = [at, received]
     before = known("u1", traits, stamps={"vip": stamp, "total": stamp, "tags": stamp})
     row = with_traits("u1", vip="false", total=None, Tags='["a"]')
     change, tally = one(row, before)
@@ -483,14 +504,15 @@ def test_the_newer_of_a_pulled_row_and_a_call_wins(stamp: int, stays: bool) -> N
 
 
 def test_a_row_without_a_time_is_older_than_any_call() -> None:
-    before = known("u1", {"vip": True}, stamps={"vip": 1})
+    before = known("u1", {"vip": True}, stamps={"vip": [1, JULY_MS]})
     assert one(pulled("u1", ("vip", "f", None)), before)[0] is None
 
 
 def test_of_a_key_that_stands_twice_the_newest_row_is_held_against_the_call() -> None:
     row = pulled("u1", ("vip", "f", JULY), ("vip", "t", MAY))
-    assert one(row, known("u1", {"vip": True}, stamps={"vip": JUNE_MS}))[0] is not None
-    assert one(row, known("u1", {"vip": True}, stamps={"vip": JULY_MS + 1}))[0] is None
+    early, late = [JUNE_MS, JULY_MS + 1], [JULY_MS, JULY_MS + 1]
+    assert one(row, known("u1", {"vip": True}, stamps={"vip": early}))[0] is not None
+    assert one(row, known("u1", {"vip": True}, stamps={"vip": late}))[0] is None
 
 
 @pytest.mark.parametrize(("stamp", "stays"), [(JUNE_MS, False), (JUNE_MS + 1, True)])
@@ -504,6 +526,15 @@ def test_a_row_that_is_not_there_yet_does_not_undo_a_call(
     after = (change.traits if change else traits) | {"lost": True}
     assert after == (traits if stays else {"vip": False, "lost": True})
     assert counts(tally, "vip").get("vanished", 0) == (0 if stays else 1)
+
+
+def test_a_resync_lets_engage_win_in_everything() -> None:
+    stamp = [JULY_MS, JULY_MS]
+    before = known("u1", {"vip": True}, "Ada", None, {"vip": stamp, "name": stamp})
+    row = pulled("u1", ("vip", "f", MAY), profile=[("name", "Eva", MAY)])
+    tally = Tally(make_catalog())
+    (change,) = compare(merge([row], [before]), tally.catalog, tally, ENGAGE_WINS)
+    assert (change.traits, change.name) == ({"vip": False}, "Eva")
 
 
 def test_a_pulled_name_does_not_undo_the_newer_one_of_a_call() -> None:
@@ -539,13 +570,76 @@ def test_a_key_that_stands_twice_and_did_not_change() -> None:
     assert (tally.rows, counts(tally, "vip")) == (2, {"pulled": 1, "unchanged": 1})
 
 
+# What Amberflo has and the snapshot does not know (design §3, PUT replaces the whole record)
+
+
+def beside(
+    row: PulledCustomer | None, before: Stored | None, seen: Seen
+) -> tuple[CustomerChange | None, Tally]:
+    """Compare one customer whom Amberflo has otherwise."""
+    tally = Tally(make_catalog())
+    changes = list(compare([(row, before, seen)], tally.catalog, tally, JUNE_MS))
+    return (changes[0] if changes else None), tally
+
+
+@pytest.mark.parametrize("there", [True, "true"])
+@pytest.mark.parametrize("row", [with_traits("u1", vip="f"), with_traits("u1", lost="f")])
+def test_a_member_whom_only_amberflo_knows_leaves(row: PulledCustomer, there: object) -> None:
+    change, tally = beside(row, None, Seen(None, {"vip": there, "stripeId": "cus_1"}))
+    assert change is not None
+    assert change.known is False
+    assert change.traits["vip"] is False
+    (left,) = [found for found in change.changes if found.trait == "vip"]
+    assert (left.before, left.after, left.source, left.was) == (True, False, "amberflo", None)
+    assert tally.sums["vip"].exited == 1
+    assert tally.sums["vip"].found == 1
+
+
+def test_who_is_false_there_too_is_still_nobody() -> None:
+    assert beside(with_traits("u1", vip="f"), None, Seen(None, {"vip": "false"}))[0] is None
+
+
+def test_a_value_of_others_under_a_name_of_ours_is_the_one_before() -> None:
+    row = with_traits("u1", lost="t")
+    change, tally = beside(row, None, Seen(None, {"vip": "by the CRM", "total": 7}))
+    assert change is not None
+    assert change.traits == {"lost": True}
+    assert {one.trait: (one.before, one.after) for one in change.changes} == {
+        "lost": (None, True),
+        "total": (7, None),
+        "vip": ("by the CRM", None),
+    }
+    assert tally.first_contact == 2
+
+
+def test_what_is_there_against_what_was_acknowledged_is_sent_again() -> None:
+    before = known("u1", {"vip": True, "total": 5})
+    row = with_traits("u1", vip="t", total="5")
+    change, tally = beside(row, before, Seen(1, {"vip": False, "total": "5.0"}))
+    assert change is not None
+    (found,) = change.changes
+    assert (found.trait, found.before, found.after, found.was) == ("vip", False, True, True)
+    assert counts(tally, "vip") == {"pulled": 1, "changed": 1}
+    # the customer changed since Amberflo was looked at
+    assert beside(row, before, Seen(2, {"vip": False}))[0] is None
+
+
+def test_who_left_here_and_is_a_member_there_leaves_again() -> None:
+    change, tally = beside(None, known("u1", {"vip": False}), Seen(1, {"vip": True}))
+    assert change is not None
+    assert change.changes == [
+        TraitChange("vip", "vip", True, False, None, "amberflo", recorded=False)
+    ]
+    assert (tally.sums["vip"].exited, tally.sums["vip"].found) == (1, 1)
+
+
 # The streams
 
 
 def test_merge_is_an_outer_join_in_order() -> None:
     rows = [with_traits(customer_id) for customer_id in ("b", "c", "é", "日")]
     there = [known(customer_id, {}) for customer_id in ("a", "b", "d", "日", "😀")]
-    pairs = [(row and row.customer_id, known and known[0]) for row, known in merge(rows, there)]
+    pairs = [(row and row.customer_id, known and known[0]) for row, known, _ in merge(rows, there)]
     assert pairs == [
         (None, "a"),
         ("b", "b"),
@@ -592,7 +686,7 @@ def test_look_up_pairs_a_part_with_the_snapshot_chunk_by_chunk() -> None:
 
     rows = [with_traits(one) for one in ("a", "b", "c", "d", "e")]
     pairs = list(look_up(rows, find, at_a_time=2))
-    assert pairs == [(row, there.get(row.customer_id)) for row in rows]
+    assert pairs == [(row, there.get(row.customer_id), None) for row in rows]
     assert asked == [["a", "b"], ["c", "d"], ["e"]]
 
 
@@ -600,9 +694,28 @@ def test_a_partial_pull_says_nothing_of_the_others() -> None:
     tally = Tally(make_catalog())
     there = {one: known(one, {"vip": True}) for one in ("a", "b")}
     pairs = look_up([with_traits("a", vip="f")], lambda ids: [there[one] for one in ids])
-    (change,) = compare(pairs, tally.catalog, tally)
+    (change,) = compare(pairs, tally.catalog, tally, whole=False)
     assert change.customer_id == "a"
     assert counts(tally, "vip") == {"pulled": 1, "exited": 1}
+
+
+def test_a_partial_pull_infers_nothing_from_a_row_that_is_not_there() -> None:
+    """Design §3, Absence: a merge or a table may be half loaded."""
+    tally = Tally(make_catalog())
+    before = known("a", {"vip": True, "lost": True, "total": 5})
+    pairs = look_up([with_traits("a", vip="f")], lambda ids: [before])
+    (change,) = compare(pairs, tally.catalog, tally, whole=False)
+    assert change.traits == {"vip": False, "lost": True, "total": 5}
+    pairs = look_up([with_traits("a", vip="t")], lambda ids: [before])
+    assert list(compare(pairs, tally.catalog, tally, whole=False)) == []
+
+
+def test_an_explicit_null_counts_in_a_partial_pull_too() -> None:
+    tally = Tally(make_catalog())
+    before = known("a", {"vip": True, "lost": True, "total": 5})
+    pairs = look_up([with_traits("a", vip=None, total=None)], lambda ids: [before])
+    (change,) = compare(pairs, tally.catalog, tally, whole=False)
+    assert change.traits == {"vip": False, "lost": True}
 
 
 @pytest.mark.parametrize(
@@ -663,7 +776,7 @@ class State:
     traits: dict[str, Any]
     name: str | None = None
     email: str | None = None
-    stamps: dict[str, int] | None = None
+    stamps: dict[str, list[int]] | None = None
 
 
 @dataclass
@@ -769,7 +882,12 @@ STATES = st.builds(
     *(MEMBER, MEMBER, MEMBER, MEMBER, VALUE, VALUE, VALUE),
     st.sampled_from([None, "Ada", "Zoë"]),
     st.sampled_from([None, "a@example.com"]),
-    st.none() | st.dictionaries(st.sampled_from(STAMPED), st.sampled_from(STAMPS), max_size=3),
+    st.none()
+    | st.dictionaries(
+        st.sampled_from(STAMPED),
+        st.tuples(st.sampled_from(STAMPS), st.sampled_from(STAMPS)).map(list),
+        max_size=3,
+    ),
 )
 
 
@@ -806,11 +924,11 @@ def oracle(world: World, *, whole: bool = True) -> Expected:
     """Design §3, straight: each customer on its own, all in dicts."""
     expected = Expected(dict(world.snapshot))
     for customer_id in {*world.pull, *(world.snapshot if whole else ())}:
-        _expect(customer_id, world, expected)
+        _expect(customer_id, world, expected, whole)
     return expected
 
 
-def _expect(customer_id: str, world: World, expected: Expected) -> None:
+def _expect(customer_id: str, world: World, expected: Expected, whole: bool) -> None:
     before = world.snapshot.get(customer_id)
     rows = world.pull.get(customer_id, Rows([], []))
     newest: dict[str, tuple[object, int | None]] = {}
@@ -821,8 +939,8 @@ def _expect(customer_id: str, world: World, expected: Expected) -> None:
     stamps = (before.stamps if before else None) or {}
     profile: dict[str, tuple[str | None, int]] = {"name": (None, 0), "email": (None, 0)}
     for key, value, _, at in rows.profile:
-        if at >= max(profile[key][1], stamps.get(key, 0)):
-            profile[key] = (None if value in ("", "null") else value, at)
+        if at >= max(profile[key][1], stamps.get(key, [0, 0])[0]):
+            profile[key] = ("" if value in (None, "", "null") else value, at)
 
     now: dict[str, Any] = {}
     for name in {*was, *(trait.name for trait in TRAITS)}:
@@ -830,9 +948,11 @@ def _expect(customer_id: str, world: World, expected: Expected) -> None:
         if not mine:
             keep = name in was
         else:
-            meaning, at_or_none = newest.get(mine[0].key, ("absent", JUNE_MS))
-            called = stamps.get(name, 0) > (at_or_none or 0)
-            keep = (called or meaning == "garbage") and name in was
+            meaning, at_or_none = newest.get(mine[0].key, ("absent", None))
+            said, received = stamps.get(name, [0, 0])
+            called = received > JUNE_MS and said >= (at_or_none or 0)
+            open_ = meaning == "absent" and not whole
+            keep = (called or open_ or meaning == "garbage") and name in was
             if called:
                 pass
             elif isinstance(meaning, bool):
@@ -852,8 +972,8 @@ def _expect(customer_id: str, world: World, expected: Expected) -> None:
         now = {}
     after = State(
         now,
-        profile["name"][0] or (before.name if before else None),
-        profile["email"][0] or (before.email if before else None),
+        _pulled(profile["name"][0], before.name if before else None),
+        _pulled(profile["email"][0], before.email if before else None),
         before.stamps if before else None,
     )
 
@@ -896,12 +1016,22 @@ def _expect(customer_id: str, world: World, expected: Expected) -> None:
         expected.unchanged.add(customer_id)
 
 
+def _pulled(row: str | None, before: str | None) -> str | None:
+    """A name or email: an explicit null ("" here) takes away what we had."""
+    if row is None or (row == "" and before is None):
+        return before
+    return row
+
+
 def applied(world: World, changes: Iterable[CustomerChange]) -> dict[str, State]:
     found = dict(world.snapshot)
     for change in changes:
         before = found.get(change.customer_id, State({}))
         found[change.customer_id] = State(
-            change.traits, change.name or before.name, change.email or before.email, before.stamps
+            change.traits,
+            before.name if change.name is None else change.name,
+            before.email if change.email is None else change.email,
+            before.stamps,
         )
     return found
 
@@ -949,7 +1079,7 @@ def test_a_partial_pull_gives_the_changes_of_its_own_customers(world: World) -> 
     pairs = look_up(
         world.rows(), lambda ids: [there[one] for one in ids if one in there], at_a_time=2
     )
-    changes = list(compare(pairs, tally.catalog, tally, JUNE_MS))
+    changes = list(compare(pairs, tally.catalog, tally, JUNE_MS, whole=False))
     expected = oracle(world, whole=False)
     assert {change.customer_id for change in changes} == expected.new | expected.changed
     assert tally.sums == expected.sums

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo.customer import SERVER_OWNED, at_amberflo, merged
+from syncer.amberflo.customer import SERVER_OWNED, at_amberflo, differences, merged, to_put
 
 #: What Amberflo may hold: fields of its own, of other integrations, and ours.
 STRIPE = {
@@ -140,7 +141,7 @@ def test_a_record_may_have_no_traits(traits: dict[str, Any] | None) -> None:
         ("Ada", None, "Ada"),
         ("Ada", "Eva", "Ada"),
         (None, "Eva", "Eva"),
-        ("", "Eva", "Eva"),
+        ("", "Eva", "u1"),
         (None, None, "u1"),
         (None, "", "u1"),
         (None, "  ", "u1"),
@@ -237,6 +238,20 @@ def test_as_strings_leaves_the_traits_of_others() -> None:
     assert found["traits"] == {"seats": 5, "vip": "true"}
 
 
+def test_a_protected_trait_is_never_written_nor_removed() -> None:
+    """Also where somebody calls it ours: `amberflo.protected`."""
+    theirs = {"stripeId": "cus_1", "awsm.customerIdentifier": "x", "awsm": "y"}
+    owned = [*OWNED, "stripeId", "awsm.customerIdentifier", "awsm"]
+    protected = ("stripeId", "stripe_id", "paymentProviderName", "awsm.*")
+    wanted = {"vip": True, "stripeId": "mine", "paymentProviderName": "mine"}
+    found = record({"traits": theirs}, traits=wanted, owned=owned, protected=protected)
+    assert found["traits"] == {
+        "stripeId": "cus_1",
+        "awsm.customerIdentifier": "x",
+        "vip": True,
+    }
+
+
 def test_what_was_read_is_not_changed() -> None:
     current, traits = copy.deepcopy(STRIPE), {"total": ["a/b"]}
     record(current, traits=traits, name="Eva")
@@ -293,3 +308,57 @@ def test_a_record_read_back_is_written_the_same(
         value = first["traits"][key]
         assert not as_strings or isinstance(value, str)
         assert not isinstance(value, str) or not {"/", "|"} & set(value)
+
+
+# What is given back
+
+
+class Row(NamedTuple):
+    """A customer of the state that gives something back."""
+
+    given_back: str | None
+    customer_id: str = "u1"
+    traits: str = '{"vip":true}'
+    name: str | None = None
+    email: str | None = None
+    called: str | None = None
+
+
+def giving(called: dict[str, Any] | None = None, **given_back: Any) -> Row:
+    said = None if called is None else orjson.dumps(called).decode()
+    return Row(orjson.dumps(given_back).decode(), called=said)
+
+
+def test_what_is_given_back_is_as_others_had_it() -> None:
+    """Ours goes, also where our writing of a value is another one than theirs."""
+    there = {"customerId": "u1", "traits": {"plan": True, "old": True, "stripeId": "cus_1"}}
+    put = to_put(there, giving(plan="gold/eu", old=None), {"vip"})
+    assert put["traits"] == {"plan": "gold/eu", "stripeId": "cus_1", "vip": True}
+    # Only once: the next record leaves it to others.
+    edited = {**put, "traits": {**put["traits"], "plan": "silver"}}
+    assert to_put(edited, Row(None), {"vip"})["traits"]["plan"] == "silver"
+
+
+def test_what_identify_calls_say_of_a_name_counts_when_it_is_given_back() -> None:
+    there = {"customerId": "u1", "traits": {"plan": True}}
+    put = to_put(there, giving({"plan": ["silver", 5]}, plan="gold"), {"vip"})
+    assert put["traits"]["plan"] == "silver"
+    put = to_put(there, giving({"plan": [None, 5]}, plan="gold"), {"vip"})
+    assert "plan" not in put["traits"]
+
+
+def test_what_is_given_back_is_others_to_change() -> None:
+    current = {"customerId": "u1", "customerName": "u1", "traits": {"vip": True, "plan": "x"}}
+    owned = {"vip", "plan"}  # as somebody knew them before it was given back
+    assert [one.trait for one in differences(current, Row(None), owned)] == ["plan"]
+    for given_back in ("gold", None):
+        assert differences(current, giving(plan=given_back), owned) == []
+    called = {"plan": ["silver", 5]}
+    assert [one.trait for one in differences(current, giving(called, plan=1), owned)] == ["plan"]
+
+
+def test_protected_traits_are_not_given_back_either() -> None:
+    there = {"customerId": "u1", "traits": {"stripeId": "cus_1"}}
+    for given_back in ("cus_9", None):
+        put = to_put(there, giving(stripeId=given_back), {"vip"}, protected=("stripeId",))
+        assert put["traits"] == {"stripeId": "cus_1", "vip": True}

@@ -52,19 +52,3 @@ def test_counts_and_repairs(findings: Findings) -> None:
     for customer_id in findings.differing():  # while the list is being read
         findings.repaired(customer_id)
     assert findings.counts() == {"missing": 1, "drifted": 2, "repaired": 3, "extra": 1}
-
-
-def test_it_tells_where_only_text_differs(findings: Findings) -> None:
-    assert not findings.only_text_differs()
-    findings.put("u1", [("vip", "true", '"true"'), ("spent", "12.5", '"12.5"')])
-    assert findings.only_text_differs()
-    findings.put("u2", [("vip", "true", '"false"')])
-    assert not findings.only_text_differs()
-
-
-@pytest.mark.parametrize("drift", [("vip", None, '"x"'), ("vip", "true", None)])
-def test_what_is_absent_is_no_text(
-    findings: Findings, drift: tuple[str, str | None, str | None]
-) -> None:
-    findings.put("u1", [("spent", "1", '"1"'), drift])
-    assert not findings.only_text_differs()

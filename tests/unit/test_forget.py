@@ -26,7 +26,7 @@ def pulled(customer_id: str, *keys: str, name: str | None = None) -> PulledCusto
 
 
 def known(customer_id: str, **traits: Any) -> Known:
-    return customer_id, catalogs.canonical(traits), None, None, None
+    return customer_id, catalogs.canonical(traits), None, None, None, 1
 
 
 def gone(*erased: str, pending: set[str] | None = None) -> Forgotten:
@@ -64,7 +64,7 @@ def test_one_that_is_about_to_be_erased_is_left_as_it_is() -> None:
 
 
 def test_without_any_nothing_is_in_the_way() -> None:
-    pairs = iter([(None, known("a"))])
+    pairs = iter([(None, known("a"), None)])
     assert without_forgotten(pairs, gone(), Tally.__new__(Tally)) is pairs
 
 

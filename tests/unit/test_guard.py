@@ -16,11 +16,18 @@ def held(
     *,
     guard: Guard | None = None,
     whole: bool = True,
-    pending: dict[str, int] | None = None,
+    still: dict[str, str] | None = None,
+    left: int = 0,
+    excused: int = 0,
 ) -> str | None:
     """Why the trait "vip" is held; None when it is not."""
     found = (guard or Guard()).held(
-        {"vip": sums}, {"vip": members}, whole=whole, pending=pending or {}
+        {"vip": sums},
+        {"vip": members},
+        whole=whole,
+        still=still or {},
+        excused={"vip": excused},
+        left={"vip": left},
     )
     assert set(found) <= {"vip"}
     return found.get("vip")
@@ -31,7 +38,7 @@ def exits(number: int, *, stay: int = 1) -> Sums:
 
 
 def test_the_limits_are_a_fifth_and_at_least_a_hundred() -> None:
-    assert Guard() == Guard(max_exits=0.2, min_exits=100)
+    assert Guard() == Guard(0.2, 100, small_max_exits=0.3, small_min_exits=10, max_deleted=0.05)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +49,18 @@ def test_the_limits_are_a_fifth_and_at_least_a_hundred() -> None:
         (201, 1000, True),
         (1000, 1000, True),
         # the number: at least it
-        (99, 100, False),
-        (100, 100, True),
-        (99, 99, False),
+        (99, 400, False),
         (100, 499, True),
         (100, 500, False),
         (1, 1, False),
+        # small audiences: three tenths, and at least ten
+        (99, 100, True),
+        (30, 90, True),
+        (30, 100, False),
+        (31, 100, True),
+        (10, 33, True),
+        (9, 10, False),
+        (10, 34, False),
     ],
 )
 def test_both_the_share_and_the_number_must_be_reached(
@@ -117,19 +130,56 @@ def test_what_nobody_was_in_cannot_be_lost() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_without_a_difference_there_is_nothing_to_hold(whole: bool) -> None:
     for sums in (Sums(), Sums(pulled=500, unchanged=500)):
-        assert held(sums, 500, whole=whole, pending={"vip": 4}) is None
+        assert held(sums, 500, whole=whole, left=400) is None
 
 
-def test_a_partial_run_cannot_clear_what_a_run_held() -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_held_stays_held_whatever_the_run(whole: bool) -> None:
     entered = Sums(pulled=1, entered=1)
-    assert held(entered, 500, whole=False, pending={"vip": 4}) == "held since run 4"
-    assert held(entered, 500, whole=False, pending={"other": 4}) is None
-    assert held(entered, 500, whole=True, pending={"vip": 4}) is None
+    assert held(entered, 500, whole=whole, still={"vip": "held since run 4"}) == "held since run 4"
+    assert held(entered, 500, whole=whole, still={"other": "held"}) is None
+
+
+def test_runs_of_a_day_are_added_up() -> None:
+    """Design §3, Guard: five runs of 19 % are not less than one of 95 %."""
+    assert held(exits(190), 1000) is None
+    reason = held(exits(154), 810, left=190)
+    assert reason == (
+        "154 of 810 members would leave, more than 20% within a day, in which 190 left before"
+    )
+    assert held(exits(10), 810, left=190) is None
+    assert held(Sums(pulled=5, entered=5), 100, left=900) is None
+
+
+def test_what_was_decided_is_not_counted() -> None:
+    assert held(exits(600), 1000, excused=600) is None
+    assert held(exits(600), 1000, excused=399) is not None
+    assert held(Sums(pulled=3, exited=3, vanished=3), 3, excused=3) is None
+
+
+def test_members_whom_only_amberflo_knew_count_as_members() -> None:
+    found = exits(150)
+    found.found = 1000
+    assert held(found, 0) is None
+    found.found = 500
+    assert held(found, 0) == "150 of 500 members would leave, more than 20%"
+
+
+def test_deleted_customers_are_guarded_apart() -> None:
+    guard = Guard()
+    assert guard.held_deletions(9, 9, 0) is None
+    assert guard.held_deletions(10, 200, 0) is None
+    assert guard.held_deletions(10, 199, 0) == (
+        "10 of 199 customers have no identifier in Segment any more, more than 5%"
+    )
+    assert guard.held_deletions(5, 199, 6) is not None
+    assert guard.held_deletions(0, 199, 100) is None
 
 
 def test_each_trait_is_looked_at_by_itself() -> None:
     sums = {"gone": exits(900), "fine": exits(10), "new": Sums(pulled=5, entered=5)}
-    found = Guard().held(sums, {"gone": 1000, "fine": 1000}, whole=True, pending={})
+    members = {"gone": 1000, "fine": 1000}
+    found = Guard().held(sums, members, whole=True, still={}, excused={}, left={})
     assert set(found) == {"gone"}
 
 
@@ -142,7 +192,7 @@ def test_each_trait_is_looked_at_by_itself() -> None:
 def test_more_exits_are_never_held_less(
     max_exits: float, min_exits: int, members: int, leaving: int
 ) -> None:
-    guard = Guard(max_exits, min_exits)
+    guard = Guard(max_exits, min_exits, small_max_exits=1.0, small_min_exits=min_exits)
     before = held(exits(leaving), members, guard=guard, whole=False)
     after = held(exits(leaving + 1), members, guard=guard, whole=False)
     assert before is None or after is not None
@@ -155,8 +205,10 @@ def test_a_key_that_nothing_is_pulled_of_is_held_in_a_partial_run_too() -> None:
     """Few at a time would pass below every limit (design §3: a missing page is never an exit)."""
     sums = {"vip": Sums(pulled=1, exited=1, vanished=1)}
     guard = Guard(max_exits=1.0, min_exits=100)
-    assert not guard.held(sums, {"vip": 5}, whole=False, pending={})
-    assert "vip" in guard.held(sums, {"vip": 5}, whole=False, pending={}, lost={"vip"})
+    assert not guard.held(sums, {"vip": 5}, whole=False, still={}, excused={}, left={})
+    assert "vip" in guard.held(
+        sums, {"vip": 5}, whole=False, still={}, excused={}, left={}, lost={"vip"}
+    )
 
 
 def test_a_key_that_is_not_listed_is_held_with_that_reason() -> None:
@@ -164,7 +216,14 @@ def test_a_key_that_is_not_listed_is_held_with_that_reason() -> None:
     sums = {key: Sums(pulled=1, exited=1, vanished=1) for key in ("gone", "lost")}
     members = {"gone": 1234, "lost": 5}
     found = Guard().held(
-        sums, members, whole=True, pending={}, lost={"gone", "lost"}, unlisted={"gone"}
+        sums,
+        members,
+        whole=True,
+        still={},
+        excused={},
+        left={},
+        lost={"gone", "lost"},
+        unlisted={"gone"},
     )
     assert found == {
         "gone": "the Public API lists it no more: it was deleted in Engage, or never was an "
@@ -178,12 +237,27 @@ def test_exits_that_wait_are_not_the_guards(whole: bool) -> None:
     """It looks at them when they are to be applied."""
     for sums in (exits(900), Sums(pulled=900, exited=900, vanished=900)):
         found = Guard().held(
-            {"vip": sums}, {"vip": 1000}, whole=whole, pending={}, lost={"vip"}, waiting={"vip"}
+            {"vip": sums},
+            {"vip": 1000},
+            whole=whole,
+            still={},
+            excused={},
+            left={},
+            lost={"vip"},
+            waiting={"vip"},
         )
         assert not found
 
 
 def test_what_is_held_already_stays_held_though_exits_wait() -> None:
     sums = {"vip": Sums(pulled=2, entered=1, exited=1)}
-    found = Guard().held(sums, {"vip": 1000}, whole=False, pending={"vip": 4}, waiting={"vip"})
+    found = Guard().held(
+        sums,
+        {"vip": 1000},
+        whole=False,
+        still={"vip": "held since run 4"},
+        excused={},
+        left={},
+        waiting={"vip"},
+    )
     assert found == {"vip": "held since run 4"}

@@ -271,6 +271,7 @@ def test_an_identifys_name_and_email_are_no_traits() -> None:
         "achilles@segment.com",
         {"subscriptionPlan": "Premium", "friendCount": 29},
         1_354_408_208_276,
+        NOW,
     )
 
 
@@ -399,7 +400,7 @@ def test_a_journeys_text_is_no_membership() -> None:
     event = event | {"context": {"personas": personas}, "userId": "u"}
     assert reason(event) == "invalid audience membership"
     assert become(event | {"properties": {key: True}}) == Membership(
-        "u", key, "audience", True, NOW
+        "u", key, "audience", True, NOW, NOW
     )
 
 
@@ -415,9 +416,9 @@ def engage(kind: str, data: Any, **personas: Any) -> dict[str, Any]:
 
 
 def test_the_events_name_says_nothing() -> None:
-    assert become(engage("track", {"k": True})) == Membership("u", "k", "audience", True, NOW)
+    assert become(engage("track", {"k": True})) == Membership("u", "k", "audience", True, NOW, NOW)
     step = engage("track", {"k": False}, computation_class="journey_step")
-    assert become(step) == Membership("u", "k", "audience", False, NOW)
+    assert become(step) == Membership("u", "k", "audience", False, NOW, NOW)
 
 
 @pytest.mark.parametrize("value", ["true", "false", 1, 0, None, [True], {"a": True}])
@@ -461,7 +462,7 @@ def test_an_unknown_class_is_no_meter(class_: object) -> None:
 def test_a_computed_trait_has_any_value(value: object, stored: Value) -> None:
     for kind in ("identify", "track"):
         event = engage(kind, {"k": value}, computation_class="trait")
-        assert become(event) == Membership("u", "k", "computed_trait", stored, NOW)
+        assert become(event) == Membership("u", "k", "computed_trait", stored, NOW, NOW)
     assert reason(engage("identify", {"j": 1}, computation_class="trait")) == module.BAD_TRAIT
 
 
@@ -500,7 +501,7 @@ def test_the_documented_batch() -> None:
     found = outcomes(PAYLOADS["tracking_api_batch"]["batch"], "batch")
     assert [type(one) for one in found] == [CustomerUpdate, Meter, CustomerUpdate, Meter]
     assert found[2] == CustomerUpdate(
-        "971mj8mk7p", "Cindy Gonzalez", "cindy@example.com", {"age": 23}, 1_422_837_008_276
+        "971mj8mk7p", "Cindy Gonzalez", "cindy@example.com", {"age": 23}, 1_422_837_008_276, NOW
     )
 
 

@@ -36,11 +36,16 @@ CHANGES = st.builds(
             st.none() | VALUES,
             st.none() | VALUES,
             st.none() | st.integers(-(2**53), 2**53),
+            st.sampled_from([None, "amberflo", "deleted"]),
+            st.none() | VALUES,
+            st.sampled_from([None, "approved", "rejected"]),
         ),
         max_size=3,
     ),
     st.integers(0, 2**53),
     st.integers(0, 2**53),
+    st.booleans(),
+    st.sampled_from([None, "approved", "rejected"]),
 )
 
 

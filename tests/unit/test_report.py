@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.report import Estimate
+from syncer.report import Estimate, iso
+
+
+def test_any_moment_can_be_shown() -> None:
+    assert iso(None) is None
+    assert iso(0) == "1970-01-01T00:00:00.000Z"
+    assert iso(1_790_000_000_123) == "2026-09-21T14:13:20.123Z"
+    assert iso(-62_135_596_800_000) == "0001-01-01T00:00:00.000Z"
+    assert iso(-62_135_596_800_001) == "0000-12-31T23:59:59.999Z"
+    assert iso(253_402_300_799_999) == "9999-12-31T23:59:59.999Z"
+    assert iso(317_326_291_200_000) == "+012025-09-02T00:00:00.000Z"
+    assert iso(-(2**63)) == "-292275055-05-16T16:47:04.192Z"  # as Java and JavaScript have it
+
+
+@given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))
+def test_a_moment_is_shown_to_the_millisecond(moment: datetime) -> None:
+    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000, tzinfo=UTC)
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    shown = iso((since.days * 86400 + since.seconds) * 1000 + since.microseconds // 1000)
+    assert shown == moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def test_at_the_start_nothing_is_known() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncer.web.ended import Ended
 from syncer.web.session import LASTS, PERIOD, TRIES, Sessions, Tries
 
 TOKEN = "a-token-of-the-page"
@@ -34,6 +35,25 @@ def test_a_session_lasts_its_time_and_a_restart_and_says_nothing() -> None:
 def test_a_new_token_ends_all_sessions() -> None:
     assert not Sessions(TOKEN + "2").holds(VALUE)
     assert Sessions(TOKEN + "2").form_token(VALUE) != SESSIONS.form_token(VALUE)
+
+
+def test_an_ended_session_is_over_and_forgotten_when_it_would_be() -> None:
+    now = 1_000_000.0
+    ended = Ended(lambda: now)
+    sessions = Sessions(TOKEN, lambda: now, ended)
+    one, other = sessions.open(), sessions.open()
+    sessions.end(one)
+    assert (sessions.holds(one), sessions.holds(other)) == (False, True)
+    for wrong in ("", "1.a.b", f"{one}x"):
+        sessions.end(wrong)
+    assert len(ended._until) == 1
+    assert one not in str(ended._until)
+    now += LASTS
+    sessions.end(other)
+    new = sessions.open()
+    sessions.end(new)
+    assert not sessions.holds(new)
+    assert len(ended._until) == 1
 
 
 @given(st.integers(0, len(VALUE) - 1), st.characters(codec="utf-8"))

@@ -24,6 +24,9 @@ def test_times_are_utc_and_exact_for_machines() -> None:
         "2026-11-24 06:51:04</time>"
     )
     assert "–" in render.time(None)
+    assert render.time(317_326_291_200_000).endswith(">+012025-09-02 00:00:00</time>")
+    assert render.day(1795503064123) == "2026-11-24 06:51"
+    assert render.field(1795503064123) == "2026-11-24T06:51"
 
 
 def test_values_and_messages_are_escaped() -> None:
@@ -55,7 +58,8 @@ def test_moments_without_a_zone_are_utc() -> None:
     assert visit(at="2026-11-24T06:51").moment("at") == 1795503060000
     assert visit(at="2026-11-24T07:51+01:00").moment("at") == 1795503060000
     assert visit().moment("at") is None
-    for wrong in ("yesterday", "2026-13-01", "99999-01-01"):
+    beyond = ("0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00")
+    for wrong in ("yesterday", "2026-13-01", "99999-01-01", *beyond):
         with pytest.raises(Wrong, match="is no time; write for example"):
             visit(at=wrong).moment("at")
 

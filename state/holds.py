@@ -1,0 +1,362 @@
+"""Holds: changes that the guard keeps back until somebody decides, trait by trait.
+
+A hold outlives the run that found it: it is open until it is decided, or until Engage does not say
+any of it any more. What it keeps back is on record by customer. A rejection lasts likewise: its
+rows stay in force until Engage says something else of that customer, or somebody lifts it.
+
+Functions take a connection, so that the caller says what is one transaction. Times are epoch
+milliseconds; values are JSON, None is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from state import runs
+from state.tables import HELD_CHANGE, HOLD, RUN, RUN_TRAIT
+
+#: Stands for the trait where a hold keeps back whole customers that were deleted in Segment. No
+#: trait has this name.
+DELETED = "*deleted*"
+#: How a hold ends: by somebody's word, or because Engage says nothing of it any more.
+APPROVED, REJECTED, WITHDRAWN = "approved", "rejected", "withdrawn"
+DECISIONS = (APPROVED, REJECTED, WITHDRAWN)
+
+#: Customers that one statement names.
+CHUNK = 500
+
+T = TypeVar("T")
+
+
+class Hold(NamedTuple):
+    """A row of the table; see `tables.Hold`."""
+
+    id: int
+    trait: str
+    key: str
+    reason: str
+    since_run: int
+    since: int
+    last_run: int
+    members: int
+    leaving: int
+    decision: str | None
+    decided_at: int | None
+    decided_by: str | None
+    because: str | None
+    decided_run: int | None
+
+
+class Kept(NamedTuple):
+    """What a hold keeps back of one customer."""
+
+    customer_id: str
+    before: str | None
+    after: str | None
+    observed_at: int | None
+
+
+class InForce(NamedTuple):
+    """A change that must not be applied: it waits for a decision (`decision` is None), or was
+    rejected at `decided_at`."""
+
+    hold: int
+    customer_id: str
+    trait: str
+    before: str | None
+    after: str | None
+    observed_at: int | None
+    decision: str | None
+    decided_at: int | None
+
+
+_HOLD = [HOLD.c[name] for name in Hold._fields]
+_OPEN = HOLD.c.decision.is_(None)
+#: Of these holds, rows that have not ended are in force.
+_IN_FORCE = and_(HELD_CHANGE.c.ended_at.is_(None), or_(_OPEN, HOLD.c.decision == REJECTED))
+
+
+# Looking
+
+
+def open_holds(connection: Connection) -> dict[str, Hold]:
+    """The holds that wait for a decision, by trait."""
+    rows = connection.execute(select(*_HOLD).where(_OPEN).order_by(HOLD.c.id))
+    return {row.trait: Hold._make(row) for row in rows}
+
+
+def newest(connection: Connection, limit: int | None = None) -> list[Hold]:
+    """All holds, the newest first."""
+    rows = connection.execute(select(*_HOLD).order_by(HOLD.c.id.desc()).limit(limit))
+    return [Hold._make(row) for row in rows]
+
+
+def of_run(connection: Connection, run: int) -> list[Hold]:
+    """The holds that keep back something that a run found."""
+    of_traits = select(RUN_TRAIT.c.hold).where(RUN_TRAIT.c.run == run)
+    of_deleted = select(RUN.c.hold).where(RUN.c.id == run)
+    either = or_(HOLD.c.id.in_(of_traits), HOLD.c.id.in_(of_deleted))
+    rows = connection.execute(select(*_HOLD).where(either).order_by(HOLD.c.id))
+    return [Hold._make(row) for row in rows]
+
+
+def undecided(connection: Connection, run: int) -> list[Hold]:
+    """The holds of a run on which there is something to decide: open ones, and rejected ones that
+    are in force."""
+    return [
+        one
+        for one in of_run(connection, run)
+        if one.decision is None or (one.decision == REJECTED and count(connection, one.id))
+    ]
+
+
+def open_keys(connection: Connection) -> dict[str, int]:
+    """The keys with an open hold, each with the run that found it first."""
+    return {one.key: one.since_run for one in open_holds(connection).values()}
+
+
+def traits_in_force(connection: Connection) -> set[str]:
+    """The traits of which something is kept back or rejected."""
+    rows = connection.execute(
+        select(HOLD.c.trait)
+        .where(or_(_OPEN, HOLD.c.decision == REJECTED))
+        .where(exists().where(HELD_CHANGE.c.hold == HOLD.c.id, HELD_CHANGE.c.ended_at.is_(None)))
+    )
+    return {str(row[0]) for row in rows}
+
+
+def in_force(
+    connection: Connection, customer_ids: Collection[str]
+) -> dict[tuple[str, str], InForce]:
+    """What is kept back or rejected of the named customers, by (customer_id, trait)."""
+    columns = [HELD_CHANGE.c[name] for name in InForce._fields if name in HELD_CHANGE.c]
+    statement = (
+        select(*columns, HOLD.c.decision, HOLD.c.decided_at)
+        .join(HOLD, HOLD.c.id == HELD_CHANGE.c.hold)
+        .where(_IN_FORCE)
+    )
+    found: dict[tuple[str, str], InForce] = {}
+    for ids in _chunks(customer_ids):
+        for row in connection.execute(statement.where(HELD_CHANGE.c.customer_id.in_(ids))):
+            found[row.customer_id, row.trait] = InForce._make(row)
+    return found
+
+
+def kept(
+    connection: Connection, hold: int, after: str = "", limit: int | None = None
+) -> list[Kept]:
+    """What a hold has of its customers, in byte order of the id, those after `after`; ended ones
+    too: they are its evidence."""
+    columns = [HELD_CHANGE.c[name] for name in Kept._fields]
+    rows = connection.execute(
+        select(*columns)
+        .where(HELD_CHANGE.c.hold == hold, HELD_CHANGE.c.customer_id > after)
+        .order_by(HELD_CHANGE.c.customer_id)
+        .limit(limit)
+    )
+    return [Kept._make(row) for row in rows]
+
+
+def count(connection: Connection, hold: int) -> int:
+    """Of how many customers a hold keeps something back now."""
+    theirs = and_(HELD_CHANGE.c.hold == hold, HELD_CHANGE.c.ended_at.is_(None))
+    return int(
+        connection.execute(select(func.count()).select_from(HELD_CHANGE).where(theirs)).scalar_one()
+    )
+
+
+# Holding
+
+
+def hold(
+    connection: Connection,
+    trait: str,
+    key: str,
+    reason: str,
+    *,
+    run: int,
+    now: int,
+    members: int,
+    leaving: int,
+) -> int:
+    """The open hold of a trait, made where there is none; gives its number. A run that finds it
+    again leaves its reason and sizes as they were seen first."""
+    found = open_holds(connection).get(trait)
+    if found is not None:
+        connection.execute(update(HOLD).where(HOLD.c.id == found.id).values(last_run=run, key=key))
+        return found.id
+    values = {"trait": trait, "key": key, "reason": reason, "since_run": run, "since": now}
+    result = connection.execute(
+        insert(HOLD).values(**values, last_run=run, members=members, leaving=leaving)
+    )
+    number = result.inserted_primary_key
+    assert number is not None
+    return int(number[0])
+
+
+def keep(
+    connection: Connection, hold: int, trait: str, rows: Sequence[Kept], run: int, now: int
+) -> None:
+    """Put changes under a hold, or tell that a run found them again. What was rejected of the same
+    customers and trait gives way: Engage says something new."""
+    for part in _chunks(rows):
+        theirs = HELD_CHANGE.c.customer_id.in_([row.customer_id for row in part])
+        others = and_(HELD_CHANGE.c.trait == trait, HELD_CHANGE.c.hold != hold)
+        _end(connection, and_(theirs, others), now)
+        there = set(
+            connection.execute(
+                select(HELD_CHANGE.c.customer_id).where(HELD_CHANGE.c.hold == hold, theirs)
+            ).scalars()
+        )
+        new = [row for row in part if row.customer_id not in there]
+        if new:
+            values = {"hold": hold, "trait": trait, "run": run}
+            connection.execute(insert(HELD_CHANGE), [{**row._asdict(), **values} for row in new])
+        again = [row for row in part if row.customer_id in there]
+        if again:
+            connection.execute(
+                update(HELD_CHANGE)
+                .where(HELD_CHANGE.c.hold == hold, HELD_CHANGE.c.customer_id == bindparam("which"))
+                .values(
+                    before=bindparam("was"),
+                    after=bindparam("said"),
+                    observed_at=bindparam("at"),
+                    run=run,
+                    ended_at=None,
+                ),
+                [dict(zip(("which", "was", "said", "at"), one, strict=True)) for one in again],
+            )
+
+
+def find_again(connection: Connection, trait: str, customer_ids: Collection[str], run: int) -> None:
+    """A run found again what was rejected of this trait of these customers."""
+    for ids in _chunks(customer_ids):
+        connection.execute(
+            update(HELD_CHANGE)
+            .where(
+                HELD_CHANGE.c.customer_id.in_(ids),
+                HELD_CHANGE.c.trait == trait,
+                HELD_CHANGE.c.ended_at.is_(None),
+            )
+            .values(run=run)
+        )
+
+
+def end(connection: Connection, rows: Iterable[InForce], now: int) -> None:
+    """Engage says something else of these now, or they were applied: they are evidence only."""
+    named: list[dict[str, Any]] = [{"one": row.hold, "which": row.customer_id} for row in rows]
+    if named:
+        these = and_(
+            HELD_CHANGE.c.hold == bindparam("one"), HELD_CHANGE.c.customer_id == bindparam("which")
+        )
+        connection.execute(update(HELD_CHANGE).where(these).values(ended_at=now), named)
+
+
+def end_unsaid(
+    connection: Connection, trait: str, customer_ids: Collection[str], run: int, now: int
+) -> None:
+    """A run pulled this trait of these customers. What it has not found again of them, Engage says
+    no more."""
+    for ids in _chunks(customer_ids):
+        theirs = and_(HELD_CHANGE.c.customer_id.in_(ids), HELD_CHANGE.c.trait == trait)
+        _end(connection, and_(theirs, HELD_CHANGE.c.run < run), now)
+
+
+def end_unseen(connection: Connection, traits: Collection[str], run: int, now: int) -> None:
+    """A run that compared all of these traits has not found these again: Engage says them no
+    more."""
+    rows = connection.execute(
+        select(HOLD.c.id, HOLD.c.trait).where(or_(_OPEN, HOLD.c.decision == REJECTED))
+    )
+    looked_at = [number for number, trait in rows if trait in traits]
+    for ids in _chunks(looked_at):
+        _end(connection, and_(HELD_CHANGE.c.hold.in_(ids), HELD_CHANGE.c.run < run), now)
+
+
+def close_empty(connection: Connection, run: int, now: int) -> list[Hold]:
+    """End the open holds of which nothing is in force any more; gives them."""
+    some = exists().where(HELD_CHANGE.c.hold == HOLD.c.id, HELD_CHANGE.c.ended_at.is_(None))
+    found = [Hold._make(row) for row in connection.execute(select(*_HOLD).where(_OPEN, ~some))]
+    decide(connection, [one.id for one in found], WITHDRAWN, now, run=run)
+    return found
+
+
+# Deciding
+
+
+def decide(
+    connection: Connection,
+    ids: Collection[int],
+    decision: str,
+    now: int,
+    *,
+    by: str | None = None,
+    because: str | None = None,
+    run: int | None = None,
+) -> None:
+    """Decide on holds; `run` is the one that carries it out. What is approved or withdrawn has
+    nothing in force any more. Runs that held nothing else are told apart from then on."""
+    if not ids:
+        return
+    values = {"decision": decision, "decided_at": now, "decided_by": by, "because": because}
+    these = HOLD.c.id.in_(list(ids))
+    connection.execute(update(HOLD).where(these).values(**values, decided_run=run))
+    if decision != REJECTED:
+        _end(connection, HELD_CHANGE.c.hold.in_(list(ids)), now)
+    _settle_runs(connection, ids, decision)
+
+
+def lift(connection: Connection, ids: Collection[int], now: int) -> None:
+    """Take rejections back: the next run judges anew what Engage says."""
+    _end(connection, HELD_CHANGE.c.hold.in_(list(ids)), now)
+
+
+def _settle_runs(connection: Connection, ids: Collection[int], decision: str) -> None:
+    """A run that ended well but for these holds is as they were decided, once none of its holds is
+    open any more."""
+    others = RUN_TRAIT.alias("others")
+    of_a_trait = exists().where(
+        others.c.run == RUN.c.id, others.c.hold == HOLD.c.id, HOLD.c.decision.is_(None)
+    )
+    of_deleted = exists().where(HOLD.c.id == RUN.c.hold, HOLD.c.decision.is_(None))
+    theirs = or_(
+        RUN.c.id.in_(select(RUN_TRAIT.c.run).where(RUN_TRAIT.c.hold.in_(list(ids)))),
+        RUN.c.hold.in_(list(ids)),
+    )
+    states = {APPROVED: runs.APPROVED, REJECTED: runs.REJECTED, WITHDRAWN: runs.SUPERSEDED}
+    connection.execute(
+        update(RUN)
+        .where(theirs, ~of_a_trait, ~of_deleted)
+        .where(RUN.c.state.in_((runs.HELD, runs.REJECTED)))
+        .values(state=states[decision])
+    )
+
+
+# Helpers
+
+
+def _end(connection: Connection, which: ColumnElement[bool], now: int) -> None:
+    connection.execute(
+        update(HELD_CHANGE).where(which, HELD_CHANGE.c.ended_at.is_(None)).values(ended_at=now)
+    )
+
+
+def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk

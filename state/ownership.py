@@ -1,0 +1,186 @@
+"""Giving a trait back: it is ours no more, and Amberflo has again what it had before us.
+
+What that was stands in the history, in the rows of a customer's first contact (their source is
+`amberflo`); where there is none, nothing was there. A customer's `given_back` says it until the
+next write has put it back; acknowledging that write clears it (snapshot.acknowledge).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy import Connection, bindparam, or_, select, update
+
+from state import holds, snapshot
+from state.snapshot import CHUNK, ChangeRow, TraitRow
+from state.tables import AMBERFLO, CHANGE, CUSTOMER, IDENTIFY, RELEASED, RUN_TRAIT, TRAIT
+
+
+class Released(NamedTuple):
+    """What giving a trait back comes to: customers that are to be sent, and those of them that get
+    back what Amberflo had before us."""
+
+    customers: int
+    restored: int
+
+
+class _Row(NamedTuple):
+    """What it takes to give something back to a customer; see `tables.Customer`."""
+
+    customer_id: str
+    traits: str
+    called: str | None
+    stamps: str | None
+    given_back: str | None
+
+
+_COLUMNS = [CUSTOMER.c[name] for name in _Row._fields]
+
+
+def release(connection: Connection, trait: TraitRow, now: int) -> Released:
+    """Give a trait of ours back, in a transaction that writes alone, while no run goes on. Its
+    customers are due afterwards. Times are epoch milliseconds."""
+    _end_holds(connection, trait, now)
+    customers = restored = 0
+    # Who is not in it any more comes second: what is done by then shows in the history.
+    for pages in (_having(connection, trait.trait), _contacted(connection, trait)):
+        for rows in pages:
+            given = _give_back(connection, trait, rows, now)
+            customers += given.customers
+            restored += given.restored
+    connection.execute(
+        update(TRAIT).where(TRAIT.c.key == trait.key).values(released_at=now, members=0)
+    )
+    return Released(customers, restored)
+
+
+def _end_holds(connection: Connection, trait: TraitRow, now: int) -> None:
+    """What waits for a decision is nobody's to decide any more; neither does a rejection last."""
+    of_it = [hold for hold in holds.newest(connection) if hold.trait == trait.trait]
+    waiting = [hold.id for hold in of_it if hold.decision is None]
+    because = "the trait was given back"
+    holds.decide(connection, waiting, holds.WITHDRAWN, now, because=because)
+    holds.lift(connection, [hold.id for hold in of_it if hold.decision == holds.REJECTED], now)
+
+
+def _having(connection: Connection, name: str) -> Iterator[Sequence[_Row]]:
+    """The customers that have a trait, page by page."""
+    # Names have no character that JSON escapes.
+    statement = select(*_COLUMNS).where(CUSTOMER.c.traits.contains(f'"{name}":', autoescape=True))
+    after = ""
+    while rows := _page(connection, statement, after):
+        yield rows
+        after = rows[-1].customer_id
+
+
+def _contacted(connection: Connection, trait: TraitRow) -> Iterator[Sequence[_Row]]:
+    """The customers for whom Amberflo had something under the name of a trait, page by page."""
+    before_us = select(CHANGE.c.customer_id).where(
+        or_(CHANGE.c.key == trait.key, CHANGE.c.key.in_(_earlier_keys(trait))),
+        CHANGE.c.trait == trait.trait,
+        CHANGE.c.source == AMBERFLO,
+    )
+    statement = select(*_COLUMNS).where(CUSTOMER.c.customer_id.in_(before_us))
+    after = ""
+    while rows := _page(connection, statement, after):
+        yield rows
+        after = rows[-1].customer_id
+
+
+def _earlier_keys(trait: TraitRow) -> Any:
+    """The keys that had the trait's name before: of runs, as only these look at Amberflo."""
+    return select(RUN_TRAIT.c.key).where(RUN_TRAIT.c.trait == trait.trait)
+
+
+def _page(connection: Connection, statement: Any, after: str) -> list[_Row]:
+    rows = connection.execute(
+        statement.where(CUSTOMER.c.customer_id > after)
+        .order_by(CUSTOMER.c.customer_id)
+        .limit(CHUNK)
+    )
+    return [_Row._make(row) for row in rows]
+
+
+def _give_back(connection: Connection, trait: TraitRow, rows: Sequence[_Row], now: int) -> Released:
+    """Take a trait away from customers, and note what Amberflo gets back instead."""
+    before_us = _before_us(connection, trait.trait, [row.customer_id for row in rows])
+    values: list[dict[str, Any]] = []
+    changes: list[ChangeRow] = []
+    restored = 0
+    for row in rows:
+        traits = orjson.loads(row.traits)
+        theirs = before_us.get(row.customer_id)
+        if trait.trait not in traits and theirs is None:
+            continue
+        ours = _json(traits.pop(trait.trait, None))
+        called = orjson.loads(row.called or "{}")
+        given_back = orjson.loads(row.given_back or "{}")
+        if trait.trait in called:
+            # What identify calls say of a name counts where Engage does not compute it.
+            theirs = _json(called[trait.trait][0])
+        else:
+            given_back[trait.trait] = None if theirs is None else orjson.loads(theirs)
+        if ours == theirs and trait.trait in called:
+            continue
+        restored += theirs is not None
+        stamps = orjson.loads(row.stamps or "{}")
+        stamps.pop(trait.trait, None)
+        values.append(
+            {
+                "which": row.customer_id,
+                "left": orjson.dumps(traits, option=orjson.OPT_SORT_KEYS).decode(),
+                "stamped": _object(stamps),
+                "gives": _object(given_back),
+            }
+        )
+        changes.append(
+            ChangeRow(row.customer_id, trait.key, trait.trait, ours, theirs, now, RELEASED)
+        )
+    if values:
+        connection.execute(
+            update(CUSTOMER)
+            .where(CUSTOMER.c.customer_id == bindparam("which"))
+            .values(
+                traits=bindparam("left"),
+                stamps=bindparam("stamped"),
+                given_back=bindparam("gives"),
+                rev=CUSTOMER.c.rev + 1,
+                attempts=0,
+                due_at=now,
+            ),
+            values,
+        )
+        snapshot.add_changes(connection, changes, None, now)
+    return Released(len(values), restored)
+
+
+def _before_us(connection: Connection, name: str, customer_ids: Sequence[str]) -> dict[str, str]:
+    """What Amberflo had (JSON) under a name before it became ours, or became ours again: what the
+    first change of a customer since then says, if it comes from Amberflo. A later one of that kind
+    is of what others wrote over ours."""
+    rows = connection.execute(
+        select(CHANGE.c.customer_id, CHANGE.c.before, CHANGE.c.source)
+        .where(
+            CHANGE.c.customer_id.in_(customer_ids),
+            CHANGE.c.trait == name,
+            CHANGE.c.source.is_distinct_from(IDENTIFY),
+        )
+        .order_by(CHANGE.c.customer_id, CHANGE.c.id)
+    )
+    first: dict[str, str | None] = {}
+    for customer_id, before, source in rows:
+        if source == RELEASED:
+            first.pop(customer_id, None)
+        else:
+            first.setdefault(customer_id, before if source == AMBERFLO else None)
+    return {customer_id: before for customer_id, before in first.items() if before is not None}
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+def _object(found: dict[str, Any]) -> str | None:
+    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode() if found else None

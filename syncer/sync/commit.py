@@ -1,0 +1,269 @@
+"""The commit of a run: its changes laid over the state, the history, and what is held.
+
+All of it is one transaction of the caller's. Calls may have come since the comparison, so changes
+are laid over the state as it is now.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from state import forgotten, holds, snapshot
+from state.holds import Kept
+from state.snapshot import ChangeRow, CustomerState
+from syncer.engage.catalog import KnownTrait, canonical
+from syncer.engage.values import Value
+from syncer.sync.compare import (
+    AMBERFLO,
+    CustomerChange,
+    TraitChange,
+    leaves,
+    read_stamps,
+    same,
+)
+from syncer.sync.decision import Decision
+
+#: Name and email in the history: their key in Segment, and their name at Amberflo.
+PROFILE = (("name", "customerName"), ("email", "customerEmail"))
+
+
+@dataclass
+class Applied:
+    """What a run's changes came to: by key, changes held, members more or less, and members that
+    left without an approval; how many customers have something held, and were deleted; the hold of
+    each key."""
+
+    held: Counter[str] = field(default_factory=Counter)
+    members: Counter[str] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)
+    held_customers: int = 0
+    deleted: int = 0
+    holds: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Writer:
+    """Writes a run's changes in bulk: `write` each, then `flush`. `recount` is told what becomes of
+    a change that was counted; `sizes` gives members before and how many would leave, by key, for a
+    hold's record; `forget` says that customers deleted in Segment are to be forgotten."""
+
+    connection: Connection
+    run: int
+    now: int
+    decision: Decision
+    horizon: int = 0
+    recount: Callable[[TraitChange, TraitChange | None], None] = lambda counted, made: None
+    sizes: Callable[[str], tuple[int, int]] = lambda key: (0, 0)
+    forget: bool = False
+    applied: Applied = field(default_factory=Applied)
+
+    def __post_init__(self) -> None:
+        self._changes: list[CustomerChange] = []
+        self._kept: dict[str, list[Kept]] = {}
+        self._rejected: dict[str, list[str]] = {}
+
+    def write(self, change: CustomerChange) -> None:
+        """Take a customer's change, and keep back what the decision holds of it."""
+        kept, held, left = self.decision.split(change)
+        for one in left:
+            self.recount(one, None)
+        if held:
+            self._hold(change, held)
+        if kept is not None:
+            self._changes.append(kept)
+        if len(self._changes) >= snapshot.CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was taken since the last time."""
+        ids = [change.customer_id for change in self._changes]
+        there = {one.customer_id: one for one in snapshot.states(self.connection, ids)}
+        new: list[CustomerState] = []
+        old: list[CustomerState] = []
+        rows: list[ChangeRow] = []
+        for change in self._changes:
+            state = there.get(change.customer_id)
+            laid, made = laid_over(state, change, self.horizon)
+            if state is None:
+                new.append(laid)
+            elif laid != state or any(one.source == AMBERFLO for one in made):
+                old.append(laid)
+            self._count(change, made)
+            rows += [self._row(change.customer_id, one) for one in made]
+            rows += profile_rows(state, laid, change, self.now) if state is not None else []
+            if change.deleted:
+                self._delete(change.customer_id)
+        snapshot.insert_customers(self.connection, new, self.now, self.run)
+        snapshot.update_customers(self.connection, old, self.now, self.run)
+        snapshot.add_changes(self.connection, rows, self.run, self.now)
+        self._changes = []
+        self._flush_held()
+
+    def _hold(self, change: CustomerChange, held: list[TraitChange]) -> None:
+        self.applied.held_customers += 1
+        self.applied.held.update(one.key for one in held)
+        if self.decision.holds_deletion(change):
+            if change.ruling == "rejected":
+                self._again(change.customer_id, holds.DELETED)
+            else:
+                reason = self.decision.deletions or ""
+                row = Kept(change.customer_id, None, None, None)
+                self._keep(holds.DELETED, holds.DELETED, reason, row)
+            return
+        for one in held:
+            if one.ruling == "rejected":
+                self._again(change.customer_id, one.trait)
+            elif self.decision.guards(one):
+                row = Kept(
+                    change.customer_id, as_json(one.before), as_json(one.after), one.observed_at
+                )
+                self._keep(one.trait, one.key, self.decision.held[one.key], row)
+
+    def _keep(self, trait: str, key: str, reason: str, row: Kept) -> None:
+        if key not in self.applied.holds:
+            members, leaving = self.sizes(key)
+            self.applied.holds[key] = holds.hold(
+                self.connection,
+                trait,
+                key,
+                reason,
+                run=self.run,
+                now=self.now,
+                members=members,
+                leaving=leaving,
+            )
+        self._kept.setdefault(key, []).append(row)
+        if len(self._kept[key]) >= snapshot.CHUNK:
+            self._flush_kept(key, trait)
+
+    def _again(self, customer_id: str, trait: str) -> None:
+        self._rejected.setdefault(trait, []).append(customer_id)
+
+    def _flush_kept(self, key: str, trait: str) -> None:
+        rows = self._kept.pop(key, [])
+        holds.keep(self.connection, self.applied.holds[key], trait, rows, self.run, self.now)
+
+    def _flush_held(self) -> None:
+        for key in list(self._kept):
+            trait = key if key == holds.DELETED else self.decision.catalog.by_key[key].name
+            self._flush_kept(key, trait)
+        for trait, ids in self._rejected.items():
+            holds.find_again(self.connection, trait, ids, self.run)
+        self._rejected = {}
+
+    def _delete(self, customer_id: str) -> None:
+        self.applied.deleted += 1
+        if self.forget:
+            forgotten.ask(self.connection, customer_id, self.now)
+
+    def _count(self, change: CustomerChange, made: list[TraitChange]) -> None:
+        if made != change.changes:
+            by_key = {one.key: one for one in made}
+            for one in change.changes:
+                if one.source != AMBERFLO or not same(one.before, one.after):
+                    self.recount(one, by_key.get(one.key))
+        for one in made:
+            self.applied.members[one.key] += counts(one.after) - counts(one.was)
+            kind = self.decision.catalog.by_key[one.key].kind
+            if leaves(one, kind) and one.ruling is None and not change.deleted:
+                self.applied.left[one.key] += 1
+
+    def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
+        observed_at = self.now if change.observed_at is None else min(change.observed_at, self.now)
+        before, after = as_json(change.before), as_json(change.after)
+        return ChangeRow(
+            customer_id,
+            change.key,
+            change.trait,
+            before,
+            after,
+            observed_at,
+            change.source,
+            snapshot.step(as_json(change.was), after),
+        )
+
+
+def laid_over(
+    state: CustomerState | None, change: CustomerChange, horizon: int
+) -> tuple[CustomerState, list[TraitChange]]:
+    """A customer's state with a change laid over it, and what that changed: nothing, where a call
+    since the comparison said the same, or something that the pull cannot know of."""
+    if state is None:
+        traits = canonical(change.traits)
+        new = CustomerState(change.customer_id, traits, change.name, change.email, None, None)
+        return new, change.changes
+    now = orjson.loads(state.traits)
+    stamps = read_stamps(state.stamps)
+    made = []
+    for one in change.changes:
+        stamp = stamps.get(one.trait)
+        if stamp is not None and stamp.received > horizon and stamp.at >= (one.observed_at or 0):
+            continue
+        was: Value | None = now.get(one.trait)
+        if one.source == AMBERFLO:
+            made.append(one._replace(recorded=was))
+        elif same(was, one.after):
+            continue
+        else:
+            made.append(one._replace(before=was))
+        if one.after is None:
+            now.pop(one.trait, None)
+        else:
+            now[one.trait] = one.after
+    name = _newest(state.name, change.name, change.name_at, stamps.get("name"), horizon)
+    email = _newest(state.email, change.email, change.email_at, stamps.get("email"), horizon)
+    return state._replace(traits=canonical(now), name=name, email=email), made
+
+
+def _newest(known: str | None, pulled: str | None, at: int, stamp: Any, horizon: int) -> str | None:
+    """A name or email: what was pulled, unless a call since then said a newer one."""
+    if pulled is None or (stamp is not None and stamp.received > horizon and stamp.at > at):
+        return known
+    return pulled
+
+
+def profile_rows(
+    was: CustomerState, state: CustomerState, change: CustomerChange, now: int
+) -> list[ChangeRow]:
+    """The history of a known customer's name and email that a change brings."""
+    rows = []
+    for (key, trait), at in zip(PROFILE, (change.name_at, change.email_at), strict=True):
+        before, after = (as_json(getattr(one, key) or None) for one in (was, state))
+        if before != after:
+            observed_at = min(at, now) or now
+            rows.append(ChangeRow(was.customer_id, key, trait, before, after, observed_at, step=0))
+    return rows
+
+
+def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, now: int) -> None:
+    """Keys gave their names to others (`given`, by the old key): whoever has the trait goes over,
+    with a row for each. Amberflo has it already."""
+    for old, trait in given.items():
+        after = ""
+        while holders := snapshot.holders(connection, trait.name, after, snapshot.CHUNK):
+            rows, told = [], {}
+            for one in holders:
+                value = as_json(orjson.loads(one.traits)[trait.name])
+                told[one.customer_id] = one.acked_at if one.acked_rev == one.rev else None
+                for key, before, now_has in ((old, value, None), (trait.key, None, value)):
+                    rows.append(
+                        ChangeRow(one.customer_id, key, trait.name, before, now_has, now, "renamed")
+                    )
+            snapshot.add_changes(connection, rows, run, now, delivered_at=told)
+            after = holders[-1].customer_id
+
+
+def counts(value: Any) -> int:
+    """1 for a member of an audience or a holder of a computed trait."""
+    return 0 if value is None or value is False else 1
+
+
+def as_json(value: Any) -> str | None:
+    """A value for the history; None is absent."""
+    return None if value is None else orjson.dumps(value).decode()

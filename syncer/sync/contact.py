@@ -1,0 +1,348 @@
+"""What Amberflo holds, for a full compare: the third side beside Engage and the state.
+
+The state may not know what Amberflo has: it is new, or was lost, or is an older copy, or a trait
+became ours that others wrote before. So a full run reads Amberflo first, and where Amberflo differs
+from what the state believes, Amberflo's value is what the comparison takes as the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+import uvloop
+
+from state import snapshot
+from state.database import Database
+from state.roster import DriftedRow, Roster, RosterRow
+from state.snapshot import HeldRow
+from syncer.amberflo.client import Record
+from syncer.amberflo.customer import Difference, is_protected, trait_differences
+from syncer.amberflo.holdings import Holdings
+from syncer.engage.catalog import AUDIENCE, Catalog
+from syncer.sync.compare import GONE, Pair, Seen
+from syncer.sync.observer import Listed, Observer, present
+from syncer.sync.ours import Ours, Said, said_of
+from syncer.sync.progress import Progress
+
+#: Customers that are looked up at a time.
+PAGE = 1000
+#: Customers that a trait is shown with.
+EXAMPLES = 10
+
+
+@dataclass
+class Contact:
+    """Reads Amberflo through `connect`, and keeps what it read on disk. First `read`, then, when it
+    is known which trait names are ours, `confirm`; close it when done. `as_strings` and `protected`
+    say how our traits are sent, `at_a_time` customers are read by themselves at a time.
+
+    Lists are in UTF-8 byte order of the customer id. For one thread.
+    """
+
+    database: Database
+    connect: Callable[[], AbstractAsyncContextManager[Holdings]]
+    progress: Progress
+    as_strings: bool = False
+    protected: tuple[str, ...] = ()
+    at_a_time: int = 16
+    stop: Callable[[], bool] = lambda: False
+    #: what the listing showed
+    listed: Listed = Listed.NOBODY
+    #: drifted customers that Amberflo says were updated after our newest acknowledgement …
+    newer: int = 0
+    #: … which is this one (epoch milliseconds); None: nothing was ever acknowledged
+    acknowledged: int | None = None
+    roster: Roster = field(default_factory=Roster)
+    #: how many customers were acknowledged when the listing was read
+    _sent: int = 0
+
+    def close(self) -> None:
+        self.roster.close()
+
+    # Reading Amberflo
+
+    def read(self) -> None:
+        """Take in all customers of Amberflo. Raises AmberfloError where it cannot be reached."""
+        self.progress.say("reading what Amberflo holds")
+        self._connected(self._read)
+
+    def confirm(self, owned: Collection[str]) -> None:
+        """Find the customers of the state that Amberflo does not hold as it should: `owned` are the
+        names that are ours. A listing may lag, so each is read once more alone, and counts only
+        where nothing is on its way to it."""
+        if self.listed is Listed.NOBODY or not self._sent:
+            return
+        names = frozenset(owned)
+        with self.database.read() as connection:
+            self.acknowledged = snapshot.last_acknowledged(connection)
+
+        async def confirm(observer: Observer) -> None:
+            async def judge(row: HeldRow) -> None:
+                await self._judge(observer, row, names)
+
+            await observer.each(self._suspects(observer, names), judge)
+
+        self._connected(confirm)
+
+    def _connected(self, work: Callable[[Observer], Awaitable[None]]) -> None:
+        async def connected() -> None:
+            async with self.connect() as holdings:
+                await work(
+                    Observer(self.database, holdings, self.progress, self.at_a_time, self.stop)
+                )
+
+        uvloop.run(connected())
+
+    async def _read(self, observer: Observer) -> None:
+        with self.database.read() as connection:
+            self._sent = snapshot.sent_count(connection)
+        self.listed = await observer.everybody(self._take, self._sent)
+        if self.listed is Listed.WITHOUT_TRAITS:
+            await self._read_the_unknown(observer)
+
+    def _take(self, batch: list[Record]) -> int:
+        """Note some listed customers; gives how many came without a trait though they should have
+        some: those of ours that do, and those that we know nothing of."""
+        found = present(batch)
+        with self.database.read() as connection:
+            rows = {row.customer_id: row for row in snapshot.held(connection, found)}
+        self.roster.put(_row_of(record, one in rows) for one, record in found.items())
+        return sum(
+            "traits" not in record and (one not in rows or _has_some(rows[one]))
+            for one, record in found.items()
+        )
+
+    async def _read_the_unknown(self, observer: Observer) -> None:
+        """No listing shows traits: read those alone that the state does not know."""
+        total, done = self.roster.unknown_count(), 0
+        self.progress.begin("reading alone", total)
+
+        async def read(customer_id: str) -> None:
+            nonlocal done
+            observer.check_stop()
+            record = await observer.holdings.one(customer_id)
+            if record is None:
+                self.roster.drop([customer_id])
+            else:
+                self.roster.put([_row_of({"traits": {}, **record}, known=False)])
+            done += 1
+            self.progress.at(done)
+
+        try:
+            await observer.each(self.roster.unknown(), read)
+        finally:
+            self.progress.end()
+
+    # The customers of the state
+
+    def _suspects(self, observer: Observer, owned: frozenset[str]) -> Iterator[HeldRow]:
+        """The acknowledged customers that are not as they should be, by the listing."""
+        after = ""
+        while True:
+            observer.check_stop()
+            with self.database.read() as connection:
+                ids = snapshot.sent(connection, after, PAGE)
+                rows = snapshot.held(connection, ids)
+            if not ids:
+                return
+            there = {row.customer_id: row for row in self.roster.rows(ids)}
+            for row in rows:
+                if _settled(row) and self._is_suspect(row, there.get(row.customer_id), owned):
+                    yield row
+            after = ids[-1]
+
+    def _is_suspect(self, row: HeldRow, there: RosterRow | None, owned: frozenset[str]) -> bool:
+        if there is None:
+            return True
+        traits = self._traits(there.traits)
+        return traits is not None and bool(self._differences(traits, row, owned))
+
+    async def _judge(self, observer: Observer, row: HeldRow, owned: frozenset[str]) -> None:
+        found = await observer.alone(row)
+        if found.row is None or not found.settled or not _settled(found.row):
+            return
+        if found.record is None:
+            self.roster.put_drifted(row.customer_id, found.row.rev, missing=True)
+            return
+        read = _row_of({"traits": {}, **found.record}, known=True)
+        self.roster.put([read])
+        if self._differences(orjson.loads(read.traits or "{}"), found.row, owned):
+            self.roster.put_drifted(row.customer_id, found.row.rev, missing=False)
+            since = self.acknowledged
+            self.newer += since is not None and (read.updated_at or 0) > since
+
+    def _differences(
+        self, traits: dict[str, Any], row: HeldRow, owned: frozenset[str]
+    ) -> list[Difference]:
+        """Where the traits of these names are not as they should be: what identify calls said is
+        not Engage's to correct."""
+        found = trait_differences(
+            traits, row, owned, as_strings=self.as_strings, protected=self.protected
+        )
+        return [one for one in found if one.trait in owned]
+
+    def _traits(self, text: str | None) -> dict[str, Any] | None:
+        """A listed customer's traits; None where the listing does not show them."""
+        if text is None:
+            return {} if self.listed is Listed.WITH_TRAITS else None
+        found: dict[str, Any] = orjson.loads(text)
+        return found
+
+    def first_contact(self, catalog: Catalog) -> FirstContact:
+        """Confirm what differs of the traits of a run, and be ready to count it."""
+        self.confirm(catalog.by_name)
+        audiences = {name: trait.kind == AUDIENCE for name, trait in catalog.by_name.items()}
+        ours = Ours(audiences, self.as_strings, self.protected)
+        return FirstContact(self.before, catalog, ours, self.unknown, self.notice)
+
+    # What was found
+
+    def traits(self, customer_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """All traits of those of the named customers that Amberflo shows."""
+        return {
+            row.customer_id: traits
+            for row in self.roster.rows(customer_ids)
+            if (traits := self._traits(row.traits)) is not None
+        }
+
+    def before(self, customer_ids: Collection[str]) -> dict[str, Seen]:
+        """Those of the named customers that the state does not know, or that are confirmed not to
+        be as it believes."""
+        found = {
+            row.customer_id: Seen(None, self._free(traits))
+            for row in self.roster.rows(customer_ids)
+            if not row.known and (traits := self._traits(row.traits)) is not None
+        }
+        found.update(
+            (row.customer_id, Seen(row.rev, self._free(orjson.loads(row.traits)), row.missing))
+            for row in self.roster.drifted(customer_ids)
+        )
+        return found
+
+    def _free(self, traits: Mapping[str, Any]) -> dict[str, Any]:
+        """The traits less those that are protected: these are nobody's to compare."""
+        return {
+            name: value for name, value in traits.items() if not is_protected(name, self.protected)
+        }
+
+    def records(self, after: str = "") -> Iterator[tuple[str, str]]:
+        """(customer_id, traits as JSON) of all that Amberflo shows whose id comes after `after`."""
+        for customer_id, text in self.roster.records(after):
+            if text is not None or self.listed is Listed.WITH_TRAITS:
+                yield customer_id, text or "{}"
+
+    def drifted(self) -> Iterator[DriftedRow]:
+        """The customers of the state that are confirmed not to be as they should."""
+        return self.roster.drifted()
+
+    def drop(self, customer_ids: Collection[str]) -> None:
+        """Take these out: they are not to be looked at."""
+        self.roster.drop(customer_ids)
+
+    @property
+    def unknown(self) -> int:
+        """How many customers Amberflo shows that the state does not know."""
+        return self.roster.unknown_count()
+
+    @property
+    def notice(self) -> str | None:
+        """One line where this state seems older than what Amberflo acknowledged."""
+        if not self.newer or self.acknowledged is None:
+            return None
+        time = datetime.fromtimestamp(self.acknowledged / 1000, UTC)
+        return (
+            f"{self.newer:,} customers hold at Amberflo something newer than what this state "
+            f"acknowledged last ({time:%Y-%m-%dT%H:%M:%SZ}): it may be an older copy; they are "
+            "compared with Engage anew"
+        )
+
+
+def _row_of(record: Record, known: bool) -> RosterRow:
+    traits, updated_at = record.get("traits"), record.get("updateTime")
+    text = orjson.dumps(traits if isinstance(traits, dict) else {}).decode()
+    return RosterRow(
+        record["customerId"],
+        text if "traits" in record else None,
+        int(updated_at) if isinstance(updated_at, int | float) else None,
+        known,
+    )
+
+
+def _settled(row: HeldRow) -> bool:
+    """Whether Amberflo acknowledged all of a customer."""
+    return row.due_at is None and row.acked_rev == row.rev > 0
+
+
+def _has_some(row: HeldRow) -> bool:
+    return row.acked_rev > 0 and row.due_at is None and row.traits != "{}"
+
+
+# What a comparison makes of it
+
+
+class Example(NamedTuple):
+    """A customer whose value at Amberflo is not what Engage says; None is absent."""
+
+    customer_id: str
+    found: Any
+    expected: Any
+
+
+@dataclass
+class TraitFound:
+    """Customers of Engage that hold a value at Amberflo under a name of ours that the state did not
+    put there: how many, those of them where it is not what Engage says, and some of these."""
+
+    trait: str
+    found: int = 0
+    differ: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+
+@dataclass
+class FirstContact:
+    """What a full compare takes over from Amberflo or corrects there, by trait."""
+
+    #: as that of `Contact`
+    before: Callable[[Collection[str]], Mapping[str, Seen]]
+    catalog: Catalog
+    ours: Ours
+    #: how many customers Amberflo shows that the state does not know
+    unknown: int = 0
+    #: one line where this state seems older than what Amberflo acknowledged
+    notice: str | None = None
+    traits: dict[str, TraitFound] = field(default_factory=dict)
+
+    def noting(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
+        """The same pairs of a full compare; those are counted that Amberflo does not hold as the
+        state believes. Of who is not in the pull Engage says nothing."""
+        for row, known, seen in pairs:
+            if seen is not None:
+                said = Said({}) if row is None or row is GONE else said_of(self.catalog, row)
+                customer_id = known[0] if known is not None else row[0] if row is not None else ""
+                self.note(customer_id, seen, said, orjson.loads(known[1]) if known else {})
+            yield row, known, seen
+
+    def note(self, customer_id: str, seen: Seen, said: Said, put_there: Mapping[str, Any]) -> None:
+        """Count a customer that `Contact.before` has, of which Engage says that, and the values
+        that the state did not put there."""
+        for name in self.ours.names(seen.traits):
+            found = seen.traits[name]
+            ours = name in put_there and self.ours.right(name, found, put_there)
+            if found is None or ours or name in said.unread:
+                continue
+            one = self.traits.setdefault(name, TraitFound(name))
+            one.found += 1
+            if not self.ours.right(name, found, said.traits):
+                one.differ += 1
+                if len(one.examples) < EXAMPLES:
+                    expected = self.ours.expected(name, found, said.traits)
+                    one.examples.append(Example(customer_id, found, expected))
+
+    def by_name(self) -> list[TraitFound]:
+        return [self.traits[name] for name in sorted(self.traits)]

@@ -1,0 +1,167 @@
+"""What stands beside a comparison's rows: who was deleted, what Amberflo has, what was decided.
+
+Each is a step that the stream of a comparison goes through, some hundred customers at a time, so
+that memory stays flat.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
+from typing import Any, TypeVar
+
+import orjson
+from sqlalchemy import Connection
+
+from state import holds
+from state.holds import InForce
+from syncer.engage.catalog import Catalog
+from syncer.engage.source import PulledCustomer
+from syncer.sync.compare import (
+    GONE,
+    CustomerChange,
+    Pair,
+    Ruling,
+    Seen,
+    Tally,
+    TraitChange,
+    leaves,
+)
+from syncer.sync.spool import Spool
+
+T = TypeVar("T")
+
+#: Customers that are looked up at a time.
+CHUNK = 500
+
+
+class Said:
+    """The customers of whom a pull has a row of some trait: (trait, customer ids), many times."""
+
+    def __init__(self) -> None:
+        self._spool = Spool()
+        self._ids: dict[str, list[str]] = {}
+
+    def noted(
+        self, pulled: Iterator[PulledCustomer], catalog: Catalog, traits: Collection[str]
+    ) -> Iterator[PulledCustomer]:
+        """The same customers; those with a row of one of these traits are noted."""
+        keys = {catalog.by_name[name].key: name for name in traits if name in catalog.by_name}
+        return self._noted(pulled, keys) if keys else pulled
+
+    def _noted(
+        self, pulled: Iterator[PulledCustomer], keys: Mapping[str, str]
+    ) -> Iterator[PulledCustomer]:
+        for row in pulled:
+            for key in set(orjson.loads(row.keys)) & keys.keys():
+                self._note(keys[key], row.customer_id)
+            yield row
+
+    def _note(self, trait: str, customer_id: str) -> None:
+        ids = self._ids.setdefault(trait, [])
+        ids.append(customer_id)
+        if len(ids) >= CHUNK:
+            self._spool.append((trait, self._ids.pop(trait)))
+
+    def __iter__(self) -> Iterator[tuple[str, list[str]]]:
+        yield from self._ids.items()
+        yield from self._spool
+
+    def close(self) -> None:
+        self._spool.close()
+
+
+def told_apart(
+    pairs: Iterable[Pair], identified: Callable[[Collection[str]], Collection[str]]
+) -> Iterator[Pair]:
+    """The same pairs, those of customers that the pull does not have at the end, with `GONE` for a
+    row where Engage has no identifier of them any more (it is asked when the pull is read)."""
+    with closing(Spool()) as vanished:
+        for pair in pairs:
+            if pair[0] is None:
+                vanished.append(pair[1])
+            else:
+                yield pair
+        for known in chunks(iter(vanished)):
+            there = identified([one[0] for one in known])
+            for one in known:
+                yield None if one[0] in there else GONE, tuple(one), None
+
+
+def beside(
+    pairs: Iterable[Pair], before: Callable[[Collection[str]], Mapping[str, Seen]]
+) -> Iterator[Pair]:
+    """The same pairs, with what Amberflo has of a customer where that is not what is known."""
+    for part in chunks(iter(pairs)):
+        found = before([_id(pair) for pair in part])
+        for row, known, _ in part:
+            yield row, known, found.get(_id((row, known, None)))
+
+
+def _id(pair: Pair) -> str:
+    row, known, _ = pair
+    if known is not None:
+        return known[0]
+    assert row is not None
+    return row.customer_id
+
+
+class Rulings:
+    """What was decided on what a comparison finds: before, or by the approval that it is made for
+    (`approved` holds). `excused` counts, by key, what leaves and needs no guard any more."""
+
+    def __init__(self, connection: Connection, tally: Tally, approved: Collection[int]) -> None:
+        self._connection, self._tally, self._approved = connection, tally, approved
+        self.traits = holds.traits_in_force(connection)
+        self.excused: Counter[str] = Counter()
+
+    def read(self, changes: Iterable[CustomerChange]) -> Iterator[CustomerChange]:
+        """The same changes with their rulings."""
+        for part in chunks(iter(changes)):
+            decided: dict[tuple[str, str], InForce] = {}
+            if self.traits:
+                decided = holds.in_force(self._connection, [one.customer_id for one in part])
+            for change in part:
+                yield self._ruled(change, decided)
+
+    def _ruled(
+        self, change: CustomerChange, decided: Mapping[tuple[str, str], InForce]
+    ) -> CustomerChange:
+        if change.deleted:
+            self._tally.deleted += 1
+            # These are guarded as deletions, and no trait's exits beside that.
+            self.excused.update(one.key for one in change.changes if self._leaves(one))
+            found = decided.get((change.customer_id, holds.DELETED))
+            ruling = None if found is None else self._ruling(found, None, None)
+            self.excused[holds.DELETED] += ruling is not None
+            return change._replace(ruling=ruling)
+        changes = []
+        for one in change.changes:
+            found = decided.get((change.customer_id, one.trait))
+            if found is not None:
+                ruling = self._ruling(found, one.after, one.observed_at)
+                self.excused[one.key] += ruling is not None and self._leaves(one)
+                changes.append(one._replace(ruling=ruling))
+            else:
+                changes.append(one)
+        return change._replace(changes=changes)
+
+    def _ruling(self, found: InForce, after: Any, observed_at: int | None) -> Ruling | None:
+        """What was decided on this change; None where Engage says something that nobody saw."""
+        if found.after != (None if after is None else orjson.dumps(after).decode()):
+            return None
+        if found.hold in self._approved:
+            return "approved"
+        newer = observed_at is not None and observed_at > (found.observed_at or 0)
+        return "rejected" if found.decision == holds.REJECTED and not newer else None
+
+    def _leaves(self, one: TraitChange) -> bool:
+        return leaves(one, self._tally.catalog.by_key[one.key].kind)
+
+
+def chunks(items: Iterator[T], size: int = CHUNK) -> Iterator[list[T]]:
+    """Lists of so many items, the last one shorter."""
+    while part := list(islice(items, size)):
+        yield part

@@ -1,0 +1,155 @@
+"""Failures by the million: those of calls are bounded, and whoever looks at them stays small."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from state import erasure, failures
+from state.database import Database
+from state.failures import CALLS, CHUNK, RAW
+
+from .conftest import NOW, ask
+
+RANGE = {
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) ",
+    "postgresql": "WITH n(i) AS (SELECT * FROM generate_series(1, {})) ",
+}
+
+
+def fill(database: Database, count: int) -> None:
+    """So many customers that Amberflo refused, with a request each."""
+    with database.write() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO failure (ref, kind, customer_id, reason, status, request, attempts, "
+            "failed_at) "
+            + RANGE[database.engine.dialect.name].format(count)
+            + "SELECT 'customer:c' || i, 'customer', 'c' || i, 'no', 400, '{"
+            + "x" * 500
+            + f"}}', 1, {NOW} FROM n"
+        )
+
+
+def calls(first: int, count: int, raw: str = "{}") -> list[dict[str, Any]]:
+    return [failures.call(str(n), f"m{n}", "no userId", raw, NOW) for n in range(first, count)]
+
+
+def put(database: Database, rows: list[dict[str, Any]]) -> int:
+    with database.write() as connection:
+        return failures.put(connection, rows)
+
+
+def test_the_newest_calls_are_kept_and_all_that_amberflo_refused(database: Database) -> None:
+    fill(database, 3)
+    assert put(database, calls(0, CALLS - 1)) == 0
+    fill_more = {**calls(0, 1)[0], "ref": "meter:m1", "attempts": 1}
+    assert put(database, [fill_more, *calls(CALLS, CALLS + 1)]) == 0
+    assert put(database, calls(CALLS + 1, CALLS + 701)) == 700
+    assert ask(database, failures.count_calls) == CALLS
+    assert ask(database, failures.count) == CALLS + 4
+    kept = [row for row in ask(database, failures.find) if failures.only_discarded(row)]
+    assert [kept[0]["ref"], kept[-1]["ref"]] == ["call:700", f"call:{CALLS + 700}"]
+    # The same ones again are the same failures.
+    assert put(database, calls(CALLS + 1, CALLS + 701)) == 0
+    assert ask(database, failures.count_calls) == CALLS
+
+
+@pytest.mark.parametrize("character", ["x", "é", "漢", "🦊"])
+def test_of_a_long_call_the_beginning_is_kept(database: Database, character: str) -> None:
+    short, long = character * (RAW // len(character.encode())), character * RAW * 2
+    put(database, [failures.call("1", None, "no", short, NOW)])
+    put(database, [failures.call("2", None, "no", long, NOW)])
+    found = [str(row["request"]) for row in ask(database, failures.find)]
+    assert found[0] == short
+    beginning, _, size = found[1].partition(" … (")
+    assert long.startswith(beginning)
+    assert size == f"{len(long.encode()):,} bytes)"
+    assert RAW - 8 < len(found[1].encode()) <= RAW
+
+
+def test_each_is_read_in_parts(database: Database) -> None:
+    fill(database, 2 * CHUNK + 1)
+    every = [row["customer_id"] for row in ask(database, failures.find)]
+    assert every == [f"c{n}" for n in range(1, 2 * CHUNK + 2)]
+
+    def each(**scope: Any) -> list[Any]:
+        with database.read() as connection:
+            return [row["customer_id"] for row in failures.each(connection, **scope)]
+
+    assert each() == every
+    assert each(limit=3) == every[-3:]
+    assert each(limit=10**6) == every
+    assert each(customer_id="c7") == each(customer_id="c7", limit=1) == ["c7"]
+    assert each(customer_id="nobody", limit=2) == []
+    assert ask(database, lambda c: failures.count_of(c, "c7")) == 1
+
+    newest = ask(database, failures.newest)
+    put(database, calls(0, 5))
+
+    def refused(kind: str, ids: list[int] | None, until: int) -> list[Any]:
+        return [row["customer_id"] for row in failures.refused(database, kind, ids, until)]
+
+    assert refused(failures.CUSTOMER, None, newest) == every
+    assert refused(failures.CUSTOMER, None, newest - 1) == every[:-1]
+    assert refused(failures.CUSTOMER, [newest, newest - 2, 9**9], newest) == [every[-3], every[-1]]
+    assert refused(failures.METER, None, 9**9) == []  # what was never sent is not sent again
+
+
+def test_all_are_discarded_up_to_the_newest_that_was_seen(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "REMOVED", 40)
+    fill(database, 100)
+    newest = ask(database, failures.newest)
+    put(database, calls(0, 2))
+    assert failures.discard_until(database, newest) == 100
+    assert failures.discard_until(database, newest) == 0
+    assert ask(database, failures.count) == 2
+
+
+@pytest.fixture
+def peak() -> Iterator[Any]:
+    """Bytes that Python has at most since it was asked last."""
+    tracemalloc.start()
+
+    def since() -> int:
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        return found
+
+    yield since
+    tracemalloc.stop()
+
+
+def test_reading_many_takes_the_memory_of_a_few(database: Database, peak: Any) -> None:
+    """The rows of this test have 20 MB."""
+    fill(database, 40_000)
+    peak()
+    with database.read() as connection:
+        assert sum(1 for _ in failures.each(connection)) == 40_000
+    assert sum(1 for _ in failures.refused(database, failures.CUSTOMER, None, 9**9)) == 40_000
+    assert failures.discard_until(database, 9**9) == 40_000
+    assert peak() < 8_000_000
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        ('{"userId":"ann@example.com","properties":{"a":"' + "x" * 2000, True),
+        ('{"properties":{"a":"' + "x" * 972 + '","userId":"ann@example.com"}}' + " " * 99, True),
+        ('{"userId":"anna","a":"' + "x" * 2000, False),
+        ('{"userId":42,"a":"' + "x" * 2000, False),
+    ],
+)
+def test_a_call_that_was_cut_is_erased_with_its_customer(
+    database: Database, raw: str, named: bool
+) -> None:
+    put(database, [failures.call("1", None, "no", raw, NOW)])
+    with database.write(alone=True) as connection:
+        done = erasure.erase(connection, "ann@example.com", NOW)
+        numbered = erasure.erase(connection, "42", NOW)
+    assert done.failures == named
+    assert numbered.failures == ('"userId":42,' in raw)

@@ -1,0 +1,123 @@
+"""Deleted is not left: who has no identifier row any more was deleted in Segment."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.warehouse import Warehouse
+
+from .conftest import Installation
+
+
+def last_run(installation: Installation) -> int:
+    return int(installation.json("runs", "--limit", "1")[0]["run"])
+
+
+def test_a_deleted_customer_leaves_as_deleted(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(20, ago=40, vip="true", name="Ada")
+    installation.run("sync")
+    warehouse.delete("u00")
+    installation.run("sync")
+    assert "u00" in installation.members("vip")  # only a comparison of all tells
+
+    run = installation.json("sync", "--full")
+    assert run["deleted"] == 1
+    assert installation.values("vip")["u00"] is False
+    assert installation.holds()["u00"]["customerName"] == "Ada"
+    last = installation.json("audit", "customer", "u00")["changes"][-1]
+    assert (last["after"], last["source"]) == (False, "deleted")
+    installation.run("sync", "--full")
+    assert installation.json("runs", "--limit", "1")[0]["due"] == 0
+
+
+def test_one_whose_traits_are_lost_is_not_deleted(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(20, ago=40, vip="true")
+    installation.run("sync")
+    warehouse.lose("vip", ["u00"])
+    assert installation.json("sync", "--full")["deleted"] == 0
+    assert installation.json("audit", "customer", "u00")["changes"][-1]["source"] != "deleted"
+
+
+def test_one_who_goes_by_another_profile_is_not_deleted(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(20, ago=40, vip="true")
+    installation.run("sync")
+    warehouse.delete("u00")
+    warehouse.identify("u00", ago=1, profile="another")
+    run = installation.json("sync", "--full")
+    assert run["deleted"] == 0
+    assert installation.values("vip")["u00"] is False
+
+
+@pytest.mark.parametrize("command", [("sync", "--full"), ("resync", "--yes")])
+def test_many_deletions_are_held(
+    installation: Installation, warehouse: Warehouse, command: tuple[str, ...]
+) -> None:
+    """More than one in twenty, and ten at least. The other customers go on."""
+    ids = warehouse.users(40, ago=40, vip="true", other="true")
+    installation.run("sync")
+    for customer_id in ids[:11]:
+        warehouse.delete(customer_id)
+    warehouse.say("u30", "vip", "false")
+    installation.run(*command, exit_code=3)
+    assert installation.members("vip") == set(ids) - {"u30"}
+    assert installation.members("other") == set(ids)
+    held = installation.json("status")["held"]
+    assert [one["key"] for one in held] == ["*deleted*"]
+
+    run = last_run(installation)
+    installation.run("sync", exit_code=(0, 3))
+    installation.run("sync", "--full", exit_code=3)
+    assert installation.members("vip") == set(ids) - {"u30"}
+    installation.run("runs", "approve", str(run))
+    assert installation.members("vip") == set(ids[11:]) - {"u30"}
+    assert installation.members("other") == set(ids[11:])
+
+
+def test_rejected_deletions_stay(installation: Installation, warehouse: Warehouse) -> None:
+    ids = warehouse.users(40, ago=40, vip="true")
+    installation.run("sync")
+    for customer_id in ids[:11]:
+        warehouse.delete(customer_id)
+    installation.run("sync", "--full", exit_code=3)
+    installation.run("runs", "reject", str(last_run(installation)))
+    for _ in range(2):
+        installation.run("sync", "--full")
+        assert installation.members("vip") == set(ids)
+    # One of them comes back, and leaves: that is said of him.
+    warehouse.user("u00", ago=0.5, vip="false")
+    installation.run("sync", "--full")
+    assert installation.members("vip") == set(ids[1:])
+
+
+def test_deletions_of_a_day_add_up(installation: Installation, warehouse: Warehouse) -> None:
+    ids = warehouse.users(40, ago=40, vip="true")
+    installation.run("sync")
+    for customer_id in ids[:6]:
+        warehouse.delete(customer_id)
+    installation.run("sync", "--full")
+    for customer_id in ids[6:12]:
+        warehouse.delete(customer_id)
+    installation.run("sync", "--full", exit_code=3)
+    assert installation.members("vip") == set(ids[6:])
+
+
+def test_deleted_customers_may_be_forgotten(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    installation.configure(engage='deleted = "forget"')
+    warehouse.users(20, ago=40, vip="true", name="Ada", email="ada@example.com")
+    installation.run("sync")
+    warehouse.delete("u00")
+    installation.run("sync", "--full")
+    installation.run("sync")  # what is left of it, where it is done by the next one
+    record = installation.holds()["u00"]
+    assert (record["customerName"], record["customerEmail"]) == ("u00", None)
+    assert record["traits"]["vip"] is False
+    text = installation.run("audit", "customer", "u00", exit_code=(0, 1, 2))
+    assert "Ada" not in text.stdout

@@ -1,0 +1,90 @@
+"""`syncer failures` where there are many: what it lists, sends again and discards."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+import orjson
+import pytest
+
+from state import failures
+from state.database import Database
+from state.failures import CHUNK
+from syncer.cli import failures as command
+from syncer.sandbox.engage import EngageSandbox
+
+from .conftest import Installation
+
+MANY = 2 * CHUNK + 1
+
+
+@pytest.fixture
+def refused(installation: Installation, engage: EngageSandbox) -> Installation:
+    """Meter records that Amberflo refused, as many as are read in three parts, and two calls that
+    could not be taken."""
+    engage.fill(1, 1)
+    now = time.time_ns() // 1_000_000
+    rows = []
+    for number in range(MANY):
+        record = {
+            "uniqueId": f"m{number}", "meterApiName": "ApiCalls", "customerId": f"c{number % 5}",
+            "meterTimeInMillis": now, "meterValue": 1, "dimensions": {},
+        }  # fmt: skip
+        rows.append(
+            {
+                "ref": f"meter:m{number}", "kind": failures.METER, "customer_id": f"c{number % 5}",
+                "message_id": f"m{number}", "reason": "no such meter", "status": 400,
+                "request": orjson.dumps(record).decode(), "body": "", "attempts": 1,
+                "failed_at": now,
+            }
+        )  # fmt: skip
+    calls = [failures.call(str(one), None, "no userId", "{}", now) for one in range(2)]
+    url = f"sqlite:///{installation.folder / 'syncer.db'}"
+    with closing(Database.open(url)) as database, database.write() as connection:
+        failures.put(connection, [*rows, *calls])
+    return installation
+
+
+def test_the_newest_are_shown_and_all_of_them_as_json(
+    refused: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = refused.json("failures")
+    assert [one["id"] for one in found] == list(range(1, MANY + 3))
+    assert refused.json("failures", "list", "--limit", "2") == found[-2:]
+    theirs = [one for one in found if one["customer_id"] == "c3"]
+    assert refused.json("failures", "--customer", "c3") == theirs
+    assert refused.json("failures", "--customer", "c3", "--limit", "1") == theirs[-1:]
+    assert refused.json("failures", "--customer", "nobody") == []
+
+    shown = refused.run("failures", "--limit", "3").stdout
+    assert f"and {MANY - 1:,} older ones: --limit shows more, --json all" in shown
+    assert shown.count("no userId") == 2
+    assert f"m{MANY - 1} " in shown
+    monkeypatch.setattr(command, "TABLE", 10)
+    shown = refused.run("failures", "--customer", "c3").stdout
+    assert f"and {len(theirs) - 10:,} older ones" in shown
+    assert "older" not in refused.run("failures", "--limit", str(MANY + 2)).stdout
+
+
+def test_all_are_sent_again_but_for_what_can_only_be_discarded(refused: Installation) -> None:
+    done = refused.run("failures", "retry", "--all")
+    assert "2 calls cannot be taken as they are: they stay until discarded" in done.stderr
+    assert f"{MANY:,} delivered, 0 refused again" in done.stderr
+    sent = sorted(record["uniqueId"] for record in refused.amberflo.records)
+    assert sent == sorted(f"m{number}" for number in range(MANY))
+    left = [one["id"] for one in refused.json("failures")]
+    assert left == [MANY + 1, MANY + 2]
+    said = refused.run("failures", "retry", str(left[0]), exit_code=1).stderr
+    assert "it can only be discarded" in said
+    assert refused.json("failures", "discard", "--all") == {"discarded": 2}
+
+
+def test_where_amberflo_is_away_what_was_not_tried_stays(refused: Installation) -> None:
+    refused.configure(ingest_url="http://127.0.0.1:9/ingest", patience="1s")
+    done = refused.run("failures", "retry", "--all", exit_code=1)
+    assert "0 delivered, 0 refused again" in done.stderr
+    assert f"error: Amberflo did not take {CHUNK:,} meter records in time" in done.stderr
+    left = refused.json("failures")
+    assert [one["message_id"] for one in left[:-2]] == [f"m{n}" for n in range(CHUNK, MANY)]
+    assert refused.json("status")["backlog"]["events"] == CHUNK

@@ -1,0 +1,339 @@
+"""What Amberflo has and the state does not know: after a lost state, with an older copy of it, in
+another account, or where the hosted destination ran before."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncer.sandbox.amberflo import AmberfloSandbox, running
+from syncer.sandbox.faults import Faults
+from tests.support.warehouse import Warehouse
+
+from .conftest import API_KEY, Installation
+
+
+def lose_state(installation: Installation) -> None:
+    for path in installation.folder.glob("syncer.db*"):
+        path.unlink()
+
+
+def copy_state(installation: Installation, name: str) -> Path:
+    """A copy as a backup makes it."""
+    target = installation.folder / name
+    with (
+        closing(sqlite3.connect(installation.folder / "syncer.db")) as state,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        state.backup(copy)
+    return target
+
+
+def restore(installation: Installation, copy: Path) -> None:
+    lose_state(installation)
+    copy.rename(installation.folder / "syncer.db")
+
+
+def seed(installation: Installation, customer_id: str, **traits: Any) -> None:
+    """Somebody else wrote this customer."""
+    installation.amberflo.customers[customer_id] = {
+        "customerId": customer_id,
+        "id": customer_id,
+        "customerName": "Ada",
+        "traits": traits,
+    }
+
+
+@pytest.fixture(params=["pages", "list", "one by one"])
+def listing(request: pytest.FixtureRequest, installation: Installation) -> str:
+    """How much Amberflo shows in its lists."""
+    shown = str(request.param)
+    installation.amberflo.paging_traits = shown == "pages"
+    installation.amberflo.list_traits = shown != "one by one"
+    return shown
+
+
+def test_who_left_while_the_state_was_lost_is_corrected(
+    installation: Installation, warehouse: Warehouse, listing: str
+) -> None:
+    warehouse.users(30, vip="true")
+    installation.run("sync")
+    lose_state(installation)
+    warehouse.say("u00", "vip", "false")
+    run = installation.json("sync")
+    assert run["kind"] == "initial"
+    assert installation.values("vip")["u00"] is False
+    assert len(installation.members("vip")) == 29
+    installation.run("verify")
+    (entry,) = installation.json("audit", "customer", "u00")["changes"]
+    assert (entry["before"], entry["after"], entry["source"]) == (True, False, "amberflo")
+
+
+def test_who_vanished_from_an_audience_while_the_state_was_lost(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """Engage knows the customer and has no row of the audience."""
+    warehouse.users(30, vip="true", gold="true")
+    installation.run("sync")
+    lose_state(installation)
+    warehouse.lose("vip", ["u00"])
+    warehouse.lose("gold", ["u00"])
+    warehouse.say("u00", "name", "Ada")
+    installation.run("sync")
+    assert "u00" not in installation.members("vip") | installation.members("gold")
+    assert len(installation.members("vip")) == 29
+
+
+def test_a_member_of_the_hosted_destination_who_left(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """Values as that one wrote them: as text."""
+    warehouse.users(30, vip="true")
+    warehouse.say("u00", "vip", "false")
+    seed(installation, "u00", vip="true", stripeId="cus_1")
+    seed(installation, "u01", vip="true")
+    installation.run("sync")
+    assert installation.values("vip")["u00"] is False
+    assert installation.amberflo.customers["u00"]["traits"]["stripeId"] == "cus_1"
+    assert installation.values("vip")["u01"] is True
+
+
+def test_such_corrections_are_exits_for_the_guard(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    ids = warehouse.users(40, vip="true")
+    installation.run("sync")
+    lose_state(installation)
+    for customer_id in ids[:20]:
+        warehouse.say(customer_id, "vip", "false")
+    installation.run("sync", exit_code=3)
+    assert installation.members("vip") == set(ids)
+    installation.run("sync", "--full", exit_code=3)
+    assert installation.members("vip") == set(ids)
+    installation.run("runs", "approve", "1")
+    assert installation.members("vip") == set(ids[20:])
+
+
+def test_customers_that_engage_does_not_know_are_left_alone(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(3, vip="true")
+    seed(installation, "stranger", vip=True)
+    installation.run("sync")
+    installation.run("sync", "--full")
+    assert installation.values("vip")["stranger"] is True
+    assert "stranger" not in installation.puts()
+
+
+def test_a_first_run_that_cannot_read_amberflo_changes_nothing(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    installation.configure(patience="1s")
+    warehouse.users(3, vip="true")
+    installation.amberflo.faults = Faults.parse("500=1")
+    failed = installation.run("sync", exit_code=1)
+    assert "Traceback" not in failed.stderr
+    installation.amberflo.faults = Faults()
+    assert installation.json("sync")["kind"] == "initial"
+    assert len(installation.members("vip")) == 3
+
+
+def test_a_later_comparison_goes_on_without_amberflo(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    installation.configure(patience="1s")
+    warehouse.users(3, vip="true")
+    installation.run("sync")
+    warehouse.say("u00", "vip", "false")
+    installation.amberflo.faults = Faults.parse("500=1")
+    installation.run("sync", "--full", exit_code=1)
+    installation.amberflo.faults = Faults()
+    installation.run("sync")
+    assert installation.members("vip") == {"u01", "u02"}
+
+
+def test_a_value_of_another_system_goes_into_the_history(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.user("u1", gold="true")
+    warehouse.user("u2", vip="true", gold="true")
+    seed(installation, "u1", vip="set by the CRM", stripeId="cus_1")
+    seen = installation.json("diff", "--amberflo")["amberflo"]
+    assert seen["traits"][0]["trait"] == "vip"
+    assert seen["traits"][0]["examples"][0]["customer_id"] == "u1"
+    assert installation.puts() == {}
+
+    installation.run("sync")
+    record = installation.amberflo.customers["u1"]
+    assert record["traits"].get("vip") in (None, False)
+    assert record["traits"]["stripeId"] == "cus_1"
+    entries = installation.json("audit", "customer", "u1")["changes"]
+    (entry,) = [one for one in entries if one["trait"] == "vip"]
+    assert (entry["before"], entry["source"]) == ("set by the CRM", "amberflo")
+
+
+def test_first_contact_may_wait_for_a_decision(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    installation.configure(engage='first_contact = "hold"')
+    warehouse.user("u1", gold="true")
+    warehouse.user("u2", vip="true", gold="true")
+    seed(installation, "u1", vip="set by the CRM")
+    installation.run("sync", exit_code=3)
+    assert installation.values("vip")["u1"] == "set by the CRM"
+    assert installation.values("gold") == {"u1": True, "u2": True}
+    installation.run("sync", "--full", exit_code=3)
+    assert installation.values("vip")["u1"] == "set by the CRM"
+    installation.run("runs", "approve", "1")
+    assert installation.values("vip").get("u1") in (None, False)
+
+
+def test_a_trait_that_becomes_ours_later_meets_what_is_there(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """A new key makes a run compare all, so its first contact is recorded."""
+    warehouse.users(3, ago=40, gold="true")
+    seed(installation, "u00", vip="mine")
+    installation.run("sync")
+    assert installation.values("vip")["u00"] == "mine"
+    warehouse.say("u01", "vip", "true")
+    assert installation.json("sync")["kind"] == "reconcile"
+    assert installation.values("vip").get("u00") in (None, False)
+    entries = installation.json("audit", "customer", "u00")["changes"]
+    assert [one["before"] for one in entries if one["trait"] == "vip"] == ["mine"]
+
+
+@pytest.mark.parametrize("rows_later", [False, True])
+def test_an_older_copy_of_the_state_puts_no_old_value_back(
+    installation: Installation, warehouse: Warehouse, rows_later: bool
+) -> None:
+    warehouse.users(20, ago=40, vip="true")
+    installation.run("sync")
+    copy = copy_state(installation, "old.db")
+    warehouse.say("u00", "vip", "false", ago=5)
+    warehouse.user("late", ago=5, vip="true")
+    installation.run("sync")
+    restore(installation, copy)
+    if rows_later:
+        warehouse.say("u00", "vip", "true", ago=0.1)
+    full = installation.run("sync", "--full")
+    assert installation.values("vip")["u00"] is rows_later
+    assert installation.values("vip")["late"] is True
+    assert "older copy" in full.stdout + full.stderr
+    installation.run("verify")
+
+
+def test_repair_compares_with_engage_first(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(20, ago=40, vip="true")
+    installation.run("sync")
+    copy = copy_state(installation, "old.db")
+    warehouse.say("u00", "vip", "false", ago=5)
+    installation.run("sync")
+    restore(installation, copy)
+    installation.run("verify", exit_code=1)
+    installation.run("verify", "--repair", exit_code=(0, 1))
+    assert installation.values("vip")["u00"] is False
+    installation.run("verify")
+
+
+def test_repair_sends_nothing_that_is_held(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    ids = warehouse.users(40, ago=40, vip="true")
+    installation.run("sync")
+    for customer_id in ids[:20]:
+        warehouse.say(customer_id, "vip", "false")
+    installation.run("sync", exit_code=3)
+    installation.amberflo.customers["u00"]["traits"]["vip"] = "broken"
+    installation.amberflo.customers["u30"]["traits"]["vip"] = "broken"
+    installation.run("verify", "--repair", exit_code=(0, 1, 3))
+    assert installation.values("vip")["u30"] is True
+    assert installation.values("vip")["u00"] in ("broken", True)
+    assert not {one for one, value in installation.values("vip").items() if value is False}
+
+
+def test_what_somebody_changed_at_amberflo_is_mended_by_a_comparison(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(5, ago=40, vip="true")
+    installation.run("sync")
+    installation.amberflo.customers["u00"]["traits"]["vip"] = False
+    del installation.amberflo.customers["u01"]["traits"]["vip"]
+    installation.run("sync", "--full")
+    assert len(installation.members("vip")) == 5
+
+
+def test_verify_judges_customers_that_only_amberflo_and_engage_know(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(5, ago=40, vip="true")
+    warehouse.user("left", vip="false")
+    installation.run("sync")
+    seed(installation, "left", vip=True)
+    seed(installation, "nobody", vip=True)
+    document = installation.json("verify", exit_code=1)
+    assert [one["customer_id"] for one in document["drifted"]] == ["left"]
+
+
+# -- another account
+
+
+@pytest.fixture
+def other_account() -> Iterator[tuple[AmberfloSandbox, str]]:
+    amberflo = AmberfloSandbox(API_KEY)
+    with running(amberflo) as url:
+        yield amberflo, url
+
+
+@pytest.mark.parametrize("command", [("sync",), ("sync", "--full"), ("resync", "--yes")])
+def test_another_account_is_refused(
+    installation: Installation,
+    warehouse: Warehouse,
+    other_account: tuple[AmberfloSandbox, str],
+    command: tuple[str, ...],
+) -> None:
+    warehouse.users(30, vip="true")
+    installation.run("sync")
+    other, installation.amberflo_url = other_account
+    installation.configure()
+    refused = installation.run(*command, exit_code=(1, 2))
+    assert "--new-account" in refused.stderr
+    assert other.customers == {}
+
+
+def test_another_account_is_filled_by_your_word(
+    installation: Installation,
+    warehouse: Warehouse,
+    other_account: tuple[AmberfloSandbox, str],
+) -> None:
+    warehouse.users(30, vip="true")
+    warehouse.say("u00", "vip", "false")
+    installation.run("sync")
+    other, installation.amberflo_url = other_account
+    installation.configure()
+    seed(Installation(installation.folder, other, ""), "u00", vip=True)
+    installation.run("sync", "--new-account")
+    assert {one: record["traits"]["vip"] for one, record in other.customers.items()} == {
+        f"u{number:02}": number > 0 for number in range(30)
+    }
+    installation.run("sync")
+    installation.run("verify")
+
+
+def test_another_key_of_the_same_account_goes_on(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(30, vip="true")
+    installation.run("sync")
+    installation.amberflo._key = b"a-new-key"
+    installation.configure(api_key="a-new-key")
+    warehouse.say("u00", "vip", "false")
+    installation.run("sync")
+    assert len(installation.members("vip")) == 29

@@ -1,0 +1,1 @@
+"""Random histories of days, held against what must always be true."""
