@@ -58,8 +58,8 @@ MAX_WEBHOOK = 8 * 1024 * 1024
 ON_LOOP, ASIDE = 64 * 1024, 2
 #: Keys that are none of ours which a body may name before one that is.
 OTHER_KEYS = 256
-#: Members that a gzip body may have.
-MAX_MEMBERS = 64
+#: Members that a gzip body may have; bytes that are unzipped at a time.
+MAX_MEMBERS, UNZIPPED = 64, 1024 * 1024
 #: The SDKs send figures about themselves there: taken and dropped.
 METRICS = "m"
 #: What a caller is told to wait when it has to come back.
@@ -406,19 +406,21 @@ def _zipped(request: Request) -> bool:
 
 def _unzipped(raw: bytes, limit: int) -> bytes:
     """What a gzip body holds, in all its members (RFC 1952, 2.2); zeros may follow them."""
-    parts, size, rest = [], 0, raw
+    parts, size, rest = list[bytes](), 0, raw
     for _ in range(MAX_MEMBERS):
         unzip = zlib.decompressobj(wbits=31)
-        try:
-            part = unzip.decompress(rest, limit - size + 1)
-        except zlib.error:
-            raise Refusal(400, "malformed", "the body is not gzip") from None
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        if not unzip.eof:
-            raise Refusal(400, "malformed", "the gzip body ends early")
+        while not unzip.eof:
+            try:
+                part = unzip.decompress(rest, UNZIPPED)
+            except zlib.error:
+                raise Refusal(400, "malformed", "the body is not gzip") from None
+            if not part and not unzip.eof:
+                raise Refusal(400, "malformed", "the gzip body ends early")
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+            parts.append(part)
+            rest = unzip.unconsumed_tail
         rest = unzip.unused_data.lstrip(b"\0")
         if not rest:
             return parts[0] if len(parts) == 1 else b"".join(parts)
