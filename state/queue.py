@@ -6,6 +6,7 @@ what is one transaction. Times are epoch milliseconds.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from state.due import come_due
 from state.tables import COUNTER, EVENT, INBOX
+
+#: Bytes that a probe writes.
+PROBE = 64 * 1024
 
 
 class Accepted(NamedTuple):
@@ -70,6 +74,18 @@ def accept(connection: Connection, rows: Sequence[Accepted]) -> None:
     connection.execute(insert(INBOX).values(body=packed, events=events, received_at=received_at))
 
 
+def probe(connection: Connection) -> None:
+    """Write something, as a request would be written, and leave nothing: it fails where that does.
+
+    As large as a request may well be, so that a disk with room for less does not pass for one.
+    """
+    body = os.urandom(PROBE)
+    added = connection.execute(
+        insert(INBOX).values(body=body, events=0, received_at=0).returning(INBOX.c.id)
+    ).scalar_one()
+    connection.execute(delete(INBOX).where(INBOX.c.id == added))
+
+
 def unsorted(connection: Connection, events: int) -> list[InboxRow]:
     """The requests of the oldest rows of the inbox: of one, or of as many as have `events`."""
     ids: list[int] = []
@@ -81,9 +97,23 @@ def unsorted(connection: Connection, events: int) -> list[InboxRow]:
             break
         ids.append(number)
     rows = connection.execute(
-        select(INBOX.c.id, INBOX.c.body).where(INBOX.c.id.in_(ids)).order_by(INBOX.c.id)
+        select(INBOX.c.id, INBOX.c.body, INBOX.c.received_at)
+        .where(INBOX.c.id.in_(ids))
+        .order_by(INBOX.c.id)
     )
-    return [request for number, body in rows for request in _unpacked(int(number), bytes(body))]
+    return [
+        request
+        for number, body, received_at in rows
+        for request in _requests(int(number), bytes(body), int(received_at))
+    ]
+
+
+def _requests(number: int, packed: bytes, received_at: int) -> list[InboxRow]:
+    """The requests of a row; one without a path, of the row's own bytes, where it has no sense."""
+    try:
+        return _unpacked(number, packed)
+    except (zstandard.ZstdError, ValueError):
+        return [InboxRow(number, 0, "", packed, received_at)]
 
 
 def _unpacked(number: int, compressed: bytes) -> list[InboxRow]:

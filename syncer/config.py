@@ -84,6 +84,17 @@ def _address(text: str) -> str:
     return text
 
 
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _public_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", text):
+        raise ValueError("this is no URL; write for example https://calls.example.com")
+    return text.rstrip("/").removesuffix("/v1")
+
+
 def _cron(text: str) -> str:
     try:
         cron(text)
@@ -208,13 +219,24 @@ class PassthroughConfig(_Section):
     listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8400"
     write_keys: tuple[Secret, ...] = ()
     webhook_secret: Secret | None = None
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = None
     queue_limit: Annotated[int, Field(ge=1)] = 1_000_000
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _host_and_port(self.listen)
+
+
+class OpsConfig(_Section):
+    """Where health and metrics are served, apart from what callers reach."""
+
+    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8402"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        return _host_and_port(self.listen)
 
 
 class WebConfig(_Section):
@@ -227,8 +249,7 @@ class WebConfig(_Section):
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _host_and_port(self.listen)
 
 
 class AlertsConfig(_Section):
@@ -251,6 +272,7 @@ class Config(_Section):
     guard: GuardConfig = GuardConfig()
     state: StateConfig = StateConfig()
     passthrough: PassthroughConfig = PassthroughConfig()
+    ops: OpsConfig = OpsConfig()
     web: WebConfig | None = None
     alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()

@@ -33,14 +33,18 @@ class Full(Exception):
 
 
 class Inbox:
-    """Takes requests into the queue database until `limit` calls wait there; `came` is told of each
-    commit."""
+    """Takes requests into the queue database until `limit` calls wait there. `came` is told of each
+    commit, `trouble` of what keeps it from writing, and with None that nothing does."""
 
     def __init__(
-        self, database: Database, limit: int, came: Callable[[], None] = lambda: None
+        self,
+        database: Database,
+        limit: int,
+        came: Callable[[], None] = lambda: None,
+        trouble: Callable[[str | None], None] = lambda problem: None,
     ) -> None:
         self._database = database
-        self.limit, self._came = limit, came
+        self.limit, self._came, self._trouble = limit, came, trouble
         self._arrived: queues.SimpleQueue[tuple[Accepted, Waiter] | None] = queues.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="inbox", daemon=True)
         #: calls that wait, as counted at `_counted_at`, and those that came since
@@ -51,6 +55,11 @@ class Inbox:
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes requests."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Writes what has arrived, then ends."""
@@ -75,6 +84,7 @@ class Inbox:
                     if self._write_until_trouble(write):
                         return
             except StateError as error:  # no connection to be had: say so to who waits
+                self._says(error)
                 arrived, stop = self._next_group()
                 _answer_all(arrived, error)
                 if stop:
@@ -84,9 +94,9 @@ class Inbox:
         """Commit group by group; gives True when it is to stop, False for a fresh connection."""
         while True:
             arrived, stop = self._next_group()
-            if arrived or (self._waiting and not stop):
+            if arrived or ((self._waiting or self.problem) and not stop):
                 error = self._commit(write, [accepted for accepted, _ in arrived])
-                self.problem = None if error is None else str(error)
+                self._says(error)
                 _answer_all(arrived, error)
                 if arrived and error is None:
                     self._came()
@@ -94,6 +104,10 @@ class Inbox:
                     return False
             if stop:
                 return True
+
+    def _says(self, error: StateError | None) -> None:
+        self.problem = None if error is None else str(error)
+        self._trouble(self.problem)
 
     def _next_group(self) -> tuple[list[tuple[Accepted, Waiter]], bool]:
         """What has arrived, nothing after a while without; and whether that was the end."""
@@ -118,6 +132,8 @@ class Inbox:
             with write() as connection:
                 if rows:
                     queue.accept(connection, rows)
+                elif self.problem:  # nobody may come while it is not ready: see whether it is
+                    queue.probe(connection)
                 if time.monotonic() - self._counted_at > COUNT_EVERY:
                     self._waiting, self._since = sum(queue.waiting(connection)), 0
                     self._counted_at = time.monotonic()

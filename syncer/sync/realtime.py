@@ -7,24 +7,32 @@ change), so a process that dies between the two loses and doubles nothing.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from state import failures, queue
 from state.database import Database
+from state.errors import StateError, Unfit
 from state.queue import EventRow, InboxRow
 from syncer.passthrough import mapping
 from syncer.passthrough.call import Call, Dropped, Rejected, parse, split
-from syncer.passthrough.mapping import Meter
+from syncer.passthrough.mapping import CustomerUpdate, Meter
 from syncer.sync.calls import Calls, CustomerCall
+
+log = logging.getLogger("syncer")
 
 #: Calls that one transaction sorts, or those of one commit of the inbox if these are more.
 PAGE = 2000
+
+#: Why a request is kept that nothing can be done with, and how many of its bytes.
+UNSORTABLE, MAX_KEPT = "the accepted request cannot be sorted", 32 * 1024
 
 
 @dataclass
@@ -53,19 +61,38 @@ class Sorter:
             requests = queue.unsorted(connection, PAGE)
         if not requests:
             return 0
-        found = Sorted()
-        for request in requests:
-            read(request, found)
-        if found.calls or found.failures:
-            with self.state_database.write(alone=True) as connection:
-                self._apply(connection, found)
-                if found.failures:
-                    found.counts["failure", "let go"] += failures.put(connection, found.failures)
+        each = [read_whatever_it_is(request) for request in requests]
+        try:
+            found = self._store(each)
+        except Exception as error:
+            if not costs_itself_only(error):
+                raise
+            # One of them cannot be stored: which one, and the others must not wait for it.
+            alone = [self._store_alone(*pair) for pair in zip(requests, each, strict=True)]
+            found = joined(alone)
         with self.queue_database.write() as connection:
             new = queue.sort(connection, {request.id for request in requests}, found.events)
             found.counts["repeated", ""] += len(found.events) - new
             queue.count(connection, +found.counts)
         return len(requests)
+
+    def _store(self, each: Sequence[Sorted]) -> Sorted:
+        """Bring what requests say of customers, and their failures, into the state."""
+        found = joined(each)
+        if found.calls or found.failures:
+            with self.state_database.write(alone=True) as connection:
+                self._apply(connection, found)
+                if found.failures:
+                    found.counts["failure", "let go"] += failures.put(connection, found.failures)
+        return found
+
+    def _store_alone(self, request: InboxRow, one: Sorted) -> Sorted:
+        try:
+            return self._store([one])
+        except Exception as error:
+            if not costs_itself_only(error):
+                raise
+            return self._store([unsortable(request, error)])
 
     def _apply(self, connection: Connection, found: Sorted) -> None:
         """Bring what the calls say of customers into the desired state, in the order they came."""
@@ -74,6 +101,50 @@ class Sorter:
         for call in found.calls:
             calls.lay(call)
         calls.write()
+
+
+def joined(each: Iterable[Sorted]) -> Sorted:
+    """What several requests came to together."""
+    found = Sorted()
+    for one in each:
+        found.events += one.events
+        found.calls += one.calls
+        found.failures += one.failures
+        found.counts += one.counts
+    return found
+
+
+def costs_itself_only(error: Exception) -> bool:
+    """Whether it is about what was to be done, not about the database and the machine."""
+    if isinstance(error, StateError | SQLAlchemyError):
+        return isinstance(error, Unfit)
+    return not isinstance(error, OSError | MemoryError)
+
+
+def read_whatever_it_is(request: InboxRow) -> Sorted:
+    """Sort one accepted request; one that cannot be is a failure and stops nobody."""
+    found = Sorted()
+    try:
+        read(request, found)
+    except Exception as error:
+        if not costs_itself_only(error):
+            raise
+        return unsortable(request, error)
+    return found
+
+
+def unsortable(request: InboxRow, error: Exception) -> Sorted:
+    """A request that was accepted and cannot be sorted, as a failure with its bytes."""
+    log.error(
+        "an accepted request cannot be sorted, it is kept as a failure",
+        extra={"inbox": request.id, "place": request.place},
+        exc_info=error,
+    )
+    text = request.body[:MAX_KEPT].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+    found = Sorted(counts=Counter({("rejected", UNSORTABLE): 1}))
+    failure = _failure(request, 0, Rejected(UNSORTABLE, ""))
+    found.failures.append({**failure, "request": text})  # of what we took and cannot read, more
+    return found
 
 
 def read(request: InboxRow, into: Sorted) -> None:
@@ -106,6 +177,8 @@ def read(request: InboxRow, into: Sorted) -> None:
             into.failures.append(_failure(request, place, outcome))
         else:
             into.calls.append(outcome)
+            if isinstance(outcome, CustomerUpdate) and outcome.left_out:
+                into.counts["dropped", mapping.LONG_NAME] += outcome.left_out
 
 
 def _failure(request: InboxRow, place: int, rejected: Rejected) -> dict[str, Any]:

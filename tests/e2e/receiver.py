@@ -72,12 +72,14 @@ def runs(process: int) -> bool:
 
 @dataclass
 class Daemon:
-    """A daemon that receives at `url`; `log` is what it said so far."""
+    """A daemon that receives at `url`, with health and metrics at `ops`; `log` is what it said so
+    far."""
 
     installation: Installation
     process: subprocess.Popen[str]
     log: list[str]
     url: str = ""
+    ops: str = ""
     killed: bool = False
     client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=30))
 
@@ -135,7 +137,7 @@ class Daemon:
 
     def metrics(self) -> dict[str, float]:
         """The samples of /metrics by name and labels, as they stand there."""
-        answer = self.client.get(f"{self.url}/metrics")
+        answer = self.client.get(f"{self.ops}/metrics")
         assert answer.status_code == 200, answer.text
         lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
@@ -239,7 +241,8 @@ def daemon(
     reading = threading.Thread(target=_read, args=(process, found.log), daemon=True)
     reading.start()
     try:
-        found.url = _address(found)
+        found.url = _address(found, "receiving on")
+        found.ops = _address(found, "health and metrics are at")
         _wait_for_ready(found)
         yield found
         if not found.killed:
@@ -262,8 +265,8 @@ def _read(process: subprocess.Popen[str], log: list[str]) -> None:
         log.append(line.rstrip("\n"))
 
 
-def _address(found: Daemon) -> str:
-    address = re.compile(r"receiving on (http://\S+)$")
+def _address(found: Daemon, what: str) -> str:
+    address = re.compile(rf'{what} (http://[^\s"]+)')
 
     def look() -> bool:
         assert found.process.poll() is None, "\n".join(found.log)
@@ -277,7 +280,7 @@ def _address(found: Daemon) -> str:
 def _wait_for_ready(found: Daemon) -> None:
     def ready() -> bool:
         assert found.process.poll() is None, "\n".join(found.log)
-        return found.client.get(f"{found.url}/readyz").text == "ready\n"
+        return found.client.get(f"{found.ops}/readyz").text == "ready\n"
 
     wait_until(ready, START, what="ready")
 

@@ -36,6 +36,8 @@ BOUND = 60.0
 LASTS = 5.0
 
 MORE = f"""\
+[ops]
+listen = "127.0.0.1:0"
 [schedule]
 every = "3s"
 jitter = "1s"

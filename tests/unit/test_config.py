@@ -37,6 +37,7 @@ OWN_VALUES = {
     "engage.profiles_sync.schema",
     "passthrough.write_keys",
     "passthrough.webhook_secret",
+    "passthrough.public_url",
 }
 LEAST = """
 [amberflo]
@@ -205,6 +206,7 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "retention.history": 0,
         "passthrough.listen": "127.0.0.1:8400",
         "passthrough.queue_limit": 1_000_000,
+        "ops.listen": "127.0.0.1:8402",
         "alerts.webhook": None,
         "alerts.lag": 30 * 60,
         "alerts.silent": 24 * 3600,
@@ -322,8 +324,15 @@ def test_a_value_that_the_environment_sets_needs_no_variable_of_the_file(file: P
     ],
 )
 def test_an_address_is_host_and_port(file: Path, listen: str, address: tuple[str, int]) -> None:
-    with_lines(file, "[passthrough]", f"listen = {listen!r}")
-    assert load(file, {}).passthrough.address == address
+    with_lines(file, *(f"[{part}]\nlisten = {listen!r}" for part in ("passthrough", "ops")))
+    config = load(file, {})
+    assert config.passthrough.address == config.ops.address == address
+
+
+@pytest.mark.parametrize("given", ["", "/", "/v1", "/v1/"])
+def test_the_public_url_is_where_the_paths_begin(file: Path, given: str) -> None:
+    with_lines(file, "[passthrough]", f'public_url = "https://calls.example.com:8443/a{given}"')
+    assert load(file, {}).passthrough.public_url == "https://calls.example.com:8443/a"
 
 
 @pytest.mark.parametrize(
@@ -433,7 +442,7 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
         (
             ["[gard]", "max_exits = 1"],
             "FILE: gard: unknown key; known here: amberflo, engage, schedule, guard, state, "
-            "passthrough, web, alerts, log",
+            "passthrough, ops, web, alerts, log",
         ),
         (
             ["[guard]", "max_exit = 1"],
@@ -494,6 +503,14 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
             ["[passthrough]", "listen = ':8400'"],
             "FILE: passthrough.listen: ':8400' is no address; ",
         ),
+        *(
+            (
+                ["[passthrough]", f"public_url = {wrong!r}"],
+                "FILE: passthrough.public_url: this is no URL; write for example https://calls.ex",
+            )
+            for wrong in ("calls.example.com", "https://", "https://a/b?c=d", "https://u:p@host")
+        ),
+        (["[ops]", "listen = '8402'"], "FILE: ops.listen: '8402' is no address; "),
         (["[passthrough]", "listen = 'h:65536'"], "FILE: passthrough.listen: 'h:65536' is no addr"),
         (["[passthrough]", "queue_limit = 0"], "FILE: passthrough.queue_limit: Input should be gr"),
         (["[passthrough]", "write_keys = [' ']"], "FILE: passthrough.write_keys: the secret is "),
@@ -790,6 +807,8 @@ OTHER_VALUES = {
     "AMBERFLO__TIMEOUT": "7s",
     "AMBERFLO__PATIENCE": "7s",
     "RETENTION__HISTORY": "400d",
+    "PASSTHROUGH__PUBLIC_URL": "https://calls.example.org",
+    "OPS__LISTEN": "h:4",
     "ENGAGE__CUSTOMER_ID": "email",
     "ENGAGE__AUDIENCES": '["vip"]',
     "ENGAGE__COMPUTED_TRAITS": '["x"]',
