@@ -17,7 +17,7 @@ import orjson
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from state import runs, workers
+from state import runs, snapshot, workers
 from state.database import Database
 from state.errors import Locked, StateError
 from state.lock import lock
@@ -117,6 +117,7 @@ class Service:
             config.passthrough.queue_limit,
             lambda: self._worker.ring(),
             Trouble("inbox"),
+            self._customers_waiting,
         )
         self._inbox.start()
         held.callback(self._inbox.stop)
@@ -124,7 +125,7 @@ class Service:
         registry = CollectorRegistry()
         registry.register(self._figures)
         self._receiver = Receiver(
-            inbox=self._inbox, write_keys=(), webhook_secret=None, registry=registry
+            inbox=self._inbox, callers=(), webhook_secret=None, registry=registry
         )
         self._let_callers_in()
         self._ops = Ops(registry, self._problem)
@@ -164,6 +165,11 @@ class Service:
         log.info("stopping")
         self._ending.set()
         self._tell_beside_to_end()
+
+    def _customers_waiting(self) -> dict[str, int]:
+        """Customers that calls made due, by key: they count as what waits of it."""
+        with self._state.read() as connection:
+            return snapshot.backlog_by_key(connection)
 
     def _problem(self) -> str | None:
         """What keeps us from working, in words for anybody: no path, no name."""
@@ -278,10 +284,10 @@ class Service:
     def _let_callers_in(self) -> None:
         settings = self._config.passthrough
         secret = settings.webhook_secret
-        self._receiver.write_keys = tuple(key.get_secret_value() for key in settings.write_keys)
+        self._receiver.callers = settings.callers
         self._receiver.webhook_secret = secret.get_secret_value() if secret else None
         self._receiver.public_url = settings.public_url
-        self._inbox.limit = settings.queue_limit
+        self._inbox.limit, self._inbox.share = settings.queue_limit, settings.share
 
     def _reload_when_asked(self) -> None:
         while not self._ending.wait(0.2):

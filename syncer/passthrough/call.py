@@ -37,6 +37,8 @@ SINGLE = {
     **{kind: kind for kind in ("page", "screen", "track", "identify", "group", "alias")},
     **{"p": "page", "s": "screen", "t": "track", "i": "identify", "g": "group", "a": "alias"},
 }
+#: What a call in a batch may be; delete by a webhook only.
+TYPES = (*SINGLE.values(), "delete")
 BATCH = frozenset({"batch", "import", "b"})
 WEBHOOK = "webhook"
 #: The routes that `split` knows.

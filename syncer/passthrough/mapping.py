@@ -34,6 +34,11 @@ UNKNOWN_CLASS = "unknown computation class"
 LONG_NAME = f"trait whose name is longer than {MAX_KEY} bytes"
 MEMBERSHIP_WITHOUT_USER = "membership or computed trait without userId"
 
+#: Properties of these names tell Amberflo what to do with a record (its SDKs' `aflo.` constants):
+#: they are no dimensions, and nobody who sends calls may say such things.
+RESERVED = "aflo."
+RESERVED_NAME = "property whose name begins with aflo."
+
 _MAX_DIMENSION = 200
 _MAX_NAMES = 64 * 1024
 #: What a dimension's value may not have (facts/amberflo.md §2).
@@ -47,6 +52,8 @@ class Meter:
     message_id: str
     customer_id: str
     record: bytes
+    #: properties that are left out, being Amberflo's own
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,9 @@ class CustomerUpdate:
     received_at: int
     #: traits that are left out, their names being too long
     left_out: int = 0
+    #: the short name of the key that the call came by, and whether that may tell memberships
+    via: str = ""
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,8 @@ class Membership:
     value: Value
     at_ms: int
     received_at: int
+    #: the short name of the key that the call came by
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,7 @@ class Delete:
     """Segment was asked to forget this customer."""
 
     customer_id: str
+    via: str = ""
 
 
 Outcome = Meter | CustomerUpdate | Membership | Delete | Dropped | Rejected
@@ -118,7 +131,11 @@ def _meter(call: Call) -> Meter | Rejected:
     properties = _flat(call.data)
     if properties is None:
         return rejected(TOO_WIDE, call.source, call.message_id)
+    left_out = 0
     for key, found in properties.items():
+        if key[: len(RESERVED)].lower() == RESERVED:
+            left_out += 1
+            continue
         text = dimension(found)
         if text and key and not key.isspace():
             dimensions.setdefault(key, text)
@@ -135,7 +152,7 @@ def _meter(call: Call) -> Meter | Rejected:
         "dimensions": dimensions,
     }
     try:
-        return Meter(call.message_id, customer_id, orjson.dumps(record))
+        return Meter(call.message_id, customer_id, orjson.dumps(record), left_out)
     except TypeError:
         return rejected(BAD_TEXT, call.source, call.message_id)
 

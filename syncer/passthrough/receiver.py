@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from state.errors import StateError
 from state.queue import Accepted
+from syncer.passthrough import scopes
 from syncer.passthrough.call import (
     BATCH,
     MAX_EVENTS,
@@ -33,8 +34,10 @@ from syncer.passthrough.call import (
     ROUTES,
     SINGLE,
     TOO_LARGE,
+    TYPES,
     WEBHOOK,
     BadRequest,
+    Call,
     Odd,
     Rejected,
     parse,
@@ -42,7 +45,8 @@ from syncer.passthrough.call import (
     split,
 )
 from syncer.passthrough.inbox import Full, Inbox
-from syncer.passthrough.signature import Signed, key_matches, verify
+from syncer.passthrough.scopes import SIGNED, Caller
+from syncer.passthrough.signature import Signed, verify
 
 T = TypeVar("T")
 
@@ -159,11 +163,12 @@ class Request:
 
 @dataclass
 class Receiver:
-    """The ASGI app. `write_keys` are what callers may use; none refuses all of them. `public_url`
-    is where callers reach it, for those that ask."""
+    """The ASGI app. `callers` are those that may send, by their keys; none refuses all of them.
+    Without a `webhook_secret` there is no route for webhooks. `public_url` is where callers reach
+    it, for those that ask."""
 
     inbox: Inbox
-    write_keys: tuple[str, ...]
+    callers: tuple[Caller, ...]
     webhook_secret: str | None
     public_url: str | None = None
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
@@ -214,7 +219,7 @@ class Receiver:
 
     async def _answer(self, request: Request) -> Response:
         match request.path:
-            case ["v1", route] if route in ROUTES or route == METRICS:
+            case ["v1", route] if self._is_route(route):
                 if request.method == "OPTIONS":
                     return _preflight(request)
                 _check_method(request, "POST")
@@ -231,23 +236,26 @@ class Receiver:
                 return self._settings(key)
         raise Refusal(404, "unknown_path", "there is no such path; Segment's begin with /v1/")
 
+    def _is_route(self, route: str) -> bool:
+        if route == WEBHOOK:
+            return self.webhook_secret is not None
+        return route in ROUTES or route == METRICS
+
     async def _take(self, route: str, request: Request) -> None:
         """Check a request and bring it in, or raise `Refusal`."""
         if route == METRICS:  # of the SDKs themselves
             await request.drop_body(MAX_REQUEST)
             return
         zipped = _zipped(request)
-        known = self._is_known(route, request)
-        if known:
+        caller = self._caller(route, request)
+        if caller is not None:
             request.is_known()
         signature = request.header(b"x-signature").decode("latin-1")
         limit = MAX_SINGLE if route in SINGLE else MAX_REQUEST
         if route == WEBHOOK:
-            if self.webhook_secret is None:
-                self._check_known(known)
-            elif not signature:
+            if not signature:
                 raise _unsigned()
-            elif known:
+            if caller is not None:
                 limit = MAX_WEBHOOK
         raw = await request.body(limit)
         if zipped:
@@ -255,23 +263,24 @@ class Receiver:
             raw = await self._beside(limit > MAX_REQUEST, _unzipped, raw, limit)
             request.holds(len(raw) - sent)
         large = len(raw) > ON_LOOP
-        if route == WEBHOOK and self.webhook_secret is not None:
+        if route == WEBHOOK:
+            assert self.webhook_secret is not None
             signed = await self._beside(large, verify, self.webhook_secret, raw, signature)
             if signed is Signed.NOT:
                 raise _unsigned()
-            known |= signed is Signed.WHOLE
+            caller = self._known(SIGNED if signed is Signed.WHOLE or caller else None)
         try:
             try:
                 if large:
                     raise Odd
-                body, events = self._read(route, known, raw, parse_quickly)
+                body, events, by = self._read(route, caller, raw, parse_quickly)
             except Odd:
-                body, events = await self._beside(True, self._read, route, known, raw, parse)
+                body, events, by = await self._beside(True, self._read, route, caller, raw, parse)
         except BadRequest as bad:
             raise Refusal(bad.status, bad.code, str(bad)) from None
         if events:
             del raw  # not kept twice while the commit runs
-            await self._bring_in(Accepted(route, body, events, self.clock()))
+            await self._bring_in(Accepted(route, body, events, self.clock(), by.name, by.scopes))
 
     async def _bring_in(self, accepted: Accepted) -> None:
         try:
@@ -291,32 +300,27 @@ class Receiver:
         return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
 
     def _read(
-        self, route: str, known: bool, raw: bytes, parsed: Callable[..., Any]
-    ) -> tuple[bytes, int]:
-        """The body as it is stored, and how many events it has. Nothing is parsed before its caller
-        is known, be it by a key that stands in the body."""
-        body, has_key = self._without_key(raw, OTHER_KEYS if not known else len(raw))
-        if route != WEBHOOK:
-            self._check_known(known or has_key)
+        self, route: str, caller: Caller | None, raw: bytes, parsed: Callable[..., Any]
+    ) -> tuple[bytes, int, Caller]:
+        """The body as it is stored, how many events it has, and who sent it. Nothing is parsed
+        before its caller is known, be it by a key that stands in the body."""
+        body, in_body = self._without_key(raw, OTHER_KEYS if caller is None else len(raw))
+        self._known(caller or in_body)
         # The parsed body is let go of here, not kept while the commit runs: a hundred small dicts
         # per waiting request would push one another out of the processor's cache.
-        return body, self._check(route, known, parsed(raw, exactly=route in SINGLE))
+        found = parsed(raw, exactly=route in SINGLE)
+        if route != WEBHOOK and isinstance(found, dict):
+            key = found.get("writeKey")
+            if isinstance(key, str) and key:
+                caller = scopes.find(self.callers, key)
+        caller = self._known(caller)
+        return body, self._check(route, caller, found), caller
 
-    def _check(self, route: str, known: bool, body: Any) -> int:
-        """How many events a request has, where the caller may send them. `known` is a caller with a
-        key outside of the body, or whose whole body is signed."""
-        if route == WEBHOOK:
-            if isinstance(body, list):  # its signature may cover the first event only
-                self._check_known(known)
-        else:
-            in_body = body.get("writeKey") if isinstance(body, dict) else None
-            if isinstance(in_body, str) and in_body:
-                known = key_matches(self.write_keys, in_body)
-            self._check_known(known)
+    def _check(self, route: str, caller: Caller, body: Any) -> int:
+        """How many events a request has, where it may be taken."""
         if route in BATCH or isinstance(body, list):
             # Only what refuses a request whole; its events are looked at one by one later.
-            signed = route == WEBHOOK and self.webhook_secret is not None
-            return count(route, body, MAX_WEBHOOK_EVENTS if signed else MAX_EVENTS)
+            return count(route, body, MAX_WEBHOOK_EVENTS if route == WEBHOOK else MAX_EVENTS)
         (found,) = split(route, body, received_at=self.clock(), make_id=lambda: "none")
         if isinstance(found, Rejected) and route in SINGLE:
             large = found.reason == TOO_LARGE
@@ -325,17 +329,22 @@ class Receiver:
                 status=413 if large else 400,
                 code="too_large" if large else "invalid_event",
             )
+        if isinstance(found, Call) and (need := scopes.needed(found)) not in caller.may:
+            raise BadRequest(scopes.NOT_ALLOWED[need], status=403, code="not_allowed")
         return 1
 
-    def _without_key(self, raw: bytes, others: int) -> tuple[bytes, bool]:
-        """The body without any write key of ours; and whether there was one. The search for the
-        first one ends after so many keys of others."""
+    def _without_key(self, raw: bytes, others: int) -> tuple[bytes, Caller | None]:
+        """The body without any write key of ours; and whose the first one was. The search for it
+        ends after so many keys of others."""
         # Looked for as plain bytes: a regular expression would try every byte of the body.
+        first: Caller | None = None
         parts, start, at = [], 0, raw.find(_WRITE_KEY)
         while at >= 0:
             at += len(_WRITE_KEY)
             match = _TEXT_VALUE.match(raw, at)
-            if match is not None and key_matches(self.write_keys, _text(match[1])):
+            found = None if match is None else scopes.find(self.callers, _text(match[1]))
+            if match is not None and found is not None:
+                first = first or found
                 parts += [raw[start:at], b':""']
                 start = match.end()
             elif not parts:
@@ -343,22 +352,24 @@ class Receiver:
                 if others < 0:
                     break
             at = raw.find(_WRITE_KEY, at)
-        return (b"".join([*parts, raw[start:]]), True) if parts else (raw, False)
+        return (b"".join([*parts, raw[start:]]), first) if parts else (raw, None)
 
-    def _is_known(self, route: str, request: Request) -> bool:
-        """Whether a key of ours stands outside of the body."""
-        if key_matches(self.write_keys, _key_of(request)):
-            return True
-        return route == WEBHOOK and key_matches(self.write_keys, request.query("key"))
+    def _caller(self, route: str, request: Request) -> Caller | None:
+        """Whose key stands outside of the body."""
+        found = scopes.find(self.callers, _key_of(request))
+        if found is None and route == WEBHOOK:
+            found = scopes.find(self.callers, request.query("key"))
+        return found
 
-    def _check_known(self, known: bool) -> None:
-        if not known:
+    def _known(self, caller: Caller | None) -> Caller:
+        if caller is None:
             raise Refusal(401, "invalid_write_key", "the write key is not one of this receiver's")
+        return caller
 
     def _settings(self, key: str) -> Response:
         """What analytics.js and the mobile SDKs ask Segment's CDN for at their start. Without
         `apiHost` they go on with the one that the app has set."""
-        if not key_matches(self.write_keys, key):
+        if scopes.find(self.callers, key) is None:
             raise Refusal(404, "unknown_write_key", "no such write key")
         segment = {"apiKey": key}
         if self.public_url is not None:
@@ -379,6 +390,8 @@ def count(route: str, body: Any, most: int) -> int:
     if len(events) > most:
         reason = f"{len(events)} events; a request takes up to {most}"
         raise BadRequest(reason, status=413, code="too_large")
+    if events and not any(type(one) is dict and one.get("type") in TYPES for one in events):
+        raise BadRequest("nothing in the batch is a call: each is an object with a known type")
     return len(events)
 
 

@@ -1,11 +1,10 @@
-"""Who may send: the signature of Segment's webhooks, and write keys. Pure, in constant time."""
+"""The signature of Segment's webhooks. Pure, in constant time."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
 from enum import IntEnum
 
 #: An event has up to 32 KB and 64 levels; Segment adds some fields on its way.
@@ -39,15 +38,6 @@ def verify(secret: str, raw_body: bytes, header: str | None) -> Signed:
 def _matches(secret: str, signed: bytes, given: bytes) -> bool:
     right = hmac.new(secret.encode(), signed, hashlib.sha1).hexdigest().encode()
     return hmac.compare_digest(right, given)
-
-
-def key_matches(keys: Iterable[str], given: str | None) -> bool:
-    """Whether a write key is one of ours; looks at all of them. Blank keys match nothing."""
-    found = False
-    offered = (given or "").encode("utf-8", "surrogatepass")
-    for key in keys:
-        found |= hmac.compare_digest(key.encode("utf-8", "surrogatepass"), offered) and bool(key)
-    return found
 
 
 def first_element(raw: bytes) -> bytes | None:

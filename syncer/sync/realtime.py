@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -21,10 +21,11 @@ from state import failures, queue
 from state.database import Database
 from state.errors import StateError, Unfit
 from state.queue import EventRow, InboxRow
-from syncer.passthrough import mapping
+from syncer.passthrough import mapping, scopes
 from syncer.passthrough.call import Call, Dropped, Rejected, parse, split
-from syncer.passthrough.mapping import CustomerUpdate, Meter
-from syncer.sync.calls import Calls, CustomerCall
+from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership, Meter, Outcome
+from syncer.sync import early
+from syncer.sync.calls import OLDER, Calls, CustomerCall
 
 log = logging.getLogger("syncer")
 
@@ -47,13 +48,17 @@ class Sorted:
 
 @dataclass
 class Sorter:
-    """Takes requests out of the inbox. `audiences` and `computed_traits` are the config's globs."""
+    """Takes requests out of the inbox. `audiences` and `computed_traits` are the config's globs,
+    `protected` the names or globs of traits that nobody writes; of more deletes than
+    `deletes_per_day` each waits for somebody's word."""
 
     queue_database: Database
     state_database: Database
     audiences: Sequence[str]
     computed_traits: Sequence[str]
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    protected: tuple[str, ...] = ()
+    deletes_per_day: int = 100
 
     def sort(self) -> int:
         """Sort the oldest requests; gives how many there were."""
@@ -76,6 +81,23 @@ class Sorter:
             queue.count(connection, +found.counts)
         return len(requests)
 
+    def settle_early(self) -> None:
+        """Take the calls of Engage that waited for a pull to know their trait, and let go of those
+        that waited for too long."""
+        now = self.clock()
+        with self.state_database.read() as connection:
+            if not early.any_to_settle(connection, now):
+                return
+        counts: Counter[tuple[str, str]] = Counter()
+        with self.state_database.write(alone=True) as connection:
+            known, pulled = early.take_known(connection), early.known_better(connection, now)
+            newer: list[CustomerCall] = [one for one in known if one.received_at > pulled]
+            counts["dropped", OLDER] += len(known) - len(newer)
+            self._apply(connection, Sorted(calls=newer, counts=counts))
+            counts["dropped", early.UNKNOWN] += early.let_go(connection, now)
+        with self.queue_database.write() as connection:
+            queue.count(connection, +counts)
+
     def _store(self, each: Sequence[Sorted]) -> Sorted:
         """Bring what requests say of customers, and their failures, into the state."""
         found = joined(each)
@@ -96,8 +118,16 @@ class Sorter:
 
     def _apply(self, connection: Connection, found: Sorted) -> None:
         """Bring what the calls say of customers into the desired state, in the order they came."""
-        globs = self.audiences, self.computed_traits
-        calls = Calls(connection, found.calls, *globs, self.clock(), found.counts)
+        calls = Calls(
+            connection,
+            found.calls,
+            self.audiences,
+            self.computed_traits,
+            self.clock(),
+            found.counts,
+            protected=self.protected,
+            deletes_per_day=self.deletes_per_day,
+        )
         for call in found.calls:
             calls.lay(call)
         calls.write()
@@ -159,15 +189,19 @@ def read(request: InboxRow, into: Sorted) -> None:
     events = split(
         request.path, parse(request.body), received_at=request.received_at, make_id=make_id
     )
+    may = scopes.allowed(request.path, request.scopes)
     for place, event in enumerate(events):
-        outcome = mapping.outcome(event) if isinstance(event, Call) else event
+        outcome = _outcome(event, may, request.key)
         into.counts["call", event.type if isinstance(event, Call) else ""] += 1
+        into.counts["key", request.key] += 1
         if isinstance(event, Call):
             for note in event.notes:
                 into.counts["noted", note] += 1
         if isinstance(outcome, Meter):
             at = request.received_at
-            into.events.append(EventRow(outcome.message_id, outcome.record, at, at))
+            into.events.append(EventRow(outcome.message_id, outcome.record, at, at, request.key))
+            if outcome.left_out:
+                into.counts["dropped", mapping.RESERVED_NAME] += outcome.left_out
         elif isinstance(outcome, Dropped):
             into.counts["dropped", outcome.reason] += 1
         elif isinstance(outcome, Rejected):
@@ -181,7 +215,23 @@ def read(request: InboxRow, into: Sorted) -> None:
                 into.counts["dropped", mapping.LONG_NAME] += outcome.left_out
 
 
+def _outcome(event: Call | Dropped | Rejected, may: Collection[str], via: str) -> Outcome:
+    """What becomes of an event that came by a key which may do some things and not others."""
+    if not isinstance(event, Call):
+        return event
+    need = scopes.needed(event)
+    if need not in may:
+        return Dropped(scopes.NOT_ALLOWED[need])
+    found = mapping.outcome(event)
+    if isinstance(found, CustomerUpdate):
+        return replace(found, via=via, trusted=scopes.MEMBERSHIPS in may)
+    if isinstance(found, Membership | Delete):
+        return replace(found, via=via)
+    return found
+
+
 def _failure(request: InboxRow, place: int, rejected: Rejected) -> dict[str, Any]:
     ref = f"{request.received_at}:{request.id}:{request.place}:{place}"
     raw, received_at = rejected.raw, request.received_at
-    return failures.call(ref, rejected.message_id, rejected.reason, raw, received_at)
+    via = request.key or None
+    return failures.call(ref, rejected.message_id, rejected.reason, raw, received_at, via)

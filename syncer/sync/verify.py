@@ -305,5 +305,5 @@ class Verifier:
         """Where the record is not as it should be, and the names of all that was compared."""
         how: Any = {"as_strings": self.as_strings, "protected": self.protected}
         drifts = differences(record, row, self.owned, **how)
-        names = [*ours_at_amberflo(row, **how), "customerName"]
+        names = [*ours_at_amberflo(row, self.owned, **how), "customerName"]
         return drifts, [*names, "customerEmail"] if row.email else names
