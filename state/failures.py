@@ -53,7 +53,12 @@ def _let_go(connection: Connection) -> int:
 
 
 def call(
-    ref: str, message_id: str | None, reason: str, raw: str, received_at: int, via: str | None
+    ref: str,
+    message_id: str | None,
+    reason: str,
+    raw: str,
+    received_at: int,
+    via: str | None = None,
 ) -> dict[str, Any]:
     """The row of a call that cannot be taken as it is; `ref` says where it was, `via` is the short
     name of its key."""

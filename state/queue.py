@@ -278,7 +278,7 @@ def unsettled(connection: Connection, records: Collection[tuple[str, str]]) -> i
     statement = select(EVENT.c.message_id, EVENT.c.key).where(
         EVENT.c.message_id.in_([message_id for message_id, _ in records]), _WAITS
     )
-    return len(set(records).intersection(row._tuple() for row in connection.execute(statement)))
+    return len(set(records).intersection(map(tuple, connection.execute(statement))))
 
 
 def purge(connection: Connection, before: int) -> int:

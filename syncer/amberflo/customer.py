@@ -103,7 +103,7 @@ def to_put(
     record = merged(
         current,
         customer_id=row.customer_id,
-        traits=_wanted(row.traits, row.called, owned),
+        traits=_wanted(row, owned),
         name=row.name,
         email=row.email,
         owned={*owned, *_taken_away(there, row.called), *given_back}
@@ -176,7 +176,7 @@ def ours_at_amberflo(
     """The traits that are ours, as Amberflo should hold them; `owned` names are Engage's alone."""
     if not row.called:
         return _sent(row.traits, as_strings, protected)
-    return _ours(_wanted(row.traits, row.called, owned), as_strings, protected)
+    return _ours(_wanted(row, owned), as_strings, protected)
 
 
 @lru_cache(4096)
@@ -191,13 +191,19 @@ def is_protected(trait: str, protected: tuple[str, ...]) -> bool:
     return any(fnmatchcase(trait, one) for one in protected)
 
 
-def _wanted(traits: str, said: str | None, owned: Collection[str]) -> dict[str, Any]:
+def _wanted(row: Desired, owned: Collection[str]) -> dict[str, Any]:
     """All traits that a customer shall have of ours: what identify calls said is the customer's
-    where Engage does not compute a trait of that name, for whomever."""
-    found: dict[str, Any] = orjson.loads(traits)
-    if not said:
+    where Engage does not compute a trait of that name, for whomever (`owned`, less what was given
+    back since)."""
+    found: dict[str, Any] = orjson.loads(row.traits)
+    if not row.called:
         return found
-    told = {name: value for name, value in called.values(said).items() if name not in owned}
+    free = orjson.loads(row.given_back) if row.given_back else ()
+    told = {
+        name: value
+        for name, value in called.values(row.called).items()
+        if name not in owned or name in free
+    }
     return told | found
 
 

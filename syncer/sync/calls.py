@@ -36,9 +36,6 @@ CustomerCall = CustomerUpdate | Membership | Delete
 
 #: Traits that identify calls may set of a customer, and bytes of all of them.
 MAX_TRAITS, MAX_CALLED = 300, 256 * 1024
-#: Bytes that a key of the history may have: databases put it into an index. A client's trait may
-#: have a longer name.
-MAX_KEY = 400
 
 #: Why a call is dropped.
 FORGOTTEN = "forgotten"
@@ -196,7 +193,6 @@ class Calls:
         value."""
         if not same(before, after):
             values = as_json(before), as_json(after)
-            key = key.encode()[:MAX_KEY].decode(errors="ignore")
             via = call.via or None
             row = ChangeRow(
                 call.customer_id, key, trait, *values, call.at_ms, IDENTIFY, step=0, via=via

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ from typing import Any
 import httpx
 import orjson
 
+from state import snapshot
+from state.database import Database
+from state.snapshot import TraitRow
+from syncer.engage.names import trait_name
+from syncer.passthrough.scopes import SCOPES
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 
 from .conftest import API_KEY, Installation
@@ -218,6 +223,13 @@ def installed(folder: Path, **options: Any) -> Iterator[Installation]:
         yield found
 
 
+def know(url: str, *keys: str, kind: str = "audience") -> None:
+    """Make traits ours in a state, as a run does that pulls them."""
+    with closing(Database.open(url)) as state, state.write() as connection:
+        rows = [TraitRow(key, trait_name(key), kind, 0) for key in keys]
+        snapshot.put_traits(connection, rows)
+
+
 @contextmanager
 def daemon(
     installation: Installation, *, state: str | None = None, more: str = "", **settings: Any
@@ -226,15 +238,11 @@ def daemon(
     config. It must end well when told to, unless it was killed."""
     given = {
         "listen": "127.0.0.1:0",
-        "write_keys": ["another-key", KEY],
+        "write_keys": ["another-key", {"key": KEY, "may": SCOPES}],
         "webhook_secret": SECRET,
         **settings,
     }
-    lines = [
-        f"{key} = {orjson.dumps(value).decode()}"
-        for key, value in given.items()
-        if value is not None
-    ]
+    lines = [f"{key} = {toml(value)}" for key, value in given.items() if value is not None]
     installation.configure(state=state, more=f"[passthrough]\n{chr(10).join(lines)}\n{more}")
     process = installation.start("daemon")
     found = Daemon(installation, process, [])
@@ -257,6 +265,15 @@ def daemon(
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def toml(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {toml(one)}' for key, one in value.items())} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    return orjson.dumps(value).decode()
 
 
 def _read(process: subprocess.Popen[str], log: list[str]) -> None:

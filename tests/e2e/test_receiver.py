@@ -60,6 +60,7 @@ from syncer.passthrough.mapping import (
     UNKNOWN_CLASS,
 )
 from syncer.passthrough.receiver import Receiver
+from syncer.passthrough.scopes import SCOPES, Caller
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
@@ -75,6 +76,7 @@ from .receiver import (
     daemon,
     holds_secret,
     installed,
+    know,
     refused,
     taken,
     unique,
@@ -95,6 +97,10 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for all tests that need no other; each uses ids of its own."""
     with installed(tmp_path_factory.mktemp("receiver")) as installation:
         Profiles(installation).close()
+        engage = [name for name in PAYLOADS if name.startswith("engage_")]
+        personas = [PAYLOADS[name].get("context", {}).get("personas", {}) for name in engage]
+        keys = {one["computation_key"] for one in personas if "computation_key" in one}
+        know(f"sqlite:///{installation.folder / 'syncer.db'}", *sorted(keys))
         with daemon(installation, public_url="https://calls.example.com/segment") as found:
             yield found
             keeps_no_secret(found)
@@ -565,7 +571,7 @@ def memory_peak(process: int) -> int:
 def test_a_full_queue_says_so_and_takes_again_later(installation: Installation) -> None:
     """What waits for a failing Amberflo fills the queue; when it was worked off there is room."""
     installation.amberflo.faults = Faults.parse("503=1")
-    with daemon(installation, queue_limit=5, webhook_secret=None) as found:
+    with daemon(installation, queue_limit=5, queue_share=1, webhook_secret=None) as found:
         first = [track() for _ in range(4)]
         found.batch(*first)
         answer = found.post("batch", {"batch": [track(), track()]})
@@ -583,12 +589,10 @@ def test_a_full_queue_says_so_and_takes_again_later(installation: Installation) 
         wait_until(lambda: found.post("track", again).status_code == 200, 10, what="room")
         found.records(again["messageId"])
 
-        # Without a secret a webhook needs a write key.
-        event = track()
-        refused(found.post("webhook", event, key=None), 401, "invalid_write_key")
-        found.send("webhook", event)
-        found.send("webhook?key=" + KEY, [track()], key=None)
-        found.records(event["messageId"])
+        # Without a secret there are no webhooks.
+        for route in ("webhook", "webhook?key=" + KEY):
+            refused(found.post(route, track()), 404, "unknown_path")
+        refused(found.client.options(f"{found.url}/v1/webhook"), 404, "unknown_path")
 
 
 # Webhooks
@@ -829,21 +833,29 @@ def test_times_that_cannot_be_are_the_receipts(receiver: Daemon) -> None:
 
 
 def test_duplicates_are_dropped(receiver: Daemon) -> None:
-    """By messageId: across requests, routes and kinds, and within a batch; the first one counts."""
+    """By messageId: across requests, routes and kinds, and within a batch; the first one counts.
+    Who calls with another key has other messageIds, and cannot keep ours from counting."""
     before = receiver.calls("repeated")
     user, name = unique("user"), unique()
     event = track(userId=user, messageId=name, properties={"value": 1})
     receiver.send("track", event)
     receiver.send("track", event)
     receiver.batch(event, event | {"properties": {"value": 2}}, track(userId=user, event="Other"))
-    body = orjson.dumps(event | {"type": "page"})
-    receiver.send("webhook", body, x_signature=sign(body))
+    receiver.batch(event | {"type": "page"})
     receiver.settle()
     receiver.send("import", {"batch": [event | {"userId": "somebody else"}]})
     receiver.settle()
     assert receiver.records(name)[0]["meterValue"] == 1
     assert len(receiver.by_customer(user)) == 2
     assert receiver.calls("repeated") - before == 5
+    for key in ("another-key", "another-key"):
+        receiver.send("track", event | {"properties": {"value": 7}}, key=key)
+    body = orjson.dumps(event | {"properties": {"value": 8}})
+    receiver.send("webhook", body, x_signature=sign(body))
+    receiver.settle()
+    found = [one["meterValue"] for one in receiver.by_customer(user) if one["uniqueId"] == name]
+    assert sorted(found) == [1, 7, 8]
+    assert receiver.calls("repeated") - before == 6
 
 
 def test_calls_may_be_switched_off(receiver: Daemon) -> None:
@@ -1239,6 +1251,9 @@ def test_memberships_by_call_and_by_pull(installation: Installation) -> None:
     with closing(Profiles(installation)) as profiles:
         profiles.put("ada", ago(6), vip="true", name="Ada")
         profiles.put("bob", ago(6), vip="false", name="Bob")
+        url = f"sqlite:///{installation.folder / 'syncer.db'}"
+        know(url, "Big Spender Club", "vip")
+        know(url, "total_revenue_180_days", kind="computed_trait")
         with daemon(installation) as found:
             _memberships(found, installation, profiles)
 
@@ -1653,11 +1668,12 @@ def test_an_address_that_is_taken(installation: Installation) -> None:
 
 def test_on_postgresql(installation: Installation, postgres_url: str) -> None:
     """The state and the queue on PostgreSQL; many bad events at once are not too many for it."""
+    know(postgres_url, "vip")
     with daemon(installation, state=postgres_url) as found:
         user, name = unique("user"), unique()
         with stopped_worker(found):
             for _ in range(4):
-                found.send("batch", {"batch": [{}] * 2500})
+                found.send("batch", {"batch": [{"type": "page"}] * 2500})
         found.batch(
             track(messageId=name, userId=user),
             track(messageId=name, userId=user),
@@ -1693,8 +1709,8 @@ def test_no_secret_is_kept_or_told(receiver: Daemon) -> None:
     with stopped_worker(receiver):
         for text in written_keys:
             name = unique()
-            event = f'{{"userId":"u1","event":"E","messageId":"{name}",{text}}}'
-            batch = f'{{"batch":[{event.replace("userId", "type")},{event}],{text}}}'
+            event = f'{{"userId":"u1","type":"track","event":"E","messageId":"{name}",{text}}}'
+            batch = f'{{"batch":[{event.replace("userId", "user")},{event}],{text}}}'
             receiver.send("track", event.encode(), key=None)
             receiver.send("batch", batch.encode(), key=None)
             first = event.encode()
@@ -1777,7 +1793,7 @@ HEADERS = st.fixed_dictionaries(
     },
 )
 DOCUMENTED = {
-    "POST": {200, 400, 401, 413, 415, 429, 503},
+    "POST": {200, 400, 401, 403, 413, 415, 429, 503},
     "OPTIONS": {204},
     "GET": {405},
 }
@@ -1791,7 +1807,7 @@ class Workbench:
         self.calls, self.state = Database.open(url, "queue"), Database.open(url)
         self.inbox = Inbox(self.calls, 10**9)
         self.inbox.start()
-        self.app = Receiver(self.inbox, (KEY,), SECRET).app()
+        self.app = Receiver(self.inbox, (Caller("key", frozenset(SCOPES), KEY),), SECRET).app()
         self.sorter = Sorter(self.calls, self.state, ["*"], ["value"])
 
     def request(self, method: str, path: str, content: bytes, headers: Any) -> httpx.Response:

@@ -88,7 +88,7 @@ def test_the_example_loads() -> None:
     config = load(EXAMPLE, EXAMPLE_ENVIRON)
     assert config.amberflo.api_key.get_secret_value() == "hush-amberflo"
     assert config.engage.profiles_sync.url.password == "hush-database"
-    assert [key.get_secret_value() for key in config.passthrough.write_keys] == ["hush-write"]
+    assert [one.key for one in config.passthrough.callers] == ["hush-write"]
     assert config.passthrough.webhook_secret == SecretStr("hush-webhook")
     assert config.engage.computed_traits == ("total_revenue_*",)
     assert config.engage.profiles_sync.schema_ == "my_space"
@@ -205,7 +205,9 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "state.url": URL.create("sqlite", database="syncer.db"),
         "retention.history": 0,
         "passthrough.listen": "127.0.0.1:8400",
+        "passthrough.deletes_per_day": 100,
         "passthrough.queue_limit": 1_000_000,
+        "passthrough.queue_share": 0.5,
         "ops.listen": "127.0.0.1:8402",
         "alerts.webhook": None,
         "alerts.lag": 30 * 60,
@@ -292,7 +294,7 @@ def test_all_can_come_from_the_environment(tmp_path: Path) -> None:
             "KEY": "hush-2",
         },
     )
-    keys = [key.get_secret_value() for key in config.passthrough.write_keys]
+    keys = [one.key for one in config.passthrough.callers]
     assert keys == ["hush-1", "hush-2"]
 
 
@@ -450,7 +452,8 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
         ),
         (
             ["shema = 'x'"],
-            "FILE: engage.profiles_sync.shema: unknown key; known here: url, schema, overlap",
+            "FILE: engage.profiles_sync.shema: unknown key; known here: url, url_file, schema, "
+            "overlap",
         ),
         (["schema_ = 'x'"], "FILE: engage.profiles_sync.schema_: unknown key; known here: url, "),
         (["[schedule]", "every = 'often'"], "FILE: schedule.every: this is no duration; write"),
@@ -513,7 +516,10 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
         (["[ops]", "listen = '8402'"], "FILE: ops.listen: '8402' is no address; "),
         (["[passthrough]", "listen = 'h:65536'"], "FILE: passthrough.listen: 'h:65536' is no addr"),
         (["[passthrough]", "queue_limit = 0"], "FILE: passthrough.queue_limit: Input should be gr"),
-        (["[passthrough]", "write_keys = [' ']"], "FILE: passthrough.write_keys: the secret is "),
+        (
+            ["[passthrough]", "write_keys = [' ']"],
+            "FILE: passthrough.write_keys.key: the secret is ",
+        ),
         (["[passthrough]", "webhook_secret = ''"], "FILE: passthrough.webhook_secret: the secret"),
         (
             ["[passthrough]", "write_keys = ['hush', '${NO_KEY}']"],
@@ -608,7 +614,7 @@ def test_the_keys_that_are_known_are_all_told(file: Path) -> None:
         ),
         (
             "[amberflo]\napi_key = 'hush'\n[engage.profiles_sync]\nschema = 'x'",
-            "FILE: engage.profiles_sync.url: missing; config.example.toml shows it",
+            "FILE: engage.profiles_sync.url: missing; set url, or url_file with the path of a file",
         ),
         ("[amberflo]\napi_key = '${NO_KEY}'", "FILE: amberflo.api_key: the environment variable "),
         (
@@ -829,7 +835,9 @@ OTHER_VALUES = {
     "PASSTHROUGH__LISTEN": "127.0.0.1:1",
     "PASSTHROUGH__WRITE_KEYS": '["hush 2"]',
     "PASSTHROUGH__WEBHOOK_SECRET": "hush 2",
+    "PASSTHROUGH__DELETES_PER_DAY": "7",
     "PASSTHROUGH__QUEUE_LIMIT": "7",
+    "PASSTHROUGH__QUEUE_SHARE": "0.7",
     "ALERTS__WEBHOOK": "https://h/hush",
     "ALERTS__LAG": "7s",
     "ALERTS__SILENT": "7s",
