@@ -170,12 +170,13 @@ class Calls:
             reason = self._refused(trait, new, was)
             if reason is None and was is None and not _made_room(found):
                 reason = MANY_TRAITS
-            if reason is None and new is not None:
-                room -= len(orjson.dumps([trait, new]))
-                reason = LARGE_TRAITS if room < 0 else None
+            size = 0 if new is None else len(orjson.dumps([trait, new]))
+            if reason is None and size > room:
+                reason = LARGE_TRAITS
             if reason is not None:
                 self._counts["dropped", reason] += 1
                 continue
+            room -= size
             self._tell(call, trait, trait, None if was is None else was.value, new)
             found[trait] = (was or Said(None, 0)).says(new, call.at_ms)
         return called.dump(found)
