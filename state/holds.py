@@ -180,6 +180,18 @@ def count(connection: Connection, hold: int) -> int:
     )
 
 
+def deleted_since(connection: Connection, moment: int) -> int:
+    """How many customers that were deleted in Segment runs took out since a moment, without an
+    approval."""
+    by_approval = select(HOLD.c.decided_run).where(
+        HOLD.c.trait == DELETED, HOLD.c.decision == APPROVED, HOLD.c.decided_run.is_not(None)
+    )
+    statement = select(func.coalesce(func.sum(RUN.c.deleted), 0)).where(
+        RUN.c.committed_at > moment, RUN.c.id.not_in(by_approval)
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
 # Holding
 
 

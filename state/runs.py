@@ -86,12 +86,6 @@ def left_since(connection: Connection, moment: int) -> dict[str, int]:
     return {str(trait): int(left) for trait, left in rows if left}
 
 
-def deleted_since(connection: Connection, moment: int) -> int:
-    """How many customers that were deleted in Segment runs took out since a moment."""
-    statement = select(func.coalesce(func.sum(RUN.c.deleted), 0))
-    return int(connection.execute(statement.where(RUN.c.committed_at > moment)).scalar_one())
-
-
 def last_whole(connection: Connection) -> Mapping[str, Any] | None:
     """The newest committed run after which nothing older than its watermark is unseen. (Runs of
     one customer have no watermark; a source that has none gives "".)"""

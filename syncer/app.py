@@ -87,6 +87,7 @@ class App:
                 stop=self.stop,
                 account=self.account(database),
                 look=partial(self._look, database),
+                glance=partial(self._glance, database),
                 computations=public_api.computations if public_api else None,
                 size_tolerance=settings.size_tolerance if settings else 0.0,
             )
@@ -261,17 +262,7 @@ class App:
     def _look(self, database: Database, *, must: bool) -> Iterator[Contact | None]:
         """What Amberflo holds, read for a full compare. Where Amberflo cannot be read that is
         raised if it `must` be; else one line says so, and there is nothing."""
-        settings = self.config.amberflo
-        contact = Contact(
-            database=database,
-            connect=self._holdings,
-            progress=self.progress,
-            as_strings=settings.trait_values == "string",
-            protected=settings.protected,
-            at_a_time=settings.concurrency,
-            stop=self.stop,
-        )
-        with closing(contact):
+        with closing(self._contact(database)) as contact:
             try:
                 contact.read()
                 found: Contact | None = contact
@@ -281,6 +272,23 @@ class App:
                 self.progress.say(f"what Amberflo holds is not compared: {problem}")
                 found = None
             yield found
+
+    def _glance(self, database: Database) -> int:
+        """How many of the customers that changed last at Amberflo are not as the state has them."""
+        with closing(self._contact(database)) as contact:
+            return contact.glance()
+
+    def _contact(self, database: Database) -> Contact:
+        settings = self.config.amberflo
+        return Contact(
+            database=database,
+            connect=self._holdings,
+            progress=self.progress,
+            as_strings=settings.trait_values == "string",
+            protected=settings.protected,
+            at_a_time=settings.concurrency,
+            stop=self.stop,
+        )
 
     @asynccontextmanager
     async def _holdings(self) -> AsyncIterator[Holdings]:

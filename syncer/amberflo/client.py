@@ -117,7 +117,13 @@ class AmberfloClient:
     async def page_of_customers(self, page: int, limit: int) -> list[Record]:
         """The `page`th (from 1) `limit` of all customers, by id. Whether the records have their
         traits is open (facts/amberflo.md §1, "paging"); a page after the last one is empty."""
-        query = f"limit={limit}&page={page}&sort=id&isAscending=true"
+        return await self._page(f"limit={limit}&page={page}&sort=id&isAscending=true")
+
+    async def newest_customers(self, limit: int) -> list[Record]:
+        """The `limit` customers that changed last, the newest first; as `page_of_customers`."""
+        return await self._page(f"limit={limit}&page=1&sort=updateTime&isAscending=false")
+
+    async def _page(self, query: str) -> list[Record]:
         url = f"{self._customers_url}/paging?{query}"
         body = await self._request("GET", url)
         try:

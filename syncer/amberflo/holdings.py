@@ -47,6 +47,11 @@ class Holdings:
         record = await self._insist(lambda: self.client.get_customer(customer_id))
         return None if record is None or record.get("deleteTime") else record
 
+    async def newest(self, limit: int) -> list[Record]:
+        """The customers that changed last, the newest first; asked for once. Raises AmberfloError
+        where they are not to be had."""
+        return await self.client.newest_customers(limit)
+
     async def pages(self) -> AsyncGenerator[list[Record]]:
         """All customers, page by page. Those made or deleted meanwhile move the pages, so one may
         come twice or not at all. Raises Refused where there are no pages."""

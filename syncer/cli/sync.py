@@ -241,7 +241,7 @@ def _print_first_contact(first: FirstContact) -> None:
     report.print_table(("trait at Amberflo", "found", "differ"), rows)
     for one in found:
         for example in one.examples:
-            print(
+            report.print_line(
                 f"{example.customer_id}: {one.trait} is {said(example.found)} at Amberflo, "
                 f"{said(example.expected)} by Engage"
             )

@@ -22,18 +22,21 @@ from state.called import Said
 from state.early import EarlyCall
 from state.holds import InForce
 from state.snapshot import ChangeRow, CustomerState, TraitRow
+from state.tables import IDENTIFY
 from syncer.amberflo.customer import is_protected
 from syncer.engage.catalog import canonical
 from syncer.engage.names import trait_name
 from syncer.engage.selection import kind_by_globs
 from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership
-from syncer.sync.commit import IDENTIFY, PROFILE, as_json, counts
+from syncer.sync.commit import as_json, counts
 from syncer.sync.compare import Stamp, read_stamps, same
 from syncer.sync.early import TOO_MANY, waiting
 from syncer.times import believed
 
 CustomerCall = CustomerUpdate | Membership | Delete
 
+#: Name and email in the history: their key in Segment, and their name at Amberflo.
+PROFILE = (("name", "customerName"), ("email", "customerEmail"))
 #: Traits that identify calls may set of a customer, and bytes of all of them.
 MAX_TRAITS, MAX_CALLED = 300, 256 * 1024
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from state import called, forgotten, holds, snapshot
 from state.holds import Kept
 from state.snapshot import ChangeRow, CustomerState
+from state.tables import IDENTIFY
 from syncer.engage.catalog import KnownTrait, canonical
 from syncer.engage.values import Value
 from syncer.sync.compare import (
@@ -28,12 +29,6 @@ from syncer.sync.compare import (
     same,
 )
 from syncer.sync.decision import Decision
-
-#: Name and email in the history: their key in Segment, and their name at Amberflo.
-PROFILE = (("name", "customerName"), ("email", "customerEmail"))
-
-#: What of a change's history says that an identify told it (`tables.SOURCES`).
-IDENTIFY = "identify"
 
 
 @dataclass
@@ -79,7 +74,8 @@ class Writer:
         if held:
             self._hold(change, held)
         if kept is not None:
-            self._changes.append(kept)
+            # Who has something held is not done with: a later run finds the deletion again.
+            self._changes.append(kept._replace(deleted=False) if held else kept)
         if len(self._changes) >= snapshot.CHUNK:
             self.flush()
 
@@ -99,7 +95,6 @@ class Writer:
                 old.append(laid)
             self._count(change, made)
             rows += [self._row(change.customer_id, one) for one in made]
-            rows += profile_rows(state, laid, change, self.now) if state is not None else []
             if change.deleted:
                 self._delete(change.customer_id)
         snapshot.insert_customers(self.connection, new, self.now, self.run)
@@ -229,19 +224,6 @@ def _newest(known: str | None, pulled: str | None, at: int, stamp: Any, horizon:
     if pulled is None or (stamp is not None and stamp.received > horizon and stamp.at > at):
         return known
     return pulled
-
-
-def profile_rows(
-    was: CustomerState, state: CustomerState, change: CustomerChange, now: int
-) -> list[ChangeRow]:
-    """The history of a known customer's name and email that a change brings."""
-    rows = []
-    for (key, trait), at in zip(PROFILE, (change.name_at, change.email_at), strict=True):
-        before, after = (as_json(getattr(one, key) or None) for one in (was, state))
-        if before != after:
-            observed_at = min(at, now) or now
-            rows.append(ChangeRow(was.customer_id, key, trait, before, after, observed_at, step=0))
-    return rows
 
 
 def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, now: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import uvloop
@@ -24,13 +24,18 @@ from syncer.amberflo.client import Record
 from syncer.amberflo.customer import Difference, is_protected, trait_differences
 from syncer.amberflo.holdings import Holdings
 from syncer.engage.catalog import AUDIENCE, Catalog
+from syncer.errors import AmberfloError
 from syncer.sync.compare import GONE, Pair, Seen
 from syncer.sync.observer import Listed, Observer, present
 from syncer.sync.ours import Ours, Said, said_of
 from syncer.sync.progress import Progress
 
+Answer = TypeVar("Answer")
+
 #: Customers that are looked up at a time.
 PAGE = 1000
+#: Customers that a glance looks at.
+GLANCED = 100
 #: Customers that a trait is shown with.
 EXAMPLES = 10
 
@@ -66,6 +71,28 @@ class Contact:
 
     # Reading Amberflo
 
+    def glance(self) -> int:
+        """How many of the customers that changed last at Amberflo are not as it acknowledged them
+        to this state: an older copy of the state shows so, at the cost of one request. 0 where
+        Amberflo cannot tell."""
+        with self.database.read() as connection:
+            owned = snapshot.owned(connection)
+
+        async def newest(observer: Observer) -> list[Record]:
+            return await observer.holdings.newest(GLANCED)
+
+        try:
+            listed = present(self._connected(newest))
+        except AmberfloError:
+            return 0
+        with self.database.read() as connection:
+            rows = snapshot.held(connection, listed)
+        return sum(
+            bool(self._differences(traits, row, owned))
+            for row in rows
+            if _settled(row) and isinstance(traits := listed[row.customer_id].get("traits"), dict)
+        )
+
     def read(self) -> None:
         """Take in all customers of Amberflo. Raises AmberfloError where it cannot be reached."""
         self.progress.say("reading what Amberflo holds")
@@ -89,14 +116,14 @@ class Contact:
 
         self._connected(confirm)
 
-    def _connected(self, work: Callable[[Observer], Awaitable[None]]) -> None:
-        async def connected() -> None:
+    def _connected(self, work: Callable[[Observer], Awaitable[Answer]]) -> Answer:
+        async def connected() -> Answer:
             async with self.connect() as holdings:
-                await work(
+                return await work(
                     Observer(self.database, holdings, self.progress, self.at_a_time, self.stop)
                 )
 
-        uvloop.run(connected())
+        return uvloop.run(connected())
 
     async def _read(self, observer: Observer) -> None:
         with self.database.read() as connection:

@@ -201,6 +201,8 @@ class Runs:
     computations: Callable[[], list[Computation]] | None = None
     #: reads what Amberflo has, before all is compared; None where Amberflo is not to be asked
     look: Look | None = None
+    #: looks whether Amberflo knows newer than this state, before changes alone are compared
+    glance: Callable[[], int] | None = None
     #: a share of Segment's count of an audience by which ours may differ
     size_tolerance: float = 0.05
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
@@ -222,6 +224,8 @@ class Runs:
             if customer_id is not None:
                 with self.database.read() as connection:
                     check_not_forgotten(connection, customer_id)
+                    if runs.last_whole(connection) is None:
+                        raise NotFound("nothing was compared yet: `syncer sync` comes first")
                 return self._run("resync", OnlyCustomers((customer_id,)), check=check, again=again)
             if audience is not None:
                 with self.database.read() as connection:
@@ -295,7 +299,7 @@ class Runs:
         reads what it holds, as a full run does."""
         look = self.look
         if not amberflo or look is None:
-            return replace(self, look=None)._compare(*self._next(full), approval=None)
+            return replace(self, look=None, glance=None)._compare(*self._next(full), approval=None)
 
         def surely(*, must: bool) -> AbstractContextManager[Contact | None]:
             return look(must=True)
@@ -357,6 +361,12 @@ class Runs:
         """Compare what is in scope; all of it where a key turns up that is not ours yet: Amberflo
         may have something under its name."""
         listing = self._listing()  # asked before the pull: it may take minutes
+        if isinstance(scope, ChangedSince) and self.glance is not None and (odd := self.glance()):
+            self.progress.say(
+                f"{odd:,} of the customers that changed last at Amberflo are not as this state has "
+                "them: it may be an older copy, so all is compared"
+            )
+            kind, scope = "reconcile", Everything()
         with self._looked_at(kind, scope) as contact:
             try:
                 return self._compared(kind, scope, approval, listing, contact)
@@ -396,7 +406,7 @@ class Runs:
             rulings = Rulings(connection, tally, approval.holds if approval else frozenset())
             first = self._first_contact(contact, catalog)
             try:
-                horizon = self._horizon(kind, watermark)
+                began, horizon = self.clock(), self._horizon(kind, watermark)
                 pairs = self._pairs(pull, connection, catalog, tally, first, said, rulings, whole)
                 forget = self.selection.forget_deleted
                 found = compare(pairs, catalog, tally, horizon, whole=whole, forget=forget)
@@ -429,7 +439,8 @@ class Runs:
             members=members,
             watermark=None if isinstance(scope, OnlyCustomers) else (watermark or ""),
             without_id=without_id,
-            horizon=horizon,
+            # A call that comes while this is compared is newer than what is pulled, whoever wins.
+            horizon=min(horizon, began),
             said=said,
             listing=listing,
             first_contact=first,
@@ -519,7 +530,7 @@ class Runs:
         deletions = self.guard.held_deletions(
             tally.deleted - rulings.excused[holds.DELETED],
             tally.known,
-            runs.deleted_since(connection, day),
+            holds.deleted_since(connection, day),
         )
         pending = holds.open_holds(connection).get(holds.DELETED)
         if pending is not None and pending.id not in approved and tally.deleted:
@@ -789,8 +800,11 @@ class Runs:
                 raise NotFound(f"there is no run {run}; `syncer runs` lists them")
             found = holds.undecided(connection, run)
         if not found:
+            with self.database.read() as connection:
+                waiting = holds.open_keys(connection)
             raise NotFound(
                 f"run {run} is {record['state']}: it holds nothing that waits for a decision"
+                + "".join(f"; {key} waits in run {one}" for key, one in sorted(waiting.items()))
             )
         return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from state import alerts, failures, queue, runs, snapshot
+from state import alerts, failures, holds, queue, runs, snapshot
 from state.alerts import News
 from state.database import Database
 from state.queue import Accepted, EventRow
@@ -238,9 +238,8 @@ def test_facts_are_gathered_from_all_over(database: Database, calls: Database) -
         run(database, runs.FAILED, error=error)
     put(database, row("u1"), now=NOW - 20_000)
     with database.write() as connection:
-        sums = dict.fromkeys(("pulled", "entered", "exited", "changed", "unchanged", "skipped"), 0)
-        trait = {"key": "vip", "trait": "vip", "kind": "audience", "reasons": "{}", "held": 3}
-        runs.add_traits(connection, held, [sums | trait])
+        sizes = {"members": 9, "leaving": 3}
+        holds.hold(connection, "vip", "vip", "too many", run=held, now=NOW, **sizes)
         failures.put(
             connection,
             [

@@ -35,10 +35,11 @@ from syncer.engage.source import (
     PulledCustomer,
     Scope,
 )
-from syncer.engage.values import boolean, milliseconds
+from syncer.engage.values import boolean
 from syncer.errors import SourceError
 from syncer.sync.guard import Guard
 from syncer.sync.run import Runs, Selection
+from syncer.times import read as milliseconds
 from tests.contract.conftest import end_others
 
 T0 = "2026-03-04T10:00:00Z"

@@ -13,6 +13,7 @@ import pytest
 
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.faults import Faults
+from tests.support.calls import identify, take
 from tests.support.warehouse import Warehouse
 
 from .conftest import API_KEY, Installation
@@ -89,6 +90,19 @@ def test_who_vanished_from_an_audience_while_the_state_was_lost(
     assert len(installation.members("vip")) == 29
 
 
+@pytest.mark.xfail(reason="a pull does not give customers that have an identifier and no trait")
+def test_who_lost_every_row_while_the_state_was_lost(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """Engage knows the customer by an identifier alone."""
+    warehouse.users(30, vip="true")
+    installation.run("sync")
+    lose_state(installation)
+    warehouse.lose("vip", ["u00"])
+    installation.run("sync")
+    assert "u00" not in installation.members("vip")
+
+
 def test_a_member_of_the_hosted_destination_who_left(
     installation: Installation, warehouse: Warehouse
 ) -> None:
@@ -117,6 +131,22 @@ def test_such_corrections_are_exits_for_the_guard(
     assert installation.members("vip") == set(ids)
     installation.run("runs", "approve", "1")
     assert installation.members("vip") == set(ids[20:])
+
+
+def test_one_customer_is_not_sent_again_before_all_are_compared(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """A call made another one known meanwhile: of whom nobody has compared what Amberflo has."""
+    warehouse.users(3, vip="true")
+    installation.run("sync")
+    lose_state(installation)
+    take(installation.config, identify("u01", name="Grace"))
+    refused = installation.run("resync", "--customer", "u00", "--yes", exit_code=1)
+    assert "syncer sync" in refused.stderr
+    assert len(installation.members("vip")) == 3
+    installation.run("sync")
+    assert len(installation.members("vip")) == 3
+    assert installation.holds()["u01"]["customerName"] == "Grace"
 
 
 def test_customers_that_engage_does_not_know_are_left_alone(

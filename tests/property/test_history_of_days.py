@@ -16,6 +16,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ import syncer.backoff
 from syncer.cli import main
 from syncer.sandbox.amberflo import running
 from syncer.sandbox.faults import Faults
+from syncer.sync.compare import compare
+from syncer.sync.guard import Guard
+from syncer.sync.pairs import Rulings
 from tests.e2e.conftest import API_KEY, Installation
 from tests.faults import points
 from tests.faults.amberflo import Recorder
@@ -173,8 +177,8 @@ class Days(RuleBasedStateMachine):
         for customer_id in who:
             self._say(customer_id, key, value)
 
-    @rule(who=groups, key=st.sampled_from(TRAITS))
-    def rows_are_lost(self, who: list[str], key: str) -> None:
+    @rule(who=groups, key=st.sampled_from(TRAITS), runs=st.booleans())
+    def rows_are_lost(self, who: list[str], key: str, runs: bool) -> None:
         self._pass(0.02)
         for customer_id in who:
             self.lost += self.warehouse.db.execute(
@@ -182,6 +186,10 @@ class Days(RuleBasedStateMachine):
                 "canonical_segment_id FROM user_identifiers WHERE value = ?) RETURNING *",
                 (key, customer_id),
             ).fetchall()
+        for customer_id in who[:2]:  # so that a run comes by some of them
+            self._say(customer_id, "name", "Touched")
+        if runs:
+            self.run("sync")
 
     @precondition(lambda self: self.lost)
     @rule(again=st.booleans())
@@ -356,10 +364,14 @@ class Days(RuleBasedStateMachine):
         theirs = frozenset(
             self._asked(
                 "SELECT id FROM hold WHERE decision IS NULL AND id IN "
-                f"(SELECT hold FROM run_trait WHERE run = {run})"
+                f"(SELECT hold FROM run_trait WHERE run = {run} "
+                f"UNION SELECT hold FROM run WHERE id = {run})"
             )
-        ) or frozenset(self._asked(f"SELECT id FROM hold WHERE since_run = {run}"))
-        self.run("runs", word, str(run), **{{"approve": "approved"}.get(word, "rejected"): theirs})
+        )
+        none: frozenset[int] = frozenset()
+        approved, rejected = (theirs, none) if word == "approve" else (none, theirs)
+        self.run("runs", word, str(run), approved=approved, rejected=rejected)
+        self.run("sync", "--full")
 
     @precondition(lambda self: any(rejected for *_, rejected in self.watch.state.kept.values()))
     @rule()
@@ -472,7 +484,7 @@ def test_histories_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         Days,
         settings=settings(
-            max_examples=long or 20,
+            max_examples=long or 12,
             stateful_step_count=40 if long else 25,
             derandomize=not long,
             database=None,
@@ -482,3 +494,53 @@ def test_histories_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+# -- the watch finds what is planted
+
+
+def no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Guard, "_too_many", lambda *_: None)
+
+
+def a_rejection_that_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ruling = Rulings._ruling
+
+    def forgetful(self: Rulings, *found: Any) -> Any:
+        said = ruling(self, *found)
+        return None if said == "rejected" else said
+
+    monkeypatch.setattr(Rulings, "_ruling", forgetful)
+
+
+def absence_that_counts_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole(*arguments: Any, **named: Any) -> Any:
+        return compare(*arguments, **{**named, "whole": True})
+
+    monkeypatch.setattr("syncer.sync.run.compare", whole)
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (no_guard, "left vip"),
+        (a_rejection_that_asks_again, "asks again"),
+        (absence_that_counts_always, "nothing said so"),
+    ],
+)
+def test_what_is_planted_is_found(
+    monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None], told: str
+) -> None:
+    plant(monkeypatch)
+    days = Days()
+
+    def play() -> None:
+        days.rows_are_lost(who=["u00", "u01"], key="vip", runs=True)
+        days.many_rows_come(who=CUSTOMERS[2:9], key="vip", value="false")
+        days.run("sync")
+        days.somebody_decides(word="reject", which=0)
+
+    with closing(days._open):
+        days.begin()
+        with pytest.raises(AssertionError, match=told):
+            play()

@@ -51,6 +51,8 @@ class State:
     kept: dict[Place, tuple[int, Any, bool]] = field(default_factory=dict)
     open_holds: dict[int, str] = field(default_factory=dict)
     kinds: list[str] = field(default_factory=list)
+    #: names that are ours; with a new state and no row of a key, its name is somebody else's
+    ours: set[str] = field(default_factory=set)
 
     def value(self, place: Place) -> Any:
         found = self.customers.get(place[0])
@@ -81,7 +83,8 @@ def look(path: Path) -> State:
         }
         holds = dict(state.execute("SELECT id, trait FROM hold WHERE decision IS NULL"))
         kinds = [row[0] for row in state.execute("SELECT kind FROM run ORDER BY id")]
-    return State(customers, kept, holds, kinds)
+        ours = {row[0] for row in state.execute("SELECT trait FROM trait")}
+    return State(customers, kept, holds, kinds, ours)
 
 
 @dataclass
@@ -194,7 +197,7 @@ class Watch:
                     self.violations.append(f"{place} is a member, and nothing ever said so")
                 if now is not None:
                     self.justified.discard(place)
-                if now not in (before.value(place), after.value(place)):
+                if now not in (was, before.value(place), after.value(place)):
                     self.violations.append(f"{place} was sent as {now}, which no state was")
                 kept = self.memory.kept.get(place)
                 if (
@@ -223,8 +226,8 @@ class Watch:
         customer_id, trait = place
         if trait == DELETED:
             return customer_id not in engage.known
-        if self._said(engage, place) != kept.said:
-            return False
+        if self._said(engage, place) != kept.said or customer_id not in engage.known:
+            return False  # who is deleted is judged as such
         return bool(engage.value(customer_id, trait) != before.value(place))
 
     def _look_at_open_holds(
@@ -308,6 +311,10 @@ class Watch:
             if place not in after.kept and over:
                 del self.memory.kept[place]
         for place, (hold, value, rejected) in after.kept.items():
+            was = self.memory.kept.get(place)
+            again = was is not None and was.rejected and not rejected and was.hold not in decided
+            if again and was is not None and self._said(engage, place) == was.said:
+                self.violations.append(f"{place} asks again, and was rejected")
             self.memory.kept[place] = Kept(hold, value, rejected, self._said(engage, place))
 
     def _said(self, engage: Engage, place: Place) -> object:
@@ -321,17 +328,21 @@ class Watch:
     def equal(self, engage: Engage, there: Traits, names: dict[str, str]) -> Iterator[str]:
         """After a comparison of all and its delivery, Amberflo has what Engage says of everybody
         that it or the state knows, less what is kept back."""
-        for customer_id in sorted(engage.known | self.state.customers.keys()):
+        # A pull does not give whom Engage knows by an identifier alone; the state has to.
+        said = {customer_id for customer_id, _ in engage.said}
+        for customer_id in sorted(engage.known & said | self.state.customers.keys()):
             record = there.get(customer_id)
             for trait in TRAITS:
                 says = engage.value(customer_id, trait)
                 has = member((record or {}).get("traits", {}).get(trait))
                 if has == says or (customer_id, DELETED) in self.state.kept:
                     continue
+                if says is None and trait not in self.state.ours:
+                    continue
                 kept = self.state.kept.get((customer_id, trait))
                 if kept is None or member(kept[1]) != says:
                     yield f"{customer_id}: {trait} is {has}, Engage says {says}, kept is {kept}"
-            name = names.get(customer_id)
+            name = names.get(customer_id) if customer_id in self.state.customers else None
             if record is not None and name not in (None, record["customerName"]):
                 yield f"{customer_id} is called {record['customerName']}, not {name}"
 

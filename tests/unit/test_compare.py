@@ -522,7 +522,8 @@ def test_a_row_that_is_not_there_yet_does_not_undo_a_call(
 ) -> None:
     """The pull may not know of it: rows are loaded hourly (facts/segment.md §1.3)."""
     traits = {"vip": True, "total": 5, "lost": True}
-    change, tally = one(row, known("u1", traits, stamps={"vip": stamp, "total": stamp}))
+    stamps = {name: [stamp, stamp] for name in ("vip", "total")}
+    change, tally = one(row, known("u1", traits, stamps=stamps))
     after = (change.traits if change else traits) | {"lost": True}
     assert after == (traits if stays else {"vip": False, "lost": True})
     assert counts(tally, "vip").get("vanished", 0) == (0 if stays else 1)
