@@ -32,6 +32,7 @@ from syncer.passthrough import receiver as module
 from syncer.passthrough import server
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
+from syncer.passthrough.scopes import SCOPES, Caller
 
 from .receiver import GOOD, KEY, SECRET, unique, wait_until
 
@@ -95,7 +96,7 @@ def serving(
     with closing(Database.open(f"sqlite:///{folder / 'syncer.db'}", "queue")) as database:
         inbox = Inbox(database, 100_000)
         inbox.start()
-        receiver = Receiver(inbox, (KEY,), SECRET)
+        receiver = Receiver(inbox, (Caller("key", frozenset(SCOPES), KEY),), SECRET)
         listener = server.bind("127.0.0.1", 0)
         if app is not None:  # little room outside of this process
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
