@@ -33,7 +33,9 @@ from syncer.engage.source import ObservedKey, PulledCustomer
 from syncer.sync.compare import Tally, compare, merge
 
 PULL = "SELECT customer_id, keys, value_texts, times, profile FROM pull ORDER BY customer_id"
-SNAPSHOT = "SELECT customer_id, {column}, name, email, NULL, 1 FROM customer ORDER BY customer_id"
+SNAPSHOT = (
+    "SELECT customer_id, {column}, name, email, NULL, 1, 1 FROM customer ORDER BY customer_id"
+)
 
 
 def keys_of(audiences: int) -> list[str]:

@@ -57,6 +57,11 @@ def values(text: str | None) -> dict[str, Any]:
     return {name: said.value for name, said in load(text).items() if said.value is not None}
 
 
+def in_force(text: str | None) -> set[str]:
+    """The names of which calls say something that is not done yet, or is the customer's."""
+    return {name for name, said in load(text).items() if said.value is not None or said.written}
+
+
 def removed(text: str | None) -> Iterator[tuple[str, list[Any] | bool]]:
     """The names of what calls took away, each with what we may have written there: these values, or
     whatever there is (true)."""

@@ -15,8 +15,9 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import called, early, failures, forgotten, memo, seal, sizes, snapshot
+from state import called, early, failures, forgotten, memo, seal, sizes
 from state.errors import Locked
+from state.removable import removable
 from state.snapshot import DueRow
 from state.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, HELD_CHANGE, HOLD, RUN, TRAIT
 
@@ -71,7 +72,8 @@ def take(connection: Connection, customer_id: str, worker: int, now: int) -> Tak
     )
     if not done.rowcount:
         raise Locked(f"the customer {customer_id!r} is just being sent; try again")
-    return Taken(_last(DueRow._make(found[1:])), snapshot.owned(connection), found[0])
+    row = DueRow._make(found[1:])
+    return Taken(_last(row), removable(connection, [row])[customer_id], found[0])
 
 
 def _last(row: DueRow) -> DueRow:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -32,12 +32,14 @@ _MAY = ERASURE.c.waits_since.is_(None)
 
 @dataclass
 class Forgotten:
-    """The customers that must not come in: `"id" in forgotten`. `pending` are still here. (Those
-    that wait for somebody's word go on as before.)"""
+    """The customers that must not come in: `"id" in forgotten`. `pending` are still here; those of
+    them that are `doubted` only a run missed in Segment. (Those that wait for somebody's word go on
+    as before.)"""
 
     salt: str
     hashes: set[str]
     pending: set[str]
+    doubted: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.hashes or self.pending)
@@ -52,8 +54,14 @@ def load(connection: Connection) -> Forgotten:
     """All of them, as of now. Nobody is erased before the end of a transaction that writes alone,
     as those do that bring customers in."""
     hashes = connection.execute(select(FORGOTTEN.c.hash)).scalars()
-    pending = connection.execute(select(ERASURE.c.customer_id).where(_MAY)).scalars()
-    return Forgotten(memo.get(connection, "salt") or "", set(hashes), set(pending))
+    columns = ERASURE.c.customer_id, ERASURE.c.run
+    pending = connection.execute(select(*columns).where(_MAY)).all()
+    return Forgotten(
+        memo.get(connection, "salt") or "",
+        set(hashes),
+        {row.customer_id for row in pending},
+        frozenset(row.customer_id for row in pending if row.run is not None),
+    )
 
 
 def forgotten_at(connection: Connection, customer_id: str) -> int | None:
@@ -67,16 +75,18 @@ def forgotten_at(connection: Connection, customer_id: str) -> int | None:
     return None if found is None else int(found)
 
 
-def ask(connection: Connection, customer_id: str, now: int) -> bool:
-    """A customer is to be erased when Amberflo has taken its last write; asked twice it is once.
-    One that waits for somebody's word has it by this. Gives whether that is new."""
+def ask(connection: Connection, customer_id: str, now: int, run: int | None = None) -> bool:
+    """A customer is to be erased when Amberflo has taken its last write, as a run found or somebody
+    asked; asked twice it is once. One that waits for somebody's word has it when somebody asks.
+    Gives whether that is new."""
     known = select(ERASURE.c.customer_id).where(ERASURE.c.customer_id == customer_id)
     if connection.execute(known).first():
-        approve(connection, [customer_id])
+        if run is None:
+            approve(connection, [customer_id])
         return False
     if forgotten_at(connection, customer_id) is not None:
         return False
-    connection.execute(insert(ERASURE).values(customer_id=customer_id, asked_at=now))
+    connection.execute(insert(ERASURE).values(customer_id=customer_id, asked_at=now, run=run))
     return True
 
 
@@ -96,6 +106,13 @@ def ask_by_call(connection: Connection, customer_id: str, now: int, most: int) -
     row = {"customer_id": customer_id, "asked_at": now, "waits_since": now if waits else None}
     connection.execute(insert(ERASURE).values(row))
     return waits
+
+
+def keep(connection: Connection, customer_ids: Iterable[str]) -> None:
+    """Segment has these again, so they are not erased, unless somebody asked for it."""
+    for customer_id in customer_ids:
+        these = ERASURE.c.customer_id == customer_id, ERASURE.c.run.is_not(None)
+        connection.execute(delete(ERASURE).where(*these))
 
 
 def asked(connection: Connection) -> list[str]:

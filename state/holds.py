@@ -19,6 +19,7 @@ from sqlalchemy import (
     Connection,
     and_,
     bindparam,
+    case,
     exists,
     func,
     insert,
@@ -33,6 +34,8 @@ from state.tables import HELD_CHANGE, HOLD, RUN, RUN_TRAIT
 #: Stands for the trait where a hold keeps back whole customers that were deleted in Segment. No
 #: trait has this name.
 DELETED = "*deleted*"
+#: How the reason of a hold begins that waits since others have values under a name of ours.
+FIRST_CONTACT = "first contact"
 #: How a hold ends: by somebody's word, or because Engage says nothing of it any more.
 APPROVED, REJECTED, WITHDRAWN = "approved", "rejected", "withdrawn"
 DECISIONS = (APPROVED, REJECTED, WITHDRAWN)
@@ -73,7 +76,7 @@ class Kept(NamedTuple):
 
 class InForce(NamedTuple):
     """A change that must not be applied: it waits for a decision (`decision` is None), or was
-    rejected at `decided_at`."""
+    rejected at `decided_at`. `since_run` found it first."""
 
     hold: int
     customer_id: str
@@ -81,6 +84,7 @@ class InForce(NamedTuple):
     before: str | None
     after: str | None
     observed_at: int | None
+    since_run: int
     decision: str | None
     decided_at: int | None
 
@@ -237,7 +241,7 @@ def keep(
         )
         new = [row for row in part if row.customer_id not in there]
         if new:
-            values = {"hold": hold, "trait": trait, "run": run}
+            values = {"hold": hold, "trait": trait, "run": run, "since_run": run}
             connection.execute(insert(HELD_CHANGE), [{**row._asdict(), **values} for row in new])
         again = [row for row in part if row.customer_id in there]
         if again:
@@ -249,6 +253,8 @@ def keep(
                     after=bindparam("said"),
                     observed_at=bindparam("at"),
                     run=run,
+                    # What Engage said before is not what it says now, or said again.
+                    since_run=case((_says(bindparam("said")), HELD_CHANGE.c.since_run), else_=run),
                     ended_at=None,
                 ),
                 [dict(zip(("which", "was", "said", "at"), one, strict=True)) for one in again],
@@ -360,6 +366,10 @@ def _settle_runs(connection: Connection, ids: Collection[int], decision: str) ->
 
 
 # Helpers
+
+
+def _says(after: ColumnElement[str | None]) -> ColumnElement[bool]:
+    return and_(HELD_CHANGE.c.ended_at.is_(None), HELD_CHANGE.c.after.is_not_distinct_from(after))
 
 
 def _end(connection: Connection, which: ColumnElement[bool], now: int) -> None:

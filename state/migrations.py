@@ -274,13 +274,17 @@ CREATE TABLE held_change (
     after TEXT,
     observed_at BIGINT,
     run BIGINT NOT NULL,
+    since_run BIGINT NOT NULL,
     ended_at BIGINT,
     PRIMARY KEY (hold, customer_id)
 );
 CREATE INDEX held_change_customer ON held_change (customer_id) WHERE ended_at IS NULL;
 ALTER TABLE change ADD COLUMN source VARCHAR(16);
 ALTER TABLE customer ADD COLUMN given_back TEXT;
+ALTER TABLE customer ADD COLUMN compared BIGINT;
+UPDATE customer SET compared = 0;
 ALTER TABLE trait ADD COLUMN released_at BIGINT;
+ALTER TABLE erasure ADD COLUMN run BIGINT;
 ALTER TABLE run ADD COLUMN deleted BIGINT DEFAULT 0 NOT NULL;
 ALTER TABLE run ADD COLUMN hold BIGINT;
 ALTER TABLE run ADD COLUMN first_contact BIGINT DEFAULT 0 NOT NULL;

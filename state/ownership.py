@@ -115,11 +115,11 @@ def _give_back(connection: Connection, trait: TraitRow, rows: Sequence[_Row], no
         if trait.trait not in traits and theirs is None:
             continue
         ours = _json(traits.pop(trait.trait, None))
-        said = called.load(row.called)
         given_back = orjson.loads(row.given_back or "{}")
+        said = called.values(row.called)
         if trait.trait in said:
             # What identify calls say of a name counts where Engage does not compute it.
-            theirs = _json(said[trait.trait].value)
+            theirs = _json(said[trait.trait])
         else:
             given_back[trait.trait] = None if theirs is None else orjson.loads(theirs)
         if ours == theirs and trait.trait in said:

@@ -44,6 +44,7 @@ class CustomerRow(NamedTuple):
     email: str | None
     stamps: str | None
     rev: int
+    compared: int | None
 
 
 class CustomerState(NamedTuple):
@@ -95,6 +96,7 @@ class DueRow(NamedTuple):
     attempts: int
     run: int | None
     given_back: str | None = None
+    compared: int | None = None
 
 
 class HeldRow(NamedTuple):
@@ -111,6 +113,7 @@ class HeldRow(NamedTuple):
     acked_at: int | None
     due_at: int | None
     given_back: str | None = None
+    compared: int | None = None
 
 
 class TraitRow(NamedTuple):
@@ -374,6 +377,15 @@ def update_customers(
         {**one, "new_line": waits_in.get(one["which"], lines.RUN)} for one in _state_values(rows)
     ]
     _many(connection, _update_state().values(**due, line=line), values)
+
+
+def mark_compared(connection: Connection, customer_ids: Sequence[str], run: int) -> None:
+    """A run that compared everything pulled these for the first time."""
+    for start in range(0, len(customer_ids), CHUNK):
+        these = CUSTOMER.c.customer_id.in_(customer_ids[start : start + CHUNK])
+        connection.execute(
+            update(CUSTOMER).where(these, CUSTOMER.c.compared.is_(None)).values(compared=run)
+        )
 
 
 def note_customers(connection: Connection, rows: Sequence[CustomerState]) -> None:

@@ -48,6 +48,7 @@ class Customer(SQLModel, table=True):
     that waits for it to be delivered, `claimed_by` the worker that has it in work. `given_back` are
     values (JSON, by name) that the next write puts back for others: traits that are ours no more.
     `line` is what it waits in while it is due; see `lines.py`.
+    `compared` is the first run that compared everything and pulled the customer (null: none did).
     """
 
     customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
@@ -65,6 +66,7 @@ class Customer(SQLModel, table=True):
     claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
     given_back: str | None = Field(default=None, sa_column=Column(Text))
     line: str = Field(default="2", sa_column=_ordered_text(default="2"))
+    compared: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Trait(SQLModel, table=True):
@@ -215,8 +217,8 @@ class Hold(SQLModel, table=True):
 
 class HeldChange(SQLModel, table=True):
     """One customer's part of a hold: what Engage says (`after`, JSON; null is absent) instead of
-    `before`. `run` found it last. It is in force until `ended_at`: decided and done, or not said
-    by Engage any more."""
+    `before`. `since_run` found it first, `run` last. It is in force until `ended_at`: decided and
+    done, or not said by Engage any more."""
 
     __tablename__ = "held_change"
 
@@ -227,6 +229,7 @@ class HeldChange(SQLModel, table=True):
     after: str | None = Field(default=None, sa_column=Column(Text))
     observed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     run: int = Field(sa_column=_big())
+    since_run: int = Field(sa_column=_big())
     ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
@@ -262,11 +265,13 @@ class Erased(SQLModel, table=True):
 
 
 class Erasure(SQLModel, table=True):
-    """A customer that is to be erased as soon as Amberflo has taken its last write; with
-    `waits_since` only when somebody says so, because too many were asked for in a day."""
+    """A customer that is to be erased as soon as Amberflo has taken its last write. `run` found
+    that Segment has it no more; null: a delete call or somebody asked for it. With `waits_since`
+    only when somebody says so, because calls asked for too many in a day."""
 
     customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
     asked_at: int = Field(sa_column=_big())
+    run: int | None = Field(default=None, sa_column=_big(nullable=True))
     waits_since: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 

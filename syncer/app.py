@@ -31,7 +31,7 @@ import orjson
 import uvloop
 from sqlalchemy.engine import URL
 
-from state import compaction, failures, queue, snapshot, workers
+from state import compaction, failures, holds, queue, snapshot, workers
 from state.compaction import Compacted, compact
 from state.database import Database, shown
 from state.lock import lock
@@ -239,7 +239,7 @@ class App:
         With `repair` (that of `Runs`) what differs is repaired. Close the result when done."""
         settings = self.config.amberflo
         with database.read() as connection:
-            owned = snapshot.owned(connection)
+            owned = snapshot.owned(connection) - holds.traits_in_force(connection)
         return Verifier(
             database=database,
             connect=self._holdings,
@@ -259,10 +259,11 @@ class App:
         ).verify(customer_id, repair)
 
     @contextmanager
-    def _look(self, database: Database, *, must: bool) -> Iterator[Contact | None]:
-        """What Amberflo holds, read for a full compare. Where Amberflo cannot be read that is
-        raised if it `must` be; else one line says so, and there is nothing."""
-        with closing(self._contact(database)) as contact:
+    def _look(self, database: Database, *, must: bool, anew: bool) -> Iterator[Contact | None]:
+        """What Amberflo holds, read for a full compare; `anew` says that it acknowledged nothing to
+        this state. Where Amberflo cannot be read that is raised if it `must` be; else one line says
+        so, and there is nothing."""
+        with closing(replace(self._contact(database), anew=anew)) as contact:
             try:
                 contact.read()
                 found: Contact | None = contact

@@ -213,7 +213,8 @@ def _given_back(row: Desired) -> dict[str, Any]:
     if not row.given_back:
         return {}
     found: dict[str, Any] = orjson.loads(row.given_back)
-    return {name: value for name, value in found.items() if name not in called.load(row.called)}
+    said = called.in_force(row.called)
+    return {name: value for name, value in found.items() if name not in said}
 
 
 def _taken_away(there: Mapping[str, Any], said: str | None) -> Collection[str]:

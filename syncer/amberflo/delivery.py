@@ -18,6 +18,7 @@ from typing import NamedTuple
 from state import failures, memo, runs, snapshot, workers
 from state.database import Database
 from state.errors import Busy
+from state.removable import removable
 from state.snapshot import DueRow
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
@@ -202,10 +203,10 @@ class CustomerDelivery:
                     self.result.problem = "the Amberflo account was changed meanwhile"
                     return []
                 rows = snapshot.claim(connection, self.worker.number, _now(), page, self.for_run)
-                owned = snapshot.owned(connection) if rows else frozenset()
+                owned = removable(connection, rows) if rows else {}
         except Busy:  # a run commits
             return []
-        return [Claimed(row, owned) for row in rows]
+        return [Claimed(row, owned[row.customer_id]) for row in rows]
 
     def _nothing_due(self) -> bool:
         with self.database.read() as connection:

@@ -158,8 +158,8 @@ def audit_audience(
 ) -> None:
     """Who entered and left an audience; or with --at who was in."""
     with _asking(config, as_json) as connection:
-        key = _key(connection, key)
         at = _moment(connection, at, at_run, since, until)
+        key = _key(connection, key)
         if at is not None:
             _print_members(connection, key, at, wants_json(as_json), as_csv, limit)
             return
@@ -325,6 +325,8 @@ def _moment(
             raise NotFound(f"run {at_run} is {record['state']}: it wrote nothing")
     if at is not None and any(one is not None for one in span):
         raise click.UsageError(f"{name} is one moment: leave --since and --until out")
+    if at is not None:
+        history.check_known(connection, at)
     return at
 
 

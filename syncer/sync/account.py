@@ -68,16 +68,16 @@ class Account:
             self._check_there(acknowledged, known)
         return None
 
-    def begin_anew(self, now: int) -> None:
-        """This is another account, that has nothing yet: all customers are due again, at `now`
-        (epoch milliseconds). What deliveries to the old account still bring back counts no more."""
-        with self.database.write(alone=True) as connection:
-            known = self._known(connection)
-            left = [{name: known[name] for name in _PRINT}, *known["left"]]
-            snapshot.unacknowledge(connection, now)
-            self._note(
-                connection, [one for one in left if one["url"] and not self._is(one)][:REMEMBERED]
-            )
+    def begin_anew(self, connection: Connection, now: int) -> None:
+        """This is another account, that knows nothing of this state: all customers are due again,
+        at `now` (epoch milliseconds), in a transaction that writes alone. What deliveries to the
+        old account still bring back counts no more."""
+        known = self._known(connection)
+        left = [{name: known[name] for name in _PRINT}, *known["left"]]
+        snapshot.unacknowledge(connection, now)
+        self._note(
+            connection, [one for one in left if one["url"] and not self._is(one)][:REMEMBERED]
+        )
 
     def _check_there(self, acknowledged: list[str], known: dict[str, Any]) -> None:
         there = uvloop.run(self._there(acknowledged))

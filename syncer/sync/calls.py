@@ -90,6 +90,11 @@ class Calls:
         self._traits = {row.key: row for row in ours}
         self._names = {row.trait: row for row in ours}
         self._held = holds.in_force(connection, ids)
+        self._first_contacts = {
+            trait
+            for trait, hold in holds.open_holds(connection).items()
+            if hold.reason.startswith(holds.FIRST_CONTACT)
+        }
         self._ended: list[InForce] = []
         self._changes: list[ChangeRow] = []
         self._members: Counter[str] = Counter()
@@ -234,6 +239,8 @@ class Calls:
             return self._wait(call)
         if isinstance(trait, str):
             return trait
+        if trait.trait in self._first_contacts:
+            return HELD
         state = self._state(call.customer_id)
         traits, stamps = orjson.loads(state.traits), read_stamps(state.stamps)
         before = traits.get(trait.trait)

@@ -63,6 +63,7 @@ class Writer:
 
     def __post_init__(self) -> None:
         self._changes: list[CustomerChange] = []
+        self._compared: list[str] = []
         self._kept: dict[str, list[Kept]] = {}
         self._rejected: dict[str, list[str]] = {}
 
@@ -71,7 +72,9 @@ class Writer:
         kept, held, left = self.decision.split(change)
         for one in left:
             self.recount(one, None)
-        if held:
+        if kept is None and change.known and change.compared:
+            self._compared.append(change.customer_id)
+        if held or self.decision.holds_deletion(change):
             self._hold(change, held)
         if kept is not None:
             # Who has something held is not done with: a later run finds the deletion again.
@@ -100,7 +103,9 @@ class Writer:
         snapshot.insert_customers(self.connection, new, self.now, self.run)
         snapshot.update_customers(self.connection, old, self.now, self.run)
         snapshot.add_changes(self.connection, rows, self.run, self.now)
-        self._changes = []
+        self._compared += [change.customer_id for change in self._changes if change.compared]
+        snapshot.mark_compared(self.connection, self._compared, self.run)
+        self._changes, self._compared = [], []
         self._flush_held()
 
     def _hold(self, change: CustomerChange, held: list[TraitChange]) -> None:
@@ -158,7 +163,7 @@ class Writer:
     def _delete(self, customer_id: str) -> None:
         self.applied.deleted += 1
         if self.forget:
-            forgotten.ask(self.connection, customer_id, self.now)
+            forgotten.ask(self.connection, customer_id, self.now, self.run)
 
     def _count(self, change: CustomerChange, made: list[TraitChange]) -> None:
         if made != change.changes:
@@ -246,16 +251,17 @@ def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, n
 
 def taken_from_calls(connection: Connection, names: Collection[str], run: int, now: int) -> None:
     """Names that become Engage's are no client's any more: what identify calls said of them goes,
-    with a row for each customer."""
+    with a row for each customer; at Amberflo too, where nobody has written something else."""
     for name in set(names) - snapshot.owned(connection):
         after = ""
         while found := snapshot.told(connection, name, after, snapshot.CHUNK):
             rows, left = [], []
             for state in found:
                 said = called.load(state.called)
-                was = said.pop(name, None)
+                was = said.get(name)
                 if was is None:
                     continue
+                said[name] = was.says(None, now)
                 left.append(state._replace(called=called.dump(said)))
                 if was.value is not None:
                     before = as_json(was.value)

@@ -37,9 +37,10 @@ from syncer.times import read as milliseconds
 from syncer.times import since_1970
 
 #: A customer as the snapshot has it: id, traits (canonical JSON), name, email, the JSON of the
-#: times of what came by a call (None: nothing did), and the number of its state. Any tuple of these
-#: will do, so that a million rows need not be copied into a class of ours.
-Known = tuple[str, str, str | None, str | None, str | None, int]
+#: times of what came by a call (None: nothing did), the number of its state, and the first run that
+#: pulled it with all others (None: none did). Any tuple of these will do, so that a million rows
+#: need not be copied into a class of ours.
+Known = tuple[str, str, str | None, str | None, str | None, int, int | None]
 
 #: A horizon that no call is newer than: Engage wins in everything.
 ENGAGE_WINS = 2**63 - 1
@@ -87,16 +88,20 @@ class CustomerChange(NamedTuple):
     email_at: int = 0
     deleted: bool = False
     ruling: Ruling | None = None
+    #: a run that compares all has pulled it
+    compared: bool = False
 
 
 class Seen(NamedTuple):
     """What Amberflo has of a customer, all its traits by name, where that is not what the snapshot
     has: `rev` is the number of the customer's state that it was held against (None: unknown);
-    `missing`: Amberflo has no record of it any more."""
+    `missing`: Amberflo has no record of it any more; `judged` are the names that this is about
+    (None: all)."""
 
     rev: int | None
     traits: Mapping[str, Any]
     missing: bool = False
+    judged: Collection[str] | None = None
 
 
 @dataclass
@@ -143,6 +148,8 @@ class Tally:
         #: customers and trait rows that the source gave, to hold against its own count
         self.customers = self.rows = 0
         self.counted: Counted | None = None
+        #: customers that were to be forgotten, and that Segment has again
+        self.returned: list[str] = []
         #: customers known before, and those that were deleted in Segment
         self.known = self.deleted = 0
         #: values that Amberflo has under names of ours and the snapshot does not know of
@@ -287,12 +294,20 @@ def compare(
                 name, email, name_at, email_at = _name_and_email(people, None, horizon)
                 name, email = name or None, email or None
                 yield CustomerChange(
-                    customer_id, False, traits, name, email, changes, name_at, email_at
+                    customer_id,
+                    False,
+                    traits,
+                    name,
+                    email,
+                    changes,
+                    name_at,
+                    email_at,
+                    compared=whole,
                 )
             else:
                 tally.same(reading)
             continue
-        _, known_traits, known_name, known_email, known_stamps, rev = known
+        _, known_traits, known_name, known_email, known_stamps, rev, before_run = known
         # The usual customer has one row of each, as they are known: nothing to find out.
         if (
             len(people) == 2
@@ -321,21 +336,28 @@ def compare(
             newer = _newer(reading, before, times, known_stamps, horizon)
             traits = _carry_over(reading, there | before, catalog, newer, whole=whole)
             changes = _differences(reading, before, times, catalog, tally, traits, there)
-        if not changes and name is None and email is None:
+        if changes or name is not None or email is not None:
+            tally.changed += 1
+        else:
             tally.unchanged += 1
-            continue
-        tally.changed += 1
-        yield CustomerChange(customer_id, True, traits, name, email, changes, name_at, email_at)
+            if before_run is not None or not whole:
+                continue  # else it is to be noted that it was pulled
+        yield CustomerChange(
+            customer_id, True, traits, name, email, changes, name_at, email_at, compared=whole
+        )
     tally.close()
 
 
 def ours(seen: Seen, catalog: Catalog, recorded: Mapping[str, Value]) -> dict[str, Value]:
     """What Amberflo has under names of ours: as it is recorded where it may be stored so, else as
     it reads."""
-    found: dict[str, Value] = {}
+    judged = seen.judged
+    found: dict[str, Value] = (
+        {} if judged is None else {name: recorded[name] for name in recorded if name not in judged}
+    )
     for name, value in seen.traits.items():
         trait = catalog.by_name.get(name)
-        if trait is None or value is None:
+        if trait is None or value is None or not (judged is None or name in judged):
             continue
         if name in recorded and alike(at_amberflo(recorded[name]), value):
             found[name] = recorded[name]
@@ -465,9 +487,11 @@ def _vanished(
     deleted: bool,
 ) -> CustomerChange:
     """A customer that a whole pull does not have any more."""
-    customer_id, known_traits, _, _, stamps, rev = known
+    customer_id, known_traits, _, _, stamps, rev, before_run = known
     before: dict[str, Value] = orjson.loads(known_traits)
     there = before if seen is None or seen.rev != rev else ours(seen, catalog, before)
+    if before_run is None:  # Engage never knew it: what others have there is not ours to judge
+        there = {name: value for name, value in there.items() if name in before}
     newer = _newer(NOTHING, before, "[]", stamps, horizon)
     after = _carry_over(NOTHING, there | before, catalog, newer, whole=True)
     found = [

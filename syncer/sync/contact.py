@@ -8,16 +8,19 @@ from what the state believes, Amberflo's value is what the comparison takes as t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import uvloop
+from sqlalchemy import Connection
 
 from state import snapshot
 from state.database import Database
+from state.removable import removable
 from state.roster import DriftedRow, Roster, RosterRow
 from state.snapshot import HeldRow
 from syncer.amberflo.client import Record
@@ -56,6 +59,8 @@ class Contact:
     protected: tuple[str, ...] = ()
     at_a_time: int = 16
     stop: Callable[[], bool] = lambda: False
+    #: this account acknowledged nothing to the state
+    anew: bool = False
     #: what the listing showed
     listed: Listed = Listed.NOBODY
     #: drifted customers that Amberflo says were updated after our newest acknowledgement …
@@ -63,6 +68,8 @@ class Contact:
     #: … which is this one (epoch milliseconds); None: nothing was ever acknowledged
     acknowledged: int | None = None
     roster: Roster = field(default_factory=Roster)
+    #: the names that become ours by this run
+    new: Collection[str] = ()
     #: how many customers were acknowledged when the listing was read
     _sent: int = 0
 
@@ -75,8 +82,6 @@ class Contact:
         """How many of the customers that changed last at Amberflo are not as it acknowledged them
         to this state: an older copy of the state shows so, at the cost of one request. 0 where
         Amberflo cannot tell."""
-        with self.database.read() as connection:
-            owned = snapshot.owned(connection)
 
         async def newest(observer: Observer) -> list[Record]:
             return await observer.holdings.newest(GLANCED)
@@ -87,8 +92,9 @@ class Contact:
             return 0
         with self.database.read() as connection:
             rows = snapshot.held(connection, listed)
+            owned = removable(connection, rows)
         return sum(
-            bool(self._differences(traits, row, owned))
+            bool(self._differences(traits, row, owned[row.customer_id]))
             for row in rows
             if _settled(row) and isinstance(traits := listed[row.customer_id].get("traits"), dict)
         )
@@ -102,7 +108,7 @@ class Contact:
         """Find the customers of the state that Amberflo does not hold as it should: `owned` are the
         names that are ours. A listing may lag, so each is read once more alone, and counts only
         where nothing is on its way to it."""
-        if self.listed is Listed.NOBODY or not self._sent:
+        if self.listed is Listed.NOBODY or not self._sent or self.anew:
             return
         names = frozenset(owned)
         with self.database.read() as connection:
@@ -138,7 +144,10 @@ class Contact:
         found = present(batch)
         with self.database.read() as connection:
             rows = {row.customer_id: row for row in snapshot.held(connection, found)}
-        self.roster.put(_row_of(record, one in rows) for one, record in found.items())
+        self.roster.put(
+            _row_of(record, one in rows and self._was_told(rows[one]))
+            for one, record in found.items()
+        )
         return sum(
             "traits" not in record and (one not in rows or _has_some(rows[one]))
             for one, record in found.items()
@@ -220,12 +229,16 @@ class Contact:
         found: dict[str, Any] = orjson.loads(text)
         return found
 
-    def first_contact(self, catalog: Catalog) -> FirstContact:
-        """Confirm what differs of the traits of a run, and be ready to count it."""
+    def first_contact(self, catalog: Catalog, connection: Connection | None = None) -> FirstContact:
+        """Confirm what differs of the traits of a run, and be ready to count it; `connection` is
+        the run's own, to look at the state with."""
+        with self._state(connection) as state:
+            self.new = frozenset(catalog.by_name) - snapshot.owned(state)
         self.confirm(catalog.by_name)
         audiences = {name: trait.kind == AUDIENCE for name, trait in catalog.by_name.items()}
         ours = Ours(audiences, self.as_strings, self.protected)
-        return FirstContact(self.before, catalog, ours, self.unknown, self.notice)
+        before = partial(self.before, connection=connection)
+        return FirstContact(before, catalog, ours, self.unknown, self.notice, anew=self.anew)
 
     # What was found
 
@@ -237,19 +250,38 @@ class Contact:
             if (traits := self._traits(row.traits)) is not None
         }
 
-    def before(self, customer_ids: Collection[str]) -> dict[str, Seen]:
-        """Those of the named customers that the state does not know, or that are confirmed not to
-        be as it believes."""
-        found = {
-            row.customer_id: Seen(None, self._free(traits))
-            for row in self.roster.rows(customer_ids)
-            if not row.known and (traits := self._traits(row.traits)) is not None
-        }
+    def before(
+        self, customer_ids: Collection[str], connection: Connection | None = None
+    ) -> dict[str, Seen]:
+        """Those of the named customers that the state does not know, or never told Amberflo of,
+        that have a value under a name that is new, or that are confirmed not to be as the state
+        believes."""
+        with self._state(connection) as state:
+            rows = {row.customer_id: row for row in snapshot.held(state, customer_ids)}
+        found = {}
+        for listed in self.roster.rows(customer_ids):
+            traits, row = self._traits(listed.traits), rows.get(listed.customer_id)
+            if traits is None:
+                continue
+            traits = self._free(traits)
+            if row is None:
+                found[listed.customer_id] = Seen(None, traits)
+            elif not self._was_told(row):
+                found[listed.customer_id] = Seen(row.rev, traits, judged=traits.keys())
+            elif not _settled(row) and (new := traits.keys() & self.new):
+                found[listed.customer_id] = Seen(row.rev, traits, judged=new)
         found.update(
             (row.customer_id, Seen(row.rev, self._free(orjson.loads(row.traits)), row.missing))
             for row in self.roster.drifted(customer_ids)
         )
         return found
+
+    def _state(self, connection: Connection | None) -> AbstractContextManager[Connection]:
+        return self.database.read() if connection is None else nullcontext(connection)
+
+    def _was_told(self, row: HeldRow) -> bool:
+        """Whether this account acknowledged a customer to the state."""
+        return row.acked_rev > 0 and not self.anew
 
     def _free(self, traits: Mapping[str, Any]) -> dict[str, Any]:
         """The traits less those that are protected: these are nobody's to compare."""
@@ -335,7 +367,7 @@ class TraitFound:
 class FirstContact:
     """What a full compare takes over from Amberflo or corrects there, by trait."""
 
-    #: as that of `Contact`
+    #: as that of `Contact`, of the run's own connection
     before: Callable[[Collection[str]], Mapping[str, Seen]]
     catalog: Catalog
     ours: Ours
@@ -344,6 +376,8 @@ class FirstContact:
     #: one line where this state seems older than what Amberflo acknowledged
     notice: str | None = None
     traits: dict[str, TraitFound] = field(default_factory=dict)
+    #: as that of `Contact`
+    anew: bool = False
 
     def noting(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
         """The same pairs of a full compare; those are counted that Amberflo does not hold as the

@@ -62,7 +62,10 @@ class Decision:
 
     def guards(self, one: TraitChange) -> bool:
         """Whether a change needs somebody's word."""
-        return one.key in self.held and one.ruling is None and not _mends(one)
+        if one.key not in self.held or one.ruling is not None:
+            return False
+        is_there = one.source == AMBERFLO and same(one.before, one.after)
+        return not (is_there or _mends(one))
 
     def holds_deletion(self, change: CustomerChange) -> bool:
         """Whether nothing of a change is applied, since the customer was deleted in Segment."""

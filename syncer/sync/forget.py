@@ -169,6 +169,9 @@ def _others(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterator[Pa
         name = known[0] if known is not None else row.customer_id if row is not None else ""
         if name not in (gone if known is None else gone.pending):
             yield row, known, seen
+        elif name in gone.doubted and row is not None and row is not GONE:
+            tally.returned.append(name)
+            yield row, known, seen
         elif row is not None and row is not GONE:
             keys = orjson.loads(row.keys)
             tally.customers += 1

@@ -71,10 +71,17 @@ class Guard:
                 found[key] = why
         return found
 
-    def held_deletions(self, deleted: int, before: int, gone: int) -> str | None:
+    def held_deletions(
+        self, deleted: int, before: int, gone: int, *, nobody: bool = False
+    ) -> str | None:
         """Why customers that were deleted in Segment are held, if so: `deleted` by this run of
-        `before`, after `gone` within a day before."""
+        `before`, after `gone` within a day before; `nobody`: the pull had no customer at all."""
         number, all_of_them = deleted + gone, before + gone
+        if deleted and (nobody or deleted * 2 > before):
+            return (
+                f"{deleted:,} of {before:,} customers have no identifier in Segment any more, more "
+                "than half of all"
+            )
         if (
             deleted
             and number >= self.small_min_exits

@@ -104,6 +104,8 @@ class Observer:
                         return NO_TRAITS
                     done += len(batch)
                     self.progress.at(min(done, total))
+            if bare and not whole:
+                return NO_TRAITS
         except (Refused, TryAgain) as problem:
             return str(problem)
         finally:

@@ -7,7 +7,7 @@ that memory stays flat.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from syncer.sync.compare import (
     Tally,
     TraitChange,
     leaves,
+    read_stamps,
 )
 from syncer.sync.spool import Spool
 
@@ -74,10 +75,13 @@ class Said:
 
 
 def told_apart(
-    pairs: Iterable[Pair], identified: Callable[[Collection[str]], Collection[str]]
+    pairs: Iterable[Pair],
+    identified: Callable[[Collection[str]], Collection[str]],
+    horizon: int,
 ) -> Iterator[Pair]:
     """The same pairs, those of customers that the pull does not have at the end, with `GONE` for a
-    row where Engage has no identifier of them any more (it is asked when the pull is read)."""
+    row where Engage has no identifier of them any more (it is asked when the pull is read). That is
+    said only of customers that Engage had before, and of whom no call came after `horizon`."""
     with closing(Spool()) as vanished:
         for pair in pairs:
             if pair[0] is None:
@@ -85,9 +89,19 @@ def told_apart(
             else:
                 yield pair
         for known in chunks(iter(vanished)):
-            there = identified([one[0] for one in known])
+            may_be_gone = [one[0] for one in known if _was_there(one, horizon)]
+            there = identified(may_be_gone)
+            gone = set(may_be_gone).difference(there)
             for one in known:
-                yield None if one[0] in there else GONE, tuple(one), None
+                yield GONE if one[0] in gone else None, tuple(one), None
+
+
+def _was_there(known: Sequence[Any], horizon: int) -> bool:
+    """Whether a run had the customer, and no call tells of it since then."""
+    stamps, compared = known[4], known[6]
+    return compared is not None and all(
+        one.received <= horizon for one in read_stamps(stamps).values()
+    )
 
 
 def beside(
@@ -110,10 +124,18 @@ def _id(pair: Pair) -> str:
 
 class Rulings:
     """What was decided on what a comparison finds: before, or by the approval that it is made for
-    (`approved` holds). `excused` counts, by key, what leaves and needs no guard any more."""
+    (of the holds `approved` what runs up to `until` found). `excused` counts, by key, what leaves
+    and needs no guard any more."""
 
-    def __init__(self, connection: Connection, tally: Tally, approved: Collection[int]) -> None:
-        self._connection, self._tally, self._approved = connection, tally, approved
+    def __init__(
+        self,
+        connection: Connection,
+        tally: Tally,
+        approved: Collection[int] = (),
+        until: int = 0,
+    ) -> None:
+        self._connection, self._tally = connection, tally
+        self._approved, self._until = approved, until
         self.traits = holds.traits_in_force(connection)
         self.excused: Counter[str] = Counter()
 
@@ -152,7 +174,7 @@ class Rulings:
         """What was decided on this change; None where Engage says something that nobody saw."""
         if found.after != (None if after is None else orjson.dumps(after).decode()):
             return None
-        if found.hold in self._approved:
+        if found.hold in self._approved and found.since_run <= self._until:
             return "approved"
         newer = observed_at is not None and observed_at > (found.observed_at or 0)
         return "rejected" if found.decision == holds.REJECTED and not newer else None

@@ -7,7 +7,7 @@ commit is one transaction. Delivery sends what is due, from this run and from ea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -57,7 +57,7 @@ RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 class Look(Protocol):
     """Reads what Amberflo has; with `must` it raises what is in the way, else it gives None."""
 
-    def __call__(self, *, must: bool) -> AbstractContextManager[Contact | None]: ...
+    def __call__(self, *, must: bool, anew: bool) -> AbstractContextManager[Contact | None]: ...
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,10 @@ class Word:
 
 @dataclass(frozen=True)
 class Approval:
-    """Holds that may go through, and whose word that is."""
+    """Holds of which may go through what runs up to `run` found, and whose word that is."""
 
     holds: frozenset[int]
+    run: int
     word: Word
 
 
@@ -125,6 +126,8 @@ class Compared:
     notices: list[str] = field(default_factory=list)
     #: what Amberflo holds that the state did not put there; None where it was not read
     first_contact: FirstContact | None = None
+    #: by key, what leaves and was decided on before
+    excused: Mapping[str, int] = field(default_factory=dict)
     #: what came of it, when it is committed
     applied: Applied = field(default_factory=Applied)
 
@@ -153,7 +156,7 @@ class Compared:
         if key == holds.DELETED:
             return self.tally.known, self.tally.deleted
         sums = self.tally.sums[key]
-        return self.members.get(key, 0) + sums.found, sums.leaving
+        return self.members.get(key, 0) + sums.found, sums.leaving - self.excused.get(key, 0)
 
 
 @dataclass
@@ -213,9 +216,8 @@ class Runs:
         """One run now, until delivered. With `new_account` everybody is sent, to an account that
         has nothing of ours yet."""
         with run_lock(self.database, self.patience) as check:
-            if new_account and self.account is not None:
-                self.account.begin_anew(self.clock())
-            return self._run(*self._next(full or new_account), check=check)
+            anew = new_account and self.account is not None
+            return self._run(*self._next(full or new_account), check=check, anew=anew)
 
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
@@ -241,7 +243,7 @@ class Runs:
             there = self._holds_of(run)
             # One that is rejected stays so while another one of the run waits for a decision.
             found = [one for one in there if one.decision is None] or there
-            approval = Approval(frozenset(one.id for one in found), word)
+            approval = Approval(frozenset(one.id for one in found), run, word)
             return self._run("reconcile", Everything(), check=check, approval=approval)
 
     def reject(self, run: int, word: Word = Word()) -> None:
@@ -301,8 +303,8 @@ class Runs:
         if not amberflo or look is None:
             return replace(self, look=None, glance=None)._compare(*self._next(full), approval=None)
 
-        def surely(*, must: bool) -> AbstractContextManager[Contact | None]:
-            return look(must=True)
+        def surely(*, must: bool, anew: bool) -> AbstractContextManager[Contact | None]:
+            return look(must=True, anew=False)
 
         return replace(self, look=surely)._compare(*self._next(full=True), approval=None)
 
@@ -336,17 +338,19 @@ class Runs:
         check: Check,
         approval: Approval | None = None,
         again: Again | None = None,
+        anew: bool = False,
     ) -> Result:
+        """Make a run; `anew` says that Amberflo's account is another one, from its commit on."""
         with self.database.write() as connection:
             for cut_off in runs.take_up(connection, self.clock()):
                 self.progress.say(f"run {cut_off} was cut off; this one takes up what it left")
             run = runs.start(connection, kind, self.clock(), self.selection.settings)
         with self._recorded(run):
-            if self.account is not None:
+            if self.account is not None and not anew:
                 self.account.check()
-            with closing(self._compare(kind, scope, approval)) as compared:
+            with closing(self._compare(kind, scope, approval, anew)) as compared:
                 check()  # nobody else runs: what was compared is still so
-                due = self._commit(run, compared, approval, again)
+                due = self._commit(run, compared, approval, again, anew)
                 decision = compared.decision
                 result = Result(run, compared.kind, runs.DONE, compared.held())
                 result.waiting, result.mismatches = dict(decision.waiting), compared.mismatches
@@ -357,7 +361,9 @@ class Runs:
             result.delivery = self._send(run, due, done)
             return self._finish(result)
 
-    def _compare(self, kind: RunKind, scope: Scope, approval: Approval | None) -> Compared:
+    def _compare(
+        self, kind: RunKind, scope: Scope, approval: Approval | None, anew: bool = False
+    ) -> Compared:
         """Compare what is in scope; all of it where a key turns up that is not ours yet: Amberflo
         may have something under its name."""
         listing = self._listing()  # asked before the pull: it may take minutes
@@ -367,7 +373,7 @@ class Runs:
                 "them: it may be an older copy, so all is compared"
             )
             kind, scope = "reconcile", Everything()
-        with self._looked_at(kind, scope) as contact:
+        with self._looked_at(kind, scope, anew) as contact:
             try:
                 return self._compared(kind, scope, approval, listing, contact)
             except _NewKeys as new:
@@ -376,12 +382,16 @@ class Runs:
             return self._compared("reconcile", Everything(), approval, listing, contact)
 
     @contextmanager
-    def _looked_at(self, kind: RunKind, scope: Scope) -> Iterator[Contact | None]:
+    def _looked_at(
+        self, kind: RunKind, scope: Scope, anew: bool = False
+    ) -> Iterator[Contact | None]:
         """What Amberflo has, for a comparison of everything."""
         if self.look is None or not isinstance(scope, Everything):
             yield None
             return
-        with self.look(must=kind == "initial") as contact:
+        with self.source.pull(scope):
+            pass  # what is wrong with the source is said before Amberflo is read
+        with self.look(must=kind == "initial" or anew, anew=anew) as contact:
             yield contact
 
     def _compared(
@@ -403,11 +413,20 @@ class Runs:
                 raise _NewKeys(new, catalog)
             watermark = pull.watermark()
             tally, plan, said = Tally(catalog), Plan(), Said()
-            rulings = Rulings(connection, tally, approval.holds if approval else frozenset())
-            first = self._first_contact(contact, catalog)
+            rulings = Rulings(connection, tally)
+            if approval is not None:
+                rulings = Rulings(connection, tally, approval.holds, approval.run)
+            first = self._first_contact(contact, catalog, connection)
+            if first is None and whole and new and self.selection.hold_first_contact:
+                raise SourceError(
+                    'Amberflo cannot be read, and engage.first_contact is "hold": '
+                    f"{', '.join(new[:5])} must wait until it can; nothing was changed"
+                )
             try:
                 began, horizon = self.clock(), self._horizon(kind, watermark)
-                pairs = self._pairs(pull, connection, catalog, tally, first, said, rulings, whole)
+                pairs = self._pairs(
+                    pull, connection, catalog, tally, first, said, rulings, whole, horizon
+                )
                 forget = self.selection.forget_deleted
                 found = compare(pairs, catalog, tally, horizon, whole=whole, forget=forget)
                 for change in rulings.read(found):
@@ -442,6 +461,7 @@ class Runs:
             # A call that comes while this is compared is newer than what is pulled, whoever wins.
             horizon=min(horizon, began),
             said=said,
+            excused=rulings.excused,
             listing=listing,
             first_contact=first,
         )
@@ -454,12 +474,14 @@ class Runs:
             )
         return compared
 
-    def _first_contact(self, contact: Contact | None, catalog: Catalog) -> FirstContact | None:
+    def _first_contact(
+        self, contact: Contact | None, catalog: Catalog, connection: Connection
+    ) -> FirstContact | None:
         """What Amberflo holds under the names of a run, where that is looked at and to be had."""
         if contact is None:
             return None
         try:
-            return contact.first_contact(catalog)
+            return contact.first_contact(catalog, connection)
         except AmberfloError as problem:
             self.progress.say(f"what Amberflo holds is not compared: {problem}")
             return None
@@ -531,6 +553,7 @@ class Runs:
             tally.deleted - rulings.excused[holds.DELETED],
             tally.known,
             holds.deleted_since(connection, day),
+            nobody=not tally.customers,
         )
         pending = holds.open_holds(connection).get(holds.DELETED)
         if pending is not None and pending.id not in approved and tally.deleted:
@@ -550,10 +573,10 @@ class Runs:
         config wants it so, each with the reason."""
         if first is None or not self.selection.hold_first_contact:
             return {}
-        known = {row.trait for row in rows}
+        known = set() if first.anew else {row.trait for row in rows}
         return {
-            catalog.by_name[name].key: f"first contact: {found.differ:,} customers have another "
-            "value at Amberflo under this name"
+            catalog.by_name[name].key: f"{holds.FIRST_CONTACT}: {found.differ:,} customers have "
+            "another value at Amberflo under this name"
             for name, found in first.traits.items()
             if found.differ and name not in known and catalog.by_name[name].key not in held
         }
@@ -605,6 +628,7 @@ class Runs:
         said: Said,
         rulings: Rulings,
         whole: bool,
+        horizon: int,
     ) -> Iterator[Pair]:
         """The whole stream of what is to be compared, with progress."""
         counted = pull.count(catalog.keys)
@@ -617,7 +641,7 @@ class Runs:
             pulled = self._watched(customers)
             pairs: Iterable[Pair]
             if whole:
-                pairs = told_apart(merge(pulled, known), pull.identified)
+                pairs = told_apart(merge(pulled, known), pull.identified, horizon)
             else:
                 pulled = said.noted(pulled, catalog, rulings.traits)
                 pairs = look_up(pulled, lambda ids: snapshot.find(connection, ids))
@@ -652,12 +676,15 @@ class Runs:
         compared: Compared,
         approval: Approval | None,
         again: Again | None,
+        anew: bool,
     ) -> int:
         """Snapshot, history, holds, what is due and the run's sums, in one transaction; gives how
         many customers are due."""
         self._check_stop()
         now = self.clock()
         with self.database.write(alone=True) as connection:
+            if anew and self.account is not None:
+                self.account.begin_anew(connection, now)
             if approval is not None:
                 word = approval.word
                 holds.decide(
@@ -669,6 +696,7 @@ class Runs:
                     because=word.because,
                     run=run,
                 )
+            forgotten.keep(connection, compared.tally.returned)
             renamed(connection, compared.catalog.renamed, run, now)
             taken_from_calls(connection, compared.catalog.by_name, run, now)
             compared.applied = applied = self._apply(connection, run, compared, now)
@@ -677,6 +705,19 @@ class Runs:
                 holds.end_unseen(connection, looked_at, run, now)
             for trait, customer_ids in compared.said:
                 holds.end_unsaid(connection, trait, customer_ids, run, now)
+            left_out = {trait.name for trait in compared.catalog.left_out}
+            holds.decide(
+                connection,
+                [
+                    one.id
+                    for trait, one in holds.open_holds(connection).items()
+                    if trait in left_out
+                ],
+                holds.WITHDRAWN,
+                now,
+                because="the config leaves it out",
+                run=run,
+            )
             holds.close_empty(connection, run, now)
             snapshot.put_traits(
                 connection,

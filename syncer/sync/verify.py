@@ -15,6 +15,7 @@ import uvloop
 from state import holds, snapshot
 from state.database import Database
 from state.findings import CLAIMS, EQUAL, EXTRA, STRANGER, SUSPECT, UNSEEN
+from state.removable import removable
 from state.snapshot import HeldRow
 from syncer.amberflo.client import Record
 from syncer.amberflo.customer import Difference, alike, differences, ours_at_amberflo
@@ -304,6 +305,10 @@ class Verifier:
     def _compare(self, row: HeldRow, record: Record) -> tuple[list[Difference], list[str]]:
         """Where the record is not as it should be, and the names of all that was compared."""
         how: Any = {"as_strings": self.as_strings, "protected": self.protected}
-        drifts = differences(record, row, self.owned, **how)
-        names = [*ours_at_amberflo(row, self.owned, **how), "customerName"]
+        owned = self.owned
+        if row.compared is None:
+            with self.database.read() as connection:
+                owned = removable(connection, [row])[row.customer_id]
+        drifts = differences(record, row, owned, **how)
+        names = [*ours_at_amberflo(row, owned, **how), "customerName"]
         return drifts, [*names, "customerEmail"] if row.email else names

@@ -32,13 +32,14 @@ from tests.contract.conftest import NOW, as_claimed, ask, due, due_ids, put, rec
 
 def known(state: CustomerState, rev: int = 1) -> CustomerRow:
     """What a comparison gets to see of it."""
-    return CustomerRow(state.customer_id, state.traits, state.name, state.email, state.stamps, rev)
+    named = (state.customer_id, state.traits, state.name, state.email, state.stamps)
+    return CustomerRow(*named, rev, compared=None)
 
 
 def to_send(state: CustomerState, rev: int, attempts: int, run: int | None = None) -> DueRow:
     """What a delivery gets to see of it."""
-    found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run, "given_back": None}
-    return DueRow._make(found[name] for name in DueRow._fields)
+    found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run}
+    return DueRow._make(found.get(name) for name in DueRow._fields)
 
 
 def change(customer_id: str, key: str, before: Any, after: Any, at: int | None = 7) -> ChangeRow:

@@ -282,7 +282,8 @@ def test_a_name_is_engages_alone_also_when_it_becomes_so(desk: Desk) -> None:
     desk.deliver()
     desk.now += 1
     desk.know("gold")
-    assert desk.customer() == {"traits": {}, "called": {"plan": ["pro", NOW]}}
+    called = {"plan": ["pro", NOW], "gold": [None, NOW + 1, [True]]}
+    assert desk.customer() == {"traits": {}, "called": called}
     assert desk.claimed() == ["u1"]  # Amberflo is told
     change = list(records(desk.state, "change").values())[-1]
     assert (change["key"], change["before"], change["after"]) == ("gold", "true", None)

@@ -81,7 +81,7 @@ def test_a_key_that_was_rotated_is_noted(
     assert noted(installation)["key"] != before["key"]
     installation.amberflo.reset_stats()
     installation.run("sync")
-    assert installation.amberflo.stats()["requests"] == {}
+    assert "GET /customers" not in installation.amberflo.stats()["requests"]
 
 
 @pytest.mark.parametrize("there", [0, 10])
@@ -170,7 +170,7 @@ def test_a_state_of_before_that_knows_no_account_notes_it(
         state.execute("DELETE FROM memo WHERE name = 'account'")
     installation.amberflo.reset_stats()
     installation.run("sync")
-    assert installation.amberflo.stats()["requests"] == {}
+    assert "GET /customers" not in installation.amberflo.stats()["requests"]
     assert noted(installation)["url"].endswith("/customers")
 
 
@@ -222,7 +222,8 @@ def test_a_delivery_under_way_ends_where_the_account_changes(
     app = App(load(installation.config, {}), LineProgress())
     with app.state(writes=True) as database:
         account = app.account(database).check()
-        app.account(database).begin_anew(1)
+        with database.write(alone=True) as connection:
+            app.account(database).begin_anew(connection, 1)
         installation.amberflo.reset_stats()
 
         async def deliver(account: str) -> Delivery:

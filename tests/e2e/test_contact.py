@@ -227,6 +227,7 @@ def test_a_listing_is_not_believed(world: World) -> None:
 
 
 def test_what_is_due_refused_or_on_its_way_is_not_judged(world: World) -> None:
+    """But who was never sent is as Amberflo has it."""
     ids = ["due", "never sent", "refused", "changing", "settled"]
     for one in ids:
         world.amberflo.hold(one, vip=False)
@@ -251,7 +252,10 @@ def test_what_is_due_refused_or_on_its_way_is_not_judged(world: World) -> None:
     world.amberflo.after_read = change
     with world.contact() as contact:
         assert [row.customer_id for row in contact.drifted()] == ["settled"]
-        assert list(contact.before(ids)) == ["settled"]
+        found = contact.before(ids)
+        assert list(found) == ["never sent", "settled"]
+        assert set(found["never sent"].judged or ()) == {"vip"}
+        assert found["settled"].judged is None
 
 
 def test_a_change_between_two_looks_is_seen_at_its_rev(world: World) -> None:

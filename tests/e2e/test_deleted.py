@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from syncer.sandbox.faults import Faults
+from tests.support.calls import identify, membership, take
 from tests.support.warehouse import Warehouse
 
 from .conftest import Installation
@@ -121,3 +123,69 @@ def test_deleted_customers_may_be_forgotten(
     assert record["traits"]["vip"] is False
     text = installation.run("audit", "customer", "u00", exit_code=(0, 1, 2))
     assert "Ada" not in text.stdout
+
+
+def test_one_whom_only_calls_know_was_not_deleted(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """The warehouse has not loaded them yet."""
+    installation.configure(engage='deleted = "forget"')
+    warehouse.users(20, ago=40, vip="true")
+    installation.run("sync")
+    take(installation.config, membership("new", "vip", True), identify("newer", plan="pro"))
+    installation.run("sync")
+    assert installation.json("sync", "--full")["deleted"] == 0
+    for one in ("new", "newer"):
+        warehouse.user(one, ago=0.01, vip="true")
+    installation.run("sync")
+    assert {"new", "newer"} <= installation.members("vip")
+    assert installation.values("plan")["newer"] == "pro"
+
+
+def test_one_whom_segment_has_again_is_not_forgotten(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    installation.configure(engage='deleted = "forget"', patience="1s")
+    warehouse.users(5, ago=40, vip="true", name="Ada")
+    installation.run("sync")
+    warehouse.delete("u00")
+    installation.amberflo.faults = Faults.parse("500=1")
+    installation.run("sync", "--full", exit_code=1)
+    installation.amberflo.faults = Faults()
+    warehouse.user("u00", ago=0.01, vip="true", name="Ada")
+    installation.run("sync", "--full")
+    assert "u00" in installation.members("vip")
+    assert installation.holds()["u00"]["customerName"] == "Ada"
+
+
+@pytest.mark.parametrize("mode", ["exit", "forget"])
+@pytest.mark.parametrize("tables", [("user_identifiers",), ("user_identifiers", "user_traits")])
+def test_an_empty_source_deletes_nobody_however_few_there_are(
+    installation: Installation, warehouse: Warehouse, mode: str, tables: tuple[str, ...]
+) -> None:
+    installation.configure(engage=f'deleted = "{mode}"')
+    ids = warehouse.users(4, ago=40, vip="true")
+    installation.run("sync")
+    for table in tables:
+        warehouse.db.execute(f"DELETE FROM {table}")
+    installation.run("sync", "--full", exit_code=3)
+    assert installation.members("vip") == set(ids)
+
+
+def test_one_with_something_held_is_not_forgotten_yet(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    installation.configure(engage='deleted = "forget"')
+    ids = warehouse.users(40, ago=40, vip="true", gold="true")
+    installation.run("sync")
+    for one in ids[:20]:
+        warehouse.say(one, "vip", "false")
+    installation.run("sync", exit_code=3)
+    run = last_run(installation)
+    warehouse.delete("u00")
+    installation.run("sync", "--full", exit_code=3)
+    assert "u00" in installation.members("vip")
+    installation.run("runs", "approve", str(run))
+    installation.run("sync", "--full")
+    assert "u00" not in installation.members("vip")
+    assert installation.members("vip") == set(ids[20:])

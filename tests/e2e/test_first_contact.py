@@ -312,6 +312,75 @@ def test_verify_judges_customers_that_only_amberflo_and_engage_know(
     assert [one["customer_id"] for one in document["drifted"]] == ["left"]
 
 
+def test_who_is_due_by_a_call_is_guarded_and_recorded_like_anybody(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """The state knows the customer by a call, and Amberflo was never told of it."""
+    ids = warehouse.users(40, ago=40, gold="true")
+    for one in ids:
+        seed(installation, one, vip=True)
+        warehouse.say(one, "vip", "false" if one < "u20" else "true", ago=30)
+    take(installation.config, *(identify(one, plan="pro") for one in ids[:20]))
+    installation.run("sync", exit_code=3)
+    assert installation.members("vip") == set(ids)
+    installation.run("runs", "approve", "1")
+    assert installation.members("vip") == set(ids[20:])
+    changes = installation.json("audit", "customer", "u25")["changes"]
+    assert [(one["before"], one["source"]) for one in changes if one["trait"] == "vip"] == [
+        (True, "amberflo")
+    ]
+
+
+def test_a_call_of_a_stranger_takes_no_membership_away(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """No comparison has said that the customer left."""
+    warehouse.users(5, ago=40, vip="true")
+    installation.run("sync")
+    seed(installation, "stranger", vip=True)
+    take(installation.config, identify("stranger", plan="pro"))
+    installation.run("sync")
+    installation.run("sync", "--full")
+    assert installation.values("plan")["stranger"] == "pro"
+    assert "stranger" in installation.members("vip")
+    assert installation.json("verify")["drifted"] == []
+
+
+def test_a_partial_run_takes_no_membership_away_that_only_amberflo_has(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(5, ago=40, vip="true", gold="true")
+    installation.run("sync")
+    seed(installation, "late", vip=True)
+    warehouse.user("late", ago=1, gold="true")
+    installation.run("sync")
+    assert installation.values("gold")["late"] is True
+    assert "late" in installation.members("vip")
+    # A comparison of all tells that it left, and the history has it.
+    installation.run("sync", "--full")
+    assert installation.values("vip")["late"] is False
+    last = installation.json("audit", "customer", "late")["changes"][-1]
+    assert (last["before"], last["after"], last["source"]) == (True, False, "amberflo")
+
+
+def test_an_older_copy_with_an_open_hold_bills_nobody_again(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    ids = warehouse.users(40, ago=40, vip="true", beta="false")
+    installation.run("sync")
+    for one in ids[:20]:
+        warehouse.say(one, "vip", "false", ago=5)
+    installation.run("sync", exit_code=3)
+    copy = copy_state(installation, "old.db")
+    installation.run("runs", "approve", "2")
+    restore(installation, copy)
+    installation.run("sync", "--full", exit_code=(0, 3))
+    for one in ids[:20]:
+        warehouse.say(one, "beta", "true", ago=1)
+    installation.run("sync", exit_code=(0, 3))
+    assert installation.members("vip") == set(ids[20:])
+
+
 # -- another account
 
 
@@ -367,3 +436,39 @@ def test_another_key_of_the_same_account_goes_on(
     warehouse.say("u00", "vip", "false")
     installation.run("sync")
     assert len(installation.members("vip")) == 29
+
+
+def test_a_mass_exit_in_another_account_is_held_too(
+    installation: Installation, warehouse: Warehouse, other_account: tuple[AmberfloSandbox, str]
+) -> None:
+    ids = warehouse.users(40, ago=40, vip="true", gold="true")
+    for one in ids[:20]:
+        warehouse.say(one, "vip", "false", ago=30)
+    installation.run("sync")
+    amberflo, url = other_account
+    for one in ids:
+        amberflo.customers[one] = {
+            "customerId": one, "id": one, "customerName": one, "traits": {"vip": True},
+        }  # fmt: skip
+    installation.amberflo, installation.amberflo_url = amberflo, url
+    installation.configure()
+    installation.run("sync", "--new-account", exit_code=3)
+    assert installation.members("vip") == set(ids)
+    assert installation.members("gold") == set(ids)
+    run = installation.json("runs", "--limit", "1")[0]["run"]
+    installation.run("runs", "approve", str(run))
+    assert installation.members("vip") == set(ids[20:])
+
+
+def test_another_account_that_cannot_be_read_changes_nothing(
+    installation: Installation, warehouse: Warehouse, other_account: tuple[AmberfloSandbox, str]
+) -> None:
+    warehouse.users(5, ago=40, vip="true")
+    installation.run("sync")
+    here = installation.amberflo, installation.amberflo_url
+    installation.amberflo, installation.amberflo_url = other_account
+    installation.configure(api_key="mistyped")
+    installation.run("sync", "--new-account", exit_code=1)
+    installation.amberflo, installation.amberflo_url = here
+    installation.configure()
+    assert installation.json("sync")["state"] == "done"

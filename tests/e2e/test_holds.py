@@ -614,3 +614,14 @@ def test_a_call_of_another_audience_passes(
     calls.take(installation.config, calls.membership("u00", "other", False))
     installation.run("sync", exit_code=3)
     assert installation.members("other") == set(members) - {"u00"}
+
+
+def test_an_approval_covers_what_its_run_saw_and_nothing_that_came_since(
+    installation: Installation, warehouse: Warehouse, members: list[str]
+) -> None:
+    run = hold(installation, warehouse, members[:20])
+    warehouse.lose("vip", members[20:])
+    installation.run("sync", "--full", exit_code=3)
+    installation.run("runs", "approve", str(run), exit_code=3)
+    assert installation.members("vip") == set(members[20:])
+    assert held(installation) == ["vip"]

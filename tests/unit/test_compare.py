@@ -62,6 +62,7 @@ class Stored(NamedTuple):
     email: str | None
     stamps: str | None = None
     rev: int = 1
+    compared: int | None = 1
 
 
 Row = tuple[str, object, str | None]
@@ -128,6 +129,7 @@ def test_a_new_customer_in_an_audience_is_sent_with_its_pulled_false_too() -> No
             TraitChange(ORDERS, "order_completed_last_30days", None, False, JUNE_MS),
             TraitChange("vip", "vip", None, True, MAY_MS),
         ],
+        compared=True,
     )
     assert counts(tally, "vip") == {"pulled": 1, "entered": 1}
     # Amberflo learns of it, but nobody entered or left
@@ -199,6 +201,7 @@ def test_a_membership_that_turned(before: bool | None, raw: str, after: bool, co
         None,
         None,
         [TraitChange("vip", "vip", before, after, MAY_MS)],
+        compared=True,
     )
     assert counts(tally, "vip") == {"pulled": 1, counted: 1}
     assert counts(tally, "lost") == {"pulled": 1, "unchanged": 1}
@@ -623,6 +626,33 @@ def test_what_is_there_against_what_was_acknowledged_is_sent_again() -> None:
     assert counts(tally, "vip") == {"pulled": 1, "changed": 1}
     # the customer changed since Amberflo was looked at
     assert beside(row, before, Seen(2, {"vip": False}))[0] is None
+
+
+def test_what_is_judged_of_amberflo_is_all_that_counts() -> None:
+    """The rest of a record may be on its way."""
+    before = known("u1", {"vip": True, "lost": True})
+    row = with_traits("u1", vip="t", lost="t")
+    there = {"vip": False, "lost": False}
+    change, _ = beside(row, before, Seen(1, there, judged={"vip"}))
+    assert change is not None
+    assert [one.trait for one in change.changes] == ["vip"]
+
+
+def test_nobody_judges_whom_engage_never_knew() -> None:
+    """Design §3: customers that Amberflo has and Engage does not know are left alone."""
+    stranger = known("u1", {})._replace(compared=None)
+    assert beside(None, stranger, Seen(1, {"vip": True}))[0] is None
+
+
+def test_who_is_pulled_with_all_others_for_the_first_time_is_noted() -> None:
+    new = known("u1", {"vip": True})._replace(compared=None)
+    change, tally = one(with_traits("u1", vip="t"), new)
+    assert change is not None
+    assert (change.changes, change.compared) == ([], True)
+    assert (tally.changed, tally.unchanged) == (0, 1)
+    tally = Tally(make_catalog())
+    pairs = look_up([with_traits("u1", vip="t")], lambda ids: [new])
+    assert list(compare(pairs, tally.catalog, tally, whole=False)) == []
 
 
 def test_who_left_here_and_is_a_member_there_leaves_again() -> None:

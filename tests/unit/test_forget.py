@@ -26,7 +26,7 @@ def pulled(customer_id: str, *keys: str, name: str | None = None) -> PulledCusto
 
 
 def known(customer_id: str, **traits: Any) -> Known:
-    return customer_id, catalogs.canonical(traits), None, None, None, 1
+    return customer_id, catalogs.canonical(traits), None, None, None, 1, 1
 
 
 def gone(*erased: str, pending: set[str] | None = None) -> Forgotten:

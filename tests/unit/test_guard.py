@@ -167,13 +167,22 @@ def test_members_whom_only_amberflo_knew_count_as_members() -> None:
 
 def test_deleted_customers_are_guarded_apart() -> None:
     guard = Guard()
-    assert guard.held_deletions(9, 9, 0) is None
+    assert guard.held_deletions(9, 20, 0) is None
     assert guard.held_deletions(10, 200, 0) is None
     assert guard.held_deletions(10, 199, 0) == (
         "10 of 199 customers have no identifier in Segment any more, more than 5%"
     )
     assert guard.held_deletions(5, 199, 6) is not None
     assert guard.held_deletions(0, 199, 100) is None
+
+
+def test_most_of_few_customers_are_not_deleted_without_a_word() -> None:
+    """An empty source, or another id type in the config, must not be a deletion of all."""
+    guard = Guard()
+    assert guard.held_deletions(4, 9, 0) is None
+    assert guard.held_deletions(5, 9, 0) is not None
+    assert guard.held_deletions(1, 9, 0, nobody=True) is not None
+    assert guard.held_deletions(0, 0, 0, nobody=True) is None
 
 
 def test_each_trait_is_looked_at_by_itself() -> None:

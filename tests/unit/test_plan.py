@@ -46,6 +46,7 @@ CHANGES = st.builds(
     st.integers(0, 2**53),
     st.booleans(),
     st.sampled_from([None, "approved", "rejected"]),
+    st.booleans(),
 )
 
 

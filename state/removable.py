@@ -1,0 +1,49 @@
+"""What a write may take away at Amberflo: of a trait that is ours by name, and not the customer's.
+
+Of a customer that a run has compared with all that Engage has, every name that is ours. Of one that
+only calls, or runs that looked at a part, have told of, nobody knows yet what Engage says of the
+rest: only what was written from here. Nothing of a trait of which something is held or rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from sqlalchemy import Connection, select
+
+from state import holds, snapshot
+from state.tables import CHANGE, IDENTIFY
+
+#: Customers that one statement names.
+CHUNK = 500
+
+
+class Row(Protocol):
+    """A row of `customer`."""
+
+    @property
+    def customer_id(self) -> str: ...
+    @property
+    def compared(self) -> int | None: ...
+
+
+def removable(connection: Connection, rows: Iterable[Row]) -> Mapping[str, frozenset[str]]:
+    """The names that a write may take away, by customer."""
+    ours = snapshot.owned(connection) - holds.traits_in_force(connection)
+    found: dict[str, frozenset[str]] = {}
+    others: list[str] = []
+    for row in rows:
+        found[row.customer_id] = ours
+        if row.compared is None:
+            others.append(row.customer_id)
+    for start in range(0, len(others), CHUNK):
+        ids = others[start : start + CHUNK]
+        written: dict[str, set[str]] = {one: set() for one in ids}
+        statement = select(CHANGE.c.customer_id, CHANGE.c.trait).where(
+            CHANGE.c.customer_id.in_(ids), CHANGE.c.source.is_distinct_from(IDENTIFY)
+        )
+        for customer_id, trait in connection.execute(statement.distinct()):
+            written[customer_id].add(trait)
+        found.update((one, ours & names) for one, names in written.items())
+    return found
