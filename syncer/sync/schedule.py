@@ -190,6 +190,8 @@ class Schedule:
         self._past, self._run, self._tell, self._chance = past, run, tell, chance
         self._scheduler = scheduler or BackgroundScheduler(timezone=UTC)
         self._running = threading.Lock()
+        #: held while a slot is planned, so that none is planned after the end
+        self._planning = threading.Lock()
         self._stopped = False
         self._job: Job | None = None
         self._slot: Slot | None = None
@@ -207,7 +209,11 @@ class Schedule:
 
     def stop(self) -> None:
         """Start nothing more, and wait for the run that goes on, which the caller ends before."""
-        self._stopped = True
+        with self._planning:
+            self._stopped = True
+            # Without its job APScheduler has nothing in hand: it stumbles over one that comes due
+            # while it is shut down.
+            self._drop_job()
         self._scheduler.shutdown(wait=True)
 
     def change(self, rhythm: Rhythm) -> None:
@@ -235,18 +241,24 @@ class Schedule:
 
     def _plan(self, slot: Slot, basis: float | None) -> None:
         """Make this the next slot; `basis` is the newest start on record now."""
-        self._slot, self._basis = slot, basis
+        with self._planning:
+            if self._stopped:
+                return
+            self._slot, self._basis = slot, basis
+            self._drop_job()
+            self._job = self._scheduler.add_job(
+                self._take_slot,
+                DateTrigger(datetime.fromtimestamp(slot.at, UTC)),
+                misfire_grace_time=None,
+                coalesce=True,
+                max_instances=1,
+            )
+        self._tell(slot)
+
+    def _drop_job(self) -> None:
         if self._job is not None:
             with suppress(JobLookupError):  # it ran, or runs
                 self._job.remove()
-        self._job = self._scheduler.add_job(
-            self._take_slot,
-            DateTrigger(datetime.fromtimestamp(slot.at, UTC)),
-            misfire_grace_time=None,
-            coalesce=True,
-            max_instances=1,
-        )
-        self._tell(slot)
 
     def _take_slot(self) -> None:
         if not self._running.acquire(blocking=False):
@@ -260,8 +272,7 @@ class Schedule:
             slot, basis = Slot(time.time() + AFTER_ANOTHER, full), self._basis
         finally:
             self._running.release()
-        if not self._stopped:
-            self._plan(slot, basis)
+        self._plan(slot, basis)
 
     def _take(self, slot: Slot) -> Slot:
         """Make the run of a slot, where it is still to be made; gives the slot that follows."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.job import Job
+from apscheduler.schedulers.background import BackgroundScheduler
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from syncer.sync.schedule import Past, Rhythm, Slot, cron
+from syncer.sync.schedule import Past, Rhythm, Schedule, Slot, cron
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 #: 2028 has a February 29, and 2027 has none.
@@ -284,3 +289,31 @@ def test_chance_spreads_the_starts_over_all_of_the_bounds() -> None:
     for n in range(8):
         first = low + n * (high - low) / 8
         assert 15 < sum(first <= gap < first + (high - low) / 8 for gap in gaps) < 65
+
+
+class SlowToSubmit(ThreadPoolExecutor):
+    """Hands a job over, then keeps the scheduler busy for a moment, as a loaded machine does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.submitted = threading.Event()
+
+    def submit_job(self, job: Job, run_times: list[datetime]) -> None:
+        super().submit_job(job, run_times)
+        self.submitted.set()
+        time.sleep(0.2)
+
+
+def test_an_end_while_a_slot_comes_due_is_quiet_and_plans_nothing_more() -> None:
+    executor, told = SlowToSubmit(), list[Slot]()
+    schedule = Schedule(
+        Rhythm(HOUR, MINUTE, cron("0 3 * * *")),
+        lambda: Past(None, None),
+        lambda full: time.sleep(0.1),
+        tell=told.append,
+        scheduler=BackgroundScheduler(timezone=UTC, executors={"default": executor}),
+    )
+    schedule.start()
+    assert executor.submitted.wait(5)
+    schedule.stop()  # pytest counts what breaks in the scheduler's thread
+    assert len(told) == 1
