@@ -16,7 +16,7 @@ import orjson
 
 from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.engage.names import trait_name
-from syncer.engage.selection import PROFILE_KEYS, kind_by_globs, matches, named
+from syncer.engage.selection import PROFILE_KEYS, kind_by_globs, matches, meant, named
 from syncer.engage.source import ObservedKey
 from syncer.engage.values import USUAL, Value, boolean, is_null, typed
 from syncer.errors import SourceError
@@ -249,8 +249,11 @@ class _Keys:
     found: dict[str, KnownTrait] = field(default_factory=dict)
     #: look like an audience, and the Public API lists none
     ignored: list[str] = field(default_factory=list)
-    #: new audiences of which only 1 and 0 stand in the source
+    #: keys of which only 1 and 0 stand in the source: counts, or audiences of a warehouse that
+    #: writes booleans so
     digits: list[str] = field(default_factory=list)
+    #: audiences of which no value is a boolean any more: a line each
+    unreadable: list[str] = field(default_factory=list)
     #: audiences with values that are no booleans, new keys with some that are, and keys whose name
     #: was given back under another key: a line each
     stray: list[str] = field(default_factory=list)
@@ -271,15 +274,22 @@ class _Keys:
             if not _all_boolean(seen):
                 self._tell_mixed(seen, earlier)
                 return
-            if seen.words == 0:
+            if seen.words == 0 and not meant(key, rules.audiences):
                 self.digits.append(key)
+                return
         if kind is None:
             return
         if rules.given_back(key):
             self._tell_released(key)
             return
         self.found[key] = KnownTrait(key, trait_name(key), kind)
-        if kind == AUDIENCE and seen.others:
+        if kind == AUDIENCE and seen.others and seen.others == _values(seen):
+            self.unreadable.append(
+                f"{key}: none of its {seen.others:,} values is a boolean: its members stay as they "
+                f"are; `syncer traits release {shlex.quote(key)}` gives it back if it is no "
+                "audience, and engage.computed_traits takes it as what it is"
+            )
+        elif kind == AUDIENCE and seen.others:
             self.stray.append(
                 f"{key}: {seen.others:,} of {_values(seen):,} values are no booleans: they are "
                 "skipped, and their customers stay as they are; `syncer traits release "
@@ -308,17 +318,16 @@ class _Keys:
         notices = []
         if self.digits:
             notices.append(
-                f"{_some(self.digits)}: the only values are 1 and 0, taken as memberships; name it "
-                "in engage.computed_traits or leave it out if it is a count"
+                f"{_some(self.digits)}: the only values are 1 and 0, which may be a count: not "
+                "taken as an audience; name it in engage.audiences if it is one, in "
+                "engage.computed_traits if it is a count"
             )
         for lines, of in (
             (self.stray, "audiences with values that are no booleans"),
             (self.mixed, "keys with some values that are booleans"),
             (self.released, "keys whose name was given back"),
         ):
-            notices += sorted(lines)[:NAMED]
-            if len(lines) > NAMED:
-                notices.append(f"and {len(lines) - NAMED:,} more {of}")
+            notices += _few(lines, of)
         return notices
 
 
@@ -336,9 +345,10 @@ def build(
 
     A key is a computed trait when it matches `computed_traits`, else an audience when it matches
     `audiences` and all its values, nulls aside, are booleans, or `audiences` names it exactly
-    (design §3). Where the Public API is asked, it is what `listed` says, if the globs for that
-    match, and any other key is a custom trait: a deleted audience becomes one, with its last values
-    for ever (facts/segment.md §3.4).
+    (design §3). Where all are 1 and 0 it may be a count, and `"*"` alone makes it no audience.
+    Where the Public API is asked, it is what `listed` says, if the globs for that match, and any
+    other key is a custom trait: a deleted audience becomes one, with its last values for ever
+    (facts/segment.md §3.4).
 
     `known` are the traits of earlier runs that are ours: an audience stays one, whatever values
     come. A key that the source lost, or the config leaves out, gives its name to a new one that
@@ -368,7 +378,7 @@ def build(
     return Catalog(
         found.values(),
         problems,
-        messages,
+        [*messages, *_few(keys.unreadable, "audiences without a boolean")],
         lost,
         {
             trait.key
@@ -445,6 +455,12 @@ def _all_boolean(seen: ObservedKey) -> bool:
 
 def _values(seen: ObservedKey) -> int:
     return seen.words + seen.digits + seen.others
+
+
+def _few(lines: Collection[str], of: str) -> list[str]:
+    """Lines of one kind, a bounded number of them."""
+    rest = len(lines) - NAMED
+    return [*sorted(lines)[:NAMED], *([f"and {rest:,} more {of}"] if rest > 0 else [])]
 
 
 def _some(keys: Collection[str]) -> str:

@@ -16,8 +16,8 @@ PROFILE_KEYS = ("name", "email")
 #: Journeys keep internals in traits of this name (facts/segment.md §1.3).
 INTERNAL = "hidden_entry*"
 
-#: What a glob that excludes begins with, and what makes an entry a glob.
-_NOT, _GLOB = "!", frozenset("*?[")
+#: What a glob that excludes begins with, what makes an entry a glob, and the glob of every key.
+_NOT, _GLOB, _EVERY = "!", frozenset("*?["), "*"
 
 
 def kind_by_globs(
@@ -45,3 +45,11 @@ def matches(key: str, patterns: Collection[str]) -> bool:
 def named(key: str, patterns: Collection[str]) -> bool:
     """Whether a key is selected by its own name, not by a glob."""
     return key in patterns and _GLOB.isdisjoint(key) and matches(key, patterns)
+
+
+def meant(key: str, patterns: Collection[str]) -> bool:
+    """Whether a key is selected by an entry that says something of it: its name, or a glob that is
+    not that of every key."""
+    return matches(key, patterns) and any(
+        fnmatchcase(key, pattern) for pattern in patterns if pattern != _EVERY
+    )

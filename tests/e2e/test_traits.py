@@ -79,22 +79,40 @@ def test_a_stray_value_leaves_an_audience_one(
     assert installation.values("vip") == {"u00": True, "u01": False, "u02": True, "u03": True}
 
 
-def test_ones_and_zeros_are_told_when_they_are_taken(
-    installation: Installation, warehouse: Warehouse
-) -> None:
-    warehouse.users(2, logins="1.0")
+def test_a_small_count_is_no_audience(installation: Installation, warehouse: Warehouse) -> None:
+    """Taken for one, it would say true for ever once it counts on."""
+    warehouse.users(2, logins="1.0", vip="true")
     warehouse.user("u09", logins="0.0")
     run = installation.json("sync")
-    assert run["notices"][0].startswith("logins: the only values are 1 and 0")
-    assert run["traits"][0]["skipped"] == 0
-    assert installation.members("logins") == {"u00", "u01"}
+    assert run["notices"][0].startswith("logins: the only values are 1 and 0, which may be a count")
+    assert (installation.values("logins"), installation.members("vip")) == ({}, {"u00", "u01"})
     warehouse.say("u00", "logins", "7")
-    run = installation.json("sync")
-    assert run["notices"][0].startswith("logins: 1 of 3 values are no booleans")
-    # It was taken by mistake: named as what it is, it has its value.
+    assert installation.json("sync", "--full")["state"] == "done"
+    assert installation.values("logins") == {}
     installation.configure(engage='computed_traits = ["logins"]')
     installation.run("sync")
     assert installation.values("logins") == {"u00": 7, "u01": 1.0, "u09": 0.0}
+
+
+def test_an_audience_of_which_nothing_can_be_read_makes_the_run_red(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """It was named, and is a count: somebody is billed for what nobody says any more."""
+    choose(installation, "*", "logins")
+    warehouse.users(2, logins="1", vip="true")
+    assert installation.json("sync")["problems"] == []
+    assert installation.members("logins") == {"u00", "u01"}
+    for user in ("u00", "u01"):
+        warehouse.say(user, "logins", "7")
+    warehouse.say("u00", "vip", "false")
+    run = installation.json("sync", exit_code=1)
+    assert run["problems"][0].startswith("logins: none of its 2 values is a boolean")
+    assert "syncer traits release logins" in run["problems"][0]
+    assert installation.members("vip") == {"u01"}, "everything else goes on"
+    choose(installation, "*")
+    installation.run("traits", "release", "logins", "--yes")
+    installation.run("sync")
+    assert installation.values("logins") == {}
 
 
 def test_a_newcomer_does_not_freeze_an_audience(

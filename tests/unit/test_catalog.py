@@ -129,8 +129,9 @@ def test_keys_are_matched_whole_by_globs_that_see_case(
         (seen("a", words=1, others=1000), False),
         (seen("a", words=1000, others=1), False),
         (seen("a", words=1, digits=1, others=1), False),
-        (seen("a", digits=1), True),
-        (seen("a", digits=5, nulls=3), True),
+        (seen("a", digits=1), False),
+        (seen("a", digits=5, nulls=3), False),
+        (seen("a", words=1, digits=99), True),
         (seen("a", digits=1000, others=1), False),
         (seen("a", others=9), False),
         (seen("a", nulls=9), False),
@@ -165,7 +166,7 @@ def test_values_that_are_no_booleans_are_told_with_their_number() -> None:
     (notice,) = catalog_of(observed, known).notices
     assert notice.startswith("a b: 3 of 300 values are no booleans: they are skipped")
     assert "`syncer traits release 'a b'`" in notice
-    assert catalog_of([seen("a", others=2)], audiences=["a"]).notices
+    assert catalog_of([seen("a", words=1, others=2)], audiences=["a"]).notices
 
 
 def test_a_new_key_with_some_boolean_values_is_told() -> None:
@@ -183,14 +184,35 @@ def test_a_count_is_not_told_where_it_cannot_be_an_audience() -> None:
     assert "visits: 260 of 300" in catalog_of([seen("visits", digits=260, others=40)]).notices[0]
 
 
-def test_ones_and_zeros_alone_are_told_once_as_they_are_taken() -> None:
+def test_ones_and_zeros_alone_may_be_a_count_until_the_config_says_more() -> None:
     observed = [seen("logins", digits=4), seen("vip", words=2, digits=2), seen("in", digits=9)]
-    (notice,) = catalog_of(observed).notices
-    assert notice.startswith("in, logins: the only values are 1 and 0, taken as memberships")
+    catalog = catalog_of(observed)
+    (notice,) = catalog.notices
+    assert notice.startswith("in, logins: the only values are 1 and 0, which may be a count")
+    assert catalog.keys == ["vip"]
+    for globs in (["logins", "in"], ["*", "log*", "i?"]):
+        catalog = catalog_of(observed, audiences=globs)
+        assert {"logins", "in"} <= set(catalog.keys)
+        assert catalog.notices == []
+    assert catalog_of(observed, audiences=["*", "!in", "i*"]).keys == ["vip"]
     known = [KnownTrait(key, key, AUDIENCE) for key in ("logins", "in")]
     assert catalog_of(observed, known).notices == []
-    assert catalog_of(observed, audiences=["logins", "in"]).notices == []
     assert catalog_of(observed, computed_traits=["logins", "in"]).notices == []
+
+
+def test_the_public_api_says_what_ones_and_zeros_are() -> None:
+    catalog = catalog_of([seen("in", digits=9)], listed={"in": AUDIENCE})
+    assert (catalog.keys, catalog.notices) == (["in"], [])
+
+
+def test_an_audience_of_which_nothing_can_be_read_is_a_problem() -> None:
+    known = [KnownTrait(f"a{n:02}", f"a{n:02}", AUDIENCE) for n in range(12)]
+    observed = [seen(trait.key, others=7, nulls=2) for trait in known]
+    (message,) = catalog_of(observed[:1], known).messages
+    assert message.startswith("a00: none of its 7 values is a boolean: its members stay")
+    assert len(catalog_of(observed, known).messages) == 10 + 1
+    assert catalog_of([seen("a00", words=1, others=7)], known).messages == []
+    assert catalog_of([seen("a00", nulls=7)], known).messages == []
 
 
 def test_notices_of_many_keys_are_few() -> None:
