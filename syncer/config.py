@@ -274,6 +274,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         raise ConfigError(f"{path}: this is not TOML: {error}") from None
 
     origins = _override(raw, environ)
+    _refuse_unknown_keys(raw, path, origins)
     _substitute(raw, environ, path, origins)
     _read_secret_files(raw, path, origins)
     try:
@@ -410,15 +411,33 @@ def changes(before: Config, after: Config) -> list[str]:
     return list(walk(before, after, ""))
 
 
+def _refuse_unknown_keys(
+    raw: dict[str, Any], path: Path, origins: Mapping[tuple[str, ...], str]
+) -> None:
+    """A misspelt name is what is wrong, not the setting that is missing for it, nor a variable that
+    nobody set yet."""
+    files = {(*keys[:-1], f"{keys[-1]}_file") for keys in SECRET_FILES}
+    try:
+        Config.model_validate(raw)
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            keys = _keys_of(found["loc"])
+            if found["type"] == "extra_forbidden" and keys not in files:
+                line = f"{_where(path, keys, origins)}: unknown key; {_known_keys(keys)}"
+                raise ConfigError(" ".join(line.split())) from None
+
+
+def _keys_of(place: tuple[str | int, ...]) -> tuple[str, ...]:
+    return tuple(part for part in place if isinstance(part, str))
+
+
 def _first_problem(
     error: ValidationError, path: Path, origins: Mapping[tuple[str, ...], str]
 ) -> str:
     """One line for the first thing pydantic found; input values stay out, they may be secret."""
     found = error.errors(include_url=False)[0]
-    keys = tuple(str(part) for part in found["loc"] if not isinstance(part, int))
+    keys = _keys_of(found["loc"])
     where = _where(path, keys, origins)
-    if found["type"] == "extra_forbidden":
-        return " ".join(f"{where}: unknown key; {_known_keys(keys)}".split())
     if found["type"] == "missing":
         if keys in SECRET_FILES:
             secret = keys[-1]
