@@ -33,6 +33,8 @@ ingest_url = "{amberflo}/ingest"
 url = "sqlite:///{folder}/none.db"
 [state]
 url = "sqlite:///{folder}/state.db"
+[ops]
+listen = "127.0.0.1:0"
 [passthrough]
 listen = "127.0.0.1:0"
 write_keys = ["{write_key}"]
@@ -53,8 +55,8 @@ def child(process: int) -> int:
     return max((int(one) for one in children), key=memory)
 
 
-def waiting(url: str) -> float:
-    text = urllib.request.urlopen(f"{url}/metrics").read().decode()
+def waiting(ops: str) -> float:
+    text = urllib.request.urlopen(f"{ops}/metrics").read().decode()
     found = re.findall(r"^(?:syncer_calls_unsorted|syncer_meters_waiting) (\S+)", text, re.M)
     return sum(map(float, found))
 
@@ -83,6 +85,7 @@ def main() -> None:
             text=True,
         )
         assert daemon.stderr is not None
+        ops = next(line.split()[-1] for line in daemon.stderr if "health and metrics" in line)
         url = next(line.split()[-1] for line in daemon.stderr if "receiving on" in line)
         port = int(url.rpartition(":")[2])
         time.sleep(2)
@@ -96,7 +99,7 @@ def main() -> None:
                 uvloop.run(send(port, marks[number - 1], mark))
             sent = mark
             taken = time.perf_counter() - started
-            while waiting(url):
+            while waiting(ops):
                 time.sleep(0.2)
             print(
                 f"{sent:,} events: taken in after {taken:.1f} s, at Amberflo after "

@@ -161,13 +161,14 @@ def serve(which: str, folder: str) -> None:
         from syncer.interpreter import set_for_commits_beside_a_busy_loop, set_for_throughput
         from syncer.passthrough.inbox import Inbox
         from syncer.passthrough.receiver import Receiver
+        from syncer.passthrough.scopes import SCOPES, Caller
 
         inbox = Inbox(Database.open(f"sqlite:///{folder}/state.db", "queue"), 1_000_000_000)
         inbox.start()
         set_for_throughput()  # as the daemon does
         set_for_commits_beside_a_busy_loop()
         stop_inbox = inbox.stop
-        app = Receiver(inbox, (KEY,), None).app()
+        app = Receiver(inbox, (Caller("bench", frozenset(SCOPES), KEY),), None).app()
     ended = False
 
     async def main() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from state import migrations
-from state.errors import Busy, StateError
+from state.errors import Busy, StateError, Unfit
 from state.files import keep_private, make_private
 
 #: Seconds that a writer waits for another one on SQLite.
@@ -258,6 +258,12 @@ def _go_over_to_wal(cursor: sqlite3.Cursor) -> None:
             time.sleep(0.02)
 
 
+def _of_the_data(error: DBAPIError) -> bool:
+    """Whether PostgreSQL refused for what was given: bad data (22), a constraint (23), a limit that
+    it goes beyond (54)."""
+    return str(getattr(error.orig, "sqlstate", None))[:2] in ("22", "23", "54")
+
+
 @contextmanager
 def _translated(url: URL) -> Iterator[None]:
     try:
@@ -266,4 +272,6 @@ def _translated(url: URL) -> Iterator[None]:
         reason = " ".join(str(error.orig).split())
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         kind = Busy if code == sqlite3.SQLITE_BUSY else StateError
+        if isinstance(error, DataError | IntegrityError) or _of_the_data(error):
+            kind = Unfit
         raise kind(f"the state database {shown(url)}: {reason}") from error

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import failures, forgotten, memo, seal, sizes
+from state import called, early, failures, forgotten, memo, seal, sizes
 from state.errors import Locked
 from state.removable import removable
 from state.snapshot import DueRow
@@ -78,9 +78,8 @@ def take(connection: Connection, customer_id: str, worker: int, now: int) -> Tak
 
 def _last(row: DueRow) -> DueRow:
     """The last write of a customer: the traits that identify calls made go."""
-    gone = {name: [None, at] for name, (_, at) in orjson.loads(row.called or "{}").items()}
-    called = orjson.dumps(gone).decode() if gone else None
-    return row._replace(name=row.customer_id, email="", called=called)
+    gone = {name: said.goes(said.at) for name, said in called.load(row.called).items()}
+    return row._replace(name=row.customer_id, email="", called=called.dump(gone))
 
 
 def give_back(connection: Connection, taken: Taken) -> None:
@@ -102,6 +101,7 @@ def erase(connection: Connection, customer_id: str, now: int) -> Erased:
     changes = _erase_changes(connection, customer_id, now)
     known = _erase_customer(connection, customer_id)
     _erase_held(connection, customer_id)
+    early.erase(connection, customer_id)
     failures = _erase_failures(connection, customer_id)
     _erase_errors(connection, customer_id)
     memo.put(connection, TRACES, str(now))

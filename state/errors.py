@@ -13,6 +13,10 @@ class Busy(StateError):
     """Another process was writing for longer than we wait; the same can be tried again."""
 
 
+class Unfit(StateError):
+    """The database can be used; what was to be written is nothing that it can hold."""
+
+
 class NotKept(StateError):
     """A question about a moment before the history can tell; `known_since` (epoch milliseconds) is
     when it begins, None where nothing was ever recorded. `why` is what it begins with."""

@@ -53,9 +53,15 @@ def _let_go(connection: Connection) -> int:
 
 
 def call(
-    ref: str, message_id: str | None, reason: str, raw: str, received_at: int
+    ref: str,
+    message_id: str | None,
+    reason: str,
+    raw: str,
+    received_at: int,
+    via: str | None = None,
 ) -> dict[str, Any]:
-    """The row of a call that cannot be taken as it is; `ref` says where it was."""
+    """The row of a call that cannot be taken as it is; `ref` says where it was, `via` is the short
+    name of its key."""
     return {
         "ref": f"call:{ref}",
         "kind": METER,
@@ -67,7 +73,13 @@ def call(
         "body": None,
         "attempts": 0,
         "failed_at": received_at,
+        "via": via,
     }
+
+
+def meter_ref(message_id: str, key: str) -> str:
+    """Names the meter record of a call: a messageId is its key's own."""
+    return f"meter:{key}:{message_id}" if key else f"meter:{message_id}"
 
 
 def _brief(raw: str) -> str:

@@ -78,6 +78,7 @@ class Entry(NamedTuple):
     recorded_at: int
     delivered_at: int | None
     source: str | None
+    via: str | None
 
     @property
     def told_by(self) -> str:

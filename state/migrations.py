@@ -187,6 +187,17 @@ CREATE TABLE alert (
 
 _CLAIMS = "ALTER TABLE event ADD COLUMN claimed_by BIGINT;"
 
+#: By which key a call came: keys share the queue, and a messageId is known per key.
+_KEYS = """
+ALTER TABLE inbox ADD COLUMN key {ordered} DEFAULT '' NOT NULL;
+ALTER TABLE event ADD COLUMN key {ordered} DEFAULT '' NOT NULL;
+CREATE INDEX inbox_key ON inbox (key, id, events);
+DROP INDEX event_message;
+CREATE UNIQUE INDEX event_message ON event (message_id, key);
+DROP INDEX event_due;
+CREATE INDEX event_due ON event (key, due_at, id) WHERE due_at IS NOT NULL;
+"""
+
 #: What the Public API lists of a trait, and the changes of a run that wait for it.
 _COMPUTATIONS = """
 ALTER TABLE trait ADD COLUMN name TEXT;
@@ -233,7 +244,8 @@ CREATE TABLE memo (
 );
 """
 
-#: Holds that last until they are decided, and where a change of the history comes from. What an
+#: Holds that last until they are decided, where a change of the history comes from, which key a
+#: call came by and the line that a customer waits in, and what waits for a word or a trait. What an
 #: older program held without keeping what, is found again by the next comparison. Older programs
 #: stored the query of the source's URL, which may hold secrets, with the settings of a run.
 _HOLDS = """
@@ -278,6 +290,24 @@ ALTER TABLE run ADD COLUMN hold BIGINT;
 ALTER TABLE run ADD COLUMN first_contact BIGINT DEFAULT 0 NOT NULL;
 ALTER TABLE run_trait ADD COLUMN left_by_itself BIGINT DEFAULT 0 NOT NULL;
 ALTER TABLE run_trait ADD COLUMN hold BIGINT;
+ALTER TABLE change ADD COLUMN via TEXT;
+ALTER TABLE failure ADD COLUMN via TEXT;
+ALTER TABLE erasure ADD COLUMN waits_since BIGINT;
+ALTER TABLE customer ADD COLUMN line {ordered} DEFAULT '2' NOT NULL;
+DROP INDEX customer_due;
+CREATE INDEX customer_due ON customer (line, due_at, customer_id) WHERE due_at IS NOT NULL;
+CREATE TABLE early_call (
+    key TEXT NOT NULL,
+    customer_id {ordered} NOT NULL,
+    kind VARCHAR(16) NOT NULL,
+    value TEXT,
+    at BIGINT NOT NULL,
+    received_at BIGINT NOT NULL,
+    via TEXT NOT NULL,
+    PRIMARY KEY (key, customer_id)
+);
+CREATE INDEX early_call_customer ON early_call (customer_id);
+CREATE INDEX early_call_received ON early_call (received_at);
 UPDATE run SET settings = NULL WHERE settings <> replace(settings, '?', '');
 CREATE INDEX failure_call ON failure (id) WHERE attempts = 0;
 """
@@ -285,7 +315,7 @@ CREATE INDEX failure_call ON failure (id) WHERE attempts = 0;
 #: By part (see tables.PARTS), in order; the position (from 1) is the part's schema version.
 MIGRATIONS: dict[str, list[str]] = {
     "state": [_INITIAL, _WORKERS, _STEPS, _COMPUTATIONS, _SEALS, _PAGE, _HOLDS],
-    "queue": [_QUEUE, _CLAIMS],
+    "queue": [_QUEUE, _CLAIMS, _KEYS],
 }
 
 _WORDS = {

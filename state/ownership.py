@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, bindparam, or_, select, update
 
-from state import holds, snapshot
+from state import called, holds, snapshot
 from state.snapshot import CHUNK, ChangeRow, TraitRow
 from state.tables import AMBERFLO, CHANGE, CUSTOMER, IDENTIFY, RELEASED, RUN_TRAIT, TRAIT
 
@@ -115,14 +115,14 @@ def _give_back(connection: Connection, trait: TraitRow, rows: Sequence[_Row], no
         if trait.trait not in traits and theirs is None:
             continue
         ours = _json(traits.pop(trait.trait, None))
-        called = orjson.loads(row.called or "{}")
         given_back = orjson.loads(row.given_back or "{}")
-        if trait.trait in called:
+        said = called.values(row.called)
+        if trait.trait in said:
             # What identify calls say of a name counts where Engage does not compute it.
-            theirs = _json(called[trait.trait][0])
+            theirs = _json(said[trait.trait])
         else:
             given_back[trait.trait] = None if theirs is None else orjson.loads(theirs)
-        if ours == theirs and trait.trait in called:
+        if ours == theirs and trait.trait in said:
             continue
         restored += theirs is not None
         stamps = orjson.loads(row.stamps or "{}")

@@ -6,43 +6,69 @@ what is one transaction. Times are epoch milliseconds.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import zstandard
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
+from state import lines
 from state.due import come_due
 from state.tables import COUNTER, EVENT, INBOX
 
+#: Bytes that a probe writes.
+PROBE = 64 * 1024
+_WAITS = EVENT.c.due_at.is_not(None)
+
 
 class Accepted(NamedTuple):
-    """A request that is to be answered with 200 once it is in: `events` calls in `body`."""
+    """A request that is to be answered with 200 once it is in: `events` calls in `body`. `key` is
+    the short name of the key that it came by, `scopes` what that may (neither has a blank)."""
 
     path: str
     body: bytes
     events: int
     received_at: int
+    key: str = ""
+    scopes: str = ""
 
 
 class InboxRow(NamedTuple):
-    """An accepted request that is not sorted yet: the number `place` of the inbox's row `id`."""
+    """An accepted request that is not sorted yet: the number `place` of the inbox's row `id`.
+    `scopes` is "" where an older program took it."""
 
     id: int
     place: int
     path: str
     body: bytes
     received_at: int
+    key: str = ""
+    scopes: str = ""
 
 
 class EventRow(NamedTuple):
-    """A call by its messageId; `record` is its frozen meter record, None where it is no meter."""
+    """A call by its messageId and key; `record` is its frozen meter record, None where it is no
+    meter."""
 
     message_id: str
     record: bytes | None
     received_at: int
     due_at: int | None
+    key: str = ""
 
 
 class DueEvent(NamedTuple):
@@ -52,64 +78,117 @@ class DueEvent(NamedTuple):
     message_id: str
     record: bytes
     attempts: int
+    key: str = ""
 
 
 def accept(connection: Connection, rows: Sequence[Accepted]) -> None:
     """Put requests into the inbox; with the commit they are durable.
 
-    They go into one row: each row more would cost the writing thread another wait for the
+    Those of a key go into one row: each row more would cost the writing thread another wait for the
     interpreter, which a busy receiver gives away only every few milliseconds. Calls resemble one
     another, so compressing them costs less than writing them as they are.
     """
+    by_key: dict[str, list[Accepted]] = {}
+    for row in rows:
+        by_key.setdefault(row.key, []).append(row)
+    connection.execute(insert(INBOX), [_packed(key, of_it) for key, of_it in by_key.items()])
+
+
+def _packed(key: str, rows: Sequence[Accepted]) -> dict[str, Any]:
     body = b"".join(
-        b"%s %d %d\n%s" % (row.path.encode(), row.received_at, len(row.body), row.body)
+        b"%s %d %d %s\n%s"
+        % (row.path.encode(), row.received_at, len(row.body), row.scopes.encode(), row.body)
         for row in rows
     )
-    events = sum(row.events for row in rows)
-    packed, received_at = zstandard.compress(body, 1), rows[0].received_at
-    connection.execute(insert(INBOX).values(body=packed, events=events, received_at=received_at))
+    return {
+        "body": zstandard.compress(body, 1),
+        "events": sum(row.events for row in rows),
+        "received_at": rows[0].received_at,
+        "key": key,
+    }
+
+
+def probe(connection: Connection) -> None:
+    """Write something, as a request would be written, and leave nothing: it fails where that does.
+
+    As large as a request may well be, so that a disk with room for less does not pass for one.
+    """
+    body = os.urandom(PROBE)
+    added = connection.execute(
+        insert(INBOX).values(body=body, events=0, received_at=0).returning(INBOX.c.id)
+    ).scalar_one()
+    connection.execute(delete(INBOX).where(INBOX.c.id == added))
 
 
 def unsorted(connection: Connection, events: int) -> list[InboxRow]:
-    """The requests of the oldest rows of the inbox: of one, or of as many as have `events`."""
+    """The requests of the oldest rows of the inbox: of each key one row, or as many as have its
+    part of so many events."""
+    keys = lines.present(connection, INBOX.c.key)
+    ids = [one for key in keys for one in _oldest(connection, key, events // len(keys))]
+    rows = connection.execute(
+        select(INBOX.c.id, INBOX.c.body, INBOX.c.received_at, INBOX.c.key)
+        .where(INBOX.c.id.in_(ids))
+        .order_by(INBOX.c.id)
+    )
+    return [
+        request
+        for number, body, received_at, key in rows
+        for request in _requests(int(number), bytes(body), int(received_at), str(key))
+    ]
+
+
+def _oldest(connection: Connection, key: str, events: int) -> list[int]:
+    """The oldest rows of a key: one, or as many as have `events`."""
     ids: list[int] = []
-    for number, count in connection.execute(
-        select(INBOX.c.id, INBOX.c.events).order_by(INBOX.c.id).limit(64)
-    ):
+    oldest = select(INBOX.c.id, INBOX.c.events).where(INBOX.c.key == key).order_by(INBOX.c.id)
+    for number, count in connection.execute(oldest.limit(64)):
         events -= count
         if ids and events < 0:
             break
         ids.append(number)
-    rows = connection.execute(
-        select(INBOX.c.id, INBOX.c.body).where(INBOX.c.id.in_(ids)).order_by(INBOX.c.id)
-    )
-    return [request for number, body in rows for request in _unpacked(int(number), bytes(body))]
+    return ids
 
 
-def _unpacked(number: int, compressed: bytes) -> list[InboxRow]:
+def _requests(number: int, packed: bytes, received_at: int, key: str) -> list[InboxRow]:
+    """The requests of a row; one without a path, of the row's own bytes, where it has no sense."""
+    try:
+        return _unpacked(number, packed, key)
+    except (zstandard.ZstdError, ValueError):
+        return [InboxRow(number, 0, "", packed, received_at, key)]
+
+
+def _unpacked(number: int, compressed: bytes, key: str) -> list[InboxRow]:
     packed = zstandard.decompress(compressed)
     found: list[InboxRow] = []
     start = 0
     while start < len(packed):
         end = packed.index(b"\n", start)
-        path, received_at, size = packed[start:end].split(b" ")
+        path, received_at, size, *scopes = packed[start:end].decode().split(" ", 3)
         start = end + 1 + int(size)
         body = packed[end + 1 : start]
-        found.append(InboxRow(number, len(found), path.decode(), body, int(received_at)))
+        found.append(
+            InboxRow(number, len(found), path, body, int(received_at), key, "".join(scopes))
+        )
     return found
 
 
 def sort(connection: Connection, inbox: Collection[int], events: Sequence[EventRow]) -> int:
     """Take rows out of the inbox and put their calls in; gives how many were new.
 
-    A messageId that is there already is a repeat and changes nothing.
+    A messageId that is there already by the same key is a repeat and changes nothing.
     """
     new = 0
     if events:
         module = postgresql if connection.dialect.name == "postgresql" else sqlite
-        statement = module.insert(EVENT).on_conflict_do_nothing(index_elements=["message_id"])
+        statement = module.insert(EVENT).on_conflict_do_nothing(
+            index_elements=["message_id", "key"]
+        )
         before = _newest_id(connection)
         connection.execute(statement, [row._asdict() for row in events])
+        # An older program did not know by which key they came.
+        known = EVENT.alias()
+        repeated = exists().where(known.c.message_id == EVENT.c.message_id, known.c.key == "")
+        connection.execute(delete(EVENT).where(EVENT.c.id > before, EVENT.c.key != "", repeated))
         new = int(
             connection.execute(
                 select(func.count()).select_from(EVENT).where(EVENT.c.id > before)
@@ -121,32 +200,32 @@ def sort(connection: Connection, inbox: Collection[int], events: Sequence[EventR
 
 def any_due(connection: Connection, now: int) -> bool:
     """Whether a meter record is to be sent by now that nobody has in work."""
+    free = select(EVENT.c.id).where(_WAITS, EVENT.c.claimed_by.is_(None)).limit(1)
     return any(
-        connection.execute(
-            select(EVENT.c.id)
-            .where(EVENT.c.due_at.is_not(None), by_now, EVENT.c.claimed_by.is_(None))
-            .limit(1)
-        ).first()
+        connection.execute(free.where(EVENT.c.key == key, by_now)).first()
+        for key in lines.present(connection, EVENT.c.key, _WAITS)
         for by_now in come_due(EVENT.c.due_at, now)
     )
 
 
 def claim(connection: Connection, worker: int, now: int, limit: int) -> list[DueEvent]:
-    """Take meter records to send by now that nobody else has in work, those that wait longest first
-    (the order of the index: a large backlog must not be sorted for every batch)."""
+    """Take meter records to send by now that nobody else has in work: of each key its part, those
+    that wait longest first (the order of the index: a large backlog must not be sorted for every
+    batch)."""
+    keys = lines.present(connection, EVENT.c.key, _WAITS)
     for by_now in come_due(EVENT.c.due_at, now):
-        rows = _claim(connection, worker, by_now, limit)
-        if rows:
-            return rows
+        take = partial(_claim, connection, worker, by_now)
+        if rows := lines.shared(keys, keys, limit, take):
+            return sorted(rows)
     return []
 
 
 def _claim(
-    connection: Connection, worker: int, by_now: ColumnElement[bool], limit: int
+    connection: Connection, worker: int, by_now: ColumnElement[bool], key: str, limit: int
 ) -> list[DueEvent]:
     following = (
         select(EVENT.c.id)
-        .where(EVENT.c.due_at.is_not(None), by_now, EVENT.c.claimed_by.is_(None))
+        .where(EVENT.c.key == key, _WAITS, by_now, EVENT.c.claimed_by.is_(None))
         .order_by(EVENT.c.due_at, EVENT.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -156,7 +235,7 @@ def _claim(
         update(EVENT)
         .where(EVENT.c.id.in_(select(following.c.id)))
         .values(claimed_by=worker)
-        .returning(EVENT.c.id, EVENT.c.message_id, EVENT.c.record, EVENT.c.attempts)
+        .returning(*(EVENT.c[name] for name in DueEvent._fields))
     )
     return sorted(DueEvent._make(row) for row in rows)
 
@@ -185,20 +264,21 @@ def postpone(connection: Connection, ids: Collection[int], due_at: int) -> None:
     )
 
 
-def send_again(connection: Connection, message_id: str, record: bytes, now: int) -> None:
-    """Make a refused record due again, the same bytes under the same messageId."""
-    connection.execute(delete(EVENT).where(EVENT.c.message_id == message_id))
-    connection.execute(
-        insert(EVENT).values(message_id=message_id, record=record, received_at=now, due_at=now)
-    )
+def send_again(
+    connection: Connection, message_id: str, record: bytes, now: int, key: str = ""
+) -> None:
+    """Make a refused record due again, the same bytes under the same messageId and key."""
+    connection.execute(delete(EVENT).where(EVENT.c.message_id == message_id, EVENT.c.key == key))
+    row = EventRow(message_id, record, now, now, key)
+    connection.execute(insert(EVENT).values(**row._asdict()))
 
 
-def unsettled(connection: Connection, message_ids: Collection[str]) -> int:
-    """How many of the named records wait still."""
-    statement = select(func.count()).where(
-        EVENT.c.message_id.in_(list(message_ids)), EVENT.c.due_at.is_not(None)
+def unsettled(connection: Connection, records: Collection[tuple[str, str]]) -> int:
+    """How many of the named records, each a messageId and its key, wait still."""
+    statement = select(EVENT.c.message_id, EVENT.c.key).where(
+        EVENT.c.message_id.in_([message_id for message_id, _ in records]), _WAITS
     )
-    return int(connection.execute(statement).scalar_one())
+    return len(set(records).intersection(map(tuple, connection.execute(statement))))
 
 
 def purge(connection: Connection, before: int) -> int:
@@ -215,6 +295,17 @@ def waiting(connection: Connection) -> tuple[int, int]:
         select(func.count()).select_from(EVENT).where(EVENT.c.due_at.is_not(None))
     ).scalar_one()
     return int(inbox), int(records)
+
+
+def waiting_by_key(connection: Connection) -> dict[str, int]:
+    """Calls in the inbox and meter records that are due, by the key that they came by."""
+    found: Counter[str] = Counter()
+    for statement in (
+        select(INBOX.c.key, func.sum(INBOX.c.events)).group_by(INBOX.c.key),
+        select(EVENT.c.key, func.count()).where(_WAITS).group_by(EVENT.c.key),
+    ):
+        found.update({str(key): int(count) for key, count in connection.execute(statement)})
+    return found
 
 
 def oldest_waiting(connection: Connection) -> int | None:

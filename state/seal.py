@@ -4,9 +4,9 @@ Every run seals, in the transaction that commits it, all changes that are not se
 and those that calls made since. docs/audit.md gives the same rules to third parties:
 
 - A list is packed as compact JSON in UTF-8: `[1,"é",null]`.
-- The leaf hash of a change is SHA-256 over the packed list of its `LEAF` columns; the last one,
-  `source`, is left out where it is null, as in what was sealed before there was one. `delivered_at`
-  is not among them: it is filled in later.
+- The leaf hash of a change is SHA-256 over the packed list of its `LEAF` columns; of the last two,
+  `source` and `via`, those at the end that are null are left out, as in what was sealed before
+  there were any. `delivered_at` is not among them: it is filled in later.
 - The digest of a seal is SHA-256 over the leaf hashes (32 bytes each) of all changes with an id
   from `first_id` to `last_id`, in order of the id. These ranges follow one another without a gap.
 - The hash of a seal is SHA-256 over the packed list of its `LINK` columns, the first of which is
@@ -33,7 +33,7 @@ from state.tables import CHANGE, SEAL
 #: The columns of a change that its leaf hash covers.
 LEAF = (
     *("id", "run", "customer_id", "rev", "key", "trait", "before", "after", "step"),
-    *("observed_at", "recorded_at", "salt", "source"),
+    *("observed_at", "recorded_at", "salt", "source", "via"),
 )
 #: The columns of a seal that its hash covers.
 LINK = (
@@ -94,7 +94,9 @@ class Sum:
 
 def leaf(change: Sequence[Any]) -> bytes:
     """The leaf hash of a change: a tuple of its `LEAF` columns."""
-    return packed(change if change[-1] is not None else change[:-1])
+    if change[-1] is None:
+        change = change[:-2] if change[-2] is None else change[:-1]
+    return packed(change)
 
 
 def packed(values: Sequence[Any]) -> bytes:

@@ -7,6 +7,7 @@ that the caller says what is one transaction. Times are epoch milliseconds.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Text,
     and_,
     bindparam,
     case,
@@ -25,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from state import seal
+from state import called, lines, seal
 from state.due import come_due
 from state.tables import CHANGE, CUSTOMER, RELEASED, TRAIT
 
@@ -58,7 +60,8 @@ class CustomerState(NamedTuple):
 
 class ChangeRow(NamedTuple):
     """One trait's change for the history; `before` and `after` are JSON, None is absent. `source`
-    is as in `tables.SOURCES`; `step` follows from `before` and `after` where it is None."""
+    is as in `tables.SOURCES`; `step` follows from `before` and `after` where it is None; `via` is
+    the short name of the key that a call came by."""
 
     customer_id: str
     key: str
@@ -68,6 +71,7 @@ class ChangeRow(NamedTuple):
     observed_at: int | None
     source: str | None = None
     step: int | None = None
+    via: str | None = None
 
 
 class HolderRow(NamedTuple):
@@ -170,6 +174,20 @@ def holders(connection: Connection, trait: str, after: str, limit: int) -> list[
         .limit(limit)
     )
     return [HolderRow._make(row) for row in rows]
+
+
+def told(connection: Connection, trait: str, after: str, limit: int) -> list[CustomerState]:
+    """The customers of which identify calls said something under this name, in UTF-8 byte order of
+    the id, those after `after`."""
+    name = orjson.dumps(trait).decode()
+    rows = connection.execute(
+        _select(CustomerState)
+        .where(CUSTOMER.c.customer_id > after)
+        .where(CUSTOMER.c.called.contains(f"{name}:[", autoescape=True))
+        .order_by(CUSTOMER.c.customer_id)
+        .limit(limit)
+    )
+    return [CustomerState._make(row) for row in rows]
 
 
 def last_pulled(connection: Connection, customer_id: str, key: str) -> int | None:
@@ -326,24 +344,39 @@ def describe_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
 
 
 def insert_customers(
-    connection: Connection, rows: Sequence[CustomerState], now: int, run: int | None = None
+    connection: Connection,
+    rows: Sequence[CustomerState],
+    now: int,
+    run: int | None = None,
+    *,
+    waits_in: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """New customers, due at once; a run that found them waits for them."""
+    """New customers, due at once; a run that found them waits for them. `waits_in` has the lines
+    (lines.py) of those that are not due by a run."""
     _many(
         connection,
         insert(CUSTOMER).values(rev=1, acked_rev=0, attempts=0, due_at=now, run=run),
-        [row._asdict() for row in rows],
+        [{**row._asdict(), "line": waits_in.get(row.customer_id, lines.RUN)} for row in rows],
     )
 
 
 def update_customers(
-    connection: Connection, rows: Sequence[CustomerState], now: int, run: int | None = None
+    connection: Connection,
+    rows: Sequence[CustomerState],
+    now: int,
+    run: int | None = None,
+    *,
+    waits_in: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """New desired states of known customers, due at once; as `insert_customers`."""
     due: dict[str, Any] = {"rev": CUSTOMER.c.rev + 1, "attempts": 0, "due_at": now}
     if run is not None:
         due["run"] = run
-    _many(connection, _update_state().values(**due), _state_values(rows))
+    line = lines.earlier(CUSTOMER.c.line, CUSTOMER.c.due_at, bindparam("new_line", type_=Text))
+    values = [
+        {**one, "new_line": waits_in.get(one["which"], lines.RUN)} for one in _state_values(rows)
+    ]
+    _many(connection, _update_state().values(**due, line=line), values)
 
 
 def mark_compared(connection: Connection, customer_ids: Sequence[str], run: int) -> None:
@@ -425,11 +458,32 @@ def backlog(connection: Connection, run: int | None = None) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
+def backlog_by_key(connection: Connection) -> dict[str, int]:
+    """Customers that calls made due and that wait, by the short name of the key."""
+    rows = connection.execute(
+        select(CUSTOMER.c.line, func.count()).where(_DUE).group_by(CUSTOMER.c.line)
+    )
+    found: dict[str, int] = {}
+    for line, count in rows:
+        if key := lines.key_of(line):
+            found[key] = found.get(key, 0) + int(count)
+    return found
+
+
 def oldest_due(connection: Connection, run: int | None = None) -> int | None:
     """When the customer that waits longest became due or is to be tried next."""
-    statement = select(func.min(CUSTOMER.c.due_at)).where(_due(run))
-    found = connection.execute(statement).scalar()
-    return None if found is None else int(found)
+    return _oldest_due(connection, _due(run))
+
+
+def _oldest_due(connection: Connection, which: ColumnElement[bool]) -> int | None:
+    """The oldest of some of those that are due: by the line, each in the order of the index."""
+    found = [
+        connection.execute(
+            select(func.min(CUSTOMER.c.due_at)).where(_DUE, CUSTOMER.c.line == line, which)
+        ).scalar()
+        for line in lines.present(connection, CUSTOMER.c.line, _DUE)
+    ]
+    return min((int(one) for one in found if one is not None), default=None)
 
 
 def waits_since(connection: Connection) -> int | None:
@@ -443,25 +497,24 @@ def waits_since(connection: Connection) -> int | None:
             CUSTOMER.c.due_at.is_not(None), CUSTOMER.c.attempts > 0, CHANGE.c.delivered_at.is_(None)
         )
     ).scalar()
-    fresh = connection.execute(
-        select(func.min(CUSTOMER.c.due_at)).where(
-            CUSTOMER.c.due_at.is_not(None), CUSTOMER.c.attempts == 0
-        )
-    ).scalar()
+    fresh = _oldest_due(connection, CUSTOMER.c.attempts == 0)
     return min((int(one) for one in (tried, fresh) if one is not None), default=None)
 
 
+_DUE = CUSTOMER.c.due_at.is_not(None)
+
+
 def _due(run: int | None) -> ColumnElement[bool]:
-    waiting = CUSTOMER.c.due_at.is_not(None)
-    return waiting if run is None else and_(waiting, CUSTOMER.c.run == run)
+    return _DUE if run is None else and_(_DUE, CUSTOMER.c.run == run)
 
 
 def any_due(connection: Connection, now: int) -> bool:
     """Whether a customer is to be sent by now, be it in work."""
     return any(
         connection.execute(
-            select(CUSTOMER.c.customer_id).where(_due(None), by_now).limit(1)
+            select(CUSTOMER.c.customer_id).where(_DUE, CUSTOMER.c.line == line, by_now).limit(1)
         ).first()
+        for line in lines.present(connection, CUSTOMER.c.line, _DUE)
         for by_now in come_due(CUSTOMER.c.due_at, now)
     )
 
@@ -469,20 +522,27 @@ def any_due(connection: Connection, now: int) -> bool:
 def claim(
     connection: Connection, worker: int, now: int, limit: int, run: int | None = None
 ) -> list[DueRow]:
-    """Take customers to send by now that nobody else has in work, those that wait longest first."""
+    """Take customers to send by now that nobody else has in work: of each line (lines.py) its part,
+    those that wait longest first."""
+    first, rest = lines.of_customers(lines.present(connection, CUSTOMER.c.line, _DUE))
     for by_now in come_due(CUSTOMER.c.due_at, now):
-        rows = _claim(connection, worker, by_now, limit, run)
-        if rows:
+        take = partial(_claim, connection, worker, by_now, run)
+        if rows := lines.shared(first, rest, limit, take):
             return rows
     return []
 
 
 def _claim(
-    connection: Connection, worker: int, by_now: ColumnElement[bool], limit: int, run: int | None
+    connection: Connection,
+    worker: int,
+    by_now: ColumnElement[bool],
+    run: int | None,
+    line: str,
+    limit: int,
 ) -> list[DueRow]:
     following = (
         select(CUSTOMER.c.customer_id)
-        .where(_due(run), by_now, CUSTOMER.c.claimed_by.is_(None))
+        .where(CUSTOMER.c.line == line, _due(run), by_now, CUSTOMER.c.claimed_by.is_(None))
         .order_by(CUSTOMER.c.due_at, CUSTOMER.c.customer_id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -572,13 +632,14 @@ def acknowledge(connection: Connection, sent: Sequence[DueRow], at: int) -> dict
             attempts=0,
             run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
             claimed_by=None,
-            due_at=case((CUSTOMER.c.rev == bindparam("was"), None), else_=CUSTOMER.c.due_at),
+            **_due_no_more(),
             given_back=case(
                 (CUSTOMER.c.given_back == bindparam("gave"), None), else_=CUSTOMER.c.given_back
             ),
         ),
         rows,
     )
+    _said_and_sent(connection, sent)
     connection.execute(
         update(CHANGE)
         .where(
@@ -592,6 +653,23 @@ def acknowledge(connection: Connection, sent: Sequence[DueRow], at: int) -> dict
     return finished
 
 
+def _said_and_sent(connection: Connection, sent: Sequence[DueRow]) -> None:
+    """Note that Amberflo has what identify calls said, where they have said nothing since."""
+    left = [(row, called.acknowledged(row.called)) for row in sent if row.called]
+    _many(
+        connection,
+        update(CUSTOMER)
+        .where(CUSTOMER.c.customer_id == bindparam("which"))
+        .where(CUSTOMER.c.called == bindparam("said"))
+        .values(called=bindparam("left")),
+        [
+            {"which": row.customer_id, "said": row.called, "left": text}
+            for row, text in left
+            if text != row.called
+        ],
+    )
+
+
 def park(connection: Connection, refused: Sequence[DueRow]) -> dict[int, int]:
     """Take these off the list: refused for good, until they change or are retried. Gives the same
     as `acknowledge`."""
@@ -603,11 +681,20 @@ def park(connection: Connection, refused: Sequence[DueRow]) -> dict[int, int]:
             run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
             claimed_by=None,
             attempts=0,
-            due_at=case((CUSTOMER.c.rev == bindparam("was"), None), else_=CUSTOMER.c.due_at),
+            **_due_no_more(),
         ),
         _claimed(refused, 0),
     )
     return finished
+
+
+def _due_no_more() -> dict[str, Any]:
+    """A customer that was not changed since it was claimed."""
+    same = CUSTOMER.c.rev == bindparam("was")
+    return {
+        "due_at": case((same, None), else_=CUSTOMER.c.due_at),
+        "line": case((same, lines.RUN), else_=CUSTOMER.c.line),
+    }
 
 
 def _claimed(rows: Sequence[DueRow], at: int) -> list[dict[str, Any]]:

@@ -22,10 +22,10 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 
-def _ordered_text(primary_key: bool = False) -> Column[str]:
+def _ordered_text(primary_key: bool = False, default: str | None = None) -> Column[str]:
     """Text that sorts in UTF-8 byte order on every engine, as the merge needs it."""
     kind = Text().with_variant(Text(collation="C"), "postgresql")
-    return Column(kind, primary_key=primary_key, nullable=False)
+    return Column(kind, primary_key=primary_key, nullable=False, server_default=default)
 
 
 def _serial() -> Column[int]:
@@ -47,6 +47,7 @@ class Customer(SQLModel, table=True):
     acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
     that waits for it to be delivered, `claimed_by` the worker that has it in work. `given_back` are
     values (JSON, by name) that the next write puts back for others: traits that are ours no more.
+    `line` is what it waits in while it is due; see `lines.py`.
     `compared` is the first run that compared everything and pulled the customer (null: none did).
     """
 
@@ -64,6 +65,7 @@ class Customer(SQLModel, table=True):
     run: int | None = Field(default=None, sa_column=_big(nullable=True))
     claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
     given_back: str | None = Field(default=None, sa_column=Column(Text))
+    line: str = Field(default="2", sa_column=_ordered_text(default="2"))
     compared: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
@@ -91,6 +93,7 @@ class Change(SQLModel, table=True):
     `observed_at` is Segment's time of it, `recorded_at` ours, `delivered_at` Amberflo's answer.
     `source` says where what is not of a run's rows or an Engage call comes from: see SOURCES.
     `step` is 1 where the customer entered an audience by it, -1 where it left, else 0.
+    `via` is the short name of the key that a call came by.
     `salt` is random, so that the hash of an erased row (seal.py) cannot be tried against guesses.
     """
 
@@ -110,6 +113,7 @@ class Change(SQLModel, table=True):
     )
     salt: str | None = Field(default=None, sa_column=Column(Text))
     source: str | None = Field(default=None, sa_column=Column(String(16)))
+    via: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class Hour(SQLModel, table=True):
@@ -262,11 +266,28 @@ class Erased(SQLModel, table=True):
 
 class Erasure(SQLModel, table=True):
     """A customer that is to be erased as soon as Amberflo has taken its last write. `run` found
-    that Segment has it no more; null: a delete call or somebody asked for it."""
+    that Segment has it no more; null: a delete call or somebody asked for it. With `waits_since`
+    only when somebody says so, because calls asked for too many in a day."""
 
     customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
     asked_at: int = Field(sa_column=_big())
     run: int | None = Field(default=None, sa_column=_big(nullable=True))
+    waits_since: int | None = Field(default=None, sa_column=_big(nullable=True))
+
+
+class EarlyCall(SQLModel, table=True):
+    """What a call of Engage said of a trait that no pull knows yet: the newest of a customer.
+    `value` is JSON, null is absent; `at` and `received_at` are the call's, `via` is its key."""
+
+    __tablename__ = "early_call"
+
+    key: str = Field(sa_column=Column(Text, primary_key=True))
+    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
+    kind: str = Field(sa_column=Column(String(16), nullable=False))
+    value: str | None = Field(default=None, sa_column=Column(Text))
+    at: int = Field(sa_column=_big())
+    received_at: int = Field(sa_column=_big())
+    via: str = Field(sa_column=Column(Text, nullable=False))
 
 
 class Forgotten(SQLModel, table=True):
@@ -286,7 +307,8 @@ class Memo(SQLModel, table=True):
 class Failure(SQLModel, table=True):
     """What Amberflo, or we before it, refused for good, with the request and the answer.
 
-    `ref` names what failed, so that the same failure twice is one row.
+    `ref` names what failed, so that the same failure twice is one row. `via` is the short name of
+    the key that a call came by.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -300,6 +322,7 @@ class Failure(SQLModel, table=True):
     body: str | None = Field(default=None, sa_column=Column(Text))
     attempts: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default="1"))
     failed_at: int = Field(sa_column=_big())
+    via: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class Worker(SQLModel, table=True):
@@ -325,17 +348,20 @@ class Alert(SQLModel, table=True):
 
 
 class Inbox(SQLModel, table=True):
-    """Accepted requests as they came, those of one commit in a row, until they are sorted."""
+    """Accepted requests as they came, those of one commit by one key in a row, until they are
+    sorted."""
 
     id: int | None = Field(default=None, sa_column=_serial())
     body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     events: int = Field(sa_column=Column(Integer, nullable=False))
     received_at: int = Field(sa_column=_big())
+    key: str = Field(default="", sa_column=_ordered_text(default=""))
 
 
 class Event(SQLModel, table=True):
-    """A call that was accepted, by its messageId: kept a day to know it again, longer while its
-    meter record waits. `record` is the frozen record; null for calls that are no meter."""
+    """A call that was accepted, by its messageId and its key: kept a day to know it again, longer
+    while its meter record waits. `record` is the frozen record; null for calls that are no
+    meter."""
 
     id: int | None = Field(default=None, sa_column=_serial())
     message_id: str = Field(sa_column=Column(Text, nullable=False))
@@ -344,6 +370,7 @@ class Event(SQLModel, table=True):
     due_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
     claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
+    key: str = Field(default="", sa_column=_ordered_text(default=""))
 
 
 class Counter(SQLModel, table=True):
@@ -383,6 +410,7 @@ ALERT = table(Alert)
 SEAL = table(Seal)
 ERASED = table(Erased)
 ERASURE = table(Erasure)
+EARLY_CALL = table(EarlyCall)
 FORGOTTEN = table(Forgotten)
 MEMO = table(Memo)
 INBOX = table(Inbox)
@@ -395,15 +423,14 @@ PARTS = {
     "state": [
         *(CUSTOMER, TRAIT, CHANGE, SIZE, RUN, RUN_TRAIT, HOLD, HELD_CHANGE),
         *(FAILURE, WORKER, ALERT),
-        *(SEAL, ERASED, ERASURE, FORGOTTEN, MEMO),
+        *(SEAL, ERASED, ERASURE, FORGOTTEN, MEMO, EARLY_CALL),
     ],
     "queue": [INBOX, EVENT, COUNTER],
 }
 
 Index(
     "customer_due",
-    CUSTOMER.c.due_at,
-    CUSTOMER.c.customer_id,
+    *(CUSTOMER.c.line, CUSTOMER.c.due_at, CUSTOMER.c.customer_id),
     sqlite_where=CUSTOMER.c.due_at.is_not(None),
     postgresql_where=CUSTOMER.c.due_at.is_not(None),
 )
@@ -456,11 +483,13 @@ Index(
 Index("seal_kind", SEAL.c.kind, SEAL.c.number)
 Index("erased_seal", ERASED.c.seal, ERASED.c.id)
 Index("failure_ref", FAILURE.c.ref, unique=True)
-Index("event_message", EVENT.c.message_id, unique=True)
+Index("early_call_customer", EARLY_CALL.c.customer_id)
+Index("early_call_received", EARLY_CALL.c.received_at)
+Index("inbox_key", INBOX.c.key, INBOX.c.id, INBOX.c.events)
+Index("event_message", EVENT.c.message_id, EVENT.c.key, unique=True)
 Index(
     "event_due",
-    EVENT.c.due_at,
-    EVENT.c.id,
+    *(EVENT.c.key, EVENT.c.due_at, EVENT.c.id),
     sqlite_where=EVENT.c.due_at.is_not(None),
     postgresql_where=EVENT.c.due_at.is_not(None),
 )

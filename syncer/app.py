@@ -130,7 +130,14 @@ class App:
     def sorter(self, queue: Database, state: Database) -> Sorter:
         """What sorts accepted calls."""
         engage = self.config.engage
-        return Sorter(queue, state, engage.audiences, engage.computed_traits)
+        return Sorter(
+            queue,
+            state,
+            engage.audiences,
+            engage.computed_traits,
+            protected=self.config.amberflo.protected,
+            deletes_per_day=self.config.passthrough.deletes_per_day,
+        )
 
     def client(self) -> AmberfloClient:
         """A client for Amberflo; use it as `async with`."""
@@ -295,31 +302,36 @@ class App:
         """Send refused meter records again, the same bytes, beside a daemon that may run; gives how
         many Amberflo took and refused."""
         now = _now()
-        message_ids = [row["message_id"] for row in rows]
+        records = [(row["message_id"], row["via"] or "") for row in rows]
         with self.queue(writes=True) as calls:
             with calls.write() as connection:
-                for row in rows:
-                    queue.send_again(connection, row["message_id"], row["request"].encode(), now)
+                for row, (message_id, key) in zip(rows, records, strict=True):
+                    queue.send_again(connection, message_id, row["request"].encode(), now, key)
             with database.write() as connection:
                 failures.remove(connection, [row["id"] for row in rows])
             workers.bury(database, calls)
             with workers.join(database, "retry", calls) as worker:
-                asyncio.run(self._deliver_meters(calls, database, worker, message_ids))
+                asyncio.run(self._deliver_meters(calls, database, worker, records))
             with calls.read() as connection:
-                left = queue.unsettled(connection, message_ids)
+                left = queue.unsettled(connection, records)
         with database.read() as connection:
             refused = failures.count(connection, [row["ref"] for row in rows])
         return len(rows) - refused - left, refused
 
     async def _deliver_meters(
-        self, calls: Database, database: Database, worker: Worker, message_ids: Sequence[str]
+        self,
+        calls: Database,
+        database: Database,
+        worker: Worker,
+        records: Collection[tuple[str, str]],
     ) -> None:
-        """Deliver meter records until these are settled, or for as long as `amberflo.patience`."""
+        """Deliver meter records until these (each a messageId and its key) are settled, or for as
+        long as `amberflo.patience`."""
         until = time.monotonic() + self.config.amberflo.patience
 
         def done() -> bool:
             with calls.read() as connection:
-                left = queue.unsettled(connection, message_ids)
+                left = queue.unsettled(connection, records)
             return self.stop() or not left or time.monotonic() > until
 
         async with self.client() as client:

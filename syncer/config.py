@@ -28,6 +28,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from syncer.errors import ConfigError
+from syncer.passthrough import scopes
+from syncer.passthrough.scopes import Caller
 from syncer.sync.schedule import cron
 
 ENV_PREFIX = "SYNCER_"
@@ -36,8 +38,13 @@ NOT_SETTINGS = {"SYNCER_CONFIG"}
 #: Secrets that a file may hold, named by the key with `_file` at its end.
 SECRET_FILES = (
     ("amberflo", "api_key"),
+    ("engage", "profiles_sync", "url"),
     ("engage", "public_api", "token"),
+    ("state", "url"),
+    ("passthrough", "write_keys", "key"),
+    ("passthrough", "webhook_secret"),
     ("web", "token"),
+    ("alerts", "webhook"),
 )
 
 #: Traits that Amberflo's payment providers and marketplaces live by (facts/amberflo.md §1).
@@ -84,6 +91,17 @@ def _address(text: str) -> str:
     return text
 
 
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _public_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", text):
+        raise ValueError("this is no URL; write for example https://calls.example.com")
+    return text.rstrip("/").removesuffix("/v1")
+
+
 def _cron(text: str) -> str:
     try:
         cron(text)
@@ -114,6 +132,27 @@ def _hard_to_guess(secret: SecretStr) -> SecretStr:
     if len(secret.get_secret_value()) < 16:
         raise ValueError("less than 16 characters; make one with: openssl rand -hex 16")
     return secret
+
+
+def _key_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name) or name == scopes.SIGNED.name:
+        raise ValueError(
+            "this is no name for a key; write up to 32 of a-z, 0-9, - and _, for example "
+            '"browser" ("webhook" is Segment\'s)'
+        )
+    return name
+
+
+def _with_scopes(entry: object) -> object:
+    """A write key as a table: a bare one is its text."""
+    if isinstance(entry, str | SecretStr):
+        return {"key": entry}
+    if isinstance(entry, dict | WriteKey):
+        return entry
+    raise ValueError(
+        'this is neither a key nor a table; write for example { key = "${SEGMENT_WRITE_KEY}", '
+        'may = ["track", "memberships"] }'
+    )
 
 
 def _not_blank(secret: SecretStr) -> SecretStr:
@@ -204,17 +243,71 @@ class RetentionConfig(_Section):
     history: Annotated[DurationOrNone, AfterValidator(_for_ever_or_a_day)] = 0.0
 
 
+Scope = Literal["page", "screen", "track", "identify", "memberships"]
+
+
+class WriteKey(_Section):
+    """A key that callers may use, what they may with it, and its short name."""
+
+    key: Secret
+    may: Annotated[tuple[Scope, ...], Field(min_length=1)] = ("page", "screen", "track", "identify")
+    name: Annotated[str, AfterValidator(_key_name)] | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls with it."""
+        key = self.key.get_secret_value()
+        return Caller(self.name or scopes.short_name(key), frozenset(self.may), key)
+
+
 class PassthroughConfig(_Section):
     listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8400"
-    write_keys: tuple[Secret, ...] = ()
+    write_keys: tuple[Annotated[WriteKey, BeforeValidator(_with_scopes)], ...] = ()
     webhook_secret: Secret | None = None
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = None
+    deletes_per_day: Annotated[int, Field(ge=0)] = 100
     queue_limit: Annotated[int, Field(ge=1)] = 1_000_000
+    queue_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _keys_are_told_apart(self) -> PassthroughConfig:
+        keys = [one.key.get_secret_value() for one in self.write_keys]
+        if len(set(keys)) < len(keys):
+            raise ValueError("write_keys has one key twice; write each once, with all it may")
+        names = [one.name for one in self.callers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"two of write_keys have the name {twice[0]!r}; give each a name of its own"
+            )
+        return self
+
+    @property
+    def callers(self) -> tuple[Caller, ...]:
+        """Who may call, by the write keys."""
+        return tuple(one.caller for one in self.write_keys)
+
+    @property
+    def share(self) -> float:
+        """The part of the queue that one key may fill: all of it where nobody else may call."""
+        alone = len(self.write_keys) <= 1 and self.webhook_secret is None
+        return 1.0 if alone else self.queue_share
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _host_and_port(self.listen)
+
+
+class OpsConfig(_Section):
+    """Where health and metrics are served, apart from what callers reach."""
+
+    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8402"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        return _host_and_port(self.listen)
 
 
 class WebConfig(_Section):
@@ -227,8 +320,7 @@ class WebConfig(_Section):
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _host_and_port(self.listen)
 
 
 class AlertsConfig(_Section):
@@ -251,6 +343,7 @@ class Config(_Section):
     guard: GuardConfig = GuardConfig()
     state: StateConfig = StateConfig()
     passthrough: PassthroughConfig = PassthroughConfig()
+    ops: OpsConfig = OpsConfig()
     web: WebConfig | None = None
     alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()
@@ -316,6 +409,9 @@ def _section_of(keys: tuple[str, ...]) -> type[BaseModel] | None:
         inner: Any = field.annotation if field else None
         if isinstance(inner, UnionType):  # a section that may be left out
             inner = get_args(inner)[0]
+        if get_origin(inner) is tuple:  # a list of tables
+            inner = get_args(get_args(inner)[0] if get_args(inner) else inner)[:1]
+            inner = inner[0] if inner else None
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return None
         section = inner
@@ -368,25 +464,45 @@ def _read_secret_files(
 ) -> None:
     """Beside each secret of SECRET_FILES, `…_file` may name a file that holds it."""
     for keys in SECRET_FILES:
-        section: Any = raw
-        for key in keys[:-1]:
-            section = section.get(key) if isinstance(section, dict) else None
-        secret, from_file = keys[-1], f"{keys[-1]}_file"
-        if not isinstance(section, dict) or from_file not in section:
-            continue
-        if secret in section:
-            name = ".".join(keys[:-1])
-            raise ConfigError(f"{path}: {name}: set {secret} or {from_file}, not both")
-        file = section.pop(from_file)
-        where = _where(path, (*keys[:-1], from_file), origins)
-        what = f"it must hold the {secret.removeprefix('api_')}"
-        try:
-            section[secret] = Path(str(file)).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ConfigError(f"{where}: {file} cannot be read ({reason}); {what}") from None
-        if not section[secret]:
-            raise ConfigError(f"{where}: {file} is empty; {what}")
+        for section in _tables(raw, keys[:-1]):
+            _read_secret_file(section, keys, path, origins)
+
+
+def _tables(raw: object, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The tables that stand at a place of the settings: one, or those of a list."""
+    found = raw if isinstance(raw, list) else [raw]
+    if keys:
+        return [
+            table
+            for one in found
+            if isinstance(one, dict) and keys[0] in one
+            for table in _tables(one[keys[0]], keys[1:])
+        ]
+    return [one for one in found if isinstance(one, dict)]
+
+
+def _read_secret_file(
+    section: dict[str, Any],
+    keys: tuple[str, ...],
+    path: Path,
+    origins: Mapping[tuple[str, ...], str],
+) -> None:
+    secret, from_file = keys[-1], f"{keys[-1]}_file"
+    if from_file not in section:
+        return
+    if secret in section:
+        name = ".".join(keys[:-1])
+        raise ConfigError(f"{path}: {name}: set {secret} or {from_file}, not both")
+    file = section.pop(from_file)
+    where = _where(path, (*keys[:-1], from_file), origins)
+    what = f"it must hold the {secret.removeprefix('api_')}"
+    try:
+        section[secret] = Path(str(file)).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"{where}: {file} cannot be read ({reason}); {what}") from None
+    if not section[secret]:
+        raise ConfigError(f"{where}: {file} is empty; {what}")
 
 
 def _where(path: Path, keys: tuple[str, ...], origins: Mapping[tuple[str, ...], str]) -> str:

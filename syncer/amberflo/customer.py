@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from state import called
+
 #: Fields that Amberflo keeps itself.
 SERVER_OWNED = {"id", "createTime", "updateTime", "deleteTime", "deactivateTimeStamp"}
 #: How JSON writes a number; "007" and "1e5 " are texts.
@@ -97,13 +99,16 @@ def to_put(
     """The record to PUT for a customer of the snapshot. What is given back is in it as it was
     found: the next records leave it to others."""
     given_back = _given_back(row)
+    there = _traits(current or {})
     record = merged(
         current,
         customer_id=row.customer_id,
-        traits=_wanted(row.traits, row.called),
+        traits=_wanted(row, owned),
         name=row.name,
         email=row.email,
-        owned={*owned, *_names(row.called), *given_back} if row.called or given_back else owned,
+        owned={*owned, *_taken_away(there, row.called), *given_back}
+        if row.called or given_back
+        else owned,
         as_strings=as_strings,
         protected=protected,
     )
@@ -148,32 +153,36 @@ def trait_differences(
     protected: tuple[str, ...] = (),
 ) -> list[Difference]:
     """The same of the traits `there` alone."""
-    ours = ours_at_amberflo(row, as_strings=as_strings, protected=protected)
+    ours = ours_at_amberflo(row, owned, as_strings=as_strings, protected=protected)
     held = {trait: value for trait, value in there.items() if not is_protected(trait, protected)}
-    called = _names(row.called)
+    gone = _taken_away(there, row.called) if row.called else ()
     owned = set(owned).difference(_given_back(row)) if row.given_back else owned
     drifted = [trait for trait, value in ours.items() if not alike(value, held.get(trait))]
     drifted += [
         trait
         for trait, value in held.items()
-        if trait not in ours and (trait in owned or trait in called) and value is not None
+        if trait not in ours and (trait in owned or trait in gone) and value is not None
     ]
     return [Difference(trait, ours.get(trait), held.get(trait)) for trait in sorted(drifted)]
 
 
 def ours_at_amberflo(
-    row: Desired, *, as_strings: bool = False, protected: tuple[str, ...] = ()
+    row: Desired,
+    owned: Collection[str],
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
 ) -> Mapping[str, Any]:
-    """The traits that are ours, as Amberflo should hold them."""
-    return _sent(row.traits, row.called, as_strings, protected)
+    """The traits that are ours, as Amberflo should hold them; `owned` names are Engage's alone."""
+    if not row.called:
+        return _sent(row.traits, as_strings, protected)
+    return _ours(_wanted(row, owned), as_strings, protected)
 
 
 @lru_cache(4096)
-def _sent(
-    traits: str, called: str | None, as_strings: bool, protected: tuple[str, ...]
-) -> Mapping[str, Any]:
+def _sent(traits: str, as_strings: bool, protected: tuple[str, ...]) -> Mapping[str, Any]:
     # Kept, because many customers have the same traits.
-    return _ours(_wanted(traits, called), as_strings, protected)
+    return _ours(orjson.loads(traits), as_strings, protected)
 
 
 @lru_cache(4096)
@@ -182,14 +191,20 @@ def is_protected(trait: str, protected: tuple[str, ...]) -> bool:
     return any(fnmatchcase(trait, one) for one in protected)
 
 
-def _wanted(traits: str, called: str | None) -> dict[str, Any]:
+def _wanted(row: Desired, owned: Collection[str]) -> dict[str, Any]:
     """All traits that a customer shall have of ours: what identify calls said is the customer's
-    where Engage does not compute a trait of that name."""
-    found: dict[str, Any] = orjson.loads(traits)
-    if not called:
+    where Engage does not compute a trait of that name, for whomever (`owned`, less what was given
+    back since)."""
+    found: dict[str, Any] = orjson.loads(row.traits)
+    if not row.called:
         return found
-    said = {name: value for name, (value, _) in orjson.loads(called).items() if value is not None}
-    return said | found
+    free = orjson.loads(row.given_back) if row.given_back else ()
+    told = {
+        name: value
+        for name, value in called.values(row.called).items()
+        if name not in owned or name in free
+    }
+    return told | found
 
 
 def _given_back(row: Desired) -> dict[str, Any]:
@@ -198,12 +213,22 @@ def _given_back(row: Desired) -> dict[str, Any]:
     if not row.given_back:
         return {}
     found: dict[str, Any] = orjson.loads(row.given_back)
-    return {name: value for name, value in found.items() if name not in _names(row.called)}
+    said = called.in_force(row.called)
+    return {name: value for name, value in found.items() if name not in said}
 
 
-def _names(called: str | None) -> Collection[str]:
-    """What identify calls ever set or took away."""
-    return orjson.loads(called).keys() if called else ()
+def _taken_away(there: Mapping[str, Any], said: str | None) -> Collection[str]:
+    """The names of traits `there` that identify calls took away, where the value may be ours."""
+    return {
+        name
+        for name, written in called.removed(said)
+        if name in there
+        and (written is True or any(_is_there(one, there[name]) for one in written or ()))
+    }
+
+
+def _is_there(value: Any, found: Any) -> bool:
+    return alike(at_amberflo(value), found)
 
 
 def _name(there: Mapping[str, Any], name: str | None, customer_id: str) -> str:

@@ -26,8 +26,9 @@ from syncer.amberflo.customer import to_put
 from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
-#: Due customers that are claimed at a time: at most, and seconds' worth of a limited rate.
-PAGE, PAGE_SECONDS = 500, 2.0
+#: Due customers that are claimed at a time: at most, and seconds' worth of work. What is claimed
+#: goes before all that comes later, however urgent.
+PAGE, PAGE_SECONDS = 500, 0.5
 #: Seconds between two looks at who else delivers, and at how far a run is.
 LOOK = 1.0
 #: Seconds that an outcome waits for a long commit of a run.
@@ -113,7 +114,8 @@ class CustomerDelivery:
         self._in_work: set[str] = set()
         self._wake = asyncio.Event()
         self._outcomes = Outcomes(self.database)
-        self._last_success = self._looked = time.monotonic()
+        self._last_success = self._looked = self._claimed_at = time.monotonic()
+        self._page = self._least()
         self._last_problem = "no answer"
         self._finished = -1
         with self.database.write(beside=True) as connection:
@@ -156,13 +158,32 @@ class CustomerDelivery:
     async def _feed(self) -> None:
         """Keep the queue filled from the database until there is no more to do."""
         while not self._over():
-            low = self._queue.qsize() < self.concurrency
+            low = self._low()
             if low and not await self._take() and not self._in_work and self._nothing_due():
                 break
             await self._look()
             await self._moment()
         await self._drain()
         await self._look(again=True)
+
+    def _low(self) -> bool:
+        """Whether there is little left of what was claimed."""
+        return self._queue.qsize() < min(self.concurrency, self._page)
+
+    def _least(self) -> int:
+        """The smallest page: work for all, or, of a limited rate, some seconds' worth of it. (A
+        customer takes two requests.)"""
+        if not self.client.pace.limited:
+            return self.concurrency
+        return max(1, min(self.concurrency, int(self.client.pace.rate * PAGE_SECONDS / 2)))
+
+    def _next_page(self) -> int:
+        """How many to claim: as many as were worked off of late in PAGE_SECONDS."""
+        now = time.monotonic()
+        lasted, self._claimed_at = now - self._claimed_at, now
+        if lasted < PAGE_SECONDS:
+            return min(self._page * 2, PAGE)
+        return max(self._page // 2, self._least()) if lasted > 2 * PAGE_SECONDS else self._page
 
     async def _take(self) -> int:
         """Claim and queue the next due customers; gives how many."""
@@ -175,9 +196,7 @@ class CustomerDelivery:
     def _claim(self) -> list[Claimed]:
         """A delivery may last for hours: which traits are ours is read with each claim. Should that
         change after it, the customers concerned are due again."""
-        page = PAGE
-        if self.client.pace.limited:
-            page = min(PAGE, max(self.concurrency, int(self.client.pace.rate * PAGE_SECONDS)))
+        page = self._page = self._next_page()
         try:
             with self.database.write() as connection:
                 if self.account not in (None, memo.get(connection, memo.ACCOUNT)):
@@ -259,7 +278,7 @@ class CustomerDelivery:
                     self._count(outcome)
             finally:
                 self._in_work.discard(claimed.row.customer_id)
-                if self._queue.qsize() < self.concurrency:
+                if self._low():
                     self._wake.set()
 
     async def _deliver(self, claimed: Claimed) -> Outcome | None:

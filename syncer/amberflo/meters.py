@@ -160,7 +160,7 @@ class MeterDelivery:
 
 def _failure(event: DueEvent, refused: Refused) -> dict[str, object]:
     return {
-        "ref": f"meter:{event.message_id}",
+        "ref": failures.meter_ref(event.message_id, event.key),
         "kind": failures.METER,
         "customer_id": orjson.loads(event.record).get("customerId"),
         "message_id": event.message_id,
@@ -170,6 +170,7 @@ def _failure(event: DueEvent, refused: Refused) -> dict[str, object]:
         "body": refused.body,
         "attempts": event.attempts + 1,
         "failed_at": _now(),
+        "via": event.key or None,
     }
 
 

@@ -36,10 +36,10 @@ TABLE = 1000
 
 TIMES = ("observed_at", "recorded_at", "delivered_at")
 VALUES = ("trait", "key", "before", "after")
-CHANGE = (*VALUES, "run", "source", *TIMES)
-MOVE = ("customer_id", *TIMES, "run", "source")
+CHANGE = (*VALUES, "run", "source", "via", *TIMES)
+MOVE = ("customer_id", *TIMES, "run", "source", "via")
 CHANGE_OF_RUN = ("customer_id", *VALUES, "source", *TIMES)
-UNDELIVERED = ("customer_id", *VALUES, "run", "source", *TIMES[:2], "refused")
+UNDELIVERED = ("customer_id", *VALUES, "run", "source", "via", *TIMES[:2], "refused")
 
 Row = dict[str, Any]
 

@@ -23,7 +23,7 @@ def daemon(config: Path | None) -> None:
 
     It drains and stops within 20 seconds. SIGHUP reads the config again.
     """
-    path, stop = config_path(config), listen_for_stop()
+    path, stop = config_path(config), listen_for_stop(quiet=True)
     asked = threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: asked.set())
 

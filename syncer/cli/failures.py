@@ -75,9 +75,19 @@ def list_failures(
                 {**row, "failed_at": report.iso(row["failed_at"])} for row in rows
             )
             return
-        names = ("kind", "customer_id", "message_id", "status", "reason", "attempts")
+        names = ("kind", "customer_id", "message_id", "via", "status", "reason", "attempts")
         report.print_table(
-            ("id", "kind", "customer", "message", "status", "reason", "attempts", "failed at"),
+            (
+                "id",
+                "kind",
+                "customer",
+                "message",
+                "via",
+                "status",
+                "reason",
+                "attempts",
+                "failed at",
+            ),
             [
                 [str(row["id"]), *(row[name] for name in names), report.iso(row["failed_at"])]
                 for row in each(limit=limit or TABLE)

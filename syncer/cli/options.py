@@ -85,9 +85,10 @@ def wants_json(as_json: bool) -> bool:
 
 
 class Stop:
-    """Set by the first Ctrl-C or SIGTERM; a second Ctrl-C ends at once."""
+    """Set by the first Ctrl-C or SIGTERM; a second Ctrl-C ends at once. Says so, unless `quiet`."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._asked = threading.Event()
 
     def __call__(self) -> bool:
@@ -102,12 +103,13 @@ class Stop:
             raise KeyboardInterrupt
         first = not self()
         self._asked.set()
-        if first:
+        if first and not self._quiet:
             report.say("stopping: what is under way ends first")
 
 
-def listen_for_stop() -> Stop:
-    stop = Stop()
+def listen_for_stop(*, quiet: bool = False) -> Stop:
+    """`quiet`: for who says it in the log."""
+    stop = Stop(quiet)
     signal.signal(signal.SIGINT, stop.handle)
     signal.signal(signal.SIGTERM, stop.handle)
     return stop

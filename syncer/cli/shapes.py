@@ -110,6 +110,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "after": value(entry.after),
         "run": entry.run,
         "source": entry.told_by,
+        "via": entry.via,
         "observed_at": report.iso(entry.observed_at),
         "recorded_at": report.iso(entry.recorded_at),
         "delivered_at": report.iso(entry.delivered_at),

@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 
 import orjson
 
-from state import alerts, failures, holds, queue, runs, snapshot
+from state import alerts, failures, forgotten, holds, queue, runs, snapshot
 from state.database import Database
 from syncer.config import AlertsConfig
 from syncer.daemon.trouble import Trouble
@@ -34,6 +34,8 @@ class Facts:
     lag: float
     silent: float
     calls: int = 0
+    #: customers whose deletion waits for somebody's word
+    deletes: int = 0
 
 
 def found(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
@@ -51,6 +53,11 @@ def found(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
         more = " or more" if facts.calls >= failures.CALLS else ""
         present["calls"] = (
             f"{facts.calls:,}{more} calls cannot be taken as they are: `syncer failures` lists them"
+        )
+    if facts.deletes:
+        present["deletes"] = (
+            f"{facts.deletes:,} customers more than passthrough.deletes_per_day are to be deleted: "
+            "`syncer forget --pending` shows them and lets them go"
         )
     if len(facts.errors) >= 2:
         present["runs"] = f"{len(facts.errors)} runs in a row failed: {facts.errors[0]}"
@@ -73,6 +80,7 @@ def gather(state: Database, calls: Database, now: float) -> Facts:
         errors = runs.errors_in_a_row(connection)
         unchanged = runs.unchanged_since(connection)
         oldest = [snapshot.waits_since(connection)]
+        deletes = forgotten.waiting_count(connection)
     with calls.read() as connection:
         oldest.append(queue.oldest_waiting(connection))
     since = min((one for one in oldest if one is not None), default=None)
@@ -80,6 +88,7 @@ def gather(state: Database, calls: Database, now: float) -> Facts:
         held=held,
         failures=refused,
         calls=calls_failed,
+        deletes=deletes,
         errors=errors,
         lag=0.0 if since is None else max(0.0, now - since / 1000),
         silent=0.0 if unchanged is None else max(0.0, now - unchanged / 1000),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from state import alerts, failures, holds, queue, runs, snapshot, workers
+from state import alerts, early, failures, forgotten, holds, queue, runs, snapshot, workers
 from state.database import Database
 from syncer.sync.schedule import Slot
 
@@ -32,19 +32,30 @@ class Figures:
             counters = queue.counters(connection)
             inbox, records = queue.waiting(connection)
             oldest = queue.oldest_waiting(connection)
+            by_key = queue.waiting_by_key(connection)
         calls = CounterMetricFamily(
             "syncer_calls", "Calls by what became of them", None, ["what", "reason"]
         )
         requests = CounterMetricFamily(
             "syncer_amberflo_requests", "Requests to Amberflo", None, ["method", "status"]
         )
+        keys = CounterMetricFamily("syncer_key_calls", "Calls by the key", None, ["key"])
         for (what, reason), value in sorted(counters.items()):
-            if what == "amberflo":
+            if what == "key":
+                keys.add_metric([reason], value)
+            elif what == "amberflo":
                 requests.add_metric(reason.split(" "), value)
             else:
                 calls.add_metric([what, reason], value)
         yield calls
+        yield keys
         yield requests
+        waiting = GaugeMetricFamily(
+            "syncer_key_waiting", "Calls and meter records that wait, by the key", labels=["key"]
+        )
+        for key, value in sorted(by_key.items()):
+            waiting.add_metric([key], value)
+        yield waiting
         yield GaugeMetricFamily("syncer_calls_unsorted", "Calls in the inbox", inbox)
         yield GaugeMetricFamily("syncer_meters_waiting", "Meter records to deliver", records)
         lag = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
@@ -61,7 +72,15 @@ class Figures:
             traits = snapshot.traits(connection)
             active = alerts.active(connection)
             processes = workers.all_of(connection)
+            early_calls = early.count(connection)
+            deletes = forgotten.waiting_count(connection)
         yield GaugeMetricFamily("syncer_customers_waiting", "Customers to deliver", customers)
+        yield GaugeMetricFamily(
+            "syncer_calls_early", "Calls of Engage whose key no pull knows yet", early_calls
+        )
+        yield GaugeMetricFamily(
+            "syncer_deletes_waiting", "Deletes that wait for somebody's word", deletes
+        )
         yield GaugeMetricFamily("syncer_failures", "Failures that wait for somebody", failed)
         runs_ended = CounterMetricFamily("syncer_runs", "Runs", None, ["kind", "state"])
         for (kind, state), value in sorted(ended.items()):

@@ -17,7 +17,7 @@ import orjson
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from state import runs, workers
+from state import runs, snapshot, workers
 from state.database import Database
 from state.errors import Locked, StateError
 from state.lock import lock
@@ -26,6 +26,7 @@ from syncer.config import Config, ScheduleConfig, changes
 from syncer.daemon import systemd
 from syncer.daemon.alerts import Alerts
 from syncer.daemon.metrics import Figures
+from syncer.daemon.ops import Ops
 from syncer.daemon.process import BUSY, Beside
 from syncer.daemon.trouble import Trouble
 from syncer.errors import ConfigError
@@ -47,7 +48,7 @@ SUCCESSION = 5.0
 #: Seconds until the page is shown again after its process ended.
 PAGE_AGAIN = 1.0
 #: Settings that take a new start.
-FIXED = ("passthrough.listen", "state.url", "web", "web.listen")
+FIXED = ("passthrough.listen", "ops.listen", "state.url", "web", "web.listen")
 
 
 def run(
@@ -101,6 +102,8 @@ class Service:
         self._calls = held.enter_context(opened(config, "queue", writes=True))
         self._listener = bind(*config.passthrough.address)
         held.callback(self._listener.close)
+        self._ops_listener = bind(*config.ops.address, "ops.listen")
+        held.callback(self._ops_listener.close)
         if config.web is not None:
             self._page_listener = bind(*config.web.address, "web.listen")
             held.callback(self._page_listener.close)
@@ -110,7 +113,11 @@ class Service:
         self._show_page()
         held.callback(self._end_beside)
         self._inbox = Inbox(
-            self._calls, config.passthrough.queue_limit, lambda: self._worker.ring()
+            self._calls,
+            config.passthrough.queue_limit,
+            lambda: self._worker.ring(),
+            Trouble("inbox"),
+            self._customers_waiting,
         )
         self._inbox.start()
         held.callback(self._inbox.stop)
@@ -118,10 +125,12 @@ class Service:
         registry = CollectorRegistry()
         registry.register(self._figures)
         self._receiver = Receiver(
-            inbox=self._inbox, write_keys=(), webhook_secret=None, problem=self._problem,
-            registry=registry,
-        )  # fmt: skip
+            inbox=self._inbox, callers=(), webhook_secret=None, registry=registry
+        )
         self._let_callers_in()
+        self._ops = Ops(registry, self._problem)
+        self._ops.start(self._ops_listener)
+        held.callback(self._ops.stop)
         self._alerts = Alerts(self._state, self._calls, config.alerts)
         for name, target in (("reload", self._reload_when_asked), ("schedule", self._schedule_all)):
             thread = threading.Thread(target=target, name=name, daemon=True)
@@ -130,6 +139,7 @@ class Service:
 
     def wait(self) -> None:
         """Serve until somebody wants us to stop."""
+        log.info("health and metrics are at %s", _url(self._ops_listener))
         log.info("receiving on %s", _url(self._listener))
         if self._page_listener is not None:
             log.info("the page is at %s", _url(self._page_listener))
@@ -138,12 +148,14 @@ class Service:
 
         def over() -> bool:
             watchdog()  # from the loop itself: where that hangs, nobody hears us
+            self._ops.beat()
             if self._stop():
                 self._ending.set()
                 self._tell_beside_to_end()
             return self._stop() or not self._alive()
 
-        uvloop.run(serve(self._receiver.app(), self._listener, over))
+        receiver = self._receiver
+        uvloop.run(serve(receiver.app(), self._listener, over, refused=receiver.refused))
         if not self._alive() and not self._stop():
             raise StateError("the worker process ended unexpectedly; start the daemon again")
 
@@ -154,7 +166,17 @@ class Service:
         self._ending.set()
         self._tell_beside_to_end()
 
+    def _customers_waiting(self) -> dict[str, int]:
+        """Customers that calls made due, by key: they count as what waits of it."""
+        with self._state.read() as connection:
+            return snapshot.backlog_by_key(connection)
+
     def _problem(self) -> str | None:
+        """What keeps us from working, in words for anybody: no path, no name."""
+        if self._inbox.problem is not None or not self._inbox.alive:
+            return "calls cannot be stored"
+        if self._ending.is_set():
+            return "stopping"
         return None if self._alive() else "the worker process ended"
 
     # The processes beside
@@ -262,9 +284,10 @@ class Service:
     def _let_callers_in(self) -> None:
         settings = self._config.passthrough
         secret = settings.webhook_secret
-        self._receiver.write_keys = tuple(key.get_secret_value() for key in settings.write_keys)
+        self._receiver.callers = settings.callers
         self._receiver.webhook_secret = secret.get_secret_value() if secret else None
-        self._inbox.limit = settings.queue_limit
+        self._receiver.public_url = settings.public_url
+        self._inbox.limit, self._inbox.share = settings.queue_limit, settings.share
 
     def _reload_when_asked(self) -> None:
         while not self._ending.wait(0.2):
@@ -296,7 +319,7 @@ class Service:
         log.info("the config was read again; changed: %s", ", ".join(changed))
         for key in set(changed) & set(FIXED):
             log.warning("%s stays as it was until the daemon is started again", key)
-        kept = {"state": self._config.state}
+        kept = {"state": self._config.state, "ops": self._config.ops}
         passthrough = config.passthrough.model_copy(
             update={"listen": self._config.passthrough.listen}
         )

@@ -134,10 +134,11 @@ def _sort_while(
     trouble: Callable[[str | None], None],
     stop: Callable[[], bool],
 ) -> None:
-    checked = time.monotonic()
+    checked = 0.0
     while not stop():
         if time.monotonic() - checked > LOOK:
             check()
+            sorter.settle_early()
             checked = time.monotonic()
         rung.clear()
         if sorter.sort():

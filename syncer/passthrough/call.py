@@ -10,6 +10,7 @@ they can be counted by.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,15 +26,19 @@ Json = Mapping[str, Any]
 #: Segment's limits (facts/segment.md §4.4).
 MAX_EVENT = 32 * 1024
 MAX_EVENTS = 2500
+#: What Segment's webhook destination puts into one signed request at most.
+MAX_WEBHOOK_EVENTS = 4000
 MAX_MESSAGE_ID = 100
-#: Ids are keys of tables; Segment itself drops group ids that are longer.
-MAX_ID = 500
+#: Ids and names of traits stand together in indexes, which have room for so many bytes.
+MAX_ID, MAX_KEY = 1000, 400
 MAX_DEPTH = 64
 
 SINGLE = {
     **{kind: kind for kind in ("page", "screen", "track", "identify", "group", "alias")},
     **{"p": "page", "s": "screen", "t": "track", "i": "identify", "g": "group", "a": "alias"},
 }
+#: What a call in a batch may be; delete by a webhook only.
+TYPES = (*SINGLE.values(), "delete")
 BATCH = frozenset({"batch", "import", "b"})
 WEBHOOK = "webhook"
 #: The routes that `split` knows.
@@ -133,24 +138,121 @@ def json_text(value: object) -> str:
 # -- the request
 
 
-def parse(body: bytes) -> Any:
-    """The JSON of a request.
+class Odd(SyncerError):
+    """A body that is not read quickly."""
 
-    orjson is strict; what SDKs really send besides (NaN from Python, half an emoji from
-    JavaScript, numbers beyond a double) is one event's matter and must not cost the others, so
-    where it refuses, the standard library reads once more.
+
+def parse(body: bytes, *, exactly: bool = True) -> Any:
+    """The JSON of a request; `BadRequest` where it has none.
+
+    What SDKs really send that is not quite JSON (NaN from Python, half an emoji from JavaScript,
+    bytes in another encoding) is one event's matter and must not cost the others, so where orjson
+    refuses, a lenient reader reads once more. It reads integers beyond 64 bits too, which orjson
+    rounds; who has no need of them can do without (`exactly`).
     """
+    try:
+        return parse_quickly(body, exactly=exactly)
+    except Odd:
+        pass
+    try:
+        return _lenient_json(body)
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not JSON") from None
+
+
+def parse_quickly(body: bytes, *, exactly: bool = True) -> Any:
+    """As `parse`, in a millisecond or two at most for 64 KB; `Odd` where that cannot be."""
+    if len(body) > _AT_ONCE or (exactly and _has_large_integer(body)):
+        raise Odd
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        try:
-            return json.loads(body.decode("utf-8-sig"), parse_int=_integer)
-        except (ValueError, RecursionError):
-            raise BadRequest("the body is not JSON") from None
+        raise Odd from None
 
 
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) < 310 else float(digits)
+#: Bytes that orjson takes in one go: it keeps every other thread waiting while it reads.
+_AT_ONCE = 1024 * 1024
+#: An integer of more digits may be beyond 64 bits; of still more, it stays text, since reading them
+#: takes the longer the more they are.
+_DIGITS, _TOO_MANY_DIGITS = b"0" * 19, b"0" * 1001
+_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_ZEROS = re.compile(rb"0+")
+_BLANK = re.compile(r"[ \t\r\n]*")
+
+
+def _has_large_integer(body: bytes) -> bool:
+    """Whether an integer that may be beyond 64 bits stands in it: so many digits, and before them
+    what may stand before a number. (Ids of as many digits are common, in quotes.)"""
+    zeros = body.translate(_AS_ZEROS)
+    at = zeros.find(_DIGITS)
+    while at >= 0:
+        before = zeros[at - 1 : at]
+        if before == b"-":
+            before = zeros[at - 2 : at - 1]
+        if before in b":[, \t\r\n":
+            return True
+        run = _ZEROS.match(zeros, at)
+        assert run is not None
+        at = zeros.find(_DIGITS, run.end())
+    return False
+
+
+def _lenient_json(body: bytes) -> Any:
+    """JSON read value by value, so that no large body keeps other threads waiting. Bytes that are
+    no UTF-8 become lone surrogates, as half an emoji does."""
+    text = body.decode("utf-8-sig", "surrogateescape")
+    long = _TOO_MANY_DIGITS in body.translate(_AS_ZEROS)
+    decoder = json.JSONDecoder(strict=False, parse_int=_integer if long else None)
+    found, end = _value(text, _past_blank(text, 0), decoder, levels=2)
+    if _past_blank(text, end) != len(text):
+        raise ValueError("more than one value")
+    return found
+
+
+def _value(text: str, at: int, decoder: json.JSONDecoder, levels: int) -> tuple[Any, int]:
+    """The value at a place of a text and where it ends; members of the outer levels one by one."""
+    first = text[at : at + 1]
+    if not levels or first not in ("[", "{"):
+        return decoder.raw_decode(text, at) if first else _nothing()
+    items: list[Any] = []
+    named: dict[str, Any] = {}
+    close = "]" if first == "[" else "}"
+    at = _past_blank(text, at + 1)
+    if text[at : at + 1] == close:
+        return (items if first == "[" else named), at + 1
+    while True:
+        if first == "{":
+            if text[at : at + 1] != '"':
+                _nothing()
+            name, at = decoder.raw_decode(text, at)
+            at = _past_blank(text, at)
+            if text[at : at + 1] != ":":
+                _nothing()
+            at = _past_blank(text, at + 1)
+            named[name], at = _value(text, at, decoder, levels - 1)
+        else:
+            item, at = _value(text, at, decoder, 0)
+            items.append(item)
+        at = _past_blank(text, at)
+        if text[at : at + 1] == close:
+            return (items if first == "[" else named), at + 1
+        if text[at : at + 1] != ",":
+            _nothing()
+        at = _past_blank(text, at + 1)
+
+
+def _nothing() -> Any:
+    raise ValueError("no value")
+
+
+def _past_blank(text: str, at: int) -> int:
+    match = _BLANK.match(text, at)
+    assert match is not None
+    return match.end()
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) < len(_TOO_MANY_DIGITS) else digits
 
 
 @dataclass(slots=True)
@@ -191,8 +293,9 @@ def split(
         request.personas = _object(_object(body.get("context")).get("personas"))
     else:
         raise ValueError(f"no such route: {route}")
-    if len(events) > MAX_EVENTS:
-        reason = f"{len(events)} events; a request takes up to {MAX_EVENTS}"
+    most = MAX_WEBHOOK_EVENTS if request.webhook else MAX_EVENTS
+    if len(events) > most:
+        reason = f"{len(events)} events; a request takes up to {most}"
         raise BadRequest(reason, status=413, code="too_large")
     return [_event(event, None, request) for event in events]
 
@@ -300,7 +403,14 @@ def identifier(value: Any) -> str | None:
         text = str(int(value) if value.is_integer() else value)
     else:
         return None
-    return text if len(text) <= MAX_ID and "\0" not in text and is_unicode(text) else None
+    return text if storable(text, MAX_ID) else None
+
+
+def storable(text: str, most: int) -> bool:
+    """Whether any database can keep a text as a key: up to so many bytes, no NUL, real Unicode."""
+    if len(text) > most or "\0" in text or not is_unicode(text):
+        return False
+    return text.isascii() or len(text.encode()) <= most
 
 
 def is_unicode(text: str) -> bool:

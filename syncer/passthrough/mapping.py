@@ -11,14 +11,15 @@ from typing import Any, Literal
 import orjson
 
 from syncer.passthrough.call import (
+    MAX_KEY,
     Call,
     Dropped,
     Json,
     Rejected,
-    identifier,
     is_unicode,
     json_text,
     rejected,
+    storable,
 )
 
 #: A trait's value; None asks for its removal.
@@ -30,7 +31,13 @@ TOO_WIDE = "nested objects give more than 64 KB of names"
 BAD_MEMBERSHIP = "invalid audience membership"
 BAD_TRAIT = "invalid computed trait"
 UNKNOWN_CLASS = "unknown computation class"
+LONG_NAME = f"trait whose name is longer than {MAX_KEY} bytes"
 MEMBERSHIP_WITHOUT_USER = "membership or computed trait without userId"
+
+#: Properties of these names tell Amberflo what to do with a record (its SDKs' `aflo.` constants):
+#: they are no dimensions, and nobody who sends calls may say such things.
+RESERVED = "aflo."
+RESERVED_NAME = "property whose name begins with aflo."
 
 _MAX_DIMENSION = 200
 _MAX_NAMES = 64 * 1024
@@ -45,6 +52,8 @@ class Meter:
     message_id: str
     customer_id: str
     record: bytes
+    #: properties that are left out, being Amberflo's own
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,11 @@ class CustomerUpdate:
     traits: dict[str, Value]
     at_ms: int
     received_at: int
+    #: traits that are left out, their names being too long
+    left_out: int = 0
+    #: the short name of the key that the call came by, and whether that may tell memberships
+    via: str = ""
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +85,8 @@ class Membership:
     value: Value
     at_ms: int
     received_at: int
+    #: the short name of the key that the call came by
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +94,7 @@ class Delete:
     """Segment was asked to forget this customer."""
 
     customer_id: str
+    via: str = ""
 
 
 Outcome = Meter | CustomerUpdate | Membership | Delete | Dropped | Rejected
@@ -102,7 +119,7 @@ def _meter(call: Call) -> Meter | Rejected:
     value: int | float | None = 1.0
     if call.type == "track":
         meter = call.name
-        if call.data.get("value") is not None:
+        if "value" in call.data:  # null, too: JavaScript writes so what is no number
             value = _number(call.data["value"])
             if value is None:
                 return rejected(BAD_VALUE, call.source, call.message_id)
@@ -114,7 +131,11 @@ def _meter(call: Call) -> Meter | Rejected:
     properties = _flat(call.data)
     if properties is None:
         return rejected(TOO_WIDE, call.source, call.message_id)
+    left_out = 0
     for key, found in properties.items():
+        if key[: len(RESERVED)].lower() == RESERVED:
+            left_out += 1
+            continue
         text = dimension(found)
         if text and key and not key.isspace():
             dimensions.setdefault(key, text)
@@ -131,7 +152,7 @@ def _meter(call: Call) -> Meter | Rejected:
         "dimensions": dimensions,
     }
     try:
-        return Meter(call.message_id, customer_id, orjson.dumps(record))
+        return Meter(call.message_id, customer_id, orjson.dumps(record), left_out)
     except TypeError:
         return rejected(BAD_TEXT, call.source, call.message_id)
 
@@ -208,17 +229,19 @@ def _customer(call: Call) -> CustomerUpdate | Rejected:
     traits = _flat(call.data)
     if traits is None:
         return rejected(TOO_WIDE, call.source, call.message_id)
+    named = {
+        _storable(key): value
+        for key, value in traits.items()
+        if key not in ("name", "email") and key and not key.isspace()
+    }
     return CustomerUpdate(
         call.user_id,
         _profile_text(call.data.get("name")),
         _profile_text(call.data.get("email")),
-        {
-            _storable(key): _native(value)
-            for key, value in traits.items()
-            if key not in ("name", "email") and key and not key.isspace()
-        },
+        {name: _native(value) for name, value in named.items() if storable(name, MAX_KEY)},
         call.at_ms,
         call.received_at,
+        sum(not storable(name, MAX_KEY) for name in named),
     )
 
 
@@ -262,7 +285,8 @@ def _membership(call: Call) -> Membership | Dropped | Rejected:
         kind = "computed_trait"
     elif computation not in ("audience", "journey_step"):
         return rejected(UNKNOWN_CLASS, call.source, call.message_id)
-    key = identifier(raw_key) if isinstance(raw_key, str) else None
+    key = raw_key if isinstance(raw_key, str) and storable(raw_key, MAX_KEY) else ""
+    key = "" if key.isspace() else key
     good = call.type in ("identify", "track") and key and key in call.data
     value = _native(call.data[key]) if good and key else None
     if kind == "audience":

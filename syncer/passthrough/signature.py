@@ -1,11 +1,11 @@
-"""Who may send: the signature of Segment's webhooks, and write keys. Pure, in constant time."""
+"""The signature of Segment's webhooks. Pure, in constant time."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from enum import IntEnum
 
 #: An event has up to 32 KB and 64 levels; Segment adds some fields on its way.
 _MAX_ELEMENT = 128 * 1024
@@ -14,24 +14,30 @@ _BLANK = re.compile(rb"[ \t\r\n]*")
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[\[\]{},]', re.DOTALL)
 
 
-def verify(secret: str, raw_body: bytes, header: str | None) -> bool:
-    """Whether `X-Signature` is the hex HMAC-SHA1 of the body or, where that is an array, of its
-    first element: Segment signs no more of a batch. Both as they came, not written anew."""
+class Signed(IntEnum):
+    """How much of a body its signature covers."""
+
+    NOT, FIRST, WHOLE = range(3)
+
+
+def verify(secret: str, raw_body: bytes, header: str | None) -> Signed:
+    """What `X-Signature`, a hex HMAC-SHA1, covers: the whole body or, where that is an array, its
+    first element. Segment signs no more of a batch than that. Both as they came, not written anew.
+    """
     given = (header or "").strip().lower().encode("utf-8", "replace")
-    signed = first_element(raw_body) if _starts_array(raw_body) else raw_body
-    if not secret or signed is None:
-        return False
+    if not secret:
+        return Signed.NOT
+    if _matches(secret, raw_body, given):
+        return Signed.WHOLE
+    first = first_element(raw_body)
+    if first is not None and _matches(secret, first, given):
+        return Signed.FIRST
+    return Signed.NOT
+
+
+def _matches(secret: str, signed: bytes, given: bytes) -> bool:
     right = hmac.new(secret.encode(), signed, hashlib.sha1).hexdigest().encode()
     return hmac.compare_digest(right, given)
-
-
-def key_matches(keys: Iterable[str], given: str | None) -> bool:
-    """Whether a write key is one of ours; looks at all of them. Blank keys match nothing."""
-    found = False
-    offered = (given or "").encode("utf-8", "surrogatepass")
-    for key in keys:
-        found |= hmac.compare_digest(key.encode("utf-8", "surrogatepass"), offered) and bool(key)
-    return found
 
 
 def first_element(raw: bytes) -> bytes | None:

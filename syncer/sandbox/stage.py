@@ -45,6 +45,9 @@ url = "sqlite:///{state}"
 [passthrough]
 listen = "127.0.0.1:0"
 write_keys = ["{write_key}"]
+
+[ops]
+listen = "127.0.0.1:0"
 """
 
 

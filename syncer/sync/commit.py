@@ -7,16 +7,17 @@ are laid over the state as it is now.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection
 
-from state import forgotten, holds, snapshot
+from state import called, forgotten, holds, snapshot
 from state.holds import Kept
 from state.snapshot import ChangeRow, CustomerState
+from state.tables import IDENTIFY
 from syncer.engage.catalog import KnownTrait, canonical
 from syncer.engage.values import Value
 from syncer.sync.compare import (
@@ -246,6 +247,32 @@ def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, n
                     )
             snapshot.add_changes(connection, rows, run, now, delivered_at=told)
             after = holders[-1].customer_id
+
+
+def taken_from_calls(connection: Connection, names: Collection[str], run: int, now: int) -> None:
+    """Names that become Engage's are no client's any more: what identify calls said of them goes,
+    with a row for each customer; at Amberflo too, where nobody has written something else."""
+    for name in set(names) - snapshot.owned(connection):
+        after = ""
+        while found := snapshot.told(connection, name, after, snapshot.CHUNK):
+            rows, left = [], []
+            for state in found:
+                said = called.load(state.called)
+                was = said.get(name)
+                if was is None:
+                    continue
+                said[name] = was.says(None, now)
+                left.append(state._replace(called=called.dump(said)))
+                if was.value is not None:
+                    before = as_json(was.value)
+                    rows.append(
+                        ChangeRow(
+                            state.customer_id, name, name, before, None, now, IDENTIFY, step=0
+                        )
+                    )
+            snapshot.update_customers(connection, left, now, run)
+            snapshot.add_changes(connection, rows, run, now)
+            after = found[-1].customer_id
 
 
 def counts(value: Any) -> int:

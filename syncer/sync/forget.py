@@ -106,6 +106,20 @@ class Forget:
             raise problem
         return len(asked)
 
+    def forget_waiting(self, customer_ids: Collection[str]) -> tuple[int, str | None]:
+        """Somebody says that these may be erased, who waited for that: erase them; gives how many,
+        and what keeps the others, which stay asked for: a daemon erases them as soon as it can."""
+        with self.state.write(alone=True) as connection:
+            forgotten.approve(connection, customer_ids)
+        erased = 0
+        for customer_id in customer_ids:
+            try:
+                self.forget(customer_id)
+            except (Locked, SyncerError) as problem:
+                return erased, str(problem)
+            erased += 1
+        return erased, None
+
     def lift(self, customer_id: str) -> bool:
         """Let a customer in again; gives whether it was forgotten."""
         with self.state.write(alone=True) as connection:

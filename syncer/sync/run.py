@@ -38,23 +38,20 @@ from syncer.engage.source import (
 from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
 from syncer.sync.account import Account
-from syncer.sync.commit import Applied, Writer, renamed
+from syncer.sync.commit import Applied, Writer, renamed, taken_from_calls
 from syncer.sync.compare import ENGAGE_WINS, Pair, Sums, Tally, compare, look_up, merge
 from syncer.sync.contact import Contact, FirstContact
 from syncer.sync.decision import Decision
 from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import DAY, Guard
+from syncer.sync.horizon import horizon
 from syncer.sync.pairs import Rulings, Said, beside, chunks, told_apart
 from syncer.sync.plan import Plan
 from syncer.sync.progress import Progress
 from syncer.times import read as milliseconds
 
 RunKind = Literal["initial", "incremental", "reconcile", "resync"]
-
-#: So long (milliseconds) Engage may take to bring what a call said into the source: Profiles Sync
-#: loads hourly, slightly out of order (facts/segment.md §1.3).
-LOADED_AFTER = 3 * 3600 * 1000
 
 
 class Look(Protocol):
@@ -517,7 +514,7 @@ class Runs:
         if kind == "resync":
             return ENGAGE_WINS
         newest = milliseconds(watermark) or self.clock()
-        return min(newest, self.clock()) - LOADED_AFTER
+        return horizon(newest, self.clock())
 
     def _decide(
         self,
@@ -702,6 +699,7 @@ class Runs:
                 )
             forgotten.keep(connection, compared.tally.returned)
             renamed(connection, compared.catalog.renamed, run, now)
+            taken_from_calls(connection, compared.catalog.by_name, run, now)
             compared.applied = applied = self._apply(connection, run, compared, now)
             if compared.whole:
                 holds.stay(connection, compared.tally.open_ones, run)

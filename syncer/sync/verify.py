@@ -310,5 +310,5 @@ class Verifier:
             with self.database.read() as connection:
                 owned = removable(connection, [row])[row.customer_id]
         drifts = differences(record, row, owned, **how)
-        names = [*ours_at_amberflo(row, **how), "customerName"]
+        names = [*ours_at_amberflo(row, owned, **how), "customerName"]
         return drifts, [*names, "customerEmail"] if row.email else names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from state import failures, history
+from state import called, failures, history
 from syncer.web.desk import Desk
 from syncer.web.page import ROWS, Answer, GoTo, Missing, Page, Visit
 from syncer.web.render import link, values
@@ -61,9 +61,8 @@ def send_again(desk: Desk, visit: Visit) -> Answer:
 
 def _called(text: str | None) -> dict[str, str]:
     """The values (JSON) of the traits of identify calls, by name."""
-    found = orjson.loads(text or "{}")
-    said = {name: value for name, (value, _) in sorted(found.items()) if value is not None}
-    return {name: orjson.dumps(value).decode() for name, value in said.items()}
+    said = sorted(called.values(text).items())
+    return {name: orjson.dumps(value).decode() for name, value in said}
 
 
 def _known(found: history.Known | None, customer_id: str) -> history.Known:

@@ -178,16 +178,19 @@ def test_names_are_not_patterns(database: Database) -> None:
     assert given(database).keys() == {"u1"}
 
 
-@pytest.mark.parametrize(("said", "after"), [("silver", '"silver"'), (None, None)])
+@pytest.mark.parametrize(
+    ("said", "gives", "after"),
+    [("silver", {}, '"silver"'), (None, {"u1": {"plan": "gold"}}, '"gold"')],
+)
 def test_what_identify_calls_said_of_it_counts_again(
-    database: Database, said: str | None, after: str | None
+    database: Database, said: str | None, gives: Any, after: str
 ) -> None:
     own(database)
     called = json.dumps({"plan": [said, 5]})
     put(database, row("u1", plan=True)._replace(called=called, stamps='{"plan":[1,2],"name":3}'))
     tell(database, "u1", "gold", True, AMBERFLO)
     release(database)
-    assert given(database) == {}
+    assert given(database) == gives
     found = records(database)["u1"]
     assert (found["called"], found["stamps"], found["rev"]) == (called, '{"name":3}', 2)
     assert last_change(database, "u1") == ("plan", "true", after, RELEASED, -1)

@@ -176,7 +176,7 @@ def test_the_migrations_make_what_the_models_say(
     assert migrated.keys() == {one.name for one in tables.PARTS[part]}
     if part == "state":
         where = migrated["customer"]["indexes"]["customer_due"]
-        assert where == (["due_at", "customer_id"], False, "due_at IS NOT NULL")
+        assert where == (["line", "due_at", "customer_id"], False, "due_at IS NOT NULL")
 
 
 def test_every_model_is_in_a_part() -> None:
@@ -603,6 +603,7 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
     numbers = [one.pop("id") for one in found]
     assert numbers == sorted(set(numbers))
     assert [one.pop("step") for one in found] == [1, -1, 0]
+    assert {one.pop("via") for one in found} == {None}
     salts = ask(database, lambda c: c.execute(text("SELECT salt FROM change")).scalars().all())
     assert len(set(salts)) == len(salts) == 4
     assert all(salts)
@@ -1020,7 +1021,7 @@ def test_records_that_are_given_back_settled_or_postponed_are_claimed_no_more(
 
 def test_records_are_unsettled_until_amberflo_has_them_or_refused_them(calls: Database) -> None:
     queued(calls, "m1", "m2", "m3")
-    names = ["m1", "m2", "unknown"]
+    names = [("m1", ""), ("m2", ""), ("m3", "another"), ("unknown", "")]
     assert ask(calls, lambda c: queue.unsettled(c, names)) == 2
     assert ask(calls, lambda c: queue.unsettled(c, [])) == 0
     claimed(calls, 1)

@@ -67,7 +67,7 @@ class Installation:
             + "\n".join(lines)
             + f"\n[engage]\n{engage}\n"
             + f'[engage.profiles_sync]\nurl = "{source or self.source_url}"\n'
-            + f'[state]\nurl = "{state}"\n{more}',
+            + f'[ops]\nlisten = "127.0.0.1:0"\n[state]\nurl = "{state}"\n{more}',
             encoding="utf-8",
         )
 

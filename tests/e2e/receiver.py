@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ from typing import Any
 import httpx
 import orjson
 
+from state import snapshot
+from state.database import Database
+from state.snapshot import TraitRow
+from syncer.engage.names import trait_name
+from syncer.passthrough.scopes import SCOPES
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 
 from .conftest import API_KEY, Installation
@@ -72,12 +77,14 @@ def runs(process: int) -> bool:
 
 @dataclass
 class Daemon:
-    """A daemon that receives at `url`; `log` is what it said so far."""
+    """A daemon that receives at `url`, with health and metrics at `ops`; `log` is what it said so
+    far."""
 
     installation: Installation
     process: subprocess.Popen[str]
     log: list[str]
     url: str = ""
+    ops: str = ""
     killed: bool = False
     client: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=30))
 
@@ -135,7 +142,7 @@ class Daemon:
 
     def metrics(self) -> dict[str, float]:
         """The samples of /metrics by name and labels, as they stand there."""
-        answer = self.client.get(f"{self.url}/metrics")
+        answer = self.client.get(f"{self.ops}/metrics")
         assert answer.status_code == 200, answer.text
         lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
@@ -216,6 +223,13 @@ def installed(folder: Path, **options: Any) -> Iterator[Installation]:
         yield found
 
 
+def know(url: str, *keys: str, kind: str = "audience") -> None:
+    """Make traits ours in a state, as a run does that pulls them."""
+    with closing(Database.open(url)) as state, state.write() as connection:
+        rows = [TraitRow(key, trait_name(key), kind, 0) for key in keys]
+        snapshot.put_traits(connection, rows)
+
+
 @contextmanager
 def daemon(
     installation: Installation, *, state: str | None = None, more: str = "", **settings: Any
@@ -224,22 +238,19 @@ def daemon(
     config. It must end well when told to, unless it was killed."""
     given = {
         "listen": "127.0.0.1:0",
-        "write_keys": ["another-key", KEY],
+        "write_keys": ["another-key", {"key": KEY, "may": SCOPES}],
         "webhook_secret": SECRET,
         **settings,
     }
-    lines = [
-        f"{key} = {orjson.dumps(value).decode()}"
-        for key, value in given.items()
-        if value is not None
-    ]
+    lines = [f"{key} = {toml(value)}" for key, value in given.items() if value is not None]
     installation.configure(state=state, more=f"[passthrough]\n{chr(10).join(lines)}\n{more}")
     process = installation.start("daemon")
     found = Daemon(installation, process, [])
     reading = threading.Thread(target=_read, args=(process, found.log), daemon=True)
     reading.start()
     try:
-        found.url = _address(found)
+        found.url = _address(found, "receiving on")
+        found.ops = _address(found, "health and metrics are at")
         _wait_for_ready(found)
         yield found
         if not found.killed:
@@ -256,14 +267,23 @@ def daemon(
                 stream.close()
 
 
+def toml(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {toml(one)}' for key, one in value.items())} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    return orjson.dumps(value).decode()
+
+
 def _read(process: subprocess.Popen[str], log: list[str]) -> None:
     assert process.stderr is not None
     for line in process.stderr:
         log.append(line.rstrip("\n"))
 
 
-def _address(found: Daemon) -> str:
-    address = re.compile(r"receiving on (http://\S+)$")
+def _address(found: Daemon, what: str) -> str:
+    address = re.compile(rf'{what} (http://[^\s"]+)')
 
     def look() -> bool:
         assert found.process.poll() is None, "\n".join(found.log)
@@ -277,7 +297,7 @@ def _address(found: Daemon) -> str:
 def _wait_for_ready(found: Daemon) -> None:
     def ready() -> bool:
         assert found.process.poll() is None, "\n".join(found.log)
-        return found.client.get(f"{found.url}/readyz").text == "ready\n"
+        return found.client.get(f"{found.ops}/readyz").text == "ready\n"
 
     wait_until(ready, START, what="ready")
 

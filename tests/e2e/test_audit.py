@@ -130,7 +130,7 @@ def test_entered_and_exited(installation: Installation, story: list[dict[str, se
         assert {one["customer_id"] for one in document["entered"]} == after - before
         assert {one["customer_id"] for one in document["exited"]} == before - after
         for one in document["entered"] + document["exited"]:
-            assert list(one) == ["customer_id", *TIMES, "run", "source"]
+            assert list(one) == ["customer_id", *TIMES, "run", "source", "via"]
             assert (one["run"], one["source"], one["recorded_at"]) == (3, "pull", moments[2])
         whole = installation.json("audit", "audience", trait)
         until = installation.json("audit", "audience", trait, "--until", moments[2])

@@ -20,7 +20,7 @@ from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
 
 from .conftest import Installation, expected_records
-from .receiver import Daemon, daemon, unique, wait_until
+from .receiver import Daemon, daemon, know, unique, wait_until
 from .test_receiver import Profiles, engage_call, sign
 
 Json = dict[str, Any]
@@ -376,6 +376,7 @@ def delete(found: Daemon, customer_id: str) -> None:
 def test_segments_delete_call_forgets(installation: Installation) -> None:
     user, other = unique("user"), unique("user")
     mine = (user, "Ada Lovelace", "ada@example.com", "555-0100")
+    know(f"sqlite:///{installation.folder / 'syncer.db'}", "vip")
     with closing(Profiles(installation)) as profiles, daemon(installation) as found:
         traits = {"name": mine[1], "email": mine[2], "phone": mine[3]}
         for one in (user, other):

@@ -36,12 +36,14 @@ BOUND = 60.0
 LASTS = 5.0
 
 MORE = f"""\
+[ops]
+listen = "127.0.0.1:0"
 [schedule]
 every = "3s"
 jitter = "1s"
 [passthrough]
 listen = "127.0.0.1:0"
-write_keys = ["{WRITE_KEY}"]
+write_keys = [{{ key = "{WRITE_KEY}", may = ["page", "track", "identify", "memberships"] }}]
 """
 TROUBLES = (
     *("amberflo is down", "amberflo takes no key", "a wrong key in the config"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from syncer.passthrough import call as module
-from syncer.passthrough.call import BadRequest, Call, Dropped, Rejected, parse, split
+from syncer.passthrough.call import (
+    BadRequest,
+    Call,
+    Dropped,
+    Odd,
+    Rejected,
+    parse,
+    parse_quickly,
+    split,
+)
 from syncer.times import FUTURE, TOO_EARLY, UNREADABLE
 
 PAYLOADS = json.loads(Path(__file__).with_name("segment_payloads.json").read_text("utf-8"))
@@ -119,7 +129,8 @@ def test_a_body_of_the_wrong_shape_is_refused_whole(route: str, body: object) ->
 
 def test_too_many_events_are_refused_whole() -> None:
     assert len(events("batch", {"batch": [TRACK] * 2500})) == 2500
-    for route, body in (("batch", {"batch": [TRACK] * 2501}), ("webhook", [TRACK] * 2501)):
+    assert len(events("webhook", [TRACK] * 4000)) == 4000
+    for route, body in (("batch", {"batch": [TRACK] * 2501}), ("webhook", [TRACK] * 4001)):
         with pytest.raises(BadRequest) as caught:
             events(route, body)
         assert (caught.value.status, caught.value.code) == (413, "too_large")
@@ -149,7 +160,9 @@ def test_a_route_that_is_none() -> None:
         ({"userId": {"id": 1}}, module.BAD_ID),
         ({"userId": ["u1"]}, module.BAD_ID),
         ({"anonymousId": False}, module.BAD_ID),
-        ({"userId": "u" * 501}, module.BAD_ID),
+        ({"userId": "u" * 1001}, module.BAD_ID),
+        ({"userId": "u" * 999 + "ü"}, module.BAD_ID),
+        ({"anonymousId": "\U00020000" * 251}, module.BAD_ID),
         ({"userId": "a\0b"}, module.BAD_ID),
         ({"userId": "a\ud83d"}, module.BAD_ID),
         ({"userId": 1.5e300}, module.BAD_ID),
@@ -244,8 +257,10 @@ def test_numbers_become_their_text(given_id: object, text: str) -> None:
 
 
 def test_the_longest_ids() -> None:
+    """What counts are bytes: indexes have room for so many."""
     assert call(TRACK | {"messageId": "m" * 100}).message_id == "m" * 100
-    assert call(TRACK | {"userId": "ü" * 500}).user_id == "ü" * 500
+    for longest in ("u" * 1000, "ü" * 500, "\U00020000" * 250):
+        assert call(TRACK | {"userId": longest}).user_id == longest
 
 
 @pytest.mark.parametrize("missing", [None, "", "  "])
@@ -462,17 +477,86 @@ def test_an_unreadable_original_falls_back_to_the_timestamp() -> None:
 
 
 def test_parse_reads_what_sdks_really_send() -> None:
-    body = b'{"batch":[{"v":NaN},{"v":-Infinity},{"v":1e400},{"v":"\\ud83d"},{"v":%s}]}' % (
-        b"9" * 999
+    body = (
+        b'{"batch":[{"v":NaN},{"v":-Infinity},{"v":1e400},{"v":"\\ud83d"},{"v":"M\xfcnchen"},'
+        b'{"v":"a\tb"}]}'
     )
     values = [event["v"] for event in parse(body)["batch"]]
-    assert str(values) == r"[nan, -inf, inf, '\ud83d', inf]"
+    assert str(values) == r"[nan, -inf, inf, '\ud83d', 'M\udcfcnchen', 'a\tb']"
     assert parse(b'\xef\xbb\xbf{"a":1}') == {"a": 1}
+
+
+@pytest.mark.parametrize("neighbour", [b"1", b"NaN", b'"\xff"'])
+@pytest.mark.parametrize(
+    "digits", [b"9" * 19, b"-" + b"9" * 20, b"89014103211118510720", b"7" * 1000]
+)
+def test_an_integer_has_its_digits_whatever_stands_beside_it(
+    digits: bytes, neighbour: bytes
+) -> None:
+    """Read in one way, exactly: also beyond 64 bits."""
+    first, _ = parse(b'{"batch":[{"v":%s},{"v":%s}]}' % (digits, neighbour))["batch"]
+    assert first == {"v": int(digits)}
+    assert call(TRACK | {"userId": first["v"]} if len(digits) < 1000 else TRACK)
+
+
+@pytest.mark.parametrize(
+    "id_", ["1" * 19, "message-1732449064123456789-1", "-" + "1" * 25, "1.5" * 9]
+)
+def test_an_id_of_many_digits_costs_nothing(id_: str) -> None:
+    """Read by the fast reader; a number of as many digits is not."""
+    body = orjson.dumps({"messageId": id_, "a": [id_, {id_: id_}], "n": 0.1234567890123456789})
+    assert parse_quickly(body)["messageId"] == id_
+    for large in (b"[%s]", b"[1,-%s]", b'{"a":%s}', b'{"a": \n%s}', b"%s", b"-%s"):
+        with pytest.raises(Odd):
+            parse_quickly(large % (b"9" * 19))
+
+
+def test_an_integer_of_very_many_digits_stays_text() -> None:
+    """To read them as a number takes the longer the more they are."""
+    started = time.perf_counter()
+    assert parse(b'{"v":%s}' % (b"9" * 500_000)) == {"v": "9" * 500_000}
+    assert time.perf_counter() - started < 1
+
+
+def test_a_large_body_is_read_as_a_small_one() -> None:
+    """Value by value: a large one is let in between by other threads."""
+    events_ = [TRACK | {"properties": {"n": number, "l": [[], {}, [1]]}} for number in range(9000)]
+    for body in (events_, {"sentAt": None, "batch": events_, "e": [], "o": {}, "last": 1}):
+        large = json.dumps(body, indent=1).encode()
+        assert len(large) > 1024 * 1024
+        assert parse(large) == body
+        for broken in (large[:-1], large + b",", large.replace(b'"last": 1', b'"last" 1')):
+            if broken != large:
+                with pytest.raises(BadRequest, match="not JSON"):
+                    parse(broken)
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b" ", b"{", b"{'a':1}", b"[1,]", b'"\xff"', b"[" * 5000 + b"]" * 5000, b'"\x00"', b"{}x"],
+    [
+        *(
+            b"",
+            b" ",
+            b"{",
+            b"{'a':1}",
+            b"[1,]",
+            b"\xff",
+            b"[" * 5000 + b"]" * 5000,
+            b"{}x",
+            b"NaN,",
+        ),
+        *(
+            b"[NaN",
+            b"[NaN,",
+            b"[NaN 1]",
+            b'{"a":NaN',
+            b'{"a" NaN}',
+            b"{NaN:1}",
+            b'{"a":NaN,}',
+            b"}",
+        ),
+        *(b'{"a":NaN,1:2}', b'{"a":NaN}}', b"[NaN]]", b"NaN\x00"),
+    ],
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest, match="not JSON"):
@@ -481,7 +565,7 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
 
 def test_a_batch_with_odd_values_loses_none_of_the_others() -> None:
     body = orjson.dumps({"batch": [TRACK, TRACK | {"userId": "ODD"}, TRACK]})
-    for odd in (b'"a\\ud83d"', b"NaN", b"1e400", b"9" * 400):
+    for odd in (b'"a\\ud83d"', b"NaN", b"1e400", b"9" * 1001, b'"M\xfcnchen"', b'"a\x00b"'):
         first, second, third = events("batch", parse(body.replace(b'"ODD"', odd)))
         assert isinstance(first, Call)
         assert isinstance(third, Call)

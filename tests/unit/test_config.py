@@ -37,6 +37,7 @@ OWN_VALUES = {
     "engage.profiles_sync.schema",
     "passthrough.write_keys",
     "passthrough.webhook_secret",
+    "passthrough.public_url",
 }
 LEAST = """
 [amberflo]
@@ -87,7 +88,7 @@ def test_the_example_loads() -> None:
     config = load(EXAMPLE, EXAMPLE_ENVIRON)
     assert config.amberflo.api_key.get_secret_value() == "hush-amberflo"
     assert config.engage.profiles_sync.url.password == "hush-database"
-    assert [key.get_secret_value() for key in config.passthrough.write_keys] == ["hush-write"]
+    assert [one.key for one in config.passthrough.callers] == ["hush-write"]
     assert config.passthrough.webhook_secret == SecretStr("hush-webhook")
     assert config.engage.computed_traits == ("total_revenue_*",)
     assert config.engage.profiles_sync.schema_ == "my_space"
@@ -204,7 +205,10 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "state.url": URL.create("sqlite", database="syncer.db"),
         "retention.history": 0,
         "passthrough.listen": "127.0.0.1:8400",
+        "passthrough.deletes_per_day": 100,
         "passthrough.queue_limit": 1_000_000,
+        "passthrough.queue_share": 0.5,
+        "ops.listen": "127.0.0.1:8402",
         "alerts.webhook": None,
         "alerts.lag": 30 * 60,
         "alerts.silent": 24 * 3600,
@@ -290,7 +294,7 @@ def test_all_can_come_from_the_environment(tmp_path: Path) -> None:
             "KEY": "hush-2",
         },
     )
-    keys = [key.get_secret_value() for key in config.passthrough.write_keys]
+    keys = [one.key for one in config.passthrough.callers]
     assert keys == ["hush-1", "hush-2"]
 
 
@@ -322,8 +326,15 @@ def test_a_value_that_the_environment_sets_needs_no_variable_of_the_file(file: P
     ],
 )
 def test_an_address_is_host_and_port(file: Path, listen: str, address: tuple[str, int]) -> None:
-    with_lines(file, "[passthrough]", f"listen = {listen!r}")
-    assert load(file, {}).passthrough.address == address
+    with_lines(file, *(f"[{part}]\nlisten = {listen!r}" for part in ("passthrough", "ops")))
+    config = load(file, {})
+    assert config.passthrough.address == config.ops.address == address
+
+
+@pytest.mark.parametrize("given", ["", "/", "/v1", "/v1/"])
+def test_the_public_url_is_where_the_paths_begin(file: Path, given: str) -> None:
+    with_lines(file, "[passthrough]", f'public_url = "https://calls.example.com:8443/a{given}"')
+    assert load(file, {}).passthrough.public_url == "https://calls.example.com:8443/a"
 
 
 @pytest.mark.parametrize(
@@ -448,7 +459,7 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
         (
             ["[gard]", "max_exits = 1"],
             "FILE: gard: unknown key; known here: amberflo, engage, schedule, guard, state, "
-            "passthrough, web, alerts, log",
+            "passthrough, ops, web, alerts, log",
         ),
         (
             ["[guard]", "max_exit = 1"],
@@ -456,7 +467,8 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
         ),
         (
             ["shema = 'x'"],
-            "FILE: engage.profiles_sync.shema: unknown key; known here: url, schema, overlap",
+            "FILE: engage.profiles_sync.shema: unknown key; known here: url, url_file, schema, "
+            "overlap",
         ),
         (["schema_ = 'x'"], "FILE: engage.profiles_sync.schema_: unknown key; known here: url, "),
         (["[schedule]", "every = 'often'"], "FILE: schedule.every: this is no duration; write"),
@@ -509,9 +521,20 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
             ["[passthrough]", "listen = ':8400'"],
             "FILE: passthrough.listen: ':8400' is no address; ",
         ),
+        *(
+            (
+                ["[passthrough]", f"public_url = {wrong!r}"],
+                "FILE: passthrough.public_url: this is no URL; write for example https://calls.ex",
+            )
+            for wrong in ("calls.example.com", "https://", "https://a/b?c=d", "https://u:p@host")
+        ),
+        (["[ops]", "listen = '8402'"], "FILE: ops.listen: '8402' is no address; "),
         (["[passthrough]", "listen = 'h:65536'"], "FILE: passthrough.listen: 'h:65536' is no addr"),
         (["[passthrough]", "queue_limit = 0"], "FILE: passthrough.queue_limit: Input should be gr"),
-        (["[passthrough]", "write_keys = [' ']"], "FILE: passthrough.write_keys: the secret is "),
+        (
+            ["[passthrough]", "write_keys = [' ']"],
+            "FILE: passthrough.write_keys.key: the secret is ",
+        ),
         (["[passthrough]", "webhook_secret = ''"], "FILE: passthrough.webhook_secret: the secret"),
         (
             ["[passthrough]", "write_keys = ['hush', '${NO_KEY}']"],
@@ -606,7 +629,7 @@ def test_the_keys_that_are_known_are_all_told(file: Path) -> None:
         ),
         (
             "[amberflo]\napi_key = 'hush'\n[engage.profiles_sync]\nschema = 'x'",
-            "FILE: engage.profiles_sync.url: missing; config.example.toml shows it",
+            "FILE: engage.profiles_sync.url: missing; set url, or url_file with the path of a file",
         ),
         ("[amberflo]\napi_key = '${NO_KEY}'", "FILE: amberflo.api_key: the environment variable "),
         (
@@ -801,6 +824,8 @@ OTHER_VALUES = {
     "AMBERFLO__TIMEOUT": "7s",
     "AMBERFLO__PATIENCE": "7s",
     "RETENTION__HISTORY": "400d",
+    "PASSTHROUGH__PUBLIC_URL": "https://calls.example.org",
+    "OPS__LISTEN": "h:4",
     "ENGAGE__CUSTOMER_ID": "email",
     "ENGAGE__AUDIENCES": '["vip"]',
     "ENGAGE__COMPUTED_TRAITS": '["x"]',
@@ -821,7 +846,9 @@ OTHER_VALUES = {
     "PASSTHROUGH__LISTEN": "127.0.0.1:1",
     "PASSTHROUGH__WRITE_KEYS": '["hush 2"]',
     "PASSTHROUGH__WEBHOOK_SECRET": "hush 2",
+    "PASSTHROUGH__DELETES_PER_DAY": "7",
     "PASSTHROUGH__QUEUE_LIMIT": "7",
+    "PASSTHROUGH__QUEUE_SHARE": "0.7",
     "ALERTS__WEBHOOK": "https://h/hush",
     "ALERTS__LAG": "7s",
     "ALERTS__SILENT": "7s",

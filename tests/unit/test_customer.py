@@ -343,8 +343,39 @@ def test_what_identify_calls_say_of_a_name_counts_when_it_is_given_back() -> Non
     there = {"customerId": "u1", "traits": {"plan": True}}
     put = to_put(there, giving({"plan": ["silver", 5]}, plan="gold"), {"vip"})
     assert put["traits"]["plan"] == "silver"
-    put = to_put(there, giving({"plan": [None, 5]}, plan="gold"), {"vip"})
+    put = to_put(there, giving({"plan": [None, 5, [True]]}, plan="gold"), {"vip"})
     assert "plan" not in put["traits"]
+
+
+@pytest.mark.parametrize(
+    ("written", "there", "left"),
+    [
+        (["pro"], "pro", {}),
+        (["free", "pro"], "free", {}),  # whichever of ours got there
+        ([5], "5", {}),  # as Amberflo may store it
+        (["a/b"], "a_b", {}),
+        (["pro"], "gold", {"plan": "gold"}),  # somebody else's since
+        ([], "pro", {"plan": "pro"}),
+        (True, "anything", {}),  # the customer is forgotten
+    ],
+)
+def test_a_null_takes_away_only_what_calls_wrote(written: Any, there: Any, left: Any) -> None:
+    current = {"customerId": "u1", "traits": {"plan": there}}
+    row = giving({"plan": [None, 5, written]})._replace(given_back=None)
+    assert to_put(current, row, {"vip"})["traits"] == {"vip": True} | left
+    drift = [one.trait for one in differences(current, row, {"vip"})]
+    assert ("plan" in drift) == (left == {})
+
+
+def test_a_name_that_is_engages_is_no_clients() -> None:
+    """Also of a customer that is not in the audience."""
+    row = giving({"vip": [True, 5], "plan": ["pro", 5]})._replace(traits="{}", given_back=None)
+    there = {"customerId": "u1", "traits": {"vip": True}}
+    assert to_put(there, row, {"vip"})["traits"] == {"plan": "pro"}
+    assert [one.trait for one in differences(there, row, {"vip"})] == [
+        *("customerName", "plan", "vip")
+    ]
+    assert to_put(there, row, set())["traits"] == {"plan": "pro", "vip": True}
 
 
 def test_what_is_given_back_is_others_to_change() -> None:

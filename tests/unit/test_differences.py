@@ -90,7 +90,7 @@ def test_values_are_equal_as_amberflo_stores_them(found: Any, expected: Any, equ
         (drift,) = drifts
         assert (drift.trait, drift.found) == ("vip", found)
         row = Row(traits=orjson.dumps({"vip": expected}).decode())
-        assert drift.expected == ours_at_amberflo(row)["vip"]
+        assert drift.expected == ours_at_amberflo(row, ())["vip"]
 
 
 def test_traits_that_are_there_or_not() -> None:
@@ -101,7 +101,7 @@ def test_traits_that_are_there_or_not() -> None:
         Difference("vip", True, None),
     ]
     # What an identify call said or took away is ours, too; Engage's value goes before it.
-    called = {"plan": ["pro", 5], "left": [None, 6], "vip": [False, 7], "blank": [" ", 8]}
+    called = {"plan": ["pro", 5], "left": [None, 6, ["x"]], "vip": [False, 7], "blank": [" ", 8]}
     current = record(traits={"plan": "free", "left": "x", "vip": True, "stripeId": "cus_1"})
     assert differing(current, traits={"vip": True}, called=called) == [
         Difference("left", None, "x"),
@@ -171,7 +171,7 @@ def test_a_protected_trait_is_nobodys_to_judge() -> None:
     owned = OWNED | {"stripeId", "awsm.customer"}
     found = differences(current, row, owned, protected=PROTECTED)
     assert found == [Difference("vip", True, False)]
-    assert ours_at_amberflo(row, protected=PROTECTED) == {"vip": True}
+    assert ours_at_amberflo(row, (), protected=PROTECTED) == {"vip": True}
     assert to_put(current, row, owned, protected=PROTECTED)["traits"] == {
         "stripeId": "cus_1",
         "vip": True,

@@ -66,9 +66,13 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ("apscheduler", {"syncer/sync/schedule.py"}),
         ("sqlmodel", {"state/tables.py"}),
         ("rich", {"syncer/report.py"}),
-        ("starlette", {"syncer/passthrough/receiver.py", "syncer/web/door.py"}),
+        (
+            "starlette",
+            {"syncer/passthrough/receiver.py", "syncer/web/door.py", "syncer/daemon/ops.py"},
+        ),
         ("jinja2", {"syncer/web/render.py"}),
         ("uvicorn", {"syncer/passthrough/server.py"}),
+        ("httptools", {"syncer/passthrough/server.py"}),
     ],
 )
 def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> None:

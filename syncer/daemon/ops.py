@@ -1,0 +1,94 @@
+"""Health and metrics, on a listener of their own and in a thread of their own: neither what callers
+do nor what they are answered keeps an orchestrator or Prometheus waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from state.errors import StateError
+from syncer.passthrough.server import DRAIN, serve
+
+log = logging.getLogger("syncer")
+
+#: Connections at a time.
+CONNECTIONS = 100
+#: Seconds without a sign of life of the loop that takes calls, after which it does not live.
+SILENT = 30.0
+
+
+class Ops:
+    """Serves `/healthz`, `/readyz` and `/metrics`. `problem` gives in few words what keeps the
+    service from working, if something does; what is wrong in detail is in the log. `beat` is to be
+    called by the loop that takes calls."""
+
+    def __init__(self, registry: CollectorRegistry, problem: Callable[[], str | None]) -> None:
+        self._registry, self._problem = registry, problem
+        self._beaten = time.monotonic()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def beat(self) -> None:
+        self._beaten = time.monotonic()
+
+    def start(self, listener: socket.socket) -> None:
+        """Serve on a socket that listens, in a thread."""
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(
+                serve(self, listener, self._over.is_set, connections=CONNECTIONS)
+            ),
+            name="ops",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(DRAIN + 2)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found: dict[str, Callable[[], Response]] = {
+            "/healthz": self._healthy,
+            "/readyz": self._ready,
+            "/metrics": self._metrics,
+        }
+        answer = found.get(scope["path"])
+        if answer is None:
+            response = _text("/healthz, /readyz and /metrics are here\n", 404)
+        elif scope["method"] not in ("GET", "HEAD"):
+            response = _text("GET only\n", 405)
+        else:
+            # Beside the loop: it may ask the database.
+            response = await asyncio.to_thread(answer)
+        await response(scope, receive, send)
+
+    def _hangs(self) -> bool:
+        return time.monotonic() - self._beaten > SILENT
+
+    def _healthy(self) -> Response:
+        return _text("calls are not taken\n", 503) if self._hangs() else _text("alive\n")
+
+    def _ready(self) -> Response:
+        problem = "calls are not taken" if self._hangs() else self._problem()
+        return _text("ready\n") if problem is None else _text(f"{problem}\n", 503)
+
+    def _metrics(self) -> Response:
+        try:
+            text = generate_latest(self._registry)
+        except StateError as error:
+            log.error("metrics: %s", error)
+            return _text("the database does not answer\n", 503)
+        return Response(text, media_type=CONTENT_TYPE_LATEST.partition(";")[0])
+
+
+def _text(text: str, status: int = 200) -> Response:
+    return Response(text.encode(), status_code=status, media_type="text/plain")
