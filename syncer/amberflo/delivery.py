@@ -23,11 +23,13 @@ from state.snapshot import DueRow
 from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.customer import to_put
+from syncer.amberflo.pace import Pace
 from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
 #: Due customers that are claimed at a time: at most, and seconds' worth of work. What is claimed
-#: goes before all that comes later, however urgent.
+#: goes before all that comes later, however urgent, so of a limited rate no more is claimed than
+#: keeps it busy.
 PAGE, PAGE_SECONDS = 500, 0.5
 #: Seconds between two looks at who else delivers, and at how far a run is.
 LOOK = 1.0
@@ -134,10 +136,10 @@ class CustomerDelivery:
 
     async def _share_the_rate(self) -> None:
         """Take our part of it; who comes anew waits until the others know."""
-        if not self.client.pace.limited:
+        if not self._pace.limited:
             return
         living = await asyncio.to_thread(workers.living, self.database)
-        self.client.pace.divide(living)
+        self._pace.divide(living)
         if living > 1:
             await asyncio.sleep(1.5 * LOOK)
 
@@ -168,22 +170,32 @@ class CustomerDelivery:
 
     def _low(self) -> bool:
         """Whether there is little left of what was claimed."""
-        return self._queue.qsize() < min(self.concurrency, self._page)
+        if not self._in_work:
+            return True
+        if self._queue.qsize() >= min(self.concurrency, self._page):
+            return False
+        return not self._pace.limited or self._pace.backlog(time.monotonic()) < PAGE_SECONDS
 
     def _least(self) -> int:
         """The smallest page: work for all, or, of a limited rate, some seconds' worth of it. (A
         customer takes two requests.)"""
-        if not self.client.pace.limited:
+        if not self._pace.limited:
             return self.concurrency
-        return max(1, min(self.concurrency, int(self.client.pace.rate * PAGE_SECONDS / 2)))
+        return max(1, min(PAGE, int(self._pace.rate * PAGE_SECONDS / 2)))
 
     def _next_page(self) -> int:
         """How many to claim: as many as were worked off of late in PAGE_SECONDS."""
         now = time.monotonic()
         lasted, self._claimed_at = now - self._claimed_at, now
+        if self._pace.limited:
+            return self._least()
         if lasted < PAGE_SECONDS:
             return min(self._page * 2, PAGE)
         return max(self._page // 2, self._least()) if lasted > 2 * PAGE_SECONDS else self._page
+
+    @property
+    def _pace(self) -> Pace:
+        return self.client.pace
 
     async def _take(self) -> int:
         """Claim and queue the next due customers; gives how many."""
@@ -223,8 +235,8 @@ class CustomerDelivery:
     def _look_now(self) -> None:
         self.worker.check()
         workers.bury(self.database)  # what a dead one had claimed would wait for ever
-        if self.client.pace.limited:
-            self.client.pace.divide(workers.living(self.database))
+        if self._pace.limited:
+            self._pace.divide(workers.living(self.database))
         if self.for_run is None:
             return
         with self.database.read() as connection:

@@ -64,6 +64,10 @@ class Pace:
             self._next = start + 1.0 / self.rate
         return start - now
 
+    def backlog(self, now: float) -> float:
+        """Seconds until the next free moment: for so long the requests that wait have work."""
+        return max(self._next - now, 0.0)
+
     def slow_down(self, now: float, after: float | None) -> None:
         """Amberflo answered 429: when too many did, wait for `after` seconds if it says so, and go
         on slower."""
