@@ -63,11 +63,11 @@ class Installation:
         lines = [f"{key} = {orjson.dumps(value).decode()}" for key, value in amberflo.items()]
         state = state or f"sqlite:///{self.folder / 'syncer.db'}"
         self.config.write_text(
-            "[amberflo]\n"
+            '[ops]\nlisten = "127.0.0.1:0"\n[amberflo]\n'
             + "\n".join(lines)
             + f"\n[engage]\n{engage}\n"
             + f'[engage.profiles_sync]\nurl = "{source or self.source_url}"\n'
-            + f'[ops]\nlisten = "127.0.0.1:0"\n[state]\nurl = "{state}"\n{more}',
+            + f'[state]\nurl = "{state}"\n{more}',
             encoding="utf-8",
         )
 

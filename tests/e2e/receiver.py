@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -38,6 +39,13 @@ START, WORK, STOP = 30.0, 30.0, 20.0
 def unique(what: str = "id") -> str:
     """A messageId or userId that no other test has."""
     return f"{what}-{uuid.uuid4().hex[:16]}"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on just now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def wait_until(true: Callable[[], object], seconds: float = WORK, *, what: str = "it") -> None:

@@ -17,7 +17,7 @@ import httpx
 import orjson
 import pytest
 
-from .receiver import KEY, Daemon, daemon, installed, taken, unique, wait_until
+from .receiver import KEY, Daemon, daemon, free_port, installed, taken, unique, wait_until
 from .test_receiver import sign
 
 SAMPLE = Path(__file__).parents[2] / "docs" / "ops" / "nginx.conf"
@@ -30,12 +30,6 @@ def _program(name: str) -> str:
     if found is None:
         pytest.skip(f"a reverse proxy: {name} is missing")
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Proxy:
@@ -101,7 +95,7 @@ def _nginx(folder: Path, ports: dict[str, str]) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     _program("nginx")
-    folder, port, web = tmp_path_factory.mktemp("nginx"), _free_port(), _free_port()
+    folder, port, web = tmp_path_factory.mktemp("nginx"), free_port(), free_port()
     page = f'[web]\nlisten = "127.0.0.1:{web}"\ntoken = "{TOKEN}"\nhosts = ["{PAGE}"]\n'
     with (
         installed(tmp_path_factory.mktemp("behind")) as installation,

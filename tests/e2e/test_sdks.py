@@ -21,7 +21,18 @@ import pytest
 from segment.analytics import request as segment_request
 from segment.analytics.client import Client
 
-from .receiver import GOOD, KEY, Daemon, daemon, descendants, installed, runs, unique, wait_until
+from .receiver import (
+    GOOD,
+    KEY,
+    Daemon,
+    daemon,
+    descendants,
+    free_port,
+    installed,
+    runs,
+    unique,
+    wait_until,
+)
 
 NODE = Path(__file__).with_name("node")
 #: Milliseconds that a call may be on its way: the receiver takes them for an error of the clock.
@@ -32,7 +43,11 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with installed(tmp_path_factory.mktemp("sdks")) as installation, daemon(installation) as found:
+    address = f"127.0.0.1:{free_port()}"  # known before, so that /settings can tell it
+    with (
+        installed(tmp_path_factory.mktemp("sdks")) as installation,
+        daemon(installation, listen=address, public_url=f"http://{address}") as found,
+    ):
         yield found
 
 
