@@ -147,6 +147,8 @@ class Tally:
         self.new = self.changed = self.unchanged = 0
         #: customers and trait rows that the source gave, to hold against its own count
         self.customers = self.rows = 0
+        #: customers among these that have an identifier there and no row of a trait
+        self.silent = 0
         self.counted: Counted | None = None
         #: customers that were to be forgotten, and that Segment has again
         self.returned: list[str] = []

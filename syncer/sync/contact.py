@@ -238,7 +238,9 @@ class Contact:
         audiences = {name: trait.kind == AUDIENCE for name, trait in catalog.by_name.items()}
         ours = Ours(audiences, self.as_strings, self.protected)
         before = partial(self.before, connection=connection)
-        return FirstContact(before, catalog, ours, self.unknown, self.notice, anew=self.anew)
+        return FirstContact(
+            before, catalog, ours, self.roster.unknown, self.unknown, self.notice, anew=self.anew
+        )
 
     # What was found
 
@@ -371,7 +373,9 @@ class FirstContact:
     before: Callable[[Collection[str]], Mapping[str, Seen]]
     catalog: Catalog
     ours: Ours
-    #: how many customers Amberflo shows that the state does not know
+    #: the customers that Amberflo shows and the state does not know, in byte order of the id …
+    unknown_ids: Callable[[], Iterator[str]]
+    #: … and how many they are
     unknown: int = 0
     #: one line where this state seems older than what Amberflo acknowledged
     notice: str | None = None

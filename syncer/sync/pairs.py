@@ -104,6 +104,34 @@ def told_apart(
                     yield GONE, tuple(one), None
 
 
+def with_the_silent(
+    pairs: Iterable[Pair],
+    unknown: Iterator[str],
+    identified: Callable[[Collection[str]], Collection[str]],
+    tally: Tally,
+) -> Iterator[Pair]:
+    """The same pairs of a full compare, and at the end the customers of whom Engage says nothing
+    but that it has them: neither pulled nor known, with an identifier, among those that Amberflo
+    has (`unknown`, in byte order of the id, as the pairs are). Each has a row without a trait."""
+    with closing(Spool()) as unpaired:
+        left = next(unknown, None)
+        for pair in pairs:
+            customer_id = _id(pair)
+            while left is not None and left.encode() < customer_id.encode():
+                unpaired.append(left)
+                left = next(unknown, None)
+            if left == customer_id:
+                left = next(unknown, None)
+            yield pair
+        while left is not None:
+            unpaired.append(left)
+            left = next(unknown, None)
+        for customer_ids in chunks(iter(unpaired)):
+            for customer_id in sorted(identified(customer_ids)):
+                tally.silent += 1
+                yield PulledCustomer(customer_id, "[]", "[]", "[]", "[]"), None, None
+
+
 def _was_called(known: Sequence[Any], horizon: int) -> bool:
     return any(one.received > horizon for one in read_stamps(known[4]).values())
 

@@ -46,7 +46,7 @@ from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import DAY, Guard
 from syncer.sync.horizon import horizon
-from syncer.sync.pairs import Rulings, Said, beside, chunks, told_apart
+from syncer.sync.pairs import Rulings, Said, beside, chunks, told_apart, with_the_silent
 from syncer.sync.plan import Plan
 from syncer.sync.progress import Progress
 from syncer.times import read as milliseconds
@@ -642,6 +642,8 @@ class Runs:
             pairs: Iterable[Pair]
             if whole:
                 both = merge(pulled, known)
+                if first is not None:
+                    both = with_the_silent(both, first.unknown_ids(), pull.identified, tally)
                 pairs = told_apart(both, pull.identified, horizon, tally.open_ones)
             else:
                 pulled = said.noted(pulled, catalog, rulings.traits)
@@ -657,9 +659,10 @@ class Runs:
         """A pull is complete or it is nothing (design §3)."""
         counted = tally.counted
         assert counted is not None
-        if (tally.customers, tally.rows) != (counted.customers, counted.rows):
+        customers = tally.customers - tally.silent
+        if (customers, tally.rows) != (counted.customers, counted.rows):
             raise SourceError(
-                f"the pull ended early: {tally.customers:,} customers with {tally.rows:,} rows of "
+                f"the pull ended early: {customers:,} customers with {tally.rows:,} rows of "
                 f"{counted.customers:,} with {counted.rows:,} that the source counts"
             )
 
