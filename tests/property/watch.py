@@ -328,9 +328,7 @@ class Watch:
     def equal(self, engage: Engage, there: Traits, names: dict[str, str]) -> Iterator[str]:
         """After a comparison of all and its delivery, Amberflo has what Engage says of everybody
         that it or the state knows, less what is kept back."""
-        # A pull does not give whom Engage knows by an identifier alone; the state has to.
-        said = {customer_id for customer_id, _ in engage.said}
-        for customer_id in sorted(engage.known & said | self.state.customers.keys()):
+        for customer_id in sorted(engage.known | self.state.customers.keys()):
             record = there.get(customer_id)
             for trait in TRAITS:
                 says = engage.value(customer_id, trait)
