@@ -33,12 +33,13 @@ MAX_MESSAGE_ID = 100
 MAX_ID, MAX_KEY = 1000, 400
 MAX_DEPTH = 64
 
+#: What a call may be; and what one of a webhook may be beside.
+TYPES = ("page", "screen", "track", "identify", "group", "alias")
+WEBHOOK_TYPES = (*TYPES, "delete")
 SINGLE = {
-    **{kind: kind for kind in ("page", "screen", "track", "identify", "group", "alias")},
+    **{kind: kind for kind in TYPES},
     **{"p": "page", "s": "screen", "t": "track", "i": "identify", "g": "group", "a": "alias"},
 }
-#: What a call in a batch may be; delete by a webhook only.
-TYPES = (*SINGLE.values(), "delete")
 BATCH = frozenset({"batch", "import", "b"})
 WEBHOOK = "webhook"
 #: The routes that `split` knows.

@@ -36,6 +36,7 @@ from syncer.passthrough.call import (
     TOO_LARGE,
     TYPES,
     WEBHOOK,
+    WEBHOOK_TYPES,
     BadRequest,
     Call,
     Odd,
@@ -232,7 +233,7 @@ class Receiver:
             case ["v1", "projects", key, "settings"]:
                 if request.method == "OPTIONS":
                     return _preflight(request)
-                _check_method(request, "GET")
+                _check_method(request, "GET", "HEAD")
                 return self._settings(key)
         raise Refusal(404, "unknown_path", "there is no such path; Segment's begin with /v1/")
 
@@ -311,7 +312,7 @@ class Receiver:
         found = parsed(raw, exactly=route in SINGLE)
         if route != WEBHOOK and isinstance(found, dict):
             key = found.get("writeKey")
-            if isinstance(key, str) and key:
+            if isinstance(key, str) and key.strip():
                 caller = scopes.find(self.callers, key)
         caller = self._known(caller)
         return body, self._check(route, caller, found), caller
@@ -390,15 +391,16 @@ def count(route: str, body: Any, most: int) -> int:
     if len(events) > most:
         reason = f"{len(events)} events; a request takes up to {most}"
         raise BadRequest(reason, status=413, code="too_large")
-    if events and not any(type(one) is dict and one.get("type") in TYPES for one in events):
+    known = WEBHOOK_TYPES if route == WEBHOOK else TYPES
+    if events and not any(type(one) is dict and one.get("type") in known for one in events):
         raise BadRequest("nothing in the batch is a call: each is an object with a known type")
     return len(events)
 
 
-def _check_method(request: Request, method: str) -> None:
-    if request.method != method:
-        message = f"this path takes {method} only"
-        raise Refusal(405, "unknown_method", message, {"allow": f"{method}, OPTIONS"})
+def _check_method(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        message = f"this path takes {methods[0]} only"
+        raise Refusal(405, "unknown_method", message, {"allow": ", ".join((*methods, "OPTIONS"))})
 
 
 def _preflight(request: Request) -> Response:
