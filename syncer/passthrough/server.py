@@ -127,6 +127,8 @@ class _Protocol(HttpToolsProtocol):
         self._crowd = crowd
         #: whether the app knows who sends the request under way
         self.known = False
+        #: whether there is nobody left to answer
+        self.lost = False
         #: bytes that its requests without an answer hold
         self.held = 0
         #: since when a request, or the first one, is awaited to its end; None between requests
@@ -158,9 +160,11 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._crowd.members.discard(self)
-        self._let_go()
+        self.lost = True
         super().connection_lost(exc)
-        if self._answering():
+        if not self._answering():
+            self._let_go()
+        else:
             # It is the newest request that uvicorn tells; this one may come before it.
             self._running.disconnected = True
             self._running.message_event.set()
@@ -291,7 +295,16 @@ class _Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, partial(self._work, app))
+
+    async def _work(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
+        """Let the app answer. What the request holds, it holds until the app is done with it, also
+        where its connection is gone."""
+        try:
+            await app(scope, receive, send)
+        finally:
+            if self.lost:
+                self._let_go()
 
     def on_response_complete(self) -> None:
         # As uvicorn does, without a timer for each request: `look` closes what idles.

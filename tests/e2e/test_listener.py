@@ -12,6 +12,7 @@ import json
 import logging
 import resource
 import socket
+import struct
 import sys
 import threading
 import time
@@ -301,6 +302,64 @@ def test_an_answer_to_nobody_is_no_error(
         connection.sendall(request(track()) * 3)
         assert over.wait(10)
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_what_a_request_holds_counts_until_the_app_is_done(
+    tmp_path: Path, loop: Callable[..., Any]
+) -> None:
+    """Who goes away and comes again does not get room anew each time."""
+    held: list[int] = []
+    gone = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        connection = scope["state"]["connection"]
+        crowd = connection._crowd
+        asyncio.current_task().add_done_callback(lambda _: held.append(crowd.held))
+        while (await receive()).get("more_body"):
+            pass
+        gone.set()
+        while not connection.lost:
+            await asyncio.sleep(0.01)
+        held.append(crowd.held)
+
+    with serving(tmp_path, loop, app) as found:
+        with closing(found.connect()) as connection:
+            connection.sendall(request(b"x" * 30_000))
+            assert gone.wait(10)
+            reset(connection)
+        wait_until(lambda: len(held) == 2, 10, what="the end of the request")
+    assert held[0] > 30_000
+    assert held[1] == 0
+
+
+def reset(connection: socket.socket) -> None:
+    """Make its end sudden."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_nothing_is_done_for_who_is_gone(served: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies that are dear to read wait for their turn, and not for more than their clients."""
+    parse, gate, begun = module.parse, threading.Event(), list[int]()
+
+    def slowly(body: bytes, **more: Any) -> Any:
+        begun.append(len(body))
+        assert gate.wait(20)
+        return parse(body, **more)
+
+    monkeypatch.setattr(module, "parse", slowly)
+    large = request(track() + b" " * (module.ON_LOOP + 1), path="/v1/batch")
+    with ExitStack() as open_:
+        for _ in range(20):
+            connection = open_.enter_context(closing(served.connect()))
+            connection.sendall(large)
+            reset(connection)
+        wait_until(lambda: len(begun) == module.ASIDE, 10, what="the first of them")
+        assert served.ask(request(track())) == [(200, GOOD)]
+    assert served.ask(request(track())) == [(200, GOOD)]
+    gate.set()
+    assert refusal(served.ask(large)[0])[0] == 400
+    assert len(begun) == module.ASIDE + 1
 
 
 # Keys before bodies
