@@ -150,7 +150,11 @@ def _erase_held(connection: Connection, customer_id: str) -> None:
 def _erase_failures(connection: Connection, customer_id: str) -> int:
     """Failures of the customer, and calls that could not be taken and name it."""
     statement = select(FAILURE.c.id, FAILURE.c.customer_id, FAILURE.c.request).where(
-        or_(FAILURE.c.customer_id == customer_id, FAILURE.c.customer_id.is_(None))
+        or_(
+            FAILURE.c.customer_id == customer_id,
+            FAILURE.c.customer_id.is_(None),
+            failures.IS_CALL,  # it may name several
+        )
     )
     found = [
         number

@@ -31,7 +31,7 @@ CALLS, RAW = 10_000, 1024
 #: What stands after the beginning of a longer one.
 CUT = " … ("
 #: Nothing of these was ever sent. Written so that the partial index is used.
-_CALL = FAILURE.c.attempts == literal_column("0")
+IS_CALL = FAILURE.c.attempts == literal_column("0")
 
 
 def put(connection: Connection, rows: Collection[Mapping[str, Any]]) -> int:
@@ -45,11 +45,11 @@ def put(connection: Connection, rows: Collection[Mapping[str, Any]]) -> int:
 
 
 def _let_go(connection: Connection) -> int:
-    first_kept = select(FAILURE.c.id).where(_CALL).order_by(FAILURE.c.id.desc())
+    first_kept = select(FAILURE.c.id).where(IS_CALL).order_by(FAILURE.c.id.desc())
     first = connection.execute(first_kept.offset(CALLS - 1).limit(1)).scalar()
     if first is None:
         return 0
-    return connection.execute(delete(FAILURE).where(_CALL, FAILURE.c.id < first)).rowcount
+    return connection.execute(delete(FAILURE).where(IS_CALL, FAILURE.c.id < first)).rowcount
 
 
 def call(
@@ -58,14 +58,16 @@ def call(
     reason: str,
     raw: str,
     received_at: int,
+    *,
     via: str | None = None,
+    customer_id: str | None = None,
 ) -> dict[str, Any]:
     """The row of a call that cannot be taken as it is; `ref` says where it was, `via` is the short
-    name of its key."""
+    name of its key, `customer_id` whom it is about."""
     return {
         "ref": f"call:{ref}",
         "kind": METER,
-        "customer_id": None,
+        "customer_id": customer_id,
         "message_id": message_id,
         "reason": reason,
         "status": None,
@@ -228,7 +230,7 @@ def count(connection: Connection, refs: Collection[str] | None = None) -> int:
 def count_calls(connection: Connection) -> int:
     """How many of them are calls that could not be taken."""
     return int(
-        connection.execute(select(func.count()).select_from(FAILURE).where(_CALL)).scalar_one()
+        connection.execute(select(func.count()).select_from(FAILURE).where(IS_CALL)).scalar_one()
     )
 
 

@@ -507,7 +507,8 @@ def _read_secret_file(
 
 def _where(path: Path, keys: tuple[str, ...], origins: Mapping[tuple[str, ...], str]) -> str:
     for set_keys, variable in origins.items():
-        if set_keys[: len(keys)] == keys:
+        both = min(len(set_keys), len(keys))  # it may have set a part, or what this is a part of
+        if set_keys[:both] == keys[:both]:
             return variable
     return f"{path}: {'.'.join(keys)}"
 
@@ -559,6 +560,10 @@ def _first_problem(
             secret = keys[-1]
             return f"{where}: missing; set {secret}, or {secret}_file with the path of a file"
         return f"{where}: missing; config.example.toml shows it"
+    if found["type"] == "tuple_type":
+        return f'{where}: this is no list; write for example ["a", "b"]'
+    if found["type"] == "too_short":
+        return f"{where}: the list is empty; name what shall be in it, or leave {keys[-1]} out"
     if found["type"] == "model_type":
         return f"{where}: this is a section; write [{'.'.join(keys)}] and its keys below"
     return " ".join(f"{where}: {found['msg'].removeprefix('Value error, ')}".split())

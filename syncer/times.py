@@ -133,8 +133,9 @@ _FORMS = [
         r"(?P<year>[0-9]{4})(?P<month>[0-9]{2})(?P<day>[0-9]{2})"
         r"(?P<hour>[0-9]{2})(?P<minute>[0-9]{2})(?P<second>[0-9]{2})(?:[.,](?P<part>[0-9]+))?"
         rf"(?:{_ZONE})?",
-        # Fri, 27 Nov 2026 00:05:47 GMT
-        r"(?:[A-Z]{3,9},? +)?(?P<day>[0-9]{1,2})[ -](?P<month>[A-Z]{3})[A-Z]*[ -](?P<year>[0-9]{4})"
+        # Fri, 27 Nov 2026 00:05:47 GMT, Friday, 27-Nov-26 00:05:47 GMT
+        r"(?:[A-Z]{3,9},? +)?(?P<day>[0-9]{1,2})[ -](?P<month>[A-Z]{3})[A-Z]*[ -]"
+        r"(?P<year>[0-9]{4}|[0-9]{2})"
         rf" +{_CLOCK} *(?:{_ZONE})?{_BEHIND}",
         # Fri Nov 27 2026 00:05:47 GMT+0000 (Coordinated Universal Time)
         r"(?:[A-Z]{3,9},? +)?(?P<month>[A-Z]{3})[A-Z]* +(?P<day>[0-9]{1,2}),? +(?P<year>[0-9]{4})"
@@ -188,7 +189,7 @@ def _of_parts(parts: dict[str, str | None]) -> Reading | None:
         return None
     try:
         day = datetime(
-            int(parts["year"] or 0),
+            _year(parts["year"] or ""),
             _MONTHS.get(month.lower(), 0) if month.isalpha() else int(month),
             int(parts["day"] or 0),
             int(parts["hour"] or 0),
@@ -200,6 +201,12 @@ def _of_parts(parts: dict[str, str | None]) -> Reading | None:
     part = int((parts["part"] or "0")[:3].ljust(3, "0"))
     at = _of_datetime(day)[0] + second * 1000 + part - east * 60_000
     return at, parts["sign"] is not None or parts["name"] is not None
+
+
+def _year(digits: str) -> int:
+    """A year of two digits is one from 1950 to 2049, as e-mail has it (RFC 5322, 4.3)."""
+    year = int(digits)
+    return year if len(digits) == 4 else year + (2000 if year < 50 else 1900)
 
 
 def _east(parts: dict[str, str | None]) -> int | None:

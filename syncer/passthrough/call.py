@@ -33,12 +33,13 @@ MAX_MESSAGE_ID = 100
 MAX_ID, MAX_KEY = 1000, 400
 MAX_DEPTH = 64
 
+#: What a call may be; and what one of a webhook may be beside.
+TYPES = ("page", "screen", "track", "identify", "group", "alias")
+WEBHOOK_TYPES = (*TYPES, "delete")
 SINGLE = {
-    **{kind: kind for kind in ("page", "screen", "track", "identify", "group", "alias")},
+    **{kind: kind for kind in TYPES},
     **{"p": "page", "s": "screen", "t": "track", "i": "identify", "g": "group", "a": "alias"},
 }
-#: What a call in a batch may be; delete by a webhook only.
-TYPES = (*SINGLE.values(), "delete")
 BATCH = frozenset({"batch", "import", "b"})
 WEBHOOK = "webhook"
 #: The routes that `split` knows.
@@ -111,28 +112,53 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An event that cannot be taken; `raw` is its JSON, cut at 32 KB, without the write key."""
+    """An event that cannot be taken; `raw` is its JSON, cut at 32 KB, without the write key. Who it
+    is about is known where its id can be one."""
 
     reason: str
     raw: str
     message_id: str | None = None
+    customer_id: str | None = None
 
 
 def rejected(reason: str, event: object, message_id: str | None = None) -> Rejected:
-    if isinstance(event, dict) and "writeKey" in event:
+    customer_id = None
+    if isinstance(event, dict):
         event = {key: value for key, value in event.items() if key != "writeKey"}
-    return Rejected(reason, json_text(event)[:MAX_EVENT], message_id)
+        customer_id = identifier(event.get("userId")) or identifier(event.get("anonymousId"))
+    return Rejected(reason, json_text(event)[:MAX_EVENT], message_id, customer_id or None)
 
 
 def json_text(value: object) -> str:
-    """The JSON of a parsed value; also of what orjson refuses, with lone surrogates escaped."""
+    """The JSON of a parsed value. What orjson does not write (integers beyond 64 bits, lone
+    surrogates, which are escaped) changes nothing of how the rest is written."""
     try:
         return orjson.dumps(value).decode()
     except TypeError:
         try:
-            return json.dumps(value, separators=(",", ":"))
-        except (ValueError, RecursionError):
+            return _written(value)
+        except (TypeError, RecursionError):
             return '"(cannot be written down)"'
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{_quoted(key)}:{_written(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return orjson.dumps(value).decode()
+
+
+def _quoted(text: str) -> str:
+    quoted = json.dumps(text, ensure_ascii=False)
+    return quoted if is_unicode(text) else _SURROGATE.sub(lambda one: f"\\u{ord(one[0]):x}", quoted)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 # -- the request

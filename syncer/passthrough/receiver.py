@@ -36,6 +36,7 @@ from syncer.passthrough.call import (
     TOO_LARGE,
     TYPES,
     WEBHOOK,
+    WEBHOOK_TYPES,
     BadRequest,
     Call,
     Odd,
@@ -124,6 +125,11 @@ class Request:
         if self._connection is not None:
             self._connection.known = True
 
+    def is_wanted(self) -> None:
+        """Somebody still waits for its answer, or `ClientDisconnect`."""
+        if self._connection is not None and self._connection.lost:
+            raise ClientDisconnect
+
     def holds(self, size: int) -> None:
         """It holds so many bytes more than it sent, until it is answered."""
         if size > 0 and self._connection is not None and not self._connection.charge(size):
@@ -187,7 +193,7 @@ class Receiver:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 20),
             registry=self.registry,
         )
-        self._aside = ThreadPoolExecutor(ASIDE, "receiver")
+        self._aside, self._turns = ThreadPoolExecutor(ASIDE, "receiver"), asyncio.Semaphore(ASIDE)
 
     def app(self) -> ASGIApp:
         """The app to serve."""
@@ -232,7 +238,7 @@ class Receiver:
             case ["v1", "projects", key, "settings"]:
                 if request.method == "OPTIONS":
                     return _preflight(request)
-                _check_method(request, "GET")
+                _check_method(request, "GET", "HEAD")
                 return self._settings(key)
         raise Refusal(404, "unknown_path", "there is no such path; Segment's begin with /v1/")
 
@@ -260,12 +266,13 @@ class Receiver:
         raw = await request.body(limit)
         if zipped:
             sent = len(raw)
-            raw = await self._beside(limit > MAX_REQUEST, _unzipped, raw, limit)
+            raw = await self._beside(request, limit > MAX_REQUEST, _unzipped, raw, limit)
             request.holds(len(raw) - sent)
         large = len(raw) > ON_LOOP
         if route == WEBHOOK:
             assert self.webhook_secret is not None
-            signed = await self._beside(large, verify, self.webhook_secret, raw, signature)
+            secret = self.webhook_secret
+            signed = await self._beside(request, large, verify, secret, raw, signature)
             if signed is Signed.NOT:
                 raise _unsigned()
             caller = self._known(SIGNED if signed is Signed.WHOLE or caller else None)
@@ -275,7 +282,8 @@ class Receiver:
                     raise Odd
                 body, events, by = self._read(route, caller, raw, parse_quickly)
             except Odd:
-                body, events, by = await self._beside(True, self._read, route, caller, raw, parse)
+                reading = (self._read, route, caller, raw, parse)
+                body, events, by = await self._beside(request, True, *reading)
         except BadRequest as bad:
             raise Refusal(bad.status, bad.code, str(bad)) from None
         if events:
@@ -293,11 +301,16 @@ class Receiver:
             raise Refusal(503, "not_stored", lost, COME_BACK) from None
         self._accepted.inc(accepted.events)
 
-    async def _beside(self, large: bool, work: Callable[..., T], *arguments: Any) -> T:
-        """Do a piece of work: what may be large beside the event loop."""
+    async def _beside(
+        self, request: Request, large: bool, work: Callable[..., T], *arguments: Any
+    ) -> T:
+        """Do a piece of work: what may be large beside the event loop, in its turn and only while
+        somebody waits for it. (Who goes away at once and comes again would else have all done.)"""
         if not large:
             return work(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
+        async with self._turns:
+            request.is_wanted()
+            return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
 
     def _read(
         self, route: str, caller: Caller | None, raw: bytes, parsed: Callable[..., Any]
@@ -311,7 +324,7 @@ class Receiver:
         found = parsed(raw, exactly=route in SINGLE)
         if route != WEBHOOK and isinstance(found, dict):
             key = found.get("writeKey")
-            if isinstance(key, str) and key:
+            if isinstance(key, str) and key.strip():
                 caller = scopes.find(self.callers, key)
         caller = self._known(caller)
         return body, self._check(route, caller, found), caller
@@ -391,15 +404,16 @@ def count(route: str, body: Any, most: int) -> int:
     if len(events) > most:
         reason = f"{len(events)} events; a request takes up to {most}"
         raise BadRequest(reason, status=413, code="too_large")
-    if events and not any(type(one) is dict and one.get("type") in TYPES for one in events):
+    known = WEBHOOK_TYPES if route == WEBHOOK else TYPES
+    if events and not any(type(one) is dict and one.get("type") in known for one in events):
         raise BadRequest("nothing in the batch is a call: each is an object with a known type")
     return len(events)
 
 
-def _check_method(request: Request, method: str) -> None:
-    if request.method != method:
-        message = f"this path takes {method} only"
-        raise Refusal(405, "unknown_method", message, {"allow": f"{method}, OPTIONS"})
+def _check_method(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        message = f"this path takes {methods[0]} only"
+        raise Refusal(405, "unknown_method", message, {"allow": ", ".join((*methods, "OPTIONS"))})
 
 
 def _preflight(request: Request) -> Response:

@@ -25,6 +25,9 @@ from syncer.errors import ConfigError
 CONNECTIONS, OTHER_FILES = 2000, 128
 #: A request's first line and headers: bytes, and how many headers.
 MAX_HEAD, MAX_HEADERS = 64 * 1024, 500
+#: What may stand between the parts of a chunked body: bytes, and of so many of the body one more.
+#: In chunks of a byte each, a body costs a hundred times what it costs in one piece.
+MAX_FRAMING, PER_FRAMING = 16 * 1024, 16
 #: Bytes that all requests without an answer may hold; what a header takes beside its own bytes.
 ROOM, PER_HEADER = 48 * 1024 * 1024, 200
 #: Requests that a connection may send before the first of them is answered.
@@ -45,9 +48,11 @@ DRAIN = 10
 
 #: Codes of what is refused here, before an app sees it.
 NOT_HTTP, LARGE_HEAD, TOO_SLOW, BUSY = "not_http", "headers_too_large", "too_slow", "busy"
+SMALL_CHUNKS = "small_chunks"
 _REFUSALS = {
     NOT_HTTP: (400, "this is not HTTP"),
     LARGE_HEAD: (431, f"the headers are larger than {MAX_HEAD // 1024} KB or too many"),
+    SMALL_CHUNKS: (400, "the body's chunks are too small or say too much; send larger ones"),
     TOO_SLOW: (408, "the request did not come to its end in time; send it again"),
     BUSY: (503, "too many requests at the same time; send it again later"),
 }
@@ -122,14 +127,16 @@ class _Protocol(HttpToolsProtocol):
         self._crowd = crowd
         #: whether the app knows who sends the request under way
         self.known = False
+        #: whether there is nobody left to answer
+        self.lost = False
         #: bytes that its requests without an answer hold
         self.held = 0
         #: since when a request, or the first one, is awaited to its end; None between requests
         self.sending_since: float | None = None
         self._idle_since = 0.0
         self._begun = self._in_head = False
-        #: bytes since the last that belonged to a body; bytes of the body
-        self._overhead = self._body = 0
+        #: bytes since the last that belonged to a body; bytes of the body, and between its parts
+        self._overhead = self._body = self._framing = 0
         #: whether the piece in the parser's hands has come further than a head
         self._moved = False
         self._running: Any = None
@@ -153,8 +160,14 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._crowd.members.discard(self)
-        self._let_go()
+        self.lost = True
         super().connection_lost(exc)
+        if not self._answering():
+            self._let_go()
+        else:
+            # It is the newest request that uvicorn tells; this one may come before it.
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._running = None
         self.scope = cast("Any", None)  # it names this connection
 
@@ -175,6 +188,8 @@ class _Protocol(HttpToolsProtocol):
             return
         self._moved, size = False, len(piece)
         self._piece = size
+        request = self.cycle if self._begun and not self._in_head else None
+        body = self._body
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
@@ -183,11 +198,17 @@ class _Protocol(HttpToolsProtocol):
         except httptools.HttpParserError:  # ours, too: a refusal stops the parser
             self.refuse(NOT_HTTP)
             return
-        if not self._moved and self._refused_since is None:
+        if self._refused_since is not None:
+            return
+        if not self._moved:
             self._overhead += size
             self._hold(size)
             if self._overhead > MAX_HEAD:
                 self.refuse(LARGE_HEAD)
+        elif request is not None and request is self.cycle:  # nothing but this body
+            self._framing += size - (self._body - body)
+            if self._framing > MAX_FRAMING + self._body // PER_FRAMING:
+                self.refuse(SMALL_CHUNKS)
 
     def on_message_begin(self) -> None:
         if self.sending_since is None:
@@ -196,7 +217,7 @@ class _Protocol(HttpToolsProtocol):
         self.scope["state"]["connection"] = self
         self.known = False
         self._begun = self._in_head = True
-        self._overhead = self._body = 0
+        self._overhead = self._body = self._framing = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
@@ -274,7 +295,16 @@ class _Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, partial(self._work, app))
+
+    async def _work(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
+        """Let the app answer. What the request holds, it holds until the app is done with it, also
+        where its connection is gone."""
+        try:
+            await app(scope, receive, send)
+        finally:
+            if self.lost:
+                self._let_go()
 
     def on_response_complete(self) -> None:
         # As uvicorn does, without a timer for each request: `look` closes what idles.

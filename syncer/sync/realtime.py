@@ -232,6 +232,12 @@ def _outcome(event: Call | Dropped | Rejected, may: Collection[str], via: str) -
 
 def _failure(request: InboxRow, place: int, rejected: Rejected) -> dict[str, Any]:
     ref = f"{request.received_at}:{request.id}:{request.place}:{place}"
-    raw, received_at = rejected.raw, request.received_at
-    via = request.key or None
-    return failures.call(ref, rejected.message_id, rejected.reason, raw, received_at, via)
+    return failures.call(
+        ref,
+        rejected.message_id,
+        rejected.reason,
+        rejected.raw,
+        request.received_at,
+        via=request.key or None,
+        customer_id=rejected.customer_id,
+    )

@@ -147,7 +147,7 @@ def test_reading_many_takes_the_memory_of_a_few(database: Database, peak: Any) -
 def test_a_call_that_was_cut_is_erased_with_its_customer(
     database: Database, raw: str, named: bool
 ) -> None:
-    put(database, [failures.call("1", None, "no", raw, NOW)])
+    put(database, [failures.call("1", None, "no", raw, NOW, customer_id="somebody")])
     with database.write(alone=True) as connection:
         done = erasure.erase(connection, "ann@example.com", NOW)
         numbered = erasure.erase(connection, "42", NOW)

@@ -12,12 +12,13 @@ import json
 import logging
 import resource
 import socket
+import struct
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,123 @@ def test_what_is_not_http_is_counted_and_not_logged(
     assert refusal(answer) == (400, "not_http")
     assert served.refused == {"not_http": 1}
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+def in_chunks(body: bytes, size: int, said: bytes = b"") -> bytes:
+    """A request whose body comes in chunks of so many bytes, each with what is `said` beside it."""
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    chunks = b"".join(b"%x%s\r\n%s\r\n" % (len(part), said, part) for part in parts)
+    head = request(path="/v1/batch").replace(b"content-length: 0", b"transfer-encoding: chunked")
+    return head + chunks + b"0\r\n\r\n"
+
+
+def test_a_body_in_chunks_is_taken(served: Listener) -> None:
+    """Also in many, and beside others."""
+    small = orjson.dumps({"batch": [EVENT | {"type": "track"}] * 10})
+    sent = in_chunks(small, 1) + in_chunks(small, 10, b";a=b") + request(track())
+    assert served.ask(sent) == [(200, GOOD)] * 3
+    large = small + b" " * (module.MAX_REQUEST - len(small))
+    for size in (128, 1000, 60_000):
+        assert served.ask(in_chunks(large, size) * 2) == [(200, GOOD)] * 2
+    assert served.refused == {}
+
+
+@pytest.mark.parametrize(("size", "said"), [(1, b""), (5, b";e=" + b"x" * 3000)])
+@pytest.mark.parametrize("piece", [200_000, 1400])
+def test_a_body_that_is_dear_for_its_chunks_is_not_read(
+    served: Listener, size: int, said: bytes, piece: int
+) -> None:
+    sent = in_chunks(b"x" * (300_000 if size == 1 else 1000), size, said)
+    with closing(served.connect()) as connection:
+        for start in range(0, len(sent), piece):
+            with suppress(OSError):  # nobody reads it any more
+                connection.sendall(sent[start : start + piece])
+        (answer,) = answers(connection)
+    assert refusal(answer) == (400, "small_chunks")
+    assert served.refused == {"small_chunks": 1}
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_an_answer_to_nobody_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, loop: Callable[..., Any]
+) -> None:
+    """Its connection ends while others behind it wait."""
+    over = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        connection = scope["state"]["connection"]
+        while not connection.pipeline:
+            await asyncio.sleep(0.01)
+        connection.transport.abort()
+        while connection.scope is not None:
+            await asyncio.sleep(0.01)
+        over.set()
+        head = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with serving(tmp_path, loop, app) as found, closing(found.connect()) as connection:
+        connection.sendall(request(track()) * 3)
+        assert over.wait(10)
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_what_a_request_holds_counts_until_the_app_is_done(
+    tmp_path: Path, loop: Callable[..., Any]
+) -> None:
+    """Who goes away and comes again does not get room anew each time."""
+    held: list[int] = []
+    gone = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        connection = scope["state"]["connection"]
+        crowd = connection._crowd
+        asyncio.current_task().add_done_callback(lambda _: held.append(crowd.held))
+        while (await receive()).get("more_body"):
+            pass
+        gone.set()
+        while not connection.lost:
+            await asyncio.sleep(0.01)
+        held.append(crowd.held)
+
+    with serving(tmp_path, loop, app) as found:
+        with closing(found.connect()) as connection:
+            connection.sendall(request(b"x" * 30_000))
+            assert gone.wait(10)
+            reset(connection)
+        wait_until(lambda: len(held) == 2, 10, what="the end of the request")
+    assert held[0] > 30_000
+    assert held[1] == 0
+
+
+def reset(connection: socket.socket) -> None:
+    """Make its end sudden."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_nothing_is_done_for_who_is_gone(served: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies that are dear to read wait for their turn, and not for more than their clients."""
+    parse, gate, begun = module.parse, threading.Event(), list[int]()
+
+    def slowly(body: bytes, **more: Any) -> Any:
+        begun.append(len(body))
+        assert gate.wait(20)
+        return parse(body, **more)
+
+    monkeypatch.setattr(module, "parse", slowly)
+    large = request(track() + b" " * (module.ON_LOOP + 1), path="/v1/batch")
+    with ExitStack() as open_:
+        for _ in range(20):
+            connection = open_.enter_context(closing(served.connect()))
+            connection.sendall(large)
+            reset(connection)
+        wait_until(lambda: len(begun) == module.ASIDE, 10, what="the first of them")
+        assert served.ask(request(track())) == [(200, GOOD)]
+    assert served.ask(request(track())) == [(200, GOOD)]
+    gate.set()
+    assert refusal(served.ask(large)[0])[0] == 400
+    assert len(begun) == module.ASIDE + 1
 
 
 # Keys before bodies

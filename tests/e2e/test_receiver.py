@@ -188,6 +188,7 @@ def basic(text: str) -> Json:
         (KEY, {"authorization": "Bearer some.oauth.token"}),
         (KEY, basic("what SDKs send beside it:")),
         ("", basic(f"{KEY}:")),
+        (" \t", basic(f"{KEY}:")),
         (None, basic(f"{KEY}:")),
         (None, basic(KEY)),
         (None, basic("another-key:")),
@@ -325,6 +326,8 @@ def test_settings(receiver: Daemon) -> None:
         assert answer.headers["access-control-allow-origin"] == "*"
         found = answer.json()["integrations"]["Segment.io"]
         assert found == {"apiKey": KEY, "apiHost": "calls.example.com/segment/v1"}
+        answer = receiver.client.head(path, headers=headers)
+        assert (answer.status_code, answer.content) == (200, b"")
     for key in ("wrong", "%20", "a%2Fb"):
         answer = receiver.client.get(f"{receiver.url}/v1/projects/{key}/settings")
         assert answer.status_code == 404
@@ -435,7 +438,9 @@ def test_other_methods_paths_and_encodings(receiver: Daemon) -> None:
             answer = client.request(method, f"{url}/v1/{route}", content=b"{}")
             refused(answer, 405, "unknown_method")
             assert answer.headers["allow"] == "POST, OPTIONS"
-    refused(client.post(f"{url}/v1/projects/{KEY}/settings"), 405, "unknown_method")
+    answer = client.post(f"{url}/v1/projects/{KEY}/settings")
+    assert "takes GET only" in refused(answer, 405, "unknown_method")
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
     paths = ["/", "/v1", "/v1/nothing", "/v2/track", "/v1/track/x", "/docs", "/openapi.json"]
     for path in [*paths, "/v1/v1/batch", "/batch", "/v1/track%2Fx"]:
         refused(client.post(f"{url}{path}", content=b"{}"), 404, "unknown_path")

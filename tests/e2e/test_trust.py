@@ -295,9 +295,12 @@ def test_deletes_that_wait_can_be_refused(installation: Installation) -> None:
         assert found.customer(user)["customerName"] == "Eva"
 
 
+DELETES = [{"type": "delete", "userId": "u1"}] * 2500
+
+
 def test_a_batch_in_which_nothing_is_a_call_is_refused(installation: Installation) -> None:
     with daemon(installation, write_keys=KEYS) as found:
-        for batch in ([0] * 2500, [{}], [{"type": "x"}, None, "track"]):
+        for batch in ([0] * 2500, [{}], [{"type": "x"}, None, "track"], DELETES):
             answer = found.post("batch", {"batch": batch}, key=BROWSER, zipped=True)
             assert "nothing in the batch is a call" in refused(answer, 400, "malformed")
         found.batch(0, {}, track(), key=BROWSER)

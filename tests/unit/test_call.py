@@ -231,6 +231,40 @@ def test_a_failure_never_holds_the_write_key() -> None:
     assert found.raw == '{"event":"E"}'
 
 
+@pytest.mark.parametrize(
+    ("event", "whose"),
+    [
+        ({"userId": "u1", "anonymousId": "a1"}, "u1"),
+        ({"userId": 12}, "12"),
+        ({"userId": "", "anonymousId": "a1"}, "a1"),
+        ({"userId": ["u1"], "anonymousId": "a1"}, "a1"),
+        ({"userId": "u\0"}, None),
+        ({}, None),
+        (7, None),
+    ],
+)
+def test_a_failure_says_whose_call_it_was(event: object, whose: str | None) -> None:
+    found = module.rejected("no", event)
+    assert found.customer_id == whose
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"é\\u0001\\"\\/ / 日"',
+        "[1.5,1e25,1E-7,-0.0,true,false,null]",
+        '{"k é":[{}],"":[[]]}',
+        "NaN",
+    ],
+)
+@pytest.mark.parametrize("odd", ["89014103211118510720", '"\\ud83d"'])
+def test_a_value_is_written_alike_whatever_stands_beside_it(text: str, odd: str) -> None:
+    """What one writer cannot write changes nothing of the rest."""
+    alone = module.json_text(module.parse(f'[{text},"x"]'.encode()))
+    beside = module.json_text(module.parse(f"[{text},{odd}]".encode()))
+    assert beside == alone.replace('"x"', odd)
+
+
 # Ids
 
 

@@ -535,6 +535,25 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
             ["[passthrough]", "write_keys = [' ']"],
             "FILE: passthrough.write_keys.key: the secret is ",
         ),
+        *(
+            (
+                ["[passthrough]", f"write_keys = {wrong}"],
+                'FILE: passthrough.write_keys: this is no list; write for example ["a", "b"]',
+            )
+            for wrong in ("'hush'", "true", "{ key = 'hush' }")
+        ),
+        (
+            ["[passthrough]", "write_keys = [{ key = 'hush', may = 'track' }]"],
+            'FILE: passthrough.write_keys.may: this is no list; write for example ["a", "b"]',
+        ),
+        (
+            ["[passthrough]", "write_keys = [{ key = 'hush', may = [] }]"],
+            "FILE: passthrough.write_keys.may: the list is empty; name what shall be in it, or",
+        ),
+        (
+            ["[passthrough]", "write_keys = [{ key = 'hush', may = ['delete'] }]"],
+            "FILE: passthrough.write_keys.may: Input should be 'page', 'screen', 'track', ",
+        ),
         (["[passthrough]", "webhook_secret = ''"], "FILE: passthrough.webhook_secret: the secret"),
         (
             ["[passthrough]", "write_keys = ['hush', '${NO_KEY}']"],
@@ -586,6 +605,13 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
         ("SYNCER_ENGAGE__AUDIENCES", "vip", 'write a list as JSON, for example ["a", "b"]'),
         ("SYNCER_ENGAGE__AUDIENCES", "[1]", "Input should be a valid string"),
         ("SYNCER_PASSTHROUGH__WRITE_KEYS", '["hush"', "write a list as JSON, for example"),
+        ("SYNCER_PASSTHROUGH__WRITE_KEYS", '[{"key": "k", "may": []}]', "the list is empty; name "),
+        ("SYNCER_PASSTHROUGH__WRITE_KEYS", '[{"may": ["track"]}]', "missing; set key, or key_file"),
+        (
+            "SYNCER_PASSTHROUGH__WRITE_KEYS",
+            '[{"key": "k", "a": 1}]',
+            "unknown key; known here: key",
+        ),
         ("SYNCER_ENGAGE__PROFILES_SYNC__URL", "postgresql://u:hush@h:x/d", "this is no database"),
         ("SYNCER_STATE__URL", "", "this is no database URL; write for example sqlite:///syncer.db"),
         ("SYNCER_GARD__MIN_EXITS", "5", "unknown key; known here: amberflo, engage, schedule"),
