@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from state import holds
 from state.holds import InForce
 from syncer.engage.catalog import Catalog
-from syncer.engage.source import PulledCustomer
 from syncer.sync.compare import (
     GONE,
     CustomerChange,
@@ -46,19 +45,19 @@ class Said:
         self._ids: dict[str, list[str]] = {}
 
     def noted(
-        self, pulled: Iterator[PulledCustomer], catalog: Catalog, traits: Collection[str]
-    ) -> Iterator[PulledCustomer]:
-        """The same customers; those with a row of one of these traits are noted."""
+        self, pairs: Iterator[Pair], catalog: Catalog, traits: Collection[str]
+    ) -> Iterator[Pair]:
+        """The same pairs; the customers with a row of one of these traits are noted."""
         keys = {catalog.by_name[name].key: name for name in traits if name in catalog.by_name}
-        return self._noted(pulled, keys) if keys else pulled
+        return self._noted(pairs, keys) if keys else pairs
 
-    def _noted(
-        self, pulled: Iterator[PulledCustomer], keys: Mapping[str, str]
-    ) -> Iterator[PulledCustomer]:
-        for row in pulled:
+    def _noted(self, pairs: Iterator[Pair], keys: Mapping[str, str]) -> Iterator[Pair]:
+        for pair in pairs:
+            row = pair[0]
+            assert row is not None  # a part is pulled, and nobody else is looked at
             for key in set(orjson.loads(row.keys)) & keys.keys():
                 self._note(keys[key], row.customer_id)
-            yield row
+            yield pair
 
     def _note(self, trait: str, customer_id: str) -> None:
         ids = self._ids.setdefault(trait, [])

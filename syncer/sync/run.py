@@ -39,7 +39,16 @@ from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stop
 from syncer.sync import gate
 from syncer.sync.account import Account
 from syncer.sync.commit import Applied, Writer, renamed, taken_from_calls
-from syncer.sync.compare import ENGAGE_WINS, Pair, Sums, Tally, compare, look_up, merge
+from syncer.sync.compare import (
+    ENGAGE_WINS,
+    Pair,
+    Sums,
+    Tally,
+    compare,
+    look_up,
+    merge,
+    with_usable_ids,
+)
 from syncer.sync.contact import Contact, FirstContact
 from syncer.sync.decision import Decision
 from syncer.sync.forget import check_not_forgotten, without_forgotten
@@ -467,6 +476,7 @@ class Runs:
         )
         if first is not None and first.notice is not None:
             compared.notices.append(first.notice)
+        compared.notices += _odd_customers(tally)
         if listing and whole:
             here = gate.members_after(tally.sums, members, decision.held, decision.waiting)
             compared.mismatches = gate.mismatches(
@@ -641,11 +651,11 @@ class Runs:
             pulled = self._watched(customers)
             pairs: Iterable[Pair]
             if whole:
-                both = merge(pulled, known)
+                both = with_usable_ids(merge(pulled, known), tally)
                 pairs = told_apart(both, pull.identified, horizon, tally.open_ones)
             else:
-                pulled = said.noted(pulled, catalog, rulings.traits)
-                pairs = look_up(pulled, lambda ids: snapshot.find(connection, ids))
+                found = look_up(pulled, lambda ids: snapshot.find(connection, ids))
+                pairs = said.noted(with_usable_ids(found, tally), catalog, rulings.traits)
             if first is not None:
                 pairs = beside(pairs, first.before)
             pairs = without_forgotten(pairs, forgotten.load(connection), tally)
@@ -910,6 +920,18 @@ def _describe_traits(connection: Connection, compared: Compared) -> None:
             status = UNLISTED if row.key in compared.catalog.unlisted else None
             rows.append(row._replace(status=status, size=None))
     snapshot.describe_traits(connection, rows)
+
+
+def _odd_customers(tally: Tally) -> list[str]:
+    """What could not be taken of customers, whatever their traits: a line for each kind."""
+    notices = []
+    if tally.unusable:
+        reasons = "; ".join(f"{count:,}: {why}" for why, count in tally.unusable.items())
+        shown = ", ".join(map(repr, tally.examples))
+        notices.append(f"customers that are skipped ({reasons}), such as {shown}")
+    if tally.unread:
+        notices.append(f"{tally.unread:,} names and emails cannot be read and stay as they are")
+    return notices
 
 
 def _check_sums(tally: Tally) -> None:
