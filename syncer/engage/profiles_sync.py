@@ -46,6 +46,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from syncer.engage.columns import BELIEVED_FROM, Columns, as_datetime
+from syncer.engage.rows import conditions
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import (
     ChangedSince,
@@ -81,6 +82,8 @@ class ProfilesSync:
     schema: str = ""
     customer_id: str = "user_id"
     overlap: float = 3 * 3600.0
+    #: a condition of SQL that rows must meet to count; see `rows`
+    filter: str = ""
 
     @contextmanager
     def pull(self, scope: Scope) -> Iterator[ProfilesSyncPull]:
@@ -91,7 +94,11 @@ class ProfilesSync:
                 _begin_snapshot(connection)
                 columns = Columns.of(connection)
                 found = _reflect(connection, self.schema, self.url)
-                tables = {name: _readable(name, found[name], columns, self.url) for name in found}
+                living = conditions(connection, found, self.filter)
+                tables = {
+                    name: _readable(name, found[name], columns, self.url, living.get(name))
+                    for name in found
+                }
                 yield ProfilesSyncPull(self, connection, tables, columns, scope)
         finally:
             engine.dispose()
@@ -467,8 +474,15 @@ def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
     return tables
 
 
-def _readable(name: str, table: Table, columns: Columns, url: URL) -> FromClause:
-    """A table as the pull reads it: ids and keys as text, the value of a trait as what it says."""
+def _readable(
+    name: str,
+    table: Table,
+    columns: Columns,
+    url: URL,
+    condition: ColumnElement[bool] | None,
+) -> FromClause:
+    """A table as the pull reads it: ids and keys as text, the value of a trait as what it says, and
+    the rows that meet the condition alone."""
     found: list[ColumnElement[Any]] = []
     for one in sorted(_COLUMNS[name]):
         column = table.c[one]
@@ -483,7 +497,8 @@ def _readable(name: str, table: Table, columns: Columns, url: URL) -> FromClause
             )
         else:
             found.append(columns.text(column).label(one))
-    return select(*found).subquery()
+    statement = select(*found)
+    return (statement if condition is None else statement.where(condition)).subquery()
 
 
 def _shown(url: URL) -> str:

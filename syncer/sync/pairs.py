@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -38,10 +39,11 @@ CHUNK = 500
 
 
 class Said:
-    """The customers of whom a pull has a row of some trait: (trait, customer ids), many times."""
+    """The customers of whom a pull has a row of some trait: (trait, customer ids), many times;
+    on disk, as `Spool`."""
 
-    def __init__(self) -> None:
-        self._spool = Spool()
+    def __init__(self, folder: Path | None = None) -> None:
+        self._spool = Spool(folder)
         self._ids: dict[str, list[str]] = {}
 
     def noted(
@@ -78,14 +80,16 @@ def told_apart(
     identified: Callable[[Collection[str]], Collection[str]],
     horizon: int,
     open_ones: list[str],
+    folder: Path | None = None,
 ) -> Iterator[Pair]:
     """The same pairs, those of customers that the pull does not have at the end, with `GONE` for a
     row where Engage has no identifier of them any more (it is asked when the pull is read).
 
     That is said only of customers that Engage had before. Where a call came after `horizon` it may
-    have one again: such customers are noted in `open_ones` and left as they are.
+    have one again: such customers are noted in `open_ones` and left as they are. In between they
+    are on disk, as `Spool`.
     """
-    with closing(Spool()) as vanished:
+    with closing(Spool(folder)) as vanished:
         for pair in pairs:
             if pair[0] is None:
                 vanished.append(pair[1])

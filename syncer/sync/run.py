@@ -421,7 +421,8 @@ class Runs:
             if new and isinstance(scope, ChangedSince):
                 raise _NewKeys(new, catalog)
             watermark = pull.watermark()
-            tally, plan, said = Tally(catalog), Plan(), Said()
+            folder = self.database.folder
+            tally, plan, said = Tally(catalog), Plan(folder), Said(folder)
             rulings = Rulings(connection, tally)
             if approval is not None:
                 rulings = Rulings(connection, tally, approval.holds, approval.run)
@@ -652,7 +653,9 @@ class Runs:
             pairs: Iterable[Pair]
             if whole:
                 both = with_usable_ids(merge(pulled, known), tally)
-                pairs = told_apart(both, pull.identified, horizon, tally.open_ones)
+                pairs = told_apart(
+                    both, pull.identified, horizon, tally.open_ones, self.database.folder
+                )
             else:
                 found = look_up(pulled, lambda ids: snapshot.find(connection, ids))
                 pairs = said.noted(with_usable_ids(found, tally), catalog, rulings.traits)
