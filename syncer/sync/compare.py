@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -40,6 +39,7 @@ from syncer.engage.values import (
 )
 from syncer.errors import SourceError, SyncerError
 from syncer.ids import cleaned, problem
+from syncer.sync.chunks import CHUNK, chunks
 from syncer.times import read as milliseconds
 from syncer.times import since_1970
 
@@ -228,6 +228,27 @@ Pair = tuple[PulledCustomer | None, Known | None, Seen | None]
 GONE = PulledCustomer("", "", "", "", "")
 
 
+#: What a value or a change takes beside its text.
+_ONE = 300
+
+
+def size_of(change: CustomerChange) -> int:
+    """About the bytes that a change takes."""
+    texts = sum(len(value) for value in change.traits.values() if isinstance(value, str | list))
+    return _ONE * (len(change.traits) + len(change.changes)) + 2 * texts
+
+
+def size_of_row(row: PulledCustomer) -> int:
+    """About the bytes that a pulled row takes."""
+    return sum(map(len, row))
+
+
+def size_of_pair(pair: Pair) -> int:
+    """About the bytes that a pair takes, with what is looked up of it."""
+    row, known, _ = pair
+    return (0 if row is None else size_of_row(row)) + (0 if known is None else 3 * len(known[1]))
+
+
 def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[Known]) -> Iterator[Pair]:
     """Full outer join of the two sorted streams: a customer of the snapshot that the pull does
     not have comes as (None, known)."""
@@ -270,11 +291,10 @@ def _in_order(snapshot: Iterable[Known]) -> Iterator[Known]:
 def look_up(
     pulled: Iterable[PulledCustomer],
     find: Callable[[Collection[str]], Iterable[Known]],
-    at_a_time: int = 500,
+    at_a_time: int = CHUNK,
 ) -> Iterator[Pair]:
     """Pair a part of the customers with the snapshot, for runs that do not pull all of them."""
-    rows = iter(pulled)
-    while chunk := list(islice(rows, at_a_time)):
+    for chunk in chunks(iter(pulled), size_of_row, most=at_a_time):
         ids = [row.customer_id for row in chunk if problem(row.customer_id) is None]
         known = {one[0]: one for one in find(ids)}
         for row in chunk:

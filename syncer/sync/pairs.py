@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection
@@ -19,6 +18,7 @@ from sqlalchemy import Connection
 from state import holds
 from state.holds import InForce
 from syncer.engage.catalog import Catalog
+from syncer.sync.chunks import CHUNK, chunks
 from syncer.sync.compare import (
     GONE,
     CustomerChange,
@@ -29,13 +29,10 @@ from syncer.sync.compare import (
     TraitChange,
     leaves,
     read_stamps,
+    size_of,
+    size_of_pair,
 )
 from syncer.sync.spool import Spool
-
-T = TypeVar("T")
-
-#: Customers that are looked up at a time.
-CHUNK = 500
 
 
 class Said:
@@ -95,7 +92,7 @@ def told_apart(
                 vanished.append(pair[1])
             else:
                 yield pair
-        for known in chunks(iter(vanished)):
+        for known in chunks(iter(vanished), lambda one: len(one[1])):
             had = [one[0] for one in known if one[6] is not None]
             gone = set(had).difference(identified(had))
             for one in known:
@@ -115,7 +112,7 @@ def beside(
     pairs: Iterable[Pair], before: Callable[[Collection[str]], Mapping[str, Seen]]
 ) -> Iterator[Pair]:
     """The same pairs, with what Amberflo has of a customer where that is not what is known."""
-    for part in chunks(iter(pairs)):
+    for part in chunks(iter(pairs), size_of_pair):
         found = before([_id(pair) for pair in part])
         for row, known, _ in part:
             yield row, known, found.get(_id((row, known, None)))
@@ -148,7 +145,7 @@ class Rulings:
 
     def read(self, changes: Iterable[CustomerChange]) -> Iterator[CustomerChange]:
         """The same changes with their rulings."""
-        for part in chunks(iter(changes)):
+        for part in chunks(iter(changes), size_of):
             decided: dict[tuple[str, str], InForce] = {}
             if self.traits:
                 decided = holds.in_force(self._connection, [one.customer_id for one in part])
@@ -188,9 +185,3 @@ class Rulings:
 
     def _leaves(self, one: TraitChange) -> bool:
         return leaves(one, self._tally.catalog.by_key[one.key].kind)
-
-
-def chunks(items: Iterator[T], size: int = CHUNK) -> Iterator[list[T]]:
-    """Lists of so many items, the last one shorter."""
-    while part := list(islice(items, size)):
-        yield part

@@ -38,6 +38,7 @@ from syncer.engage.source import (
 from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
 from syncer.sync.account import Account
+from syncer.sync.chunks import chunks
 from syncer.sync.commit import Applied, Writer, renamed, taken_from_calls
 from syncer.sync.compare import (
     ENGAGE_WINS,
@@ -55,7 +56,7 @@ from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import DAY, Guard
 from syncer.sync.horizon import horizon
-from syncer.sync.pairs import Rulings, Said, beside, chunks, told_apart
+from syncer.sync.pairs import Rulings, Said, beside, told_apart
 from syncer.sync.plan import Plan
 from syncer.sync.progress import Progress
 from syncer.times import read as milliseconds
