@@ -85,9 +85,9 @@ class Columns:
     def text(self, column: Column[Any]) -> ColumnElement[Any]:
         """Ids or keys: NULL where it is no text."""
         if self.dialect == "sqlite":
-            return collate(case((func.typeof(column) != "blob", cast(column, Text))), "BINARY")
+            return self._by_bytes(case((func.typeof(column) != "blob", cast(column, Text))))
         if self.dialect == "postgresql":
-            return collate(cast(column, Text), "C")
+            return self._by_bytes(cast(column, Text))
         # Where it is text already it stays as it is: TEXT is short at some warehouses.
         return column if isinstance(column.type, String) else cast(column, Text)
 
@@ -115,6 +115,10 @@ class Columns:
             )
         return text.in_(list(names))
 
+    def _by_bytes(self, text: ColumnElement[Any]) -> ColumnElement[Any]:
+        collation = {"sqlite": "BINARY", "postgresql": "C"}.get(self.dialect)
+        return text if collation is None else collate(text, collation)
+
     def _trimmed(self, text: ColumnElement[Any], more: str = "") -> ColumnElement[Any]:
         """A text without white space (and `more`) around it."""
         return func.trim(text, self.white + more) if self.known else func.trim(text)
@@ -134,7 +138,7 @@ class Columns:
         """Whether a value reads as true or false, as 1 or 0, or as neither, as `values.boolean`
         reads it. One that is bytes says nothing."""
         quotes = '"' if isinstance(value.type, JSON) else ""
-        text = func.lower(self._trimmed(cast(value, Text), quotes))
+        text = func.lower(self._trimmed(self._by_bytes(cast(value, Text)), quotes))
         words = text.in_(WORDS)
         digits: ColumnElement[bool] = text.in_(("1", "0", "1.0", "0.0"))
         if self.known:
@@ -152,7 +156,7 @@ class Columns:
             return func.julianday(column)  # it keeps times as text of several forms
         if isinstance(column.type, String):
             read = cast(column, DateTime(timezone=True))
-            readable = column.op("~")(_TIME)
+            readable = self._by_bytes(column).op("~")(_TIME)
             column = case((readable, read)) if self.dialect == "postgresql" else read
         last = self.moment(_LAST)
         return case((column > last, last), else_=column)
