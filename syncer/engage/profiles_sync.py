@@ -7,6 +7,7 @@ rows are grouped by customer in the database; what comes out streams in byte ord
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ from syncer.engage.source import (
     Scope,
     WithoutCustomerId,
 )
+from syncer.engage.values import BYTES
 from syncer.errors import SourceError
 
 _PLAIN = {"seq", "received_at", "uuid_ts", "timestamp"}
@@ -361,9 +363,21 @@ def _grouped_here(ordered: Iterator[Any]) -> Iterator[PulledCustomer]:
     for customer_id, group in groupby(ordered, key=lambda row: str(row[0])):
         found = [(row[1], row[2], str(row[3])) for row in group]
         traits = [row for row in found if row[0] not in PROFILE_KEYS]
-        keys, values, times = (orjson.dumps([row[n] for row in traits]).decode() for n in range(3))
-        profile = orjson.dumps([row for row in found if row[0] in PROFILE_KEYS]).decode()
+        keys, values, times = (_as_json([row[n] for row in traits]) for n in range(3))
+        profile = _as_json([row for row in found if row[0] in PROFILE_KEYS])
         yield PulledCustomer(customer_id, keys, values, times, profile)
+
+
+def _as_json(rows: list[Any]) -> str:
+    """What a driver gave, as JSON for `values.read_array`, whatever it is."""
+    try:
+        return orjson.dumps(rows, default=_plain).decode()
+    except TypeError:  # integers beyond 64 bits, and text that is no Unicode
+        return json.dumps(rows, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    return BYTES if isinstance(value, bytes | bytearray | memoryview) else str(value)
 
 
 def _grouped(rows: FromClause, dialect: str) -> Select[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from sqlalchemy.exc import NotSupportedError
 
 from state import runs, snapshot
 from state.database import Database
+from syncer.engage.profiles_sync import _grouped_here
 from syncer.engage.source import Everything, OnlyCustomers
+from syncer.engage.values import BYTES, Unreadable, read_array, read_rows, typed
 from syncer.errors import SourceError
 from syncer.ids import LONG_ID, MAX_ID, MAX_KEY, NO_ID, ODD_ID
 from syncer.sync.run import Result
@@ -326,6 +329,19 @@ def test_values_of_a_type(postgres_warehouse: Warehouse, kind: str) -> None:
     if kind.startswith("JSON"):
         expected = ["a", [1], '{"a":1}', None]
     assert [found.get(f"u{number}", {}).get("total") for number in range(4)] == expected
+
+
+def test_what_other_drivers_give_is_taken_whatever_it_is() -> None:
+    """Engines whose JSON we do not know are grouped here."""
+    values = ["true", b"\xff", Decimal("1.50"), 2**70, "\ud800", float("nan"), None, "x"]
+    rows = [("u1", f"k{number}", value, T0) for number, value in enumerate(values)]
+    (found,) = _grouped_here(iter([*rows, ("u1", "name", b"x", T0)]))
+    odd = Unreadable("text that is no valid Unicode, or JSON that cannot be read")
+    assert [typed(one) if one else one for one in read_array(found.values)] == [
+        *(True, Unreadable("bytes, not text"), 1.5, float(2**70), odd, odd, None, "x")
+    ]
+    assert len(json.loads(found.keys)) == len(json.loads(found.times)) == len(values)
+    assert read_rows(found.profile) == [["name", BYTES, T0]]
 
 
 # Times
