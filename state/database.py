@@ -18,6 +18,7 @@ from sqlalchemy.pool import StaticPool
 from state import migrations
 from state.errors import Busy, StateError, Unfit
 from state.files import keep_private, make_private
+from state.private import keep_temporary_files
 
 #: Seconds that a writer waits for another one on SQLite.
 BUSY = 30
@@ -78,6 +79,13 @@ class Database:
                     f"brings it to {newest}, until then it cannot be read"
                 )
         return cls.open("sqlite://", part)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where temporary files belong, beside the database: there has to be room anyway. None
+        where it is no file."""
+        path = sqlite_path(self.engine.url)
+        return None if path is None else path.parent
 
     def close(self) -> None:
         self.engine.dispose()
@@ -234,6 +242,8 @@ def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
             # goes; it is vacuumed instead (`scrub`).
             cursor.execute(f"PRAGMA secure_delete = {'ON' if part == 'state' else 'OFF'}")
         cursor.execute("PRAGMA cache_size = -16000")
+        if path is not None:
+            keep_temporary_files(cursor, path.parent)
         cursor.close()
 
     @event.listens_for(engine, "begin")

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from state.errors import StateError
 
 _SETTINGS = """
 PRAGMA journal_mode = OFF;
@@ -17,11 +22,49 @@ PRAGMA cache_size = -8000;
 CHUNK = 500
 
 
-def private_file(tables: str) -> sqlite3.Connection:
+class PrivateFile(sqlite3.Connection):
+    """A connection to one; what is wrong with the disk is raised as StateError."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        with _translated():
+            return super().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
+        with _translated():
+            return super().executemany(*arguments)
+
+    def executescript(self, *arguments: Any) -> sqlite3.Cursor:
+        with _translated():
+            return super().executescript(*arguments)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StateError(
+            f"a temporary file cannot be written: {error}; make room in the folder of the state, "
+            "or, with the state on PostgreSQL, set TMPDIR to a folder that has some"
+        ) from error
+
+
+def private_file(tables: str) -> PrivateFile:
     """A new one with these tables, for one thread."""
-    file = sqlite3.connect("", isolation_level=None)
+    file = sqlite3.connect("", isolation_level=None, factory=PrivateFile)
     file.executescript(_SETTINGS + tables)
     return file
+
+
+def keep_temporary_files(cursor: sqlite3.Cursor, folder: Path) -> None:
+    """Let SQLite make the temporary files of this process in this folder, which has to have room
+    anyway; the system's may be missing, small or memory. Where nothing can be made in it, SQLite
+    takes that of the system."""
+    if cursor.execute("PRAGMA temp_store_directory").fetchall() == [(str(folder),)]:
+        return  # it is no connection's own: while others sort it must not be set
+    quoted = str(folder).replace("'", "''")
+    with suppress(sqlite3.OperationalError):
+        cursor.execute(f"PRAGMA temp_store_directory = '{quoted}'")
 
 
 def chunks(names: Collection[str]) -> Iterator[tuple[list[str], str]]:

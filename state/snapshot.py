@@ -31,8 +31,9 @@ from state import called, lines, seal
 from state.due import come_due
 from state.tables import CHANGE, CUSTOMER, RELEASED, TRAIT
 
-#: Rows that one statement takes, and a cursor hands over, at a time.
-CHUNK = 1000
+#: Rows that one statement takes at a time, and customers that a cursor hands over: these may be
+#: large.
+CHUNK, PAGE = 1000, 200
 
 
 class CustomerRow(NamedTuple):
@@ -137,7 +138,7 @@ class TraitRow(NamedTuple):
 def customers(connection: Connection) -> Generator[CustomerRow]:
     """All customers in UTF-8 byte order of the id, streamed."""
     statement = _select(CustomerRow).order_by(CUSTOMER.c.customer_id)
-    with connection.execute(statement, execution_options={"yield_per": CHUNK}) as result:
+    with connection.execute(statement, execution_options={"yield_per": PAGE}) as result:
         for part in result.partitions():
             yield from map(CustomerRow._make, part)
 

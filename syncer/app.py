@@ -116,6 +116,7 @@ class App:
             schema=settings.schema_,
             customer_id=self.config.engage.customer_id,
             overlap=settings.overlap,
+            filter=self.config.engage.filter,
         )
 
     def public_api(self) -> PublicApi | None:
@@ -390,6 +391,8 @@ class App:
             "source": [engage.source, _told_apart(engage.profiles_sync.url)],
             "schema": engage.profiles_sync.schema_,
         }
+        if engage.filter:
+            settings["filter"] = engage.filter
         if engage.public_api is not None:
             settings["space_id"] = engage.public_api.space_id
         text = orjson.dumps(settings).decode()

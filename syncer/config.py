@@ -203,6 +203,7 @@ class EngageConfig(_Section):
     customer_id: Annotated[str, Field(min_length=1)] = "user_id"
     audiences: Annotated[tuple[str, ...], AfterValidator(_globs)] = ("*",)
     computed_traits: Annotated[tuple[str, ...], AfterValidator(_globs)] = ()
+    filter: Annotated[str, AfterValidator(str.strip)] = ""
     first_contact: Literal["take", "hold"] = "take"
     deleted: Literal["exit", "forget"] = "exit"
     profiles_sync: ProfilesSyncConfig

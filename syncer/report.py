@@ -91,8 +91,12 @@ def _dumped(document: object, option: int | None = None) -> str:
     return visible_json(orjson.dumps(document, option=option).decode())
 
 
+#: Characters that a cell of a table shows: an address with a long id in it would fill the screen.
+CELL = 400
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """A table on stdout; numbers stand right."""
+    """A table on stdout; numbers stand right, and what is very long is cut."""
     table = Table(title=visible(title) or None, title_justify="left", header_style="bold")
     found = [list(row) for row in rows]
     for number, column in enumerate(columns):
@@ -169,7 +173,8 @@ def _cell(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
-    return visible(str(value))
+    text = str(value)
+    return visible(text if len(text) <= CELL else f"{text[: CELL - 1]}…")
 
 
 class _Rate(ProgressColumn):

@@ -9,17 +9,29 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from sys import getsizeof
 from typing import NamedTuple
 
 import orjson
 
+from syncer.engage.cache import Cache
 from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.engage.names import trait_name
 from syncer.engage.selection import PROFILE_KEYS, kind_by_globs, matches, meant, named
 from syncer.engage.source import ObservedKey
-from syncer.engage.values import USUAL, Value, boolean, is_null, typed
+from syncer.engage.values import (
+    NO_BOOLEAN,
+    USUAL,
+    Unreadable,
+    Value,
+    boolean,
+    elements,
+    is_null,
+    read_array,
+    typed,
+)
 from syncer.errors import SourceError
+from syncer.ids import MAX_KEY, storable
 from syncer.times import since_1970
 
 __all__ = [
@@ -38,8 +50,10 @@ __all__ = [
 
 #: Steps of journeys are memberships too, and no audiences of the Public API (§3.1, §1.2).
 JOURNEY = "j_o_*"
-#: How many different combinations of values are remembered as read.
-READINGS = 1 << 15
+#: So many bytes of combinations of values are remembered as read, and of keys.
+READINGS, LAYOUTS = 24 << 20, 4 << 20
+#: What an entry takes beside the texts that it has: the objects, and the values by name.
+_ENTRY, _VALUE = 500, 100
 #: How many keys notices of one kind name.
 NAMED = 10
 
@@ -126,40 +140,66 @@ class Catalog:
         self.left_out = left_out
         #: keys of earlier runs that give their name to another key, and what it is then
         self.renamed = dict(renamed or {})
-        self.layout = lru_cache(maxsize=READINGS)(self._layout)
-        self.read = lru_cache(maxsize=READINGS)(self._read)
+        self._places: dict[str, Place] = {}
+        self._layouts: Cache[str, Layout] = Cache(LAYOUTS)
+        self._readings: Cache[tuple[str, str], Reading] = Cache(READINGS)
+        #: what was read of a pair of arrays, or None: `read` for who asks very often
+        self.remembered = self._readings.get
+
+    def layout(self, keys_text: str) -> Layout:
+        """The layout of trait rows with these keys (a JSON array)."""
+        found = self._layouts.get(keys_text)
+        if found is not None:
+            return found
+        layout = self._layout(keys_text)
+        size = _ENTRY + getsizeof(keys_text) + _size(layout)
+        return self._layouts.put(keys_text, layout, size)
+
+    def read(self, keys_text: str, values_text: str) -> Reading:
+        """Read one customer's trait rows (two JSON arrays of one length)."""
+        asked = (keys_text, values_text)
+        found = self._readings.get(asked)
+        if found is not None:
+            return found
+        reading = self._read(keys_text, values_text)
+        # What the values take beside the object of each is what their text takes.
+        texts = getsizeof(keys_text) + 2 * getsizeof(values_text) + getsizeof(reading.text)
+        size = _ENTRY + texts + _size(reading.layout) + _VALUE * len(reading.layout.keys)
+        return self._readings.put(asked, reading, size)
 
     def _layout(self, keys_text: str) -> Layout:
-        """The layout of trait rows with these keys (a JSON array)."""
-        keys: tuple[str, ...] = tuple(orjson.loads(keys_text))
+        places = tuple(map(self._place, orjson.loads(keys_text)))
+        # The texts of the places, so that the keys are there once, not with each layout.
+        keys = tuple(place.key for place in places)
         if len(set(keys)) != len(keys):
             return Layout(keys, twice=True)
-        places = []
-        for key in keys:
+        return Layout(keys, places)
+
+    def _place(self, key: str) -> Place:
+        found = self._places.get(key)
+        if found is None:
             trait = self.by_key.get(key)
             if trait is None:
-                places.append(Place(key, key, False, "not ours"))
+                found = Place(key, key, False, "not ours")
             else:
                 problem = self.problems.get(key)
-                places.append(Place(key, trait.name, trait.kind == AUDIENCE, problem))
-        return Layout(keys, tuple(places))
+                found = Place(key, trait.name, trait.kind == AUDIENCE, problem)
+            self._places[key] = found
+        return found
 
     def _read(self, keys_text: str, values_text: str) -> Reading:
-        """Read one customer's trait rows (two JSON arrays of one length)."""
         layout = self.layout(keys_text)
-        try:
-            values = orjson.loads(values_text)
-        except orjson.JSONDecodeError:
+        values = read_array(values_text)
+        if len(values) != len(layout.keys):
             raise SourceError(
-                f"the pull has values that are no JSON: {values_text[:200]} of {keys_text[:200]}"
-            ) from None
+                f"the pull has {len(values):,} values of {len(layout.keys):,} keys: "
+                f"{values_text[:200]} of {keys_text[:200]}"
+            )
         traits: dict[str, Value] = {}
         nulls: list[str] = []
         skipped: list[tuple[str, str]] = []
         somebody = False
-        for (key, name, audience, problem), raw in zip(
-            layout.places, values, strict=not layout.twice
-        ):
+        for (key, name, audience, problem), raw in zip(layout.places, values, strict=False):
             if problem is not None:
                 skipped.append((key, problem))
             elif audience and raw.__class__ is str and raw in USUAL:
@@ -168,15 +208,22 @@ class Catalog:
                 somebody = somebody or member
             elif is_null(raw):
                 nulls.append(key)
-            elif not audience:
-                traits[name] = typed(raw)
-                somebody = True
-            elif (found := boolean(raw)) is None:
-                skipped.append((key, "not a boolean"))
-            else:
+            elif audience and (found := boolean(raw)) is not None:
                 traits[name] = found
                 somebody = somebody or found
+            elif isinstance(value := typed(raw), Unreadable):
+                skipped.append((key, value.reason))
+            elif audience:
+                skipped.append((key, NO_BOOLEAN))
+            else:
+                traits[name] = value
+                somebody = True
         return Reading(layout, traits, canonical(traits), nulls, skipped, somebody)
+
+
+def _size(layout: Layout) -> int:
+    """The bytes that a layout takes; its places are those of all others."""
+    return getsizeof(layout.keys) + getsizeof(layout.places)
 
 
 def canonical(traits: dict[str, Value]) -> str:
@@ -187,17 +234,17 @@ def canonical(traits: dict[str, Value]) -> str:
 def newest(keys_text: str, values_text: str, times_text: str) -> tuple[str, str, str]:
     """The three arrays with the newest row of each key only. Times that cannot be read are oldest;
     of equal ones the later place counts (the source orders rows of one time by `seq`)."""
-    rows: dict[str, tuple[int, object, object]] = {}
+    rows: dict[str, tuple[int, str, str]] = {}
     for key, value, time in zip(
-        orjson.loads(keys_text), orjson.loads(values_text), orjson.loads(times_text), strict=True
+        orjson.loads(keys_text), elements(values_text), elements(times_text), strict=True
     ):
-        at = since_1970(time)
+        at = since_1970(read_array(f"[{time}]")[0])
         if key not in rows or at >= rows[key][0]:
             rows[key] = (at, value, time)
     return (
         orjson.dumps(list(rows)).decode(),
-        orjson.dumps([value for _, value, _ in rows.values()]).decode(),
-        orjson.dumps([time for _, _, time in rows.values()]).decode(),
+        f"[{','.join(value for _, value, _ in rows.values())}]",
+        f"[{','.join(time for _, _, time in rows.values())}]",
     )
 
 
@@ -259,12 +306,21 @@ class _Keys:
     stray: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
+    #: keys that a database cannot keep
+    odd: list[str] = field(default_factory=list)
 
     def add(self, seen: ObservedKey, earlier: Kind | None) -> None:
         """Take a key where it is ours: what it is follows from all its values, and a stray one
         never makes nor unmakes an audience."""
         rules, key = self.rules, seen.key
         kind = rules.by_globs(key)
+        if kind is not None and not storable(key, MAX_KEY):
+            self.odd.append(
+                f"{key[:40]!r}{'…' if len(key) > 40 else ''}: its {seen.rows:,} values are "
+                f"skipped: the key is longer than {MAX_KEY} bytes or has characters that a "
+                "database cannot keep"
+            )
+            return
         if rules.decided_by_listing(key):
             if kind == AUDIENCE and _all_boolean(seen) and earlier is None:
                 assert rules.listed is not None
@@ -326,6 +382,7 @@ class _Keys:
             (self.stray, "audiences with values that are no booleans"),
             (self.mixed, "keys with some values that are booleans"),
             (self.released, "keys whose name was given back"),
+            (self.odd, "keys that a database cannot keep"),
         ):
             notices += _few(lines, of)
         return notices

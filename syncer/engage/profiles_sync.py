@@ -7,8 +7,9 @@ rows are grouped by customer in the database; what comes out streams in byte ord
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,24 +24,21 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    DateTime,
     Engine,
     Executable,
     FromClause,
+    LargeBinary,
     MetaData,
     Select,
-    String,
     Table,
     Text,
     case,
     cast,
-    collate,
     create_engine,
     distinct,
     event,
     func,
     inspect,
-    literal,
     or_,
     select,
     union,
@@ -48,6 +46,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
+from syncer.engage.columns import BELIEVED_FROM, Columns, as_datetime
+from syncer.engage.rows import conditions
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import (
     ChangedSince,
@@ -58,10 +58,11 @@ from syncer.engage.source import (
     Scope,
     WithoutCustomerId,
 )
-from syncer.engage.values import DIGITS, WORDS
+from syncer.engage.values import BYTES
 from syncer.errors import SourceError
 
-_COMMON = {"canonical_segment_id", "seq", "received_at", "uuid_ts", "timestamp"}
+_PLAIN = {"seq", "received_at", "uuid_ts", "timestamp"}
+_COMMON = _PLAIN | {"canonical_segment_id"}
 _COLUMNS = {
     "user_traits": _COMMON | {"name", "value"},
     "user_identifiers": _COMMON | {"type", "value"},
@@ -70,12 +71,8 @@ _COLUMNS = {
 #: Segment's set-up page spells one table in the singular.
 _OTHER_SPELLING = {"user_identifiers": "user_identifier"}
 
-#: Engines that group the rows of a customer themselves.
-_GROUPING = {"sqlite", "postgresql"}
-#: No time before this is believed.
-_BELIEVED_FROM = datetime(2000, 1, 1, tzinfo=UTC)
-#: Rows that a server-side cursor hands over at a time.
-FETCH = 1000
+#: So many rows, and so many characters of them, are read at a time.
+FETCH, FETCH_SIZE = 1000, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,8 @@ class ProfilesSync:
     schema: str = ""
     customer_id: str = "user_id"
     overlap: float = 3 * 3600.0
+    #: a condition of SQL that rows must meet to count; see `rows`
+    filter: str = ""
 
     @contextmanager
     def pull(self, scope: Scope) -> Iterator[ProfilesSyncPull]:
@@ -95,8 +94,14 @@ class ProfilesSync:
         try:
             with _translated(self.url), engine.connect() as connection:
                 _begin_snapshot(connection)
-                tables = _reflect(connection, self.schema, self.url)
-                yield ProfilesSyncPull(self, connection, tables, scope)
+                columns = Columns.of(connection)
+                found = _reflect(connection, self.schema, self.url)
+                living = conditions(connection, found, self.filter)
+                tables = {
+                    name: _readable(name, found[name], columns, self.url, living.get(name))
+                    for name in found
+                }
+                yield ProfilesSyncPull(self, connection, tables, columns, scope)
         finally:
             engine.dispose()
 
@@ -114,7 +119,8 @@ class ProfilesSyncPull:
         self,
         source: ProfilesSync,
         connection: Connection,
-        tables: dict[str, Table],
+        tables: dict[str, FromClause],
+        columns: Columns,
         scope: Scope,
     ) -> None:
         self._source = source
@@ -122,7 +128,7 @@ class ProfilesSyncPull:
         self._traits = tables["user_traits"]
         self._identifiers = tables["user_identifiers"]
         self._merges = tables["profile_merges"]
-        self._dialect = connection.dialect.name
+        self._sql = columns
         self._merged = self._resolve_merges()
         self._all_ids = self._customer_ids()
         self._touched = self._touched_since(scope) if isinstance(scope, ChangedSince) else None
@@ -130,30 +136,24 @@ class ProfilesSyncPull:
 
     def watermark(self) -> str | None:
         newest = [
-            self._scalar(select(func.max(_instant(table.c.uuid_ts, self._dialect))))
+            self._scalar(select(func.max(self._sql.believed(table.c.uuid_ts))))
             for table in (self._traits, self._identifiers, self._merges)
         ]
-        found = [time for time in (_as_datetime(value) for value in newest) if time is not None]
+        found = [time for time in map(as_datetime, newest) if time is not None]
         if not found:
             return None
         # A row dated in the future must not hide the rows that are loaded until then.
-        return min(max(found), datetime.now(UTC)).isoformat(timespec="milliseconds")
+        newest_one: datetime = min(max(found), datetime.now(UTC))
+        return newest_one.isoformat(timespec="milliseconds")
 
     def observed(self) -> list[ObservedKey]:
         traits = self._traits
-        text = func.lower(func.trim(cast(traits.c.value, Text)))
 
         def count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
             return func.sum(case((condition, 1), else_=0))
 
         rows = self._all(
-            select(
-                traits.c.name,
-                func.count(),
-                count(text.in_(WORDS)),
-                count(text.in_(DIGITS)),
-                count(text.not_in([*WORDS, *DIGITS, "", "null"])),
-            )
+            select(traits.c.name, func.count(), *map(count, self._sql.kinds(traits.c.value)))
             .where(traits.c.name.is_not(None))
             .group_by(traits.c.name)
         )
@@ -169,16 +169,19 @@ class ProfilesSyncPull:
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
         rows = self._rows(keys)
         ordered = select(rows).order_by(rows.c.customer_id, rows.c.name, rows.c.time, rows.c.seq)
-        if self._dialect in _GROUPING:
-            grouped = _grouped(ordered.subquery(), self._dialect)
+        if self._sql.known:
+            grouped = _grouped(ordered.subquery(), self._sql.dialect)
             yield from map(PulledCustomer._make, self._stream(grouped))
         else:
             yield from _grouped_here(self._stream(ordered))
 
     def identified(self, customer_ids: Collection[str]) -> set[str]:
         table = self._identifiers
-        value = cast(table.c.value, Text)
-        of_them = (table.c.type == self._source.customer_id, value.in_(list(customer_ids)))
+        value = table.c.value
+        of_them = (
+            table.c.type == self._source.customer_id,
+            self._sql.one_of(value, customer_ids),
+        )
         return {str(row[0]) for row in self._all(select(value).where(*of_them).distinct())}
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
@@ -199,13 +202,14 @@ class ProfilesSyncPull:
         """(segment_id, canonical_segment_id) of every profile that was merged away, chains
         followed to their end. The newest row of a segment id counts; a circle resolves nothing."""
         merges = self._merges
+        merged_at = self._sql.instant(self._time(merges))
         ranked = select(
             merges.c.segment_id,
             merges.c.canonical_segment_id,
             func.row_number()
             .over(
                 partition_by=merges.c.segment_id,
-                order_by=(self._merged_at().desc().nulls_last(), merges.c.seq.desc()),
+                order_by=(merged_at.desc().nulls_last(), merges.c.seq.desc()),
             )
             .label("rank"),
         ).cte("ranked")
@@ -226,17 +230,13 @@ class ProfilesSyncPull:
             .cte("merged")
         )
 
-    def _merged_at(self) -> ColumnElement[Any]:
-        columns = (self._merges.c.timestamp, self._merges.c.received_at, self._merges.c.uuid_ts)
-        return func.coalesce(*(_instant(column, self._dialect) for column in columns))
-
-    def _profile(self, table: Table, merged: FromClause) -> ColumnElement[Any]:
+    def _profile(self, table: FromClause, merged: FromClause) -> ColumnElement[Any]:
         return func.coalesce(merged.c.canonical_segment_id, table.c.canonical_segment_id)
 
     def _customer_ids(self) -> CTE:
         """(profile, id) of every profile with a customer id; one profile may have several."""
         identifiers, merged = self._identifiers, self._merged.alias("merged_ids")
-        customer_id = cast(identifiers.c.value, Text)
+        customer_id = identifiers.c.value
         return (
             select(self._profile(identifiers, merged).label("profile"), customer_id.label("id"))
             .select_from(
@@ -244,7 +244,7 @@ class ProfilesSyncPull:
                     merged, merged.c.segment_id == identifiers.c.canonical_segment_id
                 )
             )
-            .where(identifiers.c.type == self._source.customer_id, func.trim(customer_id) != "")
+            .where(identifiers.c.type == self._source.customer_id, self._sql.is_id(customer_id))
             .distinct()
             .cte("all_ids")
         )
@@ -253,7 +253,8 @@ class ProfilesSyncPull:
         """The part of `_all_ids` that is to be pulled."""
         ids = self._all_ids
         if isinstance(scope, OnlyCustomers):
-            return select(ids).where(ids.c.id.in_(scope.customer_ids)).cte("ids")
+            of_them = self._sql.one_of(ids.c.id, scope.customer_ids)
+            return select(ids).where(of_them).cte("ids")
         if self._touched is None:
             return ids
         # Every customer of a touched profile, with every profile of such a customer: which of its
@@ -267,29 +268,26 @@ class ProfilesSyncPull:
         selects = []
         for number, table in enumerate((self._traits, self._identifiers, self._merges)):
             merged = self._merged.alias(f"merged_{number}")
-            loaded = _instant(table.c.uuid_ts, self._dialect)
+            loaded = self._sql.believed(table.c.uuid_ts)
             selects.append(
                 select(self._profile(table, merged).label("profile"))
                 .select_from(
                     table.outerjoin(merged, merged.c.segment_id == table.c.canonical_segment_id)
                 )
-                # A time that cannot be read may be new.
-                .where(or_(loaded.is_(None), loaded >= _since(since, self._dialect)))
+                # A time that cannot be read, or believed, may be new.
+                .where(or_(loaded.is_(None), loaded >= self._sql.moment(since)))
             )
         return union(*selects).cte("touched")
 
     def _rows(self, keys: Collection[str]) -> CTE:
         """(customer_id, name, value, time, seq): the trait rows of the customers in scope."""
         traits, merged, ids = self._traits, self._merged.alias("merged_rows"), self._ids
-        customer_id: ColumnElement[Any] = ids.c.id
-        if self._dialect == "postgresql":
-            customer_id = collate(customer_id, "C")
         return (
             select(
-                customer_id.label("customer_id"),
+                ids.c.id.label("customer_id"),
                 traits.c.name,
                 traits.c.value,
-                self._time(traits).label("time"),
+                self._sql.shown(self._time(traits)).label("time"),
                 traits.c.seq,
             )
             .select_from(
@@ -297,7 +295,7 @@ class ProfilesSyncPull:
                     ids, ids.c.profile == self._profile(traits, merged)
                 )
             )
-            .where(traits.c.name.in_([*keys, *PROFILE_KEYS]))
+            .where(self._sql.one_of(traits.c.name, [*keys, *PROFILE_KEYS]))
             .cte("rows")
         )
 
@@ -312,23 +310,23 @@ class ProfilesSyncPull:
                     merged, merged.c.segment_id == traits.c.canonical_segment_id
                 ).outerjoin(ids, ids.c.profile == profile)
             )
-            .where(traits.c.name.in_(list(keys)), ids.c.profile.is_(None))
+            .where(self._sql.one_of(traits.c.name, keys), ids.c.profile.is_(None))
         )
         if self._touched is not None:
             found = found.where(profile.in_(select(self._touched.c.profile)))
         return found.cte("without_id")
 
-    def _time(self, table: Table) -> ColumnElement[Any]:
+    def _time(self, table: FromClause) -> ColumnElement[Any]:
         """Segment's time of a row: `timestamp` is empty on backfilled ones, and no time is believed
         that is before 2000 or later than the row came (design §3, Time)."""
         came = func.coalesce(table.c.received_at, table.c.uuid_ts)
         time = func.coalesce(table.c.timestamp, came)
-        if self._dialect not in _GROUPING:
+        if not self._sql.known:
             return time
-        at = _instant(table.c.timestamp, self._dialect)
+        at = self._sql.instant(table.c.timestamp)
         beyond = or_(
-            at < _since(_BELIEVED_FROM, self._dialect),
-            at > _later(_instant(came, self._dialect), self._dialect),
+            at < self._sql.moment(BELIEVED_FROM),
+            at > self._sql.later(self._sql.instant(came)),
         )
         return case((beyond, came), else_=time)
 
@@ -343,12 +341,21 @@ class ProfilesSyncPull:
             return self._connection.execute(statement).scalar()
 
     def _stream(self, statement: Executable) -> Iterator[Any]:
-        streamed = {"yield_per": FETCH}
+        streamed = {"stream_results": True}
         with (
             _translated(self._source.url),
             self._connection.execute(statement, execution_options=streamed) as result,
         ):
-            yield from result
+            number, largest = 16, 1.0
+            while rows := result.fetchmany(number):
+                yield from rows
+                # By the largest of late: customers may have any number of traits.
+                largest = max(0.9 * largest, *map(_characters, rows))
+                number = max(1, min(2 * number, FETCH, int(FETCH_SIZE / largest)))
+
+
+def _characters(row: Iterable[Any]) -> int:
+    return sum(len(cell) for cell in row if isinstance(cell, str))
 
 
 def _grouped_here(ordered: Iterator[Any]) -> Iterator[PulledCustomer]:
@@ -356,9 +363,21 @@ def _grouped_here(ordered: Iterator[Any]) -> Iterator[PulledCustomer]:
     for customer_id, group in groupby(ordered, key=lambda row: str(row[0])):
         found = [(row[1], row[2], str(row[3])) for row in group]
         traits = [row for row in found if row[0] not in PROFILE_KEYS]
-        keys, values, times = (orjson.dumps([row[n] for row in traits]).decode() for n in range(3))
-        profile = orjson.dumps([row for row in found if row[0] in PROFILE_KEYS]).decode()
+        keys, values, times = (_as_json([row[n] for row in traits]) for n in range(3))
+        profile = _as_json([row for row in found if row[0] in PROFILE_KEYS])
         yield PulledCustomer(customer_id, keys, values, times, profile)
+
+
+def _as_json(rows: list[Any]) -> str:
+    """What a driver gave, as JSON for `values.read_array`, whatever it is."""
+    try:
+        return orjson.dumps(rows, default=_plain).decode()
+    except TypeError:  # integers beyond 64 bits, and text that is no Unicode
+        return json.dumps(rows, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    return BYTES if isinstance(value, bytes | bytearray | memoryview) else str(value)
 
 
 def _grouped(rows: FromClause, dialect: str) -> Select[Any]:
@@ -385,39 +404,10 @@ def _grouped(rows: FromClause, dialect: str) -> Select[Any]:
     )
 
 
-def _instant(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
-    """A time column as something that compares: SQLite keeps times as text of several forms."""
-    if dialect == "sqlite":
-        return func.julianday(column)
-    if isinstance(column.type, String):
-        return cast(column, DateTime(timezone=True))
-    return column
-
-
-def _since(moment: datetime, dialect: str) -> ColumnElement[Any]:
-    if dialect == "sqlite":
-        return func.julianday(moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3])
-    return literal(moment, DateTime(timezone=True))
-
-
-def _later(instant: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
-    """Five minutes after."""
-    return instant + (5 / 1440 if dialect == "sqlite" else literal(timedelta(minutes=5)))
-
-
-def _as_datetime(value: Any) -> datetime | None:
-    """What `max(_instant(…))` gave: a datetime, or a Julian day number from SQLite."""
-    if value is None:
-        return None
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-    return datetime.fromtimestamp((float(value) - 2440587.5) * 86400, UTC)
-
-
 def _engine(url: URL) -> Engine:
     try:
-        if url.get_backend_name() == "sqlite" and not str(url.database or "").startswith("file:"):
-            return _sqlite_engine(Path(str(url.database or "")))
+        if url.get_backend_name() == "sqlite":
+            return _sqlite_engine(url)
         if url.get_backend_name() == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         return create_engine(url, connect_args=_CONNECT.get(url.get_backend_name(), {}))
@@ -431,19 +421,35 @@ def _engine(url: URL) -> Engine:
 _CONNECT: dict[str, dict[str, Any]] = {"postgresql": {"connect_timeout": 30}}
 
 
-def _sqlite_engine(path: Path) -> Engine:
+def _sqlite_engine(url: URL) -> Engine:
     """Read-only, so that a file that is not there is never made."""
-    address = f"file:{quote(str(path))}?mode=ro"
-    engine = create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False, timeout=30),
-    )
+    engine = create_engine(url)
+    if not str(url.database or "").startswith("file:"):
+        address = f"file:{quote(str(Path(str(url.database or ''))))}?mode=ro"
+        engine = create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False, timeout=30),
+        )
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None  # we begin the snapshot ourselves
+        connection.text_factory = _text
+        connection.create_function("is_utf8", 1, _is_utf8, deterministic=True)
 
     return engine
+
+
+def _text(data: bytes) -> str:
+    """Text of SQLite, which may be of any bytes: those that are no UTF-8 become surrogates."""
+    return str(data, "utf-8", "surrogateescape")
+
+
+def _is_utf8(data: bytes | None) -> bool:
+    try:
+        return data is not None and bool(data.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _begin_snapshot(connection: Connection) -> None:
@@ -482,6 +488,33 @@ def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
     return tables
 
 
+def _readable(
+    name: str,
+    table: Table,
+    columns: Columns,
+    url: URL,
+    condition: ColumnElement[bool] | None,
+) -> FromClause:
+    """A table as the pull reads it: ids and keys as text, the value of a trait as what it says, and
+    the rows that meet the condition alone."""
+    found: list[ColumnElement[Any]] = []
+    for one in sorted(_COLUMNS[name]):
+        column = table.c[one]
+        if one in _PLAIN:
+            found.append(column)
+        elif (name, one) == ("user_traits", "value"):
+            found.append(columns.value(column).label(one))
+        elif columns.dialect != "sqlite" and isinstance(column.type, LargeBinary):
+            raise SourceError(
+                f"the column {one} of {table.name} in {_shown(url)} holds bytes ({column.type}), "
+                "where text is needed; load it as text"
+            )
+        else:
+            found.append(columns.text(column).label(one))
+    statement = select(*found)
+    return (statement if condition is None else statement.where(condition)).subquery()
+
+
 def _shown(url: URL) -> str:
     """A URL for messages: without the password, and without the query, which may hold others."""
     return str(url.set(query={}))
@@ -492,6 +525,6 @@ def _translated(url: URL) -> Iterator[None]:
     """Errors of the driver as one line without the password."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, UnicodeDecodeError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise SourceError(f"the pull from {_shown(url)} broke off: {reason}") from error

@@ -19,6 +19,7 @@ import orjson
 
 from syncer import times
 from syncer.errors import SyncerError
+from syncer.ids import MAX_ID, is_unicode, storable
 from syncer.times import Reading
 
 Json = Mapping[str, Any]
@@ -29,8 +30,6 @@ MAX_EVENTS = 2500
 #: What Segment's webhook destination puts into one signed request at most.
 MAX_WEBHOOK_EVENTS = 4000
 MAX_MESSAGE_ID = 100
-#: Ids and names of traits stand together in indexes, which have room for so many bytes.
-MAX_ID, MAX_KEY = 1000, 400
 MAX_DEPTH = 64
 
 #: What a call may be; and what one of a webhook may be beside.
@@ -430,24 +429,6 @@ def identifier(value: Any) -> str | None:
     else:
         return None
     return text if storable(text, MAX_ID) else None
-
-
-def storable(text: str, most: int) -> bool:
-    """Whether any database can keep a text as a key: up to so many bytes, no NUL, real Unicode."""
-    if len(text) > most or "\0" in text or not is_unicode(text):
-        return False
-    return text.isascii() or len(text.encode()) <= most
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8, so has no lone surrogates."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _switched_off(own: object, common: Json) -> bool:

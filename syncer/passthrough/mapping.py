@@ -10,17 +10,8 @@ from typing import Any, Literal
 
 import orjson
 
-from syncer.passthrough.call import (
-    MAX_KEY,
-    Call,
-    Dropped,
-    Json,
-    Rejected,
-    is_unicode,
-    json_text,
-    rejected,
-    storable,
-)
+from syncer.ids import MAX_KEY, cleaned, storable
+from syncer.passthrough.call import Call, Dropped, Json, Rejected, json_text, rejected
 
 #: A trait's value; None asks for its removal.
 Value = bool | int | float | str | list[Any] | None
@@ -230,7 +221,7 @@ def _customer(call: Call) -> CustomerUpdate | Rejected:
     if traits is None:
         return rejected(TOO_WIDE, call.source, call.message_id)
     named = {
-        _storable(key): value
+        cleaned(key): value
         for key, value in traits.items()
         if key not in ("name", "email") and key and not key.isspace()
     }
@@ -246,14 +237,14 @@ def _customer(call: Call) -> CustomerUpdate | Rejected:
 
 
 def _profile_text(value: object) -> str | None:
-    return _storable(value) if isinstance(value, str) and value.strip() else None
+    return cleaned(value) if isinstance(value, str) and value.strip() else None
 
 
 def _native(value: Any) -> Value:
     """A trait's value as JSON that any database and reader can hold: an integer beyond 64 bits
     becomes text, a number that is not finite null, an object in a list its JSON."""
     if isinstance(value, str):
-        return _storable(value)
+        return cleaned(value)
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
@@ -263,13 +254,6 @@ def _native(value: Any) -> Value:
     if isinstance(value, list):
         return [_native(one) for one in value]
     return json_text(value)
-
-
-def _storable(text: str) -> str:
-    """Text without lone surrogates and NUL, each of which becomes U+FFFD."""
-    if not is_unicode(text):
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text.replace("\0", "\ufffd")
 
 
 # -- Engage

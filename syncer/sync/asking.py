@@ -40,8 +40,7 @@ class Asking:
         SourceError and ConfigError where it cannot be asked."""
         with self.database.read() as connection:
             gone = forgotten.load(connection)
-        # A text with NUL is no text to PostgreSQL, and no customer of a warehouse there.
-        ids = tuple(one for one in customer_ids if one not in gone and "\0" not in one)
+        ids = tuple(one for one in customer_ids if one not in gone)
         with self.source().pull(OnlyCustomers(ids)) as pull:
             rows = pull.customers(self._catalog.keys)
             return {row.customer_id: said_of(self._catalog, row) for row in rows}

@@ -20,6 +20,7 @@ from state.snapshot import ChangeRow, CustomerState
 from state.tables import IDENTIFY
 from syncer.engage.catalog import KnownTrait, canonical
 from syncer.engage.values import Value
+from syncer.sync.chunks import CHUNK_SIZE
 from syncer.sync.compare import (
     AMBERFLO,
     CustomerChange,
@@ -27,6 +28,7 @@ from syncer.sync.compare import (
     leaves,
     read_stamps,
     same,
+    size_of,
 )
 from syncer.sync.decision import Decision
 
@@ -63,6 +65,7 @@ class Writer:
 
     def __post_init__(self) -> None:
         self._changes: list[CustomerChange] = []
+        self._size = 0
         self._compared: list[str] = []
         self._kept: dict[str, list[Kept]] = {}
         self._rejected: dict[str, list[str]] = {}
@@ -79,7 +82,8 @@ class Writer:
         if kept is not None:
             # Who has something held is not done with: a later run finds the deletion again.
             self._changes.append(kept._replace(deleted=False) if held else kept)
-        if len(self._changes) >= snapshot.CHUNK:
+            self._size += size_of(kept)
+        if len(self._changes) >= snapshot.CHUNK or self._size >= CHUNK_SIZE:
             self.flush()
 
     def flush(self) -> None:
@@ -105,7 +109,7 @@ class Writer:
         snapshot.add_changes(self.connection, rows, self.run, self.now)
         self._compared += [change.customer_id for change in self._changes if change.compared]
         snapshot.mark_compared(self.connection, self._compared, self.run)
-        self._changes, self._compared = [], []
+        self._changes, self._compared, self._size = [], [], 0
         self._flush_held()
 
     def _hold(self, change: CustomerChange, held: list[TraitChange]) -> None:

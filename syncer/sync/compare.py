@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -21,7 +20,6 @@ import orjson
 from syncer.amberflo.customer import alike, at_amberflo
 from syncer.engage.catalog import (
     AUDIENCE,
-    READINGS,
     Catalog,
     Kind,
     KnownTrait,
@@ -31,8 +29,17 @@ from syncer.engage.catalog import (
 )
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import Counted, PulledCustomer
-from syncer.engage.values import Value, boolean, is_null
+from syncer.engage.values import (
+    Value,
+    boolean,
+    is_null,
+    is_unreadable,
+    read_array,
+    read_rows,
+)
 from syncer.errors import SourceError, SyncerError
+from syncer.ids import cleaned, problem
+from syncer.sync.chunks import CHUNK, chunks
 from syncer.times import read as milliseconds
 from syncer.times import since_1970
 
@@ -42,6 +49,10 @@ from syncer.times import since_1970
 #: need not be copied into a class of ours.
 Known = tuple[str, str, str | None, str | None, str | None, int, int | None]
 
+#: Ids that a notice shows.
+EXAMPLES = 3
+#: Of so many keys layouts are counted before they are spread over their traits.
+KEYS_COUNTED = 500_000
 #: A horizon that no call is newer than: Engage wins in everything.
 ENGAGE_WINS = 2**63 - 1
 
@@ -158,6 +169,11 @@ class Tally:
         self.known = self.deleted = 0
         #: values that Amberflo has under names of ours and the snapshot does not know of
         self.first_contact = 0
+        #: ids that can be no customer's, by the reason, and some of them
+        self.unusable: Counter[str] = Counter()
+        self.examples: list[str] = []
+        #: names and emails that cannot be read
+        self.unread = 0
         #: customers whose traits did not change, by the keys they have
         self.unchanged_layouts: Counter[Layout] = Counter()
 
@@ -168,6 +184,22 @@ class Tally:
                 self.sums[key].reasons[reason] += 1
                 self.sums[key].unchanged -= 1  # the layout counts it as such
         self.unchanged_layouts[reading.layout] += 1
+
+    def leave_out(self, row: PulledCustomer, reason: str) -> None:
+        """A customer that is not looked at: what was pulled of it is skipped."""
+        keys = orjson.loads(row.keys)
+        self.customers += 1
+        self.rows += len(keys) + len(read_rows(row.profile))
+        for key in set(keys):
+            self.sums[key].pulled += 1
+            self.sums[key].reasons[reason] += 1
+
+    def leave_out_id(self, row: PulledCustomer, reason: str) -> None:
+        """A customer whose id can be none."""
+        self.leave_out(row, reason)
+        self.unusable[reason] += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(row.customer_id[:40])
 
     def recount(self, counted: TraitChange, made: TraitChange | None) -> None:
         """A change that was counted came to another one in the end, or (None) to none."""
@@ -196,6 +228,27 @@ Pair = tuple[PulledCustomer | None, Known | None, Seen | None]
 
 #: Stands for the row of a customer that was deleted in Segment.
 GONE = PulledCustomer("", "", "", "", "")
+
+
+#: What a value or a change takes beside its text.
+_ONE = 300
+
+
+def size_of(change: CustomerChange) -> int:
+    """About the bytes that a change takes."""
+    texts = sum(len(value) for value in change.traits.values() if isinstance(value, str | list))
+    return _ONE * (len(change.traits) + len(change.changes)) + 2 * texts
+
+
+def size_of_row(row: PulledCustomer) -> int:
+    """About the bytes that a pulled row takes."""
+    return sum(map(len, row))
+
+
+def size_of_pair(pair: Pair) -> int:
+    """About the bytes that a pair takes, with what is looked up of it."""
+    row, known, _ = pair
+    return (0 if row is None else size_of_row(row)) + (0 if known is None else 3 * len(known[1]))
 
 
 def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[Known]) -> Iterator[Pair]:
@@ -240,14 +293,25 @@ def _in_order(snapshot: Iterable[Known]) -> Iterator[Known]:
 def look_up(
     pulled: Iterable[PulledCustomer],
     find: Callable[[Collection[str]], Iterable[Known]],
-    at_a_time: int = 500,
+    at_a_time: int = CHUNK,
 ) -> Iterator[Pair]:
     """Pair a part of the customers with the snapshot, for runs that do not pull all of them."""
-    rows = iter(pulled)
-    while chunk := list(islice(rows, at_a_time)):
-        known = {one[0]: one for one in find([row.customer_id for row in chunk])}
+    for chunk in chunks(iter(pulled), size_of_row, most=at_a_time):
+        ids = [row.customer_id for row in chunk if problem(row.customer_id) is None]
+        known = {one[0]: one for one in find(ids)}
         for row in chunk:
             yield row, known.get(row.customer_id), None
+
+
+def with_usable_ids(pairs: Iterable[Pair], tally: Tally) -> Iterator[Pair]:
+    """The same pairs less those whose row has an id that can be no customer's: they are counted,
+    and what is known of them stays as it is."""
+    for pair in pairs:
+        row = pair[0]
+        if row is None or (reason := problem(row[0])) is None:
+            yield pair
+        else:
+            tally.leave_out_id(row, reason)
 
 
 def compare(
@@ -267,9 +331,11 @@ def compare(
     milliseconds), unless the pull has a row that is newer: the pull may not know of it yet. Of name
     and email the newest counts, whoever said it.
     """
-    read, loads, unchanged = catalog.read, orjson.loads, tally.unchanged_layouts
+    read, remembered, loads = catalog.read, catalog.remembered, orjson.loads
+    unchanged = tally.unchanged_layouts
+    most = KEYS_COUNTED // (len(catalog.by_key) + 1)
     for row, known, seen in pairs:
-        if len(unchanged) > READINGS:
+        if len(unchanged) > most:
             tally.close()
         if row is None or row is GONE:
             assert known is not None
@@ -281,8 +347,11 @@ def compare(
                 tally.unchanged += 1
             continue
         customer_id, keys, values, times, profile = row
-        reading = read(keys, values)
-        people = loads(profile)
+        reading = remembered((keys, values)) or read(keys, values)
+        try:
+            people = loads(profile)
+        except orjson.JSONDecodeError:
+            people = read_rows(profile)
         tally.customers += 1
         tally.rows += len(reading.layout.keys) + len(people)
         if reading.layout.twice:
@@ -295,6 +364,7 @@ def compare(
             if reading.somebody or any(not same(there[name], traits.get(name)) for name in there):
                 tally.new += 1
                 changes = _differences(reading, {}, times, catalog, tally, traits, there)
+                people = _readable(people, tally)
                 name, email, name_at, email_at = _name_and_email(people, None, horizon)
                 name, email = name or None, email or None
                 yield CustomerChange(
@@ -323,6 +393,7 @@ def compare(
             name = email = None
             name_at = email_at = 0
         else:
+            people = _readable(people, tally)
             name, email, name_at, email_at = _name_and_email(people, known_stamps, horizon)
             name = _changed(known_name, name)
             email = _changed(known_email, email)
@@ -380,7 +451,7 @@ def _newer(
         return set()
     stamps = read_stamps(stamps_text)
     provisional = {name: one.at for name, one in stamps.items() if one.received > horizon}
-    for place, time in zip(reading.layout.places, orjson.loads(times), strict=True):
+    for place, time in zip(reading.layout.places, read_array(times), strict=True):
         if provisional.get(place.name, -1) < since_1970(time):
             provisional.pop(place.name, None)
     return {name for name in provisional if name in before or name in reading.traits}
@@ -431,7 +502,7 @@ def _differences(
     """The traits that differ, by name; counts every trait of the customer. `before` is recorded,
     `there` is what Amberflo has."""
     keys = reading.layout.keys
-    observed = dict(zip(keys, orjson.loads(times), strict=True))
+    observed = dict(zip(keys, read_array(times), strict=True))
     skipped = dict(reading.skipped)
     changes: list[TraitChange] = []
     for key in keys:
@@ -565,8 +636,15 @@ def read_stamps(text: str | None) -> dict[str, Stamp]:
     }
 
 
+def _readable(rows: list[list[Any]], tally: Tally) -> list[list[Any]]:
+    """The rows of name and email that can be read; the others leave things as they are."""
+    found = [row for row in rows if not is_unreadable(row[1])]
+    tally.unread += len(rows) - len(found)
+    return found
+
+
 def _name_and_email(
-    rows: list[tuple[str, object, object]], stamps_text: str | None, horizon: int
+    rows: list[list[Any]], stamps_text: str | None, horizon: int
 ) -> tuple[str | None, str | None, int, int]:
     """The newest of each ("": a row takes it away), None where there is no row or a call said a
     newer one, and their times; rows are (key, value, time)."""
@@ -595,4 +673,4 @@ def _at(row: tuple[int, str, object]) -> int:
 def _text(value: object) -> str | None:
     if value is _NO_ROW:
         return None
-    return "" if is_null(value) else str(value)
+    return "" if is_null(value) else cleaned(str(value))

@@ -36,7 +36,7 @@ from syncer.sync.progress import Progress
 Answer = TypeVar("Answer")
 
 #: Customers that are looked up at a time.
-PAGE = 1000
+PAGE = 200
 #: Customers that a glance looks at.
 GLANCED = 100
 #: Customers that a trait is shown with.

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import orjson
 from sqlalchemy import Connection
 
 from state import erasure, forgotten, memo, queue
@@ -173,12 +172,7 @@ def _others(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterator[Pa
             tally.returned.append(name)
             yield row, known, seen
         elif row is not None and row is not GONE:
-            keys = orjson.loads(row.keys)
-            tally.customers += 1
-            tally.rows += len(keys) + len(orjson.loads(row.profile))
-            for key in set(keys):
-                tally.sums[key].pulled += 1
-                tally.sums[key].reasons[REASON] += 1
+            tally.leave_out(row, REASON)
 
 
 def check_not_forgotten(connection: Connection, customer_id: str) -> None:

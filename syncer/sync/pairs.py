@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection
@@ -19,6 +19,7 @@ from state import holds
 from state.holds import InForce
 from syncer.engage.catalog import Catalog
 from syncer.engage.source import PulledCustomer
+from syncer.sync.chunks import CHUNK, chunks
 from syncer.sync.compare import (
     GONE,
     CustomerChange,
@@ -29,36 +30,34 @@ from syncer.sync.compare import (
     TraitChange,
     leaves,
     read_stamps,
+    size_of,
+    size_of_pair,
 )
 from syncer.sync.spool import Spool
 
-T = TypeVar("T")
-
-#: Customers that are looked up at a time.
-CHUNK = 500
-
 
 class Said:
-    """The customers of whom a pull has a row of some trait: (trait, customer ids), many times."""
+    """The customers of whom a pull has a row of some trait: (trait, customer ids), many times;
+    on disk, as `Spool`."""
 
-    def __init__(self) -> None:
-        self._spool = Spool()
+    def __init__(self, folder: Path | None = None) -> None:
+        self._spool = Spool(folder)
         self._ids: dict[str, list[str]] = {}
 
     def noted(
-        self, pulled: Iterator[PulledCustomer], catalog: Catalog, traits: Collection[str]
-    ) -> Iterator[PulledCustomer]:
-        """The same customers; those with a row of one of these traits are noted."""
+        self, pairs: Iterator[Pair], catalog: Catalog, traits: Collection[str]
+    ) -> Iterator[Pair]:
+        """The same pairs; the customers with a row of one of these traits are noted."""
         keys = {catalog.by_name[name].key: name for name in traits if name in catalog.by_name}
-        return self._noted(pulled, keys) if keys else pulled
+        return self._noted(pairs, keys) if keys else pairs
 
-    def _noted(
-        self, pulled: Iterator[PulledCustomer], keys: Mapping[str, str]
-    ) -> Iterator[PulledCustomer]:
-        for row in pulled:
+    def _noted(self, pairs: Iterator[Pair], keys: Mapping[str, str]) -> Iterator[Pair]:
+        for pair in pairs:
+            row = pair[0]
+            assert row is not None  # a part is pulled, and nobody else is looked at
             for key in set(orjson.loads(row.keys)) & keys.keys():
                 self._note(keys[key], row.customer_id)
-            yield row
+            yield pair
 
     def _note(self, trait: str, customer_id: str) -> None:
         ids = self._ids.setdefault(trait, [])
@@ -79,20 +78,22 @@ def told_apart(
     identified: Callable[[Collection[str]], Collection[str]],
     horizon: int,
     open_ones: list[str],
+    folder: Path | None = None,
 ) -> Iterator[Pair]:
     """The same pairs, those of customers that the pull does not have at the end, with `GONE` for a
     row where Engage has no identifier of them any more (it is asked when the pull is read).
 
     That is said only of customers that Engage had before. Where a call came after `horizon` it may
-    have one again: such customers are noted in `open_ones` and left as they are.
+    have one again: such customers are noted in `open_ones` and left as they are. In between they
+    are on disk, as `Spool`.
     """
-    with closing(Spool()) as vanished:
+    with closing(Spool(folder)) as vanished:
         for pair in pairs:
             if pair[0] is None:
                 vanished.append(pair[1])
             else:
                 yield pair
-        for known in chunks(iter(vanished)):
+        for known in chunks(iter(vanished), lambda one: len(one[1])):
             had = [one[0] for one in known if one[6] is not None]
             gone = set(had).difference(identified(had))
             for one in known:
@@ -109,11 +110,12 @@ def with_the_silent(
     unknown: Iterator[str],
     identified: Callable[[Collection[str]], Collection[str]],
     tally: Tally,
+    folder: Path | None = None,
 ) -> Iterator[Pair]:
     """The same pairs of a full compare, and at the end the customers of whom Engage says nothing
     but that it has them: neither pulled nor known, with an identifier, among those that Amberflo
     has (`unknown`, in byte order of the id, as the pairs are). Each has a row without a trait."""
-    with closing(Spool()) as unpaired:
+    with closing(Spool(folder)) as unpaired:
         left = next(unknown, None)
         for pair in pairs:
             customer_id = _id(pair)
@@ -140,7 +142,7 @@ def beside(
     pairs: Iterable[Pair], before: Callable[[Collection[str]], Mapping[str, Seen]]
 ) -> Iterator[Pair]:
     """The same pairs, with what Amberflo has of a customer where that is not what is known."""
-    for part in chunks(iter(pairs)):
+    for part in chunks(iter(pairs), size_of_pair):
         found = before([_id(pair) for pair in part])
         for row, known, _ in part:
             yield row, known, found.get(_id((row, known, None)))
@@ -173,7 +175,7 @@ class Rulings:
 
     def read(self, changes: Iterable[CustomerChange]) -> Iterator[CustomerChange]:
         """The same changes with their rulings."""
-        for part in chunks(iter(changes)):
+        for part in chunks(iter(changes), size_of):
             decided: dict[tuple[str, str], InForce] = {}
             if self.traits:
                 decided = holds.in_force(self._connection, [one.customer_id for one in part])
@@ -213,9 +215,3 @@ class Rulings:
 
     def _leaves(self, one: TraitChange) -> bool:
         return leaves(one, self._tally.catalog.by_key[one.key].kind)
-
-
-def chunks(items: Iterator[T], size: int = CHUNK) -> Iterator[list[T]]:
-    """Lists of so many items, the last one shorter."""
-    while part := list(islice(items, size)):
-        yield part

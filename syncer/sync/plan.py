@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from syncer.sync.compare import CustomerChange, TraitChange
 from syncer.sync.spool import Spool
 
 
 class Plan:
-    """A list of customer changes on disk: append all, then iterate as often as you like."""
+    """A list of customer changes on disk, as `Spool`."""
 
-    def __init__(self) -> None:
-        self._spool = Spool()
+    def __init__(self, folder: Path | None = None) -> None:
+        self._spool = Spool(folder)
         self.customers = 0
 
     def append(self, change: CustomerChange) -> None:

@@ -38,15 +38,25 @@ from syncer.engage.source import (
 from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stopped, SyncerError
 from syncer.sync import gate
 from syncer.sync.account import Account
+from syncer.sync.chunks import chunks
 from syncer.sync.commit import Applied, Writer, renamed, taken_from_calls
-from syncer.sync.compare import ENGAGE_WINS, Pair, Sums, Tally, compare, look_up, merge
+from syncer.sync.compare import (
+    ENGAGE_WINS,
+    Pair,
+    Sums,
+    Tally,
+    compare,
+    look_up,
+    merge,
+    with_usable_ids,
+)
 from syncer.sync.contact import Contact, FirstContact
 from syncer.sync.decision import Decision
 from syncer.sync.forget import check_not_forgotten, without_forgotten
 from syncer.sync.gate import Mismatch
 from syncer.sync.guard import DAY, Guard
 from syncer.sync.horizon import horizon
-from syncer.sync.pairs import Rulings, Said, beside, chunks, told_apart, with_the_silent
+from syncer.sync.pairs import Rulings, Said, beside, told_apart, with_the_silent
 from syncer.sync.plan import Plan
 from syncer.sync.progress import Progress
 from syncer.times import read as milliseconds
@@ -412,7 +422,8 @@ class Runs:
             if new and isinstance(scope, ChangedSince):
                 raise _NewKeys(new, catalog)
             watermark = pull.watermark()
-            tally, plan, said = Tally(catalog), Plan(), Said()
+            folder = self.database.folder
+            tally, plan, said = Tally(catalog), Plan(folder), Said(folder)
             rulings = Rulings(connection, tally)
             if approval is not None:
                 rulings = Rulings(connection, tally, approval.holds, approval.run)
@@ -467,6 +478,7 @@ class Runs:
         )
         if first is not None and first.notice is not None:
             compared.notices.append(first.notice)
+        compared.notices += _odd_customers(tally)
         if listing and whole:
             here = gate.members_after(tally.sums, members, decision.held, decision.waiting)
             compared.mismatches = gate.mismatches(
@@ -641,13 +653,17 @@ class Runs:
             pulled = self._watched(customers)
             pairs: Iterable[Pair]
             if whole:
+                folder = self.database.folder
                 both = merge(pulled, known)
                 if first is not None:
-                    both = with_the_silent(both, first.unknown_ids(), pull.identified, tally)
-                pairs = told_apart(both, pull.identified, horizon, tally.open_ones)
+                    both = with_the_silent(
+                        both, first.unknown_ids(), pull.identified, tally, folder
+                    )
+                both = with_usable_ids(both, tally)
+                pairs = told_apart(both, pull.identified, horizon, tally.open_ones, folder)
             else:
-                pulled = said.noted(pulled, catalog, rulings.traits)
-                pairs = look_up(pulled, lambda ids: snapshot.find(connection, ids))
+                found = look_up(pulled, lambda ids: snapshot.find(connection, ids))
+                pairs = said.noted(with_usable_ids(found, tally), catalog, rulings.traits)
             if first is not None:
                 pairs = beside(pairs, first.before)
             pairs = without_forgotten(pairs, forgotten.load(connection), tally)
@@ -913,6 +929,18 @@ def _describe_traits(connection: Connection, compared: Compared) -> None:
             status = UNLISTED if row.key in compared.catalog.unlisted else None
             rows.append(row._replace(status=status, size=None))
     snapshot.describe_traits(connection, rows)
+
+
+def _odd_customers(tally: Tally) -> list[str]:
+    """What could not be taken of customers, whatever their traits: a line for each kind."""
+    notices = []
+    if tally.unusable:
+        reasons = "; ".join(f"{count:,}: {why}" for why, count in tally.unusable.items())
+        shown = ", ".join(map(repr, tally.examples))
+        notices.append(f"customers that are skipped ({reasons}), such as {shown}")
+    if tally.unread:
+        notices.append(f"{tally.unread:,} names and emails cannot be read and stay as they are")
+    return notices
 
 
 def _check_sums(tally: Tally) -> None:

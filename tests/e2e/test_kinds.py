@@ -205,3 +205,26 @@ def test_members_of_a_key_that_gives_its_name_away_have_a_history(
     installation.amberflo.reset_stats()
     installation.run("resync", "--audience", "big_spender", "--yes")
     assert len(installation.puts()) == 5
+
+
+def test_another_filter_makes_a_run_compare_everything(
+    installation: Installation, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leaves out is gone at the next run, and no filter that is none is taken."""
+    for number in range(6):
+        warehouse.user(f"u{number}", vip="true", gold="true")
+    warehouse.db.execute("ALTER TABLE user_traits ADD COLUMN _fivetran_deleted BOOLEAN DEFAULT 0")
+    warehouse.db.execute(
+        "UPDATE user_traits SET _fivetran_deleted = 1 "
+        "WHERE name = 'vip' AND canonical_segment_id = 'p-u1'"
+    )
+    installation.run("sync")
+    assert traits_of(installation, "u1") == {"vip": True, "gold": True}
+    monkeypatch.setenv("SYNCER_ENGAGE__FILTER", "NOT _fivetran_deletd")
+    for words in (["check"], ["sync"], ["diff"]):
+        assert "engage.filter: no table" in said(installation, *words, exit_code=1)
+    monkeypatch.setenv("SYNCER_ENGAGE__FILTER", "NOT _fivetran_deleted")
+    run = installation.json("sync")
+    assert (run["kind"], run["exited"]) == ("reconcile", 1)
+    assert traits_of(installation, "u1") == {"vip": False, "gold": True}
+    assert traits_of(installation, "u2") == {"vip": True, "gold": True}

@@ -23,6 +23,7 @@ from syncer.engage.catalog import (
     newest,
 )
 from syncer.engage.source import ObservedKey
+from syncer.errors import SourceError
 
 MAY, JUNE, JULY = "2024-05-01T00:00:00Z", "2024-06-01 00:00:00+00", "2024-07-01T00:00:00"
 
@@ -440,7 +441,7 @@ def test_a_key_that_stands_twice_is_not_read(catalog: Catalog) -> None:
 
 
 def test_rows_of_different_length_are_an_error(catalog: Catalog) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(SourceError, match="1 values of 2 keys"):
         catalog.read('["Vip","total"]', '["true"]')
 
 
@@ -450,12 +451,24 @@ def test_equal_rows_are_read_once(catalog: Catalog) -> None:
 
 
 def test_remembered_readings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogs, "READINGS", 2)
+    monkeypatch.setattr(catalogs, "READINGS", 5000)
     small = catalog_of(booleans("a"))
     first = read(small, a="t")
-    for value in ("true", "f", "false"):
-        read(small, a=value)
+    assert read(small, a="t") is first
+    for value in range(20):
+        read(small, a=f"{value}")
     assert read(small, a="t") is not first
+
+
+def test_a_reading_larger_than_all_that_is_remembered_is_read_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalogs, "READINGS", 5000)
+    monkeypatch.setattr(catalogs, "LAYOUTS", 0)
+    small = catalog_of([*booleans("a"), seen("total", others=1)], computed_traits=["total"])
+    first = read(small, a="t")
+    assert read(small, total="x" * 5000).traits == {"total": "x" * 5000}
+    assert read(small, a="t").traits == first.traits
 
 
 @given(st.dictionaries(st.text(max_size=5), st.booleans() | st.integers(-9, 9) | st.text()))

@@ -1206,9 +1206,9 @@ def test_memory_stays_flat_however_many_sets_of_keys_there_are(
     monkeypatch: pytest.MonkeyPatch, sent: bool
 ) -> None:
     """Sparse audiences make as many sets of keys as customers."""
-    monkeypatch.setattr(catalogs, "READINGS", 2)
-    monkeypatch.setattr(comparison, "READINGS", 2)
     tally = Tally(make_catalog())
+    monkeypatch.setattr(catalogs, "LAYOUTS", 1000)
+    monkeypatch.setattr(comparison, "KEYS_COUNTED", 2 * (len(tally.catalog.by_key) + 1))
     keys = ("vip", ORDERS, "lost")
     sets = [[one, *others] for one in keys for others in ([], ["total"], ["Tags"]) for _ in "12"]
     ids = [f"u{number:02}" for number in range(len(sets))]

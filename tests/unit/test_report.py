@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.report import Estimate, iso
+from syncer.report import CELL, Estimate, iso, print_table
+
+
+def test_a_table_shows_no_more_of_a_text_than_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    """An address with an id of 700 emoji in it has 8 KB."""
+    print_table(("reason", "short"), [("%F0%9F" * 2000, "x" * CELL)])
+    shown = capsys.readouterr().out
+    assert shown.count("%F0%9F") > 0
+    assert len(shown) < 5 * CELL
+    assert "…" in shown
+    assert shown.count("x") == CELL
 
 
 def test_any_moment_can_be_shown() -> None:

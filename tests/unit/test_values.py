@@ -10,7 +10,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncer.engage.values import boolean, is_null, typed
+from syncer.engage.values import (
+    BYTES,
+    CUT_OFF,
+    NO_TEXT,
+    NO_UNICODE,
+    Unreadable,
+    boolean,
+    elements,
+    is_null,
+    read_array,
+    read_rows,
+    typed,
+)
 
 #: 2024-05-01T12:30:00Z
 NOON = 1_714_566_600_000
@@ -27,7 +39,23 @@ def test_what_says_member(raw: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [False, 0, 0.0, -0.0, "false", "FALSE", "False", "f", "F", "0", "0.0", " false ", "0\n"]
+    "raw",
+    [
+        False,
+        0,
+        0.0,
+        -0.0,
+        "false",
+        "FALSE",
+        "False",
+        "f",
+        "F",
+        "0",
+        "0.0",
+        "0.00",
+        "\u00a0false ",
+        "0\n",
+    ],
 )
 def test_what_says_no_member(raw: object) -> None:
     assert boolean(raw) is False
@@ -37,7 +65,7 @@ def test_what_says_no_member(raw: object) -> None:
     "raw",
     [
         *(2, -1, 0.5, math.nan, math.inf, None, [], [True], {}, b"1"),
-        *("yes", "no", "on", "2", "2.0", "1.5", "1.00", "01", "tr ue", "", " ", "null"),
+        *("yes", "no", "on", "2", "2.0", "1.5", "1.01", "01", "1.0.0", "tr ue", "", " ", "null"),
     ],
 )
 def test_what_is_no_membership(raw: object) -> None:
@@ -78,7 +106,7 @@ def test_what_is_a_value_though_it_looks_empty(raw: object) -> None:
         ("1e5", 100000.0),
         ("1E+5", 100000.0),
         ("2.5e-3", 0.0025),
-        ("1e-400", 0.0),
+        ("0e-400", 0.0),
         ("9007199254740991", 9007199254740991),
         ("-9007199254740991", -9007199254740991),
         ('["a", "b"]', ["a", "b"]),
@@ -103,13 +131,35 @@ def test_text_becomes_the_type_that_it_reads_as(raw: str, value: object) -> None
         # JSON numbers that would lose digits
         *("9007199254740992", "-9007199254740992", "9007199254740993", "1e16"),
         *("1" * 31, "1" * 4000),
-        # broken lists, and JSON that is no list
-        *("[", "[1,", "[1,]", "['a']", "[a]", "[1] [2]", "[NaN]", "[1e400]", '["\\ud800"]'),
-        *('{"a": 1}', '"a"'),
+        # … or would be zero
+        *("1e-400", "-0.1e-400", "0.1e-999"),
+        # text that begins like a list, and JSON that is no list
+        *("[1,]", "['a']", "[a]", "[1] [2]", "[NaN]", "[1e400]", '["\\ud800"]', "[VIP] Ada", "{a"),
+        *('{"a": 1}', '"a"', "]"),
     ],
 )
 def test_other_text_stays_as_it_is(raw: str) -> None:
     assert typed(raw) == raw
+
+
+LISTS = [
+    '["sku-1", "sku-2"]',
+    "[1.5, -2e9, true, false, null]",
+    '{"a": [1, {"b": "\\"]"}], "c": 2}',
+]
+
+
+@pytest.mark.parametrize(
+    "raw", [text[:length] for text in LISTS for length in range(1, len(text))] + [" [1, 2 "]
+)
+def test_a_list_or_object_that_a_warehouse_cut_is_unreadable(raw: str) -> None:
+    """The text that is left would be sent as if it were the value."""
+    assert typed(raw) == Unreadable(CUT_OFF)
+
+
+def test_a_long_text_that_begins_like_a_list_is_looked_at_once() -> None:
+    assert typed('["' + "a\\" * 100_000) == Unreadable(CUT_OFF)
+    assert isinstance(typed("[" * 100_000), Unreadable)
 
 
 @pytest.mark.parametrize("raw", ["1e400", "-1E999", "1٢", "1.٢", "1e٢"])
@@ -167,4 +217,30 @@ def test_lists_are_read_back(values: list[object]) -> None:
 @given(st.text(alphabet=st.characters(exclude_characters="0123456789")))
 def test_text_without_digits_is_itself_a_boolean_or_a_list(text: str) -> None:
     found = typed(text)
-    assert found == text or isinstance(found, bool | list)
+    assert found == text.replace("\0", "\ufffd") or isinstance(found, bool | list | Unreadable)
+
+
+# What cannot be read costs itself
+
+
+def test_bytes_are_no_value() -> None:
+    assert typed(BYTES) == Unreadable(NO_TEXT)
+    assert boolean(BYTES) is None
+    assert not is_null(BYTES)
+
+
+@pytest.mark.parametrize(
+    "odd", ["1e999", "NaN", "Inf", '"\udcff"', '"\\ud800"', "[1, NaN]", '{"a": Inf}']
+)
+def test_an_element_that_is_no_json_leaves_the_others(odd: str) -> None:
+    """An engine's own JSON may be none."""
+    text = f'["a,]", {odd} , ["[", 2], {{"b": "}}"}}, null]'
+    found = read_array(text)
+    assert found == ["a,]", Unreadable(NO_UNICODE), ["[", 2], {"b": "}"}, None]
+    assert read_rows(f"[{text},[]]") == [found, []]
+
+
+@given(st.lists(JSON, max_size=4), st.sampled_from([None, 0, 2]))
+def test_the_elements_of_an_array_are_found(values: list[object], indent: int | None) -> None:
+    text = json.dumps(values, indent=indent)
+    assert [json.loads(one) for one in elements(text)] == values

@@ -1,0 +1,28 @@
+"""Streams a part at a time, bounded by number and by size: a customer may have any number of
+traits, and memory stays flat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: Customers that are looked up at a time, and bytes of them, about.
+CHUNK, CHUNK_SIZE = 500, 8 << 20
+
+
+def chunks(
+    items: Iterator[T], size: Callable[[T], int] = lambda _: 0, *, most: int = CHUNK
+) -> Iterator[list[T]]:
+    """Lists of up to so many items; shorter ones where their sizes (bytes) make too much."""
+    part: list[T] = []
+    total = 0
+    for item in items:
+        part.append(item)
+        total += size(item)
+        if len(part) >= most or total >= CHUNK_SIZE:
+            yield part
+            part, total = [], 0
+    if part:
+        yield part
