@@ -66,6 +66,11 @@ class Model:
         self.taken_back |= {(one, "customerName") for one in self.names}
         self.taken_back |= {(one, "customerEmail") for one in self.emails}
 
+    def kept_back(self, places: set[tuple[str, str]]) -> None:
+        """A call that says what a hold keeps back, or what was rejected, is not kept: should that
+        end another way, Engage's word stands."""
+        self.taken_back |= places & (self.memberships.keys() | self.late.keys())
+
     def all_seen(self) -> bool:
         """Whether the last committed pull saw what Engage says now."""
         return self.seen == {one.customer_id: dict(one.traits) for one in self.engage.expected()}

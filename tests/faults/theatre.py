@@ -257,7 +257,9 @@ class Theatre:
 
     def evidence(self) -> checks.Evidence:
         fields = ("customerName", "customerEmail", "traits")
-        state = self.folder / "state"
+        state, tables = self.folder / "state", self.tables()
+        held = tables["held_change"]
+        self.model.kept_back({(row["customer_id"], row["trait"]) for row in held})
         return checks.Evidence(
             audiences=self.engage.audiences,
             expected=self.model.records(self.amberflo.customers),
@@ -271,7 +273,7 @@ class Theatre:
             writes=self.amberflo.writes,
             overlaps=self.amberflo.overlaps,
             records=self.amberflo.records,
-            tables=self.tables(),
+            tables=tables,
             left_files=sorted(
                 {path.name for path in state.iterdir() if not STAY.fullmatch(path.name)}
                 | {path.name for path in (self.folder / "temporary").iterdir()}
