@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -22,6 +24,11 @@ from state.private import keep_temporary_files
 
 #: Seconds that a writer waits for another one on SQLite.
 BUSY = 30
+#: What helps where SQLite may not open or write a file that is there.
+_NOT_OURS = (
+    "; its files and their folder must be those of the user that runs this: run as their owner, "
+    "or give them to this user (chown)"
+)
 #: Bytes. The queue's rows are large, and whole pages of them come and go.
 _PAGE_SIZE = {"state": 4096, "queue": 16384}
 
@@ -49,6 +56,7 @@ class Database:
             _claim_files(path, target)
         with _translated(engine.url):
             try:
+                _check_sessions(engine)
                 migrations.migrate(engine, part)
             except BaseException:
                 engine.dispose()
@@ -86,6 +94,25 @@ class Database:
         where it is no file."""
         path = sqlite_path(self.engine.url)
         return None if path is None else path.parent
+
+    @classmethod
+    def try_out(cls, url: URL | str, part: str = "state") -> None:
+        """Raises what would keep a run from writing there; makes nothing and leaves nothing."""
+        target = _of_part(make_url(url), part)
+        path = sqlite_path(target)
+        if path is not None:
+            _try_folder(path.parent)
+            if not path.exists():
+                return
+        engine = _engine(target, part).execution_options(writes=True)
+        with _translated(engine.url):
+            try:
+                _check_sessions(engine)
+                with engine.connect() as connection:
+                    connection.exec_driver_sql("CREATE TABLE syncer_check (it INTEGER)")
+                    connection.rollback()
+            finally:
+                engine.dispose()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -202,6 +229,43 @@ def _claim_files(path: Path, url: URL) -> None:
         keep_private(path.with_name(path.name + end))
 
 
+def _try_folder(folder: Path) -> None:
+    """Write a file there that is gone at once: the database, its log and the locks are made in it
+    and grow."""
+    try:
+        with TemporaryFile(dir=folder, prefix="syncer-check-") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StateError(
+            f"state.url: nothing can be written in the folder {folder} ({error.strerror}); the "
+            "user that runs the service must be able to, and it must have room"
+        ) from None
+
+
+def _check_sessions(engine: Engine) -> None:
+    """Raises where a pool hands our statements now to one session of the server, now to another:
+    the locks are the session's, so two would have one lock, or nobody could let go of it."""
+    if engine.dialect.name != "postgresql":
+        return
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with alone.connect() as one, alone.connect() as other:
+        seen = {
+            tuple(
+                connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+                for connection in (one, other)
+            )
+            for _ in range(3)
+        }
+    if len(seen) > 1 or len(set(seen.pop())) == 1:
+        raise StateError(
+            f"the state database {shown(engine.url)}: it needs session pooling, and the pool in "
+            "between (such as PgBouncer with pool_mode = transaction) gives a connection a session "
+            "only for a transaction: name the server itself, or a pool with pool_mode = session"
+        )
+
+
 def _engine(url: URL, part: str, *, read_only: bool = False) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, read_only, part)
@@ -225,6 +289,11 @@ def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
             f"state.url: the folder {path.parent} does not exist; make it, or name another"
         )
     engine = create_engine(url, poolclass=StaticPool if path is None else None)
+    if read_only and path is not None and _is_frozen(path):
+        address = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
+        engine = create_engine(
+            url, creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False)
+        )
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: Any) -> None:
@@ -255,6 +324,22 @@ def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
     return engine
 
 
+def _is_frozen(path: Path) -> bool:
+    """Whether a file can be read as it stands: SQLite would make files beside it for those who
+    write, but here nobody may, and nobody has it open."""
+    if os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        return False
+    log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+    if index.exists():
+        return False
+    if log.exists() and log.stat().st_size:
+        raise StateError(
+            f"state.url: {log} has changes that are not in {path.name} yet, and they can be read "
+            "only in a folder that may be written to: copy both files to one"
+        )
+    return True
+
+
 def _go_over_to_wal(cursor: sqlite3.Cursor) -> None:
     """SQLite does not wait by itself here for another that is just making the file."""
     until = time.monotonic() + BUSY
@@ -281,6 +366,7 @@ def _translated(url: URL) -> Iterator[None]:
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        reason += _NOT_OURS if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) else ""
         kind = Busy if code == sqlite3.SQLITE_BUSY else StateError
         if isinstance(error, DataError | IntegrityError) or _of_the_data(error):
             kind = Unfit

@@ -5,8 +5,9 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement
 
 #: Nothing is put off for longer than this: what is due later still was put off by a clock that has
-#: been set back since, and must not wait for that time to come again.
-LONGEST = 3_600_000
+#: been set back since, and must not wait for that time to come again. The shorter, the sooner that
+#: is seen.
+LONGEST = 600_000
 
 
 def come_due(due_at: ColumnElement[int | None], now: int) -> tuple[ColumnElement[bool], ...]:

@@ -22,9 +22,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from state.database import Database, shown, sqlite_path
+from state.database import Database, resolved, shown, sqlite_path
 from state.errors import Locked, StateError
 from state.files import PRIVATE, keep_private
 
@@ -103,6 +104,16 @@ def lock_holder(database: Database, name: str, number: int = 0) -> int | None:
             ).scalar()
         return None if found is None else int(found)
     return None if path is None else _file_holder(lock_file(path, name, number))
+
+
+def check_files(url: URL) -> None:
+    """Raises where there is a lock file beside a SQLite file that this user may not open; makes
+    none."""
+    if (path := sqlite_path(resolved(url))) is None:
+        return
+    for name in _NUMBERS:
+        if (file := lock_file(path, name)).exists():
+            os.close(_open_lock_file(file, os.O_RDWR))
 
 
 def lock_file(path: Path, name: str, number: int = 0) -> Path:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from state import due
+
 #: Seconds: the bound of the first wait, doubling from there, and the bound of all.
 BASE, CAP = 0.25, 20.0
-#: No answer makes us wait longer than this.
-LONGEST = 3600.0
+#: No answer makes us wait longer than this: what were put off for longer would pass for put off by
+#: a wrong clock.
+LONGEST = due.LONGEST / 1000
 
 
 def full_jitter(attempts: int, chance: float) -> float:

@@ -6,6 +6,7 @@ file (or variable), the key, what is wrong and what would be right. Contract: de
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,9 @@ from pydantic import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from syncer import outward
 from syncer.errors import ConfigError
+from syncer.given import bare, strange
 from syncer.passthrough import scopes
 from syncer.passthrough.scopes import Caller
 from syncer.sync.schedule import cron
@@ -50,6 +53,12 @@ SECRET_FILES = (
 #: Traits that Amberflo's payment providers and marketplaces live by (facts/amberflo.md §1).
 PROTECTED = ("stripeId", "stripe_id", "paymentProviderName", "awsm.*")
 
+#: How the variables end by which Kubernetes tells every container of a service: one that is called
+#: `syncer` has our prefix. No setting ends so.
+_OF_A_SERVICE = re.compile(
+    r"_(service_host|service_port(_[a-z0-9_]+)?|port(_\d+_(tcp|udp|sctp)(_[a-z]+)?)?)$"
+)
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -68,19 +77,36 @@ def duration(text: object) -> float:
     raise ValueError("this is no duration; write for example 90s, 20m, 2h30m or 1d")
 
 
-def _database_url(text: object) -> URL:
+def _bare(value: object) -> object:
+    return bare(value) if isinstance(value, str) else value
+
+
+def _database_url(given: object) -> URL:
+    text = bare(str(given))
     try:
-        return make_url(str(text))
+        url = make_url(text)
     except (ArgumentError, ValueError):
         raise ValueError(
             "this is no database URL; write for example sqlite:///syncer.db or "
             "postgresql+psycopg://user:password@host/database"
         ) from None
+    if url.get_backend_name() != "sqlite" and text.partition("://")[2].count("@") > 1:
+        # What comes after the first one counts as the host, and hosts are shown.
+        raise ValueError(
+            "it has more than one @; write an @ of the password as %40, or percent-encode the "
+            "whole password"
+        )
+    if url.drivername == "postgres":  # as Heroku and others still write it
+        return url.set(drivername="postgresql+psycopg")
+    return url
 
 
 def _http_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s]+\S*", text):
-        raise ValueError("this is no URL; write for example https://app.amberflo.io/customers")
+    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", text):
+        raise ValueError(
+            "this is no URL; write for example https://app.amberflo.io/customers, without a "
+            "user, a password or a query"
+        )
     return text.rstrip("/")
 
 
@@ -156,8 +182,14 @@ def _with_scopes(entry: object) -> object:
 
 
 def _not_blank(secret: SecretStr) -> SecretStr:
-    if not secret.get_secret_value().strip():
+    if not secret.get_secret_value():
         raise ValueError("the secret is empty; set it, or name a file that holds it")
+    return secret
+
+
+def _fits_a_header(secret: SecretStr) -> SecretStr:
+    if (what := strange(secret.get_secret_value())) is not None:
+        raise ValueError(f"no key has what this one has: {what}; copy the key anew")
     return secret
 
 
@@ -165,8 +197,9 @@ Duration = Annotated[float, BeforeValidator(duration), Field(gt=0, allow_inf_nan
 DurationOrNone = Annotated[float, BeforeValidator(duration), Field(ge=0, allow_inf_nan=False)]
 #: SQLAlchemy's URL: its text hides the password.
 DatabaseUrl = Annotated[URL, BeforeValidator(_database_url)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Secret = Annotated[SecretStr, AfterValidator(_not_blank)]
+HttpUrl = Annotated[str, BeforeValidator(_bare), AfterValidator(_http_url)]
+Secret = Annotated[SecretStr, BeforeValidator(_bare), AfterValidator(_not_blank)]
+HeaderSecret = Annotated[Secret, AfterValidator(_fits_a_header)]
 
 
 class _Section(BaseModel):
@@ -174,7 +207,7 @@ class _Section(BaseModel):
 
 
 class AmberfloConfig(_Section):
-    api_key: Secret
+    api_key: HeaderSecret
     customers_url: HttpUrl = "https://app.amberflo.io/customers"
     ingest_url: HttpUrl = "https://app.amberflo.io/ingest"
     rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
@@ -192,7 +225,7 @@ class ProfilesSyncConfig(_Section):
 
 
 class PublicApiConfig(_Section):
-    token: Secret
+    token: HeaderSecret
     space_id: Annotated[str, Field(min_length=1)]
     url: HttpUrl = "https://api.segmentapis.com"
     size_tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
@@ -265,7 +298,7 @@ class PassthroughConfig(_Section):
     listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8400"
     write_keys: tuple[Annotated[WriteKey, BeforeValidator(_with_scopes)], ...] = ()
     webhook_secret: Secret | None = None
-    public_url: Annotated[str, AfterValidator(_public_url)] | None = None
+    public_url: Annotated[str, BeforeValidator(_bare), AfterValidator(_public_url)] | None = None
     deletes_per_day: Annotated[int, Field(ge=0)] = 100
     queue_limit: Annotated[int, Field(ge=1)] = 1_000_000
     queue_share: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -352,9 +385,10 @@ class Config(_Section):
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """The settings of the TOML file at `path`, overridden by `SYNCER_…` of `environ`."""
+    """The settings of the TOML file at `path`, overridden by `SYNCER_…` of `environ`. A relative
+    path in a database URL is beside the file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: there is no such file; copy config.example.toml there or name another "
@@ -372,9 +406,44 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     _substitute(raw, environ, path, origins)
     _read_secret_files(raw, path, origins)
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_first_problem(error, path, origins)) from None
+    outward.check(environ)
+    return _placed(config, path, origins)
+
+
+def _placed(config: Config, path: Path, origins: Mapping[tuple[str, ...], str]) -> Config:
+    """The settings with the databases where they are meant to be: beside the config file,
+    wherever the command was called."""
+    engage, state = config.engage, config.state
+    state_url = _beside(state.url, path, _where(path, ("state", "url"), origins))
+    keys = ("engage", "profiles_sync", "url")
+    source_url = _beside(engage.profiles_sync.url, path, _where(path, keys, origins))
+    source = engage.profiles_sync.model_copy(update={"url": source_url})
+    return config.model_copy(
+        update={
+            "engage": engage.model_copy(update={"profiles_sync": source}),
+            "state": state.model_copy(update={"url": state_url}),
+        }
+    )
+
+
+def _beside(url: URL, path: Path, where: str) -> URL:
+    """The URL of a SQLite file with its path from the top. `ConfigError` where there is another
+    file of that name in the working folder only, as there was before the paths were beside the
+    config: to begin with an empty one would go unseen."""
+    name = str(url.database or "")
+    if url.get_backend_name() != "sqlite" or name in ("", ":memory:") or name.startswith("file:"):
+        return url
+    here, beside = Path(name).absolute(), Path(os.path.abspath(path)).parent / name
+    if here.exists() and not beside.exists():
+        raise ConfigError(
+            f"{where}: {name} is meant beside the config file, where there is none, but there is "
+            f"one at {here}: move it to {beside}, with all files whose names begin alike, or "
+            f"write its whole path: sqlite:///{here}"
+        )
+    return url.set(database=str(beside))
 
 
 def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
@@ -383,6 +452,8 @@ def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX) or variable in NOT_SETTINGS:
             continue
+        if _OF_A_SERVICE.search(variable.lower()):
+            continue
         keys = tuple(variable[len(ENV_PREFIX) :].lower().split("__"))
         section: dict[str, Any] = raw
         for key in keys[:-1]:
@@ -390,7 +461,7 @@ def _override(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str
             if not isinstance(below, dict):
                 raise ConfigError(f"{variable}: {key} is a value, not a section")
             section = below
-        text = environ[variable]
+        text = bare(environ[variable])
         section[keys[-1]] = _listed(variable, text) if _is_list(keys) else text
         origins[keys] = variable
     return origins
@@ -446,8 +517,8 @@ def _substitute(
             return value
 
         def lookup(match: re.Match[str]) -> str:
-            found = environ.get(match[1], "")
-            if not found.strip():
+            found = bare(environ.get(match[1], ""))
+            if not found:
                 raise ConfigError(
                     f"{_where(path, keys, origins)}: the environment variable {match[1]} is not "
                     "set or empty; set it, or write the value here"
@@ -498,7 +569,7 @@ def _read_secret_file(
     where = _where(path, (*keys[:-1], from_file), origins)
     what = f"it must hold the {secret.removeprefix('api_')}"
     try:
-        section[secret] = Path(str(file)).read_text(encoding="utf-8").strip()
+        section[secret] = bare(Path(str(file)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"{where}: {file} cannot be read ({reason}); {what}") from None

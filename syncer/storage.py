@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from state import lock
 from state.database import Database, resolved, sqlite_path
 from syncer.config import Config
 from syncer.errors import ConfigError
@@ -31,6 +32,14 @@ def opened(config: Config, part: str = "state", *, writes: bool) -> Iterator[Dat
         yield database
     finally:
         database.close()
+
+
+def try_out(config: Config) -> None:
+    """Raises what would keep a run from working on the state; makes nothing and leaves nothing."""
+    url = config.state.url
+    lock.check_files(url)
+    for part in ("state", "queue"):
+        Database.try_out(url, part)
 
 
 def _check_folder(folder: Path) -> None:

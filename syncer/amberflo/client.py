@@ -18,10 +18,10 @@ from urllib.parse import quote
 import aiohttp
 import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
 
 from syncer import __version__
 from syncer.amberflo.pace import Pace
+from syncer.amberflo.transport import Transport
 from syncer.backoff import retry_after
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
@@ -39,8 +39,7 @@ class AmberfloClient:
     """Use as `async with`; safe for many tasks of one event loop.
 
     `rate` is requests per second over all tasks (0: unlimited), `timeout` seconds for one request
-    with its answer. Plain `httpx` is quadratic in its connections (facts/craft.md, table 1), so
-    its requests go through aiohttp's transport.
+    with its answer.
     """
 
     def __init__(
@@ -76,9 +75,7 @@ class AmberfloClient:
         self.answers: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
-        self._transport = AiohttpTransport(
-            limits=httpx.Limits(max_connections=self._connections, keepalive_expiry=30.0)
-        )
+        self._transport = Transport(self._connections)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -18,6 +18,7 @@ from syncer.cli.options import config_option, json_option, settings, wants_json
 from syncer.cli.shapes import run_json, run_line
 from syncer.engage.listing import AUDIENCE
 from syncer.errors import EXIT_FAILED, StateError, SyncerError
+from syncer.storage import try_out
 
 
 @click.command()
@@ -152,4 +153,6 @@ def _check_catalog(app: App) -> str:
 
 def _check_database(app: App) -> str:
     with app.state(writes=False) as database, database.read() as connection:
-        return f"{shown(app.config.state.url)}: {snapshot.size(connection):,} customers known"
+        known = snapshot.size(connection)
+    try_out(app.config)
+    return f"{shown(app.config.state.url)}: {known:,} customers known"

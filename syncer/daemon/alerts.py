@@ -7,12 +7,14 @@ import logging
 import time
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from urllib.error import HTTPError
 
 import orjson
 
 from state import alerts, failures, forgotten, holds, queue, runs, snapshot
 from state.database import Database
+from syncer import outward
 from syncer.config import AlertsConfig
 from syncer.daemon.trouble import Trouble
 
@@ -129,18 +131,19 @@ class Alerts:
         """Post it; gives whether it got there (without a webhook there is nothing to do)."""
         if self.config.webhook is None:
             return True
+        webhook = self.config.webhook.get_secret_value()
         request = urllib.request.Request(
-            self.config.webhook.get_secret_value(),
+            webhook,
             data=orjson.dumps({"text": text}),
             headers={"content-type": "application/json", "user-agent": "engage-amberflo-sync"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            with outward.opener(webhook).open(request, timeout=TIMEOUT) as answer:
                 answer.read(1000)
         except HTTPError as error:
             self._trouble(f"it answered {error.code}; tried again until it takes it")
             return False
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             # Its address is a secret, so an error's own text stays out.
             self._trouble(f"it cannot be reached ({type(error).__name__}); tried again")
             return False

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-from syncer import __version__
+from syncer import __version__, outward
 from syncer.backoff import full_jitter, retry_after
 from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Computation, Kind
 from syncer.errors import SourceError, Stopped
@@ -59,14 +59,18 @@ class PublicApi:
     def computations(self) -> list[Computation]:
         """Every audience and computed trait of users, whatever its state. `SourceError` where the
         lists cannot be read to their end, `Stopped` where the user asked to stop."""
-        if not (self._token.isascii() and self._token.isprintable()):
-            raise SourceError("engage.public_api.token is no token: it has characters none has")
         until = self._clock() + PATIENCE
         headers = {
             "authorization": f"Bearer {self._token}",
             "user-agent": f"engage-amberflo-sync/{__version__}",
         }
-        with httpx.Client(headers=headers, timeout=self._timeout) as client:
+        with httpx.Client(
+            headers=headers,
+            timeout=self._timeout,
+            proxy=outward.proxy(self._url),
+            verify=outward.certificates() or True,
+            trust_env=False,
+        ) as client:
             return [
                 found
                 for kind, path, name, stability in _LISTS

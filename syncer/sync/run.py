@@ -798,10 +798,12 @@ class Runs:
 
     def _finish(self, result: Result) -> Result:
         """Close the run's sums: due = delivered + failed + held."""
-        with self.database.write() as connection:
+        # Both in one snapshot: others acknowledge meanwhile, and what they do counts in both.
+        with self.database.read() as connection:
             record = runs.get(connection, result.run)
-            assert record is not None
             left = snapshot.backlog(connection, result.run)
+        with self.database.write() as connection:
+            assert record is not None
             delivered, failed = int(record["delivered"]), int(record["failed"])
             due = delivered + failed + int(record["held"]) + left
             result.delivery = replace(result.delivery, delivered=delivered, failed=failed)

@@ -248,7 +248,7 @@ class Schedule:
             self._drop_job()
             self._job = self._scheduler.add_job(
                 self._take_slot,
-                DateTrigger(datetime.fromtimestamp(slot.at, UTC)),
+                DateTrigger(datetime.fromtimestamp(slot.at, UTC), timezone=UTC),
                 misfire_grace_time=None,
                 coalesce=True,
                 max_instances=1,

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import URL
 
+from state import memo
 from state.database import Database
 from state.errors import Locked, StateError
 from state.lock import lock, lock_holder, run_lock
 from syncer.config import Config
 from syncer.errors import ConfigError
 from syncer.export import Export
-from syncer.storage import opened
+from syncer.storage import opened, try_out
 
 from .test_lock import held_elsewhere
 
 UMASKS = [0o000, 0o022, 0o077, 0o277]
+
+
+def settings_of(state: str) -> Config:
+    return Config.model_validate(
+        {
+            "amberflo": {"api_key": "x"},
+            "engage": {"profiles_sync": {"url": "sqlite:///x.db"}},
+            "state": {"url": state},
+        }
+    )
 
 
 @contextmanager
@@ -179,13 +193,7 @@ def test_another_user_is_told_in_one_line(shared_folder: Path) -> None:
     folder = shared_folder / "state"
     folder.mkdir(mode=0o755)
     file = folder / "syncer.db"
-    config = Config.model_validate(
-        {
-            "amberflo": {"api_key": "x"},
-            "engage": {"profiles_sync": {"url": "sqlite:///x.db"}},
-            "state": {"url": f"sqlite:///{file}"},
-        }
-    )
+    config = settings_of(f"sqlite:///{file}")
 
     def told(*, writes: bool) -> str:
         with (
@@ -201,7 +209,8 @@ def test_another_user_is_told_in_one_line(shared_folder: Path) -> None:
     assert told(writes=True).endswith("Permission denied")
     with opened(config, writes=True) as state, run_lock(state):
         pass
-    assert told(writes=False).endswith("unable to open database file")
+    line = told(writes=False)
+    assert "unable to open database file; its files and their folder must be those of the" in line
     for one in (folder, file):
         os.chown(one, 65534, -1)
     assert f"the lock file {file}.lock belongs to somebody else: run as" in told(writes=False)
@@ -209,3 +218,85 @@ def test_another_user_is_told_in_one_line(shared_folder: Path) -> None:
     folder.chmod(0o700)
     expected = f"state.url: this user may not enter the folder {folder}; run as its owner"
     assert told(writes=False) == told(writes=True) == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_state_in_a_folder_that_cannot_be_written_to_is_read_as_it_stands(
+    shared_folder: Path,
+) -> None:
+    folder = shared_folder / "state?1%"
+    folder.mkdir(mode=0o755)
+    file = folder / "syncer.db"
+    url = URL.create("sqlite", database=str(file))
+    with closing(Database.open(url)) as state:
+        with state.write() as connection:
+            memo.put(connection, "kept", "yes")
+        os.chown(folder, 0, -1)
+        file.chmod(0o644)
+        # What is in the log only cannot be read there, and is not taken for what never was.
+        copy = shared_folder / "copy"
+        copy.mkdir(mode=0o755)
+        for end in ("", "-wal"):
+            shutil.copy(f"{file}{end}", copy)
+    with somebody_else():
+        with closing(Database.peek(url)) as state, state.read() as connection:
+            assert memo.get(connection, "kept") == "yes"
+        with pytest.raises(StateError, match=r"syncer\.db-wal has changes that are not in syncer"):
+            Database.peek(f"sqlite:///{copy / 'syncer.db'}")
+    assert [one.name for one in folder.iterdir()] == ["syncer.db"]
+
+
+# -- what `check` tries
+
+
+def test_trying_out_makes_nothing(tmp_path: Path, url: str) -> None:
+    settings = settings_of(url)
+    try_out(settings)
+    assert list(tmp_path.iterdir()) == []
+    with opened(settings, writes=True) as state, run_lock(state):
+        before = sorted(one.name for one in tmp_path.iterdir())
+        try_out(settings)
+        assert sorted(one.name for one in tmp_path.iterdir()) == before
+    with opened(settings, writes=False) as state, state.read() as connection:
+        assert "syncer_check" not in inspect(connection).get_table_names()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize(
+    ("whose", "line"),
+    [
+        ("", r"nothing can be written in the folder .* \(Permission denied\)"),
+        ("syncer.db", "unable to open database file; its files and their folder must be those of"),
+        ("syncer-queue.db", "unable to open database file; its files and their folder must be "),
+        ("syncer.db.lock", r"the lock file .*syncer\.db\.lock belongs to somebody else"),
+        ("syncer.db.schedule.lock", r"the lock file .*schedule\.lock belongs to somebody else"),
+    ],
+)
+def test_trying_out_says_what_keeps_a_run_from_working(
+    shared_folder: Path, whose: str, line: str
+) -> None:
+    folder = shared_folder / "state"
+    folder.mkdir()
+    settings = settings_of(f"sqlite:///{folder / 'syncer.db'}")
+    with (
+        opened(settings, "queue", writes=True),
+        opened(settings, writes=True) as state,
+        lock(state, "run"),
+        lock(state, "schedule"),
+    ):
+        pass
+    for one in (folder, *folder.iterdir()):
+        os.chown(one, 65534, -1)
+    with somebody_else():
+        try_out(settings)
+    os.chown(folder / whose, 0, -1)
+    (folder / whose).chmod(0o755 if not whose else 0o600)
+    with somebody_else(), pytest.raises(StateError, match=line):
+        try_out(settings)
+
+
+def test_trying_out_on_postgresql_leaves_nothing(empty_postgres: str) -> None:
+    try_out(settings_of(empty_postgres))
+    engine = create_engine(empty_postgres)
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()

@@ -745,16 +745,16 @@ def test_a_postponed_customer_waits_until_a_run_takes_it_over(database: Database
 def test_what_a_clock_put_off_that_was_set_back_since_waits_no_longer(
     database: Database, calls: Database
 ) -> None:
-    """Nothing is put off for more than an hour."""
-    hour = 3_600_000
-    put(database, row("honest"), now=NOW + hour)
-    queued(calls, "honest", at=NOW + hour)
+    """Nothing is put off for more than ten minutes; half an hour is a wrong clock's."""
+    longest, half_hour = 600_000, 1_800_000
+    put(database, row("honest"), now=NOW + longest)
+    queued(calls, "honest", at=NOW + longest)
     assert not ask(database, lambda c: snapshot.any_due(c, NOW))
     assert not ask(calls, lambda c: queue.any_due(c, NOW))
     assert (due_ids(database), claimed(calls, 1)) == ([], [])
-    put(database, row("later"), now=NOW + 9 * hour)
-    put(database, row("late"), now=NOW + 5 * hour)
-    queued(calls, "late", at=NOW + 5 * hour)
+    put(database, row("later"), now=NOW + 9 * half_hour)
+    put(database, row("late"), now=NOW + half_hour)
+    queued(calls, "late", at=NOW + half_hour)
     assert ask(database, lambda c: snapshot.any_due(c, NOW))
     assert ask(calls, lambda c: queue.any_due(c, NOW))
     assert due_ids(database) == ["late", "later"]

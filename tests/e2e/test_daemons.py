@@ -8,11 +8,13 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
-from state import workers
+from state import runs, snapshot, workers
 from state.database import Database
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
+from syncer.sync.run import Result, Runs
 
 from .conftest import Installation, expected_records
 from .receiver import Daemon, daemon, unique, wait_until
@@ -127,3 +129,41 @@ def test_three_daemons_one_of_them_killed(
         for one in living:
             assert "Traceback" not in "\n".join(one.log)
         assert not installation.json("failures")
+
+
+def test_what_another_delivers_while_a_run_ends_counts_once(
+    installation: Installation,
+    engage: EngageSandbox,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other one acknowledges between the two looks of the run that ends: at what it delivered,
+    and at what is left."""
+    installation.configure(state=postgres_url, patience="1s")
+    engage.fill(20, 3)
+    installation.run("sync")
+    engage.evolve(hours=2.5, fraction=0.2)
+    backlog, given = snapshot.backlog, list[int]()
+
+    def cross(connection: Connection, run: int | None = None) -> int:
+        if run is not None and not given:
+            with closing(Database.open(postgres_url)) as other, other.write(beside=True) as theirs:
+                rows = snapshot.claim(theirs, 1, time.time_ns() // 1_000_000 + 10**6, 100, run)
+                given.append(len(rows))
+                for of_run, number in snapshot.acknowledge(theirs, rows, 1).items():
+                    runs.add_outcomes(theirs, of_run, delivered=number)
+        return backlog(connection, run)
+
+    finish = Runs._finish
+
+    def crossed(self: Runs, result: Result) -> Result:
+        monkeypatch.setattr(snapshot, "backlog", cross)
+        return finish(self, result)
+
+    monkeypatch.setattr(Runs, "_finish", crossed)
+    installation.amberflo.faults = Faults.parse("500=1")  # this one itself delivers nothing
+    installation.run("sync", exit_code=1)
+    newest = installation.json("runs")[0]
+    assert given[0] > 0
+    assert "sums do not close" not in newest["error"]
+    assert newest["due"] == given[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from state.tables import AMBERFLO
 from syncer.amberflo.customer import at_amberflo
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.sync.calls import IDENTIFY
@@ -101,12 +102,19 @@ def serial(found: Evidence) -> Iterator[str]:
 
 def true(found: Evidence) -> Iterator[str]:
     """Nobody left an audience at Amberflo while all that Engage had said until then was that they
-    are in it, and nobody was in one without its ever having been said."""
+    are in it, and nobody was in one without its ever having been said. Who has never had a trait
+    there has not left by lacking it: its entry may be held."""
+    had: set[tuple[str, str]] = set()
     for number, write in enumerate(found.writes):
         for audience in found.audiences:
+            place = write.customer_id, audience
+            if audience in write.traits:
+                had.add(place)
+            elif place not in had:
+                continue
             member = write.traits.get(audience) is True
             since = found.member_since if member else found.other_since
-            if since.get((write.customer_id, audience), number + 1) > number:
+            if since.get(place, number + 1) > number:
                 value = write.traits.get(audience)
                 yield f"write {number}: {audience} of {write.customer_id!r} was never {value}"
 
@@ -185,12 +193,15 @@ def _chained(found: Evidence) -> Iterator[str]:
     identified: dict[str, Row] = {row["customer_id"]: {} for row in found.tables["customer"]}
     for row in found.tables["change"]:
         place = row["customer_id"], row["key"]
-        # The name and email that a customer begins with are no change.
-        if last.get(place) != row["before"] and row["key"] not in PROFILE_KEYS:
+        # The name and email that a customer begins with are no change, and what Amberflo had is
+        # not what was recorded here.
+        elsewhere = row["key"] in PROFILE_KEYS or row["source"] == AMBERFLO
+        if last.get(place) != row["before"] and not elsewhere:
             yield f"the history has a gap: {_said(row)} came after {last.get(place)}"
         if row["before"] == row["after"]:
             yield f"the history has a change that is none: {_said(row)}"
-        step = (row["after"] == "true") - (row["before"] == "true")
+        was = last.get(place) if row["source"] == AMBERFLO else row["before"]
+        step = (row["after"] == "true") - (was == "true")
         if row["step"] != (0 if row["source"] == IDENTIFY else step):
             yield f"the history counts wrong: {_said(row)} is a step of {row['step']}"
         last[place] = row["after"]

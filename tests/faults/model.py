@@ -5,6 +5,7 @@ It follows the stand-in's own model and the calls as they were accepted, never t
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -41,6 +42,8 @@ class Model:
     #: customers with their traits, and their emails, that a committed pull has seen
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
     seen_emails: dict[str, str | None] = field(default_factory=dict)
+    #: what a resync may have taken back: of a membership, an identify's name or email
+    taken_back: set[tuple[str, str]] = field(default_factory=set)
     _made: int = 0
 
     def look(self, position: int) -> None:
@@ -55,6 +58,18 @@ class Model:
         self.seen = {one.customer_id: dict(one.traits) for one in self.engage.expected()}
         self.seen_emails = {one.customer_id: one.email for one in self.engage.expected()}
         self.engage.observe()
+
+    def resynced(self) -> None:
+        """A resync has committed: Engage wins in all that calls said before its pull. Of those that
+        crossed it, or were not sorted yet, either may hold."""
+        self.taken_back |= self.memberships.keys() | self.late.keys()
+        self.taken_back |= {(one, "customerName") for one in self.names}
+        self.taken_back |= {(one, "customerEmail") for one in self.emails}
+
+    def kept_back(self, places: set[tuple[str, str]]) -> None:
+        """A call that says what a hold keeps back, or what was rejected, is not kept: should that
+        end another way, Engage's word stands."""
+        self.taken_back |= places & (self.memberships.keys() | self.late.keys())
 
     def all_seen(self) -> bool:
         """Whether the last committed pull saw what Engage says now."""
@@ -84,8 +99,42 @@ class Model:
             for key in profile.newest()
         }
 
-    def records(self) -> dict[str, dict[str, Any]]:
-        """What Amberflo must hold: name, email and traits by customer."""
+    def records(self, holds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """What Amberflo must hold: name, email and traits by customer; what it `holds` where either
+        of two may be."""
+        found = self._by_calls()
+        engage = {one.customer_id: one for one in self.engage.expected()}
+        for customer_id, field_or_key in self.taken_back:
+            record, held = found[customer_id], holds.get(customer_id, {})
+            known = engage.get(customer_id)
+            if field_or_key in ("customerName", "customerEmail"):
+                says = (known.name or customer_id, known.email) if known else (customer_id, None)
+                there = says[field_or_key == "customerEmail"]
+                if held.get(field_or_key) == there:
+                    record[field_or_key] = there
+                continue
+            value = held.get("traits", {}).get(field_or_key)
+            if known is not None and field_or_key in known.traits:
+                may = value is at_amberflo(known.traits[field_or_key])
+            else:
+                may = value is not True
+            if may:
+                record["traits"].pop(field_or_key, None)
+                if value is not None:
+                    record["traits"][field_or_key] = value
+        return {
+            customer_id: record
+            for customer_id, record in found.items()
+            if customer_id in holds or not self._is_nobody(customer_id, record, engage.keys())
+        }
+
+    def _is_nobody(self, customer_id: str, record: Event, engage: Collection[str]) -> bool:
+        """Whether all that was ever said of somebody was taken back before it was sent."""
+        told = customer_id in engage or customer_id in self.called or customer_id in self.names
+        return not told and True not in record["traits"].values()
+
+    def _by_calls(self) -> dict[str, dict[str, Any]]:
+        """The same where no resync takes back what calls say."""
         found: dict[str, dict[str, Any]] = {
             one.customer_id: {
                 "customerName": one.name or one.customer_id,
@@ -161,12 +210,17 @@ class Model:
                 member = event["properties"][key]
                 said = self.late if event.get("old") else self.memberships
                 said[customer_id, key] = member
+                self.taken_back.discard((customer_id, key))
                 self._say(customer_id, key, member, position)
             elif event["type"] == "identify":
                 traits = dict(event["traits"])
-                for key, known in (("name", self.names), ("email", self.emails)):
+                for key, name, known in (
+                    ("name", "customerName", self.names),
+                    ("email", "customerEmail", self.emails),
+                ):
                     if key in traits:
                         known[customer_id] = traits.pop(key)
+                        self.taken_back.discard((customer_id, name))
                 self.called.setdefault(customer_id, {}).update(traits)
             else:
                 self.meters[event["messageId"]] = _meter(event)

@@ -176,6 +176,8 @@ class Performance(Theatre):
                     f"Engage says {says}"
                 )
         lies = source is not None and source.lies
+        if any(row["kind"] == "resync" and row["committed_at"] for row in runs):
+            self.model.resynced()
         if not lies and any(row["committed_at"] for row in runs):
             self.model.observe()
         self._check_acknowledged(tables["customer"])
@@ -252,20 +254,26 @@ class Performance(Theatre):
             self.notes.append(f"the clean {kind} gave {child.status}: {child.log.read_text()}")
 
     def _work_off(self) -> None:
-        """A worker until nothing is due, at most `BOUND` seconds; none where nothing is."""
+        """A worker until nothing is due and who died is buried, at most `BOUND` seconds; none where
+        nothing is to be done."""
         if not self._waiting() and not self.tables("worker")["worker"]:
             return
         child = self.fork_off("worker", self._patient("worker"))
         until = time.monotonic() + BOUND
-        while not child.ended() and time.monotonic() < until and self._waiting():
+        while not child.ended() and time.monotonic() < until:
+            dead = [row for row in self.tables("worker")["worker"] if row["pid"] != child.pid]
+            if not dead and not self._waiting():
+                break
             time.sleep(0.02)
         child.let_end()
         self.end_of(child)
 
     def _waiting(self) -> bool:
-        tables = self.tables("customer", "event", "inbox")
+        tables = self.tables("customer", "event", "inbox", "early_call", "trait")
         due = [row for row in tables["customer"] + tables["event"] if row["due_at"] is not None]
-        return bool(due or tables["inbox"])
+        keys = {row["key"] for row in tables["trait"]}
+        early = [row for row in tables["early_call"] if row["key"] in keys]
+        return bool(due or tables["inbox"] or early)
 
     def _patient(self, kind: str) -> Play:
         config, temporary = self.config("patient"), self.folder / "temporary"

@@ -160,7 +160,13 @@ class Theatre:
             "partial": (
                 "CREATE TABLE elsewhere AS SELECT * FROM user_traits WHERE name ="
                 " (SELECT name FROM user_traits WHERE value = 'true'"
-                " GROUP BY name ORDER BY count(*) DESC, name);"
+                " GROUP BY name ORDER BY count(*) DESC, name)"
+                # What is left of a merged or moved profile would say what was true before.
+                " AND canonical_segment_id NOT IN (SELECT canonical_segment_id FROM profile_merges"
+                " UNION SELECT segment_id FROM profile_merges"
+                " UNION SELECT one.canonical_segment_id FROM user_identifiers one"
+                " JOIN user_identifiers other ON other.value = one.value AND other.type = one.type"
+                " WHERE other.canonical_segment_id <> one.canonical_segment_id);"
                 "DELETE FROM elsewhere WHERE rowid % 10 = 0;"
                 "DELETE FROM user_traits WHERE (canonical_segment_id, name) IN "
                 "(SELECT canonical_segment_id, name FROM elsewhere)",
@@ -251,10 +257,12 @@ class Theatre:
 
     def evidence(self) -> checks.Evidence:
         fields = ("customerName", "customerEmail", "traits")
-        state = self.folder / "state"
+        state, tables = self.folder / "state", self.tables()
+        held = tables["held_change"]
+        self.model.kept_back({(row["customer_id"], row["trait"]) for row in held})
         return checks.Evidence(
             audiences=self.engage.audiences,
-            expected=self.model.records(),
+            expected=self.model.records(self.amberflo.customers),
             meters=self.model.meters,
             member_since=self.model.member_since,
             other_since=self.model.other_since,
@@ -265,7 +273,7 @@ class Theatre:
             writes=self.amberflo.writes,
             overlaps=self.amberflo.overlaps,
             records=self.amberflo.records,
-            tables=self.tables(),
+            tables=tables,
             left_files=sorted(
                 {path.name for path in state.iterdir() if not STAY.fullmatch(path.name)}
                 | {path.name for path in (self.folder / "temporary").iterdir()}

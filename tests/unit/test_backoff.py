@@ -93,10 +93,10 @@ def test_a_zone_beyond_measure_is_none() -> None:
 def test_no_header_makes_us_wait_for_years(header: str) -> None:
     """A wait becomes a time in a column of 64 bits."""
     seconds = retry_after(header, NOW)
-    assert seconds is None or 0 < seconds <= 7 * 86400
+    assert seconds is None or 0 < seconds <= 600
 
 
-@given(st.integers(0, 3600))
+@given(st.integers(0, 600))
 def test_a_date_is_read_to_the_second(seconds: int) -> None:
     header = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
     assert retry_after(header, NOW) == seconds

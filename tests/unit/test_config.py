@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from syncer.config import AlertsConfig, Config, changes, duration, load
 from syncer.errors import EXIT_USAGE, ConfigError
@@ -173,7 +173,10 @@ def test_the_example_says_what_every_key_is() -> None:
 def test_the_values_of_the_example_are_the_defaults(file: Path) -> None:
     shown = dict(leaves(load(EXAMPLE, EXAMPLE_ENVIRON)))
     default = dict(leaves(load(file, {})))
-    assert {key for key in shown if shown[key] != default[key]} == OWN_VALUES
+    # A relative path is beside its config file.
+    places = {"state.url"}
+    assert {key for key in shown if shown[key] != default[key]} == OWN_VALUES | places
+    assert Path(str(shown["state.url"].database)) == EXAMPLE.with_name("syncer.db")
 
 
 def test_the_defaults_of_the_contract(file: Path) -> None:
@@ -203,7 +206,7 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "guard.small_max_exits": 0.3,
         "guard.small_min_exits": 10,
         "guard.max_deleted": 0.05,
-        "state.url": URL.create("sqlite", database="syncer.db"),
+        "state.url": URL.create("sqlite", database=str(file.with_name("syncer.db"))),
         "retention.history": 0,
         "passthrough.listen": "127.0.0.1:8400",
         "passthrough.deletes_per_day": 100,
@@ -264,7 +267,12 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         ("SYNCER_LOG__FORMAT", "json", "log.format", "json"),
         ("SYNCER_LOG__LEVEL", "debug", "log.level", "debug"),
         ("SYNCER_RETENTION__HISTORY", "400d", "retention.history", 400 * 86400.0),
-        ("SYNCER_STATE__URL", "sqlite:///x.db", "state.url", URL.create("sqlite", database="x.db")),
+        (
+            "SYNCER_STATE__URL",
+            "sqlite:////s/x.db",
+            "state.url",
+            URL.create("sqlite", database="/s/x.db"),
+        ),
         # no settings
         ("SYNCER_CONFIG", "elsewhere.toml", "amberflo.rate", 10.0),
         ("OTHER_AMBERFLO__RATE", "50", "amberflo.rate", 10.0),
@@ -896,3 +904,161 @@ def test_every_change_is_told_by_its_key_and_not_by_its_value() -> None:
     found = changes(before, load(EXAMPLE, EXAMPLE_ENVIRON | every))
     assert set(found) == {key for key, _ in leaves(before)} - {"engage.source"}
     assert len(found) == len(OTHER_VALUES)
+
+
+# What people and systems leave round a value
+
+LEFT = ["{}\n", "{}\r\n", "\ufeff{}", "{}\u00a0", "\u200b{} ", '"{}"', "'{}'\n", "\u201c{}\u201d"]
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_what_is_left_round_a_secret_is_no_part_of_it(file: Path, left: str) -> None:
+    given = left.format("hush-1")
+    (secret := file.with_name("secret")).write_text(given, encoding="utf-8")
+    by_file = LEAST.replace('api_key = "hush"', f"api_key_file = {str(secret)!r}")
+    by_variable = LEAST.replace('"hush"', '"${KEY}"')
+    for text, environ in (
+        (by_file, {}),
+        (by_variable, {"KEY": given}),
+        (LEAST, {"SYNCER_AMBERFLO__API_KEY": given}),
+    ):
+        file.write_text(text, encoding="utf-8")
+        assert load(file, environ).amberflo.api_key.get_secret_value() == "hush-1"
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_what_is_left_round_a_url_is_no_part_of_it(file: Path, left: str) -> None:
+    file.write_text(LEAST.replace("sqlite:///profiles.db", "${URL}"), encoding="utf-8")
+    url = "postgresql+psycopg://reader:p%40ss@host/db"
+    ours = {"SYNCER_AMBERFLO__CUSTOMERS_URL": left.format("https://eu.example.com/customers")}
+    config = load(file, {"URL": left.format(url)} | ours)
+    assert config.engage.profiles_sync.url.render_as_string(hide_password=False) == url
+    assert config.amberflo.customers_url == "https://eu.example.com/customers"
+
+
+def test_a_password_in_the_middle_of_a_url_is_taken_as_it_is_meant(file: Path) -> None:
+    file.write_text(
+        LEAST.replace("sqlite:///profiles.db", "postgresql://reader:${PW}@host/db"),
+        encoding="utf-8",
+    )
+    assert load(file, {"PW": "hush\n"}).engage.profiles_sync.url.password == "hush"
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("hush-k\u00e9y", "character 7 is LATIN SMALL LETTER E WITH ACUTE"),
+        ("hush\nhush", "character 5 is U+000A"),
+        ("hush\u2014hush", "character 5 is EM DASH"),
+    ],
+)
+def test_a_key_that_no_header_can_hold_is_said_in_a_line(file: Path, key: str, what: str) -> None:
+    line = refused(file, {"SYNCER_AMBERFLO__API_KEY": key})
+    said = f"no key has what this one has: {what}; copy the key anew"
+    assert line == f"SYNCER_AMBERFLO__API_KEY: {said}"
+    api = {"SYNCER_ENGAGE__PUBLIC_API__TOKEN": key, "SYNCER_ENGAGE__PUBLIC_API__SPACE_ID": "s"}
+    assert refused(file, api) == f"SYNCER_ENGAGE__PUBLIC_API__TOKEN: {said}"
+
+
+def test_a_config_with_a_byte_order_mark(file: Path) -> None:
+    file.write_text(LEAST, encoding="utf-8-sig")
+    assert load(file, {}).amberflo.api_key.get_secret_value() == "hush"
+
+
+# Database URLs
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://reader:Tr0ub@hushdor7@host/db",
+        "postgresql://reader:p@hush/x@host/db",
+        "snowflake://reader:p@hush?x@account/db",
+        "postgres://u@hush:p@host/db",
+    ],
+)
+@pytest.mark.parametrize("key", ["STATE__URL", "ENGAGE__PROFILES_SYNC__URL"])
+def test_a_password_with_a_bare_at_sign_is_never_shown(file: Path, key: str, url: str) -> None:
+    line = refused(file, {f"SYNCER_{key}": url})
+    assert line.startswith(f"SYNCER_{key}: it has more than one @; write an @ of the password as")
+
+
+def test_postgres_is_postgresql(file: Path) -> None:
+    url = load(file, {"SYNCER_STATE__URL": "postgres://u:p@h:5/d?sslmode=require"}).state.url
+    whole = url.render_as_string(hide_password=False)
+    assert whole == "postgresql+psycopg://u:p@h:5/d?sslmode=require"
+
+
+def test_a_file_with_an_at_sign_is_a_file(file: Path) -> None:
+    url = "sqlite:////home/@a/b@c.db"
+    assert load(file, {"SYNCER_STATE__URL": url}).state.url.database == "/home/@a/b@c.db"
+
+
+def test_a_url_of_amberflo_has_no_password(file: Path) -> None:
+    for url in ("https://u:hush@host/customers", "https://host/customers?key=hush"):
+        line = refused(file, {"SYNCER_AMBERFLO__CUSTOMERS_URL": url})
+        assert "without a user, a password or a query" in line
+
+
+# Where the state is
+
+
+def test_a_relative_path_is_beside_the_config(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = load(Path("..") / file.name, {"SYNCER_STATE__URL": "sqlite:///data/x.db?timeout=3"})
+    assert config.state.url == URL.create(
+        "sqlite", database=str(tmp_path / "data/x.db"), query={"timeout": "3"}
+    )
+    assert config.engage.profiles_sync.url.database == str(tmp_path / "profiles.db")
+    for text in ("sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"):
+        assert load(file, {"SYNCER_STATE__URL": text}).state.url == make_url(text)
+
+
+def test_a_state_that_was_made_in_the_working_folder_is_not_left_behind(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "syncer.db").touch()
+    line = refused(file)
+    assert line.startswith("FILE: state.url: syncer.db is meant beside the config file, where ")
+    assert f"there is one at {elsewhere}/syncer.db: move it to {tmp_path}/syncer.db" in line
+    assert line.endswith(f"or write its whole path: sqlite:///{elsewhere}/syncer.db")
+    (tmp_path / "syncer.db").touch()
+    assert load(file, {}).state.url.database == str(tmp_path / "syncer.db")
+
+
+# What else is in the environment
+
+
+@pytest.mark.parametrize("service", ["", "_WEB", "_AMBERFLO", "_DB__X"])
+def test_what_kubernetes_tells_of_a_service_is_no_setting(file: Path, service: str) -> None:
+    ends = {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "8400",
+        "SERVICE_PORT_HTTP_2": "8400",
+        "PORT": "tcp://10.0.0.1:8400",
+        "PORT_8400_TCP": "tcp://10.0.0.1:8400",
+        "PORT_8400_TCP_ADDR": "10.0.0.1",
+        "PORT_53_UDP_PROTO": "udp",
+    }
+    environ = {f"SYNCER{service}_{end}": value for end, value in ends.items()}
+    assert load(file, environ) == load(file, {})
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_certificates_that_cannot_be_read_are_said_at_once(file: Path, variable: str) -> None:
+    for path, why in (("/none.pem", "No such file or directory"), (str(file), "there is no cert")):
+        with pytest.raises(ConfigError) as error:
+            load(file, {variable: path})
+        assert str(error.value).startswith(f"{variable}: {path} cannot be used ({why}")
+
+
+def test_a_proxy_that_cannot_be_used_is_said_at_once(file: Path) -> None:
+    line = refused(file, {"https_proxy": "socks5://u:hush@host:1080"})
+    assert line.startswith("https_proxy: this is no proxy that can be used; write for example http")

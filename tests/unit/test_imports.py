@@ -60,8 +60,15 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("httpx", {"syncer/amberflo/client.py", "syncer/engage/public_api.py"}),
-        ("httpx_aiohttp", {"syncer/amberflo/client.py"}),
+        (
+            "httpx",
+            {
+                "syncer/amberflo/client.py",
+                "syncer/amberflo/transport.py",
+                "syncer/engage/public_api.py",
+            },
+        ),
+        ("httpx_aiohttp", {"syncer/amberflo/transport.py"}),
         ("click", {"syncer/cli"}),
         ("apscheduler", {"syncer/sync/schedule.py"}),
         ("sqlmodel", {"state/tables.py"}),

@@ -317,3 +317,21 @@ def test_an_end_while_a_slot_comes_due_is_quiet_and_plans_nothing_more() -> None
     assert executor.submitted.wait(5)
     schedule.stop()  # pytest counts what breaks in the scheduler's thread
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("zone", ['"Europe/Rome"', "UTC+3", "America/New York", "nonsense"])
+def test_a_slot_comes_due_whatever_the_time_zone_is_called(
+    monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    began = threading.Event()
+    schedule = Schedule(
+        Rhythm(HOUR, MINUTE, cron("0 3 * * *")),
+        lambda: Past(None, None),
+        lambda full: began.set(),
+    )
+    schedule.start()
+    try:
+        assert began.wait(5)
+    finally:
+        schedule.stop()
