@@ -1,6 +1,6 @@
 """The tables, as SQLModel classes. Times are epoch milliseconds UTC; values are JSON text.
 
-One row per customer, not per customer and trait (facts/craft.md §5: a factor of ten). The DDL that
+One row per customer, not per customer and trait (docs/design.md §6: a factor of ten). The DDL that
 makes them is in migrations.py; a test holds the two equal.
 """
 
@@ -132,7 +132,7 @@ class Hour(SQLModel, table=True):
 
 
 class Run(SQLModel, table=True):
-    """One run: pull, compare, commit, deliver. Its sums must close (design §3).
+    """One run: pull, compare, commit, deliver. Its sums must close (docs/design.md §3.8).
 
     `doing` is JSON of how far it is while it goes on. `deleted` customers were deleted in Segment,
     and `hold` is the one that has more of them; `first_contact` values were found at Amberflo.

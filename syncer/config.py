@@ -1,7 +1,7 @@
 """Settings: one TOML file, `SYNCER_…` environment variables over it, secrets from the environment.
 
 `load(path, environ)` gives a frozen `Config` or raises `ConfigError` with one line that names the
-file (or variable), the key, what is wrong and what would be right. Contract: design §4.
+file (or variable), the key, what is wrong and what would be right. Contract: docs/design.md §4.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SECRET_FILES = (
     ("alerts", "webhook"),
 )
 
-#: Traits that Amberflo's payment providers and marketplaces live by (facts/amberflo.md §1).
+#: Traits that Amberflo's payment providers and marketplaces live by (docs/facts/amberflo.md §1.4).
 PROTECTED = ("stripeId", "stripe_id", "paymentProviderName", "awsm.*")
 
 #: How the variables end by which Kubernetes tells every container of a service: one that is called

@@ -1,5 +1,5 @@
-"""Amberflo's HTTP API as far as we use it (facts/amberflo.md §1). The only place that speaks HTTP
-to Amberflo.
+"""Amberflo's HTTP API as far as we use it (docs/facts/amberflo.md §1). The only place that speaks
+HTTP to Amberflo.
 
 Every call gives its result or raises what to do next: `TryAgain`, `Refused` or `KeyRefused`.
 """
@@ -83,7 +83,7 @@ class AmberfloClient:
 
     async def get_customer(self, customer_id: str) -> Record | None:
         """The customer's whole record; None when there is none: Amberflo answers 200 `{}` then
-        (facts/amberflo.md §1), or 404."""
+        (docs/facts/amberflo.md §1.1), or 404."""
         url = f"{self._customers_url}?customerId={quote(customer_id, safe='')}"
         try:
             body = await self._request("GET", url)
@@ -113,7 +113,7 @@ class AmberfloClient:
 
     async def page_of_customers(self, page: int, limit: int) -> list[Record]:
         """The `page`th (from 1) `limit` of all customers, by id. Whether the records have their
-        traits is open (facts/amberflo.md §1, "paging"); a page after the last one is empty."""
+        traits is open (docs/facts/amberflo.md §1.1); a page after the last one is empty."""
         return await self._page(f"limit={limit}&page={page}&sort=id&isAscending=true")
 
     async def newest_customers(self, limit: int) -> list[Record]:
@@ -138,8 +138,8 @@ class AmberfloClient:
         return items
 
     async def all_customers(self) -> AsyncGenerator[bytes]:
-        """All customers as one JSON array (§1), the bytes as they come: it may be large. Each piece
-        has the `timeout` of a request."""
+        """All customers as one JSON array (docs/facts/amberflo.md §1.1), the bytes as they come: it
+        may be large. Each piece has the `timeout` of a request."""
         await self._pace()
         url = self._customers
         try:
@@ -171,7 +171,8 @@ class AmberfloClient:
         await self._request("POST", self._customers, record)
 
     async def ingest(self, body: bytes) -> None:
-        """Send meter records: a gzipped JSON array. Amberflo answers with text (§2)."""
+        """Send meter records: a gzipped JSON array. Amberflo answers with text
+        (docs/facts/amberflo.md §2.1)."""
         await self._exchange("POST", self._ingest_url, body, self._zipped)
 
     async def check(self) -> None:

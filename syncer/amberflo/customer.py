@@ -1,7 +1,7 @@
 """A customer's record at Amberflo: what to write, given what is there and what we know. Pure.
 
-PUT replaces the whole record (facts/amberflo.md §1), so what others have put there is read and
-written back.
+PUT replaces the whole record (docs/facts/amberflo.md §1.4), so what others have put there is read
+and written back.
 """
 
 from __future__ import annotations
@@ -244,8 +244,8 @@ def _email(there: Mapping[str, Any], email: str | None) -> str | None:
 def _ours(
     traits: Mapping[str, Any], as_strings: bool, protected: tuple[str, ...]
 ) -> dict[str, Any]:
-    """As they are sent. Amberflo's SDKs send no blank or null trait (§1), and one such would cost
-    the whole customer."""
+    """As they are sent. Amberflo's SDKs send no blank or null trait, and one such would cost
+    the whole customer (docs/facts/amberflo.md §3)."""
     ours = {
         key: at_amberflo(value, as_strings=as_strings)
         for key, value in traits.items()
@@ -256,8 +256,8 @@ def _ours(
 
 def at_amberflo(value: Any, *, as_strings: bool = False) -> Any:
     """A trait's value as it is sent: `/` and `|` in text become `_`, as Segment's own destination
-    does (facts/segment.md §7); with `as_strings` everything is text, as Amberflo's SDKs ask. What
-    is no scalar in a list becomes its JSON, and nothing in a list is null."""
+    does (docs/facts/segment.md §7); with `as_strings` everything is text, as Amberflo's SDKs ask.
+    What is no scalar in a list becomes its JSON, and nothing in a list is null."""
     if as_strings and not isinstance(value, str | None):
         value = orjson.dumps(value).decode()
     if isinstance(value, str):

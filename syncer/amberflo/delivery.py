@@ -310,7 +310,7 @@ class CustomerDelivery:
             try:
                 await self.client.put_customer(record)
             except Refused as refused:
-                # Amberflo says PUT upserts, its SDKs POST what is new (facts/amberflo.md §1).
+                # It says PUT upserts, its SDKs POST what is new (docs/facts/amberflo.md §1.3).
                 if current is not None and refused.status != 404:
                     raise
                 await self.client.post_customer(record)

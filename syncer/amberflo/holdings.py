@@ -21,7 +21,7 @@ from syncer.errors import AmberfloError, Refused, Stopped, TryAgain
 Answer = TypeVar("Answer")
 
 #: Customers of a page, the first number that Amberflo takes: it documents 10 as the default and no
-#: bound (facts/amberflo.md §1). Where it gives fewer than asked, the pages are of that many.
+#: bound (docs/facts/amberflo.md §1.1). Where it gives fewer than asked, the pages are of that many.
 LIMITS = (1000, 100, 10)
 #: Records that a list is handed over in.
 BATCH = 1000
@@ -43,7 +43,7 @@ class Holdings:
 
     async def one(self, customer_id: str) -> Record | None:
         """The customer's record; None where it is not there, or deleted: such a one Amberflo hides
-        from its lists only (facts/amberflo.md §1)."""
+        from its lists only (docs/facts/amberflo.md §1.6)."""
         record = await self._insist(lambda: self.client.get_customer(customer_id))
         return None if record is None or record.get("deleteTime") else record
 

@@ -2,7 +2,7 @@
 refused it for good.
 
 A record goes out as the bytes it was accepted as: Amberflo discards a repeat only when every
-attribute is equal (facts/amberflo.md §2).
+attribute is equal (docs/facts/amberflo.md §2.4).
 """
 
 from __future__ import annotations

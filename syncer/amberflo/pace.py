@@ -1,7 +1,7 @@
 """The pace of requests: a rate that goes down when Amberflo says 429 and comes back by itself.
 
-Amberflo publishes no rate limit (facts/amberflo.md §1), so the configured rate is a wish and the
-answers decide. Pure: the clock (seconds, monotonic) is passed in.
+Amberflo publishes no rate limit (docs/facts/amberflo.md §1.7), so the configured rate is a wish and
+the answers decide. Pure: the clock (seconds, monotonic) is passed in.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from syncer import outward
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """Plain `httpx` is quadratic in its connections (facts/craft.md, table 1), so requests go
+    """Plain `httpx` is quadratic in its connections (docs/design.md §7), so requests go
     through aiohttp; that alone would know of no proxy. At most `connections` at a time go by each
     proxy, and as many directly."""
 

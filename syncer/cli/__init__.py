@@ -1,6 +1,6 @@
 """The command line. Results go to stdout, everything else to stderr.
 
-Exit status: 0 good, 1 failed, 2 usage or config, 3 the guard held something (design §5).
+Exit status: 0 good, 1 failed, 2 usage or config, 3 the guard held something (docs/design.md §5).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The JSON shapes of the command line (design §5)."""
+"""The JSON shapes of the command line (docs/design.md §5)."""
 
 from __future__ import annotations
 

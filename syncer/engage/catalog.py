@@ -48,7 +48,8 @@ __all__ = [
     "newest",
 ]
 
-#: Steps of journeys are memberships too, and no audiences of the Public API (§3.1, §1.2).
+#: Steps of journeys are memberships too, and no audiences of the Public API
+#: (docs/facts/segment.md §1.2).
 JOURNEY = "j_o_*"
 #: So many bytes of combinations of values are remembered as read, and of keys.
 READINGS, LAYOUTS = 24 << 20, 4 << 20
@@ -92,7 +93,8 @@ class Reading:
 
     `traits` maps names at Amberflo to values, `text` is its canonical JSON; `nulls` are keys that
     have no value, `skipped` those that could not be read, each with the reason. `somebody` says
-    that it is in an audience now, or has a computed trait: a customer to send (design §3).
+    that it is in an audience now, or has a computed trait: a customer to send
+    (docs/design.md §3.4).
     """
 
     layout: Layout
@@ -402,10 +404,10 @@ def build(
 
     A key is a computed trait when it matches `computed_traits`, else an audience when it matches
     `audiences` and all its values, nulls aside, are booleans, or `audiences` names it exactly
-    (design §3). Where all are 1 and 0 it may be a count, and `"*"` alone makes it no audience.
+    (docs/design.md §3.3). Where all are 1 and 0 it may be a count, and `"*"` alone makes it none.
     Where the Public API is asked, it is what `listed` says, if the globs for that match, and any
     other key is a custom trait: a deleted audience becomes one, with its last values for ever
-    (facts/segment.md §3.4).
+    (docs/facts/segment.md §3.4).
 
     `known` are the traits of earlier runs that are ours: an audience stays one, whatever values
     come. A key that the source lost, or the config leaves out, gives its name to a new one that

@@ -1,8 +1,8 @@
 """What Segment's Public API lists of a space: its audiences and computed traits, and whether what
 leaves them counts now.
 
-Pure. Source of the fields and states: facts/segment.md §1.2; of what a deleted audience leaves
-behind: §3.4.
+Pure. Source of the fields and states: docs/facts/segment.md §1.2; of what a deleted audience
+leaves behind: docs/facts/segment.md §3.4.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ _WORD = re.compile(r"[A-Z0-9]+[a-z0-9]*|[a-z0-9]+")
 
 
 def snake_case(text: str) -> str:
-    """Segment's warehouse rule (facts/segment.md §3.1, go-snakecase): ASCII words, lower-cased.
+    """Segment's warehouse rule (docs/facts/segment.md §3.1): ASCII words, lower-cased.
 
     A word is a run of capitals and digits followed by small letters and digits; everything else
     separates. "Order Completed Last 30days" → `order_completed_last_30days`; "CStringRef" →

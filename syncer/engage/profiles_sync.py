@@ -1,4 +1,4 @@
-"""Pull from a Segment Profiles Sync warehouse (facts/segment.md §1.3) over SQLAlchemy.
+"""Pull from a Segment Profiles Sync warehouse (docs/facts/segment.md §1.3) over SQLAlchemy.
 
 Tables: `user_traits` (one row per profile and trait), `user_identifiers` (one row per external
 id), `profile_merges` (one row per segment id). Merges are resolved, external ids are matched and
@@ -318,7 +318,7 @@ class ProfilesSyncPull:
 
     def _time(self, table: FromClause) -> ColumnElement[Any]:
         """Segment's time of a row: `timestamp` is empty on backfilled ones, and no time is believed
-        that is before 2000 or later than the row came (design §3, Time)."""
+        that is before 2000 or later than the row came (docs/design.md §3.9)."""
         came = func.coalesce(table.c.received_at, table.c.uuid_ts)
         time = func.coalesce(table.c.timestamp, came)
         if not self._sql.known:

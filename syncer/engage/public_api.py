@@ -1,5 +1,5 @@
 """Segment's Public API as far as we use it: what a space has of audiences and computed traits
-(facts/segment.md §1.2). It lists them; who is in them it does not know.
+(docs/facts/segment.md §1.2). It lists them; who is in them it does not know.
 """
 
 from __future__ import annotations

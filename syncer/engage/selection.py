@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 
 from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
 
-#: Traits that are the customer's name and email, never traits at Amberflo (design §3).
+#: Traits that are the customer's name and email, never traits at Amberflo (docs/design.md §3.3).
 PROFILE_KEYS = ("name", "email")
-#: Journeys keep internals in traits of this name (facts/segment.md §1.3).
+#: Journeys keep internals in traits of this name (docs/facts/segment.md §1.3).
 INTERNAL = "hidden_entry*"
 
 #: What a glob that excludes begins with, what makes an entry a glob, and the glob of every key.

@@ -1,7 +1,7 @@
 """Trait values as Profiles Sync stores them: text, to be read leniently.
 
-How `user_traits.value` is written is not documented (facts/segment.md §1.3), so booleans come as
-`true/false/t/f/1/0` or `1.0/0.0`, and numbers and lists as their JSON text. What cannot be read
+How `user_traits.value` is written is not documented (docs/facts/segment.md §1.3), so booleans come
+as `true/false/t/f/1/0` or `1.0/0.0`, and numbers and lists as their JSON text. What cannot be read
 costs itself: it is `Unreadable`, with the reason.
 """
 

@@ -24,7 +24,7 @@ from syncer.times import Reading
 
 Json = Mapping[str, Any]
 
-#: Segment's limits (facts/segment.md §4.4).
+#: Segment's limits (docs/facts/segment.md §4.4).
 MAX_EVENT = 32 * 1024
 MAX_EVENTS = 2500
 #: What Segment's webhook destination puts into one signed request at most.

@@ -1,4 +1,4 @@
-"""From a Segment call to what it becomes at Amberflo (design §3, Meters and Engage). Pure."""
+"""From a Segment call to what it becomes at Amberflo (docs/design.md §3.14, §3.16). Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RESERVED_NAME = "property whose name begins with aflo."
 
 _MAX_DIMENSION = 200
 _MAX_NAMES = 64 * 1024
-#: What a dimension's value may not have (facts/amberflo.md §2).
+#: What a dimension's value may not have (docs/facts/amberflo.md §2.3).
 _sanitised = partial(re.compile(r"[^ !\-_.*'()&$@=;:+,?0-9a-zA-Z]").sub, "_")
 
 
@@ -260,8 +260,8 @@ def _native(value: Any) -> Value:
 
 
 def _membership(call: Call) -> Membership | Dropped | Rejected:
-    """Segment's own rule (facts/segment.md §2): the class, the key, and at the key a real boolean.
-    The event's name says nothing: "Audience Exited" comes with `true` too."""
+    """Segment's own rule (docs/facts/segment.md §2): the class, the key, and at the key a real
+    boolean. The event's name says nothing: "Audience Exited" comes with `true` too."""
     assert call.personas is not None
     computation, raw_key = call.personas
     kind: Literal["audience", "computed_trait"] = "audience"

@@ -1,4 +1,5 @@
-"""The receiver: Segment's HTTP paths, answered once a request is durable (facts/segment.md §4).
+"""The receiver: Segment's HTTP paths, answered once a request is durable
+(docs/facts/segment.md §4).
 
 It looks at a request only as far as its answer needs: may the caller send, can the body be read,
 is it within the limits. Which calls are in it is found out later, from the same bytes.

@@ -1,8 +1,8 @@
 """A strict stand-in for Amberflo's customers and ingest APIs, for the demo and the tests.
 
-It follows what Amberflo's own SDKs and documents say (facts/amberflo.md: §1 is the customers API,
-§2 ingest, §3 the SDKs' own checks). Where they leave a question unanswered it takes one side, the
-strict one as a rule; each such choice is marked "open".
+It follows what Amberflo's own SDKs and documents say (docs/facts/amberflo.md §1, §2, §3). Where
+they leave a question unanswered it takes one side, the strict one as a rule; each such choice is
+marked "open".
 
     with running(AmberfloSandbox("key")) as url:
         ...  # PUT {url}/customers, POST {url}/ingest
@@ -63,11 +63,13 @@ RECORD_FIELDS = (
     "dimensions",
 )
 DIMENSION_VALUE = re.compile(r"[ !\-_.*'()&$@=;:+,?0-9a-zA-Z]{1,200}")
-"""§2: the documented regex for dimension values, as reconstructed there; no `/` and no `|`."""
+"""The documented regex for dimension values, as far as it is known; no `/` and no `|`
+(docs/facts/amberflo.md §2.3)."""
 
 
 class Refusal(Exception):
-    """A request that is answered with an error status and Amberflo's error body (§1, Errors)."""
+    """A request that is answered with an error status and Amberflo's error body
+    (docs/facts/amberflo.md §1.7)."""
 
     def __init__(self, status: int, body: Json) -> None:
         super().__init__(status, body)
@@ -94,10 +96,11 @@ class Call:
 class AmberfloSandbox:
     """Amberflo's customers and meter records in memory, behind the real HTTP surface.
 
-    `put_unknown` says what a PUT of an unknown id does, which the sources leave open (§1, "Does
-    PUT upsert?"): "create" it or "refuse" it. `max_records` bounds one ingest request (open, §2).
-    Whether paging gives traits is open too ("paging"), and of the list only likely: `paging_traits`
-    and `list_traits` say so. `faults` may be replaced at any time.
+    `put_unknown` says what a PUT of an unknown id does, which the sources leave open
+    (docs/facts/amberflo.md §1.3): "create" it or "refuse" it. `max_records` bounds one ingest
+    request (open: docs/facts/amberflo.md §2.2). Whether paging gives traits is open too
+    (docs/facts/amberflo.md §1.1), and of the list only likely: `paging_traits` and `list_traits`
+    say so. `faults` may be replaced at any time.
     """
 
     def __init__(
@@ -256,7 +259,7 @@ class AmberfloSandbox:
             answer.headers["Retry-After"] = str(self.faults.retry_after)
         return answer
 
-    # -- customers (§1)
+    # -- customers (docs/facts/amberflo.md §1)
 
     def _get_customers(self, call: Call) -> web.Response:
         """All of them, not paginated and sent bit by bit; with `customerId` the one, or `{}` with
@@ -269,7 +272,8 @@ class AmberfloSandbox:
         return _json(self.customers.get(call.customer, {}))
 
     def _page_customers(self, call: Call) -> web.Response:
-        """§1 "paging": `limit` is 10, `page` 1, `sort` id and `isAscending` true by default."""
+        """`limit` is 10, `page` 1, `sort` id and `isAscending` true by default
+        (docs/facts/amberflo.md §1.1)."""
         limit, page = (_positive(call.query, *of) for of in (("limit", 10), ("page", 1)))
         sort = call.query.get("sort", "id")
         ascending = call.query.get("isAscending", "true")
@@ -307,7 +311,7 @@ class AmberfloSandbox:
         return self._store(customer, {})
 
     def _replace_customer(self, call: Call) -> web.Response:
-        """§1 "Does PUT replace or merge": the whole record, so what is left out is gone.
+        """The whole record, so what is left out is gone (docs/facts/amberflo.md §1.4).
 
         Open: the stage, which only moves forward, stays when left out; a deleted customer is
         replaced and stays deleted.
@@ -322,7 +326,7 @@ class AmberfloSandbox:
         return answer
 
     def _delete_customer(self, call: Call) -> web.Response:
-        """Soft: offboarded and hidden from the lists (§1, "Disable / delete hazards")."""
+        """Soft: offboarded and hidden from the lists (docs/facts/amberflo.md §1.6)."""
         customer = self.customers.get(call.customer)
         if customer is None:
             refuse("Customer not found")
@@ -354,7 +358,7 @@ class AmberfloSandbox:
         for one in customers:
             yield one if traits else {name: one[name] for name in one if name != "traits"}
 
-    # -- meter records (§2)
+    # -- meter records (docs/facts/amberflo.md §2)
 
     def _ingest(self, call: Call) -> web.Response:
         """Take all of the records or, where one is bad, none; the answer is text, not JSON."""
@@ -416,7 +420,8 @@ class AmberfloSandbox:
 
 
 def _customer(body: bytes) -> Json:
-    """The customer in a POST or PUT body, without what the server owns (§1 "Body", §3)."""
+    """The customer in a POST or PUT body, without what the server owns
+    (docs/facts/amberflo.md §1.2, §3)."""
     customer = _parsed(body)
     if not isinstance(customer, dict):
         refuse("not a JSON object")
@@ -439,7 +444,7 @@ def _customer(body: bytes) -> Json:
                 f"trait {name!r} must be a string that is not blank, a boolean, a number or a list"
             )
     if "lifecycleStage" in customer:
-        # The Go SDK sends it in lower case (§1).
+        # The Go SDK sends it in lower case (docs/facts/amberflo.md §1.2).
         customer["lifecycleStage"] = customer["lifecycleStage"].upper()
         if customer["lifecycleStage"] not in STAGES:
             refuse(f"'lifecycleStage' must be one of {', '.join(STAGES)}")
@@ -447,14 +452,15 @@ def _customer(body: bytes) -> Json:
 
 
 def _is_trait(value: object) -> bool:
-    """Open (§1 "Constraints on traits"): Segment's example has a number, the SDKs want strings."""
+    """Open (docs/facts/amberflo.md §1.5): Segment has a number, the SDKs want strings."""
     if isinstance(value, list):
         return all(isinstance(item, str | bool | int | float) for item in value)
     return isinstance(value, bool | int | float) or _is_text(value)
 
 
 def _documents(body: bytes) -> list[object]:
-    """The records of a body: one object, an array, or an object per line (§2)."""
+    """The records of a body: one object, an array, or an object per line
+    (docs/facts/amberflo.md §2.1)."""
     try:
         parsed: object = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -466,7 +472,8 @@ def _documents(body: bytes) -> list[object]:
 
 
 def _record(index: int, raw: object) -> Json:
-    """One meter record with the fields of the default schema; others are dropped (§2)."""
+    """One meter record with the fields of the default schema; others are dropped
+    (docs/facts/amberflo.md §2.1)."""
 
     def bad(why: str) -> NoReturn:
         refuse(f"record {index}: {why}")
@@ -479,7 +486,7 @@ def _record(index: int, raw: object) -> Json:
     value, moment = raw.get("meterValue"), raw.get("meterTimeInMillis")
     if isinstance(value, bool) or not isinstance(value, int | float):
         bad("'meterValue' must be a number")
-    # Open (§2 "Limits"): only the TypeScript SDK refuses a time in the future, so it is taken.
+    # Open (docs/facts/amberflo.md §2.2): only one SDK refuses a time in the future, so it is taken.
     if isinstance(moment, bool) or not isinstance(moment, int) or moment < 1:
         bad("'meterTimeInMillis' must be a positive integer")
     if not isinstance(raw.get("uniqueId", ""), str):
@@ -496,7 +503,8 @@ def _record(index: int, raw: object) -> Json:
 
 
 def _identity(record: Json) -> tuple[object, ...]:
-    """Every attribute: a record is a duplicate only when none differs (§2 "dedupe")."""
+    """Every attribute: a record is a duplicate only when none differs
+    (docs/facts/amberflo.md §2.4)."""
     dimensions = frozenset(record.get("dimensions", {}).items())
     return (*(record.get(name) for name in RECORD_FIELDS[:-1]), dimensions)
 
@@ -554,7 +562,8 @@ def _json_array(items: Iterable[object]) -> web.Response:
 
 
 async def _read(request: web.BaseRequest) -> bytes:
-    """The body, unzipped where it says so (§2); at most 1 MiB, also when unzipped (open)."""
+    """The body, unzipped where it says so (docs/facts/amberflo.md §2.1); at most 1 MiB, also when
+    unzipped (open)."""
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:

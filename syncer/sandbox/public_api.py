@@ -1,7 +1,7 @@
 """A strict stand-in for Segment's Public API: the lists of a space's audiences and computed traits.
 
-It follows facts/segment.md §1.2 and the payloads beside it. Where they leave a question unanswered
-it takes one side, the strict one as a rule; each such choice is marked "open".
+It follows docs/facts/segment.md §1.2. Where the sources leave a question unanswered it takes one
+side, the strict one as a rule; each such choice is marked "open".
 
     with running(PublicApiSandbox("token", "space", listed=[Listed("vip")])) as url:
         ...  # GET {url}/spaces/space/audiences

@@ -257,7 +257,7 @@ class Calls:
             self._ended.append(self._held.pop((call.customer_id, trait.trait)))
         known = call.customer_id in self._customers
         if not known and (call.value is False or not changes):
-            return None  # never a member, never sent (design §3, three states)
+            return None  # never a member, never sent (docs/design.md §3.4)
         stamps[trait.trait] = Stamp(call.at_ms, call.received_at)
         if call.value is None:
             traits.pop(trait.trait, None)

@@ -1,11 +1,11 @@
 """The comparison: what Engage says now against the snapshot, as a stream of changes.
 
 Pure, no I/O. Both sides come in UTF-8 byte order of the customer id (which is the order of Python
-strings), so one walk over the two finds all (facts/craft.md §5). Most customers did not change:
+strings), so one walk over the two finds all (docs/design.md §6). Most customers did not change:
 for them one text equals another and nothing is parsed.
 
 That a row is missing says something only where all customers are pulled. A comparison of a part
-applies what the rows say, and leaves what has no row as it is (design §3, Absence).
+applies what the rows say, and leaves what has no row as it is (docs/design.md §3.11).
 """
 
 from __future__ import annotations
@@ -467,9 +467,9 @@ def _carry_over(
 ) -> dict[str, Value]:
     """What the reading says, and what the snapshot has that the reading leaves open.
 
-    A membership that is null, or gone where all are pulled, is false from now on (design §3); a
-    computed trait, and what is no membership under an audience's name, is dropped. What could not
-    be read, is `newer`, or is of no trait of ours, stays as it was.
+    A membership that is null, or gone where all are pulled, is false from now on
+    (docs/design.md §3.4); a computed trait, and what is no membership under an audience's name, is
+    dropped. What could not be read, is `newer`, or is of no trait of ours, stays as it was.
     """
     unread = {key for key, _ in reading.skipped}
     traits = {name: value for name, value in reading.traits.items() if name not in newer}

@@ -1,8 +1,8 @@
 """The guard: which traits' changes a run must hold back until somebody decides.
 
 Pure. A source that lost rows looks like customers that left; billing them off is not undone by
-finding out later (design §3, Guard). What leaves is added up over a sliding day, so that many small
-runs are not less than one large one.
+finding out later (docs/design.md §3.13). What leaves is added up over a sliding day, so that many
+small runs are not less than one large one.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: So long (milliseconds) Engage may take to bring what a call said into the source: Profiles Sync
-#: loads hourly, slightly out of order (facts/segment.md §1.3).
+#: loads hourly, slightly out of order (docs/facts/segment.md §1.3).
 LOADED_AFTER = 3 * 3600 * 1000
 
 

@@ -672,7 +672,7 @@ class Runs:
         tally.counted = counted
 
     def _check_whole(self, pull: Pull, catalog: Catalog, tally: Tally) -> None:
-        """A pull is complete or it is nothing (design §3)."""
+        """A pull is complete or it is nothing (docs/design.md §3.7)."""
         counted = tally.counted
         assert counted is not None
         customers = tally.customers - tally.silent

@@ -272,7 +272,7 @@ def test_the_time_of_a_change_is_the_rows(warehouse: Warehouse) -> None:
 def test_a_time_that_cannot_be_is_the_time_when_the_row_came(
     warehouse: Warehouse, timestamp: str, counts: str
 ) -> None:
-    """Design §3, Time: from 2000 to the receipt and five minutes."""
+    """docs/design.md §3.9: from 2000 to the receipt and five minutes."""
     warehouse.member("p1", "u1")
     warehouse.trait("p1", "churn", "true", T0, timestamp=timestamp)
     ((keys, times),) = [(json.loads(row.keys), json.loads(row.times)) for row in warehouse.pulled()]

@@ -356,7 +356,7 @@ def test_the_section_alone_makes_the_next_run_compare_everything(
 def test_an_audience_deleted_in_engage_is_held(
     synced: Installation, engage: EngageSandbox, space: PublicApiSandbox
 ) -> None:
-    """Its key stays on the profiles, true for ever (facts/segment.md §3.4)."""
+    """Its key stays on the profiles, true for ever (docs/facts/segment.md §3.4)."""
     before = synced.holds()
     evolution = engage.evolve(fraction=0.2)
     key = busiest(engage, evolution)

@@ -1,4 +1,4 @@
-"""The stand-in for the Public API is as strict as the documents (facts/segment.md §1.2)."""
+"""The stand-in for the Public API is as strict as the documents (docs/facts/segment.md §1.2)."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def test_the_guard_holds_and_lets_through(
 def test_an_empty_source_is_never_an_exit(
     installation: Installation, engage: EngageSandbox, table: str
 ) -> None:
-    """Design §3: however small the audience, a pull without rows of it changes nothing."""
+    """docs/design.md §3.13: however small it is, a pull without rows of it changes nothing."""
     engage.fill(60, 3)
     installation.run("sync")
     had = installation.holds()
@@ -259,7 +259,7 @@ def test_resync_of_a_part(installation: Installation, engage: EngageSandbox) -> 
 
 
 def test_two_keys_with_one_name(installation: Installation, engage: EngageSandbox) -> None:
-    """Design §3, Names: a clear error naming both; neither is sent, the rest go on."""
+    """docs/design.md §3.2: a clear error naming both; neither is sent, the rest go on."""
     engage.fill(50, 2)
     with create_engine(installation.source_url).begin() as connection:
         connection.execute(

@@ -1,4 +1,4 @@
-"""How long to wait: full jitter under a doubling bound, and Retry-After (design §3)."""
+"""How long to wait: full jitter under a doubling bound, and Retry-After (docs/design.md §3.17)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The Segment call: what is taken, dropped and rejected, and when it happened (design §3,
-facts/segment.md §4)."""
+"""The Segment call: what is taken, dropped and rejected, and when it happened (docs/design.md §3.9
+and docs/facts/segment.md §4)."""
 
 from __future__ import annotations
 

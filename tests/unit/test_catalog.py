@@ -1,4 +1,4 @@
-"""Which keys are ours and how a customer's rows read (design §3: Names, Which traits)."""
+"""Which keys are ours and how a customer's rows read (docs/design.md §3.2, §3.3)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_boolean_key_that_matches_is_an_audience_under_its_name() -> None:
 
 
 def test_computed_traits_are_looked_at_first() -> None:
-    """Design §3: even where the value is boolean and the key matches `audiences` too."""
+    """docs/design.md §3.3: even where the value is boolean and the key matches `audiences` too."""
     catalog = catalog_of(booleans("is_rich", "vip"), computed_traits=["is_*"])
     assert kinds(catalog) == {"is_rich": COMPUTED_TRAIT, "vip": AUDIENCE}
 
@@ -91,7 +91,7 @@ def test_name_and_email_are_never_traits() -> None:
 
 @pytest.mark.parametrize("key", ["hidden_entry", "hidden_entry_rule_7"])
 def test_internals_of_journeys_are_never_traits(key: str) -> None:
-    """Facts/segment.md §1.3."""
+    """docs/facts/segment.md §1.3."""
     assert catalog_of(booleans(key), computed_traits=["hidden*"]).keys == []
 
 
@@ -259,7 +259,7 @@ def test_a_trait_that_the_source_lost_stays_ours() -> None:
     assert (catalog.problems, catalog.messages) == ({}, [])
 
 
-# Two keys that give one name; keys that give none (design §3, Names)
+# Two keys that give one name; keys that give none (docs/design.md §3.2)
 
 
 def test_two_keys_with_one_name_are_both_left_out_and_named() -> None:
@@ -429,7 +429,7 @@ def test_a_key_that_is_not_ours_is_skipped(catalog: Catalog) -> None:
     ],
 )
 def test_who_is_somebody_to_send(catalog: Catalog, rows: dict[str, object], somebody: bool) -> None:
-    """Design §3, three states: in at least one audience, or with a computed trait."""
+    """docs/design.md §3.4: in at least one audience, or with a computed trait."""
     assert read(catalog, **rows).somebody is somebody
 
 
@@ -478,7 +478,7 @@ def test_canonical_text_does_not_depend_on_the_order(traits: dict[str, bool | in
     assert json.loads(canonical({**traits})) == traits
 
 
-# The newest row of a key (design §3, Who is a customer: merges)
+# The newest row of a key (docs/design.md §3.1)
 
 
 def newest_of(*rows: tuple[str, object, object]) -> dict[str, tuple[object, object]]:
@@ -573,7 +573,7 @@ def test_a_name_that_was_given_back_is_not_taken_by_another_key() -> None:
     assert catalog_of(booleans("Plan"), audiences=["Plan"], released=released).keys == ["Plan"]
 
 
-# Where the Public API says what a key is (facts/segment.md §1.2)
+# Where the Public API says what a key is (docs/facts/segment.md §1.2)
 
 
 def test_a_key_is_what_it_is_listed_as_where_the_globs_for_that_match() -> None:

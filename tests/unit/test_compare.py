@@ -1,4 +1,5 @@
-"""The comparison: design §3 line by line, then against an oracle that keeps all in dicts."""
+"""The comparison: docs/design.md §3 line by line, then against an oracle that keeps all in
+dicts."""
 
 from __future__ import annotations
 
@@ -114,7 +115,7 @@ def counts(tally: Tally, key: str) -> dict[str, int]:
     return {name: count for name in (*names, "dropped") if (count := getattr(sums, name))}
 
 
-# New customers (design §3, three states)
+# New customers (docs/design.md §3.4)
 
 
 def test_a_new_customer_in_an_audience_is_sent_with_its_pulled_false_too() -> None:
@@ -302,7 +303,7 @@ def test_a_customer_of_whom_nothing_can_be_read_does_not_change() -> None:
 
 
 def test_a_name_that_two_keys_give_stays_as_it_was() -> None:
-    """Design §3, Names: neither is sent; the rest go on."""
+    """docs/design.md §3.2: neither is sent; the rest go on."""
     row = pulled("u1", ("Gold Club", "f", MAY), ("gold_club", "f", MAY), ("vip", "t", MAY))
     change, tally = one(row, known("u1", {"gold_club": True, "vip": False}))
     assert change is not None
@@ -372,7 +373,7 @@ def test_a_customer_that_vanished_with_nothing_but_false_is_unchanged() -> None:
     assert (tally.changed, tally.unchanged, counts(tally, "vip")) == (0, 1, {})
 
 
-# Name and email (design §3, Which traits)
+# Name and email (docs/design.md §3.3)
 
 
 def test_a_change_of_name_or_email_is_a_change_of_the_customer() -> None:
@@ -475,7 +476,7 @@ def test_a_name_counts_whatever_its_time() -> None:
     assert change.name == "Ada"
 
 
-# What came by a call (design §3, Order: calls are provisional). The pull knows of all before June.
+# What came by a call (docs/design.md §3.10). The pull knows of all before June.
 
 
 @pytest.mark.parametrize(
@@ -523,7 +524,7 @@ def test_of_a_key_that_stands_twice_the_newest_row_is_held_against_the_call() ->
 def test_a_row_that_is_not_there_yet_does_not_undo_a_call(
     row: PulledCustomer | None, stamp: int, stays: bool
 ) -> None:
-    """The pull may not know of it: rows are loaded hourly (facts/segment.md §1.3)."""
+    """The pull may not know of it: rows are loaded hourly (docs/facts/segment.md §1.3)."""
     traits = {"vip": True, "total": 5, "lost": True}
     stamps = {name: [stamp, stamp] for name in ("vip", "total")}
     change, tally = one(row, known("u1", traits, stamps=stamps))
@@ -553,7 +554,7 @@ def test_a_pulled_name_does_not_undo_the_newer_one_of_a_call() -> None:
     assert (change.name, change.email) == ("Eva", "e@example.com")
 
 
-# Duplicates while a merge is under way (design §3, Who is a customer)
+# Duplicates while a merge is under way (docs/design.md §3.1)
 
 
 def test_of_a_key_that_stands_twice_the_newest_row_counts() -> None:
@@ -574,7 +575,7 @@ def test_a_key_that_stands_twice_and_did_not_change() -> None:
     assert (tally.rows, counts(tally, "vip")) == (2, {"pulled": 1, "unchanged": 1})
 
 
-# What Amberflo has and the snapshot does not know (design §3, PUT replaces the whole record)
+# What Amberflo has and the snapshot does not know (docs/design.md §3.5)
 
 
 def beside(
@@ -639,7 +640,7 @@ def test_what_is_judged_of_amberflo_is_all_that_counts() -> None:
 
 
 def test_nobody_judges_whom_engage_never_knew() -> None:
-    """Design §3: customers that Amberflo has and Engage does not know are left alone."""
+    """docs/design.md §3.5: customers that Amberflo has and Engage does not know are left alone."""
     stranger = known("u1", {})._replace(compared=None)
     assert beside(None, stranger, Seen(1, {"vip": True}))[0] is None
 
@@ -686,7 +687,7 @@ def test_merge_is_an_outer_join_in_order() -> None:
     "ids", [["b", "a"], ["a", "a"], ["😀", "\uffff"], ["a", "b", "B"], ["é", "z"]]
 )
 def test_a_pull_out_of_order_ends_the_run(ids: list[str]) -> None:
-    """Design §3: in UTF-8 byte order, each customer once."""
+    """docs/design.md §3.7: in UTF-8 byte order, each customer once."""
     with pytest.raises(SourceError, match="out of order") as refused:
         list(merge([with_traits(customer_id) for customer_id in ids], []))
     assert repr(ids[-1]) in str(refused.value)
@@ -731,7 +732,7 @@ def test_a_partial_pull_says_nothing_of_the_others() -> None:
 
 
 def test_a_partial_pull_infers_nothing_from_a_row_that_is_not_there() -> None:
-    """Design §3, Absence: a merge or a table may be half loaded."""
+    """docs/design.md §3.11: a merge or a table may be half loaded."""
     tally = Tally(make_catalog())
     before = known("a", {"vip": True, "lost": True, "total": 5})
     pairs = look_up([with_traits("a", vip="f")], lambda ids: [before])
@@ -952,7 +953,7 @@ def is_same(one: object, other: object) -> bool:
 
 
 def oracle(world: World, *, whole: bool = True) -> Expected:
-    """Design §3, straight: each customer on its own, all in dicts."""
+    """docs/design.md §3, straight: each customer on its own, all in dicts."""
     expected = Expected(dict(world.snapshot))
     for customer_id in {*world.pull, *(world.snapshot if whole else ())}:
         _expect(customer_id, world, expected, whole)
@@ -1142,7 +1143,7 @@ def test_the_changes_of_a_customer_are_the_difference_of_its_traits(world: World
 @THOROUGH
 @given(worlds())
 def test_the_sums_close(world: World) -> None:
-    """Design §3: pulled = unchanged + entered + exited + changed + skipped, for each trait."""
+    """docs/design.md §3.8: pulled = unchanged + entered + exited + changed + skipped, by trait."""
     changes, tally = whole(world)
     for sums in tally.sums.values():
         parts = (sums.unchanged, sums.entered, sums.exited, sums.changed, sums.skipped)

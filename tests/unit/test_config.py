@@ -1,4 +1,4 @@
-"""The config contract (design §4): what is read, from where, and what an error says."""
+"""The config contract (docs/design.md §4): what is read, from where, and what an error says."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_the_values_of_the_example_are_the_defaults(file: Path) -> None:
 
 
 def test_the_defaults_of_the_contract(file: Path) -> None:
-    """Design §4."""
+    """docs/design.md §4."""
     config = load(file, {})
     assert {key: value for key, value in leaves(config) if key not in OWN_VALUES} == {
         "amberflo.customers_url": "https://app.amberflo.io/customers",
@@ -817,7 +817,7 @@ def test_a_secret_in_the_wrong_place_does_not_show(file: Path) -> None:
 
 
 def test_secrets_never_show() -> None:
-    """Design §3: never printed, logged or stored."""
+    """docs/design.md §3.22: never printed, logged or stored."""
     config = load(EXAMPLE, EXAMPLE_ENVIRON | {"SYNCER_ALERTS__WEBHOOK": "https://x/hush"})
     assert config.alerts.webhook is not None
     shown = [config, *(getattr(config, name) for name in Config.model_fields)]

@@ -1,4 +1,4 @@
-"""A customer's record at Amberflo (design §3, PUT replaces the whole record)."""
+"""A customer's record at Amberflo (docs/design.md §3.5)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def record(current: dict[str, Any] | None = None, **changed: Any) -> dict[str, A
 
 
 def test_the_identify_example_of_segment() -> None:
-    """The destination's own documentation: facts/segment.md §7."""
+    """The destination's own documentation: docs/facts/segment.md §7."""
     avatar = "https://s3.amazonaws.com/uifaces/faces/twitter/scottkclark/128.jpg"
     traits = {
         "plan": "premium",
@@ -193,20 +193,20 @@ def test_the_id_is_ours() -> None:
     ],
 )
 def test_slashes_and_bars_in_values_become_underscores(value: Any, sent: Any) -> None:
-    """As Segment's own destination does: facts/segment.md §7. Types stay."""
+    """As Segment's own destination does: docs/facts/segment.md §7. Types stay."""
     found = record(traits={"total": value})["traits"]["total"]
     assert found == sent
     assert type(found) is type(sent)
 
 
 def test_slashes_in_objects_of_a_list_become_underscores_too() -> None:
-    """Recommended items may be such (facts/segment.md §3.2: their shape is not known)."""
+    """Recommended items may be such (docs/facts/segment.md §3.2: their shape is not known)."""
     assert at_amberflo([{"url": "https://a.example"}]) == ['{"url":"https:__a.example"}']
 
 
 @pytest.mark.parametrize("value", ["", "  ", None])
 def test_a_blank_trait_is_not_sent(value: str | None) -> None:
-    """Amberflo's SDKs refuse it (facts/amberflo.md §1); it would cost the whole customer."""
+    """Amberflo's SDKs refuse it (docs/facts/amberflo.md §3); it would cost the whole customer."""
     found = record({"traits": {"total": 1}}, traits={"total": value, "vip": True})
     assert found["traits"] == {"vip": True}
 
@@ -229,7 +229,7 @@ def test_names_of_traits_are_left_as_they_are() -> None:
     ],
 )
 def test_as_strings_every_value_of_ours_is_text(value: Any, text: str) -> None:
-    """Design §3: amberflo.trait_values = "string"."""
+    """docs/design.md §3.5: amberflo.trait_values = "string"."""
     assert record(traits={"total": value}, as_strings=True)["traits"] == {"total": text}
 
 
@@ -285,7 +285,7 @@ def test_a_record_read_back_is_written_the_same(
     email: str | None,
     as_strings: bool,
 ) -> None:
-    """Delivery may repeat (design §3, level-triggered): the second PUT is the first one."""
+    """Delivery may repeat (docs/design.md §3.6): the second PUT is the first one."""
     wanted: dict[str, Any] = {
         "traits": ours,
         "name": name,

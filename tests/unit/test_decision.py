@@ -73,8 +73,8 @@ def test_what_enters_goes_through_beside_what_waits() -> None:
 
 
 def test_a_new_customer_goes_out_with_what_is_not_held() -> None:
-    """Design §3, Guard: a hold never touches another audience. Who is in nothing without what is
-    held is nobody yet."""
+    """docs/design.md §3.13: a hold never touches another audience. Who is in nothing without what
+    is held is nobody yet."""
     changes = [change("fine", None, True), change("held", None, True)]
     new = CustomerChange("n", False, {"fine": True, "held": True}, None, None, changes)
     kept, held, left = DECISION.split(new)
@@ -177,7 +177,7 @@ def customer_changes(draw: st.DrawFn) -> CustomerChange:
         was = draw(st.none() | values) if known else None
         now = draw(st.none() | values)
         if kind == AUDIENCE and was is not None and now is None:
-            now = False  # a membership that is gone is false (design §3)
+            now = False  # a membership that is gone is false (docs/design.md §3.4)
         before |= {} if was is None else {key: was}
         after |= {} if now is None else {key: now}
         rulings[key] = draw(st.sampled_from([None, None, "approved", "rejected"]))

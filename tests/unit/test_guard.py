@@ -1,4 +1,4 @@
-"""The guard's limits (design §3, Guard)."""
+"""The guard's limits (docs/design.md §3.13)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_lost_values_of_a_computed_trait_count_as_exits() -> None:
 
 
 def test_a_trait_that_lost_all_its_rows_is_held_however_small() -> None:
-    """Design §3: the pull has no rows for an audience that had members."""
+    """docs/design.md §3.13: the pull has no rows for an audience that had members."""
     reason = held(Sums(pulled=3, exited=3, vanished=3), 3)
     assert reason == "the pull has no rows of it, and it had 3 members"
     computed = Sums(pulled=2, changed=2, dropped=2, vanished=2)
@@ -141,7 +141,7 @@ def test_what_is_held_stays_held_whatever_the_run(whole: bool) -> None:
 
 
 def test_runs_of_a_day_are_added_up() -> None:
-    """Design §3, Guard: five runs of 19 % are not less than one of 95 %."""
+    """docs/design.md §3.13: five runs of 19 % are not less than one of 95 %."""
     assert held(exits(190), 1000) is None
     reason = held(exits(154), 810, left=190)
     assert reason == (
@@ -211,7 +211,7 @@ def test_more_exits_are_never_held_less(
 
 
 def test_a_key_that_nothing_is_pulled_of_is_held_in_a_partial_run_too() -> None:
-    """Few at a time would pass below every limit (design §3: a missing page is never an exit)."""
+    """Few at a time would pass below every limit (docs/design.md §3.7)."""
     sums = {"vip": Sums(pulled=1, exited=1, vanished=1)}
     guard = Guard(max_exits=1.0, min_exits=100)
     assert not guard.held(sums, {"vip": 5}, whole=False, still={}, excused={}, left={})
@@ -221,7 +221,7 @@ def test_a_key_that_nothing_is_pulled_of_is_held_in_a_partial_run_too() -> None:
 
 
 def test_a_key_that_is_not_listed_is_held_with_that_reason() -> None:
-    """A deleted audience stays true in Engage for ever (facts/segment.md §3.4)."""
+    """A deleted audience stays true in Engage for ever (docs/facts/segment.md §3.4)."""
     sums = {key: Sums(pulled=1, exited=1, vanished=1) for key in ("gone", "lost")}
     members = {"gone": 1234, "lost": 5}
     found = Guard().held(

@@ -1,4 +1,5 @@
-"""The direction of imports (design §2): who may know whom, and where each library is used."""
+"""The direction of imports (docs/design.md §2): who may know whom, and where each library is
+used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Public API lists, and when exits count (facts/segment.md §1.2)."""
+"""What the Public API lists, and when exits count (docs/facts/segment.md §1.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call becomes at Amberflo (design §3, Meters and Engage in realtime); the seed's examples
+"""What a call becomes at Amberflo (docs/design.md §3.14, §3.16); documented examples
 byte for byte."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trait names (design §3, Names): Segment's own warehouse rule, and keys that need no rule."""
+"""Trait names (docs/design.md §3.2): Segment's own warehouse rule, and keys that need no rule."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KEYS = st.one_of(
     ],
 )
 def test_the_warehouse_rule_of_segment(text: str, name: str) -> None:
-    """Vectors of go-snakecase: facts/segment.md §3.1."""
+    """Vectors of go-snakecase: docs/facts/segment.md §3.1."""
     assert snake_case(text) == name
 
 
@@ -57,7 +57,7 @@ def test_what_is_no_ascii_letter_or_digit_separates(text: str, name: str) -> Non
 
 
 def test_the_example_of_the_seed() -> None:
-    """Design §3, Names: the audience "Order Completed Last 30days"."""
+    """docs/design.md §3.2: the audience "Order Completed Last 30days"."""
     assert trait_name("Order Completed Last 30days") == "order_completed_last_30days"
 
 
@@ -66,7 +66,7 @@ def test_the_example_of_the_seed() -> None:
     ["order_completed_last_30days", "j_o_jons__step_1_ns3i7", "_private", "trailing_", "5", "___"],
 )
 def test_a_ready_key_is_kept_as_it_is(key: str) -> None:
-    """Design §3: keys of `[a-z0-9_]+` are their own name, with a journey's double underscore."""
+    """docs/design.md §3.2: keys of `[a-z0-9_]+` are their own name, a journey's `__` too."""
     assert trait_name(key) == key
 
 

@@ -1,5 +1,5 @@
-"""The pace of requests, on a clock of its own: Amberflo publishes no limit (facts/amberflo.md §1),
-so the rate goes down on 429 and comes back by itself."""
+"""The pace of requests, on a clock of its own: Amberflo publishes no limit
+(docs/facts/amberflo.md §1.7), so the rate goes down on 429 and comes back by itself."""
 
 from __future__ import annotations
 

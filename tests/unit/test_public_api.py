@@ -1,4 +1,4 @@
-"""One entry of the Public API's lists, read (facts/segment.md §1.2)."""
+"""One entry of the Public API's lists, read (docs/facts/segment.md §1.2)."""
 
 from __future__ import annotations
 

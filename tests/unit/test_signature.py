@@ -1,4 +1,5 @@
-"""Segment's webhook signature over the bytes as they came (facts/segment.md §4.7), and keys."""
+"""Segment's webhook signature over the bytes as they came, and keys
+(docs/facts/segment.md §4.7)."""
 
 from __future__ import annotations
 

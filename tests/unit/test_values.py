@@ -1,5 +1,5 @@
 """Trait values and times, read leniently: how Profiles Sync writes them is not documented
-(facts/segment.md §1.3)."""
+(docs/facts/segment.md §1.3)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from syncer.engage.values import (
 NOON = 1_714_566_600_000
 
 
-# Booleans: true/false/t/f/1/0 (facts/segment.md §1.3)
+# Booleans: true/false/t/f/1/0 (docs/facts/segment.md §1.3)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_is_a_value_though_it_looks_empty(raw: object) -> None:
 
 
 # Computed traits: text that reads as true/false, a number or a JSON list becomes that type; else a
-# string (design §3, three states)
+# string (docs/design.md §3.4)
 
 
 @pytest.mark.parametrize(
