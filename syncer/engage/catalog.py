@@ -52,7 +52,7 @@ __all__ = [
 #: (docs/facts/segment.md §1.2).
 JOURNEY = "j_o_*"
 #: So many bytes of combinations of values are remembered as read, and of keys.
-READINGS, LAYOUTS = 24 << 20, 4 << 20
+READINGS, LAYOUTS = 16 << 20, 4 << 20
 #: What an entry takes beside the texts that it has: the objects, and the values by name.
 _ENTRY, _VALUE = 500, 100
 #: How many keys notices of one kind name.

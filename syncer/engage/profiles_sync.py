@@ -72,7 +72,7 @@ _COLUMNS = {
 _OTHER_SPELLING = {"user_identifiers": "user_identifier"}
 
 #: So many rows, and so many characters of them, are read at a time.
-FETCH, FETCH_SIZE = 1000, 4 << 20
+FETCH, FETCH_SIZE = 1000, 2 << 20
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 #: Customers that are looked up at a time, and bytes of them, about.
-CHUNK, CHUNK_SIZE = 500, 8 << 20
+CHUNK, CHUNK_SIZE = 500, 2 << 20
 
 
 def chunks(

@@ -262,7 +262,10 @@ class Contact:
             rows = {row.customer_id: row for row in snapshot.held(state, customer_ids)}
         found = {}
         for listed in self.roster.rows(customer_ids):
-            traits, row = self._traits(listed.traits), rows.get(listed.customer_id)
+            row = rows.get(listed.customer_id)
+            if row is not None and self._was_told(row) and (_settled(row) or not self.new):
+                continue  # as nearly all are: nothing is read of them
+            traits = self._traits(listed.traits)
             if traits is None:
                 continue
             traits = self._free(traits)
