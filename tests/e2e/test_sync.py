@@ -126,7 +126,7 @@ def test_on_postgresql(installation: Installation, postgres_url: str) -> None:
     installation.configure(source=postgres_url, state=postgres_url)
     config = installation.config.read_text(encoding="utf-8")
     installation.config.write_text(
-        config.replace("[state]", 'schema = "my_space"\n[state]'), encoding="utf-8"
+        config.replace("[ops]", 'schema = "my_space"\n[ops]'), encoding="utf-8"
     )
     engage = EngageSandbox(postgres_url, schema="my_space", seed=3)
     try:
