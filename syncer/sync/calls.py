@@ -30,7 +30,7 @@ from syncer.engage.names import trait_name
 from syncer.engage.selection import kind_by_globs, matches
 from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership
 from syncer.sync.commit import as_json, counts
-from syncer.sync.compare import Stamp, read_stamps, same
+from syncer.sync.compare import Stamp, read_stamps, same, write_stamps
 from syncer.sync.early import TOO_MANY, waiting
 from syncer.times import believed
 
@@ -167,7 +167,7 @@ class Calls:
             name=values["name"],
             email=values["email"],
             called=self._said(call, state.called) if call.traits else state.called,
-            stamps=_stamped(stamps),
+            stamps=write_stamps(stamps),
         )
 
     def _said(self, call: CustomerUpdate, before: str | None) -> str | None:
@@ -228,7 +228,7 @@ class Calls:
             ("name", "email"), Stamp(self._now, self._now)
         )
         self._customers[call.customer_id] = was._replace(
-            name=was.customer_id, email="", called=called.dump(said), stamps=_stamped(stamps)
+            name=was.customer_id, email="", called=called.dump(said), stamps=write_stamps(stamps)
         )
         return DELETE
 
@@ -272,7 +272,7 @@ class Calls:
             )
             self._members[trait.key] += counts(call.value) - counts(before)
         self._customers[call.customer_id] = state._replace(
-            traits=canonical(traits), stamps=_stamped(stamps)
+            traits=canonical(traits), stamps=write_stamps(stamps)
         )
         return None
 
@@ -358,7 +358,3 @@ def sendable(state: CustomerState) -> tuple[Any, ...]:
 
 def _dump(found: dict[str, Any]) -> str | None:
     return orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode() if found else None
-
-
-def _stamped(stamps: dict[str, Stamp]) -> str | None:
-    return _dump({name: list(stamp) for name, stamp in stamps.items()})

@@ -29,6 +29,7 @@ from syncer.sync.compare import (
     read_stamps,
     same,
     size_of,
+    write_stamps,
 )
 from syncer.sync.decision import Decision
 
@@ -207,6 +208,7 @@ def laid_over(
         return new, change.changes
     now = orjson.loads(state.traits)
     stamps = read_stamps(state.stamps)
+    kept = dict(stamps)
     made = []
     for one in change.changes:
         stamp = stamps.get(one.trait)
@@ -219,13 +221,15 @@ def laid_over(
             continue
         else:
             made.append(one._replace(before=was))
+            kept.pop(one.trait, None)  # what is there now is no call's word any more
         if one.after is None:
             now.pop(one.trait, None)
         else:
             now[one.trait] = one.after
     name = _newest(state.name, change.name, change.name_at, stamps.get("name"), horizon)
     email = _newest(state.email, change.email, change.email_at, stamps.get("email"), horizon)
-    return state._replace(traits=canonical(now), name=name, email=email), made
+    laid = state._replace(traits=canonical(now), name=name, email=email)
+    return (laid if kept == stamps else laid._replace(stamps=write_stamps(kept))), made
 
 
 def _newest(known: str | None, pulled: str | None, at: int, stamp: Any, horizon: int) -> str | None:

@@ -643,6 +643,14 @@ def _readable(rows: list[list[Any]], tally: Tally) -> list[list[Any]]:
     return found
 
 
+def write_stamps(stamps: Mapping[str, Stamp]) -> str | None:
+    """The text of stamps; None where there are none."""
+    if not stamps:
+        return None
+    found = {name: list(one) for name, one in stamps.items()}
+    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode()
+
+
 def _name_and_email(
     rows: list[list[Any]], stamps_text: str | None, horizon: int
 ) -> tuple[str | None, str | None, int, int]:

@@ -236,7 +236,7 @@ def _chained(found: Evidence) -> Iterator[str]:
 
 
 def _summed(found: Evidence) -> Iterator[str]:
-    steps = Counter((row["run"], row["key"], row["step"]) for row in found.tables["change"])
+    steps = Counter((row["run"], row["key"], _counts_as(row)) for row in found.tables["change"])
     kinds = ("unchanged", "entered", "exited", "changed", "skipped")
     held: Counter[int] = Counter()
     for row in found.tables["run_trait"]:
@@ -253,6 +253,13 @@ def _summed(found: Evidence) -> Iterator[str]:
         ended_well = row["state"] not in ("running", "failed", "interrupted")
         if came > row["due"] or (ended_well and came != row["due"]):
             yield f"run {row['id']} ({row['state']}): {came} came of {row['due']} due"
+
+
+def _counts_as(row: Row) -> int:
+    """1, -1 or 0 where a run counts a change as an entry, an exit, or as neither: who leaves at
+    Amberflo only, where the state never had it, has left."""
+    left = row["before"] == "true" and row["after"] != "true"
+    return -1 if row["step"] != 1 and left else int(row["step"])
 
 
 def _metered(found: Evidence) -> Iterator[str]:

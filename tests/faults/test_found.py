@@ -24,7 +24,7 @@ from syncer.amberflo.delivery import CustomerDelivery, Delivery
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sync.commit import laid_over
-from syncer.sync.compare import CustomerChange, Tally, TraitChange
+from syncer.sync.compare import ENGAGE_WINS, CustomerChange, Tally, TraitChange, read_stamps
 
 from .runner import play
 from .scenario import Act, Process, Round
@@ -68,6 +68,18 @@ def test_a_row_that_vanished_gives_way_to_a_call_that_the_pull_need_not_know() -
     assert laid_over(known, change(gone), HORIZON) == (known, [])
     older = known._replace(stamps=f'{{"vip":[{HORIZON},{HORIZON}]}}')
     assert laid_over(older, change(gone), HORIZON)[1] == [gone]
+
+
+def test_what_a_run_changed_is_no_calls_word_any_more() -> None:
+    """Else what Engage says next, of a time before the call, would give way to what Engage said."""
+    exit_ = TraitChange("vip", "vip", True, False, 500)
+    known = state({"vip": True, "beta": True}, {"vip": 501, "beta": 502})
+    laid, made = laid_over(known, change(exit_), ENGAGE_WINS)
+    assert made == [exit_]
+    assert read_stamps(laid.stamps).keys() == {"beta"}
+    assert laid_over(state({"vip": True}, {"vip": 501}), change(exit_), ENGAGE_WINS)[0].stamps is (
+        None
+    )
 
 
 def test_a_newer_name_and_email_stay() -> None:
