@@ -1,4 +1,4 @@
-"""What Amberflo refused for good: kept until it is retried, discarded, or sent after all. And calls
+"""What Amberflo does not take: kept until it is retried, discarded, or sent after all. And calls
 that could not be taken, of which whoever calls can make any number: the newest of them are kept."""
 
 from __future__ import annotations
@@ -35,11 +35,16 @@ IS_CALL = FAILURE.c.attempts == literal_column("0")
 
 
 def put(connection: Connection, rows: Collection[Mapping[str, Any]]) -> int:
-    """Record failures; what failed before under the same `ref` is replaced. Gives how many calls
-    that were there had to go: the newest CALLS stay."""
-    newest = {row["ref"]: row for row in rows}
+    """Record failures; what failed before under the same `ref` is replaced, and failed at the time
+    when it did first. Gives how many calls that were there had to go: the newest CALLS stay."""
+    newest = {row["ref"]: dict(row) for row in rows}
     for refs in _chunks(newest):
-        connection.execute(delete(FAILURE).where(FAILURE.c.ref.in_(refs)))
+        these = FAILURE.c.ref.in_(refs)
+        for ref, since in connection.execute(
+            select(FAILURE.c.ref, FAILURE.c.failed_at).where(these)
+        ):
+            newest[ref]["failed_at"] = since
+        connection.execute(delete(FAILURE).where(these))
         connection.execute(insert(FAILURE), [newest[ref] for ref in refs])
     return _let_go(connection) if any(row.get("attempts") == 0 for row in rows) else 0
 
@@ -241,7 +246,7 @@ def count_of(connection: Connection, customer_id: str | None) -> int:
 
 
 def customers_since(connection: Connection, moment: int) -> int:
-    """How many customers were refused since a moment (epoch milliseconds)."""
+    """How many customers failed first since a moment (epoch milliseconds)."""
     statement = (
         select(func.count())
         .select_from(FAILURE)

@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 #: The line of what runs and people made due.
 RUN = "2"
+#: The line of those that Amberflo did not take while it took others: each is tried again by itself,
+#: now and then, and nobody waits for it.
+PUT_OFF = "5"
 _MEMBERSHIPS, _TRUSTED, _BARE = "1", "3", "4"
 
 
@@ -38,11 +41,13 @@ def key_of(line: str) -> str:
 
 def of_customers(found: Sequence[str]) -> tuple[list[str], list[str]]:
     """Of these lines, those that share what there is; and all, in the order in which they may have
-    what is left: memberships go before identifies, and runs beside both."""
+    what is left: memberships go before identifies, and runs beside both; what was put off comes
+    last."""
     memberships = [line for line in found if line.startswith(_MEMBERSHIPS)]
     identifies = [line for line in found if line.startswith((_TRUSTED, _BARE))]
     runs = [line for line in found if line == RUN]
-    return (memberships or identifies) + runs, memberships + runs + identifies
+    put_off = [line for line in found if line == PUT_OFF]
+    return (memberships or identifies) + runs, memberships + runs + identifies + put_off
 
 
 def present(

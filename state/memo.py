@@ -1,5 +1,5 @@
 """Single values of the state by name: the head of the seals, the salt of forgotten ids, which
-Amberflo account was delivered to."""
+Amberflo account was delivered to, and in which form."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from state.tables import MEMO
 
 #: Which Amberflo account the state is about.
 ACCOUNT = "account"
+#: How the values of traits were sent (`amberflo.trait_values`) when everybody was sent last.
+TRAIT_VALUES = "trait_values"
 
 
 def get(connection: Connection, name: str) -> str | None:

@@ -98,6 +98,18 @@ class DueRow(NamedTuple):
     run: int | None
     given_back: str | None = None
     compared: int | None = None
+    line: str = lines.RUN
+    acked_rev: int = 0
+
+    @property
+    def put_off(self) -> bool:
+        """Whether it was put off, and is tried again."""
+        return self.line == lines.PUT_OFF
+
+    @property
+    def again(self) -> bool:
+        """Whether it is to be sent though nothing changed since Amberflo acknowledged it."""
+        return self.acked_rev == self.rev
 
 
 class HeldRow(NamedTuple):
@@ -472,7 +484,8 @@ def backlog_by_key(connection: Connection) -> dict[str, int]:
 
 
 def oldest_due(connection: Connection, run: int | None = None) -> int | None:
-    """When the customer that waits longest became due or is to be tried next."""
+    """When the customer that waits longest became due or is to be tried next, less those that were
+    put off."""
     return _oldest_due(connection, _due(run))
 
 
@@ -482,27 +495,26 @@ def _oldest_due(connection: Connection, which: ColumnElement[bool]) -> int | Non
         connection.execute(
             select(func.min(CUSTOMER.c.due_at)).where(_DUE, CUSTOMER.c.line == line, which)
         ).scalar()
-        for line in lines.present(connection, CUSTOMER.c.line, _DUE)
+        for line in lines.present(connection, CUSTOMER.c.line, _DUE, _NOT_PUT_OFF)
     ]
     return min((int(one) for one in found if one is not None), default=None)
 
 
 def waits_since(connection: Connection) -> int | None:
-    """Since when the customer waits that waits longest: where it was tried before, since its oldest
-    change that is not delivered."""
+    """Since when the customer waits that waits longest, less those that were put off: where it was
+    tried before, since its oldest change that is not delivered."""
     tried = connection.execute(
         select(func.min(CHANGE.c.recorded_at))
         .select_from(CUSTOMER)
         .join(CHANGE, CHANGE.c.customer_id == CUSTOMER.c.customer_id)
-        .where(
-            CUSTOMER.c.due_at.is_not(None), CUSTOMER.c.attempts > 0, CHANGE.c.delivered_at.is_(None)
-        )
+        .where(_DUE, _NOT_PUT_OFF, CUSTOMER.c.attempts > 0, CHANGE.c.delivered_at.is_(None))
     ).scalar()
     fresh = _oldest_due(connection, CUSTOMER.c.attempts == 0)
     return min((int(one) for one in (tried, fresh) if one is not None), default=None)
 
 
 _DUE = CUSTOMER.c.due_at.is_not(None)
+_NOT_PUT_OFF = CUSTOMER.c.line != lines.PUT_OFF
 
 
 def _due(run: int | None) -> ColumnElement[bool]:
@@ -524,7 +536,7 @@ def claim(
     connection: Connection, worker: int, now: int, limit: int, run: int | None = None
 ) -> list[DueRow]:
     """Take customers to send by now that nobody else has in work: of each line (lines.py) its part,
-    those that wait longest first."""
+    those that wait longest first. A `run` has those that it waits for, and what was put off."""
     first, rest = lines.of_customers(lines.present(connection, CUSTOMER.c.line, _DUE))
     for by_now in come_due(CUSTOMER.c.due_at, now):
         take = partial(_claim, connection, worker, by_now, run)
@@ -541,9 +553,10 @@ def _claim(
     line: str,
     limit: int,
 ) -> list[DueRow]:
+    which = _DUE if line == lines.PUT_OFF else _due(run)
     following = (
         select(CUSTOMER.c.customer_id)
-        .where(CUSTOMER.c.line == line, _due(run), by_now, CUSTOMER.c.claimed_by.is_(None))
+        .where(CUSTOMER.c.line == line, which, by_now, CUSTOMER.c.claimed_by.is_(None))
         .order_by(CUSTOMER.c.due_at, CUSTOMER.c.customer_id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -558,6 +571,28 @@ def _claim(
     return [DueRow._make(row[1:]) for row in sorted(rows, key=lambda row: row[:2])]
 
 
+def claim_acknowledged(connection: Connection, worker: int, now: int, limit: int) -> list[DueRow]:
+    """Take customers that Amberflo has as they are to be, those that it acknowledged last first, to
+    send them once more: whether it takes them says whether it takes anybody. They are due until
+    then, so that a worker that dies leaves them to others."""
+    newest = (
+        select(CUSTOMER.c.customer_id)
+        .where(CUSTOMER.c.due_at.is_(None), CUSTOMER.c.acked_rev == CUSTOMER.c.rev)
+        .where(CUSTOMER.c.claimed_by.is_(None))
+        .order_by(CUSTOMER.c.acked_at.desc(), CUSTOMER.c.customer_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("newest")
+    )
+    rows = connection.execute(
+        update(CUSTOMER)
+        .where(CUSTOMER.c.customer_id.in_(select(newest.c.customer_id)))
+        .values(claimed_by=worker, due_at=now)
+        .returning(*(CUSTOMER.c[name] for name in DueRow._fields))
+    )
+    return [DueRow._make(row) for row in rows]
+
+
 def give_back(connection: Connection, customer_ids: Collection[str]) -> None:
     """Let others have customers that were claimed and not begun."""
     connection.execute(
@@ -569,12 +604,20 @@ def give_back(connection: Connection, customer_ids: Collection[str]) -> None:
 
 
 def take_over(connection: Connection, run: int, now: int) -> int:
-    """Let a run wait for all that is due, and try it at once; gives how many that are."""
+    """Let a run wait for all that is due, and try it at once; gives how many that are. What was put
+    off is tried, too, but no run waits for it."""
     connection.execute(
-        update(CUSTOMER).where(CUSTOMER.c.due_at > now).values(due_at=now, attempts=0)
+        update(CUSTOMER).where(CUSTOMER.c.due_at > now, _NOT_PUT_OFF).values(due_at=now, attempts=0)
     )
     connection.execute(
-        update(CUSTOMER).where(_due(None), CUSTOMER.c.run.is_distinct_from(run)).values(run=run)
+        update(CUSTOMER)
+        .where(CUSTOMER.c.due_at > now, CUSTOMER.c.line == lines.PUT_OFF)
+        .values(due_at=now)
+    )
+    connection.execute(
+        update(CUSTOMER)
+        .where(_DUE, _NOT_PUT_OFF, CUSTOMER.c.run.is_distinct_from(run))
+        .values(run=run)
     )
     return backlog(connection, run)
 
@@ -589,7 +632,7 @@ def send_again(
 ) -> int:
     """Make known customers due though nothing changed: all, those with a change of `key` in their
     history, or the named ones; a run may wait for them. Gives how many."""
-    statement = update(CUSTOMER).values(due_at=now, attempts=0, run=run)
+    statement = update(CUSTOMER).values(due_at=now, attempts=0, run=run, line=_line_of_a_run())
     if key is not None:
         statement = statement.where(
             CUSTOMER.c.customer_id.in_(select(CHANGE.c.customer_id).where(CHANGE.c.key == key))
@@ -610,9 +653,18 @@ def unacknowledge(connection: Connection, now: int) -> None:
     acknowledged yet of an earlier delivery leaves them due."""
     connection.execute(
         update(CUSTOMER).values(
-            rev=CUSTOMER.c.rev + 1, acked_rev=0, acked_at=None, due_at=now, attempts=0
+            rev=CUSTOMER.c.rev + 1,
+            acked_rev=0,
+            acked_at=None,
+            due_at=now,
+            attempts=0,
+            line=_line_of_a_run(),
         )
     )
+
+
+def _line_of_a_run() -> Any:
+    return lines.earlier(CUSTOMER.c.line, CUSTOMER.c.due_at, lines.RUN)
 
 
 def acknowledge(connection: Connection, sent: Sequence[DueRow], at: int) -> dict[int, int]:
@@ -685,6 +737,30 @@ def park(connection: Connection, refused: Sequence[DueRow]) -> dict[int, int]:
             **_due_no_more(),
         ),
         _claimed(refused, 0),
+    )
+    return finished
+
+
+def put_off(connection: Connection, failed: Sequence[tuple[DueRow, int]]) -> dict[int, int]:
+    """Try these again at a later time (due_at), by themselves: no run waits for them any more.
+    Who changed since it was claimed is tried as ever. Gives the same as `acknowledge`."""
+    rows = [row for row, _ in failed]
+    finished = _finished(connection, rows)
+    same = CUSTOMER.c.rev == bindparam("was")
+    connection.execute(
+        update(CUSTOMER)
+        .where(CUSTOMER.c.customer_id == bindparam("which"))
+        .values(
+            run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
+            claimed_by=None,
+            attempts=CUSTOMER.c.attempts + 1,
+            due_at=case((same, bindparam("again_at")), else_=CUSTOMER.c.due_at),
+            line=case((same, lines.PUT_OFF), else_=CUSTOMER.c.line),
+        ),
+        [
+            {**values, "again_at": due_at}
+            for values, (_, due_at) in zip(_claimed(rows, 0), failed, strict=True)
+        ],
     )
     return finished
 

@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from contextlib import (
     AbstractContextManager,
+    ExitStack,
     asynccontextmanager,
     closing,
     contextmanager,
@@ -42,6 +43,7 @@ from syncer.amberflo.delivery import CustomerDelivery, Delivery
 from syncer.amberflo.farewell import farewell
 from syncer.amberflo.holdings import Holdings
 from syncer.amberflo.meters import MeterDelivery
+from syncer.amberflo.share import Share
 from syncer.config import Config
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.public_api import PublicApi
@@ -89,6 +91,7 @@ class App:
                 look=partial(self._look, database),
                 glance=partial(self._glance, database),
                 computations=public_api.computations if public_api else None,
+                trait_values=self.config.amberflo.trait_values,
                 size_tolerance=settings.size_tolerance if settings else 0.0,
             )
 
@@ -185,7 +188,7 @@ class App:
         """The Amberflo account of the settings, for the state."""
         settings = self.config.amberflo
         api_key = settings.api_key.get_secret_value()
-        return Account(database, self._holdings, settings.customers_url, api_key)
+        return Account(database, partial(self._holdings, database), settings.customers_url, api_key)
 
     def customer_delivery(
         self,
@@ -243,7 +246,7 @@ class App:
             owned = snapshot.owned(connection) - holds.traits_in_force(connection)
         return Verifier(
             database=database,
-            connect=self._holdings,
+            connect=partial(self._holdings, database),
             owned=owned,
             asking=Asking(
                 database,
@@ -284,7 +287,7 @@ class App:
         settings = self.config.amberflo
         return Contact(
             database=database,
-            connect=self._holdings,
+            connect=partial(self._holdings, database),
             progress=self.progress,
             as_strings=settings.trait_values == "string",
             protected=settings.protected,
@@ -293,9 +296,30 @@ class App:
         )
 
     @asynccontextmanager
-    async def _holdings(self) -> AsyncIterator[Holdings]:
+    async def _holdings(self, database: Database) -> AsyncIterator[Holdings]:
+        """What Amberflo holds, read as one of those that share the configured rate."""
         async with self.client() as client:
-            yield Holdings(client, patience=self.config.amberflo.patience, stop=self.stop)
+            with self._one_of_them(database) as state:
+                share = Share(state, client.pace)
+                await share.begin()
+                keeping = asyncio.create_task(share.keep())
+                try:
+                    yield Holdings(client, patience=self.config.amberflo.patience, stop=self.stop)
+                finally:
+                    keeping.cancel()
+                    await asyncio.gather(keeping, return_exceptions=True)
+
+    @contextmanager
+    def _one_of_them(self, database: Database) -> Iterator[Database]:
+        """Count among those that speak to Amberflo, where the rate is limited and the state is
+        there to be written; gives the database that says who else does."""
+        there = database.engine.url.database not in (None, "", ":memory:")
+        with ExitStack() as stack:
+            if there and self.config.amberflo.rate:
+                with suppress(StateError):
+                    state = stack.enter_context(self.state(writes=True))
+                    stack.enter_context(workers.join(state, "reader"))
+            yield database
 
     def retry_meters(
         self, database: Database, rows: Sequence[Mapping[str, Any]]
@@ -336,7 +360,7 @@ class App:
             return self.stop() or not left or time.monotonic() > until
 
         async with self.client() as client:
-            await MeterDelivery(calls, database, worker.number, client, done).run()
+            await MeterDelivery(calls, database, worker.number, client, done, judged=True).run()
 
     def compact(self, database: Database) -> Compacted:
         """Take out of the history what is older than `retention.history`, and finish what a

@@ -5,9 +5,9 @@
      │   ├─ ConfigError          a key is missing, unknown or wrong            exit 2
      │   ├─ SourceError          Engage's data cannot be read in full          exit 1
      │   ├─ AmberfloError        Amberflo cannot be used
-     │   │   ├─ KeyRefused       401 or 403: the API key is wrong              exit 1
+     │   │   ├─ KeyRefused       the API key is wrong                          exit 1
      │   │   ├─ OtherAccount     not the account that the state is about       exit 1
-     │   │   ├─ Refused          it will never take this request; keep it as a failure
+     │   │   ├─ Refused          it does not take this request as it is
      │   │   └─ TryAgain         it did not take this request now; send it again later
      │   ├─ passthrough.call.BadRequest  a call that is refused whole, with its HTTP status
      │   ├─ Stopped              the user or the system asked us to stop       exit 1
@@ -67,7 +67,8 @@ class AmberfloError(SyncerError):
 
 
 class KeyRefused(AmberfloError):
-    """Amberflo answered 401 or 403: every further request would fail the same way."""
+    """Amberflo answered 401, or 403 also to a request that only shows the key: every further
+    request would fail the same way."""
 
 
 class OtherAccount(AmberfloError):
@@ -76,7 +77,8 @@ class OtherAccount(AmberfloError):
 
 
 class Refused(AmberfloError):
-    """Amberflo refused one request for good: its `request`, the `status` and `body` it answered."""
+    """Amberflo refused one request: its `request`, the `status` and `body` it answered. That is a
+    verdict on what was sent only while other requests like it get through."""
 
     def __init__(self, reason: str, *, request: str, status: int | None, body: str) -> None:
         super().__init__(reason)
@@ -84,11 +86,20 @@ class Refused(AmberfloError):
 
 
 class TryAgain(AmberfloError):
-    """A request did not get through (429, 5xx, network); `after` is its Retry-After in seconds."""
+    """A request did not get through (429, 5xx, network, an answer that is none): the `request`, the
+    `status` and `body` of the answer where one came, and its Retry-After in seconds (`after`)."""
 
-    def __init__(self, reason: str, *, after: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        request: str = "",
+        status: int | None = None,
+        body: str = "",
+        after: float | None = None,
+    ) -> None:
         super().__init__(reason)
-        self.after = after
+        self.request, self.status, self.body, self.after = request, status, body, after
 
 
 class Stopped(SyncerError):

@@ -1,7 +1,7 @@
 """A JSON array of objects, read as its bytes come: it may be larger than memory. Pure.
 
-orjson wants a whole text. So only the brackets are looked at here, to find where an object ends,
-and orjson reads it.
+A JSON reader wants a whole text. So only the brackets are looked at here, to find where an object
+ends, and a reader (record.py) has that.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import orjson
+from syncer.amberflo.record import read
 
 #: Bytes: an object that is larger is none of a customer.
 LARGEST = 16 << 20
@@ -74,7 +74,7 @@ def _run_end(text: bytes, start: int) -> int:
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    found = orjson.loads(text)
+    found = read(text)
     if not isinstance(found, dict):
         raise ValueError("this is no JSON array of objects")
     return found

@@ -1,7 +1,9 @@
 """Amberflo's HTTP API as far as we use it (docs/facts/amberflo.md §1). The only place that speaks
 HTTP to Amberflo.
 
-Every call gives its result or raises what to do next: `TryAgain`, `Refused` or `KeyRefused`.
+Every call gives its result or raises what to do next: `TryAgain`, `Refused` or `KeyRefused`. An
+answer that does not have the form it should have is no answer: a proxy or a page of maintenance may
+say 200, too.
 """
 
 from __future__ import annotations
@@ -12,27 +14,59 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 import aiohttp
 import httpx
-import orjson
 
 from syncer import __version__
 from syncer.amberflo.pace import Pace
+from syncer.amberflo.record import Record, read, written
 from syncer.amberflo.transport import Transport
 from syncer.backoff import retry_after
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
-#: Statuses that say "not now"; all other 4xx say "never".
-_NOT_NOW = {408, 425, 429}
-#: How much of an answer is kept for the list of failures.
-_BODY_KEPT = 2000
+#: Statuses that say "not now"; all other 4xx say "not this".
+NOT_NOW = frozenset({408, 425, 429})
+#: How much of an answer is kept for the list of failures, and how much is read at all.
+_BODY_KEPT, _LARGEST = 2000, 16 << 20
 #: What a request or its answer breaks off with; TimeoutError is an OSError.
 _BROKEN = (httpx.TransportError, aiohttp.ClientError, OSError)
+#: A customer that nobody has: to read it shows the key, and how Amberflo says that one is missing.
+_NOBODY = "syncer-check"
+#: What ingest answers: "3 records were ingested".
+_INGESTED = re.compile(rb"([0-9][0-9,]*) records? (?:was|were) ingested", re.IGNORECASE)
 
-Record = dict[str, Any]
+
+class _Answer(NamedTuple):
+    """What came back, with the request that it answers."""
+
+    method: str
+    url: str
+    content: bytes | None
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+    @property
+    def request(self) -> str:
+        """For the list of failures; records of meters are listed one by one."""
+        text = (self.content or b"") if (self.content or b"")[:1] == b"{" else b""
+        return f"{self.method} {self.url} {text.decode('utf-8', 'ignore')}".rstrip()
+
+    @property
+    def good(self) -> bool:
+        return 200 <= self.status < 300
+
+    def kept(self) -> dict[str, Any]:
+        """What an error keeps of it."""
+        body = self.body.decode("utf-8", "replace")[:_BODY_KEPT]
+        return {"request": self.request, "status": self.status, "body": body}
+
+    def unreadable(self, why: str) -> TryAgain:
+        said = f"{self.method} {self.url} answered {self.status} with {why}: {_message(self.body)}"
+        return TryAgain(said, **self.kept())
 
 
 class AmberfloClient:
@@ -66,11 +100,15 @@ class AmberfloClient:
             }
         )
         self._zipped = httpx.Headers({**self._headers, "content-encoding": "gzip"})
-        self._customers = httpx.URL(self._customers_url)
+        self._urls = {one: httpx.URL(one) for one in (self._customers_url, self._ingest_url)}
         self._timeout = timeout
         self._connections = connections
         self._clock = clock
         self.pace = Pace(rate)
+        #: of meter records: a 429 there is no customer's
+        self.ingest_pace = Pace(0.0)
+        #: whether Amberflo answers so for a customer that is missing; None: not seen yet
+        self._missing_is_404: bool | None = None
         #: how often each method was answered with each status; "none" where no answer came
         self.answers: Counter[str] = Counter()
 
@@ -81,35 +119,54 @@ class AmberfloClient:
     async def __aexit__(self, *_: object) -> None:
         await self._transport.aclose()
 
-    async def get_customer(self, customer_id: str) -> Record | None:
+    async def get_customer(self, customer_id: str, *, requests: int = 1) -> Record | None:
         """The customer's whole record; None when there is none: Amberflo answers 200 `{}` then
-        (docs/facts/amberflo.md §1.1), or 404."""
+        (docs/facts/amberflo.md §1.1), or 404. With more `requests` the pace is asked for so many at
+        once, and those that follow pass `paced`."""
+        answer = await self._ask_for(customer_id, requests)
+        if answer.status == 404 and not await self._says_404_for_missing():
+            raise self._refused(answer)
+        return None if answer.status == 404 else self._record(answer, customer_id)
+
+    async def _ask_for(self, customer_id: str, requests: int = 1) -> _Answer:
+        """Amberflo's answer for a customer: a good one, or 404."""
         url = f"{self._customers_url}?customerId={quote(customer_id, safe='')}"
-        try:
-            body = await self._request("GET", url)
-        except Refused as refused:
-            if refused.status == 404:
-                return None
-            raise
-        if not body.strip():
+        await self._wait(self.pace, requests)
+        answer = await self._answer("GET", url, None, self._headers, self.pace)
+        if not answer.good and answer.status != 404:
+            raise await self._problem(answer)
+        return answer
+
+    def _record(self, answer: _Answer, customer_id: str) -> Record | None:
+        """The record that an answer holds. To take another one's for it, or none for one that is
+        there, would put a customer's data into another, or wipe it with the next write."""
+        if not answer.body.strip():
             return None
         try:
-            record = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise TryAgain(f"GET {url} answered something that is not JSON") from None
+            record = read(answer.body)
+        except ValueError:
+            raise answer.unreadable("something that is not JSON") from None
         if isinstance(record, list):
-            record = next((one for one in record if one.get("customerId") == customer_id), {})
-        if not record:
+            ours = [one for one in record if isinstance(one, dict) and _is_of(one, customer_id)]
+            record = {} if not record else ours[0] if ours else record
+        if record == {}:
             return None
-        if not isinstance(record, dict) or record.get("customerId") != customer_id:
-            # Writing this back would put one customer's data into another.
-            raise Refused(
-                "Amberflo answered with another customer's record",
-                request=f"GET {url}",
-                status=200,
-                body=_kept(body),
-            )
+        if not isinstance(record, dict):
+            raise answer.unreadable("something that is no customer")
+        if not _is_of(record, customer_id):
+            raise answer.unreadable("another customer's record")
         return record
+
+    async def _says_404_for_missing(self) -> bool:
+        """Whether a 404 means that a customer is missing. It may mean that the URL is wrong, or
+        come from something in between: then a customer that nobody has is answered otherwise, or
+        there are no pages of customers either."""
+        if self._missing_is_404 is None:
+            missing_is_404 = (await self._ask_for(_NOBODY)).status == 404
+            if missing_is_404:
+                await self.page_of_customers(1, 1)
+            self._missing_is_404 = missing_is_404
+        return self._missing_is_404
 
     async def page_of_customers(self, page: int, limit: int) -> list[Record]:
         """The `page`th (from 1) `limit` of all customers, by id. Whether the records have their
@@ -122,33 +179,35 @@ class AmberfloClient:
 
     async def _page(self, query: str) -> list[Record]:
         url = f"{self._customers_url}/paging?{query}"
-        body = await self._request("GET", url)
+        await self._wait(self.pace)
+        answer = await self._answer("GET", url, None, self._headers, self.pace)
+        if not answer.good:
+            raise await self._problem(answer)
         try:
-            found = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise TryAgain(f"GET {url} answered something that is not JSON") from None
+            found = read(answer.body)
+        except ValueError:
+            raise answer.unreadable("something that is not JSON") from None
         items = found.get("items") if isinstance(found, dict) else None
         if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
             raise Refused(
-                f"GET {url} answered something that is no page of customers",
-                request=f"GET {url}",
-                status=200,
-                body=_kept(body),
+                f"GET {url} answered something that is no page of customers", **answer.kept()
             )
         return items
 
     async def all_customers(self) -> AsyncGenerator[bytes]:
         """All customers as one JSON array (docs/facts/amberflo.md §1.1), the bytes as they come: it
         may be large. Each piece has the `timeout` of a request."""
-        await self._pace()
-        url = self._customers
+        await self._wait(self.pace)
+        url = self._customers_url
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._transport.handle_async_request(
                     httpx.Request("GET", url, headers=self._headers)
                 )
                 if not 200 <= response.status_code < 300:
-                    raise self._problem("GET", url, None, response, await _read(response))
+                    body = await _read(response)
+                    answer = _Answer("GET", url, None, response.status_code, response.headers, body)
+                    raise await self._problem(answer)
             assert isinstance(response.stream, httpx.AsyncByteStream)
             pieces, piece = aiter(response.stream), b"-"
             try:
@@ -159,97 +218,145 @@ class AmberfloClient:
             finally:
                 await response.stream.aclose()
         except _BROKEN as error:
-            raise self._broken("GET", url, error) from None
+            raise self._broken("GET", url, None, error) from None
         self.pace.speed_up(self._clock())
 
-    async def put_customer(self, record: Record) -> None:
+    async def put_customer(self, record: Record, *, paced: bool = False) -> None:
         """Replace the customer's whole record; makes it where Amberflo upserts."""
-        await self._request("PUT", self._customers, record)
+        await self._write("PUT", record, paced)
 
     async def post_customer(self, record: Record) -> None:
         """Make a customer that is not there."""
-        await self._request("POST", self._customers, record)
+        await self._write("POST", record, False)
 
-    async def ingest(self, body: bytes) -> None:
-        """Send meter records: a gzipped JSON array. Amberflo answers with text
-        (docs/facts/amberflo.md §2.1)."""
-        await self._exchange("POST", self._ingest_url, body, self._zipped)
+    async def _write(self, method: str, record: Record, paced: bool) -> None:
+        """Written is what Amberflo says that it has written: it answers with the record."""
+        if not paced:
+            await self._wait(self.pace)
+        url = self._customers_url
+        answer = await self._answer(method, url, written(record), self._headers, self.pace)
+        if not answer.good:
+            raise await self._problem(answer)
+        if self._record(answer, record["customerId"]) is None:
+            raise answer.unreadable("nothing of the customer")
+
+    async def ingest(self, body: bytes, records: int | None = None) -> None:
+        """Send meter records: a gzipped JSON array. Amberflo answers with text how many it took
+        (docs/facts/amberflo.md §2.1); where it is said how many `records` these are and that is
+        another number, it has not taken them."""
+        await self._wait(self.ingest_pace)
+        url = self._ingest_url
+        answer = await self._answer("POST", url, body, self._zipped, self.ingest_pace)
+        if not answer.good:
+            raise await self._problem(answer)
+        taken = _INGESTED.search(answer.body)
+        if taken is None:
+            raise answer.unreadable("something that does not say how many records were ingested")
+        if records is not None and int(taken[1].replace(b",", b"")) != records:
+            said = f"{records:,} records were sent, and Amberflo says: {_message(answer.body)}"
+            raise Refused(said, **answer.kept())
 
     async def check(self) -> None:
-        """One harmless request that shows whether the key is good."""
-        await self.get_customer("syncer-check")
+        """Harmless requests that show whether the key is good and the URL is that of customers."""
+        await self.get_customer(_NOBODY)
 
-    async def _request(
-        self, method: str, url: httpx.URL | str, record: Record | None = None
-    ) -> bytes:
-        """A request to the customers API, at its pace."""
-        await self._pace()
-        content = None if record is None else orjson.dumps(record)
-        return await self._exchange(method, url, content, self._headers)
-
-    async def _pace(self) -> None:
-        wait = self.pace.reserve(self._clock())
+    async def _wait(self, pace: Pace, requests: int = 1) -> None:
+        wait = pace.reserve(self._clock(), requests)
         if wait > 0:
             await asyncio.sleep(wait)
 
-    async def _exchange(
-        self, method: str, url: httpx.URL | str, content: bytes | None, headers: httpx.Headers
-    ) -> bytes:
+    async def _answer(
+        self, method: str, url: str, content: bytes | None, headers: httpx.Headers, pace: Pace
+    ) -> _Answer:
+        """The answer to a request, whatever it is; the pace of such requests learns of it."""
         try:
             async with asyncio.timeout(self._timeout):
+                there = self._urls.get(url, url)
                 response = await self._transport.handle_async_request(
-                    httpx.Request(method, url, headers=headers, content=content)
+                    httpx.Request(method, there, headers=headers, content=content)
                 )
                 body = await _read(response)
         except _BROKEN as error:
-            raise self._broken(method, url, error) from None
+            raise self._broken(method, url, content, error) from None
         self.answers[f"{method} {response.status_code}"] += 1
-        if 200 <= response.status_code < 300:
-            self.pace.speed_up(self._clock())
-            return body
-        raise self._problem(method, url, content, response, body)
+        answer = _Answer(method, url, content, response.status_code, response.headers, body)
+        if answer.good:
+            pace.speed_up(self._clock())
+        elif (after := _after(answer)) is not None or answer.status == 429:
+            pace.slow_down(self._clock(), after)
+        return answer
 
-    def _broken(self, method: str, url: httpx.URL | str, error: Exception) -> TryAgain:
+    def _broken(self, method: str, url: str, content: bytes | None, error: Exception) -> TryAgain:
         self.answers[f"{method} none"] += 1
+        request = _Answer(method, url, content, 0, httpx.Headers(), b"").request
         # The transport calls a connection that is refused or cut a timeout, too; aiohttp does not.
         cause = error.__cause__ if isinstance(error, httpx.TimeoutException) else error
         if cause is None or isinstance(cause, TimeoutError):
-            return TryAgain(f"{method} {url} gave no answer in {self._timeout:g} s")
-        return TryAgain(f"{method} {url}: {_first_line(cause)}")
+            said = f"{method} {url} gave no answer in {self._timeout:g} s"
+        else:
+            said = f"{method} {url}: {_first_line(cause)}"
+        return TryAgain(said, request=request)
 
-    def _problem(
-        self,
-        method: str,
-        url: httpx.URL | str,
-        content: bytes | None,
-        response: httpx.Response,
-        body: bytes,
-    ) -> AmberfloError:
-        status = response.status_code
-        said = f"{method} {url} answered {status}"
-        if status in (401, 403):
+    async def _problem(self, answer: _Answer) -> AmberfloError:
+        """What to do where an answer is not a good one."""
+        status = answer.status
+        said = f"{answer.method} {answer.url} answered {status}"
+        if status == 401 or (status == 403 and not await self._key_is_good()):
             return KeyRefused(
                 f"Amberflo refuses the API key (status {status}): set amberflo.api_key to a valid "
                 "key; what is not sent yet stays due"
             )
-        if status in _NOT_NOW or status >= 500:
-            after = retry_after(response.headers.get("retry-after"), datetime.now(UTC))
-            if status == 429 or after is not None:
-                self.pace.slow_down(self._clock(), after)
-            return TryAgain(said, after=after)
-        return Refused(
-            f"{said}: {_message(body)}",
-            request=f"{method} {url} {_text(content)}".rstrip(),
-            status=status,
-            body=_kept(body),
-        )
+        if status in NOT_NOW or status >= 500:
+            return TryAgain(said, after=_after(answer), **answer.kept())
+        return self._refused(answer)
+
+    async def _key_is_good(self) -> bool:
+        """Whether a request that only shows the key is let in: a firewall may refuse another one
+        for what is in it."""
+        url = f"{self._customers_url}?customerId={_NOBODY}"
+        await self._wait(self.pace)
+        answer = await self._answer("GET", url, None, self._headers, self.pace)
+        return answer.status not in (401, 403)
+
+    def _refused(self, answer: _Answer) -> Refused:
+        setting = "ingest_url" if answer.url == self._ingest_url else "customers_url"
+        said = f"{answer.method} {answer.url} answered {answer.status}"
+        if 300 <= answer.status < 400:
+            to = answer.headers.get("location", "somewhere else")[:200]
+            said = (
+                f"amberflo.{setting} answers {answer.status} to {to}: it must be where Amberflo "
+                f"itself answers ({said})"
+            )
+        elif answer.status == 404:
+            said = f"{said}: {_message(answer.body)}; is amberflo.{setting} right?"
+        else:
+            said = f"{said}: {_message(answer.body)}"
+        return Refused(said, **answer.kept())
+
+
+def _after(answer: _Answer) -> float | None:
+    """The seconds to wait that an answer asks for, where it says "not now"."""
+    if answer.status in NOT_NOW or answer.status >= 500:
+        return retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
+    return None
+
+
+def _is_of(record: Record, customer_id: str) -> bool:
+    found = record.get("customerId")
+    return isinstance(found, str | int) and str(found) == customer_id
 
 
 async def _read(response: httpx.Response) -> bytes:
     """The body, straight from the transport: httpx's own way costs a tenth of a request more."""
     assert isinstance(response.stream, httpx.AsyncByteStream)
+    found, size = [], 0
     try:
-        return b"".join([chunk async for chunk in response.stream])
+        async for chunk in response.stream:
+            found.append(chunk)
+            size += len(chunk)
+            if size > _LARGEST:
+                raise OSError(f"the answer is larger than {_LARGEST:,} bytes")
+        return b"".join(found)
     finally:
         await response.stream.aclose()
 
@@ -257,23 +364,14 @@ async def _read(response: httpx.Response) -> bytes:
 def _message(body: bytes) -> str:
     """What Amberflo says is wrong: `errorMessage` or `message` of its JSON, else the text."""
     try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        found = read(body)
+    except ValueError:
         found = None
     if isinstance(found, dict):
         for key in ("errorMessage", "message"):
             if isinstance(found.get(key), str):
                 return str(found[key])
     return re.sub(r"\s+", " ", body.decode("utf-8", "replace")).strip()[:200] or "no reason given"
-
-
-def _text(content: bytes | None) -> str:
-    """A request's body for the list of failures; records of meters are listed one by one."""
-    return (content or b"").decode("utf-8", "ignore") if content and content[:1] == b"{" else ""
-
-
-def _kept(body: bytes) -> str:
-    return body.decode("utf-8", "replace")[:_BODY_KEPT]
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from state import called
+from syncer.amberflo.record import read, written
 
 #: Fields that Amberflo keeps itself.
 SERVER_OWNED = {"id", "createTime", "updateTime", "deleteTime", "deactivateTimeStamp"}
@@ -118,6 +119,21 @@ def to_put(
         if value is not None and not is_protected(trait, protected)
     }
     return record
+
+
+def holds_already(current: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether a record that is there is what `to_put` made of it, as Amberflo may store values."""
+    there, wanted = _traits(current), _traits(record)
+    return all(
+        alike(current.get(field) or None, record.get(field) or None)
+        for field in ("customerName", "customerEmail")
+    ) and all(alike(there.get(name), wanted.get(name)) for name in {*there, *wanted})
+
+
+def without_nulls(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record to PUT, less what others left in its traits without a value."""
+    traits = {name: value for name, value in _traits(record).items() if value is not None}
+    return {**record, "traits": traits}
 
 
 def differences(
@@ -259,7 +275,7 @@ def at_amberflo(value: Any, *, as_strings: bool = False) -> Any:
     does (docs/facts/segment.md §7); with `as_strings` everything is text, as Amberflo's SDKs ask.
     What is no scalar in a list becomes its JSON, and nothing in a list is null."""
     if as_strings and not isinstance(value, str | None):
-        value = orjson.dumps(value).decode()
+        value = written(value).decode()
     if isinstance(value, str):
         return value.replace("/", "_").replace("|", "_")
     if isinstance(value, list):
@@ -291,26 +307,30 @@ def _of_text(value: Any) -> Any:
     if isinstance(value, bool | None):
         return value
     if isinstance(value, int | float):
-        return Decimal(str(value))
+        return _decimal(str(value))
     if not isinstance(value, str):
         return value
     if value in ("true", "false"):
         return value == "true"
     if _NUMBER.fullmatch(value):
-        try:
-            return Decimal(value)
-        except InvalidOperation:  # an exponent beyond all bounds
-            return value
+        return _decimal(value)
     if value.startswith("[") and value.endswith("]"):
         try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
+            return read(value)
+        except ValueError:
             return value
     return value
 
 
+def _decimal(text: str) -> Decimal | str:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent beyond all bounds
+        return text
+
+
 def _scalar(value: Any) -> Any:
-    return orjson.dumps(value).decode() if isinstance(value, dict | list) else value
+    return written(value).decode() if isinstance(value, dict | list) else value
 
 
 def _blank(value: Any) -> bool:

@@ -3,6 +3,11 @@
 What is due stands in the database, and so does every outcome; a delivery that dies is simply begun
 again. Several processes may deliver side by side: each claims what it has in work, so the writes of
 one customer go one after the other, and each takes its part of the configured rate.
+
+That Amberflo does not take a customer may be for what is in it, or for what befalls everybody: a
+redirect, a wrong URL, a key without rights, a server that is down. Only others tell. So a refusal
+is a suspicion first, and a verdict where another customer got through after it and it is refused
+once more. Where nobody is left to send, one that Amberflo has already is sent once more to see.
 """
 
 from __future__ import annotations
@@ -11,9 +16,11 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from sqlalchemy import Connection
 
 from state import failures, memo, runs, snapshot, workers
 from state.database import Database
@@ -24,6 +31,9 @@ from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.customer import to_put
 from syncer.amberflo.pace import Pace
+from syncer.amberflo.record import Record
+from syncer.amberflo.share import LOOK, Share
+from syncer.amberflo.writing import write
 from syncer.backoff import full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
@@ -31,14 +41,20 @@ from syncer.errors import KeyRefused, Refused, TryAgain
 #: goes before all that comes later, however urgent, so of a limited rate no more is claimed than
 #: keeps it busy.
 PAGE, PAGE_SECONDS = 500, 0.5
-#: Seconds between two looks at who else delivers, and at how far a run is.
-LOOK = 1.0
 #: Seconds that an outcome waits for a long commit of a run.
 BUSY = 300.0
 #: Seconds after which a pause looks whether to stop.
 GLANCE = 0.2
 #: Seconds that requests under way get to end after a stop.
 DRAIN = 15.0
+#: Failed attempts after which a customer is put off where others get through, and for how many
+#: seconds.
+TRIES, PUT_OFF = 6, 900.0
+#: Customers that Amberflo refuses in a row, and nobody gets through: it takes none.
+REFUSES_ALL = 50
+#: Customers that it has already that are sent to see whether it takes any; one is enough. And the
+#: seconds between two times that this is done.
+SENT_TO_SEE, SEE_AGAIN = 3, 2.0
 
 
 @dataclass
@@ -52,10 +68,12 @@ class Delivery:
 
 
 class Claimed(NamedTuple):
-    """A customer to send, and the trait names that were ours when it was claimed."""
+    """A customer to send, and the trait names that were ours when it was claimed. One that Amberflo
+    has already is sent `to_see` whether it takes anybody."""
 
     row: DueRow
     owned: frozenset[str]
+    to_see: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,14 +92,39 @@ class Later:
 
 
 @dataclass(frozen=True)
+class PutOff:
+    """It does not get through, and others do: it is tried again now and then."""
+
+    row: DueRow
+    problem: TryAgain
+
+
+@dataclass(frozen=True)
 class Never:
     """Refused for good."""
 
     row: DueRow
+    problem: Refused
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One that was sent to see, and was not taken: Amberflo has it as before."""
+
+    row: DueRow
+
+
+Outcome = Sent | Later | PutOff | Never | Settled
+
+
+@dataclass
+class Suspect:
+    """A customer that was refused at a moment (monotonic); `again` when it is tried once more."""
+
+    claimed: Claimed
     refused: Refused
-
-
-Outcome = Sent | Later | Never
+    at: float
+    again: bool = False
 
 
 @dataclass
@@ -114,6 +157,14 @@ class CustomerDelivery:
         """Deliver; see the class."""
         self._queue: asyncio.Queue[Claimed] = asyncio.Queue()
         self._in_work: set[str] = set()
+        self._suspects: dict[str, Suspect] = {}
+        # When those failed first that did not get through yet; whether one of them fails for long.
+        self._failing: dict[str, float] = {}
+        self._stuck = self._draining = False
+        # When the newest write began that got through; who was sent to see when, what came of it.
+        self._through = self._saw = float("-inf")
+        self._sent_to_see: set[str] | None = None
+        self._seen: TryAgain | Refused | None = None
         self._wake = asyncio.Event()
         self._outcomes = Outcomes(self.database)
         self._last_success = self._looked = self._claimed_at = time.monotonic()
@@ -123,7 +174,8 @@ class CustomerDelivery:
         with self.database.write(beside=True) as connection:
             # What a delivery of ours that broke had claimed.
             workers.free_customers(connection, self.worker.number)
-        await self._share_the_rate()
+        self._share = Share(self.database, self.client.pace)
+        await self._share.begin()
         tasks = [asyncio.create_task(self._outcomes.write_all())]
         tasks += [asyncio.create_task(self._work()) for _ in range(self.concurrency)]
         try:
@@ -133,15 +185,6 @@ class CustomerDelivery:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return self.result
-
-    async def _share_the_rate(self) -> None:
-        """Take our part of it; who comes anew waits until the others know."""
-        if not self._pace.limited:
-            return
-        living = await asyncio.to_thread(workers.living, self.database)
-        self._pace.divide(living)
-        if living > 1:
-            await asyncio.sleep(1.5 * LOOK)
 
     async def _first_error(
         self, tasks: Sequence[asyncio.Task[None]], feed: Coroutine[None, None, None]
@@ -160,13 +203,23 @@ class CustomerDelivery:
     async def _feed(self) -> None:
         """Keep the queue filled from the database until there is no more to do."""
         while not self._over():
-            low = self._low()
-            if low and not await self._take() and not self._in_work and self._nothing_due():
-                break
+            took = await self._take() if self._low() else 0
+            self._try_suspects_again()
+            if not took and self._rests():
+                if not self._in_work and self._nothing_due():
+                    break
+                await self._see()
+            elif len(self._suspects) >= REFUSES_ALL:
+                await self._see()
             await self._look()
             await self._moment()
         await self._drain()
         await self._look(again=True)
+
+    def _rests(self) -> bool:
+        """Whether nothing is under way: who is in work waits for a verdict."""
+        waiting = sum(not one.again for one in self._suspects.values())
+        return self._queue.empty() and len(self._in_work) == waiting
 
     def _low(self) -> bool:
         """Whether there is little left of what was claimed."""
@@ -235,8 +288,7 @@ class CustomerDelivery:
     def _look_now(self) -> None:
         self.worker.check()
         workers.bury(self.database)  # what a dead one had claimed would wait for ever
-        if self._pace.limited:
-            self._pace.divide(workers.living(self.database))
+        self._share.look()
         if self.for_run is None:
             return
         with self.database.read() as connection:
@@ -269,10 +321,19 @@ class CustomerDelivery:
 
     async def _drain(self) -> None:
         """Let the requests that are under way end; what has not begun stays due."""
+        self._draining = True
         left = []
         while not self._queue.empty():
-            left.append(self._queue.get_nowait().row.customer_id)
-        self._in_work.difference_update(left)
+            one = self._queue.get_nowait()
+            self._in_work.discard(one.row.customer_id)
+            if one.to_see:
+                await self._outcomes.write(Settled(one.row))
+            else:
+                left.append(one.row.customer_id)
+        for suspect in [one for one in self._suspects.values() if not one.again]:
+            row = suspect.claimed.row
+            await self._outcomes.write(self._later(row, suspect.refused))
+            self._in_work.discard(row.customer_id)
         if left:
             with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
                 snapshot.give_back(connection, left)
@@ -283,55 +344,136 @@ class CustomerDelivery:
     async def _work(self) -> None:
         while True:
             claimed = await self._queue.get()
+            row = claimed.row
             try:
                 outcome = await self._deliver(claimed)
                 if outcome is not None:
                     await self._outcomes.write(outcome)
                     self._count(outcome)
             finally:
-                self._in_work.discard(claimed.row.customer_id)
+                suspect = self._suspects.get(row.customer_id)
+                if suspect is None or suspect.again:
+                    self._in_work.discard(row.customer_id)
                 if self._low():
                     self._wake.set()
 
     async def _deliver(self, claimed: Claimed) -> Outcome | None:
-        """Read, merge, write one customer; None when it is not to be begun any more."""
+        """Write one customer; None when it is not to be begun any more, or is a suspect now."""
         if self.stop() or self.result.problem is not None:
             return None
         row = claimed.row
         try:
-            current = await self.client.get_customer(row.customer_id)
-            record = to_put(
-                current,
-                row,
-                claimed.owned,
-                as_strings=self.as_strings,
-                protected=self.protected,
-            )
-            try:
-                await self.client.put_customer(record)
-            except Refused as refused:
-                # It says PUT upserts, its SDKs POST what is new (docs/facts/amberflo.md §1.3).
-                if current is not None and refused.status != 404:
-                    raise
-                await self.client.post_customer(record)
-        except TryAgain as problem:
-            self._last_problem = str(problem)
-            wait = full_jitter(row.attempts + 1, self.chance())
-            return Later(row, max(wait, problem.after or 0.0))
-        except Refused as refused:
-            self._last_success = time.monotonic()
-            return Never(row, refused)
+            await self._write(claimed, always=row.again)
+        except (TryAgain, Refused) as problem:
+            if claimed.to_see:
+                self._seen = problem
+                return Settled(row)
+            if isinstance(problem, Refused):
+                return self._refused(claimed, problem)
+            self._suspects.pop(row.customer_id, None)
+            return self._not_taken(row, problem)
         except KeyRefused as refused:
             self.result.problem = str(refused)
-            return None
-        self._last_success = time.monotonic()
+            return Settled(row) if claimed.to_see else None
+        self._failing.pop(row.customer_id, None)
+        self._suspects.pop(row.customer_id, None)
         return Sent(row)
+
+    async def _write(self, claimed: Claimed, *, always: bool) -> None:
+        row = claimed.row
+
+        def merge(current: Record | None) -> Record:
+            return to_put(
+                current, row, claimed.owned, as_strings=self.as_strings, protected=self.protected
+            )
+
+        began = time.monotonic()
+        if await write(self.client, row.customer_id, merge, always=always):
+            self._through = max(self._through, began)
+        self._last_success = time.monotonic()
+
+    def _not_taken(self, row: DueRow, problem: TryAgain) -> Outcome:
+        """Try it again soon or, where it fails for long and others get through, now and then."""
+        self._last_problem = str(problem)
+        first = self._failing.setdefault(row.customer_id, time.monotonic())
+        if row.put_off or (row.attempts + 1 >= TRIES and self._through >= first):
+            del self._failing[row.customer_id]
+            return PutOff(row, problem)
+        self._stuck = self._stuck or row.attempts + 1 >= TRIES
+        return self._later(row, problem)
+
+    def _later(self, row: DueRow, problem: TryAgain | Refused) -> Later:
+        wait = full_jitter(row.attempts + 1, self.chance())
+        after = problem.after if isinstance(problem, TryAgain) else None
+        return Later(row, max(wait, after or 0.0))
+
+    # Whose fault it is
+
+    def _refused(self, claimed: Claimed, refused: Refused) -> Outcome | None:
+        row = claimed.row
+        suspect = self._suspects.get(row.customer_id)
+        if suspect is not None and suspect.again:
+            del self._suspects[row.customer_id]
+            return Never(row, refused)
+        if self._draining:
+            return self._later(row, refused)
+        self._suspects[row.customer_id] = Suspect(claimed, refused, time.monotonic())
+        return None
+
+    def _try_suspects_again(self) -> None:
+        """Those since whose refusal another customer got through."""
+        for one in self._suspects.values():
+            if not one.again and self._through >= one.at:
+                one.again = True
+                self._queue.put_nowait(one.claimed)
+
+    async def _see(self) -> None:
+        """See whether Amberflo takes anybody, where that is in question and nobody else tells."""
+        if self._sent_to_see is not None:
+            if not self._sent_to_see & self._in_work:
+                self._sent_to_see = None
+                self._judge_all()
+            return
+        silent = time.monotonic() - self._last_success > self.patience / 2
+        if not (self._suspects or self._stuck or (self._failing and silent)):
+            return
+        if time.monotonic() - self._saw < SEE_AGAIN:
+            return
+        claimed = await asyncio.to_thread(self._claim_acknowledged)
+        if claimed is not None:
+            self._saw, self._stuck, self._seen = time.monotonic(), False, None
+            self._sent_to_see = {one.row.customer_id for one in claimed}
+            self._in_work |= self._sent_to_see
+            for one in claimed:
+                self._queue.put_nowait(one)
+
+    def _judge_all(self) -> None:
+        """Where nobody was taken, not even one that Amberflo has already, or it has none, what the
+        suspects were refused for befalls everybody."""
+        if self._through >= self._saw or isinstance(self._seen, TryAgain) or not self._suspects:
+            return
+        newest = max(self._suspects.values(), key=lambda one: one.at)
+        self.result.problem = f"Amberflo takes nobody: {self._seen or newest.refused}"
+
+    def _claim_acknowledged(self) -> list[Claimed] | None:
+        """Customers to send to see; None where that cannot be done now."""
+        try:
+            with self.database.write(beside=True) as connection:
+                if self.account not in (None, memo.get(connection, memo.ACCOUNT)):
+                    return None
+                rows = snapshot.claim_acknowledged(
+                    connection, self.worker.number, _now(), SENT_TO_SEE
+                )
+                owned = removable(connection, rows) if rows else {}
+        except Busy:  # a run commits
+            return None
+        return [Claimed(row, owned[row.customer_id], to_see=True) for row in rows]
 
     def _count(self, outcome: Outcome) -> None:
         if isinstance(outcome, Sent):
             self.result.delivered += 1
-        elif isinstance(outcome, Never):
-            self.result.failed += 1
+        elif isinstance(outcome, Never | PutOff):
+            self.result.failed += not outcome.row.put_off
 
 
 class Outcomes:
@@ -374,7 +516,9 @@ class Outcomes:
         now = _now()
         sent = [one.row for one in outcomes if isinstance(one, Sent)]
         later = [one for one in outcomes if isinstance(one, Later)]
+        put_off = [one for one in outcomes if isinstance(one, PutOff)]
         never = [one for one in outcomes if isinstance(one, Never)]
+        settled = [one.row for one in outcomes if isinstance(one, Settled)]
         with self._database.write(beside=True) as connection:
             if sent:
                 for run, finished in sorted(snapshot.acknowledge(connection, sent, now).items()):
@@ -390,23 +534,34 @@ class Outcomes:
                         for one in later
                     ],
                 )
+            if put_off:
+                at = now + int(PUT_OFF * 1000)
+                self._count(
+                    connection, snapshot.put_off(connection, [(o.row, at) for o in put_off])
+                )
             if never:
-                refused = [one.row for one in never]
-                for run, finished in sorted(snapshot.park(connection, refused).items()):
-                    runs.add_outcomes(connection, run, failed=finished)
-                failures.put(connection, [_failure(one, now) for one in never])
+                self._count(connection, snapshot.park(connection, [one.row for one in never]))
+            if settled:
+                snapshot.park(connection, settled)
+            if put_off or never:
+                failed: list[Never | PutOff] = [*put_off, *never]
+                failures.put(connection, [_failure(one, now) for one in failed])
+
+    def _count(self, connection: Connection, finished: Mapping[int, int]) -> None:
+        for run, customers in sorted(finished.items()):
+            runs.add_outcomes(connection, run, failed=customers)
 
 
-def _failure(never: Never, now: int) -> dict[str, object]:
+def _failure(outcome: Never | PutOff, now: int) -> dict[str, object]:
     return {
-        "ref": failures.customer_ref(never.row.customer_id),
+        "ref": failures.customer_ref(outcome.row.customer_id),
         "kind": failures.CUSTOMER,
-        "customer_id": never.row.customer_id,
-        "reason": str(never.refused),
-        "status": never.refused.status,
-        "request": never.refused.request,
-        "body": never.refused.body,
-        "attempts": never.row.attempts + 1,
+        "customer_id": outcome.row.customer_id,
+        "reason": str(outcome.problem),
+        "status": outcome.problem.status,
+        "request": outcome.problem.request,
+        "body": outcome.problem.body,
+        "attempts": outcome.row.attempts + 1,
         "failed_at": now,
     }
 

@@ -15,6 +15,8 @@ from collections.abc import Collection
 
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.customer import Desired, to_put
+from syncer.amberflo.record import Record
+from syncer.amberflo.writing import write
 from syncer.backoff import full_jitter
 from syncer.errors import TryAgain
 
@@ -31,15 +33,14 @@ async def farewell(
     """Returns when Amberflo has taken the last write, `row` (see `to_put`; what is `protected`
     stays); False where it does not know the customer. Raises what Amberflo answered when it was not
     to be had for `patience` seconds, or refuses. The caller has claimed the customer."""
+
+    def merge(current: Record | None) -> Record:
+        return to_put(current, row, owned, as_strings=as_strings, protected=protected)
+
     until, attempts = time.monotonic() + patience, 0
     while True:
         try:
-            current = await client.get_customer(row.customer_id)
-            if current is None:
-                return False
-            record = to_put(current, row, owned, as_strings=as_strings, protected=protected)
-            await client.put_customer(record)
-            return True
+            return await write(client, row.customer_id, merge, create=False)
         except TryAgain as problem:
             attempts += 1
             wait = max(full_jitter(attempts, random.random()), problem.after or 0.0)

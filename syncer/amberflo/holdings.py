@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from syncer.amberflo.array import ArrayReader
-from syncer.amberflo.client import AmberfloClient, Record
+from syncer.amberflo.client import AmberfloClient
+from syncer.amberflo.record import Record
 from syncer.backoff import full_jitter
 from syncer.errors import AmberfloError, Refused, Stopped, TryAgain
 
@@ -27,24 +28,34 @@ LIMITS = (1000, 100, 10)
 BATCH = 1000
 #: Seconds after which a pause looks whether to stop.
 GLANCE = 0.2
+#: Times that a request fails after which it is given up where others got through meanwhile.
+GIVEN_UP = 6
 #: Times that the list of all is tried: it may be too large to be had at all.
 TRIES = 3
 
 
 @dataclass
 class Holdings:
-    """Reads through `client`. A request that does not get through for `patience` seconds, or that
-    Amberflo refuses, ends all with the reason; so does `stop`."""
+    """Reads through `client`. Where nothing gets through for `patience` seconds that ends all with
+    the reason, and so does `stop`. A request that Amberflo refuses, or that does not get through
+    while others do, raises Refused or TryAgain: it is about what was asked for."""
 
     client: AmberfloClient
     patience: float = 300.0
     stop: Callable[[], bool] = lambda: False
     chance: Callable[[], float] = random.random
+    #: when the newest request began that got through
+    through: float = float("-inf")
 
     async def one(self, customer_id: str) -> Record | None:
         """The customer's record; None where it is not there, or deleted: such a one Amberflo hides
         from its lists only (docs/facts/amberflo.md §1.6)."""
-        record = await self._insist(lambda: self.client.get_customer(customer_id))
+        try:
+            record = await self._insist(lambda: self.client.get_customer(customer_id))
+        except Refused as refused:
+            if self.through == float("-inf"):  # it is about nobody in particular
+                raise AmberfloError(str(refused)) from None
+            raise
         return None if record is None or record.get("deleteTime") else record
 
     async def newest(self, limit: int) -> list[Record]:
@@ -115,15 +126,20 @@ class Holdings:
 
     async def _insist(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """The answer, however often it takes to get it."""
-        until = time.monotonic() + self.patience
-        attempts = 0
+        began = time.monotonic()
+        until, attempts = began + self.patience, 0
         while True:
             if self.stop():
                 raise Stopped("stopped before all was looked at")
+            now = time.monotonic()
             try:
-                return await ask()
+                found = await ask()
+                self.through = max(self.through, now)
+                return found
             except TryAgain as problem:
                 attempts += 1
+                if attempts >= GIVEN_UP and self.through > began:
+                    raise
                 if time.monotonic() > until:
                     raise AmberfloError(
                         f"Amberflo gave no answer of use for {self.patience:g} s: {problem}"

@@ -51,17 +51,18 @@ class Pace:
                 self._allowed = min(self._allowed, wanted)
             self._wanted = self._ceiling = wanted
 
-    def reserve(self, now: float) -> float:
-        """Take the next free moment; gives the seconds to wait for it."""
+    def reserve(self, now: float, requests: int = 1) -> float:
+        """Take the next free moment for a request, or for several in a row; gives the seconds to
+        wait for it."""
         started, count = self._window
         if now - started > WINDOW:
-            self._window, self._before = (now, 1), count / (now - started)
+            self._window, self._before = (now, requests), count / (now - started)
             self._throttled = 0
         else:
-            self._window = (started, count + 1)
+            self._window = (started, count + requests)
         start = max(now, self._next)
         if self.rate > 0:
-            self._next = start + 1.0 / self.rate
+            self._next = start + requests / self.rate
         return start - now
 
     def backlog(self, now: float) -> float:

@@ -27,8 +27,8 @@ TIMEOUT = 10.0
 @dataclass(frozen=True)
 class Facts:
     """What alerts follow from. `held` maps keys to the run that holds them; `failures` are what
-    Amberflo refused, `calls` those that could not be taken; `errors` are those of the newest runs
-    that failed in a row, the newest first; times are seconds."""
+    Amberflo does not take, `calls` those that could not be taken; `errors` are those of the newest
+    runs that failed in a row, the newest first; times are seconds."""
 
     held: dict[str, int]
     failures: int
@@ -49,7 +49,7 @@ def found(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
     }
     if facts.failures:
         present["failures"] = (
-            f"Amberflo refused {facts.failures:,} for good: `syncer failures` lists them"
+            f"Amberflo does not take {facts.failures:,}: `syncer failures` lists them"
         )
     if facts.calls:
         more = " or more" if facts.calls >= failures.CALLS else ""

@@ -9,7 +9,7 @@ marked "open".
 
 What it saw is on the object (`customers`, `records`, `stats()`) and, for another process on the
 same machine, under `/_sandbox/`: GET `stats`, GET `records`, POST `faults`, POST `customers`,
-POST `reset-stats`.
+POST `reset-stats`, POST `odd`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,25 @@ OPTIONAL: dict[str, type] = {
 CUSTOMER_FIELDS = frozenset({"customerId", "customerName", *OPTIONAL})
 SORTS = ("id", "customerName", "customerEmail", "createTime", "updateTime")
 SEARCHED = ("customerId", "customerName", "customerEmail")
+
+STORES = ("native", "text", "text only")
+#: What may be odd of an answer: see `AmberfloSandbox`.
+ODD = (
+    "302",
+    "400",
+    "402",
+    "403",
+    "404",
+    "413",
+    "429",
+    "500",
+    "503",
+    "html",
+    "[1]",
+    "other",
+    "cut",
+    "short",
+)
 
 RECORD_FIELDS = (
     "uniqueId",
@@ -100,7 +119,19 @@ class AmberfloSandbox:
     (docs/facts/amberflo.md §1.3): "create" it or "refuse" it. `max_records` bounds one ingest
     request (open: docs/facts/amberflo.md §2.2). Whether paging gives traits is open too
     (docs/facts/amberflo.md §1.1), and of the list only likely: `paging_traits` and `list_traits`
-    say so. `faults` may be replaced at any time.
+    say so. What becomes of a trait that is no text is open
+    (docs/facts/amberflo.md §1.5): `stores` it "native", as "text", or a write with one is refused where it is
+    "text only". A `missing` customer is answered "empty" or "404"
+    (docs/facts/amberflo.md §1.1).
+
+    `odd` says what goes wrong with all requests about a customer, or with meter records of one, by
+    its id, or with all requests ("*"): one of `ODD`, which are statuses, a page with 200 ("html"),
+    JSON that is no record, another customer's record, a body that ends early ("cut"), or a record
+    that is not taken, and not counted ("short"); with "PUT " before it only what is written.
+    `after_read` is called with the id when a customer was read, before the answer: what others do
+    in that moment.
+
+    `faults` and all of these may be replaced at any time.
     """
 
     def __init__(
@@ -112,13 +143,19 @@ class AmberfloSandbox:
         max_records: int | None = None,
         paging_traits: bool = True,
         list_traits: bool = True,
+        stores: str = "native",
+        missing: str = "empty",
     ) -> None:
-        if put_unknown not in ("create", "refuse"):
-            raise ValueError(f"put_unknown is {put_unknown!r}; good are 'create' and 'refuse'")
+        _check("put_unknown", put_unknown, ("create", "refuse"))
+        _check("stores", stores, STORES)
+        _check("missing", missing, ("empty", "404"))
         self.faults = faults or Faults()
         self.put_unknown = put_unknown
         self.max_records = max_records
         self.paging_traits, self.list_traits = paging_traits, list_traits
+        self.stores, self.missing = stores, missing
+        self.odd: dict[str, str] = {}
+        self.after_read: Callable[[str], None] = lambda customer_id: None
         self.customers: dict[str, Json] = {}
         self.records: list[Json] = []
         self._key = api_key.encode()
@@ -131,6 +168,7 @@ class AmberfloSandbox:
             "GET /customers/{id}": self._get_customer,
             "POST /customers": self._create_customer,
             "PUT /customers": self._replace_customer,
+            "PUT /customers/stage": self._move_stage,
             "DELETE /customers/{id}": self._delete_customer,
             "POST /ingest": self._ingest,
         }
@@ -140,6 +178,7 @@ class AmberfloSandbox:
             "POST /_sandbox/faults": self._set_faults,
             "POST /_sandbox/customers": self._seed_customers,
             "POST /_sandbox/reset-stats": self._reset,
+            "POST /_sandbox/odd": self._set_odd,
         }
         self.reset_stats()
 
@@ -222,12 +261,13 @@ class AmberfloSandbox:
             return _cut(request)
         if fault.failure in _FAILED:
             await asyncio.sleep(delay)
-            return self._fail(int(fault.failure))
+            return self._fail(fault.failure)
 
         call = Call(request.query if "?" in request.raw_path else {}, unquote(customer))
         try:
             call.body = await _read(request)
-            answer = route(call)
+            odd = self._odd_answer(request, call)
+            answer = odd if odd is not None else route(call)
         except Refusal as refusal:
             answer = refusal.answer()
         if call.writes:
@@ -253,11 +293,46 @@ class AmberfloSandbox:
         if fault.slow:
             self._faults_seen["slow"] += 1
 
-    def _fail(self, status: int) -> web.Response:
-        answer = _json({"message": _FAILED[str(status)]}, status)
-        if status == 429:
+    def _fail(self, failure: str) -> web.Response:
+        if failure == "html":
+            return web.Response(
+                text="<html><h1>Please log in</h1></html>", content_type="text/html"
+            )
+        answer = _json({"message": _FAILED[failure]}, int(failure))
+        if failure == "429":
             answer.headers["Retry-After"] = str(self.faults.retry_after)
+        if failure == "302":
+            answer.headers["Location"] = "/moved"
         return answer
+
+    def _odd_answer(self, request: web.BaseRequest, call: Call) -> web.Response | None:
+        """What befalls the customers, or the meter records, that a request is about."""
+        ids = {"*", *self._ids(call)} if self.odd else set()
+        found = [self.odd[one] for one in sorted(ids) if one in self.odd]
+        if request.method not in ("PUT", "POST"):
+            found = [one for one in found if not one.startswith("PUT ")]
+        if not found or found[0].endswith("short"):
+            return None
+        match odd := found[0].removeprefix("PUT "):
+            case "[1]":
+                return _json([1])
+            case "other":
+                return _json({"customerId": "somebody else", "customerName": "Somebody Else"})
+            case "cut":
+                return _cut_short(request)
+        return self._fail(odd)
+
+    @staticmethod
+    def _ids(call: Call) -> set[str]:
+        """Of the customers that a request names."""
+        if call.customer or "customerId" in call.query:
+            return {call.customer or call.query["customerId"]}
+        try:
+            found = orjson.loads(call.body) if call.body else []
+        except orjson.JSONDecodeError:
+            found = []
+        named = found if isinstance(found, list) else [found]
+        return {str(one.get("customerId")) for one in named if isinstance(one, dict)}
 
     # -- customers (docs/facts/amberflo.md §1)
 
@@ -265,11 +340,19 @@ class AmberfloSandbox:
         """All of them, not paginated and sent bit by bit; with `customerId` the one, or `{}` with
         200."""
         if "customerId" in call.query:
-            return _json(self.customers.get(call.query["customerId"], {}))
+            return self._found(call.query["customerId"])
         return _json_array(self._shown(self._listed(), self.list_traits))
 
     def _get_customer(self, call: Call) -> web.Response:
-        return _json(self.customers.get(call.customer, {}))
+        return self._found(call.customer)
+
+    def _found(self, customer_id: str) -> web.Response:
+        customer = self.customers.get(customer_id)
+        if customer is None and self.missing == "404":
+            raise Refusal(404, {"message": "Customer not found"})
+        answer = _json(customer or {})
+        self.after_read(customer_id)
+        return answer
 
     def _page_customers(self, call: Call) -> web.Response:
         """`limit` is 10, `page` 1, `sort` id and `isAscending` true by default
@@ -301,7 +384,7 @@ class AmberfloSandbox:
         return _json({"items": items, "metadata": metadata})
 
     def _create_customer(self, call: Call) -> web.Response:
-        customer = _customer(call.body)
+        customer = self._given(call.body)
         call.customer, call.writes = customer["customerId"], True
         if call.customer in self.customers:
             refuse("Customer already exists with this 'customerId'")
@@ -316,7 +399,7 @@ class AmberfloSandbox:
         Open: the stage, which only moves forward, stays when left out; a deleted customer is
         replaced and stays deleted.
         """
-        customer = _customer(call.body)
+        customer = self._given(call.body)
         call.customer, call.writes = customer["customerId"], True
         before = self.customers.get(call.customer)
         if before is None and self.put_unknown == "refuse":
@@ -325,6 +408,20 @@ class AmberfloSandbox:
         self._puts[call.customer] += 1
         return answer
 
+    def _move_stage(self, call: Call) -> web.Response:
+        """Forward only (docs/facts/amberflo.md §1.1)."""
+        asked = _parsed(call.body)
+        if not isinstance(asked, dict):
+            refuse("not a JSON object")
+        customer = self.customers.get(str(asked.get("customerId")))
+        if customer is None:
+            refuse("Customer not found")
+        fields = {name: customer[name] for name in CUSTOMER_FIELDS & customer.keys()}
+        stage = str(asked.get("lifecycleStage")).upper()
+        if stage not in STAGES:
+            refuse(f"'lifecycleStage' must be one of {', '.join(STAGES)}")
+        return self._store({**fields, "lifecycleStage": stage}, customer)
+
     def _delete_customer(self, call: Call) -> web.Response:
         """Soft: offboarded and hidden from the lists (docs/facts/amberflo.md §1.6)."""
         customer = self.customers.get(call.customer)
@@ -332,6 +429,18 @@ class AmberfloSandbox:
             refuse("Customer not found")
         customer |= {"lifecycleStage": "OFFBOARDED", "deleteTime": _now(), "updateTime": _now()}
         return _json(customer)
+
+    def _given(self, body: bytes) -> Json:
+        """The customer of a body, with its traits as they are stored."""
+        customer = _customer(body)
+        traits = customer.get("traits", {})
+        if self.stores == "text only":
+            for name, value in traits.items():
+                if not isinstance(value, str):
+                    refuse(f"trait {name!r} must be a string")
+        if self.stores == "text" and traits:
+            customer["traits"] = {name: _as_text(value) for name, value in traits.items()}
+        return customer
 
     def _store(self, customer: Json, before: Json) -> web.Response:
         reached = before.get("lifecycleStage", "ONBOARDING")
@@ -365,7 +474,8 @@ class AmberfloSandbox:
         records = [_record(index, raw) for index, raw in enumerate(_documents(call.body))]
         if self.max_records is not None and len(records) > self.max_records:
             refuse(f"{len(records)} records; one request takes up to {self.max_records}")
-        for record in records:
+        taken = [one for one in records if self.odd.get(one["customerId"]) != "short"]
+        for record in taken:
             identity = _identity(record)
             if identity in self._known_records:
                 self._duplicates += 1
@@ -373,7 +483,7 @@ class AmberfloSandbox:
                 self._known_records.add(identity)
                 self.records.append(record)
                 self._taken += 1
-        return web.Response(text=f"{len(records)} records were ingested")
+        return web.Response(text=f"{len(taken)} records were ingested")
 
     # -- control, for the same machine
 
@@ -410,6 +520,16 @@ class AmberfloSandbox:
             given = {"customerName": seed["customerId"], "lifecycleStage": "ACTIVE"}
             self.customers[seed["customerId"]] = {**given, "enabled": True, **owned, **seed}
         return _json({"customers": len(seeds)})
+
+    def _set_odd(self, body: bytes) -> web.Response:
+        odd = _parsed(body)
+        if not isinstance(odd, dict):
+            refuse("not a JSON object of what is odd by customer id")
+        for what in odd.values():
+            if not isinstance(what, str) or what.removeprefix("PUT ") not in ODD:
+                refuse(f"{what!r} is nothing odd; good are {', '.join(ODD)}")
+        self.odd = odd
+        return _json({"odd": odd})
 
     def _reset(self, _: bytes) -> web.Response:
         self.reset_stats()
@@ -449,6 +569,10 @@ def _customer(body: bytes) -> Json:
         if customer["lifecycleStage"] not in STAGES:
             refuse(f"'lifecycleStage' must be one of {', '.join(STAGES)}")
     return customer
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _is_trait(value: object) -> bool:
@@ -534,11 +658,17 @@ def _now() -> int:
 # -- HTTP
 
 _FAILED = {
+    "302": "Found",
+    "400": "Bad Request",
+    "402": "Payment Required",
+    "403": "Forbidden",
+    "404": "Not Found",
+    "413": "Request Too Long",
     "429": "Too Many Requests",
     "500": "Internal server error",
     "503": "Service Unavailable",
 }
-_TOO_LONG = {"message": "Request Too Long"}
+_TOO_LONG = {"message": _FAILED["413"]}
 _KINDS = {str: "string", bool: "boolean", dict: "JSON object"}
 
 
@@ -588,6 +718,20 @@ def _unzipped(body: bytes) -> bytes:
     if not unzip.eof or unzip.unused_data:
         refuse("not one whole gzip stream")
     return plain
+
+
+def _cut_short(request: web.BaseRequest) -> web.Response:
+    """The head of an answer and a part of its body, and then the end of the connection."""
+    if request.transport is not None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+        request.transport.write(head + b'{"customerId": ')
+        request.transport.close()
+    return web.Response()
+
+
+def _check(name: str, value: str, good: tuple[str, ...]) -> None:
+    if value not in good:
+        raise ValueError(f"{name} is {value!r}; good are {' and '.join(map(repr, good))}")
 
 
 def _cut(request: web.BaseRequest) -> web.Response:

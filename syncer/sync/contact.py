@@ -23,11 +23,11 @@ from state.database import Database
 from state.removable import removable
 from state.roster import DriftedRow, Roster, RosterRow
 from state.snapshot import HeldRow
-from syncer.amberflo.client import Record
 from syncer.amberflo.customer import Difference, is_protected, trait_differences
 from syncer.amberflo.holdings import Holdings
+from syncer.amberflo.record import Record, plain, read, written
 from syncer.engage.catalog import AUDIENCE, Catalog
-from syncer.errors import AmberfloError
+from syncer.errors import AmberfloError, Refused, TryAgain
 from syncer.sync.compare import GONE, Pair, Seen
 from syncer.sync.observer import Listed, Observer, present
 from syncer.sync.ours import Ours, Said, said_of
@@ -199,18 +199,22 @@ class Contact:
         return traits is not None and bool(self._differences(traits, row, owned))
 
     async def _judge(self, observer: Observer, row: HeldRow, owned: frozenset[str]) -> None:
-        found = await observer.alone(row)
+        try:
+            found = await observer.alone(row)
+        except (Refused, TryAgain) as problem:
+            self.progress.say(f"{row.customer_id} cannot be read: {problem}")
+            return
         if found.row is None or not found.settled or not _settled(found.row):
             return
         if found.record is None:
             self.roster.put_drifted(row.customer_id, found.row.rev, missing=True)
             return
-        read = _row_of({"traits": {}, **found.record}, known=True)
-        self.roster.put([read])
-        if self._differences(orjson.loads(read.traits or "{}"), found.row, owned):
+        seen = _row_of({"traits": {}, **found.record}, known=True)
+        self.roster.put([seen])
+        if self._differences(read(seen.traits or "{}"), found.row, owned):
             self.roster.put_drifted(row.customer_id, found.row.rev, missing=False)
             since = self.acknowledged
-            self.newer += since is not None and (read.updated_at or 0) > since
+            self.newer += since is not None and (seen.updated_at or 0) > since
 
     def _differences(
         self, traits: dict[str, Any], row: HeldRow, owned: frozenset[str]
@@ -226,7 +230,7 @@ class Contact:
         """A listed customer's traits; None where the listing does not show them."""
         if text is None:
             return {} if self.listed is Listed.WITH_TRAITS else None
-        found: dict[str, Any] = orjson.loads(text)
+        found: dict[str, Any] = read(text)
         return found
 
     def first_contact(self, catalog: Catalog, connection: Connection | None = None) -> FirstContact:
@@ -276,7 +280,7 @@ class Contact:
             elif not _settled(row) and (new := traits.keys() & self.new):
                 found[listed.customer_id] = Seen(row.rev, traits, judged=new)
         found.update(
-            (row.customer_id, Seen(row.rev, self._free(orjson.loads(row.traits)), row.missing))
+            (row.customer_id, Seen(row.rev, self._free(read(row.traits)), row.missing))
             for row in self.roster.drifted(customer_ids)
         )
         return found
@@ -291,7 +295,9 @@ class Contact:
     def _free(self, traits: Mapping[str, Any]) -> dict[str, Any]:
         """The traits less those that are protected: these are nobody's to compare."""
         return {
-            name: value for name, value in traits.items() if not is_protected(name, self.protected)
+            name: plain(value)
+            for name, value in traits.items()
+            if not is_protected(name, self.protected)
         }
 
     def records(self, after: str = "") -> Iterator[tuple[str, str]]:
@@ -328,7 +334,7 @@ class Contact:
 
 def _row_of(record: Record, known: bool) -> RosterRow:
     traits, updated_at = record.get("traits"), record.get("updateTime")
-    text = orjson.dumps(traits if isinstance(traits, dict) else {}).decode()
+    text = written(traits if isinstance(traits, dict) else {}).decode()
     return RosterRow(
         record["customerId"],
         text if "traits" in record else None,

@@ -18,8 +18,8 @@ from typing import NamedTuple, TypeVar
 from state import snapshot
 from state.database import Database
 from state.snapshot import HeldRow
-from syncer.amberflo.client import Record
 from syncer.amberflo.holdings import Holdings
+from syncer.amberflo.record import Record
 from syncer.errors import Refused, Stopped, TryAgain
 from syncer.sync.progress import Progress
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import orjson
 from sqlalchemy import Connection
 
-from state import failures, forgotten, holds, runs, seal, snapshot
+from state import failures, forgotten, holds, memo, runs, seal, snapshot
 from state.database import Database
 from state.holds import Hold
 from state.lock import Check, run_lock
@@ -216,6 +216,8 @@ class Runs:
     look: Look | None = None
     #: looks whether Amberflo knows newer than this state, before changes alone are compared
     glance: Callable[[], int] | None = None
+    #: how the values of traits are sent: where that changes, everybody is sent again
+    trait_values: str = "native"
     #: a share of Segment's count of an audience by which ours may differ
     size_tolerance: float = 0.05
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
@@ -227,7 +229,9 @@ class Runs:
         has nothing of ours yet."""
         with run_lock(self.database, self.patience) as check:
             anew = new_account and self.account is not None
-            return self._run(*self._next(full or new_account), check=check, anew=anew)
+            again = self._in_another_form()
+            whole = full or new_account or again is not None
+            return self._run(*self._next(whole), check=check, again=again, anew=anew)
 
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
@@ -324,6 +328,18 @@ class Runs:
             yield from pull.profiles_without_customer_id(compared.catalog.keys)
 
     # The run, top-down
+
+    def _in_another_form(self) -> Again | None:
+        """Everybody, where Amberflo has the values of traits in another form than the configured
+        one."""
+        with self.database.read() as connection:
+            before = memo.get(connection, memo.TRAIT_VALUES)
+        if before in (None, self.trait_values):
+            return None
+        self.progress.say(
+            f"amberflo.trait_values is {self.trait_values} and was {before}: all are sent again"
+        )
+        return Again()
 
     def _next(self, full: bool) -> tuple[RunKind, Scope]:
         """Which run is next, and what it has to pull."""
@@ -750,6 +766,8 @@ class Runs:
             _describe_traits(connection, compared)
             if again is not None:
                 _send_again(connection, again, now)
+            if again == Again() or memo.get(connection, memo.TRAIT_VALUES) is None:
+                memo.put(connection, memo.TRAIT_VALUES, self.trait_values)
             runs.add_traits(connection, run, trait_sums(compared, applied))
             due = snapshot.take_over(connection, run, now)
             values = {
@@ -813,9 +831,10 @@ class Runs:
                     f"failed, held and left are {due:,}"
                 )
                 result.state = runs.FAILED
-            if failed:
+            # Those that are known to fail make no run a bad one.
+            if failed and failures.customers_since(connection, int(record["started_at"])):
                 result.problems.append(
-                    f"Amberflo refused {failed:,} customers for good: `syncer failures` lists them"
+                    f"Amberflo does not take {failed:,} customers: `syncer failures` lists them"
                 )
             if left:
                 stopped = result.delivery.stopped

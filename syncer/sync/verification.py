@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import orjson
-
 from state.findings import Findings
 from syncer.amberflo.customer import Difference
+from syncer.amberflo.record import plain, read, written
 
 
 class Drift(NamedTuple):
@@ -36,6 +35,8 @@ class Verification:
     checked: int = 0
     equal: int = 0
     pending: int = 0
+    #: customers that were not to be read: they are not checked
+    unread: int = 0
     equal_traits: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
@@ -63,7 +64,7 @@ class Verification:
     @property
     def good(self) -> bool:
         """Amberflo holds what it should, now."""
-        return self.missing + self.drifted == self.repaired
+        return self.missing + self.drifted == self.repaired and not self.unread
 
     def put(self, customer_id: str, drifts: Iterable[Difference]) -> None:
         """Note a customer that differs; without drifts it is missing."""
@@ -86,8 +87,8 @@ class Verification:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
+    return None if value is None else written(value).decode()
 
 
 def _value(text: str | None) -> Any:
-    return None if text is None else orjson.loads(text)
+    return None if text is None else plain(read(text))

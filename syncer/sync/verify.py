@@ -17,11 +17,19 @@ from state.database import Database
 from state.findings import CLAIMS, EQUAL, EXTRA, STRANGER, SUSPECT, UNSEEN
 from state.removable import removable
 from state.snapshot import HeldRow
-from syncer.amberflo.client import Record
 from syncer.amberflo.customer import Difference, alike, differences, ours_at_amberflo
 from syncer.amberflo.delivery import Delivery
 from syncer.amberflo.holdings import Holdings
-from syncer.errors import ConfigError, NotFound, SourceError, StateError, SyncerError
+from syncer.amberflo.record import Record
+from syncer.errors import (
+    ConfigError,
+    NotFound,
+    Refused,
+    SourceError,
+    StateError,
+    SyncerError,
+    TryAgain,
+)
 from syncer.sync.asking import AT_A_TIME, Asking
 from syncer.sync.observer import Listed, Observer, present
 from syncer.sync.ours import Said
@@ -85,7 +93,7 @@ class Verifier:
             delivery = repair(self._found.findings.differing())
             if delivery.failed:
                 self._found.problems.append(
-                    f"Amberflo refused {delivery.failed:,} customers for good: `syncer failures` "
+                    f"Amberflo does not take {delivery.failed:,} customers: `syncer failures` "
                     "lists them"
                 )
             if delivery.problem:
@@ -248,7 +256,13 @@ class Verifier:
             after = ids[-1]
 
     async def _judge(self, row: HeldRow) -> None:
-        judged = await self._judged(row)
+        try:
+            judged = await self._judged(row)
+        except (Refused, TryAgain) as problem:
+            self._found.unread += 1
+            self._found.checked -= 1
+            self._found.problems.append(f"{row.customer_id} cannot be read: {problem}")
+            return
         if judged.verdict == FORGOTTEN:
             self._found.checked -= 1
             return

@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlmodel import SQLModel
 
-from state import failures, history, migrations, queue, runs, snapshot, tables
+from state import failures, history, lines, migrations, queue, runs, snapshot, tables
 from state.database import Database
 from state.errors import NotKept, StateError
 from state.queue import DueEvent, EventRow
@@ -36,9 +36,12 @@ def known(state: CustomerState, rev: int = 1) -> CustomerRow:
     return CustomerRow(*named, rev, compared=None)
 
 
-def to_send(state: CustomerState, rev: int, attempts: int, run: int | None = None) -> DueRow:
+def to_send(
+    state: CustomerState, rev: int, attempts: int, run: int | None = None, acked_rev: int = 0
+) -> DueRow:
     """What a delivery gets to see of it."""
     found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run}
+    found |= {"line": lines.RUN, "acked_rev": acked_rev}
     return DueRow._make(found.get(name) for name in DueRow._fields)
 
 
@@ -519,7 +522,7 @@ def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
     with database.write() as connection:
         snapshot.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u2", 1)], NOW)
         snapshot.update_customers(connection, [new], NOW + 5)
-    assert due(database, NOW + 5) == [to_send(new, 2, 0)]
+    assert due(database, NOW + 5) == [to_send(new, 2, 0, acked_rev=1)]
     found = records(database)["u1"]
     assert (found["acked_rev"], found["due_at"]) == (1, NOW + 5)
     with database.write() as connection:

@@ -558,7 +558,7 @@ def test_what_is_refused_for_good_is_kept_and_listed(
     had = installation.holds()[bad]
     done = installation.run("sync", exit_code=1)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert errors == ["error: Amberflo refused 1 customers for good: `syncer failures` lists them"]
+    assert errors == ["error: Amberflo does not take 1 customers: `syncer failures` lists them"]
 
     run = installation.json("runs")[0]
     assert (run["due"], run["delivered"], run["failed"], run["held"]) == (2, 1, 1, 0)

@@ -196,11 +196,16 @@ async def one(found: Holdings) -> Record | None:
         (b'{"customerId": "u1", "deleteTime": null}', True),
         (b'{"customerId": "u1", "deleteTime": 1790000000000}', False),
         (b"{}", False),
-        (404, False),
     ],
 )
 def test_one_that_is_deleted_is_not_there(answer: Any, found: bool) -> None:
     assert (run(Server(answer), one) is not None) == found
+
+
+def test_one_that_is_answered_404_is_not_there_where_there_are_pages() -> None:
+    assert run(Server(404, 404, page(), 404), one) is None
+    with pytest.raises(AmberfloError, match=r"is amberflo\.customers_url right\?"):
+        run(Server(404), one)
 
 
 def test_patience_ends() -> None:

@@ -26,6 +26,7 @@ from sqlalchemy import Engine, event
 import state.database
 import syncer.amberflo.delivery
 import syncer.amberflo.meters
+import syncer.amberflo.share
 import syncer.backoff
 import syncer.daemon.worker
 import syncer.engage.profiles_sync
@@ -179,7 +180,7 @@ class _Clock:
 def _hurry() -> None:
     """Shorter waits; nothing else changes."""
     syncer.backoff.BASE, syncer.backoff.CAP = 0.02, 0.2
-    syncer.amberflo.delivery.LOOK = 0.1
+    syncer.amberflo.delivery.LOOK = syncer.amberflo.share.LOOK = 0.1
     syncer.amberflo.delivery.DRAIN = 2.0
     syncer.daemon.worker.PAUSE_AFTER_TROUBLE = 0.1
     syncer.daemon.worker.LOOK = syncer.daemon.worker.DUE = syncer.amberflo.meters.EMPTY = 0.05

@@ -15,6 +15,7 @@ from state import queue, snapshot, workers
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.delivery import CustomerDelivery, Outcomes
 from syncer.amberflo.meters import MeterDelivery
+from syncer.amberflo.share import Share
 from syncer.engage.profiles_sync import ProfilesSyncPull
 from syncer.sync.realtime import Sorter
 from syncer.sync.run import Runs
@@ -26,7 +27,7 @@ _WRAPPED: tuple[tuple[Any, str, str | None, str | None], ...] = (
     (snapshot, "add_changes", None, "commit.middle"),
     (snapshot, "take_over", None, "commit.last"),
     (Runs, "_finish", "finish.before", "finish.after"),
-    (CustomerDelivery, "_share_the_rate", "join.after", None),
+    (Share, "begin", "join.after", None),
     (snapshot, "claim", None, "claim.inside"),
     (CustomerDelivery, "_claim", None, "claim.after"),
     (AmberfloClient, "get_customer", None, "get.after"),

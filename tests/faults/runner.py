@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from state import lines
 from syncer.sandbox.faults import Faults
 
 from . import checks
@@ -28,6 +29,8 @@ from .theatre import BOUND, Theatre, now
 
 #: Seconds a worker gets to go on when the runs beside it are over.
 LINGER = 0.3
+#: Milliseconds after which a record is put off that is due then.
+SOON = 120_000
 
 
 @dataclass
@@ -270,7 +273,11 @@ class Performance(Theatre):
 
     def _waiting(self) -> bool:
         tables = self.tables("customer", "event", "inbox", "early_call", "trait")
-        due = [row for row in tables["customer"] + tables["event"] if row["due_at"] is not None]
+        # What was put off waits for the runs, or for somebody who sends it again.
+        soon = int(time.time() * 1000) + SOON
+        customers = [row for row in tables["customer"] if row["line"] != lines.PUT_OFF]
+        events = [row for row in tables["event"] if (row["due_at"] or 0) < soon]
+        due = [row for row in customers + events if row["due_at"] is not None]
         keys = {row["key"] for row in tables["trait"]}
         early = [row for row in tables["early_call"] if row["key"] in keys]
         return bool(due or tables["inbox"] or early)

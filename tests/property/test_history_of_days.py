@@ -33,6 +33,7 @@ from hypothesis.stateful import (
 )
 
 import syncer.amberflo.delivery
+import syncer.amberflo.share
 import syncer.backoff
 from syncer.cli import main
 from syncer.sandbox.amberflo import running
@@ -480,6 +481,7 @@ def test_histories_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syncer.backoff, "BASE", 0.02)
     monkeypatch.setattr(syncer.backoff, "CAP", 0.1)
     monkeypatch.setattr(syncer.amberflo.delivery, "LOOK", 0.05)
+    monkeypatch.setattr(syncer.amberflo.share, "LOOK", 0.05)
     long = int(os.environ.get("HISTORIES", "0"))
     run_state_machine_as_test(
         Days,

@@ -31,7 +31,7 @@ def test_a_held_audience_says_what_to_do() -> None:
 
 def test_failures_are_one_alert() -> None:
     (text,) = found(replace(GOOD, failures=1234), BOUNDS).values()
-    assert text == "Amberflo refused 1,234 for good: `syncer failures` lists them"
+    assert text == "Amberflo does not take 1,234: `syncer failures` lists them"
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5])
