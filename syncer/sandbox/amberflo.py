@@ -119,10 +119,9 @@ class AmberfloSandbox:
     (docs/facts/amberflo.md §1.3): "create" it or "refuse" it. `max_records` bounds one ingest
     request (open: docs/facts/amberflo.md §2.2). Whether paging gives traits is open too
     (docs/facts/amberflo.md §1.1), and of the list only likely: `paging_traits` and `list_traits`
-    say so. What becomes of a trait that is no text is open
-    (docs/facts/amberflo.md §1.5): `stores` it "native", as "text", or a write with one is refused where it is
-    "text only". A `missing` customer is answered "empty" or "404"
-    (docs/facts/amberflo.md §1.1).
+    say so. What becomes of a trait that is no text is open (docs/facts/amberflo.md §1.5): `stores`
+    it "native", as "text", or a write with one is refused where it is "text only". A `missing`
+    customer is answered "empty" or "404" (docs/facts/amberflo.md §1.1).
 
     `odd` says what goes wrong with all requests about a customer, or with meter records of one, by
     its id, or with all requests ("*"): one of `ODD`, which are statuses, a page with 200 ("html"),
