@@ -136,16 +136,17 @@ class Columns:
 
     def kinds(self, value: ColumnElement[Any]) -> tuple[ColumnElement[bool], ...]:
         """Whether a value reads as true or false, as 1 or 0, or as neither, as `values.boolean`
-        reads it. One that is bytes says nothing."""
+        reads it. One that is bytes says nothing; 1.0 and 0.0 are booleans on their way through a
+        column of real numbers, whereas a count is written 1."""
         quotes = '"' if isinstance(value.type, JSON) else ""
         text = func.lower(self._trimmed(self._by_bytes(cast(value, Text)), quotes))
-        words = text.in_(WORDS)
-        digits: ColumnElement[bool] = text.in_(("1", "0", "1.0", "0.0"))
+        words: ColumnElement[bool] = text.in_((*WORDS, "1.0", "0.0"))
+        digits = text.in_(("1", "0"))
         if self.known:
             # 1.00 too: a number of a fixed scale shows all its places.
             short = func.trim(text, "0.")
             one, zero = (and_(text.like(f"{digit}.%"), short == rest) for digit, rest in _DIGITS)
-            digits = or_(digits, one, zero)
+            words = or_(words, one, zero)
         return words, digits, not_(or_(words, digits, text.in_(("", "null", BYTES))))
 
     # Times

@@ -29,7 +29,7 @@ class ObservedKey:
 
     key: str
     rows: int
-    #: values that read true/false/t/f
+    #: values that read true/false/t/f, or 1.0/0.0
     words: int
     #: values that read 1/0
     digits: int

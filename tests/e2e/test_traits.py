@@ -81,8 +81,8 @@ def test_a_stray_value_leaves_an_audience_one(
 
 def test_a_small_count_is_no_audience(installation: Installation, warehouse: Warehouse) -> None:
     """Taken for one, it would say true for ever once it counts on."""
-    warehouse.users(2, logins="1.0", vip="true")
-    warehouse.user("u09", logins="0.0")
+    warehouse.users(2, logins="1", vip="true")
+    warehouse.user("u09", logins="0")
     run = installation.json("sync")
     assert run["notices"][0].startswith("logins: the only values are 1 and 0, which may be a count")
     assert (installation.values("logins"), installation.members("vip")) == ({}, {"u00", "u01"})
@@ -91,7 +91,17 @@ def test_a_small_count_is_no_audience(installation: Installation, warehouse: War
     assert installation.values("logins") == {}
     installation.configure(engage='computed_traits = ["logins"]')
     installation.run("sync")
-    assert installation.values("logins") == {"u00": 7, "u01": 1.0, "u09": 0.0}
+    assert installation.values("logins") == {"u00": 7, "u01": 1, "u09": 0}
+
+
+def test_booleans_that_became_real_numbers_are_memberships(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(2, vip="1.0")
+    warehouse.user("u09", vip="0.00")
+    run = installation.json("sync")
+    assert (run["traits"][0]["entered"], run["traits"][0]["skipped"]) == (2, 0)
+    assert installation.members("vip") == {"u00", "u01"}
 
 
 def test_an_audience_of_which_nothing_can_be_read_makes_the_run_red(
