@@ -1320,3 +1320,61 @@ def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
         told = [(one.recorded_at, one.key, one.before, one.after) for one in found]
         assert told == expected
         assert bool(told) == (customer != "nobody")
+
+
+# What is put off, and what is sent to see
+
+
+def test_what_is_put_off_waits_by_itself(database: Database) -> None:
+    put(database, row("u1"), row("u2"), run=3)
+    with database.write() as connection:
+        rows = {one.customer_id: one for one in snapshot.claim(connection, 1, NOW, 9)}
+        assert snapshot.put_off(connection, [(rows["u1"], NOW + 900)]) == {3: 1}
+        snapshot.give_back(connection, ["u2"])
+    assert records(database)["u1"]["line"] == lines.PUT_OFF
+    assert ask(database, lambda c: snapshot.backlog(c, 3)) == 1
+    assert ask(database, snapshot.oldest_due) == NOW  # that of the other one
+    assert due_ids(database, NOW + 899) == ["u2"]
+    assert due_ids(database, NOW + 900) == ["u2", "u1"]
+    with database.write() as connection:
+        assert snapshot.take_over(connection, 4, NOW + 1) == 1  # no run waits for it
+    assert due_ids(database, NOW + 1, run=4) == ["u2", "u1"]  # but it is tried
+    with database.write() as connection:
+        snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 2)
+    found = records(database)["u1"]
+    assert (found["line"], found["attempts"]) == (lines.RUN, 0)
+
+
+def test_what_changed_in_work_is_not_put_off(database: Database) -> None:
+    put(database, row("u1"))
+    with database.write() as connection:
+        (claimed,) = snapshot.claim(connection, 1, NOW, 9)
+        snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 1)
+        snapshot.put_off(connection, [(claimed, NOW + 900)])
+    assert due_ids(database, NOW + 1) == ["u1"]
+
+
+def test_who_is_sent_to_see_is_acknowledged_and_due_until_then(database: Database) -> None:
+    put(database, row("u1"), row("u2"), row("u3"))
+    with database.write() as connection:
+        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW)
+        snapshot.acknowledge(connection, [as_claimed("u2", 1)], NOW + 1)
+        found = snapshot.claim_acknowledged(connection, 1, NOW + 2, 1)
+        assert [one.customer_id for one in found] == ["u2"]
+        assert found[0].again
+    assert due_ids(database, NOW + 2) == ["u3"]
+    with database.write() as connection:
+        snapshot.park(connection, found)
+    assert due_ids(database, NOW + 2) == ["u3"]
+    assert records(database)["u2"]["acked_rev"] == 1
+
+
+def test_a_failure_keeps_the_time_when_it_failed_first(database: Database) -> None:
+    failure = {"ref": "customer:u1", "kind": failures.CUSTOMER, "customer_id": "u1"}
+    failure |= {"reason": "no", "request": "", "body": "", "attempts": 1}
+    with database.write() as connection:
+        failures.put(connection, [{**failure, "failed_at": NOW}])
+        failures.put(connection, [{**failure, "failed_at": NOW + 5, "attempts": 2}])
+        (found,) = failures.find(connection)
+        assert (found["failed_at"], found["attempts"]) == (NOW, 2)
+        assert failures.customers_since(connection, NOW + 1) == 0

@@ -1485,19 +1485,20 @@ def test_large_records_are_split_until_amberflo_takes_them(receiver: Daemon) -> 
 
 def test_refused_records_are_kept_and_retried_when_asked(receiver: Daemon) -> None:
     installation = receiver.installation
-    events = [track(properties={"value": number}) for number in range(3)]
+    events = [track(properties={"value": number}, userId="refused") for number in range(3)]
     receiver.settle()
-    installation.amberflo.max_records = 0
+    installation.amberflo.odd = {"refused": "400"}
     try:
-        receiver.batch(*events)
+        receiver.batch(*events, track())  # one that gets through beside them
         failures = receiver.failures(*(event["messageId"] for event in events))
         assert [one["status"] for one in failures] == [400] * 3
-        assert [one["attempts"] for one in failures] == [1] * 3
-        assert "one request takes up to 0" in failures[0]["reason"]
+        assert [one["attempts"] for one in failures] == [2] * 3
+        assert "answered 400: Bad Request" in failures[0]["reason"]
         numbers = [str(one["id"]) for one in failures]
     finally:
-        installation.amberflo.max_records = 2
+        installation.amberflo.odd = {}
     try:
+        installation.amberflo.max_records = 2
         installation.json("failures", "retry", *numbers[:2])
         records = receiver.records(*(event["messageId"] for event in events[:2]))
         assert [record["meterValue"] for record in records] == [0, 1]

@@ -269,8 +269,8 @@ def test_a_write_before_the_one_before_it_is_answered_is_found(
 ) -> None:
     put = AmberfloClient.put_customer
 
-    async def twice(self: AmberfloClient, record: Any) -> None:
-        await asyncio.gather(put(self, record), put(self, record))
+    async def twice(self: AmberfloClient, record: Any, **how: Any) -> None:
+        await asyncio.gather(put(self, record, **how), put(self, record, **how))
 
     monkeypatch.setattr(AmberfloClient, "put_customer", twice)
     slow = replace(CALM.rounds[0], amberflo="slow=1,slow_seconds=0.05")
