@@ -9,13 +9,13 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from syncer.amberflo.array import ArrayReader
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.record import Record
+from syncer.amberflo.record import Record, written
 from syncer.backoff import full_jitter
 from syncer.errors import AmberfloError, Refused, Stopped, TryAgain
 
@@ -24,6 +24,9 @@ Answer = TypeVar("Answer")
 #: Customers of a page, the first number that Amberflo takes: it documents 10 as the default and no
 #: bound (docs/facts/amberflo.md §1.1). Where it gives fewer than asked, the pages are of that many.
 LIMITS = (1000, 100, 10)
+#: Bytes of JSON that a page may be expected to have. Two are in memory, read, which takes ten times
+#: as much.
+PAGE_BYTES = 1 << 20
 #: Records that a list is handed over in.
 BATCH = 1000
 #: Seconds after which a pause looks whether to stop.
@@ -83,13 +86,17 @@ class Holdings:
             before = found
 
     async def _first_page(self) -> tuple[int, list[Record]]:
-        for limit in LIMITS:
-            try:
-                return limit, await self._page(1, limit)
-            except Refused:
-                if limit == LIMITS[-1]:
-                    raise
-        raise AssertionError
+        """The first page, of as many customers as Amberflo takes and as have room."""
+        least = LIMITS[-1]
+        few = await self._page(1, least)
+        if len(few) < least:
+            return least, few
+        size = len(written(few)) / len(few)
+        for limit in LIMITS[:-1]:
+            if limit * size <= PAGE_BYTES:
+                with suppress(Refused):
+                    return limit, await self._page(1, limit)
+        return least, few
 
     async def _page(self, number: int, limit: int) -> list[Record]:
         return await self._insist(lambda: self.client.page_of_customers(number, limit))

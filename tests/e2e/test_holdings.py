@@ -154,7 +154,7 @@ def test_pages_end_with_an_empty_one() -> None:
     server = Server(page(one, two), page(three), page())
     assert run(server, pages) == [[one, two], [three]]
     assert [path.partition("?")[2] for path in server.asked] == [
-        f"limit=1000&page={number}&sort=id&isAscending=true" for number in (1, 2, 3)
+        f"limit=10&page={number}&sort=id&isAscending=true" for number in (1, 2, 3)
     ]
     assert run(Server(page()), pages) == []
     # A server that has no end gives the last page again.
@@ -167,13 +167,24 @@ def test_what_does_not_get_through_is_asked_again() -> None:
     assert run(server, pages) == [[one], [two]]
 
 
+def limits(server: Server) -> list[str]:
+    return [path.partition("limit=")[2].partition("&")[0] for path in server.asked]
+
+
 def test_a_limit_that_is_refused_is_lowered() -> None:
-    one = {"customerId": "1"}
-    server = Server(400, 422, page(one), page())
-    assert run(server, pages) == [[one]]
-    assert [path.partition("limit=")[2].partition("&")[0] for path in server.asked] == [
-        *("1000", "100", "10", "10")
-    ]
+    ten, one = [{"customerId": str(number)} for number in range(10)], {"customerId": "x"}
+    server = Server(page(*ten), 400, 422, page(one), page())
+    assert run(server, pages) == [ten, [one]]
+    assert limits(server) == ["10", "1000", "100", "10", "10"]
+
+
+@pytest.mark.parametrize(("size", "limit"), [(100, "1000"), (2000, "100"), (20_000, "10")])
+def test_pages_are_as_large_as_there_is_room_for(size: int, limit: str) -> None:
+    ten = [{"customerId": str(number), "customerName": "x" * size} for number in range(10)]
+    server = Server(page(*ten), page(*ten), page())
+    found = run(server, pages)
+    assert found[0] == ten
+    assert limits(server)[:2] == ["10", limit]
 
 
 @pytest.mark.parametrize("answer", [404, b"{}", b"[]", b'{"items": {}}', b'{"items": [1]}'])
