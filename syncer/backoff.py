@@ -12,6 +12,8 @@ BASE, CAP = 0.25, 20.0
 #: No answer makes us wait longer than this: what were put off for longer would pass for put off by
 #: a wrong clock.
 LONGEST = due.LONGEST / 1000
+#: For so long is put off what fails again and again while others get through.
+PUT_OFF = 0.9 * LONGEST
 
 
 def full_jitter(attempts: int, chance: float) -> float:

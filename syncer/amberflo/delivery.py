@@ -34,7 +34,7 @@ from syncer.amberflo.pace import Pace
 from syncer.amberflo.record import Record
 from syncer.amberflo.share import LOOK, Share
 from syncer.amberflo.writing import write
-from syncer.backoff import full_jitter
+from syncer.backoff import PUT_OFF, full_jitter
 from syncer.errors import KeyRefused, Refused, TryAgain
 
 #: Due customers that are claimed at a time: at most, and seconds' worth of work. What is claimed
@@ -47,9 +47,8 @@ BUSY = 300.0
 GLANCE = 0.2
 #: Seconds that requests under way get to end after a stop.
 DRAIN = 15.0
-#: Failed attempts after which a customer is put off where others get through, and for how many
-#: seconds.
-TRIES, PUT_OFF = 6, 900.0
+#: Failed attempts after which a customer is put off where others get through.
+TRIES = 6
 #: Customers that Amberflo refuses in a row, and nobody gets through: it takes none.
 REFUSES_ALL = 50
 #: Customers that it has already that are sent to see whether it takes any; one is enough. And the

@@ -26,7 +26,7 @@ from state.database import Database
 from state.errors import StateError
 from state.queue import DueEvent
 from syncer.amberflo.client import NOT_NOW, AmberfloClient
-from syncer.backoff import full_jitter
+from syncer.backoff import PUT_OFF, full_jitter
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
 #: Records of a request, as Amberflo's own SDKs send them.
@@ -34,8 +34,8 @@ BATCH = 100
 #: Batches in flight.
 IN_FLIGHT = 4
 #: Failed attempts after which a batch is halved that Amberflo does not refuse and does not take;
-#: after which a record of that kind is put off where others get through, and for how many seconds.
-HALVE, TRIES, PUT_OFF = 2, 6, 900.0
+#: after which a record of that kind is put off where others get through.
+HALVE, TRIES = 2, 6
 #: Records of a batch that fail alone, and nothing gets through: none does.
 FAIL_ALONE = 5
 #: Seconds that everything waits at least where the key is refused.

@@ -423,8 +423,9 @@ _CONNECT: dict[str, dict[str, Any]] = {"postgresql": {"connect_timeout": 30}}
 
 def _sqlite_engine(url: URL) -> Engine:
     """Read-only, so that a file that is not there is never made."""
-    engine = create_engine(url)
-    if not str(url.database or "").startswith("file:"):
+    if str(url.database or "").startswith("file:"):
+        engine = create_engine(url)
+    else:
         address = f"file:{quote(str(Path(str(url.database or ''))))}?mode=ro"
         engine = create_engine(
             "sqlite://",

@@ -23,7 +23,7 @@ from syncer.errors import SourceError, TryAgain
 
 
 class Proxy(ThreadingHTTPServer):
-    """Answers every request itself with `{}`, and lets no tunnel through."""
+    """Answers every request itself, with what was written or `{}`, and lets no tunnel through."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -38,13 +38,13 @@ class Handler(BaseHTTPRequestHandler):
     server: Proxy
 
     def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = self.rfile.read(int(self.headers.get("content-length") or 0)) or b"{}"
         by = self.headers.get("proxy-authorization")
         self.server.seen.append((self.command, self.path, by))
         self.send_response(502 if self.command == "CONNECT" else 200)
-        self.send_header("content-length", "2")
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"{}")
+        self.wfile.write(body)
 
     do_PUT = do_POST = do_CONNECT = do_GET
 

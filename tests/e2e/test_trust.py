@@ -153,16 +153,17 @@ def test_refused_records_of_two_keys_are_two(installation: Installation) -> None
     order = unique("order")
     Profiles(installation).close()
     with daemon(installation, write_keys=KEYS) as found:
-        most, installation.amberflo.max_records = installation.amberflo.max_records, 0
         event = track(messageId=order, userId=unique())
+        installation.amberflo.odd = {event["userId"]: "400"}
         for key, value in ((BROWSER, 1), (KEY, 2)):
-            found.send("track", event | {"properties": {"value": value}}, key=key)
+            # Beside one that gets through.
+            found.batch(event | {"properties": {"value": value}}, track(), key=key)
             found.settle()
         failed = found.failures(order)
         assert [(one["via"], one["message_id"]) for one in failed] == [
             *(("browser", order), ("server", order))
         ]
-        installation.amberflo.max_records = most
+        installation.amberflo.odd = {}
         installation.run("failures", "retry", "--all")
         found.settle()
         assert [one["meterValue"] for one in found.by_customer(event["userId"])] == [1, 2]

@@ -141,7 +141,8 @@ def false_exit(found: Evidence) -> None:
 
 def left_out(found: Evidence) -> None:
     number, _, audience = member(found)
-    altered(found, number, **{audience: None})
+    found.writes = [*found.writes, found.writes[number]]  # once more, after it had the trait
+    altered(found, len(found.writes) - 1, **{audience: None})
 
 
 def never_a_member(found: Evidence) -> None:
