@@ -168,8 +168,11 @@ class _Protocol(HttpToolsProtocol):
             # It is the newest request that uvicorn tells; this one may come before it.
             self._running.disconnected = True
             self._running.message_event.set()
+        # These name this connection: without them it is gone at once, and does not wait for the
+        # collector of garbage, which a flood of new ones outruns.
         self._running = None
-        self.scope = cast("Any", None)  # it names this connection
+        self.pipeline.clear()
+        self.scope = self.cycle = cast("Any", None)
 
     def data_received(self, data: bytes) -> None:
         if self._refused_since is not None:
