@@ -140,8 +140,15 @@ def false_exit(found: Evidence) -> None:
 
 
 def left_out(found: Evidence) -> None:
-    number, _, audience = member(found)
-    found.writes = [*found.writes, found.writes[number]]  # once more, after it had the trait
+    """Of whom nobody ever said otherwise: written once more, without the trait."""
+    write, audience = next(
+        (write, audience)
+        for write in found.writes
+        for audience in found.audiences
+        if write.traits.get(audience) is True
+        and (write.customer_id, audience) not in found.other_since
+    )
+    found.writes = [*found.writes, write]
     altered(found, len(found.writes) - 1, **{audience: None})
 
 
