@@ -52,7 +52,7 @@ TRIES = 6
 #: Customers that Amberflo refuses in a row, and nobody gets through: it takes none.
 REFUSES_ALL = 50
 #: Customers that it has already that are sent to see whether it takes any; one is enough. And the
-#: seconds between two times that this is done.
+#: seconds between two times that this is done, or half the patience where that is less.
 SENT_TO_SEE, SEE_AGAIN = 3, 2.0
 
 
@@ -436,7 +436,7 @@ class CustomerDelivery:
         silent = time.monotonic() - self._last_success > self.patience / 2
         if not (self._suspects or self._stuck or (self._failing and silent)):
             return
-        if time.monotonic() - self._saw < SEE_AGAIN:
+        if time.monotonic() - self._saw < min(SEE_AGAIN, self.patience / 2):
             return
         claimed = await asyncio.to_thread(self._claim_acknowledged)
         if claimed is not None:

@@ -61,6 +61,20 @@ def test_the_odd_ones_cost_themselves(installation: Installation, warehouse: War
     assert installation.json("failures") == []
 
 
+def test_patience_that_is_shorter_than_its_attempts_is_not_lost_over_one(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """While only one is left that fails, those that Amberflo has already show that it answers."""
+    installation.configure(patience="1s")
+    fill(warehouse, 20)
+    installation.amberflo.odd = {"u0000": "500"}
+    run = installation.json("sync", exit_code=1)
+    assert (run["state"], run["delivered"], run["failed"]) == ("done", 19, 1)
+    warehouse.say("u0005", "vip", "false")
+    run = installation.json("sync")
+    assert (run["state"], run["delivered"], run["failed"]) == ("done", 1, 0)
+
+
 @pytest.mark.parametrize("answer", ["302", "400", "402", "403", "404", "413", "html", "429"])
 def test_what_everybody_is_answered_is_no_verdict_on_any(
     installation: Installation, warehouse: Warehouse, answer: str

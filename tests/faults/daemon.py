@@ -168,6 +168,8 @@ class Daemon:
             "concurrency": 8,
             "timeout": "2s",
             "patience": "2s",
+            # Nobody decides on holds here, so nothing is held.
+            "min_exits": 1000,
             "engage": theatre.folder / "engage.db",
             "state": theatre.state_url,
         }

@@ -54,7 +54,7 @@ computed_traits = ["total_revenue_*"]
 url = "sqlite:///{engage}"
 [guard]
 max_exits = 0.3
-min_exits = 8
+min_exits = {min_exits}
 [state]
 url = "{state}"
 """
@@ -108,6 +108,7 @@ class Theatre:
             "concurrency": self.scenario.concurrency,
             "timeout": "0.3s",
             "patience": "1s",
+            "min_exits": 8,
             "engage": self.folder / "engage.db",
             "state": self.state_url,
         }
