@@ -169,7 +169,7 @@ class Daemon:
             "timeout": "2s",
             "patience": "2s",
             # Nobody decides on holds here, so nothing is held.
-            "min_exits": 1000,
+            "max_exits": 1.0,
             "engage": theatre.folder / "engage.db",
             "state": theatre.state_url,
         }

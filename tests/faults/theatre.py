@@ -53,8 +53,8 @@ computed_traits = ["total_revenue_*"]
 [engage.profiles_sync]
 url = "sqlite:///{engage}"
 [guard]
-max_exits = 0.3
-min_exits = {min_exits}
+max_exits = {max_exits}
+min_exits = 8
 [state]
 url = "{state}"
 """
@@ -108,7 +108,7 @@ class Theatre:
             "concurrency": self.scenario.concurrency,
             "timeout": "0.3s",
             "patience": "1s",
-            "min_exits": 8,
+            "max_exits": 0.3,
             "engage": self.folder / "engage.db",
             "state": self.state_url,
         }
