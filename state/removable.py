@@ -2,12 +2,13 @@
 
 Of a customer that a run has compared with all that Engage has, every name that is ours. Of one that
 only calls, or runs that looked at a part, have told of, nobody knows yet what Engage says of the
-rest: only what was written from here. Nothing of a trait of which something is held or rejected.
+rest: only what was written from here. Nothing of a trait of which something is held or rejected,
+but for what was recorded before and is not delivered yet: that nobody holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from sqlalchemy import Connection, select
@@ -30,15 +31,15 @@ class Row(Protocol):
 
 def removable(connection: Connection, rows: Iterable[Row]) -> Mapping[str, frozenset[str]]:
     """The names that a write may take away, by customer."""
-    ours = snapshot.owned(connection) - holds.traits_in_force(connection)
+    held = holds.traits_in_force(connection)
+    ours = snapshot.owned(connection) - held
     found: dict[str, frozenset[str]] = {}
     others: list[str] = []
     for row in rows:
         found[row.customer_id] = ours
         if row.compared is None:
             others.append(row.customer_id)
-    for start in range(0, len(others), CHUNK):
-        ids = others[start : start + CHUNK]
+    for ids in _chunks(others):
         written: dict[str, set[str]] = {one: set() for one in ids}
         statement = select(CHANGE.c.customer_id, CHANGE.c.trait).where(
             CHANGE.c.customer_id.in_(ids), CHANGE.c.source.is_distinct_from(IDENTIFY)
@@ -46,4 +47,27 @@ def removable(connection: Connection, rows: Iterable[Row]) -> Mapping[str, froze
         for customer_id, trait in connection.execute(statement.distinct()):
             written[customer_id].add(trait)
         found.update((one, ours & names) for one, names in written.items())
+    for ids in _chunks(list(found) if held else []):
+        for customer_id, trait in _owed(connection, ids, held):
+            found[customer_id] |= {trait}
     return found
+
+
+def _owed(
+    connection: Connection, customer_ids: Sequence[str], held: Collection[str]
+) -> set[tuple[str, str]]:
+    """What was taken away of these customers, and is not delivered yet, of the `held` traits."""
+    statement = select(CHANGE.c.customer_id, CHANGE.c.trait).where(
+        CHANGE.c.customer_id.in_(customer_ids),
+        CHANGE.c.delivered_at.is_(None),
+        CHANGE.c.after.is_(None),
+        CHANGE.c.trait.in_(held),
+        CHANGE.c.source.is_distinct_from(IDENTIFY),
+    )
+    owed = {(row.customer_id, row.trait) for row in connection.execute(statement)}
+    return owed - holds.in_force(connection, customer_ids).keys()
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), CHUNK):
+        yield ids[start : start + CHUNK]

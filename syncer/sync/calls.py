@@ -129,8 +129,15 @@ class Calls:
         """Write what the calls came to: customers, what is due, the history, ended holds."""
         before = self._before
         known = [(before[one], now) for one, now in self._customers.items() if one in before]
-        changed = [now for was, now in known if sendable(now) != sendable(was)]
-        noted = [now for was, now in known if now != was and sendable(now) == sendable(was)]
+        # Whose history tells of something is due, also where a later call took all of it back: only
+        # Amberflo's answer says that it has what the last of these rows says.
+        told = {row.customer_id for row in self._changes}
+        changed, noted = [], []
+        for was, now in known:
+            if sendable(now) != sendable(was) or now.customer_id in told:
+                changed.append(now)
+            elif now != was:
+                noted.append(now)
         new = [now for one, now in self._customers.items() if one not in before]
         snapshot.put_traits(
             self._connection,

@@ -24,6 +24,7 @@ from syncer.sync.chunks import CHUNK_SIZE
 from syncer.sync.compare import (
     AMBERFLO,
     CustomerChange,
+    Stamp,
     TraitChange,
     leaves,
     read_stamps,
@@ -226,17 +227,22 @@ def laid_over(
             now.pop(one.trait, None)
         else:
             now[one.trait] = one.after
-    name = _newest(state.name, change.name, change.name_at, stamps.get("name"), horizon)
-    email = _newest(state.email, change.email, change.email_at, stamps.get("email"), horizon)
-    laid = state._replace(traits=canonical(now), name=name, email=email)
+    pulled = (("name", change.name, change.name_at), ("email", change.email, change.email_at))
+    taken = {"name": state.name, "email": state.email}
+    for key, value, at in pulled:
+        if _holds(value, at, stamps.get(key), horizon):
+            taken[key] = value
+            if key in kept:
+                kept[key] = Stamp(at, 0)  # Engage's word, as of its row
+    laid = state._replace(traits=canonical(now), name=taken["name"], email=taken["email"])
     return (laid if kept == stamps else laid._replace(stamps=write_stamps(kept))), made
 
 
-def _newest(known: str | None, pulled: str | None, at: int, stamp: Any, horizon: int) -> str | None:
-    """A name or email: what was pulled, unless a call since then said a newer one."""
-    if pulled is None or (stamp is not None and stamp.received > horizon and stamp.at > at):
-        return known
-    return pulled
+def _holds(pulled: str | None, at: int, stamp: Stamp | None, horizon: int) -> bool:
+    """Whether a name or email that was pulled counts: no call since then said a newer one."""
+    if pulled is None:
+        return False
+    return stamp is None or stamp.received <= horizon or stamp.at <= at
 
 
 def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, now: int) -> None:

@@ -20,7 +20,7 @@ from syncer.passthrough.mapping import LONG_NAME
 from syncer.sync.calls import HELD, NOT_OURS, OLDER
 from syncer.sync.realtime import Sorter
 from syncer.times import AHEAD, FUTURE
-from tests.contract.conftest import NOW, ask, due_ids, put, records, row
+from tests.contract.conftest import NOW, ask, due, due_ids, put, records, row
 
 HOUR = 3_600_000
 Json = dict[str, Any]
@@ -121,6 +121,26 @@ def desk(database: Database, calls: Database) -> Iterator[Desk]:
 
 
 # Which is newer
+
+
+def test_what_one_batch_says_and_takes_back_is_due_like_its_history(desk: Desk) -> None:
+    """Only then somebody tells that Amberflo has what the last of it says."""
+    desk.identify(NOW - 9, name="Ada")
+    desk.engage("vip", True, NOW - 9)
+    claimed = due(desk.state, NOW)
+    with desk.state.write() as connection:
+        snapshot.acknowledge(connection, claimed, NOW)
+    identify = {"type": "identify", "traits": {}}
+    desk.say(
+        {**identify, "timestamp": NOW - 2, "traits": {"name": "Grace"}},
+        {**identify, "timestamp": NOW - 1, "traits": {"name": "Ada"}},
+    )
+    claimed = due(desk.state, NOW)
+    assert [one.customer_id for one in claimed] == ["u1"]
+    assert [one[3] for one in desk.changes()] == ['"Ada"', '"Grace"', '"Ada"']
+    with desk.state.write() as connection:
+        snapshot.acknowledge(connection, claimed, NOW + 5)
+    assert {one["delivered_at"] for one in records(desk.state, "change").values()} == {NOW, NOW + 5}
 
 
 def test_a_stamp_says_when_it_happened_and_when_it_came(desk: Desk) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from state import holds, runs
+from state import holds, runs, snapshot
 from state.database import Database
 from state.holds import Kept
+from state.removable import removable
+from state.snapshot import ChangeRow, TraitRow
 from syncer.engage.catalog import Catalog, KnownTrait
 from syncer.engage.listing import COMPUTED_TRAIT
 from syncer.sync.compare import CustomerChange, Ruling, Tally, TraitChange
 from syncer.sync.pairs import Rulings
 
-from .conftest import NOW
+from .conftest import NOW, ask, due, put, row
 
 CATALOG = Catalog([KnownTrait("spent", "spent", COMPUTED_TRAIT)], {}, [])
 
@@ -78,3 +80,22 @@ def test_what_is_not_said_again_is_not_in_force(database: Database) -> None:
         (ended,) = holds.close_empty(connection, run + 1, NOW)
         assert holds.open_holds(connection) == {}
     assert ended.trait == "spent"
+
+
+def test_what_is_taken_away_already_goes_in_spite_of_a_hold(database: Database) -> None:
+    """It is recorded before the hold, so nobody decides on it any more; and were it kept back, its
+    delivery would be told and not be."""
+    held(database)
+    put(database, row("u1", spent=5), row("u2"), row("u3"), row("u4"))
+    with database.write(alone=True) as connection:
+        snapshot.put_traits(connection, [TraitRow("spent", "spent", COMPUTED_TRAIT, 0)])
+        snapshot.mark_compared(connection, ["u1", "u2", "u3"], 1)
+        gone = [ChangeRow(one, "spent", "spent", "5", None, NOW) for one in ("u1", "u2", "u3")]
+        snapshot.add_changes(connection, gone, 1, NOW, delivered_at={"u3": NOW})
+    owned = ask(database, lambda connection: removable(connection, due(database)))
+    assert owned == {
+        "u1": frozenset(),  # this one is held
+        "u2": {"spent"},
+        "u3": frozenset(),
+        "u4": frozenset(),
+    }

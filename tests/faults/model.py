@@ -210,7 +210,9 @@ class Model:
                 member = event["properties"][key]
                 said = self.late if event.get("old") else self.memberships
                 said[customer_id, key] = member
-                self.taken_back.discard((customer_id, key))
+                # An old one of whom a row that is gone now said no is old news: no may stay.
+                change = set.add if event.get("old") else set.discard
+                change(self.taken_back, (customer_id, key))
                 self._say(customer_id, key, member, position)
             elif event["type"] == "identify":
                 traits = dict(event["traits"])

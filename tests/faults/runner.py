@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from state import lines
+from state import due, lines
 from syncer.sandbox.faults import Faults
 
 from . import checks
@@ -274,14 +274,18 @@ class Performance(Theatre):
     def _waiting(self) -> bool:
         tables = self.tables("customer", "event", "inbox", "early_call", "trait")
         # What was put off waits for the runs, or for somebody who sends it again.
-        soon = int(time.time() * 1000) + SOON
         customers = [row for row in tables["customer"] if row["line"] != lines.PUT_OFF]
-        events = [row for row in tables["event"] if (row["due_at"] or 0) < soon]
-        due = [row for row in customers + events if row["due_at"] is not None]
+        events = [row for row in tables["event"] if _comes(row["due_at"] or 0)]
+        rows = [row for row in customers + events if row["due_at"] is not None]
         keys = {row["key"] for row in tables["trait"]}
         early = [row for row in tables["early_call"] if row["key"] in keys]
-        return bool(due or tables["inbox"] or early)
+        return bool(rows or tables["inbox"] or early)
 
     def _patient(self, kind: str) -> Play:
         config, temporary = self.config("patient"), self.folder / "temporary"
         return Play(Process(kind), config, temporary, None, False, None)
+
+
+def _comes(due_at: int) -> bool:
+    """Whether it is due soon, or was put off by a clock that was wrong, so is due at once."""
+    return due_at < now() + SOON or due_at > now() + due.LONGEST

@@ -24,7 +24,14 @@ from syncer.amberflo.delivery import CustomerDelivery, Delivery
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sync.commit import laid_over
-from syncer.sync.compare import ENGAGE_WINS, CustomerChange, Tally, TraitChange, read_stamps
+from syncer.sync.compare import (
+    ENGAGE_WINS,
+    CustomerChange,
+    Stamp,
+    Tally,
+    TraitChange,
+    read_stamps,
+)
 
 from .runner import play
 from .scenario import Act, Process, Round
@@ -88,6 +95,15 @@ def test_a_newer_name_and_email_stay() -> None:
     assert (laid.name, laid.email) == ("Old", "new@example.com")
     laid, _ = laid_over(state({}, {"email": 501}), pulled, HORIZON)
     assert (laid.name, laid.email) == ("New", "old@example.com")
+
+
+def test_a_name_and_email_that_a_resync_took_from_calls_are_as_old_as_their_rows() -> None:
+    """Else what Engage says next, of a time before the call, would never be taken."""
+    pulled = change(name="New", name_at=500, email="new@example.com", email_at=0)
+    laid, _ = laid_over(state({}, {"name": 900, "email": 901}), pulled, ENGAGE_WINS)
+    assert (laid.name, laid.email) == ("New", "new@example.com")
+    assert read_stamps(laid.stamps) == {"name": Stamp(500, 0), "email": Stamp(0, 0)}
+    assert laid_over(state({}, {}), pulled, ENGAGE_WINS)[0].stamps == "{}", "none is made"
 
 
 def test_what_a_change_came_to_is_counted_anew() -> None:
