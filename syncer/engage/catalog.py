@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import orjson
 
-from syncer.engage.cache import Cache
+from syncer.cache import Cache
 from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.engage.names import trait_name
 from syncer.engage.selection import PROFILE_KEYS, kind_by_globs, matches, meant, named

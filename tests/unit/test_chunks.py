@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.engage.cache import Cache
+from syncer.cache import Cache
 from syncer.sync import chunks as chunking
 from syncer.sync.chunks import chunks
 
