@@ -11,17 +11,24 @@ from collections.abc import Collection, Mapping
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from sys import getsizeof
 from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from state import called
 from syncer.amberflo.record import read, written
+from syncer.cache import Cache
 
 #: Fields that Amberflo keeps itself.
 SERVER_OWNED = {"id", "createTime", "updateTime", "deleteTime", "deactivateTimeStamp"}
 #: How JSON writes a number; "007" and "1e5 " are texts.
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+#: What was to be sent for the traits of customers: many have the same. Of a value, the bytes beside
+#: its text.
+_SENT: Cache[tuple[str, bool, tuple[str, ...]], Mapping[str, Any]] = Cache(8 << 20)
+_VALUE = 150
 
 
 class Desired(Protocol):
@@ -191,14 +198,15 @@ def ours_at_amberflo(
 ) -> Mapping[str, Any]:
     """The traits that are ours, as Amberflo should hold them; `owned` names are Engage's alone."""
     if not row.called:
-        return _sent(row.traits, as_strings, protected)
+        asked = row.traits, as_strings, protected
+        return _SENT.get(asked) or _remember_sent(asked)
     return _ours(_wanted(row, owned), as_strings, protected)
 
 
-@lru_cache(4096)
-def _sent(traits: str, as_strings: bool, protected: tuple[str, ...]) -> Mapping[str, Any]:
-    # Kept, because many customers have the same traits.
-    return _ours(orjson.loads(traits), as_strings, protected)
+def _remember_sent(asked: tuple[str, bool, tuple[str, ...]]) -> Mapping[str, Any]:
+    text, as_strings, protected = asked
+    found = _ours(orjson.loads(text), as_strings, protected)
+    return _SENT.put(asked, found, 2 * getsizeof(text) + getsizeof(found) + _VALUE * len(found))
 
 
 @lru_cache(4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tracemalloc
 from typing import Any, NamedTuple
 
 import orjson
@@ -10,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo.customer import SERVER_OWNED, at_amberflo, differences, merged, to_put
+from syncer.amberflo.customer import (
+    SERVER_OWNED,
+    at_amberflo,
+    differences,
+    merged,
+    ours_at_amberflo,
+    to_put,
+)
 
 #: What Amberflo may hold: fields of its own, of other integrations, and ours.
 STRIPE = {
@@ -393,3 +401,16 @@ def test_protected_traits_are_not_given_back_either() -> None:
     for given_back in ("cus_9", None):
         put = to_put(there, giving(stripeId=given_back), {"vip"}, protected=("stripeId",))
         assert put["traits"] == {"stripeId": "cus_1", "vip": True}
+
+
+def test_what_is_remembered_is_bounded_by_bytes() -> None:
+    """Customers may have any number of traits, each its own values."""
+    tracemalloc.start()
+    try:
+        for number in range(500):
+            traits = {f"trait_{one}": f"{number} {one}" for one in range(400)}
+            ours_at_amberflo(Row(None, traits=orjson.dumps(traits).decode()), {"trait_1"})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
