@@ -13,6 +13,8 @@ from syncer.amberflo.record import read
 
 #: Bytes: an object that is larger is none of a customer.
 LARGEST = 16 << 20
+#: What JSON allows between its parts.
+BLANK = b" \t\n\r"
 #: All up to the next bracket. Whole strings belong to it: what stands in one is no bracket.
 _RUN = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 
@@ -63,7 +65,7 @@ class ArrayReader:
         return found
 
     def _expect(self, text: bytes, wanted: bytes) -> None:
-        if text.strip() != wanted:
+        if text.strip(BLANK) != wanted:
             raise ValueError("this is no JSON array of objects")
 
 

@@ -88,6 +88,9 @@ def test_an_object_is_there_as_soon_as_it_is_whole() -> None:
         b'[{"a": 1]',
         b'[{"a": }]',
         b'[{"a": \xff}]',
+        b"[]\x0b",
+        b"\x0c[]",
+        b'[{"a": 1}\x0b]',
     ],
 )
 def test_what_is_no_array_of_objects_is_refused(text: bytes) -> None:
