@@ -67,7 +67,7 @@ class AmberfloError(SyncerError):
 
 
 class KeyRefused(AmberfloError):
-    """Amberflo answered 401, or 403 also to a request that only shows the key: every further
+    """Amberflo answered 401 or 403, also to a request that only shows the key: every further
     request would fail the same way."""
 
 
@@ -83,6 +83,11 @@ class Refused(AmberfloError):
     def __init__(self, reason: str, *, request: str, status: int | None, body: str) -> None:
         super().__init__(reason)
         self.request, self.status, self.body = request, status, body
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is a redirect: that tells where to go, and not what is wrong."""
+        return self.status is not None and 300 <= self.status < 400
 
 
 class TryAgain(AmberfloError):

@@ -301,7 +301,7 @@ class AmberfloClient:
         """What to do where an answer is not a good one."""
         status = answer.status
         said = f"{answer.method} {answer.url} answered {status}"
-        if status == 401 or (status == 403 and not await self._key_is_good()):
+        if status in (401, 403) and not await self._key_is_good():
             return KeyRefused(
                 f"Amberflo refuses the API key (status {status}): set amberflo.api_key to a valid "
                 "key; what is not sent yet stays due"

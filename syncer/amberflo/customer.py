@@ -129,10 +129,11 @@ def to_put(
 
 
 def holds_already(current: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Whether a record that is there is what `to_put` made of it, as Amberflo may store values."""
+    """Whether a record that is there is what `to_put` made of it, its traits as Amberflo may store
+    values. Name and email are texts: those count as they are written."""
     there, wanted = _traits(current), _traits(record)
     return all(
-        alike(current.get(field) or None, record.get(field) or None)
+        (current.get(field) or None) == (record.get(field) or None)
         for field in ("customerName", "customerEmail")
     ) and all(alike(there.get(name), wanted.get(name)) for name in {*there, *wanted})
 

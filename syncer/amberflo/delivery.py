@@ -6,8 +6,9 @@ one customer go one after the other, and each takes its part of the configured r
 
 That Amberflo does not take a customer may be for what is in it, or for what befalls everybody: a
 redirect, a wrong URL, a key without rights, a server that is down. Only others tell. So a refusal
-is a suspicion first, and a verdict where another customer got through after it and it is refused
-once more. Where nobody is left to send, one that Amberflo has already is sent once more to see.
+is a suspicion first; where another customer got through after it, it is tried once more, and where
+yet another got through after that, it is a verdict. A redirect is none: it tells where to go, not
+what is wrong. Where nobody is left to send, one that Amberflo has already is sent to see.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ from syncer.errors import KeyRefused, Refused, TryAgain
 #: goes before all that comes later, however urgent, so of a limited rate no more is claimed than
 #: keeps it busy.
 PAGE, PAGE_SECONDS = 500, 0.5
+#: Refusals that are a verdict, where others get through after each.
+REFUSALS = 2
+#: Requests that the patience lasts for at least: at a low rate few can be made in its time.
+PATIENT = 30
 #: Seconds that an outcome waits for a long commit of a run.
 BUSY = 300.0
 #: Seconds after which a pause looks whether to stop.
@@ -53,7 +58,7 @@ TRIES = 6
 REFUSES_ALL = 50
 #: Customers that it has already that are sent to see whether it takes any; one is enough. And the
 #: seconds between two times that this is done, or half the patience where that is less.
-SENT_TO_SEE, SEE_AGAIN = 3, 2.0
+SENT_TO_SEE, SEE_AGAIN = 3, 1.0
 
 
 @dataclass
@@ -95,7 +100,7 @@ class PutOff:
     """It does not get through, and others do: it is tried again now and then."""
 
     row: DueRow
-    problem: TryAgain
+    problem: TryAgain | Refused
 
 
 @dataclass(frozen=True)
@@ -118,11 +123,13 @@ Outcome = Sent | Later | PutOff | Never | Settled
 
 @dataclass
 class Suspect:
-    """A customer that was refused at a moment (monotonic); `again` when it is tried once more."""
+    """A customer that was refused so many `times`, the last at a moment (monotonic); `again` when
+    it is tried once more."""
 
     claimed: Claimed
     refused: Refused
     at: float
+    times: int = 1
     again: bool = False
 
 
@@ -203,7 +210,7 @@ class CustomerDelivery:
         """Keep the queue filled from the database until there is no more to do."""
         while not self._over():
             took = await self._take() if self._low() else 0
-            self._try_suspects_again()
+            await self._judge_suspects()
             if not took and self._rests():
                 if not self._in_work and self._nothing_due():
                     break
@@ -304,13 +311,19 @@ class CustomerDelivery:
             return True
         if self._silent():
             self.result.problem = (
-                f"nothing got through to Amberflo for {self.patience:g} s: {self._last_problem}"
+                f"nothing got through to Amberflo for {self._patient:g} s: {self._last_problem}"
             )
             return True
         return False
 
     def _silent(self) -> bool:
-        return time.monotonic() - self._last_success > self.patience
+        return time.monotonic() - self._last_success > self._patient
+
+    @property
+    def _patient(self) -> float:
+        """Seconds."""
+        least = PATIENT / self._pace.rate if self._pace.limited else 0.0
+        return max(self.patience, least)
 
     async def _moment(self) -> None:
         self._wake.clear()
@@ -410,21 +423,31 @@ class CustomerDelivery:
 
     def _refused(self, claimed: Claimed, refused: Refused) -> Outcome | None:
         row = claimed.row
-        suspect = self._suspects.get(row.customer_id)
-        if suspect is not None and suspect.again:
-            del self._suspects[row.customer_id]
-            return Never(row, refused)
+        suspect = self._suspects.pop(row.customer_id, None)
         if self._draining:
             return self._later(row, refused)
-        self._suspects[row.customer_id] = Suspect(claimed, refused, time.monotonic())
+        times = 1 if suspect is None else suspect.times + 1
+        self._suspects[row.customer_id] = Suspect(claimed, refused, time.monotonic(), times)
         return None
 
-    def _try_suspects_again(self) -> None:
-        """Those since whose refusal another customer got through."""
-        for one in self._suspects.values():
-            if not one.again and self._through >= one.at:
+    async def _judge_suspects(self) -> None:
+        """Of those since whose refusal another customer got through: try them again, or say that it
+        was about them."""
+        heard = [
+            one for one in self._suspects.values() if not one.again and self._through >= one.at
+        ]
+        for one in heard:
+            if one.times < REFUSALS:
                 one.again = True
                 self._queue.put_nowait(one.claimed)
+                continue
+            row = one.claimed.row
+            kind = PutOff if one.refused.elsewhere else Never
+            verdict = kind(row, one.refused)
+            await self._outcomes.write(verdict)
+            self._count(verdict)
+            del self._suspects[row.customer_id]
+            self._in_work.discard(row.customer_id)
 
     async def _see(self) -> None:
         """See whether Amberflo takes anybody, where that is in question and nobody else tells."""
@@ -433,10 +456,10 @@ class CustomerDelivery:
                 self._sent_to_see = None
                 self._judge_all()
             return
-        silent = time.monotonic() - self._last_success > self.patience / 2
+        silent = time.monotonic() - self._last_success > self._patient / 2
         if not (self._suspects or self._stuck or (self._failing and silent)):
             return
-        if time.monotonic() - self._saw < min(SEE_AGAIN, self.patience / 2):
+        if time.monotonic() - self._saw < min(SEE_AGAIN, self._patient / 2):
             return
         claimed = await asyncio.to_thread(self._claim_acknowledged)
         if claimed is not None:

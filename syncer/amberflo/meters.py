@@ -34,8 +34,11 @@ BATCH = 100
 #: Batches in flight.
 IN_FLIGHT = 4
 #: Failed attempts after which a batch is halved that Amberflo does not refuse and does not take;
-#: after which a record of that kind is put off where others get through.
+#: after which a record of that kind is put off where others get through, and so is halved what is
+#: said not to be taken now: that is about all but where others do get through.
 HALVE, TRIES = 2, 6
+#: Seconds for which one that got through shows that others do.
+FRESH = 60.0
 #: Records of a batch that fail alone, and nothing gets through: none does.
 FAIL_ALONE = 5
 #: Seconds that everything waits at least where the key is refused.
@@ -116,9 +119,9 @@ class MeterDelivery:
             await self._judge(batch[0], problem, began)
             return
         left, alone = list(batch), list[DueEvent]()
-        tried = max(event.attempts for event in batch) >= HALVE
-        if _may_be_one(problem, tried):
-            left, alone, problem = await self._halve(batch, problem, tried)
+        attempts = max(event.attempts for event in batch)
+        if self._may_be_one(problem, attempts):
+            left, alone, problem = await self._halve(batch, problem, attempts)
         if self._through >= began:
             self._odd |= dict.fromkeys((event.id for event in alone), began)
         else:
@@ -126,7 +129,7 @@ class MeterDelivery:
         await self._put_back([*left, *alone], problem)
 
     async def _halve(
-        self, batch: Sequence[DueEvent], problem: AmberfloError, tried: bool
+        self, batch: Sequence[DueEvent], problem: AmberfloError, attempts: int
     ) -> tuple[list[DueEvent], list[DueEvent], AmberfloError]:
         """Send what is not taken as a batch in halves, and so on. Gives what is left where it
         cannot be a record, or nothing at all gets through; the records that fail alone; and what
@@ -142,7 +145,7 @@ class MeterDelivery:
             if found is None:
                 continue
             problem = found
-            if not _may_be_one(problem, tried):
+            if not self._may_be_one(problem, attempts):
                 parts.append(part)
                 break
             if len(part) == 1:
@@ -150,6 +153,15 @@ class MeterDelivery:
             else:
                 parts += _halves(part)
         return [event for part in parts for event in part], alone, problem
+
+    def _may_be_one(self, problem: AmberfloError, attempts: int) -> bool:
+        """Whether what was said of a batch may be about one record of it, after so many failed
+        attempts."""
+        if not isinstance(problem, TryAgain):
+            return isinstance(problem, Refused)
+        if problem.status in NOT_NOW:
+            return attempts >= TRIES and time.monotonic() - self._through < FRESH
+        return attempts >= HALVE
 
     async def _send_alone(self, event: DueEvent) -> None:
         began, problem = time.monotonic(), await self._ingest([event])
@@ -168,7 +180,9 @@ class MeterDelivery:
         fair = self.judged or self._through >= first
         if fair and isinstance(problem, Refused):
             del self._odd[event.id]
-            await self._write(failed=event, problem=problem)
+            # A redirect is no verdict: it tells where to go, not what is wrong.
+            postponed = [event] if problem.elsewhere else []
+            await self._write(failed=event, problem=problem, postponed=postponed, wait=PUT_OFF)
         elif fair and isinstance(problem, TryAgain) and event.attempts + 1 >= TRIES:
             await self._write(failed=event, problem=problem, postponed=[event], wait=PUT_OFF)
         else:
@@ -253,14 +267,6 @@ class MeterDelivery:
         if listed:
             with self.state_database.write() as connection:
                 failures.clear(connection, refs)
-
-
-def _may_be_one(problem: AmberfloError, tried: bool) -> bool:
-    """Whether what was said of a batch may be about one record of it; `tried` is one that was not
-    taken before."""
-    if isinstance(problem, TryAgain):
-        return tried and problem.status not in NOT_NOW
-    return isinstance(problem, Refused)
 
 
 def _halves(part: Sequence[DueEvent]) -> list[list[DueEvent]]:

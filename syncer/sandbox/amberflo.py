@@ -659,6 +659,7 @@ def _now() -> int:
 _FAILED = {
     "302": "Found",
     "400": "Bad Request",
+    "401": "Unauthorized",
     "402": "Payment Required",
     "403": "Forbidden",
     "404": "Not Found",

@@ -28,6 +28,8 @@ ODD = {
     "p7": ("cut", "payload is not completed"),
     "p8": ("short", "1 records were sent, and Amberflo says: 0 records were ingested"),
     "p9": ("302", "amberflo.ingest_url answers 302 to /moved"),
+    "pa": ("401", "answered 401"),
+    "pb": ("429", "answered 429"),
 }
 #: Seconds after which a test has failed.
 BOUND = 60.0
@@ -104,7 +106,7 @@ def test_the_odd_ones_cost_themselves(world: World) -> None:
     good = [f"u{number:03}" for number in range(1000 - len(ODD))]
     ids = [*good]
     for place, one in enumerate(ODD):
-        ids.insert(place * 110, one)
+        ids.insert(place * 90, one)
     world.amberflo.odd = {one: how for one, (how, _) in ODD.items()}
     world.put(ids)
     world.deliver(lambda: len(world.listed()) == len(ODD))
@@ -112,7 +114,7 @@ def test_the_odd_ones_cost_themselves(world: World) -> None:
     for one, (_, said) in ODD.items():
         assert said in world.listed()[one]
     # Those that Amberflo did not refuse are tried again, much later.
-    later = ("500", "html", "[1]", "other", "cut")
+    later = ("500", "html", "[1]", "other", "cut", "302", "429")
     assert world.waiting() == sum(how in later for how, _ in ODD.values())
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from aiohttp import web
 
 from syncer.amberflo.customer import merged
 from syncer.amberflo.record import read, written
+from syncer.sandbox.amberflo import Call
 from tests.e2e.conftest import Installation
 from tests.support.warehouse import Warehouse
 
 ODD = {
     "u0003": ("PUT 403", "answered 403: Forbidden"),
+    "u0020": ("401", "answered 401: Unauthorized"),
     "u0050": ("403", "answered 403: Forbidden"),
     "u0101": ("500", "answered 500"),
     "u0150": ("413", "answered 413: Request Too Long"),
@@ -50,10 +55,11 @@ def test_the_odd_ones_cost_themselves(installation: Installation, warehouse: War
     assert installation.json("sync", "--full")["due"] == 0
     assert len(installation.json("failures")) == len(ODD)
 
-    # When they are odd no more, those that were not refused come by themselves.
+    # When they are odd no more, those that were not refused come by themselves, also who was sent
+    # elsewhere.
     amberflo.odd = {}
     installation.run("sync")
-    refused = {"u0003", "u0050", "u0150", "u0399"}
+    refused = {"u0003", "u0020", "u0050", "u0150"}
     assert set(ids) - amberflo.customers.keys() == refused
     assert {one["customer_id"] for one in installation.json("failures")} == refused
     installation.run("failures", "retry", "--all")
@@ -73,6 +79,34 @@ def test_patience_that_is_shorter_than_its_attempts_is_not_lost_over_one(
     warehouse.say("u0005", "vip", "false")
     run = installation.json("sync")
     assert (run["state"], run["delivered"], run["failed"]) == ("done", 1, 0)
+
+
+@pytest.mark.parametrize("answer", ["302", "400", "404"])
+def test_trouble_that_comes_and_goes_is_no_verdict_on_any(
+    installation: Installation,
+    warehouse: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+) -> None:
+    """Who is refused in each of two blips is refused twice, with others getting through between."""
+    ids = fill(warehouse, 60)
+    amberflo, asked = installation.amberflo, itertools.count()
+    as_ever = amberflo._odd_answer
+
+    def blips(request: web.BaseRequest, call: Call) -> web.Response | None:
+        of_one = "customerId" in call.query or request.method != "GET"
+        number = next(asked) if of_one else 0
+        amberflo.odd = {"*": answer} if of_one and (number < 20 or number > 40) else {}
+        return as_ever(request, call)
+
+    monkeypatch.setattr(amberflo, "_odd_answer", blips)
+    run = installation.json("sync", exit_code=1)
+    assert (run["state"], run["failed"]) == ("failed", 0)
+    monkeypatch.setattr(amberflo, "_odd_answer", as_ever)
+    amberflo.odd = {}
+    installation.run("sync")
+    assert sorted(amberflo.customers) == ids
+    assert installation.json("failures") == []
 
 
 @pytest.mark.parametrize("answer", ["302", "400", "402", "403", "404", "413", "html", "429"])

@@ -15,6 +15,7 @@ from syncer.amberflo.customer import (
     SERVER_OWNED,
     at_amberflo,
     differences,
+    holds_already,
     merged,
     ours_at_amberflo,
     to_put,
@@ -414,3 +415,12 @@ def test_what_is_remembered_is_bounded_by_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 << 20
+
+
+@pytest.mark.parametrize(("there", "wanted"), [("1000", "1e3"), ("[1]", "[1.0]"), ("5", "5.0")])
+def test_a_name_is_no_number(there: str, wanted: str) -> None:
+    """As a trait these are equal, the way Amberflo may store values."""
+    record = {"customerName": wanted, "customerEmail": None, "traits": {"one": wanted}}
+    same = {"customerName": wanted, "traits": {"one": there}}
+    assert holds_already(same, record)
+    assert not holds_already({**same, "customerName": there}, record)
