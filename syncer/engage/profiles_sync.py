@@ -108,6 +108,7 @@ class ProfilesSync:
     def check(self) -> str:
         with self.pull(OnlyCustomers(())) as pull:
             keys = pull.observed()
+            pull.watermark()  # which shows whether its times can be compared
         rows = sum(key.rows for key in keys)
         return f"Profiles Sync at {_shown(self.url)}: {rows:,} trait rows of {len(keys):,} keys"
 
@@ -418,7 +419,10 @@ def _engine(url: URL) -> Engine:
         ) from None
 
 
-_CONNECT: dict[str, dict[str, Any]] = {"postgresql": {"connect_timeout": 30}}
+#: A server that keeps texts without an encoding would give them as bytes.
+_CONNECT: dict[str, dict[str, Any]] = {
+    "postgresql": {"connect_timeout": 30, "client_encoding": "utf8"}
+}
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -526,6 +530,6 @@ def _translated(url: URL) -> Iterator[None]:
     """Errors of the driver as one line without the password."""
     try:
         yield
-    except (SQLAlchemyError, UnicodeDecodeError) as error:
+    except (SQLAlchemyError, UnicodeError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise SourceError(f"the pull from {_shown(url)} broke off: {reason}") from error

@@ -24,8 +24,9 @@ WORDS = {"true": True, "t": True, "false": False, "f": False}
 _DIGIT = re.compile(r"([01])(?:\.0*)?")
 #: How nearly all memberships are written.
 USUAL = {"true": True, "false": False}
-#: Stands for a value that is bytes: a character that no text may have.
-BYTES = "\ufdd0bytes"
+#: Stands for a value that is bytes: the character for what cannot be shown, which every encoding of
+#: a warehouse has.
+BYTES = "\x1abytes"
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _ZERO = re.compile(r"-?0(\.0+)?([eE]|$)")
 #: Beyond this a JSON number loses digits in most readers, so it stays text.

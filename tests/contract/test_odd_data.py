@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import NotSupportedError
 
 from state import runs, snapshot
@@ -490,3 +492,37 @@ def test_what_the_filter_leaves_out_has_left(warehouse: Warehouse, tmp_path: Pat
         runs_on(database, warehouse.source(filter="NOT _fivetran_deleted")).sync(full=True)
         found = traits(database)
     assert found == {"u1": {"vip": True, "churn": False}, "u2": {"vip": True, "churn": True}}
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "WIN1252", "EUC_JP", "SQL_ASCII"])
+def test_a_server_may_keep_texts_in_any_encoding(empty_postgres: str, encoding: str) -> None:
+    server = create_engine(empty_postgres, isolation_level="AUTOCOMMIT")
+    name = f"of_{encoding.lower()}"
+    with server.connect() as connection:
+        connection.execute(
+            text(
+                f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0"
+                " LC_COLLATE 'C' LC_CTYPE 'C'"
+            )
+        )
+    url = make_url(empty_postgres).set(database=name)
+    url = url.update_query_dict({"client_encoding": "utf8"})
+    found = Warehouse(url.render_as_string(hide_password=False))
+    try:
+        found.create(value="BYTEA")
+        found.member("p1", "u1", b"true")
+        found.run("ALTER TABLE user_traits ALTER value TYPE TEXT USING 'true'")
+        found.member("p2", "u 2", "false")
+        assert "2 trait rows" in found.source().check()
+        assert found.wanted() == {"u1": {"vip": True}}
+    finally:
+        found.engine.dispose()
+        with server.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name}"))
+        server.dispose()
+
+
+def test_check_compares_times_as_a_sync_does(postgres_warehouse: Warehouse) -> None:
+    postgres_warehouse.create(time="BIGINT")
+    with pytest.raises(SourceError, match="bigint > timestamp"):
+        postgres_warehouse.source().check()
