@@ -30,8 +30,10 @@ def open_private(path: Path) -> BinaryIO:
 
 def keep_private(file: Path | int) -> None:
     """Take a file (or an open one, by its descriptor) from everybody but its owner, where that is
-    us and it is there."""
+    us and it is there. What is no file, as a device, is everybody's."""
     with suppress(OSError):  # a file system without modes
         found = os.stat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return
         if stat.S_IMODE(found.st_mode) != PRIVATE and found.st_uid == os.geteuid():
             os.chmod(file, PRIVATE)

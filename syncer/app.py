@@ -165,7 +165,7 @@ class App:
 
         asyncio.run(check())
         # What is wrong with the state is not Amberflo's.
-        with suppress(StateError), self.state(writes=False) as database:
+        with suppress(StateError, ConfigError), self.state(writes=False) as database:
             self.account(database).look()
 
     def _deliver_run(

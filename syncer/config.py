@@ -30,7 +30,7 @@ from sqlalchemy.exc import ArgumentError
 
 from syncer import outward
 from syncer.errors import ConfigError
-from syncer.given import bare, strange
+from syncer.given import bare, has_address, strange
 from syncer.passthrough import scopes
 from syncer.passthrough.scopes import Caller
 from syncer.sync.schedule import cron
@@ -101,8 +101,32 @@ def _database_url(given: object) -> URL:
     return url
 
 
+def _sound_path(url: URL) -> URL:
+    """The URL of a SQLite file that there can be."""
+    name = str(url.database or "")
+    if url.get_backend_name() == "sqlite" and (
+        "\0" in name or any(len(os.fsencode(part)) > 255 for part in name.split("/"))
+    ):
+        raise ValueError("no file has such a path: a name has at most 255 bytes, and no NUL")
+    return url
+
+
+def _lasting(url: URL) -> URL:
+    """The URL of a state that is there after a command, too."""
+    if url.get_backend_name() != "sqlite":
+        return url
+    name = str(url.database or "")
+    if name in ("", ":memory:") or name.startswith("file:"):
+        raise ValueError("the state needs a file of its own; write for example sqlite:///syncer.db")
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise ValueError(
+            f"the state is not kept by {url.drivername}; write for example sqlite:///syncer.db"
+        )
+    return url
+
+
 def _http_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", text):
+    if not (re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", text) and has_address(text)):
         raise ValueError(
             "this is no URL; write for example https://app.amberflo.io/customers, without a "
             "user, a password or a query"
@@ -123,7 +147,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _public_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", text):
+    if not (re.fullmatch(r"https?://[^/\s?#@]+(/[^\s?#]*)?", text) and has_address(text)):
         raise ValueError("this is no URL; write for example https://calls.example.com")
     return text.rstrip("/").removesuffix("/v1")
 
@@ -149,7 +173,8 @@ def _globs(entries: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _secret_http_url(secret: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"https?://[^/\s]+\S*", secret.get_secret_value()):
+    text = secret.get_secret_value()
+    if not (re.fullmatch(r"https?://[^/\s]+\S*", text) and has_address(text)):
         raise ValueError("this is no URL; write for example https://hooks.slack.com/services/…")
     return secret
 
@@ -196,7 +221,7 @@ def _fits_a_header(secret: SecretStr) -> SecretStr:
 Duration = Annotated[float, BeforeValidator(duration), Field(gt=0, allow_inf_nan=False)]
 DurationOrNone = Annotated[float, BeforeValidator(duration), Field(ge=0, allow_inf_nan=False)]
 #: SQLAlchemy's URL: its text hides the password.
-DatabaseUrl = Annotated[URL, BeforeValidator(_database_url)]
+DatabaseUrl = Annotated[URL, BeforeValidator(_database_url), AfterValidator(_sound_path)]
 HttpUrl = Annotated[str, BeforeValidator(_bare), AfterValidator(_http_url)]
 Secret = Annotated[SecretStr, BeforeValidator(_bare), AfterValidator(_not_blank)]
 HeaderSecret = Annotated[Secret, AfterValidator(_fits_a_header)]
@@ -264,7 +289,7 @@ class GuardConfig(_Section):
 
 
 class StateConfig(_Section):
-    url: DatabaseUrl = make_url("sqlite:///syncer.db")
+    url: Annotated[DatabaseUrl, AfterValidator(_lasting)] = make_url("sqlite:///syncer.db")
 
 
 def _for_ever_or_a_day(seconds: float) -> float:

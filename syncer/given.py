@@ -1,9 +1,12 @@
 """What people and systems leave round a value that they give: a secret's newline, a byte order
-mark, blanks of all kinds, quotes that a shell or an editor kept."""
+mark, blanks of all kinds, quotes that a shell or an editor kept. And what no URL has."""
 
 from __future__ import annotations
 
 import unicodedata
+from contextlib import suppress
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“", "‘": "’", "«": "»"}
 
@@ -37,3 +40,20 @@ def strange(text: str) -> str | None:
             name = unicodedata.name(character, f"U+{ord(character):04X}")
             return f"character {place} is {name}"
     return None
+
+
+def has_address(url: str) -> bool:
+    """Whether a URL names a host that there can be, and no port or one that there can be."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    if port == 0 or parts.netloc.endswith(":"):
+        return False
+    with suppress(ValueError):
+        return bool(ip_address(host))
+    try:
+        return bool(host.encode("idna")) and len(host) <= 253 and ":" not in host
+    except UnicodeError:  # a label that is empty or too long
+        return False

@@ -26,7 +26,7 @@ def opened(config: Config, part: str = "state", *, writes: bool) -> Iterator[Dat
     url = config.state.url
     path = sqlite_path(url)
     if path is not None:
-        _check_folder(path.parent)
+        _check_place(path)
     database = Database.open(url, part) if writes else Database.peek(url, part)
     try:
         yield database
@@ -37,12 +37,15 @@ def opened(config: Config, part: str = "state", *, writes: bool) -> Iterator[Dat
 def try_out(config: Config) -> None:
     """Raises what would keep a run from working on the state; makes nothing and leaves nothing."""
     url = config.state.url
+    if (path := sqlite_path(url)) is not None:
+        _check_place(path)
     lock.check_files(url)
     for part in ("state", "queue"):
         Database.try_out(url, part)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_place(path: Path) -> None:
+    folder = path.parent
     try:
         os.stat(os.path.join(folder, "."))
     except PermissionError:
@@ -53,3 +56,7 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(
             f"state.url: the folder {folder} does not exist; make it, or name another"
         ) from None
+    if path.exists() and not path.is_file():
+        raise ConfigError(
+            f"state.url: {path} is there, and is no file; name a file, or one that is not there yet"
+        )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -247,6 +248,24 @@ def test_a_state_in_a_folder_that_cannot_be_written_to_is_read_as_it_stands(
 
 
 # -- what `check` tries
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_left_as_it_is(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A device, too: its mode is not ours to change."""
+    place = tmp_path / "syncer.db"
+    make(place)
+    place.chmod(0o640)
+    settings = settings_of(f"sqlite:///{place}")
+    for attempt in (
+        lambda: try_out(settings),
+        lambda: opened(settings, writes=True).__enter__(),
+        lambda: opened(settings, writes=False).__enter__(),
+    ):
+        with pytest.raises(ConfigError, match="is there, and is no file; name a file"):
+            attempt()
+    assert stat.S_IMODE(place.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_trying_out_makes_nothing(tmp_path: Path, url: str) -> None:

@@ -1015,7 +1015,39 @@ def test_a_relative_path_is_beside_the_config(
     )
     assert config.engage.profiles_sync.url.database == str(tmp_path / "profiles.db")
     for text in ("sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"):
-        assert load(file, {"SYNCER_STATE__URL": text}).state.url == make_url(text)
+        config = load(file, {"SYNCER_ENGAGE__PROFILES_SYNC__URL": text})
+        assert config.engage.profiles_sync.url == make_url(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sqlite://", "the state needs a file of its own"),
+        ("sqlite:///:memory:", "the state needs a file of its own"),
+        ("sqlite:///file:x.db?uri=true", "the state needs a file of its own"),
+        ("sqlite+aiosqlite:///x.db", "the state is not kept by sqlite+aiosqlite"),
+        (f"sqlite:///{'x' * 256}.db", "no file has such a path"),
+        (f"sqlite:///{'é' * 128}/x.db", "no file has such a path"),
+    ],
+)
+def test_the_state_is_a_file_that_there_can_be(file: Path, text: str, said: str) -> None:
+    assert f"SYNCER_STATE__URL: {said}" in refused(file, {"SYNCER_STATE__URL": text})
+
+
+@pytest.mark.parametrize("variable", ["AMBERFLO__CUSTOMERS_URL", "PASSTHROUGH__PUBLIC_URL"])
+@pytest.mark.parametrize(
+    "address",
+    ["host:port", "[::1", "a..b", f"{'a' * 64}.com", "host:99999", "host:0", "host:", "[x]", ""],
+)
+def test_a_url_has_an_address_that_there_can_be(file: Path, variable: str, address: str) -> None:
+    line = refused(file, {f"SYNCER_{variable}": f"http://{address}/x"})
+    assert "this is no URL; write for example https://" in line
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:80", "[::1]:80", "host", "bücher.example", "a_b.c"])
+def test_a_host_may_be_a_name_or_a_number(file: Path, address: str) -> None:
+    config = load(file, {"SYNCER_AMBERFLO__CUSTOMERS_URL": f"http://{address}/customers"})
+    assert config.amberflo.customers_url == f"http://{address}/customers"
 
 
 def test_a_state_that_was_made_in_the_working_folder_is_not_left_behind(
@@ -1059,6 +1091,17 @@ def test_certificates_that_cannot_be_read_are_said_at_once(file: Path, variable:
         assert str(error.value).startswith(f"{variable}: {path} cannot be used ({why}")
 
 
-def test_a_proxy_that_cannot_be_used_is_said_at_once(file: Path) -> None:
-    line = refused(file, {"https_proxy": "socks5://u:hush@host:1080"})
+@pytest.mark.parametrize(
+    "url",
+    [
+        "socks5://u:hush@host:1080",
+        "http://u:hush",  # the host is forgotten
+        "u:hush@host:http",
+        "http://u:hush@host:99999",
+        "http://u:hush@[::1:9",
+        "http://u:hush@",
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_said_at_once(file: Path, url: str) -> None:
+    line = refused(file, {"https_proxy": url})
     assert line.startswith("https_proxy: this is no proxy that can be used; write for example http")
