@@ -470,7 +470,8 @@ def _collisions(
             problems.update(dict.fromkeys(keys, "no name"))
             messages += [
                 f"the key {key!r} has no letter or digit that a trait name at Amberflo can keep: "
-                "it is not sent; give the audience a key of a-z, 0-9 and _"
+                f"it is not sent; give the audience a key of a-z, 0-9 and _, or leave it out of "
+                f'engage.audiences and engage.computed_traits, as by "!{key}"'
                 for key in keys
             ]
         elif len(keys) > 1:
