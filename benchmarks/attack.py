@@ -38,8 +38,8 @@ import httpx
 import orjson
 
 from benchmarks.endtoend import child
-from state.database import Database
-from state.tables import CHANGE, TRAIT
+from state.db.database import Database
+from state.db.tables import CHANGE, TRAIT
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
 

@@ -7,7 +7,7 @@ the snapshot. Then times, each in a process of its own and in turn:
 
 - bare:    two cursors, a merge of 12 lines that compares two texts and parses where they differ;
            its snapshot keeps the pull's own text, and it counts nothing;
-- compare: `syncer.sync.compare` on the same cursors, with everything it does in a run.
+- compare: `syncer.sync.diff` on the same cursors, with everything it does in a run.
 
 Prints seconds, peak memory and the ratio of the medians.
 """
@@ -30,7 +30,7 @@ from typing import Any
 
 from syncer.engage import catalog as catalogs
 from syncer.engage.source import ObservedKey, PulledCustomer
-from syncer.sync.compare import Tally, compare, merge
+from syncer.sync.diff import Tally, compare, merge
 
 PULL = "SELECT customer_id, keys, value_texts, times, profile FROM pull ORDER BY customer_id"
 SNAPSHOT = (

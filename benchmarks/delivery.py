@@ -7,7 +7,7 @@ run, which is a process of its own too:
 
 - bare:     aiohttp, one GET and one PUT of a ready body a customer; it reads no database, merges
             nothing, keeps no pace and records no outcome;
-- delivery: `syncer.amberflo.delivery` at rate 0 from a SQLite state in which all are due, every
+- delivery: `syncer.delivery.customers` at rate 0 from a SQLite state in which all are due, every
             acknowledgement on disk before the next customer.
 
 Prints requests per second (two a customer) and the ratio of the medians.
@@ -31,12 +31,13 @@ import aiohttp
 import orjson
 import uvloop
 
-from state import snapshot, workers
-from state.database import Database
+from state import snapshot
+from state.db import workers
+from state.db.database import Database
 from state.snapshot import CustomerState, TraitRow
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.delivery import CustomerDelivery
-from syncer.interpreter import set_for_throughput
+from syncer.delivery.customers import CustomerDelivery
+from syncer.process.runtime import set_for_throughput
 from syncer.sandbox.amberflo import AmberfloSandbox
 
 KEY = "benchmark"

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from state import runs
-from state.database import Database
-from syncer.sandbox.stage import Stage, stage
+from state.db.database import Database
+from syncer.sandbox.environment import Stage, stage
 
 
 class Daemon:

@@ -137,8 +137,8 @@ def p99(load: Load) -> float:
 
 def serve(which: str, folder: str) -> None:
     """The server process: prints its port, serves until stdin closes."""
-    from syncer.passthrough.server import bind
-    from syncer.passthrough.server import serve as serve_app
+    from syncer.process.server import bind
+    from syncer.process.server import serve as serve_app
 
     listener = bind("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
@@ -157,11 +157,11 @@ def serve(which: str, folder: str) -> None:
         )
         stop_inbox = None
     else:
-        from state.database import Database
-        from syncer.interpreter import set_for_commits_beside_a_busy_loop, set_for_throughput
+        from state.db.database import Database
         from syncer.passthrough.inbox import Inbox
         from syncer.passthrough.receiver import Receiver
         from syncer.passthrough.scopes import SCOPES, Caller
+        from syncer.process.runtime import set_for_commits_beside_a_busy_loop, set_for_throughput
 
         inbox = Inbox(Database.open(f"sqlite:///{folder}/state.db", "queue"), 1_000_000_000)
         inbox.start()

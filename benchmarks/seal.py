@@ -8,7 +8,7 @@ Each in a process of its own and in turn, on SQLite in a temporary folder:
             in one transaction, without a seal;
 - sealed:   the same, sealed before it commits;
 - bare:     a cursor over the history and two calls of SHA-256 a row, over the same text;
-- prove:    `state.proof.prove`, the whole chain against the whole history.
+- prove:    `state.history.proof.prove`, the whole chain against the whole history.
 
 Prints seconds, peak memory, and the ratios of the medians.
 """
@@ -30,9 +30,10 @@ from typing import Any
 
 import orjson
 
-from state import seal, snapshot
-from state.database import Database
-from state.proof import prove
+from state import snapshot
+from state.db.database import Database
+from state.history import seal
+from state.history.proof import prove
 from state.snapshot import ChangeRow, CustomerState
 
 KEYS = [f"audience_{number:03}" for number in range(5)]

@@ -34,12 +34,12 @@ import uvloop
 from aiohttp import web
 
 from state import snapshot
-from state.database import Database
+from state.db.database import Database
 from state.snapshot import TraitRow
 from syncer.app import App
+from syncer.cli.output import LineProgress
 from syncer.config import load
-from syncer.interpreter import set_for_throughput
-from syncer.report import LineProgress
+from syncer.process.runtime import set_for_throughput
 from syncer.sandbox.amberflo import AmberfloSandbox, Call
 
 from .delivery import KEY, rows, traits

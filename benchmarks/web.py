@@ -24,14 +24,14 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from state import sizes
-from state.database import Database
-from syncer.passthrough.server import bind, serve
-from syncer.web.desk import Desk
-from syncer.web.door import Door
+from state.db.database import Database
+from state.history import sizes
+from syncer.process.server import bind, serve
+from syncer.web.app import Door
+from syncer.web.context import Desk
 from syncer.web.server import READS, WRITES
 from syncer.web.session import Sessions
-from syncer.web.work import Work
+from syncer.web.tasks import Work
 
 TOKEN = "benchmark-token-of-the-page"
 DAY = 86_400_000

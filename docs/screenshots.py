@@ -23,10 +23,10 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from syncer.app import App
+from syncer.cli.output import LineProgress
 from syncer.config import Config
 from syncer.errors import SyncerError
-from syncer.report import LineProgress
-from syncer.sandbox.stage import Stage, stage
+from syncer.sandbox.environment import Stage, stage
 
 IMAGES = Path(__file__).with_name("images")
 TOKEN = "for-the-pictures-only"

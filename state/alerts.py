@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from state.tables import ALERT
+from state.db.tables import ALERT
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import called, early, failures, forgotten, memo, seal, sizes
+from state import failures, identify_traits, pending_calls, suppression
+from state.db import metadata
+from state.db.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, HELD_CHANGE, HOLD, RUN, TRAIT
 from state.errors import Locked
+from state.history import seal, sizes
 from state.removable import removable
 from state.snapshot import DueRow
-from state.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, HELD_CHANGE, HOLD, RUN, TRAIT
 
 #: The memo of a time: what was erased up to then may have left traces in the files.
 TRACES = "traces"
@@ -59,7 +61,7 @@ def take(connection: Connection, customer_id: str, worker: int, now: int) -> Tak
     columns = [CUSTOMER.c[name] for name in DueRow._fields]
     found = connection.execute(select(CUSTOMER.c.due_at, *columns).where(this)).first()
     if found is None:
-        asked = forgotten.ask(connection, customer_id, now)
+        asked = suppression.ask(connection, customer_id, now)
         row = DueRow(
             customer_id=customer_id, traits="{}", name=None, email=None, called=None,
             rev=0, attempts=0, run=None,
@@ -78,14 +80,14 @@ def take(connection: Connection, customer_id: str, worker: int, now: int) -> Tak
 
 def _last(row: DueRow) -> DueRow:
     """The last write of a customer: the traits that identify calls made go."""
-    gone = {name: said.goes(said.at) for name, said in called.load(row.called).items()}
-    return row._replace(name=row.customer_id, email="", called=called.dump(gone))
+    gone = {name: said.goes(said.at) for name, said in identify_traits.load(row.called).items()}
+    return row._replace(name=row.customer_id, email="", called=identify_traits.dump(gone))
 
 
 def give_back(connection: Connection, taken: Taken) -> None:
     """It was not erased: it is due or not as it was, unless a call made it due."""
     if taken.asked:
-        forgotten.lift(connection, taken.row.customer_id)
+        suppression.lift(connection, taken.row.customer_id)
     same = CUSTOMER.c.rev == taken.row.rev
     connection.execute(
         update(CUSTOMER)
@@ -97,14 +99,14 @@ def give_back(connection: Connection, taken: Taken) -> None:
 def erase(connection: Connection, customer_id: str, now: int) -> Erased:
     """Erase a customer and note that it is forgotten, in a transaction that writes alone. The
     caller has taken it, and sees to it that no run and no compaction goes on."""
-    forgotten.put(connection, customer_id, now)
+    suppression.put(connection, customer_id, now)
     changes = _erase_changes(connection, customer_id, now)
     known = _erase_customer(connection, customer_id)
     _erase_held(connection, customer_id)
-    early.erase(connection, customer_id)
+    pending_calls.erase(connection, customer_id)
     failures = _erase_failures(connection, customer_id)
     _erase_errors(connection, customer_id)
-    memo.put(connection, TRACES, str(now))
+    metadata.put(connection, TRACES, str(now))
     return Erased(known, changes, failures)
 
 

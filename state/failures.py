@@ -18,8 +18,8 @@ from sqlalchemy import (
     select,
 )
 
-from state.database import Database
-from state.tables import FAILURE
+from state.db.database import Database
+from state.db.tables import FAILURE
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from state import runs
-from state.tables import HELD_CHANGE, HOLD, RUN, RUN_TRAIT
+from state.db.tables import HELD_CHANGE, HOLD, RUN, RUN_TRAIT
 
 #: Stands for the trait where a hold keeps back whole customers that were deleted in Segment. No
 #: trait has this name.

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, bindparam, or_, select, update
 
-from state import called, holds, snapshot
+from state import holds, identify_traits, snapshot
+from state.db.tables import AMBERFLO, CHANGE, CUSTOMER, IDENTIFY, RELEASED, RUN_TRAIT, TRAIT
 from state.snapshot import CHUNK, ChangeRow, TraitRow
-from state.tables import AMBERFLO, CHANGE, CUSTOMER, IDENTIFY, RELEASED, RUN_TRAIT, TRAIT
 
 
 class Released(NamedTuple):
@@ -116,7 +116,7 @@ def _give_back(connection: Connection, trait: TraitRow, rows: Sequence[_Row], no
             continue
         ours = _json(traits.pop(trait.trait, None))
         given_back = orjson.loads(row.given_back or "{}")
-        said = called.values(row.called)
+        said = identify_traits.values(row.called)
         if trait.trait in said:
             # What identify calls say of a name counts where Engage does not compute it.
             theirs = _json(said[trait.trait])

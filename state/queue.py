@@ -26,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from state import lines
+from state import lanes
+from state.db.tables import COUNTER, EVENT, INBOX
 from state.due import come_due
-from state.tables import COUNTER, EVENT, INBOX
 
 #: Bytes that a probe writes.
 PROBE = 64 * 1024
@@ -123,7 +123,7 @@ def probe(connection: Connection) -> None:
 def unsorted(connection: Connection, events: int) -> list[InboxRow]:
     """The requests of the oldest rows of the inbox: of each key one row, or as many as have its
     part of so many events."""
-    keys = lines.present(connection, INBOX.c.key)
+    keys = lanes.present(connection, INBOX.c.key)
     ids = [one for key in keys for one in _oldest(connection, key, events // len(keys))]
     rows = connection.execute(
         select(INBOX.c.id, INBOX.c.body, INBOX.c.received_at, INBOX.c.key)
@@ -203,7 +203,7 @@ def any_due(connection: Connection, now: int) -> bool:
     free = select(EVENT.c.id).where(_WAITS, EVENT.c.claimed_by.is_(None)).limit(1)
     return any(
         connection.execute(free.where(EVENT.c.key == key, by_now)).first()
-        for key in lines.present(connection, EVENT.c.key, _WAITS)
+        for key in lanes.present(connection, EVENT.c.key, _WAITS)
         for by_now in come_due(EVENT.c.due_at, now)
     )
 
@@ -212,10 +212,10 @@ def claim(connection: Connection, worker: int, now: int, limit: int) -> list[Due
     """Take meter records to send by now that nobody else has in work: of each key its part, those
     that wait longest first (the order of the index: a large backlog must not be sorted for every
     batch)."""
-    keys = lines.present(connection, EVENT.c.key, _WAITS)
+    keys = lanes.present(connection, EVENT.c.key, _WAITS)
     for by_now in come_due(EVENT.c.due_at, now):
         take = partial(_claim, connection, worker, by_now)
-        if rows := lines.shared(keys, keys, limit, take):
+        if rows := lanes.shared(keys, keys, limit, take):
             return sorted(rows)
     return []
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from sqlalchemy import Connection, select
 
 from state import holds, snapshot
-from state.tables import CHANGE, IDENTIFY
+from state.db.tables import CHANGE, IDENTIFY
 
 #: Customers that one statement names.
 CHUNK = 500

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from state.tables import RUN, RUN_TRAIT
+from state.db.tables import RUN, RUN_TRAIT
 
 #: A row of the table.
 Record = Mapping[str, Any]

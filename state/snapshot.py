@@ -27,9 +27,10 @@ from sqlalchemy import (
     update,
 )
 
-from state import called, lines, seal
+from state import identify_traits, lanes
+from state.db.tables import CHANGE, CUSTOMER, RELEASED, TRAIT
 from state.due import come_due
-from state.tables import CHANGE, CUSTOMER, RELEASED, TRAIT
+from state.history import seal
 
 #: Rows that one statement takes at a time, and customers that a cursor hands over: these may be
 #: large.
@@ -98,13 +99,13 @@ class DueRow(NamedTuple):
     run: int | None
     given_back: str | None = None
     compared: int | None = None
-    line: str = lines.RUN
+    line: str = lanes.RUN
     acked_rev: int = 0
 
     @property
     def put_off(self) -> bool:
         """Whether it was put off, and is tried again."""
-        return self.line == lines.PUT_OFF
+        return self.line == lanes.PUT_OFF
 
     @property
     def again(self) -> bool:
@@ -369,7 +370,7 @@ def insert_customers(
     _many(
         connection,
         insert(CUSTOMER).values(rev=1, acked_rev=0, attempts=0, due_at=now, run=run),
-        [{**row._asdict(), "line": waits_in.get(row.customer_id, lines.RUN)} for row in rows],
+        [{**row._asdict(), "line": waits_in.get(row.customer_id, lanes.RUN)} for row in rows],
     )
 
 
@@ -385,9 +386,9 @@ def update_customers(
     due: dict[str, Any] = {"rev": CUSTOMER.c.rev + 1, "attempts": 0, "due_at": now}
     if run is not None:
         due["run"] = run
-    line = lines.earlier(CUSTOMER.c.line, CUSTOMER.c.due_at, bindparam("new_line", type_=Text))
+    line = lanes.earlier(CUSTOMER.c.line, CUSTOMER.c.due_at, bindparam("new_line", type_=Text))
     values = [
-        {**one, "new_line": waits_in.get(one["which"], lines.RUN)} for one in _state_values(rows)
+        {**one, "new_line": waits_in.get(one["which"], lanes.RUN)} for one in _state_values(rows)
     ]
     _many(connection, _update_state().values(**due, line=line), values)
 
@@ -478,7 +479,7 @@ def backlog_by_key(connection: Connection) -> dict[str, int]:
     )
     found: dict[str, int] = {}
     for line, count in rows:
-        if key := lines.key_of(line):
+        if key := lanes.key_of(line):
             found[key] = found.get(key, 0) + int(count)
     return found
 
@@ -495,7 +496,7 @@ def _oldest_due(connection: Connection, which: ColumnElement[bool]) -> int | Non
         connection.execute(
             select(func.min(CUSTOMER.c.due_at)).where(_DUE, CUSTOMER.c.line == line, which)
         ).scalar()
-        for line in lines.present(connection, CUSTOMER.c.line, _DUE, _NOT_PUT_OFF)
+        for line in lanes.present(connection, CUSTOMER.c.line, _DUE, _NOT_PUT_OFF)
     ]
     return min((int(one) for one in found if one is not None), default=None)
 
@@ -514,7 +515,7 @@ def waits_since(connection: Connection) -> int | None:
 
 
 _DUE = CUSTOMER.c.due_at.is_not(None)
-_NOT_PUT_OFF = CUSTOMER.c.line != lines.PUT_OFF
+_NOT_PUT_OFF = CUSTOMER.c.line != lanes.PUT_OFF
 
 
 def _due(run: int | None) -> ColumnElement[bool]:
@@ -527,7 +528,7 @@ def any_due(connection: Connection, now: int) -> bool:
         connection.execute(
             select(CUSTOMER.c.customer_id).where(_DUE, CUSTOMER.c.line == line, by_now).limit(1)
         ).first()
-        for line in lines.present(connection, CUSTOMER.c.line, _DUE)
+        for line in lanes.present(connection, CUSTOMER.c.line, _DUE)
         for by_now in come_due(CUSTOMER.c.due_at, now)
     )
 
@@ -537,10 +538,10 @@ def claim(
 ) -> list[DueRow]:
     """Take customers to send by now that nobody else has in work: of each line (lines.py) its part,
     those that wait longest first. A `run` has those that it waits for, and what was put off."""
-    first, rest = lines.of_customers(lines.present(connection, CUSTOMER.c.line, _DUE))
+    first, rest = lanes.of_customers(lanes.present(connection, CUSTOMER.c.line, _DUE))
     for by_now in come_due(CUSTOMER.c.due_at, now):
         take = partial(_claim, connection, worker, by_now, run)
-        if rows := lines.shared(first, rest, limit, take):
+        if rows := lanes.shared(first, rest, limit, take):
             return rows
     return []
 
@@ -553,7 +554,7 @@ def _claim(
     line: str,
     limit: int,
 ) -> list[DueRow]:
-    which = _DUE if line == lines.PUT_OFF else _due(run)
+    which = _DUE if line == lanes.PUT_OFF else _due(run)
     following = (
         select(CUSTOMER.c.customer_id)
         .where(CUSTOMER.c.line == line, which, by_now, CUSTOMER.c.claimed_by.is_(None))
@@ -611,7 +612,7 @@ def take_over(connection: Connection, run: int, now: int) -> int:
     )
     connection.execute(
         update(CUSTOMER)
-        .where(CUSTOMER.c.due_at > now, CUSTOMER.c.line == lines.PUT_OFF)
+        .where(CUSTOMER.c.due_at > now, CUSTOMER.c.line == lanes.PUT_OFF)
         .values(due_at=now)
     )
     connection.execute(
@@ -664,7 +665,7 @@ def unacknowledge(connection: Connection, now: int) -> None:
 
 
 def _line_of_a_run() -> Any:
-    return lines.earlier(CUSTOMER.c.line, CUSTOMER.c.due_at, lines.RUN)
+    return lanes.earlier(CUSTOMER.c.line, CUSTOMER.c.due_at, lanes.RUN)
 
 
 def acknowledge(connection: Connection, sent: Sequence[DueRow], at: int) -> dict[int, int]:
@@ -708,7 +709,7 @@ def acknowledge(connection: Connection, sent: Sequence[DueRow], at: int) -> dict
 
 def _said_and_sent(connection: Connection, sent: Sequence[DueRow]) -> None:
     """Note that Amberflo has what identify calls said, where they have said nothing since."""
-    left = [(row, called.acknowledged(row.called)) for row in sent if row.called]
+    left = [(row, identify_traits.acknowledged(row.called)) for row in sent if row.called]
     _many(
         connection,
         update(CUSTOMER)
@@ -755,7 +756,7 @@ def put_off(connection: Connection, failed: Sequence[tuple[DueRow, int]]) -> dic
             claimed_by=None,
             attempts=CUSTOMER.c.attempts + 1,
             due_at=case((same, bindparam("again_at")), else_=CUSTOMER.c.due_at),
-            line=case((same, lines.PUT_OFF), else_=CUSTOMER.c.line),
+            line=case((same, lanes.PUT_OFF), else_=CUSTOMER.c.line),
         ),
         [
             {**values, "again_at": due_at}
@@ -770,7 +771,7 @@ def _due_no_more() -> dict[str, Any]:
     same = CUSTOMER.c.rev == bindparam("was")
     return {
         "due_at": case((same, None), else_=CUSTOMER.c.due_at),
-        "line": case((same, lines.RUN), else_=CUSTOMER.c.line),
+        "line": case((same, lanes.RUN), else_=CUSTOMER.c.line),
     }
 
 

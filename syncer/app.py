@@ -32,34 +32,36 @@ import orjson
 import uvloop
 from sqlalchemy.engine import URL
 
-from state import compaction, failures, holds, queue, snapshot, workers
-from state.compaction import Compacted, compact
-from state.database import Database, shown
-from state.lock import lock
+from state import failures, holds, queue, snapshot
+from state.db import workers
+from state.db.database import Database, shown
+from state.db.locks import lock
+from state.db.workers import Worker
+from state.history import compaction
+from state.history.compaction import Compacted, compact
 from state.snapshot import DueRow
-from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.delivery import CustomerDelivery, Delivery
-from syncer.amberflo.farewell import farewell
-from syncer.amberflo.holdings import Holdings
-from syncer.amberflo.meters import MeterDelivery
-from syncer.amberflo.share import Share
+from syncer.amberflo.reader import Holdings
 from syncer.config import Config
+from syncer.databases import opened
+from syncer.delivery.customers import CustomerDelivery, Delivery
+from syncer.delivery.meters import MeterDelivery
+from syncer.delivery.rate_share import Share
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import AmberfloError, ConfigError, StateError
-from syncer.storage import opened
+from syncer.passthrough.processor import Sorter
+from syncer.privacy.anonymize import farewell
+from syncer.privacy.forget import Forget
+from syncer.progress import Progress
 from syncer.sync.account import Account
-from syncer.sync.asking import Asking
 from syncer.sync.contact import Contact
-from syncer.sync.forget import Forget
 from syncer.sync.guard import Guard
-from syncer.sync.progress import Progress
-from syncer.sync.realtime import Sorter
-from syncer.sync.run import Runs, Selection
-from syncer.sync.verification import Verification
-from syncer.sync.verify import Verifier
+from syncer.sync.lookup import Asking
+from syncer.sync.runs import Runs, Selection
+from syncer.verify.result import Verification
+from syncer.verify.verifier import Verifier
 
 #: Seconds that a command waits for Amberflo, and for others, before it erases a customer.
 FORGET_WAIT = 30.0

@@ -28,12 +28,12 @@ from pydantic import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from syncer import outward
+from syncer import egress
+from syncer.daemon.schedule import cron
 from syncer.errors import ConfigError
 from syncer.given import bare, has_address, strange
 from syncer.passthrough import scopes
 from syncer.passthrough.scopes import Caller
-from syncer.sync.schedule import cron
 
 ENV_PREFIX = "SYNCER_"
 #: Variables with the prefix that are no settings: the config file's own path.
@@ -434,7 +434,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_first_problem(error, path, origins)) from None
-    outward.check(environ)
+    egress.check(environ)
     return _placed(config, path, origins)
 
 

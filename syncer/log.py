@@ -8,7 +8,7 @@ from typing import Literal
 
 import orjson
 
-from syncer.visible import visible, visible_json, visible_lines
+from syncer.display import visible, visible_json, visible_lines
 
 #: What every record has; the rest was given as `extra`: ids such as run or customer_id.
 _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}

@@ -21,11 +21,11 @@ import aiohttp
 import httpx
 
 from syncer import __version__
-from syncer.amberflo.pace import Pace
-from syncer.amberflo.record import Record, read, written
+from syncer.amberflo.codec import Record, read, written
+from syncer.amberflo.rate_limit import Pace
 from syncer.amberflo.transport import Transport
-from syncer.backoff import retry_after
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
+from syncer.retry import retry_after
 
 #: Statuses that say "not now"; all other 4xx say "not this".
 NOT_NOW = frozenset({408, 425, 429})

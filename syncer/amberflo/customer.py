@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from state import called
-from syncer.amberflo.record import read, written
+from state import identify_traits
+from syncer.amberflo.codec import read, written
 from syncer.cache import Cache
 
 #: Fields that Amberflo keeps itself.
@@ -32,7 +32,7 @@ _VALUE = 150
 
 
 class Desired(Protocol):
-    """A row of the snapshot that says what a customer shall have (`state.tables.Customer`)."""
+    """A row of the snapshot that says what a customer shall have (`state.db.tables.Customer`)."""
 
     @property
     def customer_id(self) -> str: ...
@@ -226,7 +226,7 @@ def _wanted(row: Desired, owned: Collection[str]) -> dict[str, Any]:
     free = orjson.loads(row.given_back) if row.given_back else ()
     told = {
         name: value
-        for name, value in called.values(row.called).items()
+        for name, value in identify_traits.values(row.called).items()
         if name not in owned or name in free
     }
     return told | found
@@ -238,7 +238,7 @@ def _given_back(row: Desired) -> dict[str, Any]:
     if not row.given_back:
         return {}
     found: dict[str, Any] = orjson.loads(row.given_back)
-    said = called.in_force(row.called)
+    said = identify_traits.in_force(row.called)
     return {name: value for name, value in found.items() if name not in said}
 
 
@@ -246,7 +246,7 @@ def _taken_away(there: Mapping[str, Any], said: str | None) -> Collection[str]:
     """The names of traits `there` that identify calls took away, where the value may be ours."""
     return {
         name
-        for name, written in called.removed(said)
+        for name, written in identify_traits.removed(said)
         if name in there
         and (written is True or any(_is_there(one, there[name]) for one in written or ()))
     }

@@ -7,7 +7,7 @@ from base64 import b64encode
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from syncer import outward
+from syncer import egress
 
 
 class Transport(httpx.AsyncBaseTransport):
@@ -17,14 +17,14 @@ class Transport(httpx.AsyncBaseTransport):
 
     def __init__(self, connections: int) -> None:
         self._limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
-        self._certificates = outward.certificates() or True
+        self._certificates = egress.certificates() or True
         self._by_host: dict[bytes, AiohttpTransport] = {}
         self._by_proxy: dict[str | None, AiohttpTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         host = request.url.netloc
         if host not in self._by_host:
-            self._by_host[host] = self._by(outward.proxy(str(request.url)))
+            self._by_host[host] = self._by(egress.proxy(str(request.url)))
         return await self._by_host[host].handle_async_request(request)
 
     def _by(self, proxy: str | None) -> AiohttpTransport:

@@ -12,10 +12,12 @@ import click
 import orjson
 from sqlalchemy import Connection
 
-from state import history, retention, snapshot
 from state import runs as run_records
-from state.history import ENTERED, EXITED, MOVED, Entry
-from syncer import report
+from state import snapshot
+from state.history import queries, retention
+from state.history.queries import ENTERED, EXITED, MOVED, Entry
+from syncer.cli import output
+from syncer.cli.documents import entry_json, undelivered_json, value
 from syncer.cli.options import (
     config_option,
     csv_option,
@@ -26,10 +28,9 @@ from syncer.cli.options import (
     wants_json,
 )
 from syncer.cli.seal import compact, seal
-from syncer.cli.shapes import entry_json, undelivered_json, value
 from syncer.engage.catalog import AUDIENCE
 from syncer.errors import NotFound, NotKept
-from syncer.sync.forget import check_not_forgotten
+from syncer.privacy.forget import check_not_forgotten
 
 #: Rows of a table where --limit does not say.
 TABLE = 1000
@@ -100,14 +101,14 @@ def audit_customer(
     """A customer's present traits and their history."""
     with _asking(config, as_json) as connection:
         check_not_forgotten(connection, customer_id)
-        present = history.present(connection, customer_id)
+        present = queries.present(connection, customer_id)
         if present is None:
             raise NotFound(f"the customer {customer_id!r} is not known here")
         at = _moment(connection, at, at_run, since, until)
         traits = orjson.loads(present)
         if at is not None:
             until = at + 1
-            found = history.traits_at(connection, customer_id, at)
+            found = queries.traits_at(connection, customer_id, at)
             traits = {trait: value(text) for trait, text in sorted(found.items())}
         else:
             _say_what_is_kept(connection, since)
@@ -117,20 +118,20 @@ def audit_customer(
             names = {row.trait for row in rows if row.key == key}
             traits = {trait: one for trait, one in traits.items() if trait in names}
         ask = partial(
-            history.of_customer, connection, customer_id, key=key, since=since, until=until
+            queries.of_customer, connection, customer_id, key=key, since=since, until=until
         )
         if wants_json(as_json):
             document = {"customer_id": customer_id, "present": traits}
-            report.print_json_with_lists(
+            output.print_json_with_lists(
                 document if at is None else {**document, **_as_of(connection, at)},
                 {"changes": _json(CHANGE, _newest(ask, limit))},
             )
         elif as_csv:
-            report.print_csv(CHANGE, _cells(CHANGE, _newest(ask, limit)))
+            output.print_csv(CHANGE, _cells(CHANGE, _newest(ask, limit)))
         else:
-            when = "now" if at is None else f"at {report.iso(at)}"
+            when = "now" if at is None else f"at {output.iso(at)}"
             values = [[trait, orjson.dumps(one).decode()] for trait, one in traits.items()]
-            report.print_table(("trait", "value"), values, title=f"{customer_id} {when}")
+            output.print_table(("trait", "value"), values, title=f"{customer_id} {when}")
             total = sum(1 for _ in ask())
             _print_table(CHANGE, _newest(ask, limit or TABLE), total, limit, title="history")
 
@@ -164,9 +165,9 @@ def audit_audience(
             _print_members(connection, key, at, wants_json(as_json), as_csv, limit)
             return
         _say_what_is_kept(connection, since)
-        ask = partial(history.of_key, connection, key, since, until)
+        ask = partial(queries.of_key, connection, key, since, until)
         if wants_json(as_json):
-            report.print_json_with_lists(
+            output.print_json_with_lists(
                 {"audience": key},
                 {
                     side: _json(MOVE, _newest(partial(ask, steps=(step,)), limit))
@@ -176,29 +177,29 @@ def audit_audience(
             return
         columns, ask = ("what", *MOVE), partial(ask, steps=MOVED)
         if as_csv:
-            report.print_csv(columns, _cells(columns, _newest(ask, limit)))
+            output.print_csv(columns, _cells(columns, _newest(ask, limit)))
             return
-        moves = history.key_moves(connection, key, since, until)
+        moves = queries.key_moves(connection, key, since, until)
         total = moves.entered + moves.exited
         _print_table(columns, _newest(ask, limit or TABLE), total, limit)
-        report.stdout().print(f"{moves.entered:,} entered {key}, {moves.exited:,} left it")
+        output.stdout().print(f"{moves.entered:,} entered {key}, {moves.exited:,} left it")
 
 
 def _print_members(
     connection: Connection, key: str, at: int, as_json: bool, as_csv: bool, limit: int | None
 ) -> None:
-    ask = partial(history.members_at, connection, key, at)
+    ask = partial(queries.members_at, connection, key, at)
     if as_csv:
-        report.print_csv(("customer_id",), ([one] for one in ask(limit=limit)))
+        output.print_csv(("customer_id",), ([one] for one in ask(limit=limit)))
         return
-    count = history.count_at(connection, key, at)
+    count = queries.count_at(connection, key, at)
     if as_json:
         document = {"audience": key, **_as_of(connection, at), "count": count}
-        report.print_json_with_lists(document, {"members": ask(limit=limit)})
+        output.print_json_with_lists(document, {"members": ask(limit=limit)})
         return
     rows = ({"customer_id": one} for one in ask(limit=limit or TABLE))
     _print_table(("customer_id",), rows, count, limit)
-    report.stdout().print(f"{count:,} in {key} at {report.iso(at)}")
+    output.stdout().print(f"{count:,} in {key} at {output.iso(at)}")
 
 
 @audit.command("run")
@@ -218,17 +219,17 @@ def audit_run(
             raise NotFound(f"there is no run {run}; `syncer runs` lists them")
         key = None if key is None else _key(connection, key)
         _say_what_is_kept(connection, record["committed_at"])
-        ask = partial(history.of_run, connection, run, key=key)
+        ask = partial(queries.of_run, connection, run, key=key)
         if wants_json(as_json):
             document = {"run": run, "kind": record["kind"], "state": record["state"]}
             changes = _json(("customer_id", *CHANGE), map(entry_json, ask(limit=limit)))
-            report.print_json_with_lists(document, {"changes": changes})
+            output.print_json_with_lists(document, {"changes": changes})
         elif as_csv:
             rows = map(entry_json, ask(limit=limit))
-            report.print_csv(CHANGE_OF_RUN, _cells(CHANGE_OF_RUN, rows))
+            output.print_csv(CHANGE_OF_RUN, _cells(CHANGE_OF_RUN, rows))
         else:
-            moves = [one for one in history.run_moves(connection, run) if key in (None, one.key)]
-            report.print_table(
+            moves = [one for one in queries.run_moves(connection, run) if key in (None, one.key)]
+            output.print_table(
                 ("key", "entered", "exited", "other"),
                 [[one.key, one.entered, one.exited, one.other] for one in moves],
                 title=f"run {run} ({record['kind']}) {record['state']}",
@@ -246,20 +247,20 @@ def audit_run(
 def audit_undelivered(config: Path | None, as_json: bool, as_csv: bool, limit: int | None) -> None:
     """What Amberflo has not acknowledged, by customer."""
     with _asking(config, as_json) as connection:
-        ask = partial(history.undelivered, connection)
+        ask = partial(queries.undelivered, connection)
         if as_csv and not wants_json(as_json):
             rows = map(undelivered_json, ask(limit=limit))
-            report.print_csv(UNDELIVERED, _cells(UNDELIVERED, rows))
+            output.print_csv(UNDELIVERED, _cells(UNDELIVERED, rows))
             return
-        count = history.undelivered_count(connection)
+        count = queries.undelivered_count(connection)
         if wants_json(as_json):
             names = ("customer_id", *CHANGE, "refused")
             changes = _json(names, map(undelivered_json, ask(limit=limit)))
-            report.print_json_with_lists({"count": count}, {"changes": changes})
+            output.print_json_with_lists({"count": count}, {"changes": changes})
         else:
             rows = map(undelivered_json, ask(limit=limit or TABLE))
             _print_table(UNDELIVERED, rows, count, limit)
-            report.stdout().print(f"{count:,} changes that Amberflo has not acknowledged")
+            output.stdout().print(f"{count:,} changes that Amberflo has not acknowledged")
 
 
 @audit.command("at")
@@ -275,16 +276,16 @@ def audit_at(at: int, config: Path | None, as_json: bool, as_csv: bool) -> None:
             {
                 "audience": row.key,
                 "trait": row.trait,
-                "count": history.count_at(connection, row.key, at),
+                "count": queries.count_at(connection, row.key, at),
             }
             for row in snapshot.traits(connection, released=True)
             if row.kind == AUDIENCE
         ]
     columns = ("audience", "trait", "count")
     if wants_json(as_json):
-        report.print_json({**as_of, "audiences": audiences})
+        output.print_json({**as_of, "audiences": audiences})
     else:
-        print_rows = report.print_csv if as_csv else report.print_table
+        print_rows = output.print_csv if as_csv else output.print_table
         print_rows(columns, _cells(columns, audiences))
 
 
@@ -297,14 +298,14 @@ def _asking(config: Path | None, as_json: bool) -> Iterator[Connection]:
             yield connection
         except NotKept as error:
             if wants_json(as_json):
-                known_since = report.iso(error.known_since)
-                report.print_json({"error": str(error), "known_since": known_since})
+                known_since = output.iso(error.known_since)
+                output.print_json({"error": str(error), "known_since": known_since})
             raise
 
 
 def _as_of(connection: Connection, at: int) -> Row:
     """What every answer as of a moment says first. Raises `NotKept` where there is none."""
-    return {"at": report.iso(at), "known_since": report.iso(history.check_known(connection, at))}
+    return {"at": output.iso(at), "known_since": output.iso(queries.check_known(connection, at))}
 
 
 def _moment(
@@ -326,12 +327,12 @@ def _moment(
     if at is not None and any(one is not None for one in span):
         raise click.UsageError(f"{name} is one moment: leave --since and --until out")
     if at is not None:
-        history.check_known(connection, at)
+        queries.check_known(connection, at)
     return at
 
 
 def _key(connection: Connection, key_or_trait: str) -> str:
-    found = history.key_of(connection, key_or_trait)
+    found = queries.key_of(connection, key_or_trait)
     if found is None:
         raise NotFound(
             f"no audience or computed trait with the key {key_or_trait!r} was ever synced"
@@ -343,8 +344,8 @@ def _say_what_is_kept(connection: Connection, since: int | None) -> None:
     """A list that reaches back into what was compacted is told to be a part."""
     begins = retention.begins(connection)
     if begins is not None and (since is None or since <= begins):
-        report.say(
-            f"the history begins at {report.iso(begins)}: of what was before only the last change "
+        output.say(
+            f"the history begins at {output.iso(begins)}: of what was before only the last change "
             "of each trait is kept"
         )
 
@@ -375,7 +376,7 @@ def _print_table(
     columns: Sequence[str], rows: Iterable[Row], total: int, limit: int | None, title: str = ""
 ) -> None:
     """A table of as many rows as it may have, and how many there are more."""
-    report.print_table(columns, _cells(columns, rows), title=title)
+    output.print_table(columns, _cells(columns, rows), title=title)
     more = total - (limit or TABLE)
     if more > 0:
-        report.stdout().print(f"and {more:,} more: --limit shows more, --csv and --json all")
+        output.stdout().print(f"and {more:,} more: --limit shows more, --csv and --json all")

@@ -13,7 +13,7 @@ from syncer import log
 from syncer.cli.options import config_option, config_path, listen_for_stop
 from syncer.config import Config, load
 from syncer.daemon.service import run
-from syncer.storage import settled
+from syncer.databases import settled
 
 
 @click.command()

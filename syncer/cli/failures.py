@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from state import failures as records
-from state.database import Database
-from syncer import report
+from state.db.database import Database
+from syncer.cli import output
 from syncer.cli.options import (
     application,
     config_option,
@@ -71,12 +71,12 @@ def list_failures(
         each = partial(records.each, connection, customer_id=customer)
         if wants_json(as_json):
             rows = each(limit=limit)
-            report.print_json_list(
-                {**row, "failed_at": report.iso(row["failed_at"])} for row in rows
+            output.print_json_list(
+                {**row, "failed_at": output.iso(row["failed_at"])} for row in rows
             )
             return
         names = ("kind", "customer_id", "message_id", "via", "status", "reason", "attempts")
-        report.print_table(
+        output.print_table(
             (
                 "id",
                 "kind",
@@ -89,13 +89,13 @@ def list_failures(
                 "failed at",
             ),
             [
-                [str(row["id"]), *(row[name] for name in names), report.iso(row["failed_at"])]
+                [str(row["id"]), *(row[name] for name in names), output.iso(row["failed_at"])]
                 for row in each(limit=limit or TABLE)
             ],
         )
         more = records.count_of(connection, customer) - (limit or TABLE)
     if more > 0:
-        report.stdout().print(f"and {more:,} older ones: --limit shows more, --json all")
+        output.stdout().print(f"and {more:,} older ones: --limit shows more, --json all")
 
 
 def _check_chosen(database: Database, ids: tuple[int, ...], everything: bool) -> int:
@@ -124,10 +124,10 @@ def failures_retry(
         _check_sendable(found.database, ids)
         delivery = app.retry(found, None if everything else ids, newest)
     if wants_json(as_json):
-        report.print_json({"delivered": delivery.delivered, "failed": delivery.failed})
-    report.say(f"{delivery.delivered:,} delivered, {delivery.failed:,} refused again")
+        output.print_json({"delivered": delivery.delivered, "failed": delivery.failed})
+    output.say(f"{delivery.delivered:,} delivered, {delivery.failed:,} refused again")
     if delivery.problem:
-        report.say(f"error: {delivery.problem}")
+        output.say(f"error: {delivery.problem}")
     if delivery.failed or delivery.problem or delivery.stopped:
         raise click.exceptions.Exit(EXIT_FAILED)
 
@@ -141,7 +141,7 @@ def _check_sendable(database: Database, ids: tuple[int, ...]) -> None:
                     "it can only be discarded"
                 )
         if not ids and (calls := records.count_calls(connection)):
-            report.say(f"{calls:,} calls cannot be taken as they are: they stay until discarded")
+            output.say(f"{calls:,} calls cannot be taken as they are: they stay until discarded")
 
 
 @failures.command("discard")
@@ -161,5 +161,5 @@ def failures_discard(
             with database.write() as connection:
                 removed = records.remove(connection, ids)
     if wants_json(as_json):
-        report.print_json({"discarded": removed})
-    report.say(f"{removed:,} discarded")
+        output.print_json({"discarded": removed})
+    output.say(f"{removed:,} discarded")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from state import forgotten
-from syncer import report
+from state import suppression
 from syncer.app import App
+from syncer.cli import output
 from syncer.cli.options import application, config_option, json_option
 from syncer.errors import NotFound
 
@@ -52,15 +52,15 @@ def forget(
 def _forget_pending(app: App, as_json: bool, *, yes: bool, undo: bool) -> None:
     with app.state(writes=True) as state, app.queue(writes=True) as calls:
         with state.read() as connection:
-            waiting = forgotten.waiting(connection)
+            waiting = suppression.waiting(connection)
         if not waiting:
             if as_json:
-                report.print_json({"pending": [], "forgotten": 0})
-            report.say("no deletion waits for a word")
+                output.print_json({"pending": [], "forgotten": 0})
+            output.say("no deletion waits for a word")
             return
         if not as_json:
-            rows = [[customer_id, report.iso(at)] for customer_id, at in waiting]
-            report.print_table(("customer", "asked at"), rows)
+            rows = [[customer_id, output.iso(at)] for customer_id, at in waiting]
+            output.print_table(("customer", "asked at"), rows)
         if not (yes or undo):
             click.confirm(
                 f"Erase these {len(waiting):,} customers here, and their names, emails and "
@@ -75,11 +75,11 @@ def _forget_pending(app: App, as_json: bool, *, yes: bool, undo: bool) -> None:
             for one in ids:
                 forgetting.lift(one)
     if as_json:
-        asked = [{"customer_id": one, "asked_at": report.iso(at)} for one, at in waiting]
-        report.print_json({"pending": asked, "forgotten": erased})
-    report.say(f"{len(ids):,} stay as they are" if undo else f"{erased:,} customers are erased")
+        asked = [{"customer_id": one, "asked_at": output.iso(at)} for one, at in waiting]
+        output.print_json({"pending": asked, "forgotten": erased})
+    output.say(f"{len(ids):,} stay as they are" if undo else f"{erased:,} customers are erased")
     if problem is not None:
-        report.say(f"a daemon erases the other {len(ids) - erased:,} when it can: {problem}")
+        output.say(f"a daemon erases the other {len(ids) - erased:,} when it can: {problem}")
 
 
 def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: bool) -> None:
@@ -96,8 +96,8 @@ def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: b
             if not forgetting.lift(customer_id):
                 raise NotFound(f"the customer {customer_id!r} is not forgotten")
             if as_json:
-                report.print_json({"customer_id": customer_id, "forgotten": False})
-            report.say(
+                output.print_json({"customer_id": customer_id, "forgotten": False})
+            output.say(
                 "it may come in again: `syncer resync --customer` brings it back, or the next "
                 "`syncer sync --full`"
             )
@@ -105,7 +105,7 @@ def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: b
         erased, at_amberflo = forgetting.forget(customer_id)
         clean = forgetting.scrub()
     if as_json:
-        report.print_json(
+        output.print_json(
             {
                 "customer_id": customer_id,
                 "forgotten": True,
@@ -121,9 +121,9 @@ def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: b
     here = "the customer is erased" if erased.known else "it was not known here"
     there = "has its id for a name now and no email" if at_amberflo else "does not know it"
     gone = f"{erased.changes:,} changes and {erased.failures:,} failures erased"
-    report.say(f"{here}, Amberflo {there}; {gone}")
+    output.say(f"{here}, Amberflo {there}; {gone}")
     if not clean:
-        report.say(
+        output.say(
             "calls that were taken before wait to be delivered, or somebody reads the database: "
             "the daemon, or the next `syncer forget`, removes the traces in the files afterwards"
         )

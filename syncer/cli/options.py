@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from state.database import Database
-from syncer import report
+from state.db.database import Database
+from syncer.cli import output
 from syncer.config import Config, load
-from syncer.storage import opened, settled
+from syncer.databases import opened, settled
 
 if TYPE_CHECKING:
     from syncer.app import App
@@ -104,7 +104,7 @@ class Stop:
         first = not self()
         self._asked.set()
         if first and not self._quiet:
-            report.say("stopping: what is under way ends first")
+            output.say("stopping: what is under way ends first")
 
 
 def listen_for_stop(*, quiet: bool = False) -> Stop:
@@ -119,7 +119,7 @@ def application(config: Path | None) -> App:
     """The app of a command that may take long: it stops cleanly when asked to."""
     from syncer.app import App  # not at the top: the daemon's own process does without it
 
-    return App(settings(config), report.progress(), listen_for_stop())
+    return App(settings(config), output.progress(), listen_for_stop())
 
 
 @contextmanager

@@ -11,12 +11,12 @@ import orjson
 from state import holds
 from state import runs as run_records
 from state.holds import Hold
-from syncer import report
+from syncer.cli import output
+from syncer.cli.documents import hold_json, run_json, run_line, trait_json
 from syncer.cli.options import application, config_option, json_option, looking, wants_json
-from syncer.cli.shapes import hold_json, run_json, run_line, trait_json
 from syncer.cli.sync import end, forget_deleted
 from syncer.errors import NotFound
-from syncer.sync.run import Runs, Word
+from syncer.sync.runs import Runs, Word
 
 
 @click.group(invoke_without_command=True)
@@ -43,17 +43,17 @@ def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
     with looking(config) as database, database.read() as connection:
         records = run_records.newest(connection, limit)
     if wants_json(as_json):
-        report.print_json([run_json(record) for record in records])
+        output.print_json([run_json(record) for record in records])
         return
     sums = ("entered", "exited", "changed", "due", "delivered", "failed", "held")
     rows = [
         [
-            *(row["id"], row["kind"], row["state"], report.iso(row["started_at"])),
+            *(row["id"], row["kind"], row["state"], output.iso(row["started_at"])),
             *(row[name] for name in sums),
         ]
         for row in records
     ]
-    report.print_table(("run", "kind", "state", "started", *sums), rows)
+    output.print_table(("run", "kind", "state", "started", *sums), rows)
 
 
 @runs.command("show")
@@ -69,7 +69,7 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
     if record is None:
         raise NotFound(f"there is no run {run}; `syncer runs` lists them")
     if wants_json(as_json):
-        report.print_json(
+        output.print_json(
             {
                 **run_json(record),
                 "traits": [trait_json(row) for row in traits],
@@ -77,17 +77,17 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
             }
         )
         return
-    report.print_table(report.TRAIT_COLUMNS, report.trait_rows(traits))
+    output.print_table(output.TRAIT_COLUMNS, output.trait_rows(traits))
     for row in traits:
         for reason, count in orjson.loads(row["reasons"]).items():
-            report.stdout().print(f"{row['trait']}: {count:,} skipped: {reason}")
+            output.stdout().print(f"{row['trait']}: {count:,} skipped: {reason}")
         if row["waiting"]:
-            report.stdout().print(f"{row['trait']}: {row['waiting']:,} wait for Segment")
+            output.stdout().print(f"{row['trait']}: {row['waiting']:,} wait for Segment")
     for one, customers in found:
-        report.stdout().print(_hold_line(one, customers))
-    report.stdout().print(run_line(record))
+        output.stdout().print(_hold_line(one, customers))
+    output.stdout().print(run_line(record))
     if record["error"]:
-        report.stdout().print(record["error"])
+        output.stdout().print(record["error"])
 
 
 def _hold_line(hold: Hold, customers: int) -> str:
@@ -163,6 +163,6 @@ def _tell(found: Runs, run: int, as_json: bool, what: str) -> None:
     with found.database.read() as connection:
         record = run_records.get(connection, run)
     if wants_json(as_json):
-        report.print_json(run_json(record))
+        output.print_json(run_json(record))
     else:
-        report.say(f"run {run} {what}")
+        output.say(f"run {run} {what}")

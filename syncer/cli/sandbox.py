@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import click
 
-from syncer import report
+from syncer.cli import output
+from syncer.cli.demo import demo as play
 from syncer.cli.options import Stop, listen_for_stop
 from syncer.config import duration
-from syncer.demo import demo as play
 from syncer.errors import EXIT_FAILED
+from syncer.sandbox.environment import Stage, stage
 from syncer.sandbox.faults import Faults
-from syncer.sandbox.stage import Stage, stage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,12 +46,12 @@ def demo(keep: bool) -> None:
     stop = listen_for_stop()
     with tempfile.TemporaryDirectory(prefix="syncer-demo-") as folder:
         kept = (lambda on: _keep(on, Path(folder), stop)) if keep else None
-        if not play(Path(folder), report.progress(), stop, kept):
+        if not play(Path(folder), output.progress(), stop, kept):
             raise click.exceptions.Exit(EXIT_FAILED)
 
 
 def _keep(on: Stage, folder: Path, stop: Stop) -> None:
-    report.say(f"serving until Ctrl-C; try: syncer status --config {folder / 'config.toml'}")
+    output.say(f"serving until Ctrl-C; try: syncer status --config {folder / 'config.toml'}")
     stop.wait()
 
 
@@ -93,8 +93,8 @@ def sandbox(
             stage(folder, users=users, audiences=audiences, seed=seed, faults=faults, port=port)
         )
         print(on.config, flush=True)
-        report.say("the sandbox serves until Ctrl-C; the config above points at it")
+        output.say("the sandbox serves until Ctrl-C; the config above points at it")
         while not stop.wait(every):
             evolution = on.evolve()
             on.engage.observe()
-            report.say(f"2.5 h passed at Engage: {len(evolution.changed):,} customers changed")
+            output.say(f"2.5 h passed at Engage: {len(evolution.changed):,} customers changed")

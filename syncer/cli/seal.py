@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from state import history
-from state.proof import Broken, prove
-from syncer import __version__, report
+from state.history import queries
+from state.history.proof import Broken, prove
+from syncer import __version__
+from syncer.cli import output
+from syncer.cli.export import Export
 from syncer.cli.options import application, config_option, json_option, looking, wants_json
 from syncer.errors import EXIT_FAILED, NotFound
-from syncer.export import Export
 
 
 @click.command("seal")
@@ -45,7 +46,7 @@ def seal(
         raise click.UsageError("--since and --audience are for --export FOLDER")
     exported: dict[str, Any] = {}
     with looking(config) as database, database.read() as connection:
-        key = None if audience is None else history.key_of(connection, audience)
+        key = None if audience is None else queries.key_of(connection, audience)
         if audience is not None and key is None:
             raise NotFound(f"no audience with the key {audience!r} was ever synced")
         export = Export(folder, since, key) if folder is not None else None
@@ -56,10 +57,10 @@ def seal(
                 export.discard()
             raise
     if export is not None:
-        at = report.iso(time.time_ns() // 1_000_000)
+        at = output.iso(time.time_ns() // 1_000_000)
         exported = export.finish(proof, tool=f"engage-amberflo-sync {__version__}", at=str(at))
     if wants_json(as_json):
-        report.print_json(
+        output.print_json(
             {
                 "holds": proof.broken is None,
                 "head": proof.head,
@@ -69,14 +70,14 @@ def seal(
                 "erasures": proof.erasures,
                 "unsealed": proof.unsealed,
                 "compacted": proof.compacted,
-                "begins": report.iso(proof.begins),
+                "begins": output.iso(proof.begins),
                 "unfinished": proof.unfinished,
                 "broken": proof.broken and _broken_json(proof.broken),
                 "export": exported or None,
             }
         )
     elif proof.broken is None:
-        out = report.stdout()
+        out = output.stdout()
         out.print(f"head {proof.head}" if proof.head else "nothing is sealed yet")
         out.print(
             f"{proof.seals:,} seals hold for {proof.changes:,} changes"
@@ -85,7 +86,7 @@ def seal(
         )
         if proof.begins is not None:
             out.print(
-                f"the history begins at {report.iso(proof.begins)}: {proof.compacted:,} seals are "
+                f"the history begins at {output.iso(proof.begins)}: {proof.compacted:,} seals are "
                 "compacted"
                 + (", a compaction was cut off and goes on next time" if proof.unfinished else "")
             )
@@ -94,7 +95,7 @@ def seal(
         if exported:
             out.print(f"{exported['changes']:,} changes exported to {folder}")
     if proof.broken is not None:
-        report.say(f"error: the history is not as it was sealed: {_place(proof.broken)}")
+        output.say(f"error: the history is not as it was sealed: {_place(proof.broken)}")
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
@@ -129,13 +130,13 @@ def compact(config: Path | None, as_json: bool) -> None:
     with app.state(writes=True) as database:
         done = app.compact(database)
     if wants_json(as_json):
-        report.print_json(
-            {"removed": done.removed, "kept": done.kept, "begins": report.iso(done.begins)}
+        output.print_json(
+            {"removed": done.removed, "kept": done.kept, "begins": output.iso(done.begins)}
         )
     if done.broken is not None:
-        report.say(f"error: nothing is removed, the history does not hold: {_place(done.broken)}")
+        output.say(f"error: nothing is removed, the history does not hold: {_place(done.broken)}")
         raise click.exceptions.Exit(EXIT_FAILED)
     if not app.config.retention.history:
-        report.say("retention.history is not set: the history is kept for ever")
-    begins = f"; the history begins at {report.iso(done.begins)}" if done.begins else ""
-    report.say(f"{done.removed:,} changes removed{begins}")
+        output.say("retention.history is not set: the history is kept for ever")
+    begins = f"; the history begins at {output.iso(done.begins)}" if done.begins else ""
+    output.say(f"{done.removed:,} changes removed{begins}")

@@ -9,16 +9,17 @@ from typing import Any
 import click
 import orjson
 
-from state import alerts, failures, holds, queue, snapshot, workers
+from state import alerts, failures, holds, queue, snapshot
 from state import runs as run_records
-from state.database import shown
-from syncer import report
+from state.db import workers
+from state.db.database import shown
 from syncer.app import App
+from syncer.cli import output
+from syncer.cli.documents import run_json, run_line
 from syncer.cli.options import config_option, json_option, settings, wants_json
-from syncer.cli.shapes import run_json, run_line
-from syncer.engage.listing import AUDIENCE
+from syncer.databases import try_out
+from syncer.engage.computations import AUDIENCE
 from syncer.errors import EXIT_FAILED, StateError, SyncerError
-from syncer.storage import try_out
 
 
 @click.command()
@@ -26,7 +27,7 @@ from syncer.storage import try_out
 @json_option
 def status(config: Path | None, as_json: bool) -> None:
     """The schedule, the last run, what waits to be sent, and what needs somebody."""
-    app = App(settings(config), report.progress())
+    app = App(settings(config), output.progress())
     with app.state(writes=False) as database:
         daemons = [_daemon_json(row) for row in workers.daemons(database)]
         with database.read() as connection:
@@ -49,13 +50,13 @@ def status(config: Path | None, as_json: bool) -> None:
         "failures": failed,
         "held": [{"key": key, "run": run} for key, run in sorted(held.items())],
         "alerts": [
-            {"name": one["name"], "text": one["text"], "since": report.iso(one["since"])}
+            {"name": one["name"], "text": one["text"], "since": output.iso(one["since"])}
             for one in active
         ],
         "lag_seconds": _lag(min((one for one in oldest if one is not None), default=None)),
     }
     if wants_json(as_json):
-        report.print_json(document)
+        output.print_json(document)
     else:
         _print_status(document, newest)
 
@@ -65,15 +66,15 @@ def _daemon_json(row: Any) -> dict[str, Any]:
     return {
         "pid": row["pid"],
         "host": row["host"],
-        "started_at": report.iso(row["started_at"]),
+        "started_at": output.iso(row["started_at"]),
         "schedules": bool(doing),
-        "next_run": report.iso(doing.get("next_run")),
+        "next_run": output.iso(doing.get("next_run")),
         "next_is_full": doing.get("full"),
     }
 
 
 def _print_status(document: dict[str, Any], newest: Any) -> None:
-    out = report.stdout()
+    out = output.stdout()
     out.print(run_line(newest[0]) if newest else "no run yet")
     if newest and newest[0]["state"] == run_records.RUNNING and newest[0]["doing"]:
         doing = orjson.loads(newest[0]["doing"])
@@ -112,7 +113,7 @@ def _lag(oldest: int | None) -> float:
 @json_option
 def check(config: Path | None, as_json: bool) -> None:
     """Config, source, Amberflo key and database: each a line, good or what to do."""
-    app = App(settings(config), report.progress())
+    app = App(settings(config), output.progress())
     results: list[dict[str, Any]] = [{"check": "config", "good": True, "says": "it can be read"}]
     tests = {"source": _check_source, "amberflo": _check_amberflo, "database": _check_database}
     if app.config.engage.public_api is not None:
@@ -123,10 +124,10 @@ def check(config: Path | None, as_json: bool) -> None:
         except (SyncerError, StateError) as error:
             results.append({"check": name, "good": False, "says": str(error)})
     if wants_json(as_json):
-        report.print_json(results)
+        output.print_json(results)
     else:
         for row in results:
-            report.print_line(f"{'good' if row['good'] else 'BAD '}  {row['check']}: {row['says']}")
+            output.print_line(f"{'good' if row['good'] else 'BAD '}  {row['check']}: {row['says']}")
     if not all(row["good"] for row in results):
         raise click.exceptions.Exit(EXIT_FAILED)
 

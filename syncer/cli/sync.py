@@ -10,16 +10,23 @@ from typing import NoReturn
 import click
 
 from state import runs as run_records
-from state import seal
-from syncer import report
+from state.history import seal
 from syncer.app import App
+from syncer.cli import output
+from syncer.cli.documents import (
+    change_json,
+    first_contact_json,
+    run_json,
+    run_line,
+    said,
+    trait_json,
+)
 from syncer.cli.options import application, config_option, json_option
-from syncer.cli.shapes import change_json, first_contact_json, run_json, run_line, said, trait_json
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
 from syncer.sync.commit import Applied
-from syncer.sync.compare import CustomerChange
 from syncer.sync.contact import FirstContact
-from syncer.sync.run import Compared, Result, Runs, trait_sums
+from syncer.sync.diff import CustomerChange
+from syncer.sync.runs import Compared, Result, Runs, trait_sums
 
 
 @click.command()
@@ -105,7 +112,7 @@ def forget_deleted(app: App, runs: Runs, result: Result) -> None:
         result.problems.append(f"who was deleted in Segment is not forgotten yet: {error}")
     else:
         if erased:
-            report.say(f"{erased:,} customers that were deleted in Segment are forgotten")
+            output.say(f"{erased:,} customers that were deleted in Segment are forgotten")
 
 
 def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
@@ -116,7 +123,7 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         head = seal.head(connection, result.run)
     assert record is not None
     if as_json:
-        report.print_json(
+        output.print_json(
             {
                 **run_json(record),
                 "traits": [trait_json(row) for row in traits],
@@ -129,32 +136,32 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
             }
         )
     else:
-        report.print_table(report.TRAIT_COLUMNS, report.trait_rows(traits))
-        report.stdout().print(run_line(record))
-        report.stdout().print(f"seal {head}")
+        output.print_table(output.TRAIT_COLUMNS, output.trait_rows(traits))
+        output.stdout().print(run_line(record))
+        output.stdout().print(f"seal {head}")
     if record["without_customer_id"]:
-        report.say(
+        output.say(
             f"{record['without_customer_id']:,} profiles have no customer id and cannot be billed: "
             "`syncer diff --full --customers` lists them"
         )
     for key, reason in result.held.items():
-        report.say(f"held: {key}: {reason}")
+        output.say(f"held: {key}: {reason}")
     if result.held:
-        report.say(
+        output.say(
             f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through"
         )
     for key, reason in result.waiting.items():
-        report.say(f"waiting: {key}: {reason}")
+        output.say(f"waiting: {key}: {reason}")
     if result.waiting:
-        report.say("every run compares everything until what waits is settled")
+        output.say("every run compares everything until what waits is settled")
     for one in result.mismatches:
-        report.say(
+        output.say(
             f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}"
         )
     for notice in result.notices:
-        report.say(notice)
+        output.say(notice)
     for problem in result.problems:
-        report.say(f"error: {problem}")
+        output.say(f"error: {problem}")
     if result.problems:
         raise click.exceptions.Exit(EXIT_FAILED)
     raise click.exceptions.Exit(EXIT_HELD if result.held else EXIT_OK)
@@ -168,21 +175,21 @@ def show_diff(
         compared = held.enter_context(closing(runs.diff(full=full, amberflo=amberflo)))
         _print_diff(runs, compared, customers, as_json)
     for notice in compared.catalog.notices:
-        report.say(notice)
+        output.say(notice)
     for message in compared.catalog.messages:
-        report.say(f"error: {message}")
+        output.say(f"error: {message}")
     for notice in compared.notices:
-        report.say(notice)
+        output.say(notice)
     decision = compared.decision
     for key, reason in decision.held.items():
-        report.say(f"would be held: {key}: {reason}")
+        output.say(f"would be held: {key}: {reason}")
     if decision.deletions is not None:
-        report.say(f"would be held: {decision.deletions}")
+        output.say(f"would be held: {decision.deletions}")
     for key, reason in decision.waiting.items():
-        report.say(f"would wait: {key}: {reason}")
+        output.say(f"would wait: {key}: {reason}")
     if ignored := compared.catalog.ignored:
         shown = ", ".join([*ignored[:10], *(["…"] if len(ignored) > 10 else [])])
-        report.say(f"left out, the Public API lists no such audience: {shown}")
+        output.say(f"left out, the Public API lists no such audience: {shown}")
 
 
 def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
@@ -206,9 +213,9 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
     if first is not None:
         document["amberflo"] = first_contact_json(first)
     if as_json and not customers:
-        report.print_json(document)
+        output.print_json(document)
     elif as_json:
-        report.print_json_with_lists(
+        output.print_json_with_lists(
             document,
             {
                 "changes": (change_json(compared, change) for change in compared.plan),
@@ -216,13 +223,13 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
             },
         )
     else:
-        report.print_table(report.TRAIT_COLUMNS, report.trait_rows(traits))
-        report.stdout().print(
+        output.print_table(output.TRAIT_COLUMNS, output.trait_rows(traits))
+        output.stdout().print(
             f"{compared.kind}: {tally.new:,} new customers, {tally.changed:,} changed, "
             f"{tally.unchanged:,} unchanged"
         )
         if compared.without_id.profiles:
-            report.stdout().print(
+            output.stdout().print(
                 f"{compared.without_id.profiles:,} profiles have no customer id and cannot be "
                 "billed" + ("" if customers else "; --customers lists them")
             )
@@ -230,22 +237,22 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
             _print_first_contact(first)
         if customers:
             for change in compared.plan:
-                report.print_line(_change_line(compared, change))
+                output.print_line(_change_line(compared, change))
             for profile in runs.without_customer_id(compared):
-                report.print_line(f"no customer id: profile {profile}")
+                output.print_line(f"no customer id: profile {profile}")
 
 
 def _print_first_contact(first: FirstContact) -> None:
     found = first.by_name()
     rows = [(one.trait, one.found, one.differ) for one in found]
-    report.print_table(("trait at Amberflo", "found", "differ"), rows)
+    output.print_table(("trait at Amberflo", "found", "differ"), rows)
     for one in found:
         for example in one.examples:
-            report.print_line(
+            output.print_line(
                 f"{example.customer_id}: {one.trait} is {said(example.found)} at Amberflo, "
                 f"{said(example.expected)} by Engage"
             )
-    report.stdout().print(
+    output.stdout().print(
         f"{first.unknown:,} customers at Amberflo are not known here; a value that differs "
         "counts where Engage knows the customer"
     )

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from state import ownership, snapshot
-from state.lock import run_lock
+from state.db.locks import run_lock
 from state.snapshot import TraitRow
-from syncer import report
+from syncer.cli import output
 from syncer.cli.options import (
     application,
     config_option,
@@ -21,9 +21,9 @@ from syncer.cli.options import (
     wants_json,
 )
 from syncer.config import EngageConfig
+from syncer.databases import opened
 from syncer.engage.selection import kind_by_globs, named
 from syncer.errors import ConfigError, NotFound
-from syncer.storage import opened
 
 #: Seconds to wait for the end of another run, such as a short one of the daemon.
 PATIENCE = 2.0
@@ -55,9 +55,9 @@ def list_traits(config: Path | None, as_json: bool) -> None:
         rows = snapshot.traits(connection, released=True)
     documents = [_json(row, found.engage) for row in rows]
     if wants_json(as_json):
-        report.print_json(documents)
+        output.print_json(documents)
     else:
-        report.print_table(COLUMNS, [[one[name] for name in COLUMNS] for one in documents])
+        output.print_table(COLUMNS, [[one[name] for name in COLUMNS] for one in documents])
 
 
 def _json(row: TraitRow, engage: EngageConfig) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _json(row: TraitRow, engage: EngageConfig) -> dict[str, Any]:
         "kind": row.kind,
         "members": row.members,
         "status": _status(row, engage),
-        "released_at": report.iso(row.released_at),
+        "released_at": output.iso(row.released_at),
     }
 
 
@@ -117,8 +117,8 @@ def traits_release(key: str, config: Path | None, as_json: bool, yes: bool) -> N
             trait = _ours(snapshot.trait(connection, key), key)
             released = ownership.release(connection, trait, _now())
     if wants_json(as_json):
-        report.print_json({"key": key, "trait": trait.trait, **released._asdict()})
-    report.say(
+        output.print_json({"key": key, "trait": trait.trait, **released._asdict()})
+    output.say(
         f"{key} is given back: {released.restored:,} of {released.customers:,} customers get back "
         "what Amberflo had before us, the others lose it; the next `syncer sync`, or the daemon, "
         "tells Amberflo"
@@ -129,7 +129,7 @@ def _ours(trait: TraitRow | None, key: str) -> TraitRow:
     if trait is None:
         raise NotFound(f"no trait with the key {key!r} is ours; `syncer traits` lists them")
     if trait.released_at is not None:
-        raise NotFound(f"{key} was given back at {report.iso(trait.released_at)} already")
+        raise NotFound(f"{key} was given back at {output.iso(trait.released_at)} already")
     return trait
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from syncer import report
+from syncer.cli import output
+from syncer.cli.documents import said
 from syncer.cli.options import application, config_option, json_option
-from syncer.cli.shapes import said
 from syncer.errors import EXIT_FAILED
-from syncer.sync.verification import Verification
+from syncer.verify.result import Verification
 
 
 @click.command()
@@ -56,7 +56,7 @@ def print_json(found: Verification) -> None:
             for trait, equal, drifted in found.traits()
         ],
     }
-    report.print_json_with_lists(
+    output.print_json_with_lists(
         document,
         {
             "missing": found.findings.missing(),
@@ -68,14 +68,14 @@ def print_json(found: Verification) -> None:
 
 def print_text(found: Verification) -> None:
     for line in _lines(found):
-        report.print_line(line)
-    report.print_table(("trait", "equal", "drifted"), found.traits())
-    report.stdout().print(
+        output.print_line(line)
+    output.print_table(("trait", "equal", "drifted"), found.traits())
+    output.stdout().print(
         f"{found.checked:,} customers checked: {found.equal:,} equal, {found.missing:,} missing, "
         f"{found.drifted:,} drifted, {found.pending:,} still to be sent"
     )
     if found.extra:
-        report.stdout().print(
+        output.stdout().print(
             f"{found.extra:,} more at Amberflo were never sent: --json lists them"
         )
 
@@ -91,11 +91,11 @@ def _lines(verification: Verification) -> Iterator[str]:
 def end(found: Verification, repair: bool) -> None:
     """Say what is left to do, and leave with status 1 if something is."""
     for problem in found.problems:
-        report.say(f"error: {problem}")
+        output.say(f"error: {problem}")
     if repair:
-        report.say(f"{found.repaired:,} of {found.missing + found.drifted:,} repaired")
+        output.say(f"{found.repaired:,} of {found.missing + found.drifted:,} repaired")
     if found.good:
         return
     if not repair:
-        report.say("`syncer verify --repair` sends again what is missing or differs")
+        output.say("`syncer verify --repair` sends again what is missing or differs")
     raise click.exceptions.Exit(EXIT_FAILED)

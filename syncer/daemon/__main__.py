@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from syncer.daemon.process import TELL, settle_in
+from syncer.process.child import TELL, settle_in
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
 
         work(config, lifeline)
     elif name == "run":
-        from syncer.daemon.runs import run_once
+        from syncer.daemon.run_process import run_once
 
         run_once(config, lifeline.ended, full="full" in arguments)
     elif name == "page":
@@ -23,7 +23,7 @@ def main() -> None:
 
         serve_page(config, lifeline.ended, int(arguments[0]))
     elif name in TELL:
-        from syncer.web.asked import asked
+        from syncer.web.task_process import asked
 
         asked(config, lifeline.ended, name, arguments)
     else:

@@ -12,11 +12,11 @@ from urllib.error import HTTPError
 
 import orjson
 
-from state import alerts, failures, forgotten, holds, queue, runs, snapshot
-from state.database import Database
-from syncer import outward
+from state import alerts, failures, holds, queue, runs, snapshot, suppression
+from state.db.database import Database
+from syncer import egress
 from syncer.config import AlertsConfig
-from syncer.daemon.trouble import Trouble
+from syncer.process.problem import Trouble
 
 log = logging.getLogger("syncer.alert")
 
@@ -82,7 +82,7 @@ def gather(state: Database, calls: Database, now: float) -> Facts:
         errors = runs.errors_in_a_row(connection)
         unchanged = runs.unchanged_since(connection)
         oldest = [snapshot.waits_since(connection)]
-        deletes = forgotten.waiting_count(connection)
+        deletes = suppression.waiting_count(connection)
     with calls.read() as connection:
         oldest.append(queue.oldest_waiting(connection))
     since = min((one for one in oldest if one is not None), default=None)
@@ -138,7 +138,7 @@ class Alerts:
             headers={"content-type": "application/json", "user-agent": "engage-amberflo-sync"},
         )
         try:
-            with outward.opener(webhook).open(request, timeout=TIMEOUT) as answer:
+            with egress.opener(webhook).open(request, timeout=TIMEOUT) as answer:
                 answer.read(1000)
         except HTTPError as error:
             self._trouble(f"it answered {error.code}; tried again until it takes it")

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from state import alerts, early, failures, forgotten, holds, queue, runs, snapshot, workers
-from state.database import Database
-from syncer.sync.schedule import Slot
+from state import alerts, failures, holds, pending_calls, queue, runs, snapshot, suppression
+from state.db import workers
+from state.db.database import Database
+from syncer.daemon.schedule import Slot
 
 
 class Figures:
@@ -72,8 +73,8 @@ class Figures:
             traits = snapshot.traits(connection)
             active = alerts.active(connection)
             processes = workers.all_of(connection)
-            early_calls = early.count(connection)
-            deletes = forgotten.waiting_count(connection)
+            early_calls = pending_calls.count(connection)
+            deletes = suppression.waiting_count(connection)
         yield GaugeMetricFamily("syncer_customers_waiting", "Customers to deliver", customers)
         yield GaugeMetricFamily(
             "syncer_calls_early", "Calls of Engage whose key no pull knows yet", early_calls

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from state.errors import StateError
-from syncer.passthrough.server import DRAIN, serve
+from syncer.process.server import DRAIN, serve
 
 log = logging.getLogger("syncer")
 

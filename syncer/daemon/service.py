@@ -17,25 +17,26 @@ import orjson
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from state import runs, snapshot, workers
-from state.database import Database
+from state import runs, snapshot
+from state.db import workers
+from state.db.database import Database
+from state.db.locks import lock
 from state.errors import Locked, StateError
-from state.lock import lock
 from syncer import log as logs
 from syncer.config import Config, ScheduleConfig, changes
-from syncer.daemon import systemd
 from syncer.daemon.alerts import Alerts
 from syncer.daemon.metrics import Figures
 from syncer.daemon.ops import Ops
-from syncer.daemon.process import BUSY, Beside
-from syncer.daemon.trouble import Trouble
+from syncer.daemon.schedule import Busy, Past, Rhythm, Schedule, Slot, cron
+from syncer.databases import opened
 from syncer.errors import ConfigError
-from syncer.interpreter import set_for_commits_beside_a_busy_loop
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
-from syncer.passthrough.server import bind, serve
-from syncer.storage import opened
-from syncer.sync.schedule import Busy, Past, Rhythm, Schedule, Slot, cron
+from syncer.process import systemd
+from syncer.process.child import BUSY, Beside
+from syncer.process.problem import Trouble
+from syncer.process.runtime import set_for_commits_beside_a_busy_loop
+from syncer.process.server import bind, serve
 
 log = logging.getLogger("syncer")
 

@@ -16,21 +16,22 @@ from typing import Any
 
 import uvloop
 
-from state import queue, snapshot, workers
-from state.database import Database
+from state import queue, snapshot
+from state.db import workers
+from state.db.database import Database
+from state.db.locks import lock
+from state.db.workers import Worker
 from state.errors import Locked, StateError
-from state.lock import lock
-from state.workers import Worker
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.meters import MeterDelivery
 from syncer.app import App
+from syncer.cli.output import LineProgress
 from syncer.config import Config
-from syncer.daemon import chores
-from syncer.daemon.process import Lifeline
-from syncer.daemon.trouble import Trouble
+from syncer.daemon import maintenance
+from syncer.delivery.meters import MeterDelivery
 from syncer.errors import SyncerError
-from syncer.report import LineProgress
-from syncer.sync.realtime import Sorter
+from syncer.passthrough.processor import Sorter
+from syncer.process.child import Lifeline
+from syncer.process.problem import Trouble
 
 #: How long a messageId is known, in milliseconds.
 DEDUPLICATED = 24 * 3600 * 1000
@@ -71,7 +72,7 @@ async def _work(
             # A thread is not cancelled with its group: it has to be told.
             stop = lambda: app.stop() or broken.is_set()  # noqa: E731
             tasks.create_task(asyncio.to_thread(_sort_all, sorter, rung, news.came, stop))
-            tasks.create_task(asyncio.to_thread(chores.do_all, app, state, calls, stop))
+            tasks.create_task(asyncio.to_thread(maintenance.do_all, app, state, calls, stop))
             tasks.create_task(_wake_at_the_end(news, app.stop))
             for work in (
                 meters.run(),

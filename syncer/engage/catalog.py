@@ -15,10 +15,11 @@ from typing import NamedTuple
 import orjson
 
 from syncer.cache import Cache
-from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
-from syncer.engage.names import trait_name
+from syncer.clock import since_1970
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.engage.selection import PROFILE_KEYS, kind_by_globs, matches, meant, named
 from syncer.engage.source import ObservedKey
+from syncer.engage.trait_names import trait_name
 from syncer.engage.values import (
     NO_BOOLEAN,
     USUAL,
@@ -32,7 +33,6 @@ from syncer.engage.values import (
 )
 from syncer.errors import SourceError
 from syncer.ids import MAX_KEY, storable
-from syncer.times import since_1970
 
 __all__ = [
     "AUDIENCE",

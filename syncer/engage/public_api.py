@@ -14,10 +14,10 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-from syncer import __version__, outward
-from syncer.backoff import full_jitter, retry_after
-from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Computation, Kind
+from syncer import __version__, egress
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation, Kind
 from syncer.errors import SourceError, Stopped
+from syncer.retry import full_jitter, retry_after
 
 #: The most that one page of audiences may have.
 PAGE = 200
@@ -67,8 +67,8 @@ class PublicApi:
         with httpx.Client(
             headers=headers,
             timeout=self._timeout,
-            proxy=outward.proxy(self._url),
-            verify=outward.certificates() or True,
+            proxy=egress.proxy(self._url),
+            verify=egress.certificates() or True,
             trust_env=False,
         ) as client:
             return [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
-from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Kind
 
 #: Traits that are the customer's name and email, never traits at Amberflo (docs/design.md §3.3).
 PROFILE_KEYS = ("name", "email")

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from syncer import times
+from syncer import clock
+from syncer.clock import Reading
 from syncer.errors import SyncerError
 from syncer.ids import MAX_ID, is_unicode, storable
-from syncer.times import Reading
 
 Json = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ GROUP, ALIAS = "group is not supported", "alias is not supported"
 IDENTIFY_WITHOUT_USER = "identify without userId"
 SWITCHED_OFF = "switched off by integrations"
 
-#: Beside the reasons of `syncer.times`, for which a time is not believed.
+#: Beside the reasons of `syncer.clock`, for which a time is not believed.
 OLD = "timestamp older than 60 days"
 _DAY = 24 * 3600 * 1000
 _OLD_AFTER = 60 * _DAY
@@ -313,7 +313,7 @@ def split(
         events = body.get("batch") if isinstance(body, dict) else None
         if not isinstance(body, dict) or not isinstance(events, list):
             raise BadRequest('the body is not an object with an array "batch"')
-        request.sent_at = times.reading(body.get("sentAt"))
+        request.sent_at = clock.reading(body.get("sentAt"))
         request.integrations = _object(body.get("integrations"))
         request.personas = _object(_object(body.get("context")).get("personas"))
     else:
@@ -465,11 +465,11 @@ def _moment(event: Json, request: _Request) -> tuple[int, tuple[str, ...]]:
         return received_at, ()
     corrected = request.webhook or event.get("receivedAt") is not None  # Segment has done it
     first, second = (client, original) if corrected else (original, client)
-    at, zoned = times.reading(first) or times.reading(second) or (None, False)
+    at, zoned = clock.reading(first) or clock.reading(second) or (None, False)
     if at is not None and not corrected:
         sent_at = _sent_at(event, request, zoned)
         at = at if sent_at is None else at + received_at - sent_at
-    at, reason = times.believed(at, received_at)
+    at, reason = clock.believed(at, received_at)
     if reason is None and at < received_at - _OLD_AFTER:
         reason = OLD
     return at, () if reason is None else (reason,)
@@ -480,11 +480,11 @@ def _sent_at(event: Json, request: _Request, zoned: bool) -> int | None:
     where that does not tell how wrong the clock is: zero and other times that cannot be, and a time
     of an unknown zone beside one of the event that names its zone (`zoned`)."""
     latest = request.received_at + _WRONG_CLOCK
-    own = times.reading(event["sentAt"]) if "sentAt" in event else None
+    own = clock.reading(event["sentAt"]) if "sentAt" in event else None
     for sent in (own, request.sent_at):
         if sent is None:
             continue
         at, comparable = sent
-        if times.EARLIEST <= at <= latest and (comparable or not zoned):
+        if clock.EARLIEST <= at <= latest and (comparable or not zoned):
             return at
     return None

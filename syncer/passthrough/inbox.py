@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from sqlalchemy import Connection
 
 from state import queue
-from state.database import Database
+from state.db.database import Database
 from state.errors import StateError
 from state.queue import Accepted
 

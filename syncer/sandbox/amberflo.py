@@ -31,7 +31,7 @@ import orjson
 from aiohttp import web
 
 from syncer.sandbox.faults import Fault, Faults
-from syncer.sandbox.serving import running
+from syncer.sandbox.server import running
 
 __all__ = ["AmberfloSandbox", "running"]
 

@@ -30,7 +30,7 @@ from aiohttp import web
 
 from syncer.sandbox.engage import COMPUTED_PREFIX, EngageSandbox
 from syncer.sandbox.faults import Faults
-from syncer.sandbox.serving import running
+from syncer.sandbox.server import running
 
 __all__ = ["LIMITS", "Listed", "PublicApiSandbox", "listed_by", "running"]
 

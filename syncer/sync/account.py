@@ -14,9 +14,10 @@ import orjson
 import uvloop
 from sqlalchemy import Connection
 
-from state import memo, snapshot
-from state.database import Database
-from syncer.amberflo.holdings import Holdings
+from state import snapshot
+from state.db import metadata
+from state.db.database import Database
+from syncer.amberflo.reader import Holdings
 from syncer.errors import OtherAccount
 
 #: Acknowledged customers that are looked for where the URL or the key is not the same any more.
@@ -54,7 +55,7 @@ class Account:
         Amberflo: most are there when only the key was rotated. Raises OtherAccount. Writes
         nothing."""
         with self.database.read() as connection:
-            noted, known = memo.get(connection, memo.ACCOUNT), self._known(connection)
+            noted, known = metadata.get(connection, metadata.ACCOUNT), self._known(connection)
             if noted is None or self._is(known):
                 return noted
             acknowledged = snapshot.newest_acknowledged(connection, PROBED)
@@ -94,7 +95,7 @@ class Account:
 
     def _known(self, connection: Connection) -> dict[str, Any]:
         """The account that the state notes, and those that it left."""
-        noted = memo.get(connection, memo.ACCOUNT)
+        noted = metadata.get(connection, metadata.ACCOUNT)
         if noted is None:
             return {"url": "", "salt": "", "key": "", "left": []}
         known: dict[str, Any] = orjson.loads(noted)
@@ -130,7 +131,7 @@ class Account:
             "left": left,
         }
         text = orjson.dumps(noted).decode()
-        memo.put(connection, memo.ACCOUNT, text)
+        metadata.put(connection, metadata.ACCOUNT, text)
         return text
 
 

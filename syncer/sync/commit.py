@@ -14,14 +14,15 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from state import called, forgotten, holds, snapshot
+from state import holds, identify_traits, snapshot, suppression
+from state.db.tables import IDENTIFY
 from state.holds import Kept
 from state.snapshot import ChangeRow, CustomerState
-from state.tables import IDENTIFY
+from syncer.chunks import CHUNK_SIZE
 from syncer.engage.catalog import KnownTrait, canonical
 from syncer.engage.values import Value
-from syncer.sync.chunks import CHUNK_SIZE
-from syncer.sync.compare import (
+from syncer.sync.decision import Decision
+from syncer.sync.diff import (
     AMBERFLO,
     CustomerChange,
     Stamp,
@@ -32,7 +33,6 @@ from syncer.sync.compare import (
     size_of,
     write_stamps,
 )
-from syncer.sync.decision import Decision
 
 
 @dataclass
@@ -169,7 +169,7 @@ class Writer:
     def _delete(self, customer_id: str) -> None:
         self.applied.deleted += 1
         if self.forget:
-            forgotten.ask(self.connection, customer_id, self.now, self.run)
+            suppression.ask(self.connection, customer_id, self.now, self.run)
 
     def _count(self, change: CustomerChange, made: list[TraitChange]) -> None:
         if made != change.changes:
@@ -271,12 +271,12 @@ def taken_from_calls(connection: Connection, names: Collection[str], run: int, n
         while found := snapshot.told(connection, name, after, snapshot.CHUNK):
             rows, left = [], []
             for state in found:
-                said = called.load(state.called)
+                said = identify_traits.load(state.called)
                 was = said.get(name)
                 if was is None:
                     continue
                 said[name] = was.says(None, now)
-                left.append(state._replace(called=called.dump(said)))
+                left.append(state._replace(called=identify_traits.dump(said)))
                 if was.value is not None:
                     before = as_json(was.value)
                     rows.append(

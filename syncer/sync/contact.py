@@ -19,19 +19,19 @@ import uvloop
 from sqlalchemy import Connection
 
 from state import snapshot
-from state.database import Database
+from state.db.database import Database
 from state.removable import removable
-from state.roster import DriftedRow, Roster, RosterRow
 from state.snapshot import HeldRow
+from syncer.amberflo.codec import Record, plain, read, written
 from syncer.amberflo.customer import Difference, is_protected, trait_differences
-from syncer.amberflo.holdings import Holdings
-from syncer.amberflo.record import Record, plain, read, written
+from syncer.amberflo.reader import Holdings
 from syncer.engage.catalog import AUDIENCE, Catalog
 from syncer.errors import AmberfloError, Refused, TryAgain
-from syncer.sync.compare import GONE, Pair, Seen
+from syncer.progress import Progress
+from syncer.sync.diff import GONE, Pair, Seen
 from syncer.sync.observer import Listed, Observer, present
-from syncer.sync.ours import Ours, Said, said_of
-from syncer.sync.progress import Progress
+from syncer.sync.owned import Ours, Said, said_of
+from syncer.sync.roster import DriftedRow, Roster, RosterRow
 
 Answer = TypeVar("Answer")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from syncer.engage.catalog import Catalog
 from syncer.engage.values import Value
-from syncer.sync.compare import AMBERFLO, CustomerChange, TraitChange, leaves, same
+from syncer.sync.diff import AMBERFLO, CustomerChange, TraitChange, leaves, same
 
 
 class Split(NamedTuple):

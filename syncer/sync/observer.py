@@ -16,12 +16,12 @@ from enum import Enum
 from typing import NamedTuple, TypeVar
 
 from state import snapshot
-from state.database import Database
+from state.db.database import Database
 from state.snapshot import HeldRow
-from syncer.amberflo.holdings import Holdings
-from syncer.amberflo.record import Record
+from syncer.amberflo.codec import Record
+from syncer.amberflo.reader import Holdings
 from syncer.errors import Refused, Stopped, TryAgain
-from syncer.sync.progress import Progress
+from syncer.progress import Progress
 
 Item = TypeVar("Item")
 

@@ -17,10 +17,10 @@ from sqlalchemy import Connection
 
 from state import holds
 from state.holds import InForce
+from syncer.chunks import CHUNK, chunks
 from syncer.engage.catalog import Catalog
 from syncer.engage.source import PulledCustomer
-from syncer.sync.chunks import CHUNK, chunks
-from syncer.sync.compare import (
+from syncer.sync.diff import (
     GONE,
     CustomerChange,
     Pair,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from syncer.sync.compare import CustomerChange, TraitChange
+from syncer.sync.diff import CustomerChange, TraitChange
 from syncer.sync.spool import Spool
 
 

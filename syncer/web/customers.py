@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import orjson
 
-from state import called, failures, history
-from syncer.web.desk import Desk
-from syncer.web.page import ROWS, Answer, GoTo, Missing, Page, Visit
+from state import failures, identify_traits
+from state.history import queries
+from syncer.web.context import Desk
+from syncer.web.messages import ROWS, Answer, GoTo, Missing, Page, Visit
 from syncer.web.render import link, values
 
 
 def search(desk: Desk, visit: Visit) -> Answer:
     prefix, after = visit.text("q").strip(), visit.text("after") or None
     with desk.state.read() as connection:
-        found = history.find_customers(connection, prefix, after=after, limit=ROWS + 1)
+        found = queries.find_customers(connection, prefix, after=after, limit=ROWS + 1)
     rows = found[:ROWS]
     data = {
         "q": prefix,
@@ -27,9 +28,9 @@ def search(desk: Desk, visit: Visit) -> Answer:
 def one(desk: Desk, visit: Visit) -> Answer:
     customer_id, after = visit.text("id"), visit.number("after")
     with desk.state.read() as connection:
-        known = _known(history.customer(connection, customer_id), customer_id)
+        known = _known(queries.customer(connection, customer_id), customer_id)
         changes = list(
-            history.of_customer(
+            queries.of_customer(
                 connection, customer_id, newest_first=True, after_id=after, limit=ROWS + 1
             )
         )
@@ -54,18 +55,18 @@ def one(desk: Desk, visit: Visit) -> Answer:
 def send_again(desk: Desk, visit: Visit) -> Answer:
     customer_id = visit.posted("id")
     with desk.state.read() as connection:
-        _known(history.customer(connection, customer_id), customer_id)
+        _known(queries.customer(connection, customer_id), customer_id)
     desk.work.begin(_name(customer_id), f"sending {customer_id} again", "resync", customer_id)
     return GoTo(link("/customer", id=customer_id))
 
 
 def _called(text: str | None) -> dict[str, str]:
     """The values (JSON) of the traits of identify calls, by name."""
-    said = sorted(called.values(text).items())
+    said = sorted(identify_traits.values(text).items())
     return {name: orjson.dumps(value).decode() for name, value in said}
 
 
-def _known(found: history.Known | None, customer_id: str) -> history.Known:
+def _known(found: queries.Known | None, customer_id: str) -> queries.Known:
     if found is None:
         raise Missing(f"the customer {customer_id[:200]!r} is not known here")
     return found

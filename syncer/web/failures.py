@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from state import failures
-from syncer.web.asked import ALL
-from syncer.web.desk import Desk
-from syncer.web.page import ROWS, Answer, GoTo, Missing, Page, Visit, Wrong, whole
+from syncer.web.context import Desk
+from syncer.web.messages import ROWS, Answer, GoTo, Missing, Page, Visit, Wrong, whole
+from syncer.web.task_process import ALL
 
 
 def listing(desk: Desk, visit: Visit) -> Answer:

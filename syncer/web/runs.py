@@ -8,16 +8,17 @@ from functools import partial
 import orjson
 from sqlalchemy import Connection
 
-from state import history, holds, runs
-from state.history import Entry
-from syncer.web.desk import Desk
-from syncer.web.page import LARGEST, ROWS, Answer, GoTo, Missing, NotNow, Page, Visit
+from state import holds, runs
+from state.history import queries
+from state.history.queries import Entry
+from syncer.web.context import Desk
+from syncer.web.messages import LARGEST, ROWS, Answer, GoTo, Missing, NotNow, Page, Visit
 
 STEPS = {
     "": None,
-    "entered": [history.ENTERED],
-    "exited": [history.EXITED],
-    "changed": [history.NEITHER],
+    "entered": [queries.ENTERED],
+    "exited": [queries.EXITED],
+    "changed": [queries.NEITHER],
 }
 
 
@@ -83,10 +84,10 @@ def _changes(
 ) -> list[Entry]:
     """A page of what a run changed. Of all traits, but with one step: trait by trait, and only of
     those that have it by the run's sums; else a few among millions were looked for."""
-    find = partial(history.of_run, connection, run, steps=STEPS[step])
+    find = partial(queries.of_run, connection, run, steps=STEPS[step])
     if key or not step:
         return list(find(key=key or None, after_id=after, limit=ROWS + 1))
-    last = history.entry(connection, after) if after is not None else None
+    last = queries.entry(connection, after) if after is not None else None
     having = sorted(row["key"] for row in traits if row[step] or row["changed"])
     found: list[Entry] = []
     for one in having:

@@ -10,19 +10,19 @@ from collections.abc import Callable
 
 import uvloop
 
-from state import sizes
-from state.database import Database
+from state.db.database import Database
 from state.errors import StateError
+from state.history import sizes
 from syncer.config import Config
-from syncer.daemon.trouble import Trouble
-from syncer.passthrough.server import serve
-from syncer.storage import opened
-from syncer.web import audiences, customers, failures, now, runs
-from syncer.web.desk import Desk
-from syncer.web.door import Door
-from syncer.web.ended import EndedInState
+from syncer.databases import opened
+from syncer.process.problem import Trouble
+from syncer.process.server import serve
+from syncer.web import audiences, customers, failures, overview, runs
+from syncer.web.app import Door
+from syncer.web.context import Desk
+from syncer.web.revoked import EndedInState
 from syncer.web.session import Sessions
-from syncer.web.work import Work
+from syncer.web.tasks import Work
 
 log = logging.getLogger("syncer.web")
 
@@ -69,5 +69,5 @@ def _count(state: Database, stop: Callable[[], bool]) -> None:
         time.sleep(0.02 if more else COUNT)
 
 
-READS = now.READS | runs.READS | customers.READS | audiences.READS | failures.READS
+READS = overview.READS | runs.READS | customers.READS | audiences.READS | failures.READS
 WRITES = runs.WRITES | customers.WRITES | failures.WRITES

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from syncer.web.ended import Ended
+from syncer.web.revoked import Ended
 
 #: Seconds that a session lasts.
 LASTS = 12 * 3600

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
 from state import snapshot
-from state.database import Database
+from state.db.database import Database
 from state.snapshot import CustomerState, DueRow
 
 NOW = 1_790_000_000_000

@@ -10,7 +10,7 @@ import pytest
 
 from state import alerts, failures, holds, queue, runs, snapshot
 from state.alerts import News
-from state.database import Database
+from state.db.database import Database
 from state.queue import Accepted, EventRow
 from state.snapshot import ChangeRow
 from syncer.daemon.alerts import Facts, gather

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from syncer.config import Config
-from syncer.daemon.process import Beside
+from syncer.process.child import Beside
 
 TRAP = "from pathlib import Path\nPath('trap').touch()\nraise SystemExit(7)\n"
 

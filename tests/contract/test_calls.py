@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from state import erasure, history, holds, queue, snapshot, workers
-from state.database import Database
+from state import erasure, holds, queue, snapshot
+from state.db import workers
+from state.db.database import Database
+from state.history import queries
 from state.holds import APPROVED, REJECTED, Kept
 from state.queue import Accepted
 from state.snapshot import ChangeRow, TraitRow
+from syncer.clock import AHEAD, FUTURE
 from syncer.engage.selection import kind_by_globs
+from syncer.passthrough.customer_calls import HELD, NOT_OURS, OLDER
 from syncer.passthrough.mapping import LONG_NAME
-from syncer.sync.calls import HELD, NOT_OURS, OLDER
-from syncer.sync.realtime import Sorter
-from syncer.times import AHEAD, FUTURE
+from syncer.passthrough.processor import Sorter
 from tests.contract.conftest import NOW, ask, due, due_ids, put, records, row
 
 HOUR = 3_600_000
@@ -255,9 +257,9 @@ def test_what_a_client_says_is_no_trait_of_engage(desk: Desk) -> None:
         change = ChangeRow("u1", "name", "customerName", '"Ada"', '"Eva"', NOW, step=0)
         snapshot.add_changes(connection, [change], 1, NOW)
     for at in (None, NOW):
-        found = ask(desk.state, lambda c, at=at: history.traits_at(c, "u1", at))
+        found = ask(desk.state, lambda c, at=at: queries.traits_at(c, "u1", at))
         assert found == {"vip": "true"}
-        assert ask(desk.state, lambda c, at=at: history.count_at(c, "beta", at)) == 0
+        assert ask(desk.state, lambda c, at=at: queries.count_at(c, "beta", at)) == 0
 
 
 def test_a_name_of_a_trait_has_its_bounds(desk: Desk) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from state import erasure, failures
-from state.database import Database
+from state.db.database import Database
 from state.failures import CALLS, CHUNK, RAW
 
 from .conftest import NOW, ask

@@ -15,14 +15,14 @@ import pytest
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL
 
-from state import memo
-from state.database import Database
+from state.db import metadata
+from state.db.database import Database
+from state.db.locks import lock, lock_holder, run_lock
 from state.errors import Locked, StateError
-from state.lock import lock, lock_holder, run_lock
+from syncer.cli.export import Export
 from syncer.config import Config
+from syncer.databases import opened, try_out
 from syncer.errors import ConfigError
-from syncer.export import Export
-from syncer.storage import opened, try_out
 
 from .test_lock import held_elsewhere
 
@@ -231,7 +231,7 @@ def test_a_state_in_a_folder_that_cannot_be_written_to_is_read_as_it_stands(
     url = URL.create("sqlite", database=str(file))
     with closing(Database.open(url)) as state:
         with state.write() as connection:
-            memo.put(connection, "kept", "yes")
+            metadata.put(connection, "kept", "yes")
         os.chown(folder, 0, -1)
         file.chmod(0o644)
         # What is in the log only cannot be read there, and is not taken for what never was.
@@ -241,7 +241,7 @@ def test_a_state_in_a_folder_that_cannot_be_written_to_is_read_as_it_stands(
             shutil.copy(f"{file}{end}", copy)
     with somebody_else():
         with closing(Database.peek(url)) as state, state.read() as connection:
-            assert memo.get(connection, "kept") == "yes"
+            assert metadata.get(connection, "kept") == "yes"
         with pytest.raises(StateError, match=r"syncer\.db-wal has changes that are not in syncer"):
             Database.peek(f"sqlite:///{copy / 'syncer.db'}")
     assert [one.name for one in folder.iterdir()] == ["syncer.db"]

@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, event, text
 
-from state import history, migrations, runs, snapshot
-from state.database import Database
+from state import runs, snapshot
+from state.db import migrations
+from state.db.database import Database
+from state.db.tables import CHANGE
 from state.errors import NotKept
-from state.history import ENTERED, EXITED, MOVED, Entry, Moves
+from state.history import queries
+from state.history.queries import ENTERED, EXITED, MOVED, Entry, Moves
 from state.snapshot import ChangeRow, TraitRow
-from state.tables import CHANGE
 from tests.contract.conftest import NOW, ask, row
 from tests.contract.conftest import put as put_customers
 
@@ -205,18 +207,18 @@ def test_who_was_in_at_any_moment_is_what_a_replay_says(
     members = inside(told, key, at)
     with database.read() as connection:
         if not tells(told, at):
-            refused(lambda: history.members_at(connection, key, at))
-            refused(lambda: history.count_at(connection, key, at))
-            refused(lambda: history.member_at(connection, CUSTOMERS[0], key, at))
+            refused(lambda: queries.members_at(connection, key, at))
+            refused(lambda: queries.count_at(connection, key, at))
+            refused(lambda: queries.member_at(connection, CUSTOMERS[0], key, at))
             return
-        assert list(history.members_at(connection, key, at)) == members
-        assert history.count_at(connection, key, at) == len(members)
+        assert list(queries.members_at(connection, key, at)) == members
+        assert queries.count_at(connection, key, at) == len(members)
         for customer_id in CUSTOMERS:
             is_in = customer_id in members
-            assert history.member_at(connection, customer_id, key, at) == is_in
+            assert queries.member_at(connection, customer_id, key, at) == is_in
         pages: list[str] = []
         while page := list(
-            history.members_at(connection, key, at, after=pages[-1] if pages else None, limit=2)
+            queries.members_at(connection, key, at, after=pages[-1] if pages else None, limit=2)
         ):
             pages += page
         assert pages == members
@@ -234,9 +236,9 @@ def test_sizes_are_the_counts_of_their_moments(
     since, until = sorted((data.draw(edge), data.draw(edge)))
     with database.read() as connection:
         if not tells(told, since if steps > 1 else until):
-            refused(lambda: history.sizes(connection, key, since, until, steps))
+            refused(lambda: queries.sizes(connection, key, since, until, steps))
             return
-        found = history.sizes(connection, key, since, until, steps)
+        found = queries.sizes(connection, key, since, until, steps)
     assert len(found) == steps
     for one in found:
         assert one.members == len(inside(told, key, one.at)), one
@@ -258,12 +260,12 @@ def test_while_the_clock_goes_on_what_was_recorded_is_what_was(
     expected = {name(key): dump(value) for key, value in values.items() if value is not None}
     with database.read() as connection:
         if not tells(told, at):
-            refused(lambda: history.traits_at(connection, customer_id, at))
+            refused(lambda: queries.traits_at(connection, customer_id, at))
             return
-        assert history.traits_at(connection, customer_id, at) == expected
+        assert queries.traits_at(connection, customer_id, at) == expected
         for key in KEYS:
             is_in = values.get(key) is True
-            assert history.member_at(connection, customer_id, key, at) == is_in
+            assert queries.member_at(connection, customer_id, key, at) == is_in
 
 
 @fewer
@@ -275,12 +277,12 @@ def test_the_change_in_force_is_the_newest_that_was_recorded(
     at = data.draw(st.sampled_from([*moments(told), None]))
     with database.read() as connection:
         if not tells(told, at):
-            refused(lambda: history.in_force(connection, CUSTOMERS[0], key, at))
+            refused(lambda: queries.in_force(connection, CUSTOMERS[0], key, at))
             return
         for customer_id in CUSTOMERS:
             mine = [one for one in told if (one.customer_id, one.key) == (customer_id, key)]
             expected = [one for one in mine if at is None or one.at <= at][-1:]
-            found = history.in_force(connection, customer_id, key, at)
+            found = queries.in_force(connection, customer_id, key, at)
             same([found] if found else [], expected)
 
 
@@ -289,7 +291,7 @@ def test_when_the_history_begins(database: Database) -> None:
     at first does not hide what came later."""
 
     def begins() -> tuple[int, str] | None:
-        found: tuple[int, str] | None = ask(database, history.known_since)
+        found: tuple[int, str] | None = ask(database, queries.known_since)
         return found
 
     def run(committed_at: int | None) -> None:
@@ -303,7 +305,7 @@ def test_when_the_history_begins(database: Database) -> None:
             database.read() as connection,
             pytest.raises(NotKept, match=r"^nothing is recorded yet$") as said,
         ):
-            history.count_at(connection, "vip", at)
+            queries.count_at(connection, "vip", at)
         assert said.value.known_since is None
     run(None)  # it was cut off
     assert begins() is None
@@ -323,9 +325,9 @@ def test_when_the_history_begins(database: Database) -> None:
         database.read() as connection,
         pytest.raises(NotKept, match=r"^the history begins 2026-09-21T14:13:20\.040Z with the fir"),
     ):
-        history.count_at(connection, "vip", NOW + 39)
+        queries.count_at(connection, "vip", NOW + 39)
     with database.read() as connection:
-        assert history.count_at(connection, "vip", NOW + 40) == 1
+        assert queries.count_at(connection, "vip", NOW + 40) == 1
 
 
 # -- listings
@@ -361,7 +363,7 @@ def test_the_story_of_a_customer(
     ]
     with database.read() as connection:
         listing = partial(
-            history.of_customer, connection, customer_id, key=key, since=since, until=until
+            queries.of_customer, connection, customer_id, key=key, since=since, until=until
         )
         check(listing, mine, limit)
         check(partial(listing, newest_first=True), mine[::-1], limit)
@@ -380,10 +382,10 @@ def test_the_story_of_an_audience(
     chosen = [one for one in mine if steps is None or one.step in steps]
     chosen.sort(key=lambda one: (one.at, one.id))
     with database.read() as connection:
-        listing = partial(history.of_key, connection, key, since, until, steps=steps)
+        listing = partial(queries.of_key, connection, key, since, until, steps=steps)
         check(listing, chosen, limit)
         check(partial(listing, newest_first=True), chosen[::-1], limit)
-        assert history.key_moves(connection, key, since, until)[2:] == moves(mine)
+        assert queries.key_moves(connection, key, since, until)[2:] == moves(mine)
 
 
 def spans(told: list[Told]) -> st.SearchStrategy[tuple[int | None, int | None]]:
@@ -414,12 +416,12 @@ def test_a_run_tells_its_whole_diff(
     mine.sort(key=lambda one: (one.key.encode(), one.id))
     key = data.draw(st.sampled_from(KEYS))
     with database.read() as connection:
-        listing = partial(history.of_run, connection, run)
+        listing = partial(queries.of_run, connection, run)
         check(listing, mine, limit)
         check(partial(listing, key=key), [one for one in mine if one.key == key], limit)
         exits = [one for one in mine if one.key == key and one.step < 0]
         check(partial(listing, key=key, steps=(EXITED,)), exits, limit)
-        assert history.run_moves(connection, run) == [
+        assert queries.run_moves(connection, run) == [
             Moves(key, name(key), *moves([one for one in mine if one.key == key]))
             for key in sorted({one.key for one in mine}, key=str.encode)
         ]
@@ -434,13 +436,13 @@ def test_what_amberflo_has_not_acknowledged_is_told(
     waiting = [one for one in told if one.acknowledged_at is None]
     waiting.sort(key=lambda one: (one.customer_id.encode(), one.id))
     with database.read() as connection:
-        assert history.undelivered_count(connection) == len(waiting)
+        assert queries.undelivered_count(connection) == len(waiting)
 
         def entries(**page: Any) -> Iterator[Entry]:
-            return (one.entry for one in history.undelivered(connection, **page))
+            return (one.entry for one in queries.undelivered(connection, **page))
 
         check(entries, waiting, limit)
-        assert not any(one.refused for one in history.undelivered(connection))
+        assert not any(one.refused for one in queries.undelivered(connection))
 
 
 def test_what_was_refused_and_what_undid_itself(database: Database) -> None:
@@ -457,15 +459,15 @@ def test_what_was_refused_and_what_undid_itself(database: Database) -> None:
         there_and_back = [("true", "false"), ("false", "true")]
         changes = [ChangeRow("good", "vip", "vip", *values, 8) for values in there_and_back]
         snapshot.add_changes(connection, changes, None, NOW + 2)
-    (found,) = ask(database, lambda c: list(history.undelivered(c)))
+    (found,) = ask(database, lambda c: list(queries.undelivered(c)))
     assert (found.entry.customer_id, found.refused) == ("bad", True)
     with database.write() as connection:
         snapshot.send_again(connection, NOW + 3, customer_ids=["bad", "good"])
-        (waiting,) = history.undelivered(connection)
+        (waiting,) = queries.undelivered(connection)
         assert (waiting.entry.customer_id, waiting.refused) == ("bad", False)
         snapshot.acknowledge(connection, snapshot.claim(connection, 1, NOW + 3, 10), NOW + 4)
-        assert list(history.undelivered(connection)) == []
-        times = [one.delivered_at for one in history.of_customer(connection, "good")]
+        assert list(queries.undelivered(connection)) == []
+        times = [one.delivered_at for one in queries.of_customer(connection, "good")]
         assert times == [NOW + 1, NOW + 4, NOW + 4]
 
 
@@ -476,10 +478,10 @@ def test_a_page_keeps_to_the_listing_it_goes_on_with(database: Database) -> None
         for at in (NOW, NOW, NOW + 5, NOW + 5):
             change = ChangeRow("u1", "vip", "vip", None, "true", 7)
             snapshot.add_changes(connection, [change], None, at)
-        first, second, third, fourth = (one.id for one in history.of_key(connection, "vip"))
+        first, second, third, fourth = (one.id for one in queries.of_key(connection, "vip"))
 
         def ids(**options: Any) -> list[int]:
-            return [one.id for one in history.of_key(connection, "vip", **options)]
+            return [one.id for one in queries.of_key(connection, "vip", **options)]
 
         assert ids(since=NOW + 1, after_id=third) == [fourth]
         assert ids(since=NOW + 1, after_id=first) == []
@@ -505,16 +507,16 @@ def test_customers_are_found_by_the_beginning_of_the_id(
     put_customers(database, *(row(one, "Name", "a@b.c") for one in ids))
     expected = sorted((one for one in ids if one.startswith(prefix)), key=str.encode)
     with database.read() as connection:
-        found = history.find_customers(connection, prefix)
+        found = queries.find_customers(connection, prefix)
         assert [one.customer_id for one in found] == expected
         assert {one[1:] for one in found} <= {("Name", "a@b.c")}
         pages: list[str] = []
-        while page := history.find_customers(
+        while page := queries.find_customers(
             connection, prefix, after=pages[-1] if pages else None, limit=3
         ):
             pages += [one.customer_id for one in page]
         assert pages == expected
-        assert history.find_customers(connection, prefix + "\0") == []
+        assert queries.find_customers(connection, prefix + "\0") == []
 
 
 def test_a_key_that_gave_its_name_away_is_still_found(database: Database) -> None:
@@ -523,9 +525,9 @@ def test_a_key_that_gave_its_name_away_is_still_found(database: Database) -> Non
         snapshot.put_traits(connection, [TraitRow("VIP", "vip", "audience", 1)])
         snapshot.add_changes(connection, [ChangeRow("u1", "VIP", "vip", None, "true", 7)], 1, NOW)
         snapshot.put_traits(connection, [TraitRow("Vip", "vip", "audience", 0)])
-        assert history.key_of(connection, "VIP") == "VIP"
-        assert history.key_of(connection, "vip") == history.key_of(connection, "Vip") == "Vip"
-        assert history.key_of(connection, "no such") is None
+        assert queries.key_of(connection, "VIP") == "VIP"
+        assert queries.key_of(connection, "vip") == queries.key_of(connection, "Vip") == "Vip"
+        assert queries.key_of(connection, "no such") is None
 
 
 # -- cost
@@ -533,45 +535,45 @@ def test_a_key_that_gave_its_name_away_is_still_found(database: Database) -> Non
 AT = NOW + 20_000
 #: Each question with the indexes that its statements may go by.
 QUESTIONS: dict[str, tuple[set[str], Callable[[Connection], Any]]] = {
-    "of_customer": ({"change_customer"}, lambda c: history.of_customer(c, "u001")),
+    "of_customer": ({"change_customer"}, lambda c: queries.of_customer(c, "u001")),
     "of_customer, one trait": (
         {"change_customer"},
-        lambda c: history.of_customer(c, "u001", key="k3", since=NOW, until=AT, limit=2),
+        lambda c: queries.of_customer(c, "u001", key="k3", since=NOW, until=AT, limit=2),
     ),
     "of_customer, page": (
         {"change_customer"},
-        lambda c: history.of_customer(c, "u001", newest_first=True, after_id=7000, limit=2),
+        lambda c: queries.of_customer(c, "u001", newest_first=True, after_id=7000, limit=2),
     ),
-    "of_key": ({"change_time"}, lambda c: history.of_key(c, "k3", NOW, AT, steps=MOVED)),
+    "of_key": ({"change_time"}, lambda c: queries.of_key(c, "k3", NOW, AT, steps=MOVED)),
     "of_key, page": (
         {"change_time"},
-        lambda c: history.of_key(c, "k3", NOW, AT + 9**9, after_id=3004, limit=300),
+        lambda c: queries.of_key(c, "k3", NOW, AT + 9**9, after_id=3004, limit=300),
     ),
-    "of_run": ({"change_run"}, lambda c: history.of_run(c, 7)),
-    "of_run, page": ({"change_run"}, lambda c: history.of_run(c, 7, after_id=1304, limit=30)),
-    "of_run, one key": ({"change_run"}, lambda c: history.of_run(c, 7, key="k3", steps=(EXITED,))),
-    "run_moves": ({"change_run"}, lambda c: history.run_moves(c, 7)),
-    "key_moves": ({"change_time"}, lambda c: history.key_moves(c, "k3", NOW, AT)),
-    "undelivered": ({"change_undelivered"}, history.undelivered),
+    "of_run": ({"change_run"}, lambda c: queries.of_run(c, 7)),
+    "of_run, page": ({"change_run"}, lambda c: queries.of_run(c, 7, after_id=1304, limit=30)),
+    "of_run, one key": ({"change_run"}, lambda c: queries.of_run(c, 7, key="k3", steps=(EXITED,))),
+    "run_moves": ({"change_run"}, lambda c: queries.run_moves(c, 7)),
+    "key_moves": ({"change_time"}, lambda c: queries.key_moves(c, "k3", NOW, AT)),
+    "undelivered": ({"change_undelivered"}, queries.undelivered),
     "undelivered, page": (
         {"change_undelivered", "change_customer"},
-        lambda c: history.undelivered(c, after_id=7804, limit=3),
+        lambda c: queries.undelivered(c, after_id=7804, limit=3),
     ),
-    "undelivered_count": ({"change_undelivered"}, history.undelivered_count),
-    "in_force": ({"change_customer"}, lambda c: history.in_force(c, "u001", "k3", AT)),
-    "traits_at": ({"change_customer"}, lambda c: history.traits_at(c, "u001", AT)),
-    "member_at": ({"change_member"}, lambda c: history.member_at(c, "u001", "k3", AT)),
-    "members_at": ({"change_member"}, lambda c: history.members_at(c, "k3", AT)),
+    "undelivered_count": ({"change_undelivered"}, queries.undelivered_count),
+    "in_force": ({"change_customer"}, lambda c: queries.in_force(c, "u001", "k3", AT)),
+    "traits_at": ({"change_customer"}, lambda c: queries.traits_at(c, "u001", AT)),
+    "member_at": ({"change_member"}, lambda c: queries.member_at(c, "u001", "k3", AT)),
+    "members_at": ({"change_member"}, lambda c: queries.members_at(c, "k3", AT)),
     "members_at, page": (
         {"change_member"},
-        lambda c: history.members_at(c, "k3", AT, after="u050", limit=3),
+        lambda c: queries.members_at(c, "k3", AT, after="u050", limit=3),
     ),
-    "count_at": ({"change_member"}, lambda c: history.count_at(c, "k3", AT)),
+    "count_at": ({"change_member"}, lambda c: queries.count_at(c, "k3", AT)),
     "sizes": (
         {"change_time", "change_member"},
-        lambda c: history.sizes(c, "k3", NOW, AT, 5),
+        lambda c: queries.sizes(c, "k3", NOW, AT, 5),
     ),
-    "key_of": ({"change_time"}, lambda c: history.key_of(c, "no such")),
+    "key_of": ({"change_time"}, lambda c: queries.key_of(c, "no such")),
     "acknowledge": (
         {"change_undelivered"},
         lambda c: snapshot.acknowledge(c, snapshot.claim(c, 1, AT * 2, 1), AT),
@@ -658,17 +660,17 @@ def history_indexes(database: Database) -> set[str]:
 
 #: Pages, and how many tens of steps of SQLite's machine each may take: some 15 steps a row.
 PAGES: dict[Callable[[Connection, int], Any], int] = {
-    lambda c, id: history.of_key(c, "big", 5, 10**13, after_id=id, limit=50): 150,
-    lambda c, id: history.of_key(
+    lambda c, id: queries.of_key(c, "big", 5, 10**13, after_id=id, limit=50): 150,
+    lambda c, id: queries.of_key(
         c, "big", 5, 10**13, after_id=id, newest_first=True, limit=50
     ): 150,
-    lambda c, id: history.of_run(c, 99, after_id=id, limit=50): 150,
-    lambda c, id: history.of_run(c, 99, key="big", after_id=id, limit=50): 150,
-    lambda c, id: history.undelivered(c, after_id=id, limit=50): 200,
-    lambda c, id: history.of_customer(c, "u150", after_id=id, limit=5): 50,
+    lambda c, id: queries.of_run(c, 99, after_id=id, limit=50): 150,
+    lambda c, id: queries.of_run(c, 99, key="big", after_id=id, limit=50): 150,
+    lambda c, id: queries.undelivered(c, after_id=id, limit=50): 200,
+    lambda c, id: queries.of_customer(c, "u150", after_id=id, limit=5): 50,
     # Each of these has forty changes.
-    lambda c, id: history.members_at(c, "big", after=f"u{id % 200:03}", limit=50): 3500,
-    lambda c, id: history.find_customers(c, "u", after=f"u{id % 200:03}", limit=10): 50,
+    lambda c, id: queries.members_at(c, "big", after=f"u{id % 200:03}", limit=50): 3500,
+    lambda c, id: queries.find_customers(c, "u", after=f"u{id % 200:03}", limit=10): 50,
 }
 
 
@@ -677,7 +679,7 @@ def test_a_late_page_costs_no_more_than_an_early_one(tmp_path: Path) -> None:
         fill(database)
         big(database)
         with database.read() as connection:
-            ids = [one.id for one in history.of_key(connection, "big")]
+            ids = [one.id for one in queries.of_key(connection, "big")]
             driver: Any = connection.connection.driver_connection
             for page, bound in PAGES.items():
                 for place in (60, 4000, -60):
@@ -707,9 +709,9 @@ def test_long_answers_are_streamed(filled: Database) -> None:
         )
         connection.execute(text(statement))
     for question in (
-        lambda c: history.of_key(c, "big"),
-        lambda c: history.of_run(c, 99),
-        lambda c: history.members_at(c, "big"),
+        lambda c: queries.of_key(c, "big"),
+        lambda c: queries.of_run(c, 99),
+        lambda c: queries.members_at(c, "big"),
     ):
         with filled.read() as connection:
             tracemalloc.start()
@@ -759,7 +761,7 @@ def test_steps_are_made_of_an_older_history(
     with closing(Database.open(url)) as database, database.read() as connection:
         steps = connection.execute(text("SELECT step FROM change ORDER BY id")).scalars().all()
         assert list(steps) == [one[-1] for one in rows]
-        assert list(history.members_at(connection, "vip", NOW + 6)) == ["u2"]
-        assert [one.members for one in history.sizes(connection, "vip", NOW, NOW + 8, 9)] == [
+        assert list(queries.members_at(connection, "vip", NOW + 6)) == ["u2"]
+        assert [one.members for one in queries.sizes(connection, "vip", NOW, NOW + 8, 9)] == [
             *(1, 1, 1, 1, 0, 0, 1, 1, 0)
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from state import snapshot
-from state.database import Database
+from state.db.database import Database
 from state.snapshot import CustomerState, HeldRow
 from tests.contract.conftest import as_claimed
 

@@ -17,17 +17,17 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from state import runs
-from state.database import Database
+from state.db.database import Database
+from state.db.locks import lock, lock_holder, run_lock
 from state.errors import Locked, StateError
-from state.lock import lock, lock_holder, run_lock
 from syncer.cli import main
 from tests.contract.conftest import end_others
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
-from state.database import Database
-from state.lock import run_lock
+from state.db.database import Database
+from state.db.locks import run_lock
 database = Database.open(sys.argv[1])
 with run_lock(database):
     print("held", flush=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from state import failures, queue, workers
-from state.database import Database
+from state import failures, queue
+from state.db import workers
+from state.db.database import Database
 from state.queue import EventRow
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.meters import MeterDelivery
+from syncer.delivery.meters import MeterDelivery
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 
 ODD = {

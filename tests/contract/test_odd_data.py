@@ -15,13 +15,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import NotSupportedError
 
 from state import runs, snapshot
-from state.database import Database
+from state.db.database import Database
 from syncer.engage.profiles_sync import _grouped_here
 from syncer.engage.source import Everything, OnlyCustomers
 from syncer.engage.values import BYTES, Unreadable, read_array, read_rows, typed
 from syncer.errors import SourceError
 from syncer.ids import LONG_ID, MAX_ID, MAX_KEY, NO_ID, ODD_ID
-from syncer.sync.run import Result
+from syncer.sync.runs import Result
 from tests.contract.conftest import ask, records
 from tests.contract.test_profiles_sync import HOUR_LATER, T0, TWO_LATER, Warehouse, runs_on
 

@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 from pydantic import SecretStr
 
-from state.database import Database
+from state.db.database import Database
 from syncer.amberflo.client import AmberfloClient
 from syncer.config import AlertsConfig
 from syncer.daemon.alerts import Alerts

@@ -9,12 +9,13 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from state import compaction, history, holds, ownership, seal, snapshot
-from state.database import Database
+from state import holds, ownership, snapshot
+from state.db.database import Database
+from state.db.tables import AMBERFLO, IDENTIFY, RELEASED, RENAMED
+from state.history import compaction, queries, seal
 from state.holds import Kept
 from state.ownership import Released
 from state.snapshot import ChangeRow, DueRow, TraitRow
-from state.tables import AMBERFLO, IDENTIFY, RELEASED, RENAMED
 from tests.contract.conftest import NOW, ask, due, put, records, row
 
 #: When the trait is given back.
@@ -122,8 +123,8 @@ def test_the_history_says_so(owned: Database) -> None:
     assert last_change(owned, "was") == ("plan", "false", None, RELEASED, 0)
     assert last_change(owned, "theirs") == ("plan", "true", '"gold/eu"', RELEASED, -1)
     assert last_change(owned, "removed") == ("plan", None, '["a",1]', RELEASED, 0)
-    assert list(ask(owned, lambda c: list(history.members_at(c, "plan", None)))) == []
-    before = ask(owned, lambda c: list(history.members_at(c, "plan", NOW)))
+    assert list(ask(owned, lambda c: list(queries.members_at(c, "plan", None)))) == []
+    before = ask(owned, lambda c: list(queries.members_at(c, "plan", NOW)))
     assert before == ["in", "theirs"]
 
 
@@ -135,7 +136,7 @@ def test_a_true_of_others_is_no_membership_of_ours(owned: Database) -> None:
     assert last_change(owned, "lost") == ("plan", "false", "true", RELEASED, 0)
     assert last_change(owned, "same")[2:] == ('"true"', RELEASED, -1)
     assert given(owned)["lost"] == {"plan": True}
-    assert list(ask(owned, lambda c: list(history.members_at(c, "plan", None)))) == []
+    assert list(ask(owned, lambda c: list(queries.members_at(c, "plan", None)))) == []
 
 
 def test_only_what_was_there_before_us_counts(owned: Database) -> None:

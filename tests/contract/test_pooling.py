@@ -17,9 +17,9 @@ import psycopg
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from state.database import Database
+from state.db.database import Database
+from state.db.locks import run_lock
 from state.errors import StateError
-from state.lock import run_lock
 
 CONFIG = """\
 [databases]

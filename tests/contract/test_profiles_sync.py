@@ -23,9 +23,10 @@ from sqlalchemy.engine import make_url
 
 from state import runs as run_records
 from state import snapshot
-from state.database import Database
-from syncer.amberflo.delivery import Delivery
+from state.db.database import Database
 from syncer.cli import main
+from syncer.clock import read as milliseconds
+from syncer.delivery.customers import Delivery
 from syncer.engage.profiles_sync import ProfilesSync, ProfilesSyncPull
 from syncer.engage.source import (
     ChangedSince,
@@ -38,8 +39,7 @@ from syncer.engage.source import (
 from syncer.engage.values import boolean
 from syncer.errors import SourceError
 from syncer.sync.guard import Guard
-from syncer.sync.run import Runs, Selection
-from syncer.times import read as milliseconds
+from syncer.sync.runs import Runs, Selection
 from tests.contract.conftest import end_others
 
 T0 = "2026-03-04T10:00:00Z"

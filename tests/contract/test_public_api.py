@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Computation
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation
 from syncer.engage.public_api import PATIENCE, TRIES, PublicApi
 from syncer.errors import SourceError, Stopped
 from syncer.sandbox.faults import Faults

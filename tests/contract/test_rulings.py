@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from state import holds, runs, snapshot
-from state.database import Database
+from state.db.database import Database
 from state.holds import Kept
 from state.removable import removable
 from state.snapshot import ChangeRow, TraitRow
 from syncer.engage.catalog import Catalog, KnownTrait
-from syncer.engage.listing import COMPUTED_TRAIT
-from syncer.sync.compare import CustomerChange, Ruling, Tally, TraitChange
+from syncer.engage.computations import COMPUTED_TRAIT
+from syncer.sync.diff import CustomerChange, Ruling, Tally, TraitChange
 from syncer.sync.pairs import Rulings
 
 from .conftest import NOW, ask, due, put, row

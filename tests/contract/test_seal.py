@@ -19,23 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, event, insert, select, text
 
-from state import (
-    alerts,
-    compaction,
-    erasure,
-    failures,
-    forgotten,
-    history,
-    retention,
-    seal,
-    snapshot,
-    workers,
-)
-from state.database import Database
+from state import alerts, erasure, failures, snapshot, suppression
+from state.db import workers
+from state.db.database import Database
+from state.db.tables import CHANGE, HELD_CHANGE, HOLD, PARTS, RUN
 from state.errors import Locked, NotKept, StateError
-from state.proof import Proof, prove
+from state.history import compaction, queries, retention, seal
+from state.history.proof import Proof, prove
 from state.snapshot import ChangeRow, CustomerState, TraitRow
-from state.tables import CHANGE, HELD_CHANGE, HOLD, PARTS, RUN
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -647,35 +638,35 @@ def check_answers(connection: Connection, changes: list[dict[str, Any]], at: int
     customers = sorted({one["customer_id"] for one in changes})
     for key in ("vip", "Churn"):
         expected = members(changes, key, at)
-        assert list(history.members_at(connection, key, at)) == expected
+        assert list(queries.members_at(connection, key, at)) == expected
         assert (
-            list(history.members_at(connection, key, at, after="u1", limit=1))
+            list(queries.members_at(connection, key, at, after="u1", limit=1))
             == [one for one in expected if one > "u1"][:1]
         )
-        assert history.count_at(connection, key, at) == len(expected)
+        assert queries.count_at(connection, key, at) == len(expected)
         for one in customers:
-            assert history.member_at(connection, one, key, at) == (one in expected)
+            assert queries.member_at(connection, one, key, at) == (one in expected)
     for one in customers:
         replayed = in_force(changes, one, at)
-        assert history.traits_at(connection, one, at) == {
+        assert queries.traits_at(connection, one, at) == {
             change["trait"]: change["after"]
             for change in replayed.values()
             if change["after"] is not None
         }
         for key in ("vip", "Churn"):
-            found = history.in_force(connection, one, key, at)
+            found = queries.in_force(connection, one, key, at)
             assert (found and found.id) == (replayed[key]["id"] if key in replayed else None)
 
 
 def check_refusals(connection: Connection, begins: int) -> None:
     """Before the history begins it says so in one line, whatever is asked."""
     for ask in (
-        lambda at: history.members_at(connection, "vip", at),
-        lambda at: history.count_at(connection, "vip", at),
-        lambda at: history.member_at(connection, "u1", "vip", at),
-        lambda at: history.traits_at(connection, "u1", at),
-        lambda at: history.in_force(connection, "u1", "vip", at),
-        lambda at: history.sizes(connection, "vip", at, begins + 5, 3),
+        lambda at: queries.members_at(connection, "vip", at),
+        lambda at: queries.count_at(connection, "vip", at),
+        lambda at: queries.member_at(connection, "u1", "vip", at),
+        lambda at: queries.traits_at(connection, "u1", at),
+        lambda at: queries.in_force(connection, "u1", "vip", at),
+        lambda at: queries.sizes(connection, "vip", at, begins + 5, 3),
     ):
         with pytest.raises(NotKept, match=r"^the history begins 20\d\d-.*Z with "):
             ask(begins - 1)
@@ -710,7 +701,7 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
         for change in before:
             which = change["customer_id"], change["key"]
             last[which] = snapshot.last_pulled(connection, *which)
-        first = history.known_since(connection)
+        first = queries.known_since(connection)
         for at in {one["recorded_at"] for one in before}:
             if first is not None and at >= first.at:
                 check_answers(connection, before, at)
@@ -725,7 +716,7 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
             if begins is None:
                 assert after == before
                 continue
-            known = history.known_since(connection)
+            known = queries.known_since(connection)
             assert known is not None
             assert known.at >= begins
             moments = {known.at, *(one["recorded_at"] for one in before)}
@@ -734,11 +725,11 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
                     check_answers(connection, before, at)
             check_refusals(connection, known.at)
             for key in ("vip", "Churn"):
-                sizes = history.sizes(connection, key, known.at, max(moments), 5)
+                sizes = queries.sizes(connection, key, known.at, max(moments), 5)
                 assert [one.members for one in sizes] == [
                     len(members(before, key, one.at)) for one in sizes
                 ]
-                assert history.key_of(connection, key) == (
+                assert queries.key_of(connection, key) == (
                     key if any(one["key"] == key for one in before) else None
                 )
             for (customer_id, key), observed in last.items():
@@ -788,10 +779,10 @@ def test_the_last_entry_is_kept_where_what_follows_does_not_go_on_from_it(maker:
     maker.deliver()
     maker.sync(("u3", "vip", False))
     with maker.database.read() as connection:
-        inside = list(history.members_at(connection, "vip", maker.now))
+        inside = list(queries.members_at(connection, "vip", maker.now))
     assert maker.compact().removed == 1
     with maker.database.read() as connection:
-        assert list(history.members_at(connection, "vip", maker.now)) == inside == ["u1"]
+        assert list(queries.members_at(connection, "vip", maker.now)) == inside == ["u1"]
 
 
 def test_only_whole_seals_before_the_moment_are_taken(maker: Maker) -> None:
@@ -879,7 +870,7 @@ def test_a_compaction_that_is_cut_off_goes_on(sealed: Maker) -> None:
     assert (found.broken, found.unfinished, found.begins) == (None, True, done.begins)
     with sealed.database.read() as connection:
         assert done.begins is not None
-        assert list(history.members_at(connection, "vip", sealed.now)) == members(
+        assert list(queries.members_at(connection, "vip", sealed.now)) == members(
             replayed, "vip", sealed.now
         )
     # What Amberflo acknowledges or runs add meanwhile does not matter.
@@ -973,9 +964,9 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
     assert (found.broken, found.changes, found.erased, found.erasures) == (None, 6, 4, 1)
     assert found.unsealed == 0
     with database.read() as connection:
-        gone = forgotten.load(connection)
+        gone = suppression.load(connection)
         assert (customer_id in gone, "other" in gone) == (True, False)
-        assert forgotten.forgotten_at(connection, customer_id) == maker.now
+        assert suppression.forgotten_at(connection, customer_id) == maker.now
     # The hash that stands for it is not one of the id alone.
     (hashed,) = rows(database, "SELECT hash FROM forgotten")
     assert hashed["hash"] != sha256(customer_id.encode()).hexdigest()
@@ -1053,14 +1044,14 @@ def test_a_customer_is_taken_from_delivery_until_it_is_erased_or_given_back(make
 def test_who_is_not_known_cannot_come_in_while_it_is_taken(maker: Maker) -> None:
     database = maker.database
     with database.write(alone=True) as connection:
-        forgotten.ask(connection, "asked", 5)
+        suppression.ask(connection, "asked", 5)
         for who, new in (("nobody", True), ("asked", False)):
             taken = erasure.take(connection, who, 8, maker.now)
             assert (taken.known, taken.asked, taken.row.name) == (False, new, who)
-            assert who in forgotten.load(connection)
+            assert who in suppression.load(connection)
             erasure.give_back(connection, taken)
         # As it was: what was asked for before still is.
-        assert forgotten.asked(connection) == ["asked"]
+        assert suppression.asked(connection) == ["asked"]
 
 
 def test_the_last_write_has_the_traits_of_engage_and_nothing_personal(maker: Maker) -> None:
@@ -1097,20 +1088,20 @@ def test_what_was_asked_for_is_remembered_until_it_is_done(maker: Maker) -> None
     maker.sync(("u1", "vip", True))
     with maker.database.write() as connection:
         for customer_id, at in (("u2", 7), ("u1", 5), ("u2", 9)):
-            forgotten.ask(connection, customer_id, at)
-        assert forgotten.asked(connection) == ["u1", "u2"]
-        gone = forgotten.load(connection)
+            suppression.ask(connection, customer_id, at)
+        assert suppression.asked(connection) == ["u1", "u2"]
+        gone = suppression.load(connection)
         assert ("u1" in gone, "u3" in gone, bool(gone)) == (True, False, True)
         erasure.erase(connection, "u1", NOW)
-        assert forgotten.asked(connection) == ["u2"]
-        forgotten.ask(connection, "u1", NOW)
-        assert forgotten.asked(connection) == ["u2"]
-        assert [forgotten.lift(connection, one) for one in ("u1", "u2", "u3")] == [
+        assert suppression.asked(connection) == ["u2"]
+        suppression.ask(connection, "u1", NOW)
+        assert suppression.asked(connection) == ["u2"]
+        assert [suppression.lift(connection, one) for one in ("u1", "u2", "u3")] == [
             True,
             True,
             False,
         ]
-        assert not forgotten.load(connection)
+        assert not suppression.load(connection)
 
 
 def test_nobody_comes_in_while_an_erasure_waits(maker: Maker) -> None:
@@ -1120,7 +1111,7 @@ def test_nobody_comes_in_while_an_erasure_waits(maker: Maker) -> None:
 
     def call() -> None:
         with maker.database.write(alone=True) as connection:
-            assert "u1" not in forgotten.load(connection)
+            assert "u1" not in suppression.load(connection)
             looked.set()
             may_commit.wait(10)
             maker.changes(connection, [("u1", "vip", False)], None, NOW)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SERVE = """
 import asyncio, sys
 from syncer import log
-from syncer.passthrough.server import bind, serve
+from syncer.process.server import bind, serve
 
 async def broken(scope, receive, send):
     raise ZeroDivisionError("by \\x1b[31m nought")

@@ -22,9 +22,11 @@ import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlmodel import SQLModel
 
-from state import failures, history, lines, migrations, queue, runs, snapshot, tables
-from state.database import Database
+from state import failures, lanes, queue, runs, snapshot
+from state.db import migrations, tables
+from state.db.database import Database
 from state.errors import NotKept, StateError
+from state.history import queries
 from state.queue import DueEvent, EventRow
 from state.snapshot import ChangeRow, CustomerRow, CustomerState, DueRow, TraitRow
 from tests.contract.conftest import NOW, as_claimed, ask, due, due_ids, put, records, row
@@ -41,7 +43,7 @@ def to_send(
 ) -> DueRow:
     """What a delivery gets to see of it."""
     found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run}
-    found |= {"line": lines.RUN, "acked_rev": acked_rev}
+    found |= {"line": lanes.RUN, "acked_rev": acked_rev}
     return DueRow._make(found.get(name) for name in DueRow._fields)
 
 
@@ -52,7 +54,7 @@ def change(customer_id: str, key: str, before: Any, after: Any, at: int | None =
 
 def delivered(database: Database, customer_id: str) -> list[int | None]:
     """`delivered_at` of the customer's history, oldest first."""
-    found = ask(database, lambda c: list(history.of_customer(c, customer_id)))
+    found = ask(database, lambda c: list(queries.of_customer(c, customer_id)))
     return [change.delivered_at for change in found]
 
 
@@ -297,7 +299,7 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(
 
 OPEN = """
 import sys, time
-from state.database import Database
+from state.db.database import Database
 time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
 Database.open(sys.argv[1]).close()
 """
@@ -359,7 +361,7 @@ def test_peek_makes_nothing_and_reads_as_empty(url: str, engine: Engine, tmp_pat
         assert runs.newest(connection) == []
         assert runs.last_whole(connection) is None
         assert failures.count(connection) == 0
-        assert history.present(connection, "u1") is None
+        assert queries.present(connection, "u1") is None
     if engine.dialect.name == "sqlite":
         assert list(tmp_path.iterdir()) == []
         assert Database.peek(f"sqlite:///{tmp_path / 'no' / 'folder.db'}")
@@ -484,7 +486,7 @@ def test_customers_come_in_utf8_byte_order(database: Database) -> None:
     expected = sorted(ids, key=str.encode)
     assert ask(database, lambda c: [one.customer_id for one in snapshot.customers(c)]) == expected
     assert due_ids(database) == expected
-    assert ask(database, lambda c: list(history.members_at(c, "vip", NOW))) == expected
+    assert ask(database, lambda c: list(queries.members_at(c, "vip", NOW))) == expected
 
 
 def test_rows_come_back_as_they_went_in(database: Database) -> None:
@@ -555,7 +557,7 @@ def test_more_rows_than_one_statement_takes(database: Database) -> None:
     found = ask(database, lambda c: list(snapshot.customers(c)))
     assert found == [known(row(one, vip=True), rev=2) for one in ids]
     assert len(ask(database, lambda c: snapshot.states(c, ids))) == len(ids)
-    assert ask(database, lambda c: list(history.members_at(c, "vip", NOW))) == ids
+    assert ask(database, lambda c: list(queries.members_at(c, "vip", NOW))) == ids
     assert {one["rev"] for one in records(database).values()} == {2}
     with database.write() as connection:
         snapshot.acknowledge(connection, [as_claimed(one, 2) for one in ids], NOW + 1)
@@ -602,7 +604,7 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
         snapshot.update_customers(connection, [row("u1")], NOW + 1)
         changes = [change("u1", "Vip", True, False, None), change("u1", "spent", None, 2.5)]
         snapshot.add_changes(connection, [*changes, change("u2", "Vip", None, 1, 9)], None, NOW + 1)
-    found = ask(database, lambda c: [one._asdict() for one in history.of_customer(c, "u1")])
+    found = ask(database, lambda c: [one._asdict() for one in queries.of_customer(c, "u1")])
     numbers = [one.pop("id") for one in found]
     assert numbers == sorted(set(numbers))
     assert [one.pop("step") for one in found] == [1, -1, 0]
@@ -659,7 +661,7 @@ def test_a_change_that_is_no_membership_enters_nobody(database: Database) -> Non
         ("beta", "identify", 0),
         ("vip", None, 1),
     ]
-    assert ask(database, lambda c: history.count_at(c, "beta")) == 0
+    assert ask(database, lambda c: queries.count_at(c, "beta")) == 0
 
 
 def test_what_was_given_back(database: Database) -> None:
@@ -706,7 +708,7 @@ def test_a_stream_that_nobody_reads_to_its_end_is_closed(database: Database) -> 
         snapshot.add_changes(connection, changes, 1, NOW)
     with database.read() as connection:
         streams: list[Any] = [snapshot.customers(connection)]
-        streams.append(history.of_key(connection, "vip", None, None))
+        streams.append(queries.of_key(connection, "vip", None, None))
         for stream in streams:
             next(stream)
             stream.close()
@@ -1190,9 +1192,9 @@ def test_failures_are_found_cleared_and_removed(database: Database) -> None:
 
 def test_history_says_what_is_present(database: Database) -> None:
     put(database, row("u1", vip=True))
-    assert ask(database, lambda c: history.present(c, "u1")) == '{"vip": true}'
-    assert ask(database, lambda c: history.present(c, "U1")) is None
-    assert ask(database, lambda c: list(history.of_customer(c, "u1"))) == []
+    assert ask(database, lambda c: queries.present(c, "u1")) == '{"vip": true}'
+    assert ask(database, lambda c: queries.present(c, "U1")) is None
+    assert ask(database, lambda c: list(queries.of_customer(c, "u1"))) == []
 
 
 def test_a_trait_is_found_by_its_key_or_its_name(database: Database) -> None:
@@ -1208,7 +1210,7 @@ def test_a_trait_is_found_by_its_key_or_its_name(database: Database) -> None:
         ("nothing", None),
     ):
         with database.read() as connection:
-            assert history.key_of(connection, asked) == expected
+            assert queries.key_of(connection, asked) == expected
 
 
 class Story:
@@ -1264,9 +1266,9 @@ def test_who_was_in_at_any_moment_is_what_a_replay_says(database: Database, seed
             with database.read() as connection:
                 if at < begins:
                     with pytest.raises(NotKept):
-                        list(history.members_at(connection, key, at))
+                        list(queries.members_at(connection, key, at))
                     continue
-                found = list(history.members_at(connection, key, at))
+                found = list(queries.members_at(connection, key, at))
             assert found == story.members(key, at), (key, at)
             seen.add(len(found))
     assert len(seen) > 5
@@ -1295,14 +1297,14 @@ def test_the_changes_of_an_audience_in_a_span_of_time(database: Database) -> Non
         with database.read() as connection:
             found = [
                 (one.recorded_at, one.customer_id, one.before, one.after)
-                for one in history.of_key(connection, "vip", since, until)
+                for one in queries.of_key(connection, "vip", since, until)
             ]
         assert found == [
             one
             for one in written
             if (since is None or one[0] >= since) and (until is None or one[0] < until)
         ]
-    assert ask(database, lambda c: list(history.of_key(c, "no such", None, None))) == []
+    assert ask(database, lambda c: list(queries.of_key(c, "no such", None, None))) == []
 
 
 def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
@@ -1316,7 +1318,7 @@ def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
             if one.customer_id == customer
         ]
         with database.read() as connection:
-            found = list(history.of_customer(connection, customer))
+            found = list(queries.of_customer(connection, customer))
         told = [(one.recorded_at, one.key, one.before, one.after) for one in found]
         assert told == expected
         assert bool(told) == (customer != "nobody")
@@ -1331,7 +1333,7 @@ def test_what_is_put_off_waits_by_itself(database: Database) -> None:
         rows = {one.customer_id: one for one in snapshot.claim(connection, 1, NOW, 9)}
         assert snapshot.put_off(connection, [(rows["u1"], NOW + 900)]) == {3: 1}
         snapshot.give_back(connection, ["u2"])
-    assert records(database)["u1"]["line"] == lines.PUT_OFF
+    assert records(database)["u1"]["line"] == lanes.PUT_OFF
     assert ask(database, lambda c: snapshot.backlog(c, 3)) == 1
     assert ask(database, snapshot.oldest_due) == NOW  # that of the other one
     assert due_ids(database, NOW + 899) == ["u2"]
@@ -1342,7 +1344,7 @@ def test_what_is_put_off_waits_by_itself(database: Database) -> None:
     with database.write() as connection:
         snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 2)
     found = records(database)["u1"]
-    assert (found["line"], found["attempts"]) == (lines.RUN, 0)
+    assert (found["line"], found["attempts"]) == (lanes.RUN, 0)
 
 
 def test_what_changed_in_work_is_not_put_off(database: Database) -> None:

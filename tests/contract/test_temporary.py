@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from state.database import Database
-from state.private import private_file
+from state.db.database import Database
+from state.db.private import private_file
 from syncer.sync.spool import Spool
 
 
@@ -60,7 +60,7 @@ def test_a_folder_that_takes_nothing_is_not_taken(tmp_path: Path) -> None:
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from state.private import private_file
+from state.db.private import private_file
 from syncer.sync.spool import Spool
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))

@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from state import early, erasure, forgotten, queue, snapshot
-from state.database import Database
+from state import erasure, pending_calls, queue, snapshot, suppression
+from state.db.database import Database
 from state.queue import Accepted, EventRow
 from state.snapshot import TraitRow
-from syncer.passthrough.mapping import RESERVED_NAME
-from syncer.passthrough.scopes import BARE, DELETE, NOT_ALLOWED, SCOPES, SIGNED
-from syncer.sync import calls as laying
-from syncer.sync.calls import (
+from syncer.passthrough import customer_calls as laying
+from syncer.passthrough.customer_calls import (
     DELETE_WAITS,
     ENGAGES,
     LARGE_TRAITS,
@@ -30,9 +28,11 @@ from syncer.sync.calls import (
     PROTECTED,
     WAITS,
 )
+from syncer.passthrough.mapping import RESERVED_NAME
+from syncer.passthrough.pending import PATIENCE, TOO_MANY, UNKNOWN
+from syncer.passthrough.processor import Sorter
+from syncer.passthrough.scopes import BARE, DELETE, NOT_ALLOWED, SCOPES, SIGNED
 from syncer.sync.commit import taken_from_calls
-from syncer.sync.early import PATIENCE, TOO_MANY, UNKNOWN
-from syncer.sync.realtime import Sorter
 from tests.contract.conftest import NOW, ask, records
 
 HOUR = 3_600_000
@@ -132,7 +132,7 @@ def test_a_call_counts_only_where_its_key_may(desk: Desk, what: str) -> None:
     assert desk.say(event, may=others)["dropped", NOT_ALLOWED[what]] == 1
     assert records(desk.state) == {}
     assert records(desk.calls, "event") == {}
-    assert ask(desk.state, forgotten.asked) == []
+    assert ask(desk.state, suppression.asked) == []
     assert ("dropped", NOT_ALLOWED[what]) not in desk.say(event, may={what})
 
 
@@ -207,7 +207,7 @@ def test_an_early_call_counts_when_a_pull_knows_its_key(desk: Desk) -> None:
     assert desk.customer("u2")["traits"] == {"gold": True}
     (change, _) = records(desk.state, "change").values()
     assert (change["key"], change["after"], change["via"]) == ("gold", "true", "server")
-    assert (ask(desk.state, early.count), desk.settle()) == (0, {})
+    assert (ask(desk.state, pending_calls.count), desk.settle()) == (0, {})
 
 
 def test_an_older_call_does_not_replace_what_waits(desk: Desk) -> None:
@@ -241,11 +241,11 @@ def test_an_early_call_waits_a_day(desk: Desk) -> None:
     assert desk.settle() == {}
     desk.now += 1
     assert desk.settle() == {("dropped", UNKNOWN): 1}
-    assert ask(desk.state, early.count) == 0
+    assert ask(desk.state, pending_calls.count) == 0
 
 
 def test_early_calls_have_a_bound(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(early, "MOST", 3)
+    monkeypatch.setattr(pending_calls, "MOST", 3)
     counts = desk.say(*(membership(f"key_{number}", True) for number in range(5)))
     assert (counts["waiting", WAITS], counts["dropped", TOO_MANY]) == (3, 2)
     assert desk.engage("vip", True)["customer", "engage"] == 1
@@ -255,7 +255,7 @@ def test_early_calls_of_who_is_forgotten_go(desk: Desk) -> None:
     desk.engage("gold", True)
     with desk.state.write(alone=True) as connection:
         erasure.erase(connection, "u1", NOW)
-    assert ask(desk.state, early.count) == 0
+    assert ask(desk.state, pending_calls.count) == 0
 
 
 def test_call_and_trait_are_of_one_kind(desk: Desk) -> None:
@@ -358,8 +358,8 @@ def test_more_deletes_than_a_day_may_have_wait_for_a_word(desk: Desk) -> None:
     counts = desk.say(*map(delete, users), may=SIGNED.may)
     assert counts["customer", "delete"] == 2
     assert counts["customer", DELETE_WAITS] == 3
-    assert ask(desk.state, forgotten.asked) == ["u1", "u2"]
-    assert [one for one, _ in ask(desk.state, forgotten.waiting)] == ["u3", "u4"]
+    assert ask(desk.state, suppression.asked) == ["u1", "u2"]
+    assert [one for one, _ in ask(desk.state, suppression.waiting)] == ["u3", "u4"]
     # Who waits goes on as before.
     desk.say({"type": "identify", "userId": "u3", "traits": {"name": "Cleo"}})
     assert records(desk.state)["u3"]["name"] == "Cleo"
@@ -367,8 +367,8 @@ def test_more_deletes_than_a_day_may_have_wait_for_a_word(desk: Desk) -> None:
     desk.now += 25 * HOUR
     assert desk.say(delete("u5"), may=SIGNED.may)["customer", "delete"] == 1
     with desk.state.write() as connection:
-        forgotten.approve(connection, ["u3"])
-    assert ask(desk.state, forgotten.asked) == ["u1", "u2", "u3", "u5"]
+        suppression.approve(connection, ["u3"])
+    assert ask(desk.state, suppression.asked) == ["u1", "u2", "u3", "u5"]
     assert desk.say(delete("u4"), may=SIGNED.may)["customer", DELETE_WAITS] == 1
 
 
@@ -382,9 +382,9 @@ def test_who_forgets_one_that_waits_gives_the_word(desk: Desk) -> None:
     desk.say(delete("u1"), may=SIGNED.may)
     with desk.state.write(alone=True) as connection:
         taken = erasure.take(connection, "u1", 1, NOW)
-        assert ask(desk.state, forgotten.waiting_count) == 1  # as of before
+        assert ask(desk.state, suppression.waiting_count) == 1  # as of before
     assert not taken.asked
-    assert ask(desk.state, forgotten.waiting_count) == 0
+    assert ask(desk.state, suppression.waiting_count) == 0
 
 
 # Who waits for whom

@@ -19,17 +19,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from state import database as databases
-from state import queue, runs, snapshot, workers
-from state.database import Database
+from state import queue, runs, snapshot
+from state.db import database as databases
+from state.db import workers
+from state.db.database import Database
+from state.db.locks import lock_file, lock_holder
 from state.errors import Busy, StateError
-from state.lock import lock_file, lock_holder
 from state.queue import Accepted, EventRow
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
+from syncer.passthrough.processor import Sorter
 from syncer.sync.commit import Writer
-from syncer.sync.compare import CustomerChange, TraitChange
 from syncer.sync.decision import Decision
-from syncer.sync.realtime import Sorter
+from syncer.sync.diff import CustomerChange, TraitChange
 from tests.contract.conftest import NOW, as_claimed, ask, end_others, put, records, row
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
 from state import queue, snapshot, workers
-from state.database import Database
+from state.db.database import Database
 state, calls = Database.open(sys.argv[1]), Database.open(sys.argv[1], "queue")
 with workers.join(state, "worker", calls) as worker:
     with state.write() as connection:
@@ -54,7 +55,7 @@ sys.stdin.readline()
 CLAIM = """
 import json, sys, time
 from state import queue, snapshot
-from state.database import Database
+from state.db.database import Database
 state, calls = Database.open(sys.argv[1]), Database.open(sys.argv[1], "queue")
 time.sleep(max(0.0, float(sys.argv[3]) - time.time()))
 customers, events = [], []

@@ -21,9 +21,9 @@ import httpx
 import orjson
 
 from state import snapshot
-from state.database import Database
+from state.db.database import Database
 from state.snapshot import TraitRow
-from syncer.engage.names import trait_name
+from syncer.engage.trait_names import trait_name
 from syncer.passthrough.scopes import SCOPES
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 

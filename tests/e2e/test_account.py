@@ -14,11 +14,11 @@ from typing import Any
 import orjson
 import pytest
 
-from state import workers
-from syncer.amberflo.delivery import Delivery
+from state.db import workers
 from syncer.app import App
+from syncer.cli.output import LineProgress
 from syncer.config import load
-from syncer.report import LineProgress
+from syncer.delivery.customers import Delivery
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
 

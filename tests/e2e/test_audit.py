@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from state import runs, snapshot
-from state.database import Database
+from state.db.database import Database
 from state.snapshot import ChangeRow, CustomerState, TraitRow
 from syncer import cli
 from syncer.sandbox.amberflo import AmberfloSandbox, running

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from state import seal
-from state.database import Database
+from state.db.database import Database
+from state.history import seal
 from syncer.sandbox.engage import EngageSandbox
 
 from .conftest import Installation

@@ -9,11 +9,12 @@ from typing import Any
 
 import orjson
 
-from state import history, queue, snapshot
+from state import queue, snapshot
+from state.history import queries
 from state.queue import Accepted
 from syncer.app import App
+from syncer.cli.output import LineProgress
 from syncer.config import load
-from syncer.report import LineProgress
 from syncer.sandbox.engage import EngageSandbox
 
 from .conftest import Installation
@@ -104,8 +105,8 @@ def test_the_history_says_what_was_there_and_the_newer_one_stays(
     with App(config, LineProgress()).state(writes=False) as database, database.read() as connection:
         for row in snapshot.traits(connection):
             if row.kind == "audience":
-                assert history.count_at(connection, row.key) == row.members
-                (size,) = history.sizes(connection, row.key, 0, 10**13, 1)
+                assert queries.count_at(connection, row.key) == row.members
+                (size,) = queries.sizes(connection, row.key, 0, 10**13, 1)
                 assert size.members == row.members
-                moves = history.key_moves(connection, row.key)
+                moves = queries.key_moves(connection, row.key)
                 assert moves.entered - moves.exited == row.members

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from state import snapshot
-from state.database import Database
+from state.db.database import Database
 from state.snapshot import TraitRow
 from syncer.sandbox.engage import REVENUE, EngageSandbox, Evolution
+from syncer.sandbox.environment import stage
 from syncer.sandbox.faults import Faults
 from syncer.sandbox.public_api import Listed, PublicApiSandbox, listed_by, running
-from syncer.sandbox.stage import stage
 
 from .conftest import Installation, expected_records
 

@@ -14,18 +14,18 @@ import orjson
 import pytest
 
 from state import snapshot
-from state.database import Database
+from state.db.database import Database
 from state.snapshot import CustomerState
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.holdings import Holdings
+from syncer.amberflo.reader import Holdings
 from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
 from syncer.errors import AmberfloError, KeyRefused
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.faults import Faults
-from syncer.sync.compare import Seen
 from syncer.sync.contact import Contact, Example
+from syncer.sync.diff import Seen
 from syncer.sync.observer import Listed
-from syncer.sync.ours import Said
+from syncer.sync.owned import Said
 
 from .conftest import API_KEY, Installation
 from .test_strangers import Warehouse

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from state import runs, snapshot, workers
-from state.database import Database
+from state import runs, snapshot
+from state.db import workers
+from state.db.database import Database
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
-from syncer.sync.run import Result, Runs
+from syncer.sync.runs import Result, Runs
 
 from .conftest import Installation, expected_records
 from .receiver import Daemon, daemon, unique, wait_until

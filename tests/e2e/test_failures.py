@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from state import failures
-from state.database import Database
+from state.db.database import Database
 from state.failures import CHUNK
 from syncer.cli import failures as command
 from syncer.sandbox.engage import EngageSandbox

@@ -14,8 +14,8 @@ import orjson
 import pytest
 from sqlalchemy import create_engine, text
 
-from state.database import Database
-from state.lock import run_lock
+from state.db.database import Database
+from state.db.locks import run_lock
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
 
@@ -309,10 +309,10 @@ main()
     ("place", "after", "erased"),
     [
         ("syncer.amberflo.client:AmberfloClient.put_customer", False, False),
-        ("state.compaction:finish", False, False),  # Amberflo has it
+        ("state.history.compaction:finish", False, False),  # Amberflo has it
         ("state.erasure:erase", True, False),  # before the commit
-        ("syncer.sync.forget:Forget.scrub", False, True),
-        ("state.database:Database.scrub", True, True),
+        ("syncer.privacy.forget:Forget.scrub", False, True),
+        ("state.db.database:Database.scrub", True, True),
     ],
 )
 def test_forgetting_may_be_killed_at_any_moment(

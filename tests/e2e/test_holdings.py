@@ -11,9 +11,9 @@ import orjson
 import pytest
 from aiohttp import web
 
-from syncer.amberflo import holdings
+from syncer.amberflo import reader
 from syncer.amberflo.client import AmberfloClient, Record
-from syncer.amberflo.holdings import Holdings
+from syncer.amberflo.reader import Holdings
 from syncer.errors import AmberfloError, KeyRefused, Refused, Stopped, TryAgain
 
 CUSTOMERS: list[Record] = [
@@ -89,7 +89,7 @@ def page(*customers: Record) -> bytes:
 
 
 def test_a_list_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holdings, "BATCH", 10)
+    monkeypatch.setattr(reader, "BATCH", 10)
     server = Server([LIST[:100], LIST[100:101], LIST[101:1000], LIST[1000:]])
     batches = run(server, everybody)
     assert [one for batch in batches for one in batch] == CUSTOMERS

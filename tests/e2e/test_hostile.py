@@ -20,19 +20,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import func, insert, select
 
-from state import database as databases
 from state import failures, queue, snapshot
-from state.database import Database
+from state.db import database as databases
+from state.db.database import Database
+from state.db.tables import INBOX
 from state.errors import StateError
 from state.queue import Accepted
-from state.tables import INBOX
 from syncer.daemon import ops
 from syncer.daemon.ops import Ops
 from syncer.passthrough import call as calls
 from syncer.passthrough import mapping
 from syncer.passthrough.inbox import Inbox
-from syncer.passthrough.server import bind
-from syncer.sync.realtime import UNSORTABLE, Sorter
+from syncer.passthrough.processor import UNSORTABLE, Sorter
+from syncer.process.server import bind
 
 from .receiver import unique, wait_until
 

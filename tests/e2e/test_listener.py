@@ -27,13 +27,13 @@ import orjson
 import pytest
 import uvloop
 
-from state.database import Database
-from syncer.interpreter import set_for_commits_beside_a_busy_loop
+from state.db.database import Database
 from syncer.passthrough import receiver as module
-from syncer.passthrough import server
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.scopes import SCOPES, Caller
+from syncer.process import server
+from syncer.process.runtime import set_for_commits_beside_a_busy_loop
 
 from .receiver import GOOD, KEY, SECRET, unique, wait_until
 

@@ -11,12 +11,13 @@ import pytest
 import uvloop
 from sqlalchemy import update
 
-from state import failures, snapshot, workers
-from state.database import Database
+from state import failures, snapshot
+from state.db import workers
+from state.db.database import Database
+from state.db.tables import TRAIT
 from state.snapshot import CustomerState, TraitRow
-from state.tables import TRAIT
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.delivery import CustomerDelivery, Delivery
+from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.sandbox.faults import Faults
 
 from .conftest import API_KEY, Installation

@@ -30,8 +30,9 @@ from hypothesis import strategies as st
 from sqlalchemy import event as engine_event
 
 from state import failures, queue, snapshot
-from state.database import Database
+from state.db.database import Database
 from syncer.amberflo.customer import merged
+from syncer.clock import FUTURE, TOO_EARLY, UNREADABLE
 from syncer.passthrough.call import (
     ALIAS,
     BAD_DATA,
@@ -59,13 +60,12 @@ from syncer.passthrough.mapping import (
     MEMBERSHIP_WITHOUT_USER,
     UNKNOWN_CLASS,
 )
+from syncer.passthrough.processor import Sorter
 from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.scopes import SCOPES, Caller
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
-from syncer.sync.realtime import Sorter
-from syncer.times import FUTURE, TOO_EARLY, UNREADABLE
 
 from .conftest import API_KEY, Installation, expected_records
 from .receiver import (

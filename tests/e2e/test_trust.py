@@ -10,10 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from syncer.passthrough.scopes import DELETE, MEMBERSHIPS, NOT_ALLOWED
-from syncer.sandbox.engage import EngageSandbox
-from syncer.sandbox.faults import Faults
-from syncer.sync.calls import (
+from syncer.passthrough.customer_calls import (
     DELETE_WAITS,
     ENGAGES,
     MANY_TRAITS,
@@ -22,7 +19,10 @@ from syncer.sync.calls import (
     PROTECTED,
     WAITS,
 )
-from syncer.sync.early import UNKNOWN
+from syncer.passthrough.pending import UNKNOWN
+from syncer.passthrough.scopes import DELETE, MEMBERSHIPS, NOT_ALLOWED
+from syncer.sandbox.engage import EngageSandbox
+from syncer.sandbox.faults import Faults
 
 from .conftest import Installation
 from .receiver import KEY, SECRET, Daemon, daemon, know, refused, unique, wait_until

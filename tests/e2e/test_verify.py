@@ -20,10 +20,10 @@ import pytest
 from aiohttp import web
 
 from state import erasure, snapshot
-from state.database import Database
-from state.lock import run_lock
+from state.db.database import Database
+from state.db.locks import run_lock
 from state.snapshot import CustomerState
-from syncer.amberflo import holdings
+from syncer.amberflo import reader
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
@@ -288,7 +288,7 @@ def test_in_every_way_that_amberflo_can_be_read(
     synced: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(holdings, "BATCH", 70)
+    monkeypatch.setattr(reader, "BATCH", 70)
     missing, drifts = plant(amberflo, synced)
     amberflo.customers["somebody"] = {"customerId": "somebody", "customerName": "Else"}
     singles = len(missing) + len({one[0] for one in drifts})

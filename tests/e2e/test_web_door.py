@@ -12,15 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from state.database import Database
+from state.db.database import Database
 from syncer.config import Config
-from syncer.passthrough.server import bind, serve
-from syncer.web.desk import Desk
-from syncer.web.door import Door
-from syncer.web.ended import EndedInState
+from syncer.process.server import bind, serve
+from syncer.web.app import Door
+from syncer.web.context import Desk
+from syncer.web.revoked import EndedInState
 from syncer.web.server import READS, WRITES
 from syncer.web.session import TRIES, Sessions
-from syncer.web.work import Work
+from syncer.web.tasks import Work
 
 TOKEN = "the-token-of-the-page-0"
 BEARER = {"authorization": f"Bearer {TOKEN}"}

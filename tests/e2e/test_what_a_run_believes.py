@@ -13,13 +13,13 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from state import queue
-from state.lock import lock_holder
+from state.db.locks import lock_holder
 from state.queue import Accepted
 from syncer.app import App
+from syncer.cli.output import LineProgress
 from syncer.config import load
 from syncer.engage.source import Scope, Source
 from syncer.errors import SourceError, StateError
-from syncer.report import LineProgress
 from syncer.sandbox.engage import EngageSandbox
 
 from .conftest import Installation

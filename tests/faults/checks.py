@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from state.tables import AMBERFLO
+from state.db.tables import AMBERFLO
 from syncer.amberflo.customer import at_amberflo
 from syncer.engage.selection import PROFILE_KEYS
-from syncer.sync.calls import IDENTIFY
+from syncer.passthrough.customer_calls import IDENTIFY
 
 from .amberflo import Write
 

@@ -23,27 +23,27 @@ from typing import Any
 import orjson
 from sqlalchemy import Engine, event
 
-import state.database
-import syncer.amberflo.delivery
-import syncer.amberflo.meters
-import syncer.amberflo.share
-import syncer.backoff
+import state.db.database
 import syncer.daemon.worker
+import syncer.delivery.customers
+import syncer.delivery.meters
+import syncer.delivery.rate_share
 import syncer.engage.profiles_sync
+import syncer.retry
 from state import queue
-from state.database import Database
+from state.db.database import Database
 from state.errors import StateError
 from state.queue import Accepted
 from syncer.app import App
 from syncer.cli import main
+from syncer.cli.output import LineProgress
 from syncer.config import Config, load
-from syncer.daemon.process import Lifeline
-from syncer.daemon.runs import run_once
+from syncer.daemon.run_process import run_once
 from syncer.engage.profiles_sync import ProfilesSyncPull
 from syncer.errors import SyncerError
 from syncer.log import set_up as set_up_log
-from syncer.report import LineProgress
-from syncer.sync.realtime import Sorter
+from syncer.passthrough.processor import Sorter
+from syncer.process.child import Lifeline
 
 from . import points
 from .scenario import Act, Process, SourceFault
@@ -72,7 +72,7 @@ class Play:
         self._clock = _Clock(self.process.clock)
         _hurry()
         if self.short_wait:
-            state.database.BUSY = SHORT  # type: ignore[assignment]
+            state.db.database.BUSY = SHORT  # type: ignore[assignment]
         if self.process.pages is not None:
             _fill_the_disk(self.process.pages)
         if self.source is not None and self.source.kind in ("breaks", "ends"):
@@ -179,11 +179,11 @@ class _Clock:
 
 def _hurry() -> None:
     """Shorter waits; nothing else changes."""
-    syncer.backoff.BASE, syncer.backoff.CAP = 0.02, 0.2
-    syncer.amberflo.delivery.LOOK = syncer.amberflo.share.LOOK = 0.1
-    syncer.amberflo.delivery.DRAIN = 2.0
+    syncer.retry.BASE, syncer.retry.CAP = 0.02, 0.2
+    syncer.delivery.customers.LOOK = syncer.delivery.rate_share.LOOK = 0.1
+    syncer.delivery.customers.DRAIN = 2.0
     syncer.daemon.worker.PAUSE_AFTER_TROUBLE = 0.1
-    syncer.daemon.worker.LOOK = syncer.daemon.worker.DUE = syncer.amberflo.meters.EMPTY = 0.05
+    syncer.daemon.worker.LOOK = syncer.daemon.worker.DUE = syncer.delivery.meters.EMPTY = 0.05
 
 
 def _fill_the_disk(pages: int) -> None:

@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from state import queue, snapshot, workers
+from state import queue, snapshot
+from state.db import workers
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.delivery import CustomerDelivery, Outcomes
-from syncer.amberflo.meters import MeterDelivery
-from syncer.amberflo.share import Share
+from syncer.delivery.customers import CustomerDelivery, Outcomes
+from syncer.delivery.meters import MeterDelivery
+from syncer.delivery.rate_share import Share
 from syncer.engage.profiles_sync import ProfilesSyncPull
-from syncer.sync.realtime import Sorter
-from syncer.sync.run import Runs
+from syncer.passthrough.processor import Sorter
+from syncer.sync.runs import Runs
 
 #: (owner, attribute, point before it, point after it); inside a transaction where it says so.
 _WRAPPED: tuple[tuple[Any, str, str | None, str | None], ...] = (

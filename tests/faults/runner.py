@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from state import due, lines
+from state import due, lanes
 from syncer.sandbox.faults import Faults
 
 from . import checks
@@ -274,7 +274,7 @@ class Performance(Theatre):
     def _waiting(self) -> bool:
         tables = self.tables("customer", "event", "inbox", "early_call", "trait")
         # What was put off waits for the runs, or for somebody who sends it again.
-        customers = [row for row in tables["customer"] if row["line"] != lines.PUT_OFF]
+        customers = [row for row in tables["customer"] if row["line"] != lanes.PUT_OFF]
         events = [row for row in tables["event"] if _comes(row["due_at"] or 0)]
         rows = [row for row in customers + events if row["due_at"] is not None]
         keys = {row["key"] for row in tables["trait"]}

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.delivery import CustomerDelivery, Sent
+from syncer.delivery.customers import CustomerDelivery, Sent
 from syncer.sync.guard import Guard
 
 from . import checks

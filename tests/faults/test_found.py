@@ -14,24 +14,18 @@ import pytest
 import uvloop
 from sqlalchemy import insert
 
-from state import snapshot, workers
-from state.database import Database
-from state.lock import lock
+from state import snapshot
+from state.db import workers
+from state.db.database import Database
+from state.db.locks import lock
+from state.db.tables import WORKER
 from state.snapshot import CustomerState
-from state.tables import WORKER
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.delivery import CustomerDelivery, Delivery
+from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sync.commit import laid_over
-from syncer.sync.compare import (
-    ENGAGE_WINS,
-    CustomerChange,
-    Stamp,
-    Tally,
-    TraitChange,
-    read_stamps,
-)
+from syncer.sync.diff import ENGAGE_WINS, CustomerChange, Stamp, Tally, TraitChange, read_stamps
 
 from .runner import play
 from .scenario import Act, Process, Round

@@ -19,9 +19,9 @@ from typing import Self
 
 from sqlalchemy import NullPool, create_engine, text
 
-from state.database import Database
+from state.db.database import Database
+from state.db.tables import PARTS
 from state.errors import StateError
-from state.tables import PARTS
 from syncer.sandbox.amberflo import running
 from syncer.sandbox.engage import EngageSandbox
 

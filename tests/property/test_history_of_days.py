@@ -32,13 +32,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import syncer.amberflo.delivery
-import syncer.amberflo.share
-import syncer.backoff
+import syncer.delivery.customers
+import syncer.delivery.rate_share
+import syncer.retry
 from syncer.cli import main
 from syncer.sandbox.amberflo import running
 from syncer.sandbox.faults import Faults
-from syncer.sync.compare import compare
+from syncer.sync.diff import compare
 from syncer.sync.guard import Guard
 from syncer.sync.pairs import Rulings
 from tests.e2e.conftest import API_KEY, Installation
@@ -478,10 +478,10 @@ def _said(hours: float) -> str:
 
 
 def test_histories_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncer.backoff, "BASE", 0.02)
-    monkeypatch.setattr(syncer.backoff, "CAP", 0.1)
-    monkeypatch.setattr(syncer.amberflo.delivery, "LOOK", 0.05)
-    monkeypatch.setattr(syncer.amberflo.share, "LOOK", 0.05)
+    monkeypatch.setattr(syncer.retry, "BASE", 0.02)
+    monkeypatch.setattr(syncer.retry, "CAP", 0.1)
+    monkeypatch.setattr(syncer.delivery.customers, "LOOK", 0.05)
+    monkeypatch.setattr(syncer.delivery.rate_share, "LOOK", 0.05)
     long = int(os.environ.get("HISTORIES", "0"))
     run_state_machine_as_test(
         Days,
@@ -519,7 +519,7 @@ def absence_that_counts_always(monkeypatch: pytest.MonkeyPatch) -> None:
     def whole(*arguments: Any, **named: Any) -> Any:
         return compare(*arguments, **{**named, "whole": True})
 
-    monkeypatch.setattr("syncer.sync.run.compare", whole)
+    monkeypatch.setattr("syncer.sync.runs.compare", whole)
 
 
 @pytest.mark.parametrize(

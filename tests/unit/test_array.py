@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo import array
-from syncer.amberflo.array import ArrayReader
+from syncer.amberflo import json_stream
+from syncer.amberflo.json_stream import ArrayReader
 
 #: Text with all that could be taken for the end of something.
 texts = st.text(st.sampled_from('ab"\\[]{},: \n\u2028é漢😀\x00') | st.characters(codec="utf-8"))
@@ -118,7 +118,7 @@ def test_takes_nothing_that_json_would_not_take(
 
 
 def test_no_more_is_kept_than_one_object_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array, "LARGEST", 1000)
+    monkeypatch.setattr(json_stream, "LARGEST", 1000)
     reader = ArrayReader()
     reader.feed(b"[")
     for number in range(1000):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncer.backoff import BASE, CAP, full_jitter, retry_after
+from syncer.retry import BASE, CAP, full_jitter, retry_after
 
 NOW = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 CHANCES = st.floats(0, 1, exclude_max=True)

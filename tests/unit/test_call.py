@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from syncer.clock import FUTURE, TOO_EARLY, UNREADABLE
 from syncer.passthrough import call as module
 from syncer.passthrough.call import (
     BadRequest,
@@ -27,7 +28,6 @@ from syncer.passthrough.call import (
     parse_quickly,
     split,
 )
-from syncer.times import FUTURE, TOO_EARLY, UNREADABLE
 
 PAYLOADS = json.loads(Path(__file__).with_name("segment_payloads.json").read_text("utf-8"))
 

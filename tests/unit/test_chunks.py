@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncer import chunks as chunking
 from syncer.cache import Cache
-from syncer.sync import chunks as chunking
-from syncer.sync.chunks import chunks
+from syncer.chunks import chunks
 
 
 @given(st.lists(st.integers(0, 30)), st.integers(1, 7))

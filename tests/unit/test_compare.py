@@ -17,8 +17,8 @@ from syncer.engage import catalog as catalogs
 from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait, canonical
 from syncer.engage.source import ObservedKey, PulledCustomer
 from syncer.errors import SourceError
-from syncer.sync import compare as comparison
-from syncer.sync.compare import (
+from syncer.sync import diff as comparison
+from syncer.sync.diff import (
     ENGAGE_WINS,
     CustomerChange,
     Seen,

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.engage.catalog import build
-from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.engage.source import ObservedKey
-from syncer.sync.compare import CustomerChange, Ruling, TraitChange, leaves
 from syncer.sync.decision import Decision, Split
+from syncer.sync.diff import CustomerChange, Ruling, TraitChange, leaves
 
 CATALOG = build(
     [ObservedKey(key, 9, 9, 0, 0) for key in ("vip", "fine", "held", "spent")],

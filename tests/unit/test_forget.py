@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state.forgotten import Forgotten
+from state.suppression import Forgotten
 from syncer.engage import catalog as catalogs
 from syncer.engage.source import ObservedKey, PulledCustomer
-from syncer.sync.compare import Known, Tally, compare, merge
-from syncer.sync.forget import without_forgotten
+from syncer.privacy.forget import without_forgotten
+from syncer.sync.diff import Known, Tally, compare, merge
 
 KEYS = ["vip", "churn", "new"]
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 
 from syncer.engage.catalog import Catalog, build
-from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, UNLISTED, Computation, Kind, Listing
+from syncer.engage.computations import (
+    AUDIENCE,
+    COMPUTED_TRAIT,
+    UNLISTED,
+    Computation,
+    Kind,
+    Listing,
+)
 from syncer.engage.source import ObservedKey
-from syncer.sync import gate
-from syncer.sync.compare import Sums
-from syncer.sync.gate import Mismatch
+from syncer.sync import readiness
+from syncer.sync.diff import Sums
+from syncer.sync.readiness import Mismatch
 
 LOCKED = Computation("vip", "Vip", AUDIENCE, "Locked")
 LIVE = Computation("vip", "Vip", AUDIENCE, "Live")
@@ -31,16 +38,16 @@ def test_only_what_leaves_something_that_is_not_live_waits() -> None:
         "fine": Sums(exited=5),
         "gone": Sums(exited=5),
     }
-    found = gate.waiting(listing, sums, held=())
+    found = readiness.waiting(listing, sums, held=())
     assert found == {
         "vip": "1,234 that left stay as they are for now: its status is Locked, Segment keeps it "
         "locked until it is computed anew",
         "spent": "1 that left stay as they are for now: its status is Failed, Segment failed to "
         "compute it",
     }
-    assert set(gate.waiting(listing, sums, held=["vip"])) == {"spent"}
+    assert set(readiness.waiting(listing, sums, held=["vip"])) == {"spent"}
     unread = Listing({}, problem="no")
-    assert set(gate.waiting(unread, sums, held=["gone"])) == {"vip", "spent", "fine"}
+    assert set(readiness.waiting(unread, sums, held=["gone"])) == {"vip", "spent", "fine"}
 
 
 # What a run left aside
@@ -67,14 +74,14 @@ def test_a_key_that_is_new_in_the_list_has_rows_of_before(
 ) -> None:
     found = catalog("vip", "custom", "j_o_a__b", listed={"vip": AUDIENCE})
     assert found.keys == ["j_o_a__b", "vip"]
-    assert gate.unseen(Listing.of([LIVE]), found, statuses, whole=whole) is unseen
+    assert readiness.unseen(Listing.of([LIVE]), found, statuses, whole=whole) is unseen
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_where_the_list_cannot_be_read_all_is_to_be_compared_again(whole: bool) -> None:
     listing = Listing({"vip": AUDIENCE}, problem="no")
     found = catalog("vip", listed={"vip": AUDIENCE})
-    assert gate.unseen(listing, found, {"vip": "Live"}, whole=whole)
+    assert readiness.unseen(listing, found, {"vip": "Live"}, whole=whole)
 
 
 # Sizes
@@ -101,7 +108,7 @@ def sized(size: int | None, status: str = "Live", key: str = "vip") -> Computati
 def test_the_sizes_may_differ_by_a_share_and_by_ten(
     segment: int, here: int, tolerance: float, differs: bool
 ) -> None:
-    found = gate.mismatches(Listing.of([sized(segment)]), {"vip": here}, ["*"], tolerance)
+    found = readiness.mismatches(Listing.of([sized(segment)]), {"vip": here}, ["*"], tolerance)
     assert found == ([Mismatch("vip", segment, here)] if differs else [])
 
 
@@ -116,11 +123,11 @@ def test_only_live_audiences_of_ours_with_a_size_are_held_against_it() -> None:
         ]
     )
     globs = ["vip*", "no_size", "computing"]
-    assert gate.mismatches(listing, {}, globs, 0.05) == [Mismatch("vip", 500, 0)]
+    assert readiness.mismatches(listing, {}, globs, 0.05) == [Mismatch("vip", 500, 0)]
 
 
 def test_members_after_a_run_are_those_that_it_applies() -> None:
     sums = {key: Sums(entered=5, exited=3, changed=9) for key in ("vip", "held", "waits", "new")}
     before = {"vip": 10, "held": 10, "waits": 10}
-    found = gate.members_after(sums, before, held=["held"], waiting=["waits"])
+    found = readiness.members_after(sums, before, held=["held"], waiting=["waits"])
     assert found == {"vip": 12, "held": 10, "waits": 15, "new": 2}

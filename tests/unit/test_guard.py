@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.sync.compare import Sums
+from syncer.sync.diff import Sums
 from syncer.sync.guard import Guard
 
 

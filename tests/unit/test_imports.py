@@ -44,7 +44,7 @@ def test_there_is_something_to_look_at() -> None:
         ("state", ["syncer"]),
         ("syncer.engage", ["state", "syncer.amberflo", "syncer.passthrough", "syncer.sync"]),
         ("syncer.amberflo", ["syncer.engage", "syncer.passthrough", "syncer.sync"]),
-        ("syncer.passthrough", ["syncer.engage", "syncer.amberflo", "syncer.sync"]),
+        ("syncer.passthrough", ["syncer.delivery", "syncer.verify", "syncer.privacy"]),
         ("syncer.sandbox", ["syncer.sync", "syncer.passthrough"]),
     ],
 )
@@ -71,16 +71,16 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ),
         ("httpx_aiohttp", {"syncer/amberflo/transport.py"}),
         ("click", {"syncer/cli"}),
-        ("apscheduler", {"syncer/sync/schedule.py"}),
-        ("sqlmodel", {"state/tables.py"}),
-        ("rich", {"syncer/report.py"}),
+        ("apscheduler", {"syncer/daemon/schedule.py"}),
+        ("sqlmodel", {"state/db/tables.py"}),
+        ("rich", {"syncer/cli/output.py"}),
         (
             "starlette",
-            {"syncer/passthrough/receiver.py", "syncer/web/door.py", "syncer/daemon/ops.py"},
+            {"syncer/passthrough/receiver.py", "syncer/web/app.py", "syncer/daemon/ops.py"},
         ),
         ("jinja2", {"syncer/web/render.py"}),
-        ("uvicorn", {"syncer/passthrough/server.py"}),
-        ("httptools", {"syncer/passthrough/server.py"}),
+        ("uvicorn", {"syncer/process/server.py"}),
+        ("httptools", {"syncer/process/server.py"}),
     ],
 )
 def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> None:
@@ -89,15 +89,15 @@ def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> No
 
 
 def test_the_pure_core_does_no_io() -> None:
-    pure = ["sync/compare.py", "sync/guard.py", "engage/names.py", "engage/values.py"]
+    pure = ["sync/diff.py", "sync/guard.py", "engage/trait_names.py", "engage/values.py"]
     pure += [
-        "amberflo/array.py",
-        "sync/gate.py",
-        "engage/listing.py",
+        "amberflo/json_stream.py",
+        "sync/readiness.py",
+        "engage/computations.py",
         "engage/catalog.py",
         "amberflo/customer.py",
-        "backoff.py",
-        "amberflo/pace.py",
+        "retry.py",
+        "amberflo/rate_limit.py",
     ]
     pure += ["passthrough/call.py", "passthrough/mapping.py", "passthrough/signature.py"]
     for file in pure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Computation, Listing
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation, Listing
 
 
 def audience(status: str | None, enabled: bool = True) -> Computation:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncer.engage.names import snake_case, trait_name
+from syncer.engage.trait_names import snake_case, trait_name
 
 #: Keys as people write them: words, capitals, digits and what may stand between.
 KEYS = st.one_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncer.outward import proxy
+from syncer.egress import proxy
 
 PROXY = "http://proxy:3128"
 

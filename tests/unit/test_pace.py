@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo.pace import RECOVER, SETTLE, SLOW_DOWN, SLOWEST, Pace
+from syncer.amberflo.rate_limit import RECOVER, SETTLE, SLOW_DOWN, SLOWEST, Pace
 
 
 def pace_of(rate: float) -> Pace:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncer.engage.values import Value
-from syncer.sync.compare import CustomerChange, TraitChange
+from syncer.sync.diff import CustomerChange, TraitChange
 from syncer.sync.plan import Plan
 
 TEXT = st.text(max_size=8)

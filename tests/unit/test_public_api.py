@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Computation
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation
 from syncer.engage.public_api import computation
 from syncer.errors import SourceError
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.report import CELL, Estimate, iso, print_table
+from syncer.cli.output import CELL, Estimate, iso, print_table
 
 
 def test_a_table_shows_no_more_of_a_text_than_fits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from syncer.sync.schedule import Past, Rhythm, Schedule, Slot, cron
+from syncer.daemon.schedule import Past, Rhythm, Schedule, Slot, cron
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 #: 2028 has a February 29, and 2027 has none.

@@ -21,11 +21,11 @@ from freezegun import freeze_time
 from freezegun.api import FrozenDateTimeFactory
 
 from state import runs
-from state.database import Database
+from state.db.database import Database
 from state.errors import StateError
+from syncer.daemon import schedule as schedules
+from syncer.daemon.schedule import Busy, Past, Rhythm, Schedule, Slot, cron
 from syncer.daemon.service import left_undone, past
-from syncer.sync import schedule as schedules
-from syncer.sync.schedule import Busy, Past, Rhythm, Schedule, Slot, cron
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 EVERY, JITTER = 2.5 * HOUR, 20 * MINUTE

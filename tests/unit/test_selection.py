@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from syncer.engage.listing import AUDIENCE, COMPUTED_TRAIT, Kind
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.engage.selection import kind_by_globs, matches, named
 
 

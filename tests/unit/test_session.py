@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.web.ended import Ended
+from syncer.web.revoked import Ended
 from syncer.web.session import LASTS, PERIOD, TRIES, Sessions, Tries
 
 TOKEN = "a-token-of-the-page"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from syncer.daemon.systemd import Watchdog, notify, reloading
+from syncer.process.systemd import Watchdog, notify, reloading
 
 
 @pytest.fixture(params=["path", "abstract"])

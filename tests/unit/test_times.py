@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer import times
+from syncer import clock
+from syncer.clock import AHEAD, EARLIEST, FUTURE, TOO_EARLY, UNREADABLE, believed, read, reading
 from syncer.passthrough.call import Call, split
-from syncer.times import AHEAD, EARLIEST, FUTURE, TOO_EARLY, UNREADABLE, believed, read, reading
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -143,7 +143,7 @@ def test_times_are_read(raw: object, iso: str) -> None:
 )
 def test_what_is_no_time(raw: object) -> None:
     assert read(raw) is None
-    assert times.since_1970(raw) == 0
+    assert clock.since_1970(raw) == 0
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_the_zone_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch
 
 
 def test_for_comparing_the_unknown_is_oldest() -> None:
-    assert times.since_1970("1969-12-31T23:59:59Z") == 0
-    assert times.since_1970("2024-05-01T12:30:00Z") == at(NOON)
+    assert clock.since_1970("1969-12-31T23:59:59Z") == 0
+    assert clock.since_1970("2024-05-01T12:30:00Z") == at(NOON)
 
 
 # Which are believed

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer import report
+from syncer.cli import output
+from syncer.display import visible, visible_json, visible_lines
 from syncer.log import Json, Line
-from syncer.visible import visible, visible_json, visible_lines
 
 ROOT = Path(__file__).parents[2]
 #: Sets the window's title, turns the rest red, goes up a line; and the one-character CSI.
@@ -68,14 +68,14 @@ def test_json_means_the_same_and_steers_nothing(document: object) -> None:
 
 
 def test_tables_lines_and_json_show_it_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    report.print_table(("id", HOSTILE), [[HOSTILE, 1]], title=HOSTILE)
-    report.stdout().print(HOSTILE)
-    report.print_line(HOSTILE)
-    report.say(HOSTILE)
-    report.BarProgress().say(HOSTILE)
-    report.print_json({"id": HOSTILE})
-    report.print_json_list([HOSTILE])
-    report.print_json_with_lists({"id": HOSTILE}, {"ids": [HOSTILE]})
+    output.print_table(("id", HOSTILE), [[HOSTILE, 1]], title=HOSTILE)
+    output.stdout().print(HOSTILE)
+    output.print_line(HOSTILE)
+    output.say(HOSTILE)
+    output.BarProgress().say(HOSTILE)
+    output.print_json({"id": HOSTILE})
+    output.print_json_list([HOSTILE])
+    output.print_json_with_lists({"id": HOSTILE}, {"ids": [HOSTILE]})
     out, err = capsys.readouterr()
     assert not steers(out + err)
     assert out.count(r"\x1b[31m") >= 3
@@ -114,7 +114,7 @@ HARMLESS = ("u000123", "-5.25", "-1e-07", "'quoted'", "a=b", "", "100%", "x-y", 
 
 def test_a_cell_that_begins_like_a_formula_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     texts = (*FORMULAS, *OTHERS, *HARMLESS)
-    report.print_csv(("text", "number", "none"), [[one, -5, None] for one in texts])
+    output.print_csv(("text", "number", "none"), [[one, -5, None] for one in texts])
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out, newline="")))
     assert rows[0] == ["text", "number", "none"]
     assert all(row[1:] == ["-5", ""] for row in rows[1:])
@@ -123,7 +123,7 @@ def test_a_cell_that_begins_like_a_formula_is_quoted(capsys: pytest.CaptureFixtu
 
 
 def test_csv_is_escaped_on_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:
-    report.print_csv(("id",), [[HOSTILE]])
+    output.print_csv(("id",), [[HOSTILE]])
     assert capsys.readouterr().out == f'id\n"{HOSTILE}"\n'
     told, terminal = pty.openpty()
     print_it = f"from syncer import report; report.print_csv(['id'], [[{HOSTILE!r}]])"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state.history import Size
+from state.history.queries import Size
 from syncer.web import render
 from syncer.web.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart
-from syncer.web.page import Visit, Wrong
+from syncer.web.messages import Visit, Wrong
 
 
 def visit(**query: str) -> Visit:

@@ -1,0 +1,373 @@
+"""The connection to the state database, SQLite or PostgreSQL: opening, reading, writing."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.pool import StaticPool
+
+from state.db import migrations
+from state.db.files import keep_private, make_private
+from state.db.private import keep_temporary_files
+from state.errors import Busy, StateError, Unfit
+
+#: Seconds that a writer waits for another one on SQLite.
+BUSY = 30
+#: What helps where SQLite may not open or write a file that is there.
+_NOT_OURS = (
+    "; its files and their folder must be those of the user that runs this: run as their owner, "
+    "or give them to this user (chown)"
+)
+#: Bytes. The queue's rows are large, and whole pages of them come and go.
+_PAGE_SIZE = {"state": 4096, "queue": 16384}
+
+
+class Database:
+    """An open state database of the newest schema version.
+
+    `read()` and `write()` give a connection in a transaction. Every error of the driver comes out
+    as `StateError` with one line that names the database, never its password.
+    """
+
+    def __init__(self, engine: Engine, *, read_only: bool = False) -> None:
+        self.engine = engine
+        self._reading, self._writing = engine, engine.execution_options(writes=True)
+        if engine.dialect.name == "postgresql":
+            self._reading = engine.execution_options(isolation_level="REPEATABLE READ")
+            self._writing = engine.execution_options(postgresql_readonly=read_only)
+
+    @classmethod
+    def open(cls, url: URL | str, part: str = "state") -> Database:
+        """Open for reading and writing; makes the SQLite file (not its folder) and migrates."""
+        target = _of_part(make_url(url), part)
+        engine = _engine(target, part)
+        if (path := sqlite_path(target)) is not None:
+            _claim_files(path, target)
+        with _translated(engine.url):
+            try:
+                _check_sessions(engine)
+                migrations.migrate(engine, part)
+            except BaseException:
+                engine.dispose()
+                raise
+        return cls(engine)
+
+    @classmethod
+    def peek(cls, url: URL | str, part: str = "state") -> Database:
+        """Open for reading only: makes no file and no table; nothing there reads as empty."""
+        target = _of_part(make_url(url), part)
+        path = sqlite_path(target)
+        if path is None or path.exists():
+            engine = _engine(target, part, read_only=True)
+            with _translated(engine.url):
+                try:
+                    with engine.connect() as connection:
+                        found = migrations.check(connection, part)
+                except BaseException:
+                    engine.dispose()
+                    raise
+            newest = len(migrations.MIGRATIONS[part])
+            if found == newest:
+                return cls(engine, read_only=True)
+            engine.dispose()
+            if found:
+                raise StateError(
+                    f"the {part} database has schema version {found}; the next `syncer sync` "
+                    f"brings it to {newest}, until then it cannot be read"
+                )
+        return cls.open("sqlite://", part)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where temporary files belong, beside the database: there has to be room anyway. None
+        where it is no file."""
+        path = sqlite_path(self.engine.url)
+        return None if path is None else path.parent
+
+    @classmethod
+    def try_out(cls, url: URL | str, part: str = "state") -> None:
+        """Raises what would keep a run from writing there; makes nothing and leaves nothing."""
+        target = _of_part(make_url(url), part)
+        path = sqlite_path(target)
+        if path is not None:
+            _try_folder(path.parent)
+            if not path.exists():
+                return
+        engine = _engine(target, part).execution_options(writes=True)
+        with _translated(engine.url):
+            try:
+                _check_sessions(engine)
+                with engine.connect() as connection:
+                    connection.exec_driver_sql("CREATE TABLE syncer_check (it INTEGER)")
+                    connection.rollback()
+            finally:
+                engine.dispose()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database."""
+        with _translated(self.engine.url), self._reading.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, *, alone: bool = False, beside: bool = False) -> Iterator[Connection]:
+        """A transaction that commits at the end of the block, or not at all.
+
+        Who reads customers to change them, or adds to the history, writes `alone`: one such
+        transaction at a time, as every one is on SQLite anyway. Who marks several customers that
+        are its own, as a delivery does, writes `beside` others that do, and not while somebody
+        writes alone: each would lock rows in its own order and wait for the other's for ever.
+        """
+        with (
+            _translated(self.engine.url),
+            self._writing.begin() as connection,
+        ):
+            if (alone or beside) and self.engine.dialect.name == "postgresql":
+                shared = "" if alone else "_shared"
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock{shared}(7130514606)")
+            yield connection
+
+    @contextmanager
+    def writer(self) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
+        """One connection kept for many transactions in a row, each as `write()`."""
+        with _translated(self.engine.url), self._writing.connect() as connection:
+
+            @contextmanager
+            def write() -> Iterator[Connection]:
+                with _translated(self.engine.url), connection.begin():
+                    yield connection
+
+            yield write
+
+    def scrub(self, *, vacuum: bool) -> bool:
+        """Leave no trace in the files of what was deleted: SQLite empties its log of changes, and
+        with `vacuum` writes the whole file anew. False where others kept it from that for too long.
+        PostgreSQL has no such thing that would not lock everybody out: there it does nothing."""
+        if self.engine.dialect.name != "sqlite":
+            return True
+        with closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            try:
+                if vacuum:
+                    cursor.execute("VACUUM")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                ((busy, _, _),) = cursor.fetchall()
+            except sqlite3.OperationalError as error:
+                if "locked" in str(error):
+                    return False
+                raise StateError(f"the state database {shown(self.engine.url)}: {error}") from error
+            finally:
+                cursor.close()
+        return not busy
+
+
+def shown(url: URL) -> str:
+    """A URL for messages: without the password, and without the query, which may hold others."""
+    return str(url.set(query={}))
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file of a SQLite URL; None for memory and for other engines."""
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    return Path(str(url.database))
+
+
+def resolved(url: URL) -> URL:
+    """The URL of a SQLite file by its one true path. The locks and the other parts are named after
+    it, so that whoever comes by a symbolic link finds the same ones."""
+    path = sqlite_path(url)
+    return url if path is None else url.set(database=os.path.realpath(path))
+
+
+def _of_part(url: URL, part: str) -> URL:
+    """Where a part is: the state at the URL itself, another part of SQLite in a file beside it."""
+    given, url = sqlite_path(url), resolved(url)
+    path = sqlite_path(url)
+    if part == "state" or path is None or given is None:
+        return url
+    found, left = _beside(path, part), _beside(given, part)
+    if left.exists() and not (found.exists() and left.samefile(found)):
+        raise StateError(
+            f"state.url: {given} is a link to {path}, so the {part} is {found}, but there is one "
+            f"beside the link: {left}; move it there with its -wal file, or remove it"
+        )
+    return resolved(url.set(database=str(found)))
+
+
+def _beside(path: Path, part: str) -> Path:
+    return path.with_name(f"{path.stem}-{part}{path.suffix}")
+
+
+def _claim_files(path: Path, url: URL) -> None:
+    """See to it that the files are there, ours alone and known by one name."""
+    try:
+        make_private(path)
+        names = path.stat().st_nlink
+    except OSError as error:
+        raise StateError(f"the state database {shown(url)}: {error.strerror}") from None
+    if names > 1:
+        raise StateError(
+            f"the state database {shown(url)}: the file has {names} names (hard links), and SQLite "
+            "and our locks go by the name; remove all but one"
+        )
+    for end in ("-wal", "-shm"):
+        keep_private(path.with_name(path.name + end))
+
+
+def _try_folder(folder: Path) -> None:
+    """Write a file there that is gone at once: the database, its log and the locks are made in it
+    and grow."""
+    try:
+        with TemporaryFile(dir=folder, prefix="syncer-check-") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StateError(
+            f"state.url: nothing can be written in the folder {folder} ({error.strerror}); the "
+            "user that runs the service must be able to, and it must have room"
+        ) from None
+
+
+def _check_sessions(engine: Engine) -> None:
+    """Raises where a pool hands our statements now to one session of the server, now to another:
+    the locks are the session's, so two would have one lock, or nobody could let go of it."""
+    if engine.dialect.name != "postgresql":
+        return
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with alone.connect() as one, alone.connect() as other:
+        seen = {
+            tuple(
+                connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+                for connection in (one, other)
+            )
+            for _ in range(3)
+        }
+    if len(seen) > 1 or len(set(seen.pop())) == 1:
+        raise StateError(
+            f"the state database {shown(engine.url)}: it needs session pooling, and the pool in "
+            "between (such as PgBouncer with pool_mode = transaction) gives a connection a session "
+            "only for a transaction: name the server itself, or a pool with pool_mode = session"
+        )
+
+
+def _engine(url: URL, part: str, *, read_only: bool = False) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url, read_only, part)
+    if url.get_backend_name() == "postgresql":
+        try:
+            return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        except (ModuleNotFoundError, NoSuchModuleError):
+            raise StateError(
+                "state.url is a PostgreSQL URL but psycopg is not installed: "
+                "pip install 'engage-amberflo-sync[postgres]'"
+            ) from None
+    raise StateError(
+        f"state.url: {url.get_backend_name()} cannot hold the state; use sqlite or postgresql"
+    )
+
+
+def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
+    path = sqlite_path(url)
+    if path is not None and not path.parent.is_dir():
+        raise StateError(
+            f"state.url: the folder {path.parent} does not exist; make it, or name another"
+        )
+    engine = create_engine(url, poolclass=StaticPool if path is None else None)
+    if read_only and path is not None and _is_frozen(path):
+        address = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
+        engine = create_engine(
+            url, creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False)
+        )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: Any) -> None:
+        # We begin transactions ourselves (below): the driver would begin them too late.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY * 1000}")
+        if read_only:
+            cursor.execute("PRAGMA query_only = ON")
+        else:
+            cursor.execute(f"PRAGMA page_size = {_PAGE_SIZE[part]}")  # heeded by a new file only
+            _go_over_to_wal(cursor)
+            cursor.execute("PRAGMA synchronous = FULL")
+            # What is erased is to be gone from the file. The queue has too much that comes and
+            # goes; it is vacuumed instead (`scrub`).
+            cursor.execute(f"PRAGMA secure_delete = {'ON' if part == 'state' else 'OFF'}")
+        cursor.execute("PRAGMA cache_size = -16000")
+        if path is not None:
+            keep_temporary_files(cursor, path.parent)
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # IMMEDIATE: two writers wait for each other at the start, not fail in the middle.
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _is_frozen(path: Path) -> bool:
+    """Whether a file can be read as it stands: SQLite would make files beside it for those who
+    write, but here nobody may, and nobody has it open."""
+    if os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        return False
+    log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+    if index.exists():
+        return False
+    if log.exists() and log.stat().st_size:
+        raise StateError(
+            f"state.url: {log} has changes that are not in {path.name} yet, and they can be read "
+            "only in a folder that may be written to: copy both files to one"
+        )
+    return True
+
+
+def _go_over_to_wal(cursor: sqlite3.Cursor) -> None:
+    """SQLite does not wait by itself here for another that is just making the file."""
+    until = time.monotonic() + BUSY
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+def _of_the_data(error: DBAPIError) -> bool:
+    """Whether PostgreSQL refused for what was given: bad data (22), a constraint (23), a limit that
+    it goes beyond (54)."""
+    return str(getattr(error.orig, "sqlstate", None))[:2] in ("22", "23", "54")
+
+
+@contextmanager
+def _translated(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        reason += _NOT_OURS if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) else ""
+        kind = Busy if code == sqlite3.SQLITE_BUSY else StateError
+        if isinstance(error, DataError | IntegrityError) or _of_the_data(error):
+            kind = Unfit
+        raise kind(f"the state database {shown(url)}: {reason}") from error

@@ -1,0 +1,137 @@
+"""The processes that deliver, side by side on one database.
+
+A worker claims what it has in work, so that the writes of one customer stay serial and no record
+is sent twice. It holds a lock under its own number as long as it lives; what a dead one had claimed
+is free again as soon as another looks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from state.db.database import Database, sqlite_path
+from state.db.locks import Check, lock, lock_file, lock_holder
+from state.db.tables import CUSTOMER, EVENT, WORKER
+from state.errors import Locked, StateError
+
+#: The kind of process that schedules and receives, and delivers nothing itself.
+DAEMON = "daemon"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process as a worker. `check()` raises `StateError` when others may take it for dead."""
+
+    number: int
+    check: Check
+
+
+@contextmanager
+def join(database: Database, kind: str, queue: Database | None = None) -> Iterator[Worker]:
+    """Be a worker of a kind (`DAEMON`, "worker", "run", "retry") for the block; with `queue` also
+    of meter records."""
+    with database.write() as connection:
+        # The row is seen by others when the lock is held already: both before the commit.
+        result = connection.execute(
+            insert(WORKER).values(
+                kind=kind,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                started_at=time.time_ns() // 1_000_000,
+            )
+        )
+        assert result.inserted_primary_key is not None
+        number = int(result.inserted_primary_key[0])
+        held = lock(database, "worker", number)
+        check = held.__enter__()
+    try:
+        yield Worker(number, check)
+    finally:
+        # Where the database is what broke, others find us dead and do the same.
+        with suppress(StateError):
+            _leave(database, queue, number)
+        held.__exit__(None, None, None)
+
+
+def bury(database: Database, queue: Database | None = None) -> None:
+    """Free what dead workers had claimed, in the state and in the queue."""
+    with database.read() as connection:
+        numbers = [row["id"] for row in all_of(connection)]
+    for number in numbers:
+        with suppress(Locked), lock(database, "worker", number):
+            if queue is not None:
+                _leave(database, queue, number)
+            else:  # its record stays, for who can look there
+                with database.write(beside=True) as connection:
+                    free_customers(connection, number)
+                    if number not in [row["id"] for row in all_of(connection)]:
+                        _remove_lock_file(database, number)  # it left just now: the file is ours
+
+
+def _leave(database: Database, queue: Database | None, number: int) -> None:
+    if queue is not None:
+        with queue.write() as connection:
+            free_events(connection, number)
+    with database.write(beside=True) as connection:
+        free_customers(connection, number)
+        connection.execute(delete(WORKER).where(WORKER.c.id == number))
+        # Before the commit: who dies between the two is found by its record and buried.
+        _remove_lock_file(database, number)
+
+
+def living(database: Database) -> int:
+    """How many processes live that deliver."""
+    with database.read() as connection:
+        numbers = [row["id"] for row in all_of(connection) if row["kind"] != DAEMON]
+    return sum(lock_holder(database, "worker", one) is not None for one in numbers)
+
+
+def free_customers(connection: Connection, number: int) -> None:
+    """Give back the customers that a worker has claimed."""
+    connection.execute(
+        update(CUSTOMER)
+        .where(CUSTOMER.c.due_at.is_not(None), CUSTOMER.c.claimed_by == number)
+        .values(claimed_by=None)
+    )
+
+
+def free_events(connection: Connection, number: int) -> None:
+    """Give back the meter records that a worker has claimed."""
+    connection.execute(
+        update(EVENT)
+        .where(EVENT.c.due_at.is_not(None), EVENT.c.claimed_by == number)
+        .values(claimed_by=None)
+    )
+
+
+def all_of(connection: Connection) -> list[Mapping[str, Any]]:
+    """Every process on record, oldest first; one that died stands there until it is buried."""
+    rows = connection.execute(select(WORKER).order_by(WORKER.c.id)).mappings()
+    return [dict(row) for row in rows]
+
+
+def daemons(database: Database) -> list[Mapping[str, Any]]:
+    """The daemons that live, the one that schedules first."""
+    with database.read() as connection:
+        found = [row for row in all_of(connection) if row["kind"] == DAEMON]
+    living = [row for row in found if lock_holder(database, "worker", row["id"]) is not None]
+    return sorted(living, key=lambda row: row["doing"] is None)
+
+
+def tell(connection: Connection, number: int, doing: str | None) -> None:
+    """Say (JSON) what a worker has in hand, for `status`."""
+    connection.execute(update(WORKER).where(WORKER.c.id == number).values(doing=doing))
+
+
+def _remove_lock_file(database: Database, number: int) -> None:
+    path = sqlite_path(database.engine.url)
+    if path is not None:
+        lock_file(path, "worker", number).unlink(missing_ok=True)

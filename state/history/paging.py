@@ -1,0 +1,89 @@
+"""A listing of changes: rows in an order that an index has and that ends in the id, streamed, whole
+or page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Select, select
+
+from state.db.tables import CHANGE
+
+T = TypeVar("T")
+
+#: Rows that a cursor hands over at a time.
+CHUNK = 1000
+
+
+class Page(NamedTuple):
+    """A part of a listing: what comes after the change of an id (of the same listing), up to so
+    many rows; None: from the start, all."""
+
+    newest_first: bool = False
+    after_id: int | None = None
+    limit: int | None = None
+
+
+def streamed(
+    connection: Connection, statement: Select[Any], make: Callable[[Any], T]
+) -> Generator[T]:
+    """What `make` makes of each row."""
+    with connection.execute(statement, execution_options={"yield_per": CHUNK}) as result:
+        for rows in result.partitions():
+            yield from map(make, rows)
+
+
+def listed(
+    connection: Connection,
+    statement: Select[Any],
+    make: Callable[[Any], T],
+    order: Sequence[ColumnElement[Any]],
+    page: Page,
+    since: int | None = None,
+    until: int | None = None,
+) -> Generator[T]:
+    """The same of a page of the changes in an order, of those with its first column in
+    [since, until)."""
+    statement = statement.order_by(*(one.desc() if page.newest_first else one for one in order))
+    left = page.limit
+    for part in _parts(connection, statement, order, page, since, until):
+        with connection.execute(part.limit(left), execution_options={"yield_per": CHUNK}) as result:
+            for rows in result.partitions():
+                yield from map(make, rows)
+                left = None if left is None else left - len(rows)
+        if left == 0:
+            return
+
+
+def _parts(
+    connection: Connection,
+    statement: Select[Any],
+    order: Sequence[ColumnElement[Any]],
+    page: Page,
+    since: int | None,
+    until: int | None,
+) -> list[Select[Any]]:
+    """The page as statements, one after another.
+
+    What comes after a change begins with its equals in all columns of the order but the last, then
+    in all but the last two: a statement each, as SQLite finds the place in an index by a row value
+    only where no part of it is the rowid. Nor must a statement have a bound that the place makes
+    needless: of two, SQLite may go by the wider.
+    """
+    begins = [] if since is None else [order[0] >= since]
+    ends = [] if until is None else [order[0] < until]
+    if page.after_id is None:
+        return [statement.where(*begins, *ends)]
+    this = select(*order).where(CHANGE.c.id == page.after_id, *begins, *ends)
+    place = connection.execute(this).first()
+    if place is None:
+        return []
+    parts = []
+    for same in reversed(range(len(order))):
+        equal = [one == there for one, there in zip(order[:same], place[:same], strict=True)]
+        column, value = order[same], place[same]
+        later = column < value if page.newest_first else column > value
+        bound = [] if equal else begins if page.newest_first else ends
+        parts.append(statement.where(*equal, later, *bound))
+    return parts

@@ -1,0 +1,88 @@
+"""Calls of Engage that came before any pull knew their trait: a call makes no trait ours, so they
+wait until one does. Of one trait and customer the newest waits. Times are epoch milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from state.db.tables import EARLY_CALL, TRAIT
+
+#: So many wait at most.
+MOST = 100_000
+
+
+class EarlyCall(NamedTuple):
+    """What a call said; see `tables.EarlyCall`."""
+
+    key: str
+    customer_id: str
+    kind: str
+    value: str | None
+    at: int
+    received_at: int
+    via: str
+
+
+_COLUMNS = [EARLY_CALL.c[name] for name in EarlyCall._fields]
+_KNOWN = EARLY_CALL.c.key.in_(select(TRAIT.c.key))
+
+
+def put(connection: Connection, rows: Sequence[EarlyCall]) -> None:
+    """Let calls wait, in the order in which they came; one that is not older takes the place of
+    what waits of its trait and customer."""
+    module = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = module.insert(EARLY_CALL)
+    names = EarlyCall._fields[2:]
+    statement = statement.on_conflict_do_update(
+        index_elements=["key", "customer_id"],
+        set_={name: statement.excluded[name] for name in names},
+        where=EARLY_CALL.c.at <= statement.excluded.at,
+    )
+    if rows:
+        connection.execute(statement, [row._asdict() for row in rows])
+
+
+def count(connection: Connection) -> int:
+    """How many wait."""
+    return int(connection.execute(select(func.count()).select_from(EARLY_CALL)).scalar_one())
+
+
+def any_known(connection: Connection) -> bool:
+    """Whether the trait of one is known by now."""
+    return connection.execute(select(EARLY_CALL.c.key).where(_KNOWN).limit(1)).first() is not None
+
+
+def any_before(connection: Connection, moment: int) -> bool:
+    """Whether one came before a moment."""
+    old = EARLY_CALL.c.received_at < moment
+    return connection.execute(select(EARLY_CALL.c.key).where(old).limit(1)).first() is not None
+
+
+def take_known(connection: Connection, limit: int) -> list[EarlyCall]:
+    """Take out up to so many whose traits are known by now, in the order in which they came."""
+    statement = select(*_COLUMNS).where(_KNOWN).order_by(EARLY_CALL.c.received_at).limit(limit)
+    found = [EarlyCall._make(row) for row in connection.execute(statement)]
+    for key in {one.key for one in found}:
+        _remove(connection, key, [one.customer_id for one in found if one.key == key])
+    return found
+
+
+def _remove(connection: Connection, key: str, customer_ids: Collection[str]) -> None:
+    ids = list(customer_ids)
+    for start in range(0, len(ids), 500):
+        part = EARLY_CALL.c.customer_id.in_(ids[start : start + 500])
+        connection.execute(delete(EARLY_CALL).where(EARLY_CALL.c.key == key, part))
+
+
+def let_go(connection: Connection, moment: int) -> int:
+    """Forget those that came before a moment; gives how many."""
+    return connection.execute(delete(EARLY_CALL).where(EARLY_CALL.c.received_at < moment)).rowcount
+
+
+def erase(connection: Connection, customer_id: str) -> None:
+    """Forget those of a customer."""
+    connection.execute(delete(EARLY_CALL).where(EARLY_CALL.c.customer_id == customer_id))

@@ -1,0 +1,171 @@
+"""Customers that were erased and must not come back, and those that are about to be.
+
+Of an erased one only a hash is kept: SHA-256 over a random salt of this database and its id.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from state.db import metadata
+from state.db.tables import ERASURE, FORGOTTEN
+
+#: The memo of how many were asked for by calls, by the hour.
+_ASKED, _HOUR = "deletes", 3_600_000
+_MAY = ERASURE.c.waits_since.is_(None)
+
+
+@dataclass
+class Forgotten:
+    """The customers that must not come in: `"id" in forgotten`. `pending` are still here; those of
+    them that are `doubted` only a run missed in Segment. (Those that wait for somebody's word go on
+    as before.)"""
+
+    salt: str
+    hashes: set[str]
+    pending: set[str]
+    doubted: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.hashes or self.pending)
+
+    def __contains__(self, customer_id: str) -> bool:
+        if customer_id in self.pending:
+            return True
+        return bool(self.hashes) and _hash(self.salt, customer_id) in self.hashes
+
+
+def load(connection: Connection) -> Forgotten:
+    """All of them, as of now. Nobody is erased before the end of a transaction that writes alone,
+    as those do that bring customers in."""
+    hashes = connection.execute(select(FORGOTTEN.c.hash)).scalars()
+    columns = ERASURE.c.customer_id, ERASURE.c.run
+    pending = connection.execute(select(*columns).where(_MAY)).all()
+    return Forgotten(
+        metadata.get(connection, "salt") or "",
+        set(hashes),
+        {row.customer_id for row in pending},
+        frozenset(row.customer_id for row in pending if row.run is not None),
+    )
+
+
+def forgotten_at(connection: Connection, customer_id: str) -> int | None:
+    """When a customer was forgotten; None: it was not, or that was lifted."""
+    salt = metadata.get(connection, "salt")
+    if salt is None:
+        return None
+    found = connection.execute(
+        select(FORGOTTEN.c.forgotten_at).where(FORGOTTEN.c.hash == _hash(salt, customer_id))
+    ).scalar()
+    return None if found is None else int(found)
+
+
+def ask(connection: Connection, customer_id: str, now: int, run: int | None = None) -> bool:
+    """A customer is to be erased when Amberflo has taken its last write, as a run found or somebody
+    asked; asked twice it is once. One that waits for somebody's word has it when somebody asks.
+    Gives whether that is new."""
+    known = select(ERASURE.c.customer_id).where(ERASURE.c.customer_id == customer_id)
+    if connection.execute(known).first():
+        if run is None:
+            approve(connection, [customer_id])
+        return False
+    if forgotten_at(connection, customer_id) is not None:
+        return False
+    connection.execute(insert(ERASURE).values(customer_id=customer_id, asked_at=now, run=run))
+    return True
+
+
+def ask_by_call(connection: Connection, customer_id: str, now: int, most: int) -> bool | None:
+    """The same, by a call: of more than `most` in a day (by full hours) each waits for somebody's
+    word. Gives whether it waits; None: it is asked for, or done, already."""
+    known = select(ERASURE.c.customer_id).where(ERASURE.c.customer_id == customer_id)
+    if connection.execute(known).first() or forgotten_at(connection, customer_id) is not None:
+        return None
+    hour = now // _HOUR
+    told: dict[str, int] = json.loads(metadata.get(connection, _ASKED) or "{}")
+    today = {one: count for one, count in told.items() if hour - 24 <= int(one) <= hour}
+    waits = sum(today.values()) >= most
+    if not waits:
+        today[str(hour)] = today.get(str(hour), 0) + 1
+        metadata.put(connection, _ASKED, json.dumps(today))
+    row = {"customer_id": customer_id, "asked_at": now, "waits_since": now if waits else None}
+    connection.execute(insert(ERASURE).values(row))
+    return waits
+
+
+def keep(connection: Connection, customer_ids: Iterable[str]) -> None:
+    """Segment has these again, so they are not erased, unless somebody asked for it."""
+    for customer_id in customer_ids:
+        these = ERASURE.c.customer_id == customer_id, ERASURE.c.run.is_not(None)
+        connection.execute(delete(ERASURE).where(*these))
+
+
+def asked(connection: Connection) -> list[str]:
+    """The customers that are to be erased, those first who wait longest."""
+    return [customer_id for customer_id, _ in _asked(connection, _MAY)]
+
+
+def waiting(connection: Connection) -> list[tuple[str, int]]:
+    """Those that wait for somebody's word, and since when (epoch milliseconds)."""
+    return _asked(connection, ERASURE.c.waits_since.is_not(None))
+
+
+def waiting_count(connection: Connection) -> int:
+    """How many do."""
+    statement = select(func.count()).where(ERASURE.c.waits_since.is_not(None))
+    return int(connection.execute(statement).scalar_one())
+
+
+def approve(connection: Connection, customer_ids: Collection[str]) -> None:
+    """Somebody says that these may be erased."""
+    connection.execute(
+        update(ERASURE).where(ERASURE.c.customer_id == bindparam("which")).values(waits_since=None),
+        [{"which": one} for one in customer_ids],
+    )
+
+
+def _asked(connection: Connection, which: ColumnElement[bool]) -> list[tuple[str, int]]:
+    rows = connection.execute(
+        select(ERASURE.c.customer_id, ERASURE.c.asked_at)
+        .where(which)
+        .order_by(ERASURE.c.asked_at, ERASURE.c.customer_id)
+    )
+    return [(str(customer_id), int(at)) for customer_id, at in rows]
+
+
+def put(connection: Connection, customer_id: str, now: int) -> None:
+    """It is erased: from here on only the hash stands for it."""
+    lift(connection, customer_id)
+    salt = metadata.get(connection, "salt")
+    if salt is None:
+        salt = secrets.token_hex(32)
+        metadata.put(connection, "salt", salt)
+    connection.execute(insert(FORGOTTEN).values(hash=_hash(salt, customer_id), forgotten_at=now))
+
+
+def lift(connection: Connection, customer_id: str) -> bool:
+    """It may come back, or is not to be erased after all; gives whether there was anything."""
+    salt = metadata.get(connection, "salt") or ""
+    hashed = FORGOTTEN.c.hash == _hash(salt, customer_id)
+    gone = connection.execute(delete(FORGOTTEN).where(hashed)).rowcount
+    gone += connection.execute(delete(ERASURE).where(ERASURE.c.customer_id == customer_id)).rowcount
+    return gone > 0
+
+
+def _hash(salt: str, customer_id: str) -> str:
+    return sha256(f"{salt}{customer_id}".encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""A run of the daemon: a process of its own, so that neither its memory nor its work is a burden to
+the calls, and what becomes of it cannot take the daemon along."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from state import runs
+from state.db.database import Database
+from state.errors import Locked, StateError
+from syncer.app import App
+from syncer.cli.output import LineProgress
+from syncer.config import Config
+from syncer.databases import opened
+from syncer.errors import ConfigError, Stopped, SyncerError
+from syncer.process.child import BUSY
+from syncer.sync.runs import Result
+
+log = logging.getLogger("syncer.run")
+
+
+def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
+    """The process of one run. Exits with 0, 1 where it failed, or `BUSY`."""
+    app, began = App(config, LineProgress(log.info), stop), time.time_ns() // 1_000_000
+    try:
+        with app.runs() as found:
+            found.patience = 0.0
+            found.progress = LineProgress(log.info, teller(found.database))
+            _report(found.sync(full=full))
+    except Locked as busy:
+        log.info("%s", busy)
+        sys.exit(BUSY)
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        sys.exit(1)
+    except (SyncerError, StateError) as error:
+        log.error("the run failed: %s", error)
+        _record(config, began, full, str(error))
+        sys.exit(1)
+
+
+def _record(config: Config, began: int, full: bool, error: str) -> None:
+    """Put a run on record that failed before it could do so itself."""
+    kind, now = "reconcile" if full else "incremental", time.time_ns() // 1_000_000
+    values = {"state": runs.FAILED, "ended_at": now, "error": error}
+    with (
+        suppress(StateError, ConfigError),
+        opened(config, writes=True) as database,
+        database.write() as connection,
+    ):
+        newest = runs.newest(connection, 1)
+        if not newest or newest[0]["started_at"] < began:
+            runs.set_values(connection, runs.start(connection, kind, began, ""), values)
+
+
+def teller(database: Database) -> Any:
+    """What puts a run's progress where `status` finds it."""
+
+    def tell(doing: Mapping[str, Any] | None) -> None:
+        # It is only to look at: nothing breaks where somebody else writes just now.
+        with suppress(StateError), database.write() as connection:
+            runs.tell(connection, None if doing is None else orjson.dumps(doing).decode())
+
+    return tell
+
+
+def _report(result: Result) -> None:
+    ids = {"run": result.run, "kind": result.kind, "state": result.state}
+    delivery = result.delivery
+    for key, reason in result.held.items():
+        log.warning("held: %s: %s", key, reason, extra={"run": result.run, "audience": key})
+    for notice in result.notices:
+        log.warning("%s", notice, extra={"run": result.run})
+    for problem in result.problems:
+        log.error("%s", problem, extra={"run": result.run})
+    log.info(
+        "run ended: %s delivered, %s refused",
+        f"{delivery.delivered:,}",
+        f"{delivery.failed:,}",
+        extra=ids,
+    )
+    if result.problems:
+        sys.exit(1)

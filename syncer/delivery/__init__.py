@@ -1,0 +1,1 @@
+"""The delivery: what is due in the state goes to Amberflo."""

@@ -1,0 +1,295 @@
+"""The delivery of meter records: batches of frozen records, sent until Amberflo has each or has
+refused it for good.
+
+A record goes out as the bytes it was accepted as: Amberflo discards a repeat only when every
+attribute is equal (docs/facts/amberflo.md §2.4).
+
+A batch that is not taken is halved until the records that it is about stand alone. Each is judged
+when it fails once more by itself, and only where others got through since it failed first: what
+befalls all records is no fault of one, and nothing is given up for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import random
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import orjson
+
+from state import failures, queue
+from state.db.database import Database
+from state.errors import StateError
+from state.queue import DueEvent
+from syncer.amberflo.client import NOT_NOW, AmberfloClient
+from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
+from syncer.retry import PUT_OFF, full_jitter
+
+#: Records of a request, as Amberflo's own SDKs send them.
+BATCH = 100
+#: Batches in flight.
+IN_FLIGHT = 4
+#: Failed attempts after which a batch is halved that Amberflo does not refuse and does not take;
+#: after which a record of that kind is put off where others get through, and so is halved what is
+#: said not to be taken now: that is about all but where others do get through.
+HALVE, TRIES = 2, 6
+#: Seconds for which one that got through shows that others do.
+FRESH = 60.0
+#: Records of a batch that fail alone, and nothing gets through: none does.
+FAIL_ALONE = 5
+#: Seconds that everything waits at least where the key is refused.
+KEY_REFUSED = 5.0
+#: Seconds that it waits for a batch under way, and for something to come into an empty queue.
+PAUSE, EMPTY = 0.05, 2.0
+
+
+@dataclass
+class MeterDelivery:
+    """Delivers meter records as they come due, until `stop` says so."""
+
+    queue_database: Database
+    state_database: Database
+    worker: int
+    client: AmberfloClient
+    stop: Callable[[], bool]
+    #: told what went wrong for all, such as a refused key; None when a request got through
+    trouble: Callable[[str | None], None] = lambda problem: None
+    chance: Callable[[], float] = random.random
+    #: whether all that is to be sent was refused before: who is refused again is judged at once
+    judged: bool = False
+    #: set it when something came: the empty queue is looked at only now and then
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Deliver until stopped; requests under way are finished."""
+        # When the newest request began that got through; when those failed first that stood alone
+        self._through = float("-inf")
+        self._odd: dict[int, float] = {}
+        tasks: set[asyncio.Task[None]] = set()
+        while not self.stop():
+            self.arrived.clear()
+            batch = await self._next() if len(tasks) < IN_FLIGHT else []
+            if batch:
+                tasks.add(asyncio.create_task(self._deliver(batch)))
+            elif tasks:
+                await asyncio.wait(tasks, timeout=PAUSE, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.arrived.wait(), EMPTY)
+            for task in [task for task in tasks if task.done()]:
+                tasks.discard(task)
+                task.result()
+        await asyncio.gather(*tasks)
+
+    async def _next(self) -> list[DueEvent]:
+        """Claim the next due records."""
+        try:
+            return await asyncio.to_thread(self._claim)
+        except StateError as error:
+            self.trouble(str(error))
+            await asyncio.sleep(1.0)
+            return []
+
+    def _claim(self) -> list[DueEvent]:
+        with self.queue_database.read() as connection:
+            if not queue.any_due(connection, _now()):
+                return []
+        with self.queue_database.write() as connection:
+            return queue.claim(connection, self.worker, _now(), BATCH)
+
+    async def _deliver(self, batch: Sequence[DueEvent]) -> None:
+        """Send a batch; what stood alone before goes alone."""
+        odd = [event for event in batch if event.id in self._odd]
+        rest = [event for event in batch if event.id not in self._odd]
+        for event in odd:
+            await self._send_alone(event)
+        if rest:
+            await self._send(rest)
+
+    async def _send(self, batch: Sequence[DueEvent]) -> None:
+        """Send a batch, or what of it can be sent; the rest is tried again later."""
+        began, problem = time.monotonic(), await self._ingest(batch)
+        if problem is None:
+            return
+        if len(batch) == 1:
+            await self._judge(batch[0], problem, began)
+            return
+        left, alone = list(batch), list[DueEvent]()
+        attempts = max(event.attempts for event in batch)
+        if self._may_be_one(problem, attempts):
+            left, alone, problem = await self._halve(batch, problem, attempts)
+        if self._through >= began:
+            self._odd |= dict.fromkeys((event.id for event in alone), began)
+        else:
+            self.trouble(str(problem))
+        await self._put_back([*left, *alone], problem)
+
+    async def _halve(
+        self, batch: Sequence[DueEvent], problem: AmberfloError, attempts: int
+    ) -> tuple[list[DueEvent], list[DueEvent], AmberfloError]:
+        """Send what is not taken as a batch in halves, and so on. Gives what is left where it
+        cannot be a record, or nothing at all gets through; the records that fail alone; and what
+        was said last."""
+        began, alone = time.monotonic(), list[DueEvent]()
+        # In no order, so that not all bad ones come first.
+        parts = _halves(random.sample(batch, len(batch)))
+        while parts and not self.stop():
+            if len(alone) >= FAIL_ALONE and self._through < began:
+                break
+            part = parts.pop()
+            found = await self._ingest(part)
+            if found is None:
+                continue
+            problem = found
+            if not self._may_be_one(problem, attempts):
+                parts.append(part)
+                break
+            if len(part) == 1:
+                alone += part
+            else:
+                parts += _halves(part)
+        return [event for part in parts for event in part], alone, problem
+
+    def _may_be_one(self, problem: AmberfloError, attempts: int) -> bool:
+        """Whether what was said of a batch may be about one record of it, after so many failed
+        attempts."""
+        if not isinstance(problem, TryAgain):
+            return isinstance(problem, Refused)
+        if problem.status in NOT_NOW:
+            return attempts >= TRIES and time.monotonic() - self._through < FRESH
+        return attempts >= HALVE
+
+    async def _send_alone(self, event: DueEvent) -> None:
+        began, problem = time.monotonic(), await self._ingest([event])
+        if problem is None:
+            self._odd.pop(event.id, None)
+        else:
+            await self._judge(event, problem, began)
+
+    async def _judge(self, event: DueEvent, problem: AmberfloError, began: float) -> None:
+        """Say what becomes of one that failed by itself, sent at a moment."""
+        if isinstance(problem, KeyRefused):
+            self.trouble(str(problem))
+            await self._put_back([event], problem)
+            return
+        first = self._odd.setdefault(event.id, began)
+        fair = self.judged or self._through >= first
+        if fair and isinstance(problem, Refused):
+            del self._odd[event.id]
+            # A redirect is no verdict: it tells where to go, not what is wrong.
+            postponed = [event] if problem.elsewhere else []
+            await self._write(failed=event, problem=problem, postponed=postponed, wait=PUT_OFF)
+        elif fair and isinstance(problem, TryAgain) and event.attempts + 1 >= TRIES:
+            await self._write(failed=event, problem=problem, postponed=[event], wait=PUT_OFF)
+        else:
+            if not fair:
+                self.trouble(str(problem))
+            await self._put_back([event], problem)
+
+    async def _ingest(self, batch: Sequence[DueEvent]) -> AmberfloError | None:
+        """Send records in one request and note that Amberflo has them; else gives what it said."""
+        began = time.monotonic()
+        body = gzip.compress(b"[" + b",".join(event.record for event in batch) + b"]", 1)
+        try:
+            await self.client.ingest(body, len(batch))
+        except (TryAgain, Refused, KeyRefused) as problem:
+            return problem
+        self._through = max(self._through, began)
+        self.trouble(None)
+        await self._write(delivered=batch)
+        return None
+
+    async def _put_back(self, events: Sequence[DueEvent], problem: AmberfloError) -> None:
+        if not events:
+            return
+        attempts = 1 + max(event.attempts for event in events)
+        after = problem.after if isinstance(problem, TryAgain) else None
+        wait = max(full_jitter(attempts, self.chance()), after or 0.0)
+        if isinstance(problem, KeyRefused):
+            wait = max(wait, KEY_REFUSED)
+        await self._write(postponed=events, wait=wait)
+
+    async def _write(
+        self,
+        *,
+        delivered: Sequence[DueEvent] = (),
+        postponed: Sequence[DueEvent] = (),
+        wait: float = 0.0,
+        failed: DueEvent | None = None,
+        problem: Refused | TryAgain | None = None,
+    ) -> None:
+        """Put an outcome on disk, as soon as that can be done: the records stay claimed till then.
+        (Where we end before, they are sent again, the same bytes.)"""
+        while True:
+            try:
+                return await asyncio.to_thread(
+                    self._write_now, delivered, postponed, wait, failed, problem
+                )
+            except StateError as error:
+                self.trouble(str(error))
+                if self.stop():
+                    return None
+                await asyncio.sleep(1.0)
+
+    def _write_now(
+        self,
+        delivered: Sequence[DueEvent],
+        postponed: Sequence[DueEvent],
+        wait: float,
+        failed: DueEvent | None,
+        problem: Refused | TryAgain | None,
+    ) -> None:
+        if failed is not None and problem is not None:
+            # The failure first: if we die between the two, it fails and is recorded once more.
+            with self.state_database.write() as connection:
+                failures.put(connection, [_failure(failed, problem)])
+        self._clear_failures([event for event in delivered if event.attempts])
+        with self.queue_database.write() as connection:
+            if delivered:
+                queue.settle(connection, [event.id for event in delivered])
+                queue.count(connection, {("delivered", ""): len(delivered)})
+            if failed is not None and failed not in postponed:
+                queue.settle(connection, [failed.id])
+                queue.count(connection, {("failed", ""): 1})
+            if postponed:
+                due_at = _now() + int(wait * 1000)
+                queue.postpone(connection, [event.id for event in postponed], due_at)
+
+    def _clear_failures(self, tried: Collection[DueEvent]) -> None:
+        """These got through after all."""
+        refs = [failures.meter_ref(event.message_id, event.key) for event in tried]
+        with self.state_database.read() as connection:
+            listed = bool(refs) and failures.count(connection, refs)
+        if listed:
+            with self.state_database.write() as connection:
+                failures.clear(connection, refs)
+
+
+def _halves(part: Sequence[DueEvent]) -> list[list[DueEvent]]:
+    middle = len(part) // 2
+    return [list(part[middle:]), list(part[:middle])]
+
+
+def _failure(event: DueEvent, problem: Refused | TryAgain) -> dict[str, object]:
+    return {
+        "ref": failures.meter_ref(event.message_id, event.key),
+        "kind": failures.METER,
+        "customer_id": orjson.loads(event.record).get("customerId"),
+        "message_id": event.message_id,
+        "reason": str(problem),
+        "status": problem.status,
+        "request": event.record.decode(),
+        "body": problem.body,
+        "attempts": event.attempts + 1,
+        "failed_at": _now(),
+        "via": event.key or None,
+    }
+
+
+def _now() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000

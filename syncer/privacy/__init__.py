@@ -1,0 +1,1 @@
+"""Erasure: a customer is anonymized at Amberflo and deleted here."""

@@ -1,0 +1,184 @@
+"""Forgetting a customer: Amberflo first, then everything here, then the traces in the files.
+
+What is known of a customer is erased when Amberflo has taken its last write, and not before. From
+then on the customer does not come in again by a pull or a call, until that is lifted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from state import erasure, queue, suppression
+from state.db import metadata
+from state.db.database import Database
+from state.db.workers import Worker
+from state.erasure import Erased, Taken
+from state.errors import Locked
+from state.snapshot import DueRow
+from state.suppression import Forgotten
+from syncer.errors import AmberfloError, NotFound, SyncerError
+from syncer.sync.diff import GONE, Pair, Tally
+
+#: Why a pulled value of a customer is skipped.
+REASON = "forgotten"
+
+
+class Forgot(NamedTuple):
+    """What was erased here, and whether Amberflo knew the customer and took its last write."""
+
+    erased: Erased
+    at_amberflo: bool
+
+
+@dataclass
+class Forget:
+    """Forgets customers. `farewell` brings the last write of one (with the trait names that are
+    ours) to Amberflo, says whether that knows it, or raises. Meanwhile this process is a worker
+    (`working`) beside which no run goes on, so none can wait for the customer, and nobody else
+    removes history; it takes the customer as a delivery does, so the writes of one stay serial.
+    `wait` is how many seconds it waits for a delivery that has it."""
+
+    state: Database
+    calls: Database
+    farewell: Callable[[DueRow, Collection[str]], bool]
+    working: Callable[[], AbstractContextManager[Worker]]
+    #: finishes a compaction that was cut off: it must not find less than it left
+    settle: Callable[[], object]
+    wait: float = 0.0
+    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+    def forget(self, customer_id: str) -> Forgot:
+        """Forget one, also one that only Amberflo knows: this state may be a new one. When Amberflo
+        does not take the last write, nothing is erased."""
+        with self.working() as worker, self._taken(customer_id, worker) as taken:
+            try:
+                at_amberflo = self.farewell(taken.row, taken.owned)
+            except AmberfloError as error:
+                raise SyncerError(
+                    f"nothing was erased, Amberflo did not take the last write: {error}"
+                ) from None
+            self.settle()
+            worker.check()
+            with self.state.write(alone=True) as connection:
+                erased = erasure.erase(connection, customer_id, self.clock())
+        return Forgot(erased, at_amberflo)
+
+    @contextmanager
+    def _taken(self, customer_id: str, worker: Worker) -> Iterator[Taken]:
+        """The customer is ours for the block. It is as before where it was not erased."""
+        taken = self._take(customer_id, worker)
+        try:
+            yield taken
+        except BaseException:
+            with self.state.write(alone=True) as connection:
+                erasure.give_back(connection, taken)
+            raise
+
+    def _take(self, customer_id: str, worker: Worker) -> Taken:
+        until = time.monotonic() + self.wait
+        while True:
+            try:
+                with self.state.write(alone=True) as connection:
+                    return erasure.take(connection, customer_id, worker.number, self.clock())
+            except Locked:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+    def forget_all_asked(self) -> int:
+        """Forget those whom Segment's delete calls name; gives how many. Who cannot be forgotten
+        keeps no other one waiting."""
+        with self.state.read() as connection:
+            asked = suppression.asked(connection)
+        problem: SyncerError | None = None
+        for customer_id in asked:
+            try:
+                self.forget(customer_id)
+            except SyncerError as error:
+                problem = error
+        if problem is not None:
+            raise problem
+        return len(asked)
+
+    def forget_waiting(self, customer_ids: Collection[str]) -> tuple[int, str | None]:
+        """Somebody says that these may be erased, who waited for that: erase them; gives how many,
+        and what keeps the others, which stay asked for: a daemon erases them as soon as it can."""
+        with self.state.write(alone=True) as connection:
+            suppression.approve(connection, customer_ids)
+        erased = 0
+        for customer_id in customer_ids:
+            try:
+                self.forget(customer_id)
+            except (Locked, SyncerError) as problem:
+                return erased, str(problem)
+            erased += 1
+        return erased, None
+
+    def lift(self, customer_id: str) -> bool:
+        """Let a customer in again; gives whether it was forgotten."""
+        with self.state.write(alone=True) as connection:
+            return suppression.lift(connection, customer_id)
+
+    def traces(self) -> bool:
+        """Whether there may be traces in the files of what was erased."""
+        with self.state.read() as connection:
+            return metadata.get(connection, erasure.TRACES) is not None
+
+    def scrub(self) -> bool:
+        """Remove the traces from the files; gives whether all are gone. Calls that were taken
+        before the erasure must be delivered first: they are billed."""
+        with self.state.read() as connection:
+            erased_at = metadata.get(connection, erasure.TRACES)
+            old_file = metadata.get(connection, erasure.SCRUBBED) is None
+        if erased_at is None:
+            return True
+        if not self.state.scrub(vacuum=old_file):
+            return False
+        if old_file:
+            with self.state.write(alone=True) as connection:
+                metadata.put(connection, erasure.SCRUBBED, "yes")
+        if self._calls_until(int(erased_at)) or not self.calls.scrub(vacuum=True):
+            return False
+        with self.state.write(alone=True) as connection:
+            if metadata.get(connection, erasure.TRACES) == erased_at:
+                metadata.drop(connection, erasure.TRACES)
+        return True
+
+    def _calls_until(self, moment: int) -> bool:
+        """Whether calls of that time still wait."""
+        with self.calls.read() as connection:
+            oldest = queue.oldest_waiting(connection)
+        return oldest is not None and oldest <= moment
+
+
+def without_forgotten(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterable[Pair]:
+    """The pairs of a comparison less the customers that must not come in; `tally` counts what was
+    pulled of them as skipped."""
+    return _others(pairs, gone, tally) if gone else pairs
+
+
+def _others(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterator[Pair]:
+    for row, known, seen in pairs:
+        # Who is erased is not known; only who is about to be is.
+        name = known[0] if known is not None else row.customer_id if row is not None else ""
+        if name not in (gone if known is None else gone.pending):
+            yield row, known, seen
+        elif name in gone.doubted and row is not None and row is not GONE:
+            tally.returned.append(name)
+            yield row, known, seen
+        elif row is not None and row is not GONE:
+            tally.leave_out(row, REASON)
+
+
+def check_not_forgotten(connection: Connection, customer_id: str) -> None:
+    """Raises what to do when a command names a customer that was forgotten."""
+    if customer_id in suppression.load(connection):
+        raise NotFound(
+            f"the customer {customer_id!r} was forgotten; `syncer forget --undo` lets it in again"
+        )

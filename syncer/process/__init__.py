@@ -1,0 +1,1 @@
+"""What every process of the service needs: its start, its server, its child processes."""

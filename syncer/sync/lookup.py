@@ -1,0 +1,59 @@
+"""What Engage says now of some customers by name, for who finds them at Amberflo alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+from state import snapshot, suppression
+from state.db.database import Database
+from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
+from syncer.engage.selection import matches
+from syncer.engage.source import OnlyCustomers, Source
+from syncer.sync.owned import Ours, Said, said_of
+from syncer.sync.runs import Selection
+
+#: Customers that Engage is asked about at a time.
+AT_A_TIME = 500
+
+
+@dataclass
+class Asking:
+    """Asks about the traits that the state knows as ours and the `selection` of the config does not
+    leave out. `source` opens the way to Engage; nothing is opened until somebody is asked about."""
+
+    database: Database
+    source: Callable[[], Source]
+    selection: Selection
+    as_strings: bool = False
+    protected: tuple[str, ...] = ()
+
+    @cached_property
+    def ours(self) -> Ours:
+        """These traits, at Amberflo."""
+        audiences = {trait.name: trait.kind == AUDIENCE for trait in self._catalog.by_name.values()}
+        return Ours(audiences, self.as_strings, self.protected)
+
+    def about(self, customer_ids: Collection[str]) -> dict[str, Said]:
+        """Those of the named customers that Engage knows, and that are not to be forgotten. Raises
+        SourceError and ConfigError where it cannot be asked."""
+        with self.database.read() as connection:
+            gone = suppression.load(connection)
+        ids = tuple(one for one in customer_ids if one not in gone)
+        with self.source().pull(OnlyCustomers(ids)) as pull:
+            rows = pull.customers(self._catalog.keys)
+            return {row.customer_id: said_of(self._catalog, row) for row in rows}
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        with self.database.read() as connection:
+            rows = snapshot.traits(connection)
+        known = []
+        for row in rows:
+            audience = row.kind == AUDIENCE
+            chosen = self.selection.audiences if audience else self.selection.computed_traits
+            if matches(row.key, chosen):
+                kind = AUDIENCE if audience else COMPUTED_TRAIT
+                known.append(KnownTrait(row.key, row.trait, kind))
+        return Catalog(known, {}, [])

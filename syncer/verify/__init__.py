@@ -1,0 +1,1 @@
+"""The verification: what Amberflo holds, against what it should hold."""
