@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
-from syncer.amberflo.customer import holds_already, without_nulls
+from syncer.amberflo.record import holds_already, without_nulls
 from syncer.errors import Refused, TryAgain
 
 #: What a record is to be, given the one that is there.

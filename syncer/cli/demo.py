@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 
 from state.history import queries
-from syncer.amberflo.customer import merged
+from syncer.amberflo.record import merged
 from syncer.app import App
 from syncer.cli import output
 from syncer.config import Config

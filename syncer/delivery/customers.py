@@ -32,8 +32,8 @@ from state.removable import removable
 from state.snapshot import DueRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
-from syncer.amberflo.customer import to_put
 from syncer.amberflo.rate_limit import Pace
+from syncer.amberflo.record import to_put
 from syncer.amberflo.writer import write
 from syncer.delivery.rate_share import LOOK, Share
 from syncer.errors import KeyRefused, Refused, TryAgain

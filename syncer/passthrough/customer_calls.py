@@ -23,7 +23,7 @@ from state.holds import InForce
 from state.identify_traits import Said
 from state.pending_calls import EarlyCall
 from state.snapshot import ChangeRow, CustomerState, TraitRow
-from syncer.amberflo.customer import is_protected
+from syncer.amberflo.record import is_protected
 from syncer.clock import believed
 from syncer.engage.catalog import canonical
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT

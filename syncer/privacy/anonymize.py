@@ -15,7 +15,7 @@ from collections.abc import Collection
 
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
-from syncer.amberflo.customer import Desired, to_put
+from syncer.amberflo.record import Desired, to_put
 from syncer.amberflo.writer import write
 from syncer.errors import TryAgain
 from syncer.retry import full_jitter

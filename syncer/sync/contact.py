@@ -23,8 +23,8 @@ from state.db.database import Database
 from state.removable import removable
 from state.snapshot import HeldRow
 from syncer.amberflo.codec import Record, plain, read, written
-from syncer.amberflo.customer import Difference, is_protected, trait_differences
 from syncer.amberflo.reader import Holdings
+from syncer.amberflo.record import Difference, is_protected, trait_differences
 from syncer.engage.catalog import AUDIENCE, Catalog
 from syncer.errors import AmberfloError, Refused, TryAgain
 from syncer.progress import Progress

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from syncer.amberflo.customer import alike, at_amberflo
+from syncer.amberflo.record import alike, at_amberflo
 from syncer.chunks import CHUNK, chunks
 from syncer.clock import read as milliseconds
 from syncer.clock import since_1970

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from syncer.amberflo.customer import alike, at_amberflo, is_protected
+from syncer.amberflo.record import alike, at_amberflo, is_protected
 from syncer.engage.catalog import Catalog, newest
 from syncer.engage.source import PulledCustomer
 

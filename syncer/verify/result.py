@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from syncer.amberflo.codec import plain, read, written
-from syncer.amberflo.customer import Difference
+from syncer.amberflo.record import Difference
 from syncer.verify.findings import Findings
 
 

@@ -17,8 +17,8 @@ from state.db.database import Database
 from state.removable import removable
 from state.snapshot import HeldRow
 from syncer.amberflo.codec import Record
-from syncer.amberflo.customer import Difference, alike, differences, ours_at_amberflo
 from syncer.amberflo.reader import Holdings
+from syncer.amberflo.record import Difference, alike, differences, ours_at_amberflo
 from syncer.delivery.customers import Delivery
 from syncer.errors import (
     ConfigError,

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import pytest
 
-from syncer.amberflo.customer import at_amberflo
+from syncer.amberflo.record import at_amberflo
 from syncer.cli import main
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox

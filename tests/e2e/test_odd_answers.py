@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from syncer.amberflo.codec import read, written
-from syncer.amberflo.customer import merged
+from syncer.amberflo.record import merged
 from syncer.sandbox.amberflo import Call
 from tests.e2e.conftest import Installation
 from tests.support.warehouse import Warehouse

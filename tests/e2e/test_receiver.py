@@ -31,7 +31,7 @@ from sqlalchemy import event as engine_event
 
 from state import failures, queue, snapshot
 from state.db.database import Database
-from syncer.amberflo.customer import merged
+from syncer.amberflo.record import merged
 from syncer.clock import FUTURE, TOO_EARLY, UNREADABLE
 from syncer.passthrough.call import (
     ALIAS,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from syncer.amberflo.customer import at_amberflo
+from syncer.amberflo.record import at_amberflo
 from syncer.sandbox.engage import Customer, EngageSandbox
 
 Event = dict[str, Any]

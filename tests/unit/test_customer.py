@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo.customer import (
+from syncer.amberflo.record import (
     SERVER_OWNED,
     at_amberflo,
     differences,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo.customer import Difference, differences, ours_at_amberflo, to_put
+from syncer.amberflo.record import Difference, differences, ours_at_amberflo, to_put
 
 
 class Row(NamedTuple):

@@ -95,7 +95,7 @@ def test_the_pure_core_does_no_io() -> None:
         "sync/readiness.py",
         "engage/computations.py",
         "engage/catalog.py",
-        "amberflo/customer.py",
+        "amberflo/record.py",
         "retry.py",
         "amberflo/rate_limit.py",
     ]

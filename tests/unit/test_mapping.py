@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncer.amberflo.customer import merged
+from syncer.amberflo.record import merged
 from syncer.passthrough import mapping as module
 from syncer.passthrough.call import Call, Dropped, Rejected, parse, split
 from syncer.passthrough.mapping import (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from syncer.amberflo.codec import plain, read, written
-from syncer.amberflo.customer import alike
+from syncer.amberflo.record import alike
 
 TEXTS = [
     '{"a":1,"b":[1.5,true,null,"x"],"é":"ü"}',
