@@ -24,7 +24,7 @@ from typing import Any
 
 from state import runs
 from state.db.database import Database
-from syncer.sandbox.environment import Stage, stage
+from syncer.sandbox.environment import Environment, environment
 
 
 class Daemon:
@@ -54,12 +54,12 @@ def doing(config: Path) -> dict[str, Any] | None:
     return found if found.get("stage") == "delivering" and found["seconds_left"] else None
 
 
-def written(on: Stage) -> dict[str, int]:
+def written(on: Environment) -> dict[str, int]:
     puts: dict[str, int] = on.amberflo.stats()["puts"]
     return puts
 
 
-def until(on: Stage, config: Path, target: int) -> tuple[dict[str, Any] | None, int, float]:
+def until(on: Environment, config: Path, target: int) -> tuple[dict[str, Any] | None, int, float]:
     """Wait until so many customers are written; gives what was said on half of the way, how many
     were written then, and when."""
     begun, said = len(written(on)), None
@@ -80,12 +80,12 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        stage(Path(folder), users=options.customers, audiences=10) as on,
+        environment(Path(folder), users=options.customers, audiences=10) as on,
     ):
         play(on, Path(folder) / "config.toml", options.rate, options.kills)
 
 
-def play(on: Stage, config: Path, rate: float, kills: int) -> None:
+def play(on: Environment, config: Path, rate: float, kills: int) -> None:
     config.write_text(on.config.replace("rate = 0", f"rate = {rate}"))
     total = sum(1 for _ in on.engage.expected())
     print(f"{total:,} customers; at {rate:g} requests a second: {2 * total / rate:.0f} s")

@@ -26,7 +26,7 @@ from syncer.app import App
 from syncer.cli.output import LineProgress
 from syncer.config import Config
 from syncer.errors import SyncerError
-from syncer.sandbox.environment import Stage, stage
+from syncer.sandbox.environment import Environment, environment
 
 IMAGES = Path(__file__).with_name("images")
 TOKEN = "for-the-pictures-only"
@@ -35,7 +35,7 @@ USERS, DAYS, HOURS = 1200, 29, 12
 SHOWN, HELD = "cart_abandoned_7_days", "vip"
 
 
-def live(on: Stage, config: str) -> None:
+def live(on: Environment, config: str) -> None:
     """Thirty days of runs, the last of which holds an audience."""
     app = App(Config.model_validate(tomllib.loads(config)), LineProgress(lambda text: None))
     with app.runs() as runs:
@@ -149,7 +149,7 @@ def main() -> None:
         folder = Path(named[0] if named else cleanup.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(exist_ok=True)
         IMAGES.mkdir(exist_ok=True)
-        on = cleanup.enter_context(stage(folder, users=USERS, audiences=10, seed=12))
+        on = cleanup.enter_context(environment(folder, users=USERS, audiences=10, seed=12))
         live(on, on.config)
         set_back(folder)
         lose_members(folder)

@@ -48,7 +48,7 @@ class Accepted(NamedTuple):
 
 
 class InboxRow(NamedTuple):
-    """An accepted request that is not sorted yet: the number `place` of the inbox's row `id`.
+    """An accepted request that is not processed yet: the number `place` of the inbox's row `id`.
     `scopes` is "" where an older program took it."""
 
     id: int
@@ -120,7 +120,7 @@ def probe(connection: Connection) -> None:
     connection.execute(delete(INBOX).where(INBOX.c.id == added))
 
 
-def unsorted(connection: Connection, events: int) -> list[InboxRow]:
+def unprocessed(connection: Connection, events: int) -> list[InboxRow]:
     """The requests of the oldest rows of the inbox: of each key one row, or as many as have its
     part of so many events."""
     keys = lanes.present(connection, INBOX.c.key)
@@ -172,7 +172,9 @@ def _unpacked(number: int, compressed: bytes, key: str) -> list[InboxRow]:
     return found
 
 
-def sort(connection: Connection, inbox: Collection[int], events: Sequence[EventRow]) -> int:
+def store_processed(
+    connection: Connection, inbox: Collection[int], events: Sequence[EventRow]
+) -> int:
     """Take rows out of the inbox and put their calls in; gives how many were new.
 
     A messageId that is there already by the same key is a repeat and changes nothing.

@@ -41,7 +41,7 @@ from state.history import compaction
 from state.history.compaction import Compacted, compact
 from state.snapshot import DueRow
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.reader import Holdings
+from syncer.amberflo.reader import CustomerReader
 from syncer.config import Config
 from syncer.databases import opened
 from syncer.delivery.customers import CustomerDelivery, Delivery
@@ -51,7 +51,7 @@ from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import AmberfloError, ConfigError, StateError
-from syncer.passthrough.processor import Sorter
+from syncer.passthrough.processor import Processor
 from syncer.privacy.anonymize import farewell
 from syncer.privacy.forget import Forget
 from syncer.progress import Progress
@@ -133,10 +133,10 @@ class App:
             settings.token.get_secret_value(), settings.space_id, url=settings.url, stop=self.stop
         )
 
-    def sorter(self, queue: Database, state: Database) -> Sorter:
+    def processor(self, queue: Database, state: Database) -> Processor:
         """What sorts accepted calls."""
         engage = self.config.engage
-        return Sorter(
+        return Processor(
             queue,
             state,
             engage.audiences,
@@ -298,7 +298,7 @@ class App:
         )
 
     @asynccontextmanager
-    async def _holdings(self, database: Database) -> AsyncIterator[Holdings]:
+    async def _holdings(self, database: Database) -> AsyncIterator[CustomerReader]:
         """What Amberflo holds, read as one of those that share the configured rate."""
         async with self.client() as client:
             with self._one_of_them(database) as state:
@@ -306,7 +306,9 @@ class App:
                 await share.begin()
                 keeping = asyncio.create_task(share.keep())
                 try:
-                    yield Holdings(client, patience=self.config.amberflo.patience, stop=self.stop)
+                    yield CustomerReader(
+                        client, patience=self.config.amberflo.patience, stop=self.stop
+                    )
                 finally:
                     keeping.cancel()
                     await asyncio.gather(keeping, return_exceptions=True)

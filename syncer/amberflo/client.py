@@ -22,7 +22,7 @@ import httpx
 
 from syncer import __version__
 from syncer.amberflo.codec import Record, read, written
-from syncer.amberflo.rate_limit import Pace
+from syncer.amberflo.rate_limit import RateLimiter
 from syncer.amberflo.transport import Transport
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 from syncer.retry import retry_after
@@ -104,9 +104,9 @@ class AmberfloClient:
         self._timeout = timeout
         self._connections = connections
         self._clock = clock
-        self.pace = Pace(rate)
+        self.pace = RateLimiter(rate)
         #: of meter records: a 429 there is no customer's
-        self.ingest_pace = Pace(0.0)
+        self.ingest_pace = RateLimiter(0.0)
         #: whether Amberflo answers so for a customer that is missing; None: not seen yet
         self._missing_is_404: bool | None = None
         #: how often each method was answered with each status; "none" where no answer came
@@ -260,13 +260,18 @@ class AmberfloClient:
         """Harmless requests that show whether the key is good and the URL is that of customers."""
         await self.get_customer(_NOBODY)
 
-    async def _wait(self, pace: Pace, requests: int = 1) -> None:
+    async def _wait(self, pace: RateLimiter, requests: int = 1) -> None:
         wait = pace.reserve(self._clock(), requests)
         if wait > 0:
             await asyncio.sleep(wait)
 
     async def _answer(
-        self, method: str, url: str, content: bytes | None, headers: httpx.Headers, pace: Pace
+        self,
+        method: str,
+        url: str,
+        content: bytes | None,
+        headers: httpx.Headers,
+        pace: RateLimiter,
     ) -> _Answer:
         """The answer to a request, whatever it is; the pace of such requests learns of it."""
         try:

@@ -14,7 +14,7 @@ SLOWEST = 0.2
 WINDOW = 5.0
 
 
-class Pace:
+class RateLimiter:
     """Gives each request its moment. `rate` is requests per second; 0 is as fast as it goes.
 
     Where several processes deliver, each takes its part of the configured rate (`divide`).

@@ -38,7 +38,7 @@ TRIES = 3
 
 
 @dataclass
-class Holdings:
+class CustomerReader:
     """Reads through `client`. Where nothing gets through for `patience` seconds that ends all with
     the reason, and so does `stop`. A request that Amberflo refuses, or that does not get through
     while others do, raises Refused or TryAgain: it is about what was asked for."""

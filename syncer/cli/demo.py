@@ -19,7 +19,7 @@ from syncer.cli import output
 from syncer.config import Config
 from syncer.errors import Stopped, SyncerError
 from syncer.progress import Progress
-from syncer.sandbox.environment import Stage, stage
+from syncer.sandbox.environment import Environment, environment
 from syncer.sync.runs import Result
 
 USERS, AUDIENCES = 1000, 10
@@ -30,7 +30,10 @@ IDENTIFIED = {"plan": "premium"}
 
 
 def demo(
-    folder: Path, progress: Progress, stop: Callable[[], bool], keep: Callable[[Stage], None] | None
+    folder: Path,
+    progress: Progress,
+    stop: Callable[[], bool],
+    keep: Callable[[Environment], None] | None,
 ) -> bool:
     """Play it in `folder`; gives whether Amberflo ends up equal to what Engage says. With `keep`
     the sandbox serves on while that runs."""
@@ -40,7 +43,7 @@ def demo(
         say()
         say(text)
 
-    with stage(folder, users=USERS, audiences=AUDIENCES) as on:
+    with environment(folder, users=USERS, audiences=AUDIENCES) as on:
         app = App(Config.model_validate(tomllib.loads(on.config)), progress, stop)
         say(f"Engage: a Profiles Sync database with {USERS:,} profiles, {AUDIENCES} audiences")
         say(f"Amberflo: {on.amberflo_url}, one customer is there already, with a Stripe id")
@@ -71,7 +74,7 @@ def demo(
     return equal
 
 
-def _sync(app: App, on: Stage, say: Callable[[str], None]) -> int:
+def _sync(app: App, on: Environment, say: Callable[[str], None]) -> int:
     """A run; gives how many customers were written."""
     on.amberflo.reset_stats()
     with app.runs() as runs:
@@ -86,7 +89,7 @@ def _sync(app: App, on: Stage, say: Callable[[str], None]) -> int:
     return sum(on.amberflo.stats()["puts"].values())
 
 
-def _calls(folder: Path, on: Stage, customer_id: str, say: Callable[[str], None]) -> None:
+def _calls(folder: Path, on: Environment, customer_id: str, say: Callable[[str], None]) -> None:
     """Start the daemon, send it calls as an SDK would, and wait for them at Amberflo."""
     config = folder / "config.toml"
     config.write_text(on.config, encoding="utf-8")
@@ -124,7 +127,7 @@ def _calls(folder: Path, on: Stage, customer_id: str, say: Callable[[str], None]
     say(f"   customer {customer_id}: plan = {plan}")
 
 
-def _arrived(on: Stage, customer_id: str) -> bool:
+def _arrived(on: Environment, customer_id: str) -> bool:
     traits = on.amberflo.customers[customer_id]["traits"]
     return len(on.amberflo.records) == 3 and "plan" in traits
 
@@ -147,7 +150,7 @@ def _audit(app: App, changed: set[str]) -> None:
     )
 
 
-def _compare(on: Stage, foreign: str) -> bool:
+def _compare(on: Environment, foreign: str) -> bool:
     """A line per trait: how often it is true (or set) on either side, and how often the two
     differ. The customer with the foreign trait must have it still."""
     there = on.amberflo.customers

@@ -15,7 +15,7 @@ from syncer.cli.demo import demo as play
 from syncer.cli.options import Stop, listen_for_stop
 from syncer.config import duration
 from syncer.errors import EXIT_FAILED
-from syncer.sandbox.environment import Stage, stage
+from syncer.sandbox.environment import Environment, environment
 from syncer.sandbox.faults import Faults
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,7 +50,7 @@ def demo(keep: bool) -> None:
             raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _keep(on: Stage, folder: Path, stop: Stop) -> None:
+def _keep(on: Environment, folder: Path, stop: Stop) -> None:
     output.say(f"serving until Ctrl-C; try: syncer status --config {folder / 'config.toml'}")
     stop.wait()
 
@@ -90,7 +90,9 @@ def sandbox(
             temporary = tempfile.TemporaryDirectory(prefix="syncer-sandbox-")
             folder = Path(cleanup.enter_context(temporary))
         on = cleanup.enter_context(
-            stage(folder, users=users, audiences=audiences, seed=seed, faults=faults, port=port)
+            environment(
+                folder, users=users, audiences=audiences, seed=seed, faults=faults, port=port
+            )
         )
         print(on.config, flush=True)
         output.say("the sandbox serves until Ctrl-C; the config above points at it")

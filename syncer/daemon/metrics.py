@@ -57,7 +57,7 @@ class Figures:
         for key, value in sorted(by_key.items()):
             waiting.add_metric([key], value)
         yield waiting
-        yield GaugeMetricFamily("syncer_calls_unsorted", "Calls in the inbox", inbox)
+        yield GaugeMetricFamily("syncer_calls_unprocessed", "Calls in the inbox", inbox)
         yield GaugeMetricFamily("syncer_meters_waiting", "Meter records to deliver", records)
         lag = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
         yield GaugeMetricFamily("syncer_lag_seconds", "Age of the oldest waiting call", lag)

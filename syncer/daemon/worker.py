@@ -1,6 +1,6 @@
-"""The worker: a process that sorts accepted calls, and delivers meter records and customers.
+"""The worker: a process that processes accepted calls, and delivers meter records and customers.
 
-Several daemons on one PostgreSQL have one each: they deliver side by side, and one of them sorts.
+Several daemons on one PostgreSQL have one each: all of them deliver, one processes calls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from syncer.config import Config
 from syncer.daemon import maintenance
 from syncer.delivery.meters import MeterDelivery
 from syncer.errors import SyncerError
-from syncer.passthrough.processor import Sorter
+from syncer.passthrough.processor import Processor
 from syncer.process.child import Lifeline
 from syncer.process.problem import Trouble
 
@@ -64,14 +64,14 @@ def work(config: Config, lifeline: Lifeline) -> None:
 async def _work(
     app: App, state: Database, calls: Database, worker: Worker, rung: threading.Event
 ) -> None:
-    sorter, broken = app.sorter(calls, state), threading.Event()
+    processor, broken = app.processor(calls, state), threading.Event()
     try:
         async with app.client() as client, asyncio.TaskGroup() as tasks:
             meters = MeterDelivery(calls, state, worker.number, client, app.stop, Trouble("meters"))
             news = News(asyncio.get_running_loop(), [meters.arrived, asyncio.Event()])
             # A thread is not cancelled with its group: it has to be told.
             stop = lambda: app.stop() or broken.is_set()  # noqa: E731
-            tasks.create_task(asyncio.to_thread(_sort_all, sorter, rung, news.came, stop))
+            tasks.create_task(asyncio.to_thread(_process_all, processor, rung, news.came, stop))
             tasks.create_task(asyncio.to_thread(maintenance.do_all, app, state, calls, stop))
             tasks.create_task(_wake_at_the_end(news, app.stop))
             for work in (
@@ -111,15 +111,15 @@ async def _until_broken(work: Coroutine[Any, Any, None], broken: threading.Event
         raise
 
 
-def _sort_all(
-    sorter: Sorter, rung: threading.Event, came: Callable[[], None], stop: Callable[[], bool]
+def _process_all(
+    processor: Processor, rung: threading.Event, came: Callable[[], None], stop: Callable[[], bool]
 ) -> None:
     """Sort calls as they come; one process at a time does, so that they stay in order."""
     trouble = Trouble("calls")
     while not stop():
         try:
-            with lock(sorter.state_database, "sorting", wait=5, every=1, stop=stop) as check:
-                _sort_while(sorter, rung, came, check, trouble, stop)
+            with lock(processor.state_database, "sorting", wait=5, every=1, stop=stop) as check:
+                _process_while(processor, rung, came, check, trouble, stop)
         except Locked:
             pass  # another daemon does
         except StateError as error:
@@ -127,8 +127,8 @@ def _sort_all(
             _wait(1.0, stop)
 
 
-def _sort_while(
-    sorter: Sorter,
+def _process_while(
+    processor: Processor,
     rung: threading.Event,
     came: Callable[[], None],
     check: Callable[[], None],
@@ -139,10 +139,10 @@ def _sort_while(
     while not stop():
         if time.monotonic() - checked > LOOK:
             check()
-            sorter.settle_early()
+            processor.settle_early()
             checked = time.monotonic()
         rung.clear()
-        if sorter.sort():
+        if processor.process():
             came()
         else:
             rung.wait(LOOK)

@@ -32,7 +32,7 @@ from state.removable import removable
 from state.snapshot import DueRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
-from syncer.amberflo.rate_limit import Pace
+from syncer.amberflo.rate_limit import RateLimiter
 from syncer.amberflo.record import to_put
 from syncer.amberflo.writer import write
 from syncer.delivery.rate_share import LOOK, Share
@@ -254,7 +254,7 @@ class CustomerDelivery:
         return max(self._page // 2, self._least()) if lasted > 2 * PAGE_SECONDS else self._page
 
     @property
-    def _pace(self) -> Pace:
+    def _pace(self) -> RateLimiter:
         return self.client.pace
 
     async def _take(self) -> int:

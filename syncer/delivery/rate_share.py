@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from state.db import workers
 from state.db.database import Database
-from syncer.amberflo.rate_limit import Pace
+from syncer.amberflo.rate_limit import RateLimiter
 
 #: Seconds between two looks at who else speaks to Amberflo.
 LOOK = 1.0
@@ -19,7 +19,7 @@ class Share:
     """Divides a pace among the living workers; who takes part has joined them (workers.py)."""
 
     database: Database
-    pace: Pace
+    pace: RateLimiter
 
     async def begin(self) -> None:
         """Take our part of it; who comes anew waits until the others know."""

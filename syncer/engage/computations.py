@@ -50,7 +50,7 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class Listing:
+class Computations:
     """All that is listed, by key. Where the Public API could not be read, `problem` says why, in
     one line; then `kinds` are those that the last run knew, and no exit can be believed."""
 

@@ -28,15 +28,15 @@ from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership, Meter
 
 log = logging.getLogger("syncer")
 
-#: Calls that one transaction sorts, or those of one commit of the inbox if these are more.
+#: Calls that one transaction processes, or those of one commit of the inbox if these are more.
 PAGE = 2000
 
 #: Why a request is kept that nothing can be done with, and how many of its bytes.
-UNSORTABLE, MAX_KEPT = "the accepted request cannot be sorted", 32 * 1024
+UNPROCESSABLE, MAX_KEPT = "the accepted request cannot be processed", 32 * 1024
 
 
 @dataclass
-class Sorted:
+class Processed:
     """What a page of requests came to."""
 
     events: list[EventRow] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Sorted:
 
 
 @dataclass
-class Sorter:
+class Processor:
     """Takes requests out of the inbox. `audiences` and `computed_traits` are the config's globs,
     `protected` the names or globs of traits that nobody writes; of more deletes than
     `deletes_per_day` each waits for somebody's word."""
@@ -59,10 +59,10 @@ class Sorter:
     protected: tuple[str, ...] = ()
     deletes_per_day: int = 100
 
-    def sort(self) -> int:
-        """Sort the oldest requests; gives how many there were."""
+    def process(self) -> int:
+        """Process the oldest requests; return how many there were."""
         with self.queue_database.read() as connection:
-            requests = queue.unsorted(connection, PAGE)
+            requests = queue.unprocessed(connection, PAGE)
         if not requests:
             return 0
         each = [read_whatever_it_is(request) for request in requests]
@@ -75,7 +75,9 @@ class Sorter:
             alone = [self._store_alone(*pair) for pair in zip(requests, each, strict=True)]
             found = joined(alone)
         with self.queue_database.write() as connection:
-            new = queue.sort(connection, {request.id for request in requests}, found.events)
+            new = queue.store_processed(
+                connection, {request.id for request in requests}, found.events
+            )
             found.counts["repeated", ""] += len(found.events) - new
             queue.count(connection, +found.counts)
         return len(requests)
@@ -92,12 +94,12 @@ class Sorter:
             known, pulled = pending.take_known(connection), pending.known_better(connection, now)
             newer: list[CustomerCall] = [one for one in known if one.received_at > pulled]
             counts["dropped", OLDER] += len(known) - len(newer)
-            self._apply(connection, Sorted(calls=newer, counts=counts))
+            self._apply(connection, Processed(calls=newer, counts=counts))
             counts["dropped", pending.UNKNOWN] += pending.let_go(connection, now)
         with self.queue_database.write() as connection:
             queue.count(connection, +counts)
 
-    def _store(self, each: Sequence[Sorted]) -> Sorted:
+    def _store(self, each: Sequence[Processed]) -> Processed:
         """Bring what requests say of customers, and their failures, into the state."""
         found = joined(each)
         if found.calls or found.failures:
@@ -107,15 +109,15 @@ class Sorter:
                     found.counts["failure", "let go"] += failures.put(connection, found.failures)
         return found
 
-    def _store_alone(self, request: InboxRow, one: Sorted) -> Sorted:
+    def _store_alone(self, request: InboxRow, one: Processed) -> Processed:
         try:
             return self._store([one])
         except Exception as error:
             if not costs_itself_only(error):
                 raise
-            return self._store([unsortable(request, error)])
+            return self._store([unprocessable(request, error)])
 
-    def _apply(self, connection: Connection, found: Sorted) -> None:
+    def _apply(self, connection: Connection, found: Processed) -> None:
         """Bring what the calls say of customers into the desired state, in the order they came."""
         calls = Calls(
             connection,
@@ -132,9 +134,9 @@ class Sorter:
         calls.write()
 
 
-def joined(each: Iterable[Sorted]) -> Sorted:
+def joined(each: Iterable[Processed]) -> Processed:
     """What several requests came to together."""
-    found = Sorted()
+    found = Processed()
     for one in each:
         found.events += one.events
         found.calls += one.calls
@@ -150,35 +152,36 @@ def costs_itself_only(error: Exception) -> bool:
     return not isinstance(error, OSError | MemoryError)
 
 
-def read_whatever_it_is(request: InboxRow) -> Sorted:
-    """Sort one accepted request; one that cannot be is a failure and stops nobody."""
-    found = Sorted()
+def read_whatever_it_is(request: InboxRow) -> Processed:
+    """Process one accepted request; one that cannot be processed is a failure and stops nobody."""
+    found = Processed()
     try:
         read(request, found)
     except Exception as error:
         if not costs_itself_only(error):
             raise
-        return unsortable(request, error)
+        return unprocessable(request, error)
     return found
 
 
-def unsortable(request: InboxRow, error: Exception) -> Sorted:
-    """A request that was accepted and cannot be sorted, as a failure with its bytes."""
+def unprocessable(request: InboxRow, error: Exception) -> Processed:
+    """A request that was accepted and cannot be processed, as a failure with its bytes."""
     log.error(
-        "an accepted request cannot be sorted, it is kept as a failure",
+        "an accepted request cannot be processed, it is kept as a failure",
         extra={"inbox": request.id, "place": request.place},
         exc_info=error,
     )
     text = request.body[:MAX_KEPT].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
-    found = Sorted(counts=Counter({("rejected", UNSORTABLE): 1}))
-    failure = _failure(request, 0, Rejected(UNSORTABLE, ""))
+    found = Processed(counts=Counter({("rejected", UNPROCESSABLE): 1}))
+    failure = _failure(request, 0, Rejected(UNPROCESSABLE, ""))
     found.failures.append({**failure, "request": text})  # of what we took and cannot read, more
     return found
 
 
-def read(request: InboxRow, into: Sorted) -> None:
-    """Sort one accepted request. Its ids and times follow from what was stored, so doing it again
-    gives the same."""
+def read(request: InboxRow, into: Processed) -> None:
+    """Process one accepted request.
+
+    Its ids and times follow from what was stored, so doing it again has the same result."""
     numbers = iter(range(1_000_000))
 
     def make_id() -> str:

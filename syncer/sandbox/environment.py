@@ -52,7 +52,7 @@ listen = "127.0.0.1:0"
 
 
 @dataclass(frozen=True)
-class Stage:
+class Environment:
     """The running stand-ins; `config` is the text of a TOML file for `syncer --config`."""
 
     amberflo: AmberfloSandbox
@@ -70,7 +70,7 @@ class Stage:
 
 
 @contextmanager
-def stage(
+def environment(
     folder: Path,
     *,
     users: int,
@@ -78,7 +78,7 @@ def stage(
     seed: int = 0,
     faults: Faults | None = None,
     port: int = 0,
-) -> Iterator[Stage]:
+) -> Iterator[Environment]:
     """Fill Engage's database in `folder`, serve its Public API and Amberflo, for the block."""
     api_key, write_key, token, space_id = (
         f"sandbox-{kind}-{secrets.token_hex(8)}" for kind in ("api", "write", "token", "space")
@@ -102,7 +102,7 @@ def stage(
                 public_api=public_api_url,
                 state=(folder / "syncer.db").absolute(),
             )
-            yield Stage(amberflo, url, engage, public_api, config, write_key)
+            yield Environment(amberflo, url, engage, public_api, config, write_key)
     finally:
         engage.close()
 

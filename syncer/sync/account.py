@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from state import snapshot
 from state.db import metadata
 from state.db.database import Database
-from syncer.amberflo.reader import Holdings
+from syncer.amberflo.reader import CustomerReader
 from syncer.errors import OtherAccount
 
 #: Acknowledged customers that are looked for where the URL or the key is not the same any more.
@@ -36,7 +36,7 @@ class Account:
     salted hash of the key, never the key."""
 
     database: Database
-    connect: Callable[[], AbstractAsyncContextManager[Holdings]]
+    connect: Callable[[], AbstractAsyncContextManager[CustomerReader]]
     url: str
     api_key: str
 

@@ -23,7 +23,7 @@ from state.db.database import Database
 from state.removable import removable
 from state.snapshot import HeldRow
 from syncer.amberflo.codec import Record, plain, read, written
-from syncer.amberflo.reader import Holdings
+from syncer.amberflo.reader import CustomerReader
 from syncer.amberflo.record import Difference, is_protected, trait_differences
 from syncer.engage.catalog import AUDIENCE, Catalog
 from syncer.errors import AmberfloError, Refused, TryAgain
@@ -53,7 +53,7 @@ class Contact:
     """
 
     database: Database
-    connect: Callable[[], AbstractAsyncContextManager[Holdings]]
+    connect: Callable[[], AbstractAsyncContextManager[CustomerReader]]
     progress: Progress
     as_strings: bool = False
     protected: tuple[str, ...] = ()

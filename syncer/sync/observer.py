@@ -19,7 +19,7 @@ from state import snapshot
 from state.db.database import Database
 from state.snapshot import HeldRow
 from syncer.amberflo.codec import Record
-from syncer.amberflo.reader import Holdings
+from syncer.amberflo.reader import CustomerReader
 from syncer.errors import Refused, Stopped, TryAgain
 from syncer.progress import Progress
 
@@ -56,7 +56,7 @@ class Observer:
     themselves at a time."""
 
     database: Database
-    holdings: Holdings
+    holdings: CustomerReader
     progress: Progress
     at_a_time: int = 16
     stop: Callable[[], bool] = lambda: False

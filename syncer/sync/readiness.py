@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from syncer.engage.catalog import Catalog
-from syncer.engage.computations import AUDIENCE, UNLISTED, Listing
+from syncer.engage.computations import AUDIENCE, UNLISTED, Computations
 from syncer.engage.selection import matches
 from syncer.sync.diff import Sums
 
@@ -28,7 +28,9 @@ class Mismatch:
     here: int
 
 
-def waiting(listing: Listing, sums: Mapping[str, Sums], held: Collection[str]) -> dict[str, str]:
+def waiting(
+    listing: Computations, sums: Mapping[str, Sums], held: Collection[str]
+) -> dict[str, str]:
     """Trait keys with changes that leave and must wait, each with the reason in words; what the
     guard holds is not among them."""
     return {
@@ -39,7 +41,7 @@ def waiting(listing: Listing, sums: Mapping[str, Sums], held: Collection[str]) -
 
 
 def unseen(
-    listing: Listing, catalog: Catalog, statuses: Mapping[str, str | None], *, whole: bool
+    listing: Computations, catalog: Catalog, statuses: Mapping[str, str | None], *, whole: bool
 ) -> bool:
     """Whether the run left rows aside that may be ours: where the list could not be read, or where
     a partial run finds a key of ours in it that was not there before. `statuses` are those of all
@@ -65,7 +67,7 @@ def members_after(
 
 
 def mismatches(
-    listing: Listing, here: Mapping[str, int], audiences: Collection[str], tolerance: float
+    listing: Computations, here: Mapping[str, int], audiences: Collection[str], tolerance: float
 ) -> list[Mismatch]:
     """The live audiences that are `audiences` (globs) and of which Segment's count differs by more
     than a share of it. `here` are our members by key."""

@@ -28,7 +28,7 @@ from syncer.clock import read as milliseconds
 from syncer.delivery.customers import Delivery
 from syncer.engage import catalog as catalogs
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
-from syncer.engage.computations import UNLISTED, Computation, Listing
+from syncer.engage.computations import UNLISTED, Computation, Computations
 from syncer.engage.source import (
     ChangedSince,
     Everything,
@@ -132,7 +132,7 @@ class Compared:
     #: the trait rows that a partial pull had of what is held or rejected
     said: Said
     #: what the Public API says; None where it is not asked
-    listing: Listing | None = None
+    listing: Computations | None = None
     mismatches: list[Mismatch] = field(default_factory=list)
     #: what the user should know of, and is no problem
     notices: list[str] = field(default_factory=list)
@@ -427,7 +427,7 @@ class Runs:
         kind: RunKind,
         scope: Scope,
         approval: Approval | None,
-        listing: Listing | None,
+        listing: Computations | None,
         contact: Contact | None,
     ) -> Compared:
         whole = isinstance(scope, Everything)
@@ -521,7 +521,7 @@ class Runs:
         pull: Pull,
         connection: Connection,
         rows: Sequence[TraitRow],
-        listing: Listing | None,
+        listing: Computations | None,
     ) -> Catalog:
         released = [
             row for row in snapshot.traits(connection, released=True) if row.released_at is not None
@@ -554,7 +554,7 @@ class Runs:
         tally: Tally,
         rulings: Rulings,
         approval: Approval | None,
-        listing: Listing | None,
+        listing: Computations | None,
         whole: bool,
     ) -> Decision:
         """What of the compared may go through, by the guard, by Segment, and by decisions made
@@ -631,12 +631,12 @@ class Runs:
             tally.sums[key].reasons["no customer id"] += count
         return without_id
 
-    def _listing(self) -> Listing | None:
+    def _listing(self) -> Computations | None:
         """What the Public API lists; where it cannot be read, what earlier runs knew as ours."""
         if self.computations is None:
             return None
         try:
-            return Listing.of(self.computations())
+            return Computations.of(self.computations())
         except SourceError as error:
             with self.database.read() as connection:
                 rows = snapshot.traits(connection)
@@ -646,7 +646,7 @@ class Runs:
                     f"{error}; no earlier run knows which traits are audiences, so nothing was sent"
                 ) from None
             problem = f"{error}; until it can be read, nothing that left is taken out"
-            return Listing(known, problem=problem)
+            return Computations(known, problem=problem)
 
     def _pairs(
         self,

@@ -17,7 +17,7 @@ from state.db.database import Database
 from state.removable import removable
 from state.snapshot import HeldRow
 from syncer.amberflo.codec import Record
-from syncer.amberflo.reader import Holdings
+from syncer.amberflo.reader import CustomerReader
 from syncer.amberflo.record import Difference, alike, differences, ours_at_amberflo
 from syncer.delivery.customers import Delivery
 from syncer.errors import (
@@ -61,7 +61,7 @@ class Verifier:
     `at_a_time` customers are read by themselves at a time."""
 
     database: Database
-    connect: Callable[[], AbstractAsyncContextManager[Holdings]]
+    connect: Callable[[], AbstractAsyncContextManager[CustomerReader]]
     owned: frozenset[str]
     asking: Asking
     progress: Progress

@@ -257,7 +257,7 @@ def test_facts_are_gathered_from_all_over(database: Database, calls: Database) -
         queue.accept(connection, [Accepted("track", b"{}", 1, NOW - 30_000)])
     assert gather(database, calls, NOW / 1000).lag == 30.0
     with calls.write() as connection:  # and a meter record that was tried before
-        queue.sort(connection, [], [EventRow("m1", b"{}", NOW - 40_000, NOW + 9_000)])
+        queue.store_processed(connection, [], [EventRow("m1", b"{}", NOW - 40_000, NOW + 9_000)])
     assert gather(database, calls, NOW / 1000).lag == 40.0
     with database.write() as connection:  # and a customer that was
         change = ChangeRow("u1", "vip", "vip", None, "true", 1)

@@ -21,7 +21,7 @@ from syncer.clock import AHEAD, FUTURE
 from syncer.engage.selection import kind_by_globs
 from syncer.passthrough.customer_calls import HELD, NOT_OURS, OLDER
 from syncer.passthrough.mapping import LONG_NAME
-from syncer.passthrough.processor import Sorter
+from syncer.passthrough.processor import Processor
 from tests.contract.conftest import NOW, ask, due, due_ids, put, records, row
 
 HOUR = 3_600_000
@@ -49,10 +49,10 @@ class Desk:
             with self.calls.write() as connection:
                 content = json.dumps(body).encode()
                 queue.accept(connection, [Accepted(event["type"], content, 1, received)])
-        sorter = Sorter(
+        processor = Processor(
             self.calls, self.state, self.audiences, self.computed_traits, lambda: received
         )
-        while sorter.sort():
+        while processor.process():
             pass
         after = ask(self.calls, queue.counters)
         return {one: after[one] - before.get(one, 0) for one in after if one[0] != "call"}

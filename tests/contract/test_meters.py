@@ -58,7 +58,7 @@ class World:
             record |= {"meterValue": 1.0, "meterTimeInMillis": now}
             rows.append(EventRow(f"m-{one}-{number}", orjson.dumps(record), now, now))
         with self.calls.write() as connection:
-            queue.sort(connection, [], rows)
+            queue.store_processed(connection, [], rows)
 
     def deliver(self, until: Callable[[], bool]) -> None:
         """Deliver until that is so."""

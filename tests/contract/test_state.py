@@ -966,7 +966,7 @@ def queued(calls: Database, *message_ids: str, at: int | None = NOW) -> None:
             EventRow(one, None if at is None else one.encode(), at or NOW, at)
             for one in message_ids
         ]
-        assert queue.sort(connection, [], rows) == len(rows)
+        assert queue.store_processed(connection, [], rows) == len(rows)
 
 
 def claimed(calls: Database, worker: int, now: int = NOW, limit: int = 100) -> list[str]:
@@ -1046,7 +1046,7 @@ def test_a_repeat_changes_nothing_of_a_claimed_record(calls: Database) -> None:
     before = records(calls, "event")
     with calls.write() as connection:
         again = [EventRow("m1", b"other", NOW + 9, NOW + 9), EventRow("m2", None, NOW, None)]
-        assert queue.sort(connection, [], again) == 1
+        assert queue.store_processed(connection, [], again) == 1
     after = records(calls, "event")
     assert [after[number] for number in before] == list(before.values())
 

@@ -30,7 +30,7 @@ from syncer.passthrough.customer_calls import (
 )
 from syncer.passthrough.mapping import RESERVED_NAME
 from syncer.passthrough.pending import PATIENCE, TOO_MANY, UNKNOWN
-from syncer.passthrough.processor import Sorter
+from syncer.passthrough.processor import Processor
 from syncer.passthrough.scopes import BARE, DELETE, NOT_ALLOWED, SCOPES, SIGNED
 from syncer.sync.commit import taken_from_calls
 from tests.contract.conftest import NOW, ask, records
@@ -55,8 +55,8 @@ class Desk:
             snapshot.put_traits(connection, [TraitRow(key, key, kind, 0)])
 
     @property
-    def sorter(self) -> Sorter:
-        return Sorter(
+    def processor(self) -> Processor:
+        return Processor(
             *(self.calls, self.state, ["*"], ["spent*"], lambda: self.now),
             protected=("stripeId", "stripe_id", "awsm.*"),
             deletes_per_day=self.deletes,
@@ -73,13 +73,13 @@ class Desk:
             )
             with self.calls.write() as connection:
                 queue.accept(connection, [accepted])
-        while self.sorter.sort():
+        while self.processor.process():
             pass
         return self._since(before)
 
     def settle(self) -> Json:
         before = ask(self.calls, queue.counters)
-        self.sorter.settle_early()
+        self.processor.settle_early()
         return self._since(before)
 
     def _since(self, before: Json) -> Json:
@@ -173,7 +173,7 @@ def test_a_message_id_is_its_keys_own(desk: Desk) -> None:
 
 def test_a_message_id_of_before_there_were_keys_is_known_still(desk: Desk) -> None:
     with desk.calls.write() as connection:
-        queue.sort(connection, [], [EventRow("order-1", None, NOW, None)])
+        queue.store_processed(connection, [], [EventRow("order-1", None, NOW, None)])
     sent = {"type": "track", "event": "Ordered", "messageId": "order-1"}
     assert desk.say(sent)["repeated", ""] == 1
 
@@ -469,7 +469,7 @@ def test_keys_share_the_sorting(calls: Database) -> None:
     with calls.write() as connection:
         queue.accept(connection, accepted("server", 5))
     assert ask(calls, queue.waiting_by_key) == {"browser": 300, "server": 5}
-    found = ask(calls, lambda connection: queue.unsorted(connection, 100))
+    found = ask(calls, lambda connection: queue.unprocessed(connection, 100))
     assert [one.key for one in found].count("server") == 5
     assert len(found) == 55
     assert {one.scopes for one in found} == {"track"}
@@ -479,7 +479,7 @@ def test_keys_share_the_delivery_of_meters(calls: Database) -> None:
     rows = [EventRow(f"b{number:03}", b"{}", NOW, NOW, "browser") for number in range(300)]
     rows += [EventRow(f"s{number}", b"{}", NOW, NOW + 1, "server") for number in range(5)]
     with calls.write() as connection:
-        queue.sort(connection, [], rows)
+        queue.store_processed(connection, [], rows)
         first = queue.claim(connection, 1, NOW + 1, 100)
     assert len(first) == 100
     assert {one.message_id for one in first if one.key == "server"} == {f"s{n}" for n in range(5)}
@@ -490,6 +490,6 @@ def test_each_of_many_keys_has_its_turn(calls: Database) -> None:
         EventRow(f"m{n}-{key}", b"{}", NOW, NOW, f"k{key}") for key in range(9) for n in range(9)
     ]
     with calls.write() as connection:
-        queue.sort(connection, [], rows)
+        queue.store_processed(connection, [], rows)
         seen = {queue.claim(connection, 1, NOW, 1)[0].key for _ in range(60)}
     assert len(seen) > 5

@@ -27,7 +27,7 @@ from state.db.locks import lock_file, lock_holder
 from state.errors import Busy, StateError
 from state.queue import Accepted, EventRow
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
-from syncer.passthrough.processor import Sorter
+from syncer.passthrough.processor import Processor
 from syncer.sync.commit import Writer
 from syncer.sync.decision import Decision
 from syncer.sync.diff import CustomerChange, TraitChange
@@ -118,7 +118,7 @@ def customers(database: Database, number: int, *, run: int | None = None) -> Non
 def events(calls: Database, number: int) -> None:
     with calls.write() as connection:
         rows = [EventRow(f"m{n:04d}", b"{}", NOW, NOW) for n in range(number)]
-        queue.sort(connection, [], rows)
+        queue.store_processed(connection, [], rows)
 
 
 def claim(database: Database, worker: int, limit: int = 100, run: int | None = None) -> list[str]:
@@ -518,13 +518,13 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
 
     def sort() -> None:
         with closing(Database.open(url)) as state, closing(Database.open(url, "queue")) as inbox:
-            sorter = Sorter(inbox, state, ("*",), ())
+            processor = Processor(inbox, state, ("*",), ())
             together.wait(30)
             for number in range(rounds):
                 batch = [identify(one, f"c{number}", number) for one in ids]
                 with inbox.write() as connection:
                     queue.accept(connection, batch)
-                assert sorter.sort() == len(ids)
+                assert processor.process() == len(ids)
 
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(run), pool.submit(sort)]:

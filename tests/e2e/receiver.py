@@ -162,7 +162,7 @@ class Daemon:
 
     def waiting(self) -> float:
         metrics = self.metrics()
-        waits = ("calls_unsorted", "meters_waiting", "customers_waiting")
+        waits = ("calls_unprocessed", "meters_waiting", "customers_waiting")
         return sum(metrics[f"syncer_{name}"] for name in waits)
 
     def settle(self) -> None:

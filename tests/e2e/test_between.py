@@ -79,7 +79,7 @@ def test_the_history_says_what_was_there_and_the_newer_one_stays(
                 with inbox.write() as connection:
                     body = orjson.dumps({**call, "writeKey": "key"})
                     queue.accept(connection, [Accepted("identify", body, 1, received_at)])
-            app.sorter(inbox, state).sort()
+            app.processor(inbox, state).process()
 
     with App(config, Interrupted(arrive)).runs() as found:
         assert found.sync().problems == []

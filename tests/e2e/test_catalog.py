@@ -17,7 +17,7 @@ from state import snapshot
 from state.db.database import Database
 from state.snapshot import TraitRow
 from syncer.sandbox.engage import REVENUE, EngageSandbox, Evolution
-from syncer.sandbox.environment import stage
+from syncer.sandbox.environment import environment
 from syncer.sandbox.faults import Faults
 from syncer.sandbox.public_api import Listed, PublicApiSandbox, listed_by, running
 
@@ -624,7 +624,7 @@ def test_the_guard_and_the_gate_on_postgresql(
 
 def test_the_sandbox_has_a_catalog(tmp_path: Path) -> None:
     """What `syncer sandbox` and `syncer demo` stand on: its config asks its Public API."""
-    with stage(tmp_path, users=100, audiences=4) as on:
+    with environment(tmp_path, users=100, audiences=4) as on:
         installation = Installation(tmp_path, on.amberflo, on.amberflo_url)
         installation.config.write_text(on.config, encoding="utf-8")
         (line,) = [row for row in installation.json("check") if row["check"] == "catalog"]

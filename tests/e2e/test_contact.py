@@ -17,7 +17,7 @@ from state import snapshot
 from state.db.database import Database
 from state.snapshot import CustomerState
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.reader import Holdings
+from syncer.amberflo.reader import CustomerReader
 from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
 from syncer.errors import AmberfloError, KeyRefused
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
@@ -109,7 +109,7 @@ class World:
         @asynccontextmanager
         async def connect() -> Any:
             async with AmberfloClient(key, customers_url=self.url) as client:
-                yield Holdings(client, patience=0.3, chance=lambda: 0.0)
+                yield CustomerReader(client, patience=0.3, chance=lambda: 0.0)
 
         contact = Contact(self.database, connect, self.lines, at_a_time=4, **settings)
         with closing(contact):

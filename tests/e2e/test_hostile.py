@@ -31,7 +31,7 @@ from syncer.daemon.ops import Ops
 from syncer.passthrough import call as calls
 from syncer.passthrough import mapping
 from syncer.passthrough.inbox import Inbox
-from syncer.passthrough.processor import UNSORTABLE, Sorter
+from syncer.passthrough.processor import UNPROCESSABLE, Processor
 from syncer.process.server import bind
 
 from .receiver import unique, wait_until
@@ -44,7 +44,7 @@ class Bench:
 
     def __init__(self, url: str) -> None:
         self.calls, self.state = Database.open(url, "queue"), Database.open(url)
-        self.sorter = Sorter(self.calls, self.state, ["*"], ["total_*"])
+        self.processor = Processor(self.calls, self.state, ["*"], ["total_*"])
 
     def accept(self, *requests: tuple[str, bytes], events: int = 1) -> None:
         """As one commit of the inbox takes them in."""
@@ -54,7 +54,7 @@ class Bench:
             queue.accept(connection, rows)
 
     def sort(self) -> None:
-        while self.sorter.sort():
+        while self.processor.process():
             pass
         assert self.inbox() == 0
 
@@ -113,10 +113,10 @@ def test_a_request_that_cannot_be_sorted_is_kept_and_stops_nobody(bench: Bench) 
     bench.sort()
     assert sorted(bench.records()) == sorted(map(id_of, (good[0], good[1], good[3])))
     kept = bench.failures()
-    assert {failure["reason"] for failure in kept} == {UNSORTABLE}
+    assert {failure["reason"] for failure in kept} == {UNPROCESSABLE}
     texts = {failure["request"] for failure in kept}
     assert texts == {'{"batch":[\\xff\\x00', "garbage", good[2].decode()}
-    assert bench.counters()["rejected", UNSORTABLE] == 3
+    assert bench.counters()["rejected", UNPROCESSABLE] == 3
 
 
 def test_what_the_database_cannot_hold_is_kept_and_stops_nobody(
@@ -138,7 +138,7 @@ def test_what_the_database_cannot_hold_is_kept_and_stops_nobody(
     assert len(bench.records()) == 1
     if bench.state.engine.dialect.name == "postgresql":
         (kept,) = bench.failures()
-        assert (kept["reason"], kept["request"]) == (UNSORTABLE, bodies[1].decode())
+        assert (kept["reason"], kept["request"]) == (UNPROCESSABLE, bodies[1].decode())
 
 
 def test_trouble_of_the_database_is_nobodys_failure(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_trouble_of_the_database_is_nobodys_failure(tmp_path: Path) -> None:
         with bench.state.write() as connection:
             connection.exec_driver_sql("ALTER TABLE customer RENAME TO elsewhere")
         with pytest.raises(StateError, match="no such table"):
-            bench.sorter.sort()
+            bench.processor.process()
         assert (bench.inbox(), bench.failures()) == (1, [])
         with bench.state.write() as connection:
             connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO customer")
@@ -220,7 +220,7 @@ def test_hostile_calls_leave_the_queue_empty(bench: Bench) -> None:
     bench.sort()
     assert id_of(last) in bench.records()
     reasons = {failure["reason"] for failure in bench.failures()}
-    assert UNSORTABLE not in reasons
+    assert UNPROCESSABLE not in reasons
     assert {calls.BAD_ID, calls.BAD_MESSAGE_ID, mapping.BAD_MEMBERSHIP} <= reasons
     assert bench.counters()["dropped", mapping.LONG_NAME] > 10
     longest = max(len(one.encode()) for one in bench.customers())

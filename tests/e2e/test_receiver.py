@@ -60,7 +60,7 @@ from syncer.passthrough.mapping import (
     MEMBERSHIP_WITHOUT_USER,
     UNKNOWN_CLASS,
 )
-from syncer.passthrough.processor import Sorter
+from syncer.passthrough.processor import Processor
 from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.scopes import SCOPES, Caller
 from syncer.sandbox.amberflo import AmberfloSandbox, running
@@ -250,7 +250,7 @@ def test_an_answer_is_given_once_it_is_durable(receiver: Daemon) -> None:
         (row,) = inbox_of(receiver)
         assert row.path == "track"
         assert orjson.loads(row.body) == event
-        assert receiver.metrics()["syncer_calls_unsorted"] == 1
+        assert receiver.metrics()["syncer_calls_unprocessed"] == 1
         assert receiver.metrics()["syncer_lag_seconds"] > 0
     receiver.records(event["messageId"])
 
@@ -259,7 +259,7 @@ def inbox_of(found: Daemon) -> list[queue.InboxRow]:
     """What is accepted and not sorted yet, as it stands in the queue's file."""
     url = f"sqlite:///{found.installation.folder / 'syncer.db'}"
     with closing(Database.peek(url, "queue")) as database, database.read() as connection:
-        return queue.unsorted(connection, 1000)
+        return queue.unprocessed(connection, 1000)
 
 
 @contextmanager
@@ -1458,7 +1458,7 @@ def test_one_bad_record_costs_no_other(receiver: Daemon) -> None:
         rows.append(queue.EventRow(name, orjson.dumps(record), 1, 1))
     url = f"sqlite:///{receiver.installation.folder / 'syncer.db'}"
     with closing(Database.open(url, "queue")) as database, database.write() as connection:
-        queue.sort(connection, [], rows)
+        queue.store_processed(connection, [], rows)
     receiver.records(*(name for name in names if name != bad))
     (failure,) = receiver.failures(bad)
     assert (failure["kind"], failure["status"], failure["message_id"]) == ("meter", 400, bad)
@@ -1561,7 +1561,7 @@ def test_more_bad_events_than_one_statement_has_room_for(tmp_path: Path) -> None
         body = orjson.dumps({"batch": [{}] * 2500})
         with bench.calls.write() as connection:  # as one commit may take them in
             queue.accept(connection, [queue.Accepted("batch", body, 2500, 1)] * 14)
-        while bench.sorter.sort():
+        while bench.processor.process():
             pass
         with bench.state.write() as connection:
             found = failures.find(connection)
@@ -1806,7 +1806,7 @@ DOCUMENTED = {
 
 
 class Workbench:
-    """The receiver's app, its inbox and the sorter on real databases, in this process."""
+    """The receiver's app, its inbox and the processor on real databases, in this process."""
 
     def __init__(self, folder: Path) -> None:
         url = f"sqlite:///{folder / 'syncer.db'}"
@@ -1814,7 +1814,7 @@ class Workbench:
         self.inbox = Inbox(self.calls, 10**9)
         self.inbox.start()
         self.app = Receiver(self.inbox, (Caller("key", frozenset(SCOPES), KEY),), SECRET).app()
-        self.sorter = Sorter(self.calls, self.state, ["*"], ["value"])
+        self.processor = Processor(self.calls, self.state, ["*"], ["value"])
 
     def request(self, method: str, path: str, content: bytes, headers: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -1861,7 +1861,7 @@ def test_whatever_comes_has_a_documented_answer_and_no_harm(tmp_path: Path) -> N
             assert answer.status_code in DOCUMENTED[method], answer.text
             if method == "POST" and answer.status_code != 200:
                 refused(answer, answer.status_code, answer.json()["code"])
-            while bench.sorter.sort():
+            while bench.processor.process():
                 pass
 
         check()

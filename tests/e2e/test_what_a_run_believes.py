@@ -164,4 +164,4 @@ def take(installation: Installation, call: dict[str, Any], received: datetime) -
     with app.queue(writes=True) as inbox, app.state(writes=True) as state:
         with inbox.write() as connection:
             queue.accept(connection, [accepted])
-        app.sorter(inbox, state).sort()
+        app.processor(inbox, state).process()

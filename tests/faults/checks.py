@@ -76,7 +76,7 @@ def delivered(found: Evidence) -> Iterator[str]:
         if row["due_at"] is not None:
             yield f"the record {row['message_id']} is still due"
     for _ in found.tables["inbox"]:
-        yield "a request is not sorted"
+        yield "a request is not processed"
 
 
 def serial(found: Evidence) -> Iterator[str]:

@@ -42,7 +42,7 @@ from syncer.daemon.run_process import run_once
 from syncer.engage.profiles_sync import ProfilesSyncPull
 from syncer.errors import SyncerError
 from syncer.log import set_up as set_up_log
-from syncer.passthrough.processor import Sorter
+from syncer.passthrough.processor import Processor
 from syncer.process.child import Lifeline
 
 from . import points
@@ -146,8 +146,8 @@ class Play:
         with app.queue(writes=True) as calls, app.state(writes=True) as found:
             accept(calls, [call])
             os.write(self._tell, b".")
-            sorter: Sorter = app.sorter(calls, found)
-            while sorter.sort():
+            processor: Processor = app.processor(calls, found)
+            while processor.process():
                 pass
 
 

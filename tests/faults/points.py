@@ -18,7 +18,7 @@ from syncer.delivery.customers import CustomerDelivery, Outcomes
 from syncer.delivery.meters import MeterDelivery
 from syncer.delivery.rate_share import Share
 from syncer.engage.profiles_sync import ProfilesSyncPull
-from syncer.passthrough.processor import Sorter
+from syncer.passthrough.processor import Processor
 from syncer.sync.runs import Runs
 
 #: (owner, attribute, point before it, point after it); inside a transaction where it says so.
@@ -37,9 +37,9 @@ _WRAPPED: tuple[tuple[Any, str, str | None, str | None], ...] = (
     (snapshot, "acknowledge", None, "outcome.inside"),
     (CustomerDelivery, "_drain", "drain", None),
     (workers, "_leave", "leave.before", None),
-    (Sorter, "_apply", None, "sort.applied"),
-    (queue, "sort", "sort.between", None),
-    (Sorter, "sort", None, "sort.after"),
+    (Processor, "_apply", None, "process.applied"),
+    (queue, "store_processed", "process.between", None),
+    (Processor, "process", None, "process.after"),
     (AmberfloClient, "ingest", "ingest.before", "ingest.after"),
     (MeterDelivery, "_write_now", "meters.before", "meters.after"),
 )

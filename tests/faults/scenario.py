@@ -38,9 +38,9 @@ DELIVERY_POINTS = {
     "leave.before": 1,
 }
 WORKER_POINTS = {
-    "sort.applied": 2,
-    "sort.between": 2,
-    "sort.after": 2,
+    "process.applied": 2,
+    "process.between": 2,
+    "process.after": 2,
     "ingest.before": 2,
     "ingest.after": 2,
     "meters.before": 2,
@@ -70,7 +70,7 @@ class Act:
             "kill": "killed",
             "term": "told to end",
             "clock": f"its clock moves by {self.hours:+.1f} h",
-            "call": "a newer call of Engage is sorted",
+            "call": "a newer call of Engage is processed",
         }[self.what]
         return f"{does} at {self.point} (time {self.hit})"
 

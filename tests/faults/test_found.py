@@ -116,7 +116,7 @@ def test_a_call_may_cross_a_run(point: str) -> None:
     rounds = (CALM.rounds[0], *[Round((crossed,), hours=2.5, fraction=0.3)] * 2)
     outcome = play(replace(CALM, rounds=rounds))
     assert not outcome.violations
-    assert "a newer call of Engage is sorted" in outcome.log
+    assert "a newer call of Engage is processed" in outcome.log
 
 
 # -- a worker that died had customers in work

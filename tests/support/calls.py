@@ -1,4 +1,4 @@
-"""Segment calls that came in: through the real queue and the sorter of an installation."""
+"""Segment calls that came in: through the real queue and the processor of an installation."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def take(config: Path, *events: dict[str, Any], received: float = 0.0) -> dict[s
                 for one in events
             ]
             queue.accept(connection, accepted)
-        sorter = app.sorter(calls, state)
-        while sorter.sort():
+        processor = app.processor(calls, state)
+        while processor.process():
             pass
         with calls.read() as connection:
             found = queue.counters(connection)

@@ -10,8 +10,8 @@ from syncer.engage.computations import (
     COMPUTED_TRAIT,
     UNLISTED,
     Computation,
+    Computations,
     Kind,
-    Listing,
 )
 from syncer.engage.source import ObservedKey
 from syncer.sync import readiness
@@ -23,7 +23,7 @@ LIVE = Computation("vip", "Vip", AUDIENCE, "Live")
 
 
 def test_only_what_leaves_something_that_is_not_live_waits() -> None:
-    listing = Listing.of(
+    listing = Computations.of(
         [
             Computation("vip", "Vip", AUDIENCE, "Locked"),
             Computation("new", "New", AUDIENCE, "Backfilling"),
@@ -46,7 +46,7 @@ def test_only_what_leaves_something_that_is_not_live_waits() -> None:
         "compute it",
     }
     assert set(readiness.waiting(listing, sums, held=["vip"])) == {"spent"}
-    unread = Listing({}, problem="no")
+    unread = Computations({}, problem="no")
     assert set(readiness.waiting(unread, sums, held=["gone"])) == {"vip", "spent", "fine"}
 
 
@@ -74,12 +74,12 @@ def test_a_key_that_is_new_in_the_list_has_rows_of_before(
 ) -> None:
     found = catalog("vip", "custom", "j_o_a__b", listed={"vip": AUDIENCE})
     assert found.keys == ["j_o_a__b", "vip"]
-    assert readiness.unseen(Listing.of([LIVE]), found, statuses, whole=whole) is unseen
+    assert readiness.unseen(Computations.of([LIVE]), found, statuses, whole=whole) is unseen
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_where_the_list_cannot_be_read_all_is_to_be_compared_again(whole: bool) -> None:
-    listing = Listing({"vip": AUDIENCE}, problem="no")
+    listing = Computations({"vip": AUDIENCE}, problem="no")
     found = catalog("vip", listed={"vip": AUDIENCE})
     assert readiness.unseen(listing, found, {"vip": "Live"}, whole=whole)
 
@@ -108,12 +108,12 @@ def sized(size: int | None, status: str = "Live", key: str = "vip") -> Computati
 def test_the_sizes_may_differ_by_a_share_and_by_ten(
     segment: int, here: int, tolerance: float, differs: bool
 ) -> None:
-    found = readiness.mismatches(Listing.of([sized(segment)]), {"vip": here}, ["*"], tolerance)
+    found = readiness.mismatches(Computations.of([sized(segment)]), {"vip": here}, ["*"], tolerance)
     assert found == ([Mismatch("vip", segment, here)] if differs else [])
 
 
 def test_only_live_audiences_of_ours_with_a_size_are_held_against_it() -> None:
-    listing = Listing.of(
+    listing = Computations.of(
         [
             sized(500),
             sized(None, key="no_size"),

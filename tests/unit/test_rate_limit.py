@@ -9,30 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo.rate_limit import RECOVER, SETTLE, SLOW_DOWN, SLOWEST, Pace
+from syncer.amberflo.rate_limit import RECOVER, SETTLE, SLOW_DOWN, SLOWEST, RateLimiter
 
 
-def pace_of(rate: float) -> Pace:
+def pace_of(rate: float) -> RateLimiter:
     """A pace that heeds the first 429 of a window already."""
-    return Pace(rate, share=0.0, least=1)
+    return RateLimiter(rate, share=0.0, least=1)
 
 
 RATES = st.floats(0.5, 2000)
 
 
-def moments(pace: Pace, at: list[float]) -> list[float]:
+def moments(pace: RateLimiter, at: list[float]) -> list[float]:
     """When requests that ask at these times may go."""
     return [now + pace.reserve(now) for now in at]
 
 
-def steady(pace: Pace, start: float, seconds: float, per_second: int) -> float:
+def steady(pace: RateLimiter, start: float, seconds: float, per_second: int) -> float:
     """Requests that ask evenly for some time; gives the time after it."""
     for n in range(int(seconds * per_second)):
         pace.reserve(start + n / per_second)
     return start + seconds
 
 
-def recover(pace: Pace, wanted: float, now: float) -> float:
+def recover(pace: RateLimiter, wanted: float, now: float) -> float:
     """Successes until the rate is the wanted one again; gives the time."""
     for _ in range(200):
         if pace.rate == wanted:
@@ -222,7 +222,7 @@ def test_whatever_comes_the_rate_and_the_order_stay_in_bounds(
 
 def test_a_429_now_and_then_slows_nobody_else_down() -> None:
     """One of twenty, as a busy server may do: only its own customer waits for Retry-After."""
-    pace, now = Pace(0), 0.0
+    pace, now = RateLimiter(0), 0.0
     for number in range(4000):
         now += 0.002 + pace.reserve(now)
         if number % 20 == 7:
@@ -234,7 +234,7 @@ def test_a_429_now_and_then_slows_nobody_else_down() -> None:
 
 
 def test_a_server_that_refuses_half_slows_all_down() -> None:
-    pace, now, rates = Pace(0), 0.0, set()
+    pace, now, rates = RateLimiter(0), 0.0, set()
     for number in range(200):
         now += 0.002 + pace.reserve(now)
         if number % 2:
@@ -285,7 +285,7 @@ def test_together_they_are_never_faster_than_the_rate(
 def test_requests_of_all_together_keep_to_the_rate(rate: float, workers: int) -> None:
     went = []
     for _ in range(workers):
-        pace = Pace(rate)
+        pace = RateLimiter(rate)
         pace.divide(workers)
         went += [pace.reserve(0) for _ in range(40)]
     went.sort()

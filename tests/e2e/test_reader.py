@@ -13,7 +13,7 @@ from aiohttp import web
 
 from syncer.amberflo import reader
 from syncer.amberflo.client import AmberfloClient, Record
-from syncer.amberflo.reader import Holdings
+from syncer.amberflo.reader import CustomerReader
 from syncer.errors import AmberfloError, KeyRefused, Refused, Stopped, TryAgain
 
 CUSTOMERS: list[Record] = [
@@ -48,7 +48,7 @@ class Server:
         return response
 
     @asynccontextmanager
-    async def holdings(self, **settings: Any) -> AsyncIterator[Holdings]:
+    async def holdings(self, **settings: Any) -> AsyncIterator[CustomerReader]:
         runner = web.ServerRunner(web.Server(self.serve, access_log=None), shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -56,13 +56,13 @@ class Server:
         timeout = settings.pop("timeout", 5.0)
         try:
             async with AmberfloClient("key", customers_url=url, timeout=timeout) as client:
-                yield Holdings(client, **{"patience": 0.2, "chance": lambda: 0.0, **settings})
+                yield CustomerReader(client, **{"patience": 0.2, "chance": lambda: 0.0, **settings})
         finally:
             await runner.cleanup()
 
 
 def run(
-    server: Server, work: Callable[[Holdings], Coroutine[Any, Any, Any]], **settings: Any
+    server: Server, work: Callable[[CustomerReader], Coroutine[Any, Any, Any]], **settings: Any
 ) -> Any:
     async def connected() -> Any:
         async with server.holdings(**settings) as found:
@@ -71,12 +71,12 @@ def run(
     return asyncio.run(connected())
 
 
-async def everybody(found: Holdings) -> list[list[Record]]:
+async def everybody(found: CustomerReader) -> list[list[Record]]:
     async with aclosing(found.everybody()) as batches:
         return [batch async for batch in batches]
 
 
-async def pages(found: Holdings) -> list[list[Record]]:
+async def pages(found: CustomerReader) -> list[list[Record]]:
     async with aclosing(found.pages()) as batches:
         return [batch async for batch in batches]
 
@@ -133,13 +133,13 @@ def test_what_is_no_list(answer: Any, error: type[Exception], says: str) -> None
 
 
 def test_who_stops_reading_leaves_nothing_open() -> None:
-    async def first(found: Holdings) -> list[Record]:
+    async def first(found: CustomerReader) -> list[Record]:
         async with aclosing(found.everybody()) as batches:
             async for batch in batches:
                 return batch
         raise AssertionError
 
-    async def twice(found: Holdings) -> list[Record]:
+    async def twice(found: CustomerReader) -> list[Record]:
         await first(found)
         return await first(found)
 
@@ -196,7 +196,7 @@ def test_where_there_are_no_pages(answer: Any) -> None:
 # One
 
 
-async def one(found: Holdings) -> Record | None:
+async def one(found: CustomerReader) -> Record | None:
     return await found.one("u1")
 
 

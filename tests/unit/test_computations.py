@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation, Listing
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation, Computations
 
 
 def audience(status: str | None, enabled: bool = True) -> Computation:
@@ -30,7 +30,7 @@ def test_exits_count_while_it_is_live_and_enabled(status: str | None) -> None:
 
 
 def test_a_listing_knows_the_kinds_and_what_waits() -> None:
-    listing = Listing.of(
+    listing = Computations.of(
         [audience("Locked"), Computation("spent", "Spent", COMPUTED_TRAIT, "Live")]
     )
     assert listing.kinds == {"vip": AUDIENCE, "spent": COMPUTED_TRAIT}
@@ -40,6 +40,6 @@ def test_a_listing_knows_the_kinds_and_what_waits() -> None:
 
 
 def test_where_it_could_not_be_read_every_exit_waits() -> None:
-    listing = Listing({"vip": AUDIENCE}, problem="it refuses the token")
+    listing = Computations({"vip": AUDIENCE}, problem="it refuses the token")
     for key in ("vip", "no such key"):
         assert listing.exits_wait(key) == "the Public API could not be read"
