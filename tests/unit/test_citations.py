@@ -28,7 +28,7 @@ Sections = Mapping[str, Set[str]]
 
 def written() -> list[Path]:
     """All that may cite, but this file, which shows what is wrong."""
-    found = [ROOT / name for name in ("README.md", "CHANGELOG.md", "config.example.toml")]
+    found = [*ROOT.glob("*.md"), ROOT / "config.example.toml"]
     for folder in FOLDERS:
         files = (ROOT / folder).rglob("*")
         found += [
