@@ -55,10 +55,10 @@ from syncer.passthrough.processor import Processor
 from syncer.privacy.anonymize import farewell
 from syncer.privacy.forget import Forget
 from syncer.progress import Progress
-from syncer.sync.account import Account
-from syncer.sync.contact import Contact
+from syncer.sync.amberflo_account import Account
+from syncer.sync.destination import Contact
+from syncer.sync.engage_lookup import Asking
 from syncer.sync.guard import Guard
-from syncer.sync.lookup import Asking
 from syncer.sync.runs import Runs, Selection
 from syncer.verify.result import Verification
 from syncer.verify.verifier import Verifier

@@ -9,7 +9,7 @@ import orjson
 from state.history.queries import ENTERED, EXITED, Entry, Undelivered
 from state.holds import Hold
 from syncer.cli import output
-from syncer.sync.contact import FirstContact
+from syncer.sync.destination import FirstContact
 from syncer.sync.diff import CustomerChange
 from syncer.sync.runs import Compared
 

@@ -24,7 +24,7 @@ from syncer.cli.documents import (
 from syncer.cli.options import application, config_option, json_option
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
 from syncer.sync.commit import Applied
-from syncer.sync.contact import FirstContact
+from syncer.sync.destination import FirstContact
 from syncer.sync.diff import CustomerChange
 from syncer.sync.runs import Compared, Result, Runs, trait_sums
 

@@ -43,10 +43,10 @@ from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stop
 from syncer.privacy.forget import check_not_forgotten, without_forgotten
 from syncer.progress import Progress
 from syncer.sync import readiness
-from syncer.sync.account import Account
+from syncer.sync.amberflo_account import Account
 from syncer.sync.commit import Applied, Writer, renamed, taken_from_calls
-from syncer.sync.contact import Contact, FirstContact
 from syncer.sync.decision import Decision
+from syncer.sync.destination import Contact, FirstContact
 from syncer.sync.diff import (
     ENGAGE_WINS,
     Pair,
@@ -59,7 +59,7 @@ from syncer.sync.diff import (
 )
 from syncer.sync.guard import DAY, Guard
 from syncer.sync.horizon import horizon
-from syncer.sync.pairs import Rulings, Said, beside, told_apart, with_the_silent
+from syncer.sync.join import Rulings, Said, beside, told_apart, with_the_silent
 from syncer.sync.plan import Plan
 from syncer.sync.readiness import Mismatch
 

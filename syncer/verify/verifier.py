@@ -1,6 +1,7 @@
 """The verification: what Amberflo holds now, against what it should hold; nothing is written.
 
-A listing only tells who is as they should be: everybody else is read once more alone (observer.py).
+The listing can only clear customers, never convict them: every other customer is read once more by
+itself (consistent_reader.py).
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from syncer.errors import (
     TryAgain,
 )
 from syncer.progress import Progress
-from syncer.sync.lookup import AT_A_TIME, Asking
-from syncer.sync.observer import Listed, Observer, present
-from syncer.sync.owned import Said
+from syncer.sync.consistent_reader import Listed, Observer, present
+from syncer.sync.engage_lookup import AT_A_TIME, Asking
+from syncer.sync.owned_traits import Said
 from syncer.verify.findings import CLAIMS, EQUAL, EXTRA, STRANGER, SUSPECT, UNSEEN
 from syncer.verify.result import Verification
 

@@ -12,7 +12,7 @@ from state.snapshot import ChangeRow, TraitRow
 from syncer.engage.catalog import Catalog, KnownTrait
 from syncer.engage.computations import COMPUTED_TRAIT
 from syncer.sync.diff import CustomerChange, Ruling, Tally, TraitChange
-from syncer.sync.pairs import Rulings
+from syncer.sync.join import Rulings
 
 from .conftest import NOW, ask, due, put, row
 

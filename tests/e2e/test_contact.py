@@ -22,10 +22,10 @@ from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
 from syncer.errors import AmberfloError, KeyRefused
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.faults import Faults
-from syncer.sync.contact import Contact, Example
+from syncer.sync.consistent_reader import Listed
+from syncer.sync.destination import Contact, Example
 from syncer.sync.diff import Seen
-from syncer.sync.observer import Listed
-from syncer.sync.owned import Said
+from syncer.sync.owned_traits import Said
 
 from .conftest import API_KEY, Installation
 from .test_strangers import Warehouse

@@ -40,7 +40,7 @@ from syncer.sandbox.amberflo import running
 from syncer.sandbox.faults import Faults
 from syncer.sync.diff import compare
 from syncer.sync.guard import Guard
-from syncer.sync.pairs import Rulings
+from syncer.sync.join import Rulings
 from tests.e2e.conftest import API_KEY, Installation
 from tests.faults import points
 from tests.faults.amberflo import Recorder

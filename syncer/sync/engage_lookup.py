@@ -11,7 +11,7 @@ from state.db.database import Database
 from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
 from syncer.engage.selection import matches
 from syncer.engage.source import OnlyCustomers, Source
-from syncer.sync.owned import Ours, Said, said_of
+from syncer.sync.owned_traits import Ours, Said, said_of
 from syncer.sync.runs import Selection
 
 #: Customers that Engage is asked about at a time.

@@ -28,9 +28,9 @@ from syncer.amberflo.record import Difference, is_protected, trait_differences
 from syncer.engage.catalog import AUDIENCE, Catalog
 from syncer.errors import AmberfloError, Refused, TryAgain
 from syncer.progress import Progress
+from syncer.sync.consistent_reader import Listed, Observer, present
 from syncer.sync.diff import GONE, Pair, Seen
-from syncer.sync.observer import Listed, Observer, present
-from syncer.sync.owned import Ours, Said, said_of
+from syncer.sync.owned_traits import Ours, Said, said_of
 from syncer.sync.roster import DriftedRow, Roster, RosterRow
 
 Answer = TypeVar("Answer")
