@@ -52,12 +52,12 @@ from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import AmberfloError, ConfigError, StateError
 from syncer.passthrough.processor import Processor
-from syncer.privacy.anonymize import farewell
+from syncer.privacy.anonymize import anonymize
 from syncer.privacy.forget import Forget
 from syncer.progress import Progress
-from syncer.sync.amberflo_account import Account
-from syncer.sync.destination import Contact
-from syncer.sync.engage_lookup import Asking
+from syncer.sync.amberflo_account import AmberfloAccount
+from syncer.sync.destination import Destination
+from syncer.sync.engage_lookup import EngageLookup
 from syncer.sync.guard import Guard
 from syncer.sync.runs import Runs, Selection
 from syncer.verify.result import Verification
@@ -186,11 +186,13 @@ class App:
         with workers.join(database, "run") as worker:
             return uvloop.run(deliver(worker))
 
-    def account(self, database: Database) -> Account:
+    def account(self, database: Database) -> AmberfloAccount:
         """The Amberflo account of the settings, for the state."""
         settings = self.config.amberflo
         api_key = settings.api_key.get_secret_value()
-        return Account(database, partial(self._holdings, database), settings.customers_url, api_key)
+        return AmberfloAccount(
+            database, partial(self._holdings, database), settings.customers_url, api_key
+        )
 
     def customer_delivery(
         self,
@@ -250,7 +252,7 @@ class App:
             database=database,
             connect=partial(self._holdings, database),
             owned=owned,
-            asking=Asking(
+            asking=EngageLookup(
                 database,
                 self.source,
                 self._selection(),
@@ -265,14 +267,14 @@ class App:
         ).verify(customer_id, repair)
 
     @contextmanager
-    def _look(self, database: Database, *, must: bool, anew: bool) -> Iterator[Contact | None]:
+    def _look(self, database: Database, *, must: bool, anew: bool) -> Iterator[Destination | None]:
         """What Amberflo holds, read for a full compare; `anew` says that it acknowledged nothing to
         this state. Where Amberflo cannot be read that is raised if it `must` be; else one line says
         so, and there is nothing."""
         with closing(replace(self._contact(database), anew=anew)) as contact:
             try:
                 contact.read()
-                found: Contact | None = contact
+                found: Destination | None = contact
             except AmberfloError as problem:
                 if must:
                     raise
@@ -285,9 +287,9 @@ class App:
         with closing(self._contact(database)) as contact:
             return contact.glance()
 
-    def _contact(self, database: Database) -> Contact:
+    def _contact(self, database: Database) -> Destination:
         settings = self.config.amberflo
-        return Contact(
+        return Destination(
             database=database,
             connect=partial(self._holdings, database),
             progress=self.progress,
@@ -377,13 +379,13 @@ class App:
         """What forgets customers; waits so many seconds for Amberflo and for other processes."""
         wait = min(wait, self.config.amberflo.patience)
 
-        def say_farewell(row: DueRow, owned: Collection[str]) -> bool:
+        def anonymize_customer(row: DueRow, owned: Collection[str]) -> bool:
             self.account(database).check()
 
             async def say() -> bool:
                 settings = self.config.amberflo
                 async with self.client() as client:
-                    return await farewell(
+                    return await anonymize(
                         client,
                         row,
                         owned,
@@ -404,7 +406,7 @@ class App:
         return Forget(
             state=database,
             calls=calls,
-            farewell=say_farewell,
+            anonymize=anonymize_customer,
             working=working,
             settle=lambda: compaction.finish(database, _now),
             wait=wait,

@@ -16,7 +16,7 @@ from syncer.cli.documents import hold_json, run_json, run_line, trait_json
 from syncer.cli.options import application, config_option, json_option, looking, wants_json
 from syncer.cli.sync import end, forget_deleted
 from syncer.errors import NotFound
-from syncer.sync.runs import Runs, Word
+from syncer.sync.runs import Attribution, Runs
 
 
 @click.group(invoke_without_command=True)
@@ -126,7 +126,7 @@ def runs_approve(
     """
     app = application(config)
     with app.runs() as found:
-        result = found.approve(run, Word(by, because))
+        result = found.approve(run, Attribution(by, because))
         forget_deleted(app, found, result)
         end(found, result, wants_json(as_json))
 
@@ -144,7 +144,7 @@ def runs_reject(
     It lasts until Engage says something else of a customer, or `runs lift` takes it back.
     """
     with application(config).runs() as found:
-        found.reject(run, Word(by, because))
+        found.reject(run, Attribution(by, because))
         _tell(found, run, as_json, "rejected: nothing of what it held will be sent")
 
 

@@ -21,7 +21,7 @@ from syncer.errors import TryAgain
 from syncer.retry import full_jitter
 
 
-async def farewell(
+async def anonymize(
     client: AmberfloClient,
     row: Desired,
     owned: Collection[str],

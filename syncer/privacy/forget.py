@@ -38,7 +38,7 @@ class Forgot(NamedTuple):
 
 @dataclass
 class Forget:
-    """Forgets customers. `farewell` brings the last write of one (with the trait names that are
+    """Forgets customers. `anonymize` brings the last write of one (with the trait names that are
     ours) to Amberflo, says whether that knows it, or raises. Meanwhile this process is a worker
     (`working`) beside which no run goes on, so none can wait for the customer, and nobody else
     removes history; it takes the customer as a delivery does, so the writes of one stay serial.
@@ -46,7 +46,7 @@ class Forget:
 
     state: Database
     calls: Database
-    farewell: Callable[[DueRow, Collection[str]], bool]
+    anonymize: Callable[[DueRow, Collection[str]], bool]
     working: Callable[[], AbstractContextManager[Worker]]
     #: finishes a compaction that was cut off: it must not find less than it left
     settle: Callable[[], object]
@@ -58,7 +58,7 @@ class Forget:
         does not take the last write, nothing is erased."""
         with self.working() as worker, self._taken(customer_id, worker) as taken:
             try:
-                at_amberflo = self.farewell(taken.row, taken.owned)
+                at_amberflo = self.anonymize(taken.row, taken.owned)
             except AmberfloError as error:
                 raise SyncerError(
                     f"nothing was erased, Amberflo did not take the last write: {error}"
@@ -157,7 +157,7 @@ class Forget:
         return oldest is not None and oldest <= moment
 
 
-def without_forgotten(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterable[Pair]:
+def without_suppressed(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterable[Pair]:
     """The pairs of a comparison less the customers that must not come in; `tally` counts what was
     pulled of them as skipped."""
     return _others(pairs, gone, tally) if gone else pairs

@@ -31,7 +31,7 @@ _PRINT = ("url", "salt", "key")
 
 
 @dataclass
-class Account:
+class AmberfloAccount:
     """The account of the settings: `url` is `amberflo.customers_url`. The state keeps the URL and a
     salted hash of the key, never the key."""
 

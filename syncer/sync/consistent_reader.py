@@ -32,7 +32,7 @@ ENOUGH = 10
 TRIES = 5
 
 
-class Listed(Enum):
+class ListingResult(Enum):
     """What a listing showed: all customers with their traits, without them, or nobody."""
 
     WITH_TRAITS = "with traits"
@@ -40,7 +40,7 @@ class Listed(Enum):
     NOBODY = "nobody"
 
 
-class Alone(NamedTuple):
+class SingleRead(NamedTuple):
     """A customer read by itself: its row of the state, the same before and after, and its record
     (None: it is not there). Without a row it was erased meanwhile; without `settled` something is
     on its way to it, and the record says nothing."""
@@ -51,7 +51,7 @@ class Alone(NamedTuple):
 
 
 @dataclass
-class Observer:
+class ConsistentReader:
     """Looks through `holdings` with a state database beside; `at_a_time` customers are read by
     themselves at a time."""
 
@@ -61,7 +61,7 @@ class Observer:
     at_a_time: int = 16
     stop: Callable[[], bool] = lambda: False
 
-    async def everybody(self, look: Callable[[list[Record]], int], total: int) -> Listed:
+    async def read_all(self, look: Callable[[list[Record]], int], total: int) -> ListingResult:
         """Hand all that Amberflo lists to `look`, a batch at a time, some perhaps twice; it gives
         how many of these came without a trait though they should have some. `total` is about how
         many there are."""
@@ -73,14 +73,14 @@ class Observer:
         for name, way, instead in ways:
             reason = await self._read(way(), look, total)
             if reason is None:
-                return Listed.WITH_TRAITS
+                return ListingResult.WITH_TRAITS
             self.progress.say(f"Amberflo's {name} is of no use ({reason}): reading {instead}")
             if reason is NO_TRAITS:
                 bare.append(way)
         if bare and await self._read(bare[0](), look, total, whole=True) is None:
-            return Listed.WITHOUT_TRAITS
+            return ListingResult.WITHOUT_TRAITS
         self.progress.say("Amberflo lists no customers: what it has besides ours is not known")
-        return Listed.NOBODY
+        return ListingResult.NOBODY
 
     async def _read(
         self,
@@ -112,26 +112,28 @@ class Observer:
             self.progress.end()
         return None
 
-    async def alone(self, row: HeldRow) -> Alone:
+    async def read_one(self, row: HeldRow) -> SingleRead:
         """Read one customer while nothing of it changes or is on its way."""
         for _ in range(TRIES):
             if row.due_at is not None:
                 break
             record = await self.holdings.one(row.customer_id)
-            now = self.row(row.customer_id)
+            now = self.state_row(row.customer_id)
             if now == row:
-                return Alone(row, record, settled=True)
+                return SingleRead(row, record, settled=True)
             if now is None:
-                return Alone(None)
+                return SingleRead(None)
             row = now
-        return Alone(row)
+        return SingleRead(row)
 
-    def row(self, customer_id: str) -> HeldRow | None:
+    def state_row(self, customer_id: str) -> HeldRow | None:
         """The customer in the state."""
         with self.database.read() as connection:
             return next(iter(snapshot.held(connection, [customer_id])), None)
 
-    async def each(self, items: Iterator[Item], work: Callable[[Item], Awaitable[None]]) -> None:
+    async def for_each(
+        self, items: Iterator[Item], work: Callable[[Item], Awaitable[None]]
+    ) -> None:
         """Do the work for each, some at a time; the first error ends all."""
 
         async def take_the_next() -> None:

@@ -28,9 +28,9 @@ from syncer.amberflo.record import Difference, is_protected, trait_differences
 from syncer.engage.catalog import AUDIENCE, Catalog
 from syncer.errors import AmberfloError, Refused, TryAgain
 from syncer.progress import Progress
-from syncer.sync.consistent_reader import Listed, Observer, present
-from syncer.sync.diff import GONE, Pair, Seen
-from syncer.sync.owned_traits import Ours, Said, said_of
+from syncer.sync.consistent_reader import ConsistentReader, ListingResult, present
+from syncer.sync.diff import GONE, DestinationState, Pair
+from syncer.sync.owned_traits import EngageTraits, OwnedTraits, engage_traits
 from syncer.sync.roster import DriftedRow, Roster, RosterRow
 
 Answer = TypeVar("Answer")
@@ -44,7 +44,7 @@ EXAMPLES = 10
 
 
 @dataclass
-class Contact:
+class Destination:
     """Reads Amberflo through `connect`, and keeps what it read on disk. First `read`, then, when it
     is known which trait names are ours, `confirm`; close it when done. `as_strings` and `protected`
     say how our traits are sent, `at_a_time` customers are read by themselves at a time.
@@ -62,7 +62,7 @@ class Contact:
     #: this account acknowledged nothing to the state
     anew: bool = False
     #: what the listing showed
-    listed: Listed = Listed.NOBODY
+    listed: ListingResult = ListingResult.NOBODY
     #: drifted customers that Amberflo says were updated after our newest acknowledgement …
     newer: int = 0
     #: … which is this one (epoch milliseconds); None: nothing was ever acknowledged
@@ -83,8 +83,8 @@ class Contact:
         to this state: an older copy of the state shows so, at the cost of one request. 0 where
         Amberflo cannot tell."""
 
-        async def newest(observer: Observer) -> list[Record]:
-            return await observer.holdings.newest(GLANCED)
+        async def newest(reader: ConsistentReader) -> list[Record]:
+            return await reader.holdings.newest(GLANCED)
 
         try:
             listed = present(self._connected(newest))
@@ -108,35 +108,37 @@ class Contact:
         """Find the customers of the state that Amberflo does not hold as it should: `owned` are the
         names that are ours. A listing may lag, so each is read once more alone, and counts only
         where nothing is on its way to it."""
-        if self.listed is Listed.NOBODY or not self._sent or self.anew:
+        if self.listed is ListingResult.NOBODY or not self._sent or self.anew:
             return
         names = frozenset(owned)
         with self.database.read() as connection:
             self.acknowledged = snapshot.last_acknowledged(connection)
 
-        async def confirm(observer: Observer) -> None:
+        async def confirm(reader: ConsistentReader) -> None:
             async def judge(row: HeldRow) -> None:
-                await self._judge(observer, row, names)
+                await self._judge(reader, row, names)
 
-            await observer.each(self._suspects(observer, names), judge)
+            await reader.for_each(self._suspects(reader, names), judge)
 
         self._connected(confirm)
 
-    def _connected(self, work: Callable[[Observer], Awaitable[Answer]]) -> Answer:
+    def _connected(self, work: Callable[[ConsistentReader], Awaitable[Answer]]) -> Answer:
         async def connected() -> Answer:
             async with self.connect() as holdings:
                 return await work(
-                    Observer(self.database, holdings, self.progress, self.at_a_time, self.stop)
+                    ConsistentReader(
+                        self.database, holdings, self.progress, self.at_a_time, self.stop
+                    )
                 )
 
         return uvloop.run(connected())
 
-    async def _read(self, observer: Observer) -> None:
+    async def _read(self, reader: ConsistentReader) -> None:
         with self.database.read() as connection:
             self._sent = snapshot.sent_count(connection)
-        self.listed = await observer.everybody(self._take, self._sent)
-        if self.listed is Listed.WITHOUT_TRAITS:
-            await self._read_the_unknown(observer)
+        self.listed = await reader.read_all(self._take, self._sent)
+        if self.listed is ListingResult.WITHOUT_TRAITS:
+            await self._read_the_unknown(reader)
 
     def _take(self, batch: list[Record]) -> int:
         """Note some listed customers; gives how many came without a trait though they should have
@@ -153,15 +155,15 @@ class Contact:
             for one, record in found.items()
         )
 
-    async def _read_the_unknown(self, observer: Observer) -> None:
+    async def _read_the_unknown(self, reader: ConsistentReader) -> None:
         """No listing shows traits: read those alone that the state does not know."""
         total, done = self.roster.unknown_count(), 0
         self.progress.begin("reading alone", total)
 
         async def read(customer_id: str) -> None:
             nonlocal done
-            observer.check_stop()
-            record = await observer.holdings.one(customer_id)
+            reader.check_stop()
+            record = await reader.holdings.one(customer_id)
             if record is None:
                 self.roster.drop([customer_id])
             else:
@@ -170,17 +172,17 @@ class Contact:
             self.progress.at(done)
 
         try:
-            await observer.each(self.roster.unknown(), read)
+            await reader.for_each(self.roster.unknown(), read)
         finally:
             self.progress.end()
 
     # The customers of the state
 
-    def _suspects(self, observer: Observer, owned: frozenset[str]) -> Iterator[HeldRow]:
+    def _suspects(self, reader: ConsistentReader, owned: frozenset[str]) -> Iterator[HeldRow]:
         """The acknowledged customers that are not as they should be, by the listing."""
         after = ""
         while True:
-            observer.check_stop()
+            reader.check_stop()
             with self.database.read() as connection:
                 ids = snapshot.sent(connection, after, PAGE)
                 rows = snapshot.held(connection, ids)
@@ -198,9 +200,9 @@ class Contact:
         traits = self._traits(there.traits)
         return traits is not None and bool(self._differences(traits, row, owned))
 
-    async def _judge(self, observer: Observer, row: HeldRow, owned: frozenset[str]) -> None:
+    async def _judge(self, reader: ConsistentReader, row: HeldRow, owned: frozenset[str]) -> None:
         try:
-            found = await observer.alone(row)
+            found = await reader.read_one(row)
         except (Refused, TryAgain) as problem:
             self.progress.say(f"{row.customer_id} cannot be read: {problem}")
             return
@@ -229,7 +231,7 @@ class Contact:
     def _traits(self, text: str | None) -> dict[str, Any] | None:
         """A listed customer's traits; None where the listing does not show them."""
         if text is None:
-            return {} if self.listed is Listed.WITH_TRAITS else None
+            return {} if self.listed is ListingResult.WITH_TRAITS else None
         found: dict[str, Any] = read(text)
         return found
 
@@ -240,7 +242,7 @@ class Contact:
             self.new = frozenset(catalog.by_name) - snapshot.owned(state)
         self.confirm(catalog.by_name)
         audiences = {name: trait.kind == AUDIENCE for name, trait in catalog.by_name.items()}
-        ours = Ours(audiences, self.as_strings, self.protected)
+        ours = OwnedTraits(audiences, self.as_strings, self.protected)
         before = partial(self.before, connection=connection)
         return FirstContact(
             before, catalog, ours, self.roster.unknown, self.unknown, self.notice, anew=self.anew
@@ -258,7 +260,7 @@ class Contact:
 
     def before(
         self, customer_ids: Collection[str], connection: Connection | None = None
-    ) -> dict[str, Seen]:
+    ) -> dict[str, DestinationState]:
         """Those of the named customers that the state does not know, or never told Amberflo of,
         that have a value under a name that is new, or that are confirmed not to be as the state
         believes."""
@@ -274,13 +276,13 @@ class Contact:
                 continue
             traits = self._free(traits)
             if row is None:
-                found[listed.customer_id] = Seen(None, traits)
+                found[listed.customer_id] = DestinationState(None, traits)
             elif not self._was_told(row):
-                found[listed.customer_id] = Seen(row.rev, traits, judged=traits.keys())
+                found[listed.customer_id] = DestinationState(row.rev, traits, judged=traits.keys())
             elif not _settled(row) and (new := traits.keys() & self.new):
-                found[listed.customer_id] = Seen(row.rev, traits, judged=new)
+                found[listed.customer_id] = DestinationState(row.rev, traits, judged=new)
         found.update(
-            (row.customer_id, Seen(row.rev, self._free(read(row.traits)), row.missing))
+            (row.customer_id, DestinationState(row.rev, self._free(read(row.traits)), row.missing))
             for row in self.roster.drifted(customer_ids)
         )
         return found
@@ -303,7 +305,7 @@ class Contact:
     def records(self, after: str = "") -> Iterator[tuple[str, str]]:
         """(customer_id, traits as JSON) of all that Amberflo shows whose id comes after `after`."""
         for customer_id, text in self.roster.records(after):
-            if text is not None or self.listed is Listed.WITH_TRAITS:
+            if text is not None or self.listed is ListingResult.WITH_TRAITS:
                 yield customer_id, text or "{}"
 
     def drifted(self) -> Iterator[DriftedRow]:
@@ -364,7 +366,7 @@ class Example(NamedTuple):
 
 
 @dataclass
-class TraitFound:
+class TraitFirstContact:
     """Customers of Engage that hold a value at Amberflo under a name of ours that the state did not
     put there: how many, those of them where it is not what Engage says, and some of these."""
 
@@ -378,18 +380,18 @@ class TraitFound:
 class FirstContact:
     """What a full compare takes over from Amberflo or corrects there, by trait."""
 
-    #: as that of `Contact`, of the run's own connection
-    before: Callable[[Collection[str]], Mapping[str, Seen]]
+    #: as that of `Destination`, of the run's own connection
+    before: Callable[[Collection[str]], Mapping[str, DestinationState]]
     catalog: Catalog
-    ours: Ours
+    ours: OwnedTraits
     #: the customers that Amberflo shows and the state does not know, in byte order of the id …
     unknown_ids: Callable[[], Iterator[str]]
     #: … and how many they are
     unknown: int = 0
     #: one line where this state seems older than what Amberflo acknowledged
     notice: str | None = None
-    traits: dict[str, TraitFound] = field(default_factory=dict)
-    #: as that of `Contact`
+    traits: dict[str, TraitFirstContact] = field(default_factory=dict)
+    #: as that of `Destination`
     anew: bool = False
 
     def noting(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
@@ -397,20 +399,30 @@ class FirstContact:
         state believes. Of who is not in the pull Engage says nothing."""
         for row, known, seen in pairs:
             if seen is not None:
-                said = Said({}) if row is None or row is GONE else said_of(self.catalog, row)
+                said = (
+                    EngageTraits({})
+                    if row is None or row is GONE
+                    else engage_traits(self.catalog, row)
+                )
                 customer_id = known[0] if known is not None else row[0] if row is not None else ""
                 self.note(customer_id, seen, said, orjson.loads(known[1]) if known else {})
             yield row, known, seen
 
-    def note(self, customer_id: str, seen: Seen, said: Said, put_there: Mapping[str, Any]) -> None:
-        """Count a customer that `Contact.before` has, of which Engage says that, and the values
+    def note(
+        self,
+        customer_id: str,
+        seen: DestinationState,
+        said: EngageTraits,
+        put_there: Mapping[str, Any],
+    ) -> None:
+        """Count a customer that `Destination.before` has, of which Engage says that, and the values
         that the state did not put there."""
         for name in self.ours.names(seen.traits):
             found = seen.traits[name]
             ours = name in put_there and self.ours.right(name, found, put_there)
             if found is None or ours or name in said.unread:
                 continue
-            one = self.traits.setdefault(name, TraitFound(name))
+            one = self.traits.setdefault(name, TraitFirstContact(name))
             one.found += 1
             if not self.ours.right(name, found, said.traits):
                 one.differ += 1
@@ -418,5 +430,5 @@ class FirstContact:
                     expected = self.ours.expected(name, found, said.traits)
                     one.examples.append(Example(customer_id, found, expected))
 
-    def by_name(self) -> list[TraitFound]:
+    def by_name(self) -> list[TraitFirstContact]:
         return [self.traits[name] for name in sorted(self.traits)]

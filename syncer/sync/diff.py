@@ -103,7 +103,7 @@ class CustomerChange(NamedTuple):
     compared: bool = False
 
 
-class Seen(NamedTuple):
+class DestinationState(NamedTuple):
     """What Amberflo has of a customer, all its traits by name, where that is not what the snapshot
     has: `rev` is the number of the customer's state that it was held against (None: unknown);
     `missing`: Amberflo has no record of it any more; `judged` are the names that this is about
@@ -164,7 +164,7 @@ class Tally:
         #: customers that were to be forgotten, and that Segment has again
         self.returned: list[str] = []
         #: customers that Segment may have deleted, and of whom a call came that it may not know yet
-        self.open_ones: list[str] = []
+        self.unconfirmed_deletions: list[str] = []
         #: customers known before, and those that were deleted in Segment
         self.known = self.deleted = 0
         #: values that Amberflo has under names of ours and the snapshot does not know of
@@ -224,7 +224,7 @@ NOTHING = Reading(Layout(), {}, "{}", [], [], False)
 
 #: A customer as Engage has it, as the snapshot has it, and as Amberflo has it where that is looked
 #: at and differs. `GONE` is a customer that Engage deleted, None one that the pull does not have.
-Pair = tuple[PulledCustomer | None, Known | None, Seen | None]
+Pair = tuple[PulledCustomer | None, Known | None, DestinationState | None]
 
 #: Stands for the row of a customer that was deleted in Segment.
 GONE = PulledCustomer("", "", "", "", "")
@@ -423,7 +423,9 @@ def compare(
     tally.close()
 
 
-def ours(seen: Seen, catalog: Catalog, recorded: Mapping[str, Value]) -> dict[str, Value]:
+def ours(
+    seen: DestinationState, catalog: Catalog, recorded: Mapping[str, Value]
+) -> dict[str, Value]:
     """What Amberflo has under names of ours: as it is recorded where it may be stored so, else as
     it reads."""
     judged = seen.judged
@@ -554,7 +556,7 @@ def _difference(
 
 def _vanished(
     known: Known,
-    seen: Seen | None,
+    seen: DestinationState | None,
     catalog: Catalog,
     tally: Tally,
     horizon: int,

@@ -11,7 +11,7 @@ from state.db.database import Database
 from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
 from syncer.engage.selection import matches
 from syncer.engage.source import OnlyCustomers, Source
-from syncer.sync.owned_traits import Ours, Said, said_of
+from syncer.sync.owned_traits import EngageTraits, OwnedTraits, engage_traits
 from syncer.sync.runs import Selection
 
 #: Customers that Engage is asked about at a time.
@@ -19,7 +19,7 @@ AT_A_TIME = 500
 
 
 @dataclass
-class Asking:
+class EngageLookup:
     """Asks about the traits that the state knows as ours and the `selection` of the config does not
     leave out. `source` opens the way to Engage; nothing is opened until somebody is asked about."""
 
@@ -30,12 +30,12 @@ class Asking:
     protected: tuple[str, ...] = ()
 
     @cached_property
-    def ours(self) -> Ours:
+    def ours(self) -> OwnedTraits:
         """These traits, at Amberflo."""
         audiences = {trait.name: trait.kind == AUDIENCE for trait in self._catalog.by_name.values()}
-        return Ours(audiences, self.as_strings, self.protected)
+        return OwnedTraits(audiences, self.as_strings, self.protected)
 
-    def about(self, customer_ids: Collection[str]) -> dict[str, Said]:
+    def about(self, customer_ids: Collection[str]) -> dict[str, EngageTraits]:
         """Those of the named customers that Engage knows, and that are not to be forgotten. Raises
         SourceError and ConfigError where it cannot be asked."""
         with self.database.read() as connection:
@@ -43,7 +43,7 @@ class Asking:
         ids = tuple(one for one in customer_ids if one not in gone)
         with self.source().pull(OnlyCustomers(ids)) as pull:
             rows = pull.customers(self._catalog.keys)
-            return {row.customer_id: said_of(self._catalog, row) for row in rows}
+            return {row.customer_id: engage_traits(self._catalog, row) for row in rows}
 
     @cached_property
     def _catalog(self) -> Catalog:

@@ -23,9 +23,9 @@ from syncer.engage.source import PulledCustomer
 from syncer.sync.diff import (
     GONE,
     CustomerChange,
+    DestinationState,
     Pair,
     Ruling,
-    Seen,
     Tally,
     TraitChange,
     leaves,
@@ -36,7 +36,7 @@ from syncer.sync.diff import (
 from syncer.sync.spool import Spool
 
 
-class Said:
+class MentionedCustomers:
     """The customers of whom a pull has a row of some trait: (trait, customer ids), many times;
     on disk, as `Spool`."""
 
@@ -73,19 +73,19 @@ class Said:
         self._spool.close()
 
 
-def told_apart(
+def mark_deleted(
     pairs: Iterable[Pair],
     identified: Callable[[Collection[str]], Collection[str]],
     horizon: int,
-    open_ones: list[str],
+    unconfirmed_deletions: list[str],
     folder: Path | None = None,
 ) -> Iterator[Pair]:
-    """The same pairs, those of customers that the pull does not have at the end, with `GONE` for a
-    row where Engage has no identifier of them any more (it is asked when the pull is read).
+    """Yield the same pairs, last those of customers that the pull lacks.
 
-    That is said only of customers that Engage had before. Where a call came after `horizon` it may
-    have one again: such customers are noted in `open_ones` and left as they are. In between they
-    are on disk, as `Spool`.
+    A pair gets `GONE` for a row if Engage has no identifier of the customer any more; Engage is
+    asked when the pull is read. Only customers that Engage had before are marked. If a call came
+    after `horizon`, Engage may have the customer again: it is noted in `unconfirmed_deletions` and
+    left as it is. Until the pull is read these pairs lie on disk, in a `Spool`.
     """
     with closing(Spool(folder)) as vanished:
         for pair in pairs:
@@ -100,12 +100,12 @@ def told_apart(
                 if one[0] not in gone:
                     yield None, tuple(one), None
                 elif _was_called(one, horizon):
-                    open_ones.append(one[0])
+                    unconfirmed_deletions.append(one[0])
                 else:
                     yield GONE, tuple(one), None
 
 
-def with_the_silent(
+def add_without_traits(
     pairs: Iterable[Pair],
     unknown: Iterator[str],
     identified: Callable[[Collection[str]], Collection[str]],
@@ -139,7 +139,7 @@ def _was_called(known: Sequence[Any], horizon: int) -> bool:
 
 
 def beside(
-    pairs: Iterable[Pair], before: Callable[[Collection[str]], Mapping[str, Seen]]
+    pairs: Iterable[Pair], before: Callable[[Collection[str]], Mapping[str, DestinationState]]
 ) -> Iterator[Pair]:
     """The same pairs, with what Amberflo has of a customer where that is not what is known."""
     for part in chunks(iter(pairs), size_of_pair):

@@ -12,7 +12,7 @@ from syncer.engage.source import PulledCustomer
 
 
 @dataclass(frozen=True)
-class Ours:
+class OwnedTraits:
     """What is ours at Amberflo: the kind of each trait by its name (true for an audience), and how
     traits are sent."""
 
@@ -51,14 +51,14 @@ def _is_membership(found: Any) -> bool:
     return alike(found, True) or alike(found, False)
 
 
-class Said(NamedTuple):
+class EngageTraits(NamedTuple):
     """What Engage says of a customer: its traits by name, and the names of what cannot be read."""
 
     traits: dict[str, Any]
     unread: frozenset[str] = frozenset()
 
 
-def said_of(catalog: Catalog, row: PulledCustomer) -> Said:
+def engage_traits(catalog: Catalog, row: PulledCustomer) -> EngageTraits:
     """What the source gives of a customer, read."""
     keys, values = row.keys, row.values
     reading = catalog.read(keys, values)
@@ -66,4 +66,4 @@ def said_of(catalog: Catalog, row: PulledCustomer) -> Said:
         keys, values, _ = newest(keys, values, row.times)
         reading = catalog.read(keys, values)
     unread = (catalog.by_key[key] for key, _ in reading.skipped if key in catalog.by_key)
-    return Said(reading.traits, frozenset(trait.name for trait in unread))
+    return EngageTraits(reading.traits, frozenset(trait.name for trait in unread))

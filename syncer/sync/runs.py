@@ -40,13 +40,13 @@ from syncer.engage.source import (
     WithoutCustomerId,
 )
 from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stopped, SyncerError
-from syncer.privacy.forget import check_not_forgotten, without_forgotten
+from syncer.privacy.forget import check_not_forgotten, without_suppressed
 from syncer.progress import Progress
 from syncer.sync import readiness
-from syncer.sync.amberflo_account import Account
+from syncer.sync.amberflo_account import AmberfloAccount
 from syncer.sync.commit import Applied, Writer, renamed, taken_from_calls
 from syncer.sync.decision import Decision
-from syncer.sync.destination import Contact, FirstContact
+from syncer.sync.destination import Destination, FirstContact
 from syncer.sync.diff import (
     ENGAGE_WINS,
     Pair,
@@ -59,7 +59,7 @@ from syncer.sync.diff import (
 )
 from syncer.sync.guard import DAY, Guard
 from syncer.sync.horizon import horizon
-from syncer.sync.join import Rulings, Said, beside, told_apart, with_the_silent
+from syncer.sync.join import MentionedCustomers, Rulings, add_without_traits, beside, mark_deleted
 from syncer.sync.plan import Plan
 from syncer.sync.readiness import Mismatch
 
@@ -69,7 +69,7 @@ RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 class Look(Protocol):
     """Reads what Amberflo has; with `must` it raises what is in the way, else it gives None."""
 
-    def __call__(self, *, must: bool, anew: bool) -> AbstractContextManager[Contact | None]: ...
+    def __call__(self, *, must: bool, anew: bool) -> AbstractContextManager[Destination | None]: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Word:
+class Attribution:
     """What somebody says of a hold: the name and the reason that they give."""
 
     by: str | None = None
@@ -100,11 +100,11 @@ class Approval:
 
     holds: frozenset[int]
     run: int
-    word: Word
+    word: Attribution
 
 
 @dataclass(frozen=True)
-class Again:
+class Redelivery:
     """Who is to be sent again, changed or not: who is or was in an audience, these customers, or,
     with neither, everybody; `less_held`: but nobody of whom something is held."""
 
@@ -130,7 +130,7 @@ class Compared:
     #: what came by a call after this (epoch milliseconds), the pull need not know of yet
     horizon: int
     #: the trait rows that a partial pull had of what is held or rejected
-    said: Said
+    said: MentionedCustomers
     #: what the Public API says; None where it is not asked
     listing: Computations | None = None
     mismatches: list[Mismatch] = field(default_factory=list)
@@ -211,7 +211,7 @@ class Runs:
     patience: float = 2.0
     stop: Callable[[], bool] = lambda: False
     #: the Amberflo account that is delivered to; None where that is not to be checked
-    account: Account | None = None
+    account: AmberfloAccount | None = None
     #: what the Public API lists; None where it is not to be asked
     computations: Callable[[], list[Computation]] | None = None
     #: reads what Amberflo has, before all is compared; None where Amberflo is not to be asked
@@ -238,7 +238,7 @@ class Runs:
     def resync(self, *, audience: str | None = None, customer_id: str | None = None) -> Result:
         """Pull and send again: everybody, everybody who is or was in an audience, or one."""
         with run_lock(self.database, self.patience) as check:
-            again = Again(audience, None if customer_id is None else [customer_id])
+            again = Redelivery(audience, None if customer_id is None else [customer_id])
             if customer_id is not None:
                 with self.database.read() as connection:
                     check_not_forgotten(connection, customer_id)
@@ -252,7 +252,7 @@ class Runs:
                     raise NotFound(f"no trait with the key {audience!r} was ever synced")
             return self._run("resync", Everything(), check=check, again=again)
 
-    def approve(self, run: int, word: Word = Word()) -> Result:
+    def approve(self, run: int, word: Attribution = Attribution()) -> Result:
         """Compare everything anew and let through what the holds of that run have: these changes of
         these customers, as far as Engage still says them."""
         with run_lock(self.database, self.patience) as check:
@@ -262,7 +262,7 @@ class Runs:
             approval = Approval(frozenset(one.id for one in found), run, word)
             return self._run("reconcile", Everything(), check=check, approval=approval)
 
-    def reject(self, run: int, word: Word = Word()) -> None:
+    def reject(self, run: int, word: Attribution = Attribution()) -> None:
         """Leave what the holds of that run have as it is, until Engage says something else of a
         customer, or the rejection is lifted."""
         with run_lock(self.database, self.patience):
@@ -306,7 +306,7 @@ class Runs:
         """Compare everything with Engage anew, so that an old state puts nothing old back, and send
         the named customers again, less those of whom something is held."""
         with run_lock(self.database, self.patience) as check:
-            again = Again(customer_ids=customer_ids, less_held=True)
+            again = Redelivery(customer_ids=customer_ids, less_held=True)
             result = self._run("reconcile", Everything(), check=check, again=again)
         for key, reason in result.held.items():
             self.progress.say(f"held: {key}: {reason}")
@@ -319,7 +319,7 @@ class Runs:
         if not amberflo or look is None:
             return replace(self, look=None, glance=None)._compare(*self._next(full), approval=None)
 
-        def surely(*, must: bool, anew: bool) -> AbstractContextManager[Contact | None]:
+        def surely(*, must: bool, anew: bool) -> AbstractContextManager[Destination | None]:
             return look(must=True, anew=False)
 
         return replace(self, look=surely)._compare(*self._next(full=True), approval=None)
@@ -331,7 +331,7 @@ class Runs:
 
     # The run, top-down
 
-    def _in_another_form(self) -> Again | None:
+    def _in_another_form(self) -> Redelivery | None:
         """Everybody, where Amberflo has the values of traits in another form than the configured
         one."""
         with self.database.read() as connection:
@@ -341,7 +341,7 @@ class Runs:
         self.progress.say(
             f"amberflo.trait_values is {self.trait_values} and was {before}: all are sent again"
         )
-        return Again()
+        return Redelivery()
 
     def _next(self, full: bool) -> tuple[RunKind, Scope]:
         """Which run is next, and what it has to pull."""
@@ -365,7 +365,7 @@ class Runs:
         *,
         check: Check,
         approval: Approval | None = None,
-        again: Again | None = None,
+        again: Redelivery | None = None,
         anew: bool = False,
     ) -> Result:
         """Make a run; `anew` says that Amberflo's account is another one, from its commit on."""
@@ -412,7 +412,7 @@ class Runs:
     @contextmanager
     def _looked_at(
         self, kind: RunKind, scope: Scope, anew: bool = False
-    ) -> Iterator[Contact | None]:
+    ) -> Iterator[Destination | None]:
         """What Amberflo has, for a comparison of everything."""
         if self.look is None or not isinstance(scope, Everything):
             yield None
@@ -428,7 +428,7 @@ class Runs:
         scope: Scope,
         approval: Approval | None,
         listing: Computations | None,
-        contact: Contact | None,
+        contact: Destination | None,
     ) -> Compared:
         whole = isinstance(scope, Everything)
         with self.source.pull(scope) as pull, self.database.read() as connection:
@@ -441,7 +441,7 @@ class Runs:
                 raise _NewKeys(new, catalog)
             watermark = pull.watermark()
             folder = self.database.folder
-            tally, plan, said = Tally(catalog), Plan(folder), Said(folder)
+            tally, plan, said = Tally(catalog), Plan(folder), MentionedCustomers(folder)
             rulings = Rulings(connection, tally)
             if approval is not None:
                 rulings = Rulings(connection, tally, approval.holds, approval.run)
@@ -505,7 +505,7 @@ class Runs:
         return compared
 
     def _first_contact(
-        self, contact: Contact | None, catalog: Catalog, connection: Connection
+        self, contact: Destination | None, catalog: Catalog, connection: Connection
     ) -> FirstContact | None:
         """What Amberflo holds under the names of a run, where that is looked at and to be had."""
         if contact is None:
@@ -655,7 +655,7 @@ class Runs:
         catalog: Catalog,
         tally: Tally,
         first: FirstContact | None,
-        said: Said,
+        said: MentionedCustomers,
         rulings: Rulings,
         whole: bool,
         horizon: int,
@@ -674,17 +674,19 @@ class Runs:
                 folder = self.database.folder
                 both = merge(pulled, known)
                 if first is not None:
-                    both = with_the_silent(
+                    both = add_without_traits(
                         both, first.unknown_ids(), pull.identified, tally, folder
                     )
                 both = with_usable_ids(both, tally)
-                pairs = told_apart(both, pull.identified, horizon, tally.open_ones, folder)
+                pairs = mark_deleted(
+                    both, pull.identified, horizon, tally.unconfirmed_deletions, folder
+                )
             else:
                 found = look_up(pulled, lambda ids: snapshot.find(connection, ids))
                 pairs = said.noted(with_usable_ids(found, tally), catalog, rulings.traits)
             if first is not None:
                 pairs = beside(pairs, first.before)
-            pairs = without_forgotten(pairs, suppression.load(connection), tally)
+            pairs = without_suppressed(pairs, suppression.load(connection), tally)
             yield from pairs if first is None else first.noting(pairs)
         self.progress.end()
         tally.counted = counted
@@ -713,7 +715,7 @@ class Runs:
         run: int,
         compared: Compared,
         approval: Approval | None,
-        again: Again | None,
+        again: Redelivery | None,
         anew: bool,
     ) -> int:
         """Snapshot, history, holds, what is due and the run's sums, in one transaction; gives how
@@ -739,7 +741,7 @@ class Runs:
             taken_from_calls(connection, compared.catalog.by_name, run, now)
             compared.applied = applied = self._apply(connection, run, compared, now)
             if compared.whole:
-                holds.stay(connection, compared.tally.open_ones, run)
+                holds.stay(connection, compared.tally.unconfirmed_deletions, run)
                 looked_at = {*compared.catalog.by_name, holds.DELETED}
                 holds.end_unseen(connection, looked_at, run, now)
             for trait, customer_ids in compared.said:
@@ -768,7 +770,7 @@ class Runs:
             _describe_traits(connection, compared)
             if again is not None:
                 _send_again(connection, again, now)
-            if again == Again() or metadata.get(connection, metadata.TRAIT_VALUES) is None:
+            if again == Redelivery() or metadata.get(connection, metadata.TRAIT_VALUES) is None:
                 metadata.put(connection, metadata.TRAIT_VALUES, self.trait_values)
             runs.add_traits(connection, run, trait_sums(compared, applied))
             due = snapshot.take_over(connection, run, now)
@@ -927,7 +929,7 @@ def trait_sums(compared: Compared, applied: Applied) -> list[dict[str, Any]]:
     ]
 
 
-def _send_again(connection: Connection, again: Again, now: int) -> None:
+def _send_again(connection: Connection, again: Redelivery, now: int) -> None:
     if again.customer_ids is None:
         snapshot.send_again(connection, now, key=again.audience)
         return

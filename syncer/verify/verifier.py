@@ -31,9 +31,9 @@ from syncer.errors import (
     TryAgain,
 )
 from syncer.progress import Progress
-from syncer.sync.consistent_reader import Listed, Observer, present
-from syncer.sync.engage_lookup import AT_A_TIME, Asking
-from syncer.sync.owned_traits import Said
+from syncer.sync.consistent_reader import ConsistentReader, ListingResult, present
+from syncer.sync.engage_lookup import AT_A_TIME, EngageLookup
+from syncer.sync.owned_traits import EngageTraits
 from syncer.verify.findings import CLAIMS, EQUAL, EXTRA, STRANGER, SUSPECT, UNSEEN
 from syncer.verify.result import Verification
 
@@ -64,7 +64,7 @@ class Verifier:
     database: Database
     connect: Callable[[], AbstractAsyncContextManager[CustomerReader]]
     owned: frozenset[str]
-    asking: Asking
+    asking: EngageLookup
     progress: Progress
     as_strings: bool = False
     protected: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class Verifier:
 
     async def _connected(self, work: Callable[[], Awaitable[None]]) -> None:
         async with self.connect() as holdings:
-            self._observer = Observer(
+            self._reader = ConsistentReader(
                 self.database, holdings, self.progress, self.at_a_time, self.stop
             )
             await work()
@@ -117,24 +117,24 @@ class Verifier:
             return
         with self.database.read() as connection:
             total = snapshot.sent_count(connection)
-        listed = await self._observer.everybody(self._look, total)
+        listed = await self._reader.read_all(self._look, total)
         self.progress.begin("checking", total)
         try:
-            await self._observer.each(self._suspects(), self._judge)
+            await self._reader.for_each(self._suspects(), self._judge)
         finally:
             self.progress.end()
         await self._judge_strangers(CLAIMS)
-        if listed is Listed.WITHOUT_TRAITS:
+        if listed is ListingResult.WITHOUT_TRAITS:
             await self._judge_strangers(UNSEEN)
 
     async def _find_one(self, customer_id: str) -> None:
-        row = self._observer.row(customer_id)
+        row = self._reader.state_row(customer_id)
         if row is not None and row.acked_rev > 0:
             self._found.checked = 1
             await self._judge(row)
         elif row is not None and row.due_at is not None:
             raise NotFound(f"the customer {customer_id!r} is still to be sent: `syncer sync` does")
-        elif (record := await self._observer.holdings.one(customer_id)) is not None:
+        elif (record := await self._reader.holdings.one(customer_id)) is not None:
             look = EXTRA if row is not None else self._look_of_stranger({"traits": {}, **record})
             self._found.findings.put_looks([(customer_id, look)])
             await self._judge_strangers(CLAIMS)
@@ -142,7 +142,7 @@ class Verifier:
             raise NotFound(f"the customer {customer_id!r} was never sent, and is not at Amberflo")
 
     async def _check_repairs(self) -> None:
-        await self._observer.each(self._found.findings.differing(), self._judge_repair)
+        await self._reader.for_each(self._found.findings.differing(), self._judge_repair)
 
     # The listing
 
@@ -188,12 +188,12 @@ class Verifier:
         names what Engage says. Those that it does not know are nobody's business here."""
         after = ""
         while ids := self._found.findings.with_look(look, after, AT_A_TIME):
-            self._observer.check_stop()
+            self._reader.check_stop()
             said = self._ask(ids)
-            await self._observer.each(iter(said.items()), self._judge_stranger)
+            await self._reader.for_each(iter(said.items()), self._judge_stranger)
             after = ids[-1]
 
-    def _ask(self, ids: list[str]) -> Mapping[str, Said | None]:
+    def _ask(self, ids: list[str]) -> Mapping[str, EngageTraits | None]:
         try:
             if self._engage_answers:
                 return self.asking.about(ids)
@@ -205,10 +205,10 @@ class Verifier:
             )
         return dict.fromkeys(ids)
 
-    async def _judge_stranger(self, stranger: tuple[str, Said | None]) -> None:
+    async def _judge_stranger(self, stranger: tuple[str, EngageTraits | None]) -> None:
         customer_id, said = stranger
-        record = await self._observer.holdings.one(customer_id)
-        if record is None or self._observer.row(customer_id) is not None:
+        record = await self._reader.holdings.one(customer_id)
+        if record is None or self._reader.state_row(customer_id) is not None:
             return  # it is gone, or a run or a call brought it in meanwhile
         ours, drifts = self.asking.ours, []
         for name in self._claims(record):
@@ -224,7 +224,7 @@ class Verifier:
 
     async def _judge_repaired_stranger(self, customer_id: str) -> Judged:
         """One that the run did not bring in: is it as it was expected to be?"""
-        record = await self._observer.holdings.one(customer_id)
+        record = await self._reader.holdings.one(customer_id)
         there = {} if record is None else record.get("traits") or {}
         drifts = [
             Difference(one.trait, one.expected, there.get(one.trait))
@@ -239,7 +239,7 @@ class Verifier:
         """Every customer that was ever sent, less those that the listing showed to be right."""
         after = ""
         while True:
-            self._observer.check_stop()
+            self._reader.check_stop()
             with self.database.read() as connection:
                 ids = snapshot.sent(connection, after, PAGE)
                 if not ids:
@@ -278,7 +278,7 @@ class Verifier:
         self._found.put(row.customer_id, judged.drifts)
 
     async def _judge_repair(self, customer_id: str) -> None:
-        row = self._observer.row(customer_id)
+        row = self._reader.state_row(customer_id)
         if row is not None:
             judged = await self._judged(row)
         elif self._found.findings.looks([customer_id]).get(customer_id) == STRANGER:
@@ -307,7 +307,7 @@ class Verifier:
 
     async def _judged(self, row: HeldRow) -> Judged:
         """Read one customer, and judge it if nothing is on its way to it."""
-        found = await self._observer.alone(row)
+        found = await self._reader.read_one(row)
         if found.row is None:
             return Judged(FORGOTTEN)
         if not found.settled:

@@ -22,10 +22,10 @@ from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
 from syncer.errors import AmberfloError, KeyRefused
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.faults import Faults
-from syncer.sync.consistent_reader import Listed
-from syncer.sync.destination import Contact, Example
-from syncer.sync.diff import Seen
-from syncer.sync.owned_traits import Said
+from syncer.sync.consistent_reader import ListingResult
+from syncer.sync.destination import Destination, Example
+from syncer.sync.diff import DestinationState
+from syncer.sync.owned_traits import EngageTraits
 
 from .conftest import API_KEY, Installation
 from .test_strangers import Warehouse
@@ -105,13 +105,13 @@ class World:
     @contextmanager
     def contact(
         self, owned: tuple[str, ...] = OWNED, key: str = API_KEY, **settings: Any
-    ) -> Iterator[Contact]:
+    ) -> Iterator[Destination]:
         @asynccontextmanager
         async def connect() -> Any:
             async with AmberfloClient(key, customers_url=self.url) as client:
                 yield CustomerReader(client, patience=0.3, chance=lambda: 0.0)
 
-        contact = Contact(self.database, connect, self.lines, at_a_time=4, **settings)
+        contact = Destination(self.database, connect, self.lines, at_a_time=4, **settings)
         with closing(contact):
             contact.read()
             contact.confirm(owned)
@@ -142,9 +142,9 @@ def test_who_is_unknown_here_and_what_it_holds(world: World) -> None:
     world.amberflo.hold("gone", vip=True)
     world.amberflo.customers["gone"]["deleteTime"] = 1
     with world.contact() as contact:
-        assert contact.listed is Listed.WITH_TRAITS
+        assert contact.listed is ListingResult.WITH_TRAITS
         assert contact.before(["known", "unknown", "gone", "nobody"]) == {
-            "unknown": Seen(None, {"vip": "true", "plan": "pro"}, False)
+            "unknown": DestinationState(None, {"vip": "true", "plan": "pro"}, False)
         }
         assert contact.traits(["known", "gone"]) == {"known": {"vip": True, "stripeId": "cus_1"}}
         assert (contact.unknown, list(contact.drifted()), contact.newer) == (1, [], 0)
@@ -208,7 +208,7 @@ def test_a_customer_that_is_gone_is_missing(world: World) -> None:
     world.know("u2", vip=True)
     world.amberflo.hold("u2", vip=True)
     with world.contact() as contact:
-        assert contact.before(["u1", "u2"]) == {"u1": Seen(1, {}, True)}
+        assert contact.before(["u1", "u2"]) == {"u1": DestinationState(1, {}, True)}
         assert contact.newer == 0
 
 
@@ -293,19 +293,19 @@ def test_a_state_that_is_older_says_so(world: World) -> None:
         assert len([*contact.drifted()]) == 3
 
 
-WAYS: list[tuple[dict[str, bool], Listed]] = [
-    ({}, Listed.WITH_TRAITS),
-    ({"no_pages": True}, Listed.WITH_TRAITS),
-    ({"paging_traits": False}, Listed.WITH_TRAITS),
-    ({"paging_traits": False, "list_traits": False}, Listed.WITHOUT_TRAITS),
-    ({"no_pages": True, "list_traits": False}, Listed.WITHOUT_TRAITS),
-    ({"paging_traits": False, "no_list": True}, Listed.WITHOUT_TRAITS),
+WAYS: list[tuple[dict[str, bool], ListingResult]] = [
+    ({}, ListingResult.WITH_TRAITS),
+    ({"no_pages": True}, ListingResult.WITH_TRAITS),
+    ({"paging_traits": False}, ListingResult.WITH_TRAITS),
+    ({"paging_traits": False, "list_traits": False}, ListingResult.WITHOUT_TRAITS),
+    ({"no_pages": True, "list_traits": False}, ListingResult.WITHOUT_TRAITS),
+    ({"paging_traits": False, "no_list": True}, ListingResult.WITHOUT_TRAITS),
 ]
 
 
 @pytest.mark.parametrize(("switches", "listed"), WAYS)
 def test_in_every_way_that_amberflo_can_be_read(
-    world: World, switches: dict[str, bool], listed: Listed
+    world: World, switches: dict[str, bool], listed: ListingResult
 ) -> None:
     for number in range(30):
         world.amberflo.hold(f"u{number}", vip=True)
@@ -316,19 +316,19 @@ def test_in_every_way_that_amberflo_can_be_read(
     with world.contact() as contact:
         assert contact.listed is listed
         seen = contact.before([f"u{number}" for number in range(30)])
-        assert seen == {f"u{number}": Seen(None, {"vip": True}) for number in range(30)}
+        assert seen == {f"u{number}": DestinationState(None, {"vip": True}) for number in range(30)}
         # Where no list shows traits, of the known ones it shows who is there.
-        drifted = ["k0", "k1"] if listed is Listed.WITH_TRAITS else ["k1"]
+        drifted = ["k0", "k1"] if listed is ListingResult.WITH_TRAITS else ["k1"]
         assert [row.customer_id for row in contact.drifted()] == drifted
     alone = world.amberflo.stats()["requests"].get("GET /customers", 0)
-    assert (alone > 30) == (listed is Listed.WITHOUT_TRAITS)
+    assert (alone > 30) == (listed is ListingResult.WITHOUT_TRAITS)
 
 
 def test_where_amberflo_lists_nobody_nothing_is_believed(world: World) -> None:
     world.know("u1", vip=True)
     world.amberflo.no_pages = world.amberflo.no_list = True
     with world.contact() as contact:
-        assert contact.listed is Listed.NOBODY
+        assert contact.listed is ListingResult.NOBODY
         assert (list(contact.drifted()), contact.before(["u1"])) == ([], {})
     assert any("lists no customers" in line for line in world.lines.said)
 
@@ -350,13 +350,27 @@ def test_first_contact_is_counted_by_trait(world: World) -> None:
     with world.contact(protected=("stripeId",)) as contact:
         first = contact.first_contact(catalog)
     for number in range(15):
-        first.note(f"u{number}", Seen(None, {"vip": "true"}), Said({"vip": True}), {})
-        first.note(f"v{number}", Seen(3, {"vip": True, "plan": "pro"}), Said({}), {"vip": False})
+        first.note(
+            f"u{number}", DestinationState(None, {"vip": "true"}), EngageTraits({"vip": True}), {}
+        )
+        first.note(
+            f"v{number}",
+            DestinationState(3, {"vip": True, "plan": "pro"}),
+            EngageTraits({}),
+            {"vip": False},
+        )
     held = {"total": "12", "gold": "gold", "stripeId": "y"}
-    first.note("w", Seen(None, held), Said({"total": "a/b"}), {})
+    first.note("w", DestinationState(None, held), EngageTraits({"total": "a/b"}), {})
     unread = frozenset(["total"])
-    first.note("x", Seen(None, {"total": 7, "vip": False}), Said({}, unread), {})
-    first.note("y", Seen(2, {"total": "5", "vip": True}), Said({}), {"total": 5, "vip": True})
+    first.note(
+        "x", DestinationState(None, {"total": 7, "vip": False}), EngageTraits({}, unread), {}
+    )
+    first.note(
+        "y",
+        DestinationState(2, {"total": "5", "vip": True}),
+        EngageTraits({}),
+        {"total": 5, "vip": True},
+    )
     gold, total, vip = first.by_name()
     assert (vip.trait, vip.found, vip.differ, len(vip.examples)) == ("vip", 31, 15, 10)
     assert vip.examples[0] == Example("v0", True, False)

@@ -22,7 +22,7 @@ from syncer.sync import diff as comparison
 from syncer.sync.diff import (
     ENGAGE_WINS,
     CustomerChange,
-    Seen,
+    DestinationState,
     Sums,
     Tally,
     TraitChange,
@@ -580,7 +580,7 @@ def test_a_key_that_stands_twice_and_did_not_change() -> None:
 
 
 def beside(
-    row: PulledCustomer | None, before: Stored | None, seen: Seen
+    row: PulledCustomer | None, before: Stored | None, seen: DestinationState
 ) -> tuple[CustomerChange | None, Tally]:
     """Compare one customer whom Amberflo has otherwise."""
     tally = Tally(make_catalog())
@@ -591,7 +591,7 @@ def beside(
 @pytest.mark.parametrize("there", [True, "true"])
 @pytest.mark.parametrize("row", [with_traits("u1", vip="f"), with_traits("u1", lost="f")])
 def test_a_member_whom_only_amberflo_knows_leaves(row: PulledCustomer, there: object) -> None:
-    change, tally = beside(row, None, Seen(None, {"vip": there, "stripeId": "cus_1"}))
+    change, tally = beside(row, None, DestinationState(None, {"vip": there, "stripeId": "cus_1"}))
     assert change is not None
     assert change.known is False
     assert change.traits["vip"] is False
@@ -602,12 +602,15 @@ def test_a_member_whom_only_amberflo_knows_leaves(row: PulledCustomer, there: ob
 
 
 def test_who_is_false_there_too_is_still_nobody() -> None:
-    assert beside(with_traits("u1", vip="f"), None, Seen(None, {"vip": "false"}))[0] is None
+    assert (
+        beside(with_traits("u1", vip="f"), None, DestinationState(None, {"vip": "false"}))[0]
+        is None
+    )
 
 
 def test_a_value_of_others_under_a_name_of_ours_is_the_one_before() -> None:
     row = with_traits("u1", lost="t")
-    change, tally = beside(row, None, Seen(None, {"vip": "by the CRM", "total": 7}))
+    change, tally = beside(row, None, DestinationState(None, {"vip": "by the CRM", "total": 7}))
     assert change is not None
     assert change.traits == {"lost": True}
     assert {one.trait: (one.before, one.after) for one in change.changes} == {
@@ -621,13 +624,13 @@ def test_a_value_of_others_under_a_name_of_ours_is_the_one_before() -> None:
 def test_what_is_there_against_what_was_acknowledged_is_sent_again() -> None:
     before = known("u1", {"vip": True, "total": 5})
     row = with_traits("u1", vip="t", total="5")
-    change, tally = beside(row, before, Seen(1, {"vip": False, "total": "5.0"}))
+    change, tally = beside(row, before, DestinationState(1, {"vip": False, "total": "5.0"}))
     assert change is not None
     (found,) = change.changes
     assert (found.trait, found.before, found.after, found.was) == ("vip", False, True, True)
     assert counts(tally, "vip") == {"pulled": 1, "changed": 1}
     # the customer changed since Amberflo was looked at
-    assert beside(row, before, Seen(2, {"vip": False}))[0] is None
+    assert beside(row, before, DestinationState(2, {"vip": False}))[0] is None
 
 
 def test_what_is_judged_of_amberflo_is_all_that_counts() -> None:
@@ -635,7 +638,7 @@ def test_what_is_judged_of_amberflo_is_all_that_counts() -> None:
     before = known("u1", {"vip": True, "lost": True})
     row = with_traits("u1", vip="t", lost="t")
     there = {"vip": False, "lost": False}
-    change, _ = beside(row, before, Seen(1, there, judged={"vip"}))
+    change, _ = beside(row, before, DestinationState(1, there, judged={"vip"}))
     assert change is not None
     assert [one.trait for one in change.changes] == ["vip"]
 
@@ -643,7 +646,7 @@ def test_what_is_judged_of_amberflo_is_all_that_counts() -> None:
 def test_nobody_judges_whom_engage_never_knew() -> None:
     """docs/design.md §3.5: customers that Amberflo has and Engage does not know are left alone."""
     stranger = known("u1", {})._replace(compared=None)
-    assert beside(None, stranger, Seen(1, {"vip": True}))[0] is None
+    assert beside(None, stranger, DestinationState(1, {"vip": True}))[0] is None
 
 
 def test_who_is_pulled_with_all_others_for_the_first_time_is_noted() -> None:
@@ -658,7 +661,7 @@ def test_who_is_pulled_with_all_others_for_the_first_time_is_noted() -> None:
 
 
 def test_who_left_here_and_is_a_member_there_leaves_again() -> None:
-    change, tally = beside(None, known("u1", {"vip": False}), Seen(1, {"vip": True}))
+    change, tally = beside(None, known("u1", {"vip": False}), DestinationState(1, {"vip": True}))
     assert change is not None
     assert change.changes == [
         TraitChange("vip", "vip", True, False, None, "amberflo", recorded=False)

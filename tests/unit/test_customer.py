@@ -339,7 +339,7 @@ def giving(called: dict[str, Any] | None = None, **given_back: Any) -> Row:
 
 
 def test_what_is_given_back_is_as_others_had_it() -> None:
-    """Ours goes, also where our writing of a value is another one than theirs."""
+    """OwnedTraits goes, also where our writing of a value is another one than theirs."""
     there = {"customerId": "u1", "traits": {"plan": True, "old": True, "stripeId": "cus_1"}}
     put = to_put(there, giving(plan="gold/eu", old=None), {"vip"})
     assert put["traits"] == {"plan": "gold/eu", "stripeId": "cus_1", "vip": True}

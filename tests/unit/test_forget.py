@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from state.suppression import Forgotten
 from syncer.engage import catalog as catalogs
 from syncer.engage.source import ObservedKey, PulledCustomer
-from syncer.privacy.forget import without_forgotten
+from syncer.privacy.forget import without_suppressed
 from syncer.sync.diff import Known, Tally, compare, merge
 
 KEYS = ["vip", "churn", "new"]
@@ -38,7 +38,7 @@ def compared(pull: list[PulledCustomer], there: list[Known], who: Forgotten) -> 
     observed = [ObservedKey(key, 1, 1, 0, 0) for key in KEYS]
     catalog = catalogs.build(observed, [], audiences=["*"], computed_traits=[])
     tally = Tally(catalog)
-    pairs = without_forgotten(merge(pull, there), who, tally)
+    pairs = without_suppressed(merge(pull, there), who, tally)
     return {one.customer_id: one for one in compare(pairs, catalog, tally)}, tally
 
 
@@ -65,7 +65,7 @@ def test_one_that_is_about_to_be_erased_is_left_as_it_is() -> None:
 
 def test_without_any_nothing_is_in_the_way() -> None:
     pairs = iter([(None, known("a"), None)])
-    assert without_forgotten(pairs, gone(), Tally.__new__(Tally)) is pairs
+    assert without_suppressed(pairs, gone(), Tally.__new__(Tally)) is pairs
 
 
 customers = st.sets(st.sampled_from("abcdefgh"))
