@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_opener
 
 from syncer.errors import ConfigError
-from syncer.given import has_address
+from syncer.input_text import has_address
 
 #: Variables that name a file or folder of certificates to trust instead of the usual ones; the
 #: first that is set holds.

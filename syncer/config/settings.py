@@ -31,7 +31,7 @@ from sqlalchemy.exc import ArgumentError
 from syncer import egress
 from syncer.daemon.schedule import cron
 from syncer.errors import ConfigError
-from syncer.given import bare, has_address, strange
+from syncer.input_text import bare, has_address, strange
 from syncer.passthrough import scopes
 from syncer.passthrough.scopes import Caller
 
