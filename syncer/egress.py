@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_opener
 
 from syncer.errors import ConfigError
-from syncer.input_text import has_address
+from syncer.input_text import has_valid_host
 
 #: Variables that name a file or folder of certificates to trust instead of the usual ones; the
 #: first that is set holds.
@@ -72,7 +72,7 @@ def _covers(entry: str, host: str, port: int | None) -> bool:
 
 def _proxy_url(variable: str, text: str) -> str:
     url = text if "://" in text else f"http://{text}"
-    if not (re.fullmatch(r"https?://[^/\s?#]+/?", url) and has_address(url)):
+    if not (re.fullmatch(r"https?://[^/\s?#]+/?", url) and has_valid_host(url)):
         raise ConfigError(  # without its value: it may hold a password
             f"{variable}: this is no proxy that can be used; write for example "
             "http://proxy.example.com:3128, or unset it"

@@ -1,5 +1,8 @@
-"""What people and systems leave round a value that they give: a secret's newline, a byte order
-mark, blanks of all kinds, quotes that a shell or an editor kept. And what no URL has."""
+"""Text that people and systems paste: what surrounds it, and what no header or URL can have.
+
+A secret arrives with a newline, a byte order mark, blanks of all kinds, or the quotes that a shell
+or an editor kept.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from urllib.parse import urlsplit
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“", "‘": "’", "«": "»"}
 
 
-def bare(text: str) -> str:
-    """The value without what is round it."""
-    found = _without_blanks(text)
-    while len(found) > 1 and _QUOTES.get(found[0]) == found[-1]:
-        found = _without_blanks(found[1:-1])
-    return found
+def unwrapped(text: str) -> str:
+    """Return the text without the blanks and the pairs of quotes around it."""
+    inner = _without_blanks(text)
+    while len(inner) > 1 and _QUOTES.get(inner[0]) == inner[-1]:
+        inner = _without_blanks(inner[1:-1])
+    return inner
 
 
 def _without_blanks(text: str) -> str:
@@ -29,12 +32,18 @@ def _without_blanks(text: str) -> str:
 
 
 def _is_blank(character: str) -> bool:
-    """Whether nobody sees it: white space, control and format characters (U+FEFF, U+200B)."""
+    """Return whether a character is invisible: white space, a control or format character.
+
+    U+FEFF (byte order mark) and U+200B (zero width space) are format characters.
+    """
     return character.isspace() or unicodedata.category(character) in ("Cc", "Cf")
 
 
-def strange(text: str) -> str | None:
-    """What no header can hold, as words: the first character that is not printable ASCII."""
+def unprintable(text: str) -> str | None:
+    """Return the place and name of the first character that no HTTP header can hold.
+
+    Headers hold printable ASCII; None when all of the text is.
+    """
     for place, character in enumerate(text, 1):
         if not (character.isascii() and character.isprintable()):
             name = unicodedata.name(character, f"U+{ord(character):04X}")
@@ -42,8 +51,8 @@ def strange(text: str) -> str | None:
     return None
 
 
-def has_address(url: str) -> bool:
-    """Whether a URL names a host that there can be, and no port or one that there can be."""
+def has_valid_host(url: str) -> bool:
+    """Return whether a URL names a host that can exist and, if it names a port, a port that can."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

@@ -4,15 +4,15 @@
 the file (or variable), the key, what is wrong and what would be right. Contract: docs/design.md §4.
 """
 
+from syncer.config.loading import load
 from syncer.config.settings import (
     AlertsConfig,
     Config,
     EngageConfig,
     ScheduleConfig,
     changes,
-    duration,
-    load,
 )
+from syncer.config.values import duration
 
 __all__ = [
     "AlertsConfig",

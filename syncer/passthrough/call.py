@@ -21,6 +21,7 @@ from syncer import clock
 from syncer.clock import Reading
 from syncer.errors import SyncerError
 from syncer.ids import MAX_ID, is_unicode, storable
+from syncer.passthrough.scopes import DELETE, MEMBERSHIPS, WEBHOOK
 
 Json = Mapping[str, Any]
 
@@ -40,7 +41,6 @@ SINGLE = {
     **{"p": "page", "s": "screen", "t": "track", "i": "identify", "g": "group", "a": "alias"},
 }
 BATCH = frozenset({"batch", "import", "b"})
-WEBHOOK = "webhook"
 #: The routes that `split` knows.
 ROUTES = frozenset({*SINGLE, *BATCH, WEBHOOK})
 
@@ -100,6 +100,13 @@ class Call(NamedTuple):
     notes: tuple[str, ...]
     #: the event as it came
     source: Json
+
+    @property
+    def scope(self) -> str:
+        """The scope that its caller needs."""
+        if self.type == DELETE or self.personas is None:
+            return self.type
+        return MEMBERSHIPS
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ def _outcome(event: Call | Dropped | Rejected, may: Collection[str], via: str) -
     """What becomes of an event that came by a key which may do some things and not others."""
     if not isinstance(event, Call):
         return event
-    need = scopes.needed(event)
+    need = event.scope
     if need not in may:
         return Dropped(scopes.NOT_ALLOWED[need])
     found = mapping.outcome(event)

@@ -36,7 +36,6 @@ from syncer.passthrough.call import (
     SINGLE,
     TOO_LARGE,
     TYPES,
-    WEBHOOK,
     WEBHOOK_TYPES,
     BadRequest,
     Call,
@@ -47,7 +46,7 @@ from syncer.passthrough.call import (
     split,
 )
 from syncer.passthrough.inbox import Full, Inbox
-from syncer.passthrough.scopes import SIGNED, Caller
+from syncer.passthrough.scopes import SIGNED, WEBHOOK, Caller
 from syncer.passthrough.signature import Signed, verify
 
 T = TypeVar("T")
@@ -343,7 +342,7 @@ class Receiver:
                 status=413 if large else 400,
                 code="too_large" if large else "invalid_event",
             )
-        if isinstance(found, Call) and (need := scopes.needed(found)) not in caller.may:
+        if isinstance(found, Call) and (need := found.scope) not in caller.may:
             raise BadRequest(scopes.NOT_ALLOWED[need], status=403, code="not_allowed")
         return 1
 

@@ -1,8 +1,8 @@
-"""Who may say what: callers by their keys, and what a call needs that its caller may. Pure.
+"""Callers by their keys, and the scopes that say what each may send. Pure.
 
-A bare key (such as a browser's, which is public) may page, screen, track and identify. What Engage
-says comes by a key that may `memberships`, or by Segment's webhook with a good signature; a delete
-by that webhook alone.
+A key without scopes of its own (such as a browser's, which is public) may page, screen, track and
+identify. A call of Engage needs a key with the scope `memberships`, or Segment's webhook with a
+valid signature. A delete needs that signature.
 """
 
 from __future__ import annotations
@@ -12,24 +12,27 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from syncer.passthrough.call import WEBHOOK, Call
+#: The route of Segment's webhook destination, and the name of its caller.
+WEBHOOK = "webhook"
 
 MEMBERSHIPS, DELETE = "memberships", "delete"
-#: What a key without a scope of its own may; and what a scope may name.
-BARE = ("page", "screen", "track", "identify")
-SCOPES = (*BARE, MEMBERSHIPS)
+#: The scopes of a key that names none, and all that a key may name.
+DEFAULT_SCOPES = ("page", "screen", "track", "identify")
+SCOPES = (*DEFAULT_SCOPES, MEMBERSHIPS)
 
-#: Why a call is dropped, by what it needed.
-NOT_ALLOWED = {what: f"its key may not {what}" for what in BARE} | {
-    MEMBERSHIPS: "its key may not tell memberships",
+#: Why a call is dropped, by the scope that its caller lacks.
+NOT_ALLOWED = {scope: f"its key may not {scope}" for scope in DEFAULT_SCOPES} | {
+    MEMBERSHIPS: "its key may not send memberships",
     DELETE: "a delete needs the webhook's signature",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request: the short name of its key, which is what is kept and shown, and what it
-    may. `key` itself shows in no text."""
+    """The sender of a request: its scopes, and the short name of its key, which programs show.
+
+    `key` itself shows in no text.
+    """
 
     name: str
     may: frozenset[str]
@@ -37,40 +40,41 @@ class Caller:
 
     @property
     def scopes(self) -> str:
-        """What it may, as it is stored with a request."""
+        """The scopes as the inbox stores them with a request."""
         return ",".join(sorted(self.may))
 
 
-#: Segment, by a good signature.
+#: Segment, by a valid signature.
 SIGNED = Caller(WEBHOOK, frozenset((*SCOPES, DELETE)))
 
 
 def short_name(key: str) -> str:
-    """The name of a key that was given none: the same whenever and wherever it is made. It holds 24
-    bits of a hash, from which no key is found."""
+    """Return the name of a key that the config gives none: always the same for the same key.
+
+    It shows 24 bits of a hash, from which nobody can compute the key.
+    """
     return f"key-{sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
-def find(callers: Iterable[Caller], given: str | None) -> Caller | None:
-    """Whose write key this is; looks at all of them, in constant time. A blank key is nobody's."""
-    found: Caller | None = None
-    offered = (given or "").encode("utf-8", "surrogatepass")
-    for one in callers:
-        if hmac.compare_digest(one.key.encode("utf-8", "surrogatepass"), offered) and one.key:
-            found = one
-    return found
+def find(callers: Iterable[Caller], key: str | None) -> Caller | None:
+    """Return the caller with this write key; a blank key belongs to none.
+
+    The comparison takes constant time and goes through all callers.
+    """
+    match: Caller | None = None
+    offered = (key or "").encode("utf-8", "surrogatepass")
+    for caller in callers:
+        if hmac.compare_digest(caller.key.encode("utf-8", "surrogatepass"), offered) and caller.key:
+            match = caller
+    return match
 
 
 def allowed(path: str, scopes: str) -> Collection[str]:
-    """What a stored request may. One that an older program took has no scopes: it was let in by
-    that program's rules, which only kept deletes to the webhook."""
+    """Return the scopes of a stored request: `path` is its route, `scopes` the text stored with it.
+
+    Requests that an older program stored have no scopes. That program let all calls in, but deletes
+    only by the webhook.
+    """
     if scopes:
         return scopes.split(",")
     return SIGNED.may if path == WEBHOOK else SCOPES
-
-
-def needed(call: Call) -> str:
-    """What its key must be allowed for a call to count."""
-    if call.type == DELETE:
-        return DELETE
-    return call.type if call.personas is None else MEMBERSHIPS

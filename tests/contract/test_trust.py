@@ -31,7 +31,7 @@ from syncer.passthrough.customer_calls import (
 from syncer.passthrough.mapping import RESERVED_NAME
 from syncer.passthrough.pending import PATIENCE, TOO_MANY, UNKNOWN
 from syncer.passthrough.processor import Processor
-from syncer.passthrough.scopes import BARE, DELETE, NOT_ALLOWED, SCOPES, SIGNED
+from syncer.passthrough.scopes import DEFAULT_SCOPES, DELETE, NOT_ALLOWED, SCOPES, SIGNED
 from syncer.sync.commit import taken_from_calls
 from tests.contract.conftest import NOW, ask, records
 
@@ -138,7 +138,7 @@ def test_a_call_counts_only_where_its_key_may(desk: Desk, what: str) -> None:
 
 def test_a_public_key_cannot_erase_anybody(desk: Desk) -> None:
     desk.identify(name="Ada")
-    for may in (BARE, SCOPES):
+    for may in (DEFAULT_SCOPES, SCOPES):
         assert desk.say({"type": "delete"}, may=may)["dropped", NOT_ALLOWED[DELETE]] == 1
     assert "u1" in records(desk.state)
 
@@ -399,7 +399,7 @@ def fill(desk: Desk, key: str, may: Any, count: int) -> None:
 
 
 def test_memberships_go_before_identifies(desk: Desk) -> None:
-    fill(desk, "browser", BARE, 20)
+    fill(desk, "browser", DEFAULT_SCOPES, 20)
     desk.now += 1
     desk.engage("vip", True, "new-member")
     desk.engage("vip", True, "browser-007")
@@ -408,10 +408,10 @@ def test_memberships_go_before_identifies(desk: Desk) -> None:
 
 
 def test_keys_share_the_delivery_of_customers(desk: Desk) -> None:
-    fill(desk, "browser", BARE, 40)
+    fill(desk, "browser", DEFAULT_SCOPES, 40)
     desk.now += 1
     fill(desk, "server", SCOPES, 3)
-    fill(desk, "app", BARE, 1)
+    fill(desk, "app", DEFAULT_SCOPES, 1)
     first = desk.claimed(9)
     assert len(first) == 9
     assert {one for one in first if not one.startswith("browser")} == {
@@ -420,7 +420,7 @@ def test_keys_share_the_delivery_of_customers(desk: Desk) -> None:
 
 
 def test_what_a_run_makes_due_has_its_part(desk: Desk) -> None:
-    fill(desk, "browser", BARE, 9)
+    fill(desk, "browser", DEFAULT_SCOPES, 9)
     desk.say(*(membership("vip", True, f"member-{number}") for number in range(9)))
     with desk.state.write() as connection:
         state = snapshot.CustomerState("of-a-run", "{}", None, None, None, None)
@@ -434,11 +434,11 @@ def test_a_customer_waits_in_the_first_of_its_lines(desk: Desk) -> None:
     def line() -> str:
         return str(records(desk.state)["victim"]["line"])
 
-    desk.say(event, may=BARE, key="browser")
+    desk.say(event, may=DEFAULT_SCOPES, key="browser")
     assert line() == "4:browser"
     desk.say(event | {"traits": {"plan": "b"}})
     assert line() == "3:server"
-    desk.say(event | {"traits": {"plan": "c"}}, may=BARE, key="browser")
+    desk.say(event | {"traits": {"plan": "c"}}, may=DEFAULT_SCOPES, key="browser")
     assert line() == "3:server"
     desk.engage("vip", True, "victim")
     assert line() == "1:server"
@@ -447,7 +447,7 @@ def test_a_customer_waits_in_the_first_of_its_lines(desk: Desk) -> None:
 
 
 def test_customers_that_wait_count_for_the_key(desk: Desk) -> None:
-    fill(desk, "browser", BARE, 4)
+    fill(desk, "browser", DEFAULT_SCOPES, 4)
     desk.engage("vip", True)
     assert ask(desk.state, snapshot.backlog_by_key) == {"browser": 4, "server": 1}
 

@@ -403,7 +403,7 @@ def test_what_is_no_duration(text: str) -> None:
 
 @pytest.mark.parametrize("value", [None, True, [], {}])
 def test_what_is_no_text_or_number_is_no_duration(value: object) -> None:
-    with pytest.raises(ValueError, match="is no duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         duration(value)
 
 
@@ -481,26 +481,29 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
             "overlap",
         ),
         (["schema_ = 'x'"], "FILE: engage.profiles_sync.schema_: unknown key; known here: url, "),
-        (["[schedule]", "every = 'often'"], "FILE: schedule.every: this is no duration; write"),
-        (["[schedule]", "reconcile = 'often'"], "FILE: schedule.reconcile: this is no cron line"),
+        (["[schedule]", "every = 'often'"], "FILE: schedule.every: this is not a duration; write"),
+        (
+            ["[schedule]", "reconcile = 'often'"],
+            "FILE: schedule.reconcile: this is not a cron line",
+        ),
         (
             ["[schedule]", "reconcile = '0 3 * * 8'"],
-            "FILE: schedule.reconcile: this is no cron line ('8' is no day of the week); write "
+            "FILE: schedule.reconcile: this is not a cron line ('8' is no day of the week); write "
             'for example "0 3 * * *" for 3:00 UTC daily',
         ),
         (
             ["[schedule]", "reconcile = '0 0 30 2 *'"],
-            "FILE: schedule.reconcile: this is no cron line (it never comes); write ",
+            "FILE: schedule.reconcile: this is not a cron line (it never comes); write ",
         ),
         (
             ["[schedule]", "every = '20m'"],
             "FILE: schedule: jitter must be less than every; write for example 20m for 2h30m",
         ),
         (["[alerts]", "lag = '0s'"], "FILE: alerts.lag: Input should be greater than 0"),
-        (["[alerts]", "silent = 'ever'"], "FILE: alerts.silent: this is no duration; write"),
+        (["[alerts]", "silent = 'ever'"], "FILE: alerts.silent: this is not a duration; write"),
         (
             ["[alerts]", "webhook = 'hush'"],
-            "FILE: alerts.webhook: this is no URL; write for example https://hooks.slack.com/",
+            "FILE: alerts.webhook: this is not a URL; write for example https://hooks.slack.com/",
         ),
         (["[alerts]", "webhook = ' '"], "FILE: alerts.webhook: the secret is empty; set it"),
         (["[alerts]", "webhooks = 'x'"], "FILE: alerts.webhooks: unknown key; known here: webhook"),
@@ -522,24 +525,27 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
         (["[guard]", "max_deleted = 1.01"], "FILE: guard.max_deleted: Input should be less than"),
         (["[engage]", "deleted = 'keep'"], "FILE: engage.deleted: Input should be 'exit' or 'for"),
         (["[engage]", "first_contact = 'no'"], "FILE: engage.first_contact: Input should be 'ta"),
-        (["[state]", "url = 'syncer.db'"], "FILE: state.url: this is no database URL; write for "),
+        (
+            ["[state]", "url = 'syncer.db'"],
+            "FILE: state.url: this is not a database URL; write ",
+        ),
         (
             ["[passthrough]", "listen = 'nowhere'"],
-            "FILE: passthrough.listen: 'nowhere' is no addre",
+            "FILE: passthrough.listen: 'nowhere' is not an addre",
         ),
         (
             ["[passthrough]", "listen = ':8400'"],
-            "FILE: passthrough.listen: ':8400' is no address; ",
+            "FILE: passthrough.listen: ':8400' is not an address; ",
         ),
         *(
             (
                 ["[passthrough]", f"public_url = {wrong!r}"],
-                "FILE: passthrough.public_url: this is no URL; write for example https://calls.ex",
+                "FILE: passthrough.public_url: this is not a URL; write for example https://calls.ex",
             )
             for wrong in ("calls.example.com", "https://", "https://a/b?c=d", "https://u:p@host")
         ),
-        (["[ops]", "listen = '8402'"], "FILE: ops.listen: '8402' is no address; "),
-        (["[passthrough]", "listen = 'h:65536'"], "FILE: passthrough.listen: 'h:65536' is no addr"),
+        (["[ops]", "listen = '8402'"], "FILE: ops.listen: '8402' is not an address; "),
+        (["[passthrough]", "listen = 'h:65536'"], "FILE: passthrough.listen: 'h:65536' is not an"),
         (["[passthrough]", "queue_limit = 0"], "FILE: passthrough.queue_limit: Input should be gr"),
         (
             ["[passthrough]", "write_keys = [' ']"],
@@ -548,17 +554,17 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
         *(
             (
                 ["[passthrough]", f"write_keys = {wrong}"],
-                'FILE: passthrough.write_keys: this is no list; write for example ["a", "b"]',
+                'FILE: passthrough.write_keys: this is not a list; write for example ["a", "b"]',
             )
             for wrong in ("'hush'", "true", "{ key = 'hush' }")
         ),
         (
             ["[passthrough]", "write_keys = [{ key = 'hush', may = 'track' }]"],
-            'FILE: passthrough.write_keys.may: this is no list; write for example ["a", "b"]',
+            'FILE: passthrough.write_keys.may: this is not a list; write for example ["a", "b"]',
         ),
         (
             ["[passthrough]", "write_keys = [{ key = 'hush', may = [] }]"],
-            "FILE: passthrough.write_keys.may: the list is empty; name what shall be in it, or",
+            "FILE: passthrough.write_keys.may: the list is empty; name its entries, or",
         ),
         (
             ["[passthrough]", "write_keys = [{ key = 'hush', may = ['delete'] }]"],
@@ -597,16 +603,20 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
             '["!internal_*"]',
             'so nothing is selected; write for example ["*", "!internal_*"]',
         ),
-        ("SYNCER_SCHEDULE__RECONCILE", "@daily", "this is no cron line (1 fields, not 5); write "),
-        ("SYNCER_ALERTS__WEBHOOK", "hush", "this is no URL; write for example https://hooks"),
+        (
+            "SYNCER_SCHEDULE__RECONCILE",
+            "@daily",
+            "this is not a cron line (1 fields, not 5); ",
+        ),
+        ("SYNCER_ALERTS__WEBHOOK", "hush", "this is not a URL; write for example https://hooks"),
         ("SYNCER_LOG__LEVEL", "INFO", "Input should be 'debug', 'info', 'warning' or 'error'"),
-        ("SYNCER_AMBERFLO__TIMEOUT", "30 s.", "this is no duration; write for example 90s"),
+        ("SYNCER_AMBERFLO__TIMEOUT", "30 s.", "this is not a duration; write for example 90s"),
         (
             "SYNCER_AMBERFLO__CUSTOMERS_URL",
             "app.amberflo.io",
-            "is no URL; write for example https://",
+            "is not a URL; write for example https://",
         ),
-        ("SYNCER_AMBERFLO__INGEST_URL", "ftp://x", "is no URL; write for example https://"),
+        ("SYNCER_AMBERFLO__INGEST_URL", "ftp://x", "is not a URL; write for example https://"),
         ("SYNCER_AMBERFLO__API_KEY", " ", "the secret is empty; set it, or name a file"),
         ("SYNCER_AMBERFLO__API_KEY", "x${NO_KEY}", "the environment variable NO_KEY is not set"),
         ("SYNCER_ENGAGE__SOURCE", "csv", "Input should be 'profiles_sync'"),
@@ -622,8 +632,16 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
             '[{"key": "k", "a": 1}]',
             "unknown key; known here: key",
         ),
-        ("SYNCER_ENGAGE__PROFILES_SYNC__URL", "postgresql://u:hush@h:x/d", "this is no database"),
-        ("SYNCER_STATE__URL", "", "this is no database URL; write for example sqlite:///syncer.db"),
+        (
+            "SYNCER_ENGAGE__PROFILES_SYNC__URL",
+            "postgresql://u:hush@h:x/d",
+            "this is not a database",
+        ),
+        (
+            "SYNCER_STATE__URL",
+            "",
+            "this is not a database URL; write for example sqlite:///syncer.db",
+        ),
         ("SYNCER_GARD__MIN_EXITS", "5", "unknown key; known here: amberflo, engage, schedule"),
         ("SYNCER_GUARD__MIN", "5", "unknown key; known here: max_exits, min_exits"),
         ("SYNCER_AMBERFLO", "hush", "this is a section; write [amberflo] and its keys below"),
@@ -750,7 +768,7 @@ def test_the_page_may_come_from_the_environment(file: Path, tmp_path: Path) -> N
         (["token = ' '"], "token: the secret is empty; "),
         (["token = 'hush-hush-hush!'"], "token: less than 16 characters; make one with: openssl"),
         (["token_file = '/no/such'"], "token_file: /no/such cannot be read (No such file or dire"),
-        (["token = 'hush-hush-hush-hush'", "listen = '8401'"], "listen: '8401' is no address; "),
+        (["token = 'hush-hush-hush-hush'", "listen = '8401'"], "listen: '8401' is not an addr"),
         (["tokn = 'hush'"], "tokn: unknown key; known here: listen, token, token_file, hosts"),
     ],
 )
@@ -954,7 +972,7 @@ def test_a_password_in_the_middle_of_a_url_is_taken_as_it_is_meant(file: Path) -
 )
 def test_a_key_that_no_header_can_hold_is_said_in_a_line(file: Path, key: str, what: str) -> None:
     line = refused(file, {"SYNCER_AMBERFLO__API_KEY": key})
-    said = f"no key has what this one has: {what}; copy the key anew"
+    said = f"no key has such a character: {what}; copy the key anew"
     assert line == f"SYNCER_AMBERFLO__API_KEY: {said}"
     api = {"SYNCER_ENGAGE__PUBLIC_API__TOKEN": key, "SYNCER_ENGAGE__PUBLIC_API__SPACE_ID": "s"}
     assert refused(file, api) == f"SYNCER_ENGAGE__PUBLIC_API__TOKEN: {said}"
@@ -1025,7 +1043,7 @@ def test_a_relative_path_is_beside_the_config(
         ("sqlite://", "the state needs a file of its own"),
         ("sqlite:///:memory:", "the state needs a file of its own"),
         ("sqlite:///file:x.db?uri=true", "the state needs a file of its own"),
-        ("sqlite+aiosqlite:///x.db", "the state is not kept by sqlite+aiosqlite"),
+        ("sqlite+aiosqlite:///x.db", "sqlite+aiosqlite cannot keep the state"),
         (f"sqlite:///{'x' * 256}.db", "no file has such a path"),
         (f"sqlite:///{'é' * 128}/x.db", "no file has such a path"),
     ],
@@ -1041,7 +1059,7 @@ def test_the_state_is_a_file_that_there_can_be(file: Path, text: str, said: str)
 )
 def test_a_url_has_an_address_that_there_can_be(file: Path, variable: str, address: str) -> None:
     line = refused(file, {f"SYNCER_{variable}": f"http://{address}/x"})
-    assert "this is no URL; write for example https://" in line
+    assert "this is not a URL; write for example https://" in line
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:80", "[::1]:80", "host", "bücher.example", "a_b.c"])
@@ -1058,8 +1076,8 @@ def test_a_state_that_was_made_in_the_working_folder_is_not_left_behind(
     monkeypatch.chdir(elsewhere)
     (elsewhere / "syncer.db").touch()
     line = refused(file)
-    assert line.startswith("FILE: state.url: syncer.db is meant beside the config file, where ")
-    assert f"there is one at {elsewhere}/syncer.db: move it to {tmp_path}/syncer.db" in line
+    assert line.startswith("FILE: state.url: syncer.db is looked for beside the config file, ")
+    assert f"it exists at {elsewhere}/syncer.db: move it to {tmp_path}/syncer.db" in line
     assert line.endswith(f"or write its whole path: sqlite:///{elsewhere}/syncer.db")
     (tmp_path / "syncer.db").touch()
     assert load(file, {}).state.url.database == str(tmp_path / "syncer.db")

@@ -8,11 +8,11 @@ import pytest
 
 from syncer.passthrough import scopes
 from syncer.passthrough.call import Call, split
-from syncer.passthrough.scopes import BARE, DELETE, MEMBERSHIPS, SCOPES, SIGNED, Caller
+from syncer.passthrough.scopes import DEFAULT_SCOPES, DELETE, MEMBERSHIPS, SCOPES, SIGNED, Caller
 
 
 def callers(*keys: str) -> list[Caller]:
-    return [Caller(scopes.short_name(key), frozenset(BARE), key) for key in keys]
+    return [Caller(scopes.short_name(key), frozenset(DEFAULT_SCOPES), key) for key in keys]
 
 
 def found(given: str | None, *keys: str) -> str | None:
@@ -57,14 +57,14 @@ def test_a_short_name_is_the_keys_own_and_does_not_tell_it() -> None:
 def test_what_a_call_needs(event: dict[str, Any], need: str) -> None:
     (call,) = split("webhook", {"userId": "u1", **event}, received_at=1, make_id=lambda: "m")
     assert isinstance(call, Call)
-    assert scopes.needed(call) == need
+    assert call.scope == need
     assert need in SIGNED.may
-    assert (need in BARE) == (need not in (DELETE, MEMBERSHIPS))
+    assert (need in DEFAULT_SCOPES) == (need not in (DELETE, MEMBERSHIPS))
     assert scopes.NOT_ALLOWED[need]
 
 
 def test_what_was_stored_says_what_its_key_may() -> None:
-    for may in (BARE, SCOPES, SIGNED.may, ("track",)):
+    for may in (DEFAULT_SCOPES, SCOPES, SIGNED.may, ("track",)):
         caller = Caller("a", frozenset(may), "k")
         assert set(scopes.allowed("batch", caller.scopes)) == set(may)
     # An older program let everybody in; deletes by webhooks only.

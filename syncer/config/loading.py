@@ -1,0 +1,306 @@
+"""From a TOML file and the environment to a `Config`, or to one line that says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.engine import URL
+
+from syncer import egress
+from syncer.config.settings import Config
+from syncer.errors import ConfigError
+from syncer.input_text import unwrapped
+
+#: The way to a key: its sections, then its name.
+Keys = tuple[str, ...]
+
+ENV_PREFIX = "SYNCER_"
+#: Variables with the prefix that are not settings: the path of the config file itself.
+NOT_SETTINGS = {"SYNCER_CONFIG"}
+#: Secrets that may stand in a file, whose path the key with `_file` at its end names.
+SECRET_FILES: tuple[Keys, ...] = (
+    ("amberflo", "api_key"),
+    ("engage", "profiles_sync", "url"),
+    ("engage", "public_api", "token"),
+    ("state", "url"),
+    ("passthrough", "write_keys", "key"),
+    ("passthrough", "webhook_secret"),
+    ("web", "token"),
+    ("alerts", "webhook"),
+)
+
+#: Kubernetes sets variables for each service in every container; those of a service with the name
+#: `syncer` have our prefix and end like this. No setting ends like this.
+_OF_A_SERVICE = re.compile(
+    r"_(service_host|service_port(_[a-z0-9_]+)?|port(_\d+_(tcp|udp|sctp)(_[a-z]+)?)?)$"
+)
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Return the settings of the TOML file at `path`, overridden by `SYNCER_…` of `environ`.
+
+    A relative path in a database URL starts at the folder of the file.
+    """
+    loading = _Loading(path, environ, _parsed(path))
+    loading.override()
+    loading.refuse_unknown_keys()
+    loading.substitute()
+    loading.read_secret_files()
+    config = loading.validated()
+    egress.check(environ)
+    return loading.with_absolute_paths(config)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: there is no such file; copy config.example.toml there or name another "
+            "with --config"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: this is not TOML: {error}") from None
+
+
+@dataclass
+class _Loading:
+    """The settings on their way: `raw` is the parsed file, which the steps change in place."""
+
+    path: Path
+    environ: Mapping[str, str]
+    raw: dict[str, Any]
+    #: the variable that set a key, for the keys that a variable set
+    origins: dict[Keys, str] = field(default_factory=dict)
+
+    def where(self, keys: Keys) -> str:
+        """Return the place that an error names: the variable, or the file and the key."""
+        for set_keys, variable in self.origins.items():
+            # The variable may have set a part of this key, or the section that the key is in.
+            both = min(len(set_keys), len(keys))
+            if set_keys[:both] == keys[:both]:
+                return variable
+        return f"{self.path}: {'.'.join(keys)}"
+
+    def override(self) -> None:
+        """Put each variable `SYNCER_A__B=value` at raw["a"]["b"]."""
+        for variable in sorted(self.environ):
+            if not variable.startswith(ENV_PREFIX) or variable in NOT_SETTINGS:
+                continue
+            if _OF_A_SERVICE.search(variable.lower()):
+                continue
+            keys = tuple(variable[len(ENV_PREFIX) :].lower().split("__"))
+            section: dict[str, Any] = self.raw
+            for key in keys[:-1]:
+                below = section.setdefault(key, {})
+                if not isinstance(below, dict):
+                    raise ConfigError(f"{variable}: {key} is a value, not a section")
+                section = below
+            text = unwrapped(self.environ[variable])
+            section[keys[-1]] = _parsed_list(variable, text) if _is_list(keys) else text
+            self.origins[keys] = variable
+
+    def refuse_unknown_keys(self) -> None:
+        """Raise `ConfigError` for a key that does not exist.
+
+        This comes before all other checks: a misspelt name is the error, not the setting that is
+        missing because of it, nor a variable that nobody set yet.
+        """
+        secret_files = {_file_key(keys) for keys in SECRET_FILES}
+        try:
+            Config.model_validate(self.raw)
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                keys = _names(problem["loc"])
+                if problem["type"] == "extra_forbidden" and keys not in secret_files:
+                    line = f"{self.where(keys)}: unknown key; {_known_keys(keys)}"
+                    raise ConfigError(" ".join(line.split())) from None
+
+    def substitute(self) -> None:
+        """Replace `${NAME}` in every text; a variable that is unset or empty is an error."""
+        for key in list(self.raw):
+            self.raw[key] = self._substituted(self.raw[key], (key,))
+
+    def _substituted(self, value: Any, keys: Keys) -> Any:
+        if isinstance(value, dict):
+            return {key: self._substituted(inner, (*keys, key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._substituted(inner, keys) for inner in value]
+        if not isinstance(value, str):
+            return value
+
+        def lookup(match: re.Match[str]) -> str:
+            text = unwrapped(self.environ.get(match[1], ""))
+            if not text:
+                raise ConfigError(
+                    f"{self.where(keys)}: the environment variable {match[1]} is not "
+                    "set or empty; set it, or write the value here"
+                )
+            return text
+
+        return _REFERENCE.sub(lookup, value)
+
+    def read_secret_files(self) -> None:
+        """Put the text of each file that a `…_file` key names where its secret belongs."""
+        for keys in SECRET_FILES:
+            for section in _tables(self.raw, keys[:-1]):
+                self._read_secret_file(section, keys)
+
+    def _read_secret_file(self, section: dict[str, Any], keys: Keys) -> None:
+        secret, file_keys = keys[-1], _file_key(keys)
+        if file_keys[-1] not in section:
+            return
+        if secret in section:
+            name = ".".join(keys[:-1])
+            raise ConfigError(f"{self.path}: {name}: set {secret} or {file_keys[-1]}, not both")
+        file = section.pop(file_keys[-1])
+        where = self.where(file_keys)
+        hint = f"it must hold the {secret.removeprefix('api_')}"
+        try:
+            section[secret] = unwrapped(Path(str(file)).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigError(f"{where}: {file} cannot be read ({reason}); {hint}") from None
+        if not section[secret]:
+            raise ConfigError(f"{where}: {file} is empty; {hint}")
+
+    def validated(self) -> Config:
+        """Return the settings, or raise `ConfigError` for the first value that is wrong."""
+        try:
+            return Config.model_validate(self.raw)
+        except ValidationError as error:
+            raise ConfigError(self._first_problem(error)) from None
+
+    def _first_problem(self, error: ValidationError) -> str:
+        """Return one line for pydantic's first error, without the value, which may be secret."""
+        problem = error.errors(include_url=False)[0]
+        keys = _names(problem["loc"])
+        where = self.where(keys)
+        match problem["type"]:
+            case "missing" if keys in SECRET_FILES:
+                secret = keys[-1]
+                return f"{where}: missing; set {secret}, or {secret}_file with the path of a file"
+            case "missing":
+                return f"{where}: missing; config.example.toml shows it"
+            case "tuple_type":
+                return f'{where}: this is not a list; write for example ["a", "b"]'
+            case "too_short":
+                return f"{where}: the list is empty; name its entries, or leave {keys[-1]} out"
+            case "model_type":
+                return f"{where}: this is a section; write [{'.'.join(keys)}] and its keys below"
+        return " ".join(f"{where}: {problem['msg'].removeprefix('Value error, ')}".split())
+
+    def with_absolute_paths(self, config: Config) -> Config:
+        """Return the settings with the paths of SQLite files made absolute, from the file's folder.
+
+        So the databases are the same ones in whatever folder the command runs.
+        """
+        engage, state = config.engage, config.state
+        source = engage.profiles_sync
+        source_url = self._absolute(source.url, ("engage", "profiles_sync", "url"))
+        state_url = self._absolute(state.url, ("state", "url"))
+        source = source.model_copy(update={"url": source_url})
+        return config.model_copy(
+            update={
+                "engage": engage.model_copy(update={"profiles_sync": source}),
+                "state": state.model_copy(update={"url": state_url}),
+            }
+        )
+
+    def _absolute(self, url: URL, keys: Keys) -> URL:
+        """Return the URL of a SQLite file with its absolute path.
+
+        Raise `ConfigError` if the file exists in the working folder only: earlier versions looked
+        for it there, and to begin with an empty database would go unseen.
+        """
+        name = str(url.database or "")
+        if url.get_backend_name() != "sqlite" or name in ("", ":memory:"):
+            return url
+        if name.startswith("file:"):
+            return url
+        here = Path(name).absolute()
+        beside = Path(os.path.abspath(self.path)).parent / name
+        if here.exists() and not beside.exists():
+            raise ConfigError(
+                f"{self.where(keys)}: {name} is looked for beside the config file, where it is "
+                f"missing, but it exists at {here}: move it to {beside}, with all files whose "
+                f"names begin alike, or write its whole path: sqlite:///{here}"
+            )
+        return url.set(database=str(beside))
+
+
+def _file_key(keys: Keys) -> Keys:
+    """Return the key that names the file of a secret."""
+    return (*keys[:-1], f"{keys[-1]}_file")
+
+
+def _names(place: tuple[str | int, ...]) -> Keys:
+    """Return the names of pydantic's place of an error, without the numbers of list entries."""
+    return tuple(part for part in place if isinstance(part, str))
+
+
+def _tables(raw: object, keys: Keys) -> Iterator[dict[str, Any]]:
+    """Yield the tables at a place of the settings: one, or those of a list."""
+    for table in raw if isinstance(raw, list) else [raw]:
+        if not isinstance(table, dict):
+            continue
+        if not keys:
+            yield table
+        elif keys[0] in table:
+            yield from _tables(table[keys[0]], keys[1:])
+
+
+def _is_list(keys: Keys) -> bool:
+    section = _section_of(keys)
+    info = section.model_fields.get(keys[-1]) if section else None
+    return info is not None and get_origin(info.annotation) is tuple
+
+
+def _parsed_list(variable: str, text: str) -> list[Any]:
+    try:
+        entries = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        entries = None
+    if not isinstance(entries, list):
+        raise ConfigError(f'{variable}: write a list as JSON, for example ["a", "b"]')
+    return entries
+
+
+def _section_of(keys: Keys) -> type[BaseModel] | None:
+    """Return the model with the last of `keys`; None if there is no such section."""
+    section: type[BaseModel] = Config
+    for key in keys[:-1]:
+        info = section.model_fields.get(key)
+        inner: Any = info.annotation if info else None
+        if isinstance(inner, UnionType):  # a section that may be left out
+            inner = get_args(inner)[0]
+        if get_origin(inner) is tuple:  # a list of tables
+            inner = get_args(get_args(inner)[0] if get_args(inner) else inner)[:1]
+            inner = inner[0] if inner else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return None
+        section = inner
+    return section
+
+
+def _known_keys(keys: Keys) -> str:
+    section = _section_of(keys) or Config
+    names = [info.alias or name for name, info in section.model_fields.items()]
+    for secret in SECRET_FILES:
+        if secret[:-1] == keys[:-1]:
+            names.insert(names.index(secret[-1]) + 1, f"{secret[-1]}_file")
+    return f"known here: {', '.join(names)}"

@@ -1,0 +1,202 @@
+"""The types of single settings: durations, URLs, addresses, secrets.
+
+Each type checks the value as it is read and raises `ValueError` with what is wrong and what would
+be right; `loading` puts the name of the setting before it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from syncer.daemon.schedule import cron
+from syncer.input_text import has_valid_host, unprintable, unwrapped
+from syncer.passthrough.scopes import SIGNED
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DAY = _SECONDS["d"]
+
+
+def duration(text: object) -> float:
+    """Return the seconds of `"2h30m"`, `"20m"`, `"90s"` or `"1.5d"`; a bare number is seconds."""
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return float(text)
+    if isinstance(text, str):
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text.strip()):
+            return float(text)
+        compact = text.replace(" ", "").lower()
+        parts = _DURATION.findall(compact)
+        if parts and "".join(number + unit for number, unit in parts) == compact:
+            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    raise ValueError("this is not a duration; write for example 90s, 20m, 2h30m or 1d")
+
+
+def _for_ever_or_a_day(seconds: float) -> float:
+    if 0 < seconds < _DAY:
+        raise ValueError('write at least "1d", or "0" to keep it for ever')
+    return seconds
+
+
+def _unwrapped(value: object) -> object:
+    return unwrapped(value) if isinstance(value, str) else value
+
+
+def _database_url(value: object) -> URL:
+    text = unwrapped(str(value))
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ValueError(
+            "this is not a database URL; write for example sqlite:///syncer.db or "
+            "postgresql+psycopg://user:password@host/database"
+        ) from None
+    if url.get_backend_name() != "sqlite" and text.partition("://")[2].count("@") > 1:
+        # What follows the first @ counts as the host, and messages show hosts.
+        raise ValueError(
+            "it has more than one @; write an @ of the password as %40, or percent-encode the "
+            "whole password"
+        )
+    if url.drivername == "postgres":  # as Heroku and others still write it
+        return url.set(drivername="postgresql+psycopg")
+    return url
+
+
+def _possible_path(url: URL) -> URL:
+    """Refuse the URL of a SQLite file whose path no file can have."""
+    name = str(url.database or "")
+    if url.get_backend_name() == "sqlite" and (
+        "\0" in name or any(len(os.fsencode(part)) > 255 for part in name.split("/"))
+    ):
+        raise ValueError("no file has such a path: a name has at most 255 bytes, and no NUL")
+    return url
+
+
+def _lasting(url: URL) -> URL:
+    """Refuse the URL of a database that ends with the command, such as `:memory:`."""
+    if url.get_backend_name() != "sqlite":
+        return url
+    name = str(url.database or "")
+    if name in ("", ":memory:") or name.startswith("file:"):
+        raise ValueError("the state needs a file of its own; write for example sqlite:///syncer.db")
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise ValueError(
+            f"{url.drivername} cannot keep the state; write for example sqlite:///syncer.db"
+        )
+    return url
+
+
+_BASE_URL = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
+
+
+def _http_url(text: str) -> str:
+    if not (_BASE_URL.fullmatch(text) and has_valid_host(text)):
+        raise ValueError(
+            "this is not a URL; write for example https://app.amberflo.io/customers, without a "
+            "user, a password or a query"
+        )
+    return text.rstrip("/")
+
+
+def _public_url(text: str) -> str:
+    if not (_BASE_URL.fullmatch(text) and has_valid_host(text)):
+        raise ValueError("this is not a URL; write for example https://calls.example.com")
+    return text.rstrip("/").removesuffix("/v1")
+
+
+def _secret_http_url(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not (re.fullmatch(r"https?://[^/\s]+\S*", text) and has_valid_host(text)):
+        raise ValueError("this is not a URL; write for example https://hooks.slack.com/services/…")
+    return secret
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not an address; write for example 127.0.0.1:8400")
+    return text
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the host and the port of an `Address`; an IPv6 host has no brackets then."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _cron(text: str) -> str:
+    try:
+        cron(text)
+    except ValueError as error:
+        raise ValueError(
+            f'this is not a cron line ({error}); write for example "0 3 * * *" for 3:00 UTC daily'
+        ) from None
+    return text
+
+
+def _globs(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a list of which every entry excludes keys ("!…")."""
+    if entries and all(entry.startswith("!") for entry in entries):
+        raise ValueError(
+            'entries with "!" only leave keys out, so nothing is selected; write for example '
+            f'["*", "{entries[0]}"]'
+        )
+    return entries
+
+
+def _hard_to_guess(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < 16:
+        raise ValueError("less than 16 characters; make one with: openssl rand -hex 16")
+    return secret
+
+
+def _not_blank(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value():
+        raise ValueError("the secret is empty; set it, or name a file that holds it")
+    return secret
+
+
+def _fits_a_header(secret: SecretStr) -> SecretStr:
+    if (problem := unprintable(secret.get_secret_value())) is not None:
+        raise ValueError(f"no key has such a character: {problem}; copy the key anew")
+    return secret
+
+
+def _key_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name) or name == SIGNED.name:
+        raise ValueError(
+            "this is not a name for a key; write up to 32 of a-z, 0-9, - and _, for example "
+            '"browser" ("webhook" is Segment\'s)'
+        )
+    return name
+
+
+#: Seconds: more than none, and none or more.
+Duration = Annotated[float, BeforeValidator(duration), Field(gt=0, allow_inf_nan=False)]
+DurationOrNone = Annotated[float, BeforeValidator(duration), Field(ge=0, allow_inf_nan=False)]
+#: How long to keep something: a day or more, or 0 for ever.
+Retention = Annotated[DurationOrNone, AfterValidator(_for_ever_or_a_day)]
+#: SQLAlchemy's URL: its text hides the password.
+DatabaseUrl = Annotated[URL, BeforeValidator(_database_url), AfterValidator(_possible_path)]
+StateUrl = Annotated[DatabaseUrl, AfterValidator(_lasting)]
+HttpUrl = Annotated[str, BeforeValidator(_unwrapped), AfterValidator(_http_url)]
+PublicUrl = Annotated[str, BeforeValidator(_unwrapped), AfterValidator(_public_url)]
+#: A host and a port: "127.0.0.1:8400".
+Address = Annotated[str, AfterValidator(_address)]
+Cron = Annotated[str, AfterValidator(_cron)]
+#: Trait keys and globs of them; those that begin with "!" leave keys out.
+Globs = Annotated[tuple[str, ...], AfterValidator(_globs)]
+Secret = Annotated[SecretStr, BeforeValidator(_unwrapped), AfterValidator(_not_blank)]
+HeaderSecret = Annotated[Secret, AfterValidator(_fits_a_header)]
+LoginToken = Annotated[Secret, AfterValidator(_hard_to_guess)]
+SecretUrl = Annotated[Secret, AfterValidator(_secret_http_url)]
+KeyName = Annotated[str, AfterValidator(_key_name)]
+#: A text with at least one character.
+Text = Annotated[str, Field(min_length=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
