@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -153,6 +154,102 @@ def _metric(call: ast.Call) -> Metric | None:
     ]
     suffix = "_total" if kind[1] == "Counter" else ""
     return Metric(f"{texts[0]}{suffix}", kind[1].lower(), tuple(labels))
+
+
+# -- JSON documents
+
+
+@dataclass(frozen=True)
+class Document:
+    """An object as json.md describes it: the type of each field, and those that may be missing."""
+
+    fields: dict[str, str]
+    optional: frozenset[str]
+
+
+_PRINTS = re.compile(r"^## `?([^`\n]+)`?\nPrints: (.+)$", re.MULTILINE)
+_SHAPE = re.compile(r"^### (\w+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
+_LIKE = re.compile(r"^Everything of \[(\w+)\]", re.MULTILINE)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+class Documents:
+    """The documents that json.md describes; remembers which of them were seen."""
+
+    def __init__(self, text: str) -> None:
+        self.prints = {name: _plain(kind) for name, kind in _PRINTS.findall(text)}
+        bodies = dict(_SHAPE.findall(text))
+        self.shapes = {name: _document(name, bodies) for name in bodies}
+        self._seen = set[tuple[str, str]]()
+
+    def wrong(self, heading: str, value: object) -> list[str]:
+        """What of a document is not as the page says under a heading."""
+        return list(self._wrong(value, self.prints[heading], ""))
+
+    def unseen(self) -> set[str]:
+        """The shapes that have a field which no document had so far."""
+        return {
+            name
+            for name, shape in self.shapes.items()
+            if any((name, key) not in self._seen for key in shape.fields)
+        }
+
+    def _wrong(self, value: Any, kind: str, path: str) -> Iterator[str]:
+        kind, or_null = kind.removesuffix(" or null"), kind.endswith(" or null")
+        if value is None and or_null:
+            return
+        if kind in self.shapes and isinstance(value, dict):
+            yield from self._wrong_fields(value, kind, path)
+        elif kind.startswith("list of ") and isinstance(value, list):
+            for number, item in enumerate(value):
+                yield from self._wrong(item, kind.removeprefix("list of "), f"{path}[{number}]")
+        elif kind.startswith("map of ") and isinstance(value, dict):
+            for key, item in value.items():
+                yield from self._wrong(item, kind.removeprefix("map of "), f"{path}.{key}")
+        elif not _is_of(value, kind):
+            yield f"{path} is no {kind}: {value!r}"
+
+    def _wrong_fields(self, value: dict[str, Any], name: str, path: str) -> Iterator[str]:
+        shape = self.shapes[name]
+        for key in sorted(shape.fields.keys() - value.keys() - shape.optional):
+            yield f"{path} has no {key}"
+        for key in sorted(value.keys() - shape.fields.keys()):
+            yield f"{path} has {key}, which is not on the page"
+        for key in shape.fields.keys() & value.keys():
+            self._seen.add((name, key))
+            yield from self._wrong(value[key], shape.fields[key], f"{path}.{key}")
+
+
+def _document(name: str, bodies: dict[str, str]) -> Document:
+    """The object that a part of the page describes, with the fields of another that it names."""
+    body = bodies[name]
+    like = _LIKE.search(body)
+    above = _document(like[1], bodies) if like else Document({}, frozenset())
+    rows = [row for table in tables(body) for row in table.rows]
+    kinds = {code(key): _plain(kind) for key, kind, _ in rows}
+    optional = {key for key, kind in kinds.items() if "," in kind}
+    fields = {key: kind.partition(",")[0] for key, kind in kinds.items()}
+    return Document(above.fields | fields, above.optional | optional)
+
+
+def _plain(kind: str) -> str:
+    """A type without its links."""
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", kind)
+
+
+def _is_of(value: object, kind: str) -> bool:
+    match kind:
+        case "JSON":
+            return True
+        case "text":
+            return isinstance(value, str)
+        case "time":
+            return isinstance(value, str) and bool(_TIME.fullmatch(value))
+        case "boolean":
+            return isinstance(value, bool)
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+    return False
 
 
 if __name__ == "__main__":
