@@ -144,7 +144,7 @@ def test_every_metric_is_on_the_page() -> None:
 
 def test_the_metrics_that_pages_name_exist() -> None:
     known = {metric.name for metric in metrics()}
-    files = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+    files = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]  # a changelog names old ones
     named = {
         (file.name, name)
         for file in files
