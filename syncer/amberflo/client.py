@@ -12,13 +12,12 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
 import aiohttp
-import httpx
 
 from syncer import __version__
 from syncer.amberflo.codec import Record, read, written
@@ -31,8 +30,12 @@ from syncer.retry import retry_after
 NOT_NOW = frozenset({408, 425, 429})
 #: How much of an answer is kept for the list of failures, and how much is read at all.
 _BODY_KEPT, _LARGEST = 2000, 16 << 20
+#: Bytes of the list of all customers that are read at a time, at most.
+_PIECE = 16 << 10
+#: The header of a body that is compressed.
+_ZIPPED = {"content-encoding": "gzip"}
 #: What a request or its answer breaks off with; TimeoutError is an OSError.
-_BROKEN = (httpx.TransportError, aiohttp.ClientError, OSError)
+_BROKEN = (aiohttp.ClientError, OSError)
 #: A customer that nobody has: to read it shows the key, and how Amberflo says that one is missing.
 _NOBODY = "syncer-check"
 #: What ingest answers: "3 records were ingested".
@@ -46,7 +49,7 @@ class _Answer(NamedTuple):
     url: str
     content: bytes | None
     status: int
-    headers: httpx.Headers
+    headers: Mapping[str, str]
     body: bytes
 
     @property
@@ -89,18 +92,13 @@ class AmberfloClient:
     ) -> None:
         self._customers_url = customers_url.rstrip("/")
         self._ingest_url = ingest_url.rstrip("/")
-        # Headers and URLs that stay the same are made once: httpx is slow at both.
-        self._headers = httpx.Headers(
-            {
-                "x-api-key": api_key,
-                "accept": "application/json",
-                "accept-encoding": "identity",  # so that an answer can be read as it comes
-                "content-type": "application/json",
-                "user-agent": f"engage-amberflo-sync/{__version__}",
-            }
-        )
-        self._zipped = httpx.Headers({**self._headers, "content-encoding": "gzip"})
-        self._urls = {one: httpx.URL(one) for one in (self._customers_url, self._ingest_url)}
+        self._headers = {
+            "x-api-key": api_key,
+            "accept": "application/json",
+            "accept-encoding": "identity",  # so that an answer can be read as it comes
+            "content-type": "application/json",
+            "user-agent": f"engage-amberflo-sync/{__version__}",
+        }
         self._timeout = timeout
         self._connections = connections
         self._clock = clock
@@ -113,11 +111,11 @@ class AmberfloClient:
         self.answers: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
-        self._transport = Transport(self._connections)
+        self._transport = Transport(self._headers, self._connections)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._transport.aclose()
+        await self._transport.close()
 
     async def get_customer(self, customer_id: str, *, requests: int = 1) -> Record | None:
         """The customer's whole record; None when there is none: Amberflo answers 200 `{}` then
@@ -132,7 +130,7 @@ class AmberfloClient:
         """Amberflo's answer for a customer: a good one, or 404."""
         url = f"{self._customers_url}?customerId={quote(customer_id, safe='')}"
         await self._wait(self.pace, requests)
-        answer = await self._answer("GET", url, None, self._headers, self.pace)
+        answer = await self._answer("GET", url, self.pace)
         if not answer.good and answer.status != 404:
             raise await self._problem(answer)
         return answer
@@ -180,7 +178,7 @@ class AmberfloClient:
     async def _page(self, query: str) -> list[Record]:
         url = f"{self._customers_url}/paging?{query}"
         await self._wait(self.pace)
-        answer = await self._answer("GET", url, None, self._headers, self.pace)
+        answer = await self._answer("GET", url, self.pace)
         if not answer.good:
             raise await self._problem(answer)
         try:
@@ -201,22 +199,18 @@ class AmberfloClient:
         url = self._customers_url
         try:
             async with asyncio.timeout(self._timeout):
-                response = await self._transport.handle_async_request(
-                    httpx.Request("GET", url, headers=self._headers)
-                )
-                if not 200 <= response.status_code < 300:
-                    body = await _read(response)
-                    answer = _Answer("GET", url, None, response.status_code, response.headers, body)
+                response = await self._transport.request("GET", url)
+            async with response:
+                if not 200 <= response.status < 300:
+                    async with asyncio.timeout(self._timeout):
+                        body = await _read(response)
+                    answer = _Answer("GET", url, None, response.status, response.headers, body)
                     raise await self._problem(answer)
-            assert isinstance(response.stream, httpx.AsyncByteStream)
-            pieces, piece = aiter(response.stream), b"-"
-            try:
+                piece = b"-"
                 while piece:
                     async with asyncio.timeout(self._timeout):
-                        piece = await anext(pieces, b"")
+                        piece = await response.content.read(_PIECE)
                     yield piece
-            finally:
-                await response.stream.aclose()
         except _BROKEN as error:
             raise self._broken("GET", url, None, error) from None
         self.pace.speed_up(self._clock())
@@ -234,7 +228,7 @@ class AmberfloClient:
         if not paced:
             await self._wait(self.pace)
         url = self._customers_url
-        answer = await self._answer(method, url, written(record), self._headers, self.pace)
+        answer = await self._answer(method, url, self.pace, written(record))
         if not answer.good:
             raise await self._problem(answer)
         if self._record(answer, record["customerId"]) is None:
@@ -246,7 +240,7 @@ class AmberfloClient:
         another number, it has not taken them."""
         await self._wait(self.ingest_pace)
         url = self._ingest_url
-        answer = await self._answer("POST", url, body, self._zipped, self.ingest_pace)
+        answer = await self._answer("POST", url, self.ingest_pace, body, _ZIPPED)
         if not answer.good:
             raise await self._problem(answer)
         taken = _INGESTED.search(answer.body)
@@ -269,22 +263,20 @@ class AmberfloClient:
         self,
         method: str,
         url: str,
-        content: bytes | None,
-        headers: httpx.Headers,
         pace: RateLimiter,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> _Answer:
         """The answer to a request, whatever it is; the pace of such requests learns of it."""
         try:
             async with asyncio.timeout(self._timeout):
-                there = self._urls.get(url, url)
-                response = await self._transport.handle_async_request(
-                    httpx.Request(method, there, headers=headers, content=content)
-                )
-                body = await _read(response)
+                answering = await self._transport.request(method, url, content, headers)
+                async with answering as response:
+                    body = await _read(response)
         except _BROKEN as error:
             raise self._broken(method, url, content, error) from None
-        self.answers[f"{method} {response.status_code}"] += 1
-        answer = _Answer(method, url, content, response.status_code, response.headers, body)
+        self.answers[f"{method} {response.status}"] += 1
+        answer = _Answer(method, url, content, response.status, response.headers, body)
         if answer.good:
             pace.speed_up(self._clock())
         elif (after := _after(answer)) is not None or answer.status == 429:
@@ -293,13 +285,11 @@ class AmberfloClient:
 
     def _broken(self, method: str, url: str, content: bytes | None, error: Exception) -> TryAgain:
         self.answers[f"{method} none"] += 1
-        request = _Answer(method, url, content, 0, httpx.Headers(), b"").request
-        # The transport calls a connection that is refused or cut a timeout, too; aiohttp does not.
-        cause = error.__cause__ if isinstance(error, httpx.TimeoutException) else error
-        if cause is None or isinstance(cause, TimeoutError):
+        request = _Answer(method, url, content, 0, {}, b"").request
+        if isinstance(error, TimeoutError):
             said = f"{method} {url} gave no answer in {self._timeout:g} s"
         else:
-            said = f"{method} {url}: {_first_line(cause)}"
+            said = f"{method} {url}: {_first_line(error)}"
         return TryAgain(said, request=request)
 
     async def _problem(self, answer: _Answer) -> AmberfloError:
@@ -320,7 +310,7 @@ class AmberfloClient:
         for what is in it."""
         url = f"{self._customers_url}?customerId={_NOBODY}"
         await self._wait(self.pace)
-        answer = await self._answer("GET", url, None, self._headers, self.pace)
+        answer = await self._answer("GET", url, self.pace)
         return answer.status not in (401, 403)
 
     def _refused(self, answer: _Answer) -> Refused:
@@ -351,19 +341,15 @@ def _is_of(record: Record, customer_id: str) -> bool:
     return isinstance(found, str | int) and str(found) == customer_id
 
 
-async def _read(response: httpx.Response) -> bytes:
-    """The body, straight from the transport: httpx's own way costs a tenth of a request more."""
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    found, size = [], 0
-    try:
-        async for chunk in response.stream:
-            found.append(chunk)
-            size += len(chunk)
-            if size > _LARGEST:
-                raise OSError(f"the answer is larger than {_LARGEST:,} bytes")
-        return b"".join(found)
-    finally:
-        await response.stream.aclose()
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body of an answer, which has at most _LARGEST bytes; OSError where it has more."""
+    pieces, size = [], 0
+    while piece := await response.content.readany():
+        pieces.append(piece)
+        size += len(piece)
+        if size > _LARGEST:
+            raise OSError(f"the answer is larger than {_LARGEST:,} bytes")
+    return b"".join(pieces)
 
 
 def _message(body: bytes) -> str:

@@ -1,51 +1,95 @@
-"""The transport of requests to Amberflo: aiohttp's, by the way out that the environment names."""
+"""The transport of requests to Amberflo: aiohttp, by the way out that the environment names."""
 
 from __future__ import annotations
 
+import ssl
 from base64 import b64encode
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
-import httpx
-from httpx_aiohttp import AiohttpTransport
+import aiohttp
+import certifi
 
 from syncer import egress
 
 
-class Transport(httpx.AsyncBaseTransport):
-    """Plain `httpx` is quadratic in its connections (docs/design.md §7), so requests go
-    through aiohttp; that alone would know of no proxy. At most `connections` at a time go by each
-    proxy, and as many directly."""
+class _Way(NamedTuple):
+    """How requests go out: the connections, and the headers for the proxy."""
 
-    def __init__(self, connections: int) -> None:
-        self._limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
-        self._certificates = egress.certificates() or True
-        self._by_host: dict[bytes, AiohttpTransport] = {}
-        self._by_proxy: dict[str | None, AiohttpTransport] = {}
+    session: aiohttp.ClientSession
+    proxy_headers: Mapping[str, str] | None
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        host = request.url.netloc
-        if host not in self._by_host:
-            self._by_host[host] = self._by(egress.proxy(str(request.url)))
-        return await self._by_host[host].handle_async_request(request)
 
-    def _by(self, proxy: str | None) -> AiohttpTransport:
+class Transport:
+    """Sends requests with `headers` and returns the answers as they are: it follows no redirect,
+    keeps no cookie, unpacks no body and has no timeout. At most `connections` requests at a time go
+    by each proxy, and as many directly. Make and use it in one event loop."""
+
+    def __init__(self, headers: Mapping[str, str], connections: int) -> None:
+        self._headers = headers
+        self._connections = connections
+        self._certificates = egress.certificates() or _usual_certificates()
+        self._by_path: dict[str, _Way] = {}
+        self._by_proxy: dict[str | None, _Way] = {}
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> aiohttp.ClientResponse:
+        """The answer to a request, its body still unread; release it with `async with`. `headers`
+        are more than those of every request. Raises aiohttp.ClientError or OSError where no answer
+        comes."""
+        path = url.partition("?")[0]
+        if (way := self._by_path.get(path)) is None:
+            way = self._by_path[path] = self._by(egress.proxy(url))
+        return await way.session.request(
+            method,
+            url,
+            headers=headers,
+            data=content,
+            allow_redirects=False,
+            proxy_headers=way.proxy_headers,
+        )
+
+    def _by(self, proxy: str | None) -> _Way:
         if proxy not in self._by_proxy:
-            self._by_proxy[proxy] = AiohttpTransport(
-                limits=self._limits,
-                verify=self._certificates,
-                trust_env=False,
-                proxy=None if proxy is None else _for_aiohttp(proxy),
+            address, proxy_headers = (None, None) if proxy is None else _of_proxy(proxy)
+            session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._connections, keepalive_timeout=30.0, ssl=self._certificates
+                ),
+                headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(),
+                auto_decompress=False,
+                proxy=address,
             )
+            self._by_proxy[proxy] = _Way(session, proxy_headers)
         return self._by_proxy[proxy]
 
-    async def aclose(self) -> None:
-        for transport in self._by_proxy.values():
-            await transport.aclose()
+    async def close(self) -> None:
+        """Close all connections."""
+        for way in self._by_proxy.values():
+            await way.session.close()
 
 
-def _for_aiohttp(proxy: str) -> httpx.Proxy:
-    """A proxy whose user and password go as the header by which aiohttp takes them."""
-    found = httpx.Proxy(proxy)
-    if found.auth is None:
-        return found
-    words = b64encode(":".join(found.auth).encode()).decode()
-    return httpx.Proxy(found.url, headers={"authorization": f"Basic {words}"})
+def _of_proxy(url: str) -> tuple[str, Mapping[str, str] | None]:
+    """The address of a proxy, and its user and password as the header that aiohttp takes them from:
+    it sends them to the proxy alone."""
+    parts = urlsplit(url)
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    if parts.username is None and parts.password is None:
+        return address, None
+    words = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return address, {"authorization": f"Basic {b64encode(words.encode()).decode()}"}
+
+
+@cache
+def _usual_certificates() -> ssl.SSLContext:
+    """The certificates that httpx trusts, too."""
+    return ssl.create_default_context(cafile=certifi.where())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from syncer import __version__
 from syncer.amberflo.client import AmberfloClient
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 from tests.support.answers import Asked, Reply, answering, http
@@ -99,6 +100,40 @@ def test_it_is_about_what_was_sent_where_the_key_is_good(name: str, status: int)
     found, _ = ask(REQUESTS[name], reply)
     assert isinstance(found, Refused)
     assert (found.status, found.body) == (status, '{"message": "no"}')
+
+
+def test_a_request_says_what_it_is_and_keeps_no_cookie() -> None:
+    async def twice(url: str) -> None:
+        there = {"customers_url": f"{url}/customers", "ingest_url": f"{url}/ingest"}
+        async with AmberfloClient("key", **there) as client:
+            for _ in range(2):
+                await REQUESTS["get"](client)
+                await REQUESTS["put"](client)
+                await REQUESTS["ingest"](client)
+
+    def reply(asked: Asked) -> bytes:
+        body = b"2 records were ingested" if asked.path == "/ingest" else GOOD
+        return http(200, body, "Set-Cookie: session=1; Path=/")
+
+    with answering(reply) as (url, asked):
+        named = url.replace("127.0.0.1", "localhost")  # an address has no cookies anyway
+        asyncio.run(twice(named))
+    same = {
+        "host": named.removeprefix("http://"),
+        "x-api-key": "key",
+        "accept": "application/json",
+        "accept-encoding": "identity",
+        "content-type": "application/json",
+        "user-agent": f"engage-amberflo-sync/{__version__}",
+    }
+    for request in asked:
+        headers = same.copy()
+        if request.method != "GET":
+            headers["content-length"] = str(len(request.body))
+        if request.path == "/ingest":
+            headers["content-encoding"] = "gzip"
+        assert request.headers == headers
+    assert len(asked) == 6
 
 
 BREAKS = {

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 
 class Asked(NamedTuple):
-    """A request as it came."""
+    """A request as it came; the names of its headers in small letters."""
 
     method: str
     path: str
     body: bytes
+    headers: dict[str, str]
 
 
 #: The bytes to send before the connection is closed; none closes it at once.
@@ -35,14 +36,14 @@ def answering(reply: Reply) -> Iterator[tuple[str, list[Asked]]]:
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             line = self.rfile.readline().decode().split()
-            size = 0
+            headers = {}
             while header := self.rfile.readline().strip():
-                name, _, value = header.partition(b":")
-                if name.lower() == b"content-length":
-                    size = int(value)
+                name, _, value = header.decode("latin-1").partition(":")
+                headers[name.lower()] = value.strip()
             if len(line) < 2:
                 return
-            request = Asked(line[0], line[1], self.rfile.read(size))
+            size = int(headers.get("content-length", 0))
+            request = Asked(line[0], line[1], self.rfile.read(size), headers)
             asked.append(request)
             self.wfile.write(reply(request))
 

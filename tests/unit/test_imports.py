@@ -61,15 +61,8 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        (
-            "httpx",
-            {
-                "syncer/amberflo/client.py",
-                "syncer/amberflo/transport.py",
-                "syncer/engage/public_api.py",
-            },
-        ),
-        ("httpx_aiohttp", {"syncer/amberflo/transport.py"}),
+        ("httpx", {"syncer/engage/public_api.py"}),
+        ("aiohttp", {"syncer/amberflo", "syncer/sandbox"}),
         ("click", {"syncer/cli"}),
         ("apscheduler", {"syncer/daemon/schedule.py"}),
         ("sqlmodel", {"state/db/tables.py"}),
