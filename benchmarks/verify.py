@@ -37,9 +37,9 @@ from state import snapshot
 from state.db.database import Database
 from state.snapshot import TraitRow
 from syncer.app import App
-from syncer.cli.output import LineProgress
 from syncer.config import load
 from syncer.process.runtime import set_for_throughput
+from syncer.progress import LineProgress
 from syncer.sandbox.amberflo import AmberfloSandbox, Call
 
 from .delivery import KEY, rows, traits

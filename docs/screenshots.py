@@ -23,9 +23,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from syncer.app import App
-from syncer.cli.output import LineProgress
 from syncer.config import Config
 from syncer.errors import SyncerError
+from syncer.progress import LineProgress
 from syncer.sandbox.environment import Environment, environment
 
 IMAGES = Path(__file__).with_name("images")

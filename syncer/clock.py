@@ -1,4 +1,5 @@
-"""Times from outside: one reader, and one rule of which are believed. Pure.
+"""Times: this machine's clock, times from outside (one reader, and one rule of which are believed),
+and times as they are shown.
 
 Rows of a pull and calls of a client name the same moments, and which is newer decides what is
 billed: so both are read here, to the millisecond, which is cut off and never rounded.
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import math
 import re
+import time
 import unicodedata
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
 #: The earliest time that is believed, 2000-01-01, in epoch milliseconds. What is before it comes
 #: from a clock that was never set, or from a program that writes zero for "not known".
@@ -18,9 +21,31 @@ EARLIEST = 946_684_800_000
 #: A time may be so much later than its receipt (milliseconds): clocks differ.
 AHEAD = 5 * 60 * 1000
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Milliseconds of 400 years, after which the calendar is the same again.
+_CYCLE = 146_097 * 86_400_000
+
 UNREADABLE = "timestamp unreadable, taken as received now"
 TOO_EARLY = "timestamp before 2000, taken as received now"
 FUTURE = "timestamp in the future, taken as received now"
+
+
+def now_ms() -> int:
+    """Return the time of this machine's clock in epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@lru_cache(maxsize=1000)  # the many changes of a run have one time
+def iso(milliseconds: int | None) -> str | None:
+    """Epoch milliseconds as ISO-8601 UTC: 2026-11-24T06:51:04.123Z. Any can be shown: what is
+    beyond the year 9999 or before 0 as +012025-11-24T06:51:04.123Z."""
+    if milliseconds is None:
+        return None
+    cycles, within = divmod(milliseconds, _CYCLE)
+    moment = _EPOCH + timedelta(milliseconds=within)
+    year = moment.year + 400 * cycles
+    rest = moment.isoformat(timespec="milliseconds")[4:].replace("+00:00", "Z")
+    return (f"{year:04d}" if 0 <= year < 10_000 else f"{year:+07d}") + rest
 
 
 #: A time in epoch milliseconds, and whether it names its zone, so that it is comparable with one

@@ -5,13 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from state import due
-
 #: Seconds: the bound of the first wait, doubling from there, and the bound of all.
 BASE, CAP = 0.25, 20.0
-#: No answer makes us wait longer than this: what were put off for longer would pass for put off by
-#: a wrong clock.
-LONGEST = due.LONGEST / 1000
+#: Seconds: no answer makes us wait longer. The state takes what is put off for longer as put off by
+#: a wrong clock (`state.due.LONGEST`, the same bound).
+LONGEST = 600.0
 #: For so long is put off what fails again and again while others get through.
 PUT_OFF = 0.9 * LONGEST
 

@@ -13,9 +13,9 @@ from typing import NoReturn
 import click
 
 from syncer import __version__
-from syncer.cli import output
 from syncer.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NotKept, StateError, SyncerError
 from syncer.process.runtime import set_for_throughput
+from syncer.progress import say
 
 
 def main() -> NoReturn:
@@ -28,13 +28,13 @@ def main() -> NoReturn:
         error.show()
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        output.say("stopped")
+        say("stopped")
         status = EXIT_FAILED
     except SyncerError as error:
-        output.say(f"error: {error}")
+        say(f"error: {error}")
         status = error.exit_code
     except StateError as error:
-        output.say(f"error: {error}")
+        say(f"error: {error}")
         status = EXIT_USAGE if isinstance(error, NotKept) else EXIT_FAILED
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.

@@ -28,9 +28,11 @@ from syncer.cli.options import (
     wants_json,
 )
 from syncer.cli.seal import compact, seal
+from syncer.clock import iso
 from syncer.engage.catalog import AUDIENCE
 from syncer.errors import NotFound, NotKept
 from syncer.privacy.forget import check_not_forgotten
+from syncer.progress import say
 
 #: Rows of a table where --limit does not say.
 TABLE = 1000
@@ -129,7 +131,7 @@ def audit_customer(
         elif as_csv:
             output.print_csv(CHANGE, _cells(CHANGE, _newest(ask, limit)))
         else:
-            when = "now" if at is None else f"at {output.iso(at)}"
+            when = "now" if at is None else f"at {iso(at)}"
             values = [[trait, orjson.dumps(one).decode()] for trait, one in traits.items()]
             output.print_table(("trait", "value"), values, title=f"{customer_id} {when}")
             total = sum(1 for _ in ask())
@@ -199,7 +201,7 @@ def _print_members(
         return
     rows = ({"customer_id": one} for one in ask(limit=limit or TABLE))
     _print_table(("customer_id",), rows, count, limit)
-    output.stdout().print(f"{count:,} in {key} at {output.iso(at)}")
+    output.stdout().print(f"{count:,} in {key} at {iso(at)}")
 
 
 @audit.command("run")
@@ -298,14 +300,14 @@ def _asking(config: Path | None, as_json: bool) -> Iterator[Connection]:
             yield connection
         except NotKept as error:
             if wants_json(as_json):
-                known_since = output.iso(error.known_since)
+                known_since = iso(error.known_since)
                 output.print_json({"error": str(error), "known_since": known_since})
             raise
 
 
 def _as_of(connection: Connection, at: int) -> Row:
     """What every answer as of a moment says first. Raises `NotKept` where there is none."""
-    return {"at": output.iso(at), "known_since": output.iso(queries.check_known(connection, at))}
+    return {"at": iso(at), "known_since": iso(queries.check_known(connection, at))}
 
 
 def _moment(
@@ -344,8 +346,8 @@ def _say_what_is_kept(connection: Connection, since: int | None) -> None:
     """A list that reaches back into what was compacted is told to be a part."""
     begins = retention.begins(connection)
     if begins is not None and (since is None or since <= begins):
-        output.say(
-            f"the history begins at {output.iso(begins)}: of what was before only the last change "
+        say(
+            f"the history begins at {iso(begins)}: of what was before only the last change "
             "of each trait is kept"
         )
 

@@ -16,6 +16,7 @@ from state.history import queries
 from syncer.amberflo.record import merged
 from syncer.app import App
 from syncer.cli import output
+from syncer.clock import iso
 from syncer.config import Config
 from syncer.errors import Stopped, SyncerError
 from syncer.progress import Progress
@@ -82,7 +83,7 @@ def _sync(app: App, on: Environment, say: Callable[[str], None]) -> int:
     if app.stop():
         raise Stopped("stopped")
     for problem in result.problems:
-        output.say(f"error: {problem}")
+        say(f"error: {problem}")
     on.engage.observe()
     sent = result.delivery.delivered
     say(f"   run {result.run} ({result.kind}): {sent:,} customers delivered")
@@ -142,7 +143,7 @@ def _audit(app: App, changed: set[str]) -> None:
         [
             [
                 *(row.trait, row.before, row.after),
-                *map(output.iso, (row.observed_at, row.recorded_at, row.delivered_at)),
+                *map(iso, (row.observed_at, row.recorded_at, row.delivered_at)),
             ]
             for row in histories[0][-5:]
         ],

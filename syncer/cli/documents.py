@@ -9,6 +9,7 @@ import orjson
 from state.history.queries import ENTERED, EXITED, Entry, Undelivered
 from state.holds import Hold
 from syncer.cli import output
+from syncer.clock import iso
 from syncer.sync.destination import FirstContact
 from syncer.sync.diff import CustomerChange
 from syncer.sync.runs import Compared
@@ -24,8 +25,8 @@ def run_json(record: Any) -> dict[str, Any]:
         "run": record["id"],
         "kind": record["kind"],
         "state": record["state"],
-        "started_at": output.iso(record["started_at"]),
-        "ended_at": output.iso(record["ended_at"]),
+        "started_at": iso(record["started_at"]),
+        "ended_at": iso(record["ended_at"]),
         **{name: record[name] for name in names},
         "doing": value(record["doing"]),
     }
@@ -39,13 +40,13 @@ def hold_json(hold: Hold, customers: int) -> dict[str, Any]:
         "key": hold.key,
         "reason": hold.reason,
         "since_run": hold.since_run,
-        "since": output.iso(hold.since),
+        "since": iso(hold.since),
         "last_run": hold.last_run,
         "members": hold.members,
         "leaving": hold.leaving,
         "customers": customers,
         "decision": hold.decision,
-        "decided_at": output.iso(hold.decided_at),
+        "decided_at": iso(hold.decided_at),
         "decided_by": hold.decided_by,
         "because": hold.because,
         "decided_run": hold.decided_run,
@@ -72,7 +73,7 @@ def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
                 "key": one.key,
                 "before": one.before,
                 "after": one.after,
-                "observed_at": output.iso(one.observed_at),
+                "observed_at": iso(one.observed_at),
                 "held": all_held or decision.holds(one),
                 "waiting": decision.waits(one),
                 "source": one.source,
@@ -111,9 +112,9 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "run": entry.run,
         "source": entry.told_by,
         "via": entry.via,
-        "observed_at": output.iso(entry.observed_at),
-        "recorded_at": output.iso(entry.recorded_at),
-        "delivered_at": output.iso(entry.delivered_at),
+        "observed_at": iso(entry.observed_at),
+        "recorded_at": iso(entry.recorded_at),
+        "delivered_at": iso(entry.delivered_at),
     }
 
 

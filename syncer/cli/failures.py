@@ -18,7 +18,9 @@ from syncer.cli.options import (
     readable,
     wants_json,
 )
+from syncer.clock import iso
 from syncer.errors import EXIT_FAILED, NotFound, SyncerError
+from syncer.progress import say
 
 #: Rows of a table where --limit does not say.
 TABLE = 1000
@@ -71,9 +73,7 @@ def list_failures(
         each = partial(records.each, connection, customer_id=customer)
         if wants_json(as_json):
             rows = each(limit=limit)
-            output.print_json_list(
-                {**row, "failed_at": output.iso(row["failed_at"])} for row in rows
-            )
+            output.print_json_list({**row, "failed_at": iso(row["failed_at"])} for row in rows)
             return
         names = ("kind", "customer_id", "message_id", "via", "status", "reason", "attempts")
         output.print_table(
@@ -89,7 +89,7 @@ def list_failures(
                 "failed at",
             ),
             [
-                [str(row["id"]), *(row[name] for name in names), output.iso(row["failed_at"])]
+                [str(row["id"]), *(row[name] for name in names), iso(row["failed_at"])]
                 for row in each(limit=limit or TABLE)
             ],
         )
@@ -125,9 +125,9 @@ def failures_retry(
         delivery = app.retry(found, None if everything else ids, newest)
     if wants_json(as_json):
         output.print_json({"delivered": delivery.delivered, "failed": delivery.failed})
-    output.say(f"{delivery.delivered:,} delivered, {delivery.failed:,} refused again")
+    say(f"{delivery.delivered:,} delivered, {delivery.failed:,} refused again")
     if delivery.problem:
-        output.say(f"error: {delivery.problem}")
+        say(f"error: {delivery.problem}")
     if delivery.failed or delivery.problem or delivery.stopped:
         raise click.exceptions.Exit(EXIT_FAILED)
 
@@ -141,7 +141,7 @@ def _check_sendable(database: Database, ids: tuple[int, ...]) -> None:
                     "it can only be discarded"
                 )
         if not ids and (calls := records.count_calls(connection)):
-            output.say(f"{calls:,} calls cannot be taken as they are: they stay until discarded")
+            say(f"{calls:,} calls cannot be taken as they are: they stay until discarded")
 
 
 @failures.command("discard")
@@ -162,4 +162,4 @@ def failures_discard(
                 removed = records.remove(connection, ids)
     if wants_json(as_json):
         output.print_json({"discarded": removed})
-    output.say(f"{removed:,} discarded")
+    say(f"{removed:,} discarded")

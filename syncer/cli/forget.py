@@ -10,7 +10,9 @@ from state import suppression
 from syncer.app import App
 from syncer.cli import output
 from syncer.cli.options import application, config_option, json_option
+from syncer.clock import iso
 from syncer.errors import NotFound
+from syncer.progress import say
 
 
 @click.command()
@@ -56,10 +58,10 @@ def _forget_pending(app: App, as_json: bool, *, yes: bool, undo: bool) -> None:
         if not waiting:
             if as_json:
                 output.print_json({"pending": [], "forgotten": 0})
-            output.say("no deletion waits for a word")
+            say("no deletion waits for a word")
             return
         if not as_json:
-            rows = [[customer_id, output.iso(at)] for customer_id, at in waiting]
+            rows = [[customer_id, iso(at)] for customer_id, at in waiting]
             output.print_table(("customer", "asked at"), rows)
         if not (yes or undo):
             click.confirm(
@@ -75,11 +77,11 @@ def _forget_pending(app: App, as_json: bool, *, yes: bool, undo: bool) -> None:
             for one in ids:
                 forgetting.lift(one)
     if as_json:
-        asked = [{"customer_id": one, "asked_at": output.iso(at)} for one, at in waiting]
+        asked = [{"customer_id": one, "asked_at": iso(at)} for one, at in waiting]
         output.print_json({"pending": asked, "forgotten": erased})
-    output.say(f"{len(ids):,} stay as they are" if undo else f"{erased:,} customers are erased")
+    say(f"{len(ids):,} stay as they are" if undo else f"{erased:,} customers are erased")
     if problem is not None:
-        output.say(f"a daemon erases the other {len(ids) - erased:,} when it can: {problem}")
+        say(f"a daemon erases the other {len(ids) - erased:,} when it can: {problem}")
 
 
 def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: bool) -> None:
@@ -97,7 +99,7 @@ def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: b
                 raise NotFound(f"the customer {customer_id!r} is not forgotten")
             if as_json:
                 output.print_json({"customer_id": customer_id, "forgotten": False})
-            output.say(
+            say(
                 "it may come in again: `syncer resync --customer` brings it back, or the next "
                 "`syncer sync --full`"
             )
@@ -121,9 +123,9 @@ def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: b
     here = "the customer is erased" if erased.known else "it was not known here"
     there = "has its id for a name now and no email" if at_amberflo else "does not know it"
     gone = f"{erased.changes:,} changes and {erased.failures:,} failures erased"
-    output.say(f"{here}, Amberflo {there}; {gone}")
+    say(f"{here}, Amberflo {there}; {gone}")
     if not clean:
-        output.say(
+        say(
             "calls that were taken before wait to be delivered, or somebody reads the database: "
             "the daemon, or the next `syncer forget`, removes the traces in the files afterwards"
         )

@@ -18,6 +18,7 @@ from state.db.database import Database
 from syncer.cli import output
 from syncer.config import Config, load
 from syncer.databases import opened, settled
+from syncer.progress import say
 
 if TYPE_CHECKING:
     from syncer.app import App
@@ -104,7 +105,7 @@ class Stop:
         first = not self()
         self._asked.set()
         if first and not self._quiet:
-            output.say("stopping: what is under way ends first")
+            say("stopping: what is under way ends first")
 
 
 def listen_for_stop(*, quiet: bool = False) -> Stop:

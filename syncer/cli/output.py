@@ -9,11 +9,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -31,30 +27,11 @@ from rich.table import Table
 from rich.text import Text
 
 from syncer.display import visible, visible_json
+from syncer.progress import LineProgress
 
-#: Seconds between two lines of progress where there is no terminal.
-LINE_EVERY = 10.0
-#: Seconds between two figures for `status`.
-TELL_EVERY = 1.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: Milliseconds of 400 years, after which the calendar is the same again.
-_CYCLE = 146_097 * 86_400_000
 #: How a cell of CSV begins that a spreadsheet may take for a formula; and one that is a number.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-
-
-@lru_cache(maxsize=1000)  # the many changes of a run have one time
-def iso(milliseconds: int | None) -> str | None:
-    """Epoch milliseconds as ISO-8601 UTC: 2026-11-24T06:51:04.123Z. Any can be shown: what is
-    beyond the year 9999 or before 0 as +012025-11-24T06:51:04.123Z."""
-    if milliseconds is None:
-        return None
-    cycles, within = divmod(milliseconds, _CYCLE)
-    moment = _EPOCH + timedelta(milliseconds=within)
-    year = moment.year + 400 * cycles
-    rest = moment.isoformat(timespec="milliseconds")[4:].replace("+00:00", "Z")
-    return (f"{year:04d}" if 0 <= year < 10_000 else f"{year:+07d}") + rest
 
 
 def print_json(document: object) -> None:
@@ -143,11 +120,6 @@ def print_line(text: str) -> None:
     print(visible(text))
 
 
-def say(text: str) -> None:
-    """One line on stderr."""
-    print(visible(text), file=sys.stderr, flush=True)
-
-
 def trait_rows(traits: Iterable[Mapping[str, Any]]) -> list[list[object]]:
     """Rows of the table of a run's or a diff's sums by trait."""
     return [[row[name] for name in TRAIT_COLUMNS] for row in traits]
@@ -216,73 +188,6 @@ class BarProgress:
                 self._bar.update(self._task, completed=task.total)
             self._bar.stop()
             self._bar = None
-
-
-class LineProgress:
-    """A line now and then, for log files and pipes; `tell` gets the same for `status`."""
-
-    def __init__(
-        self,
-        line: Callable[[str], None] = say,
-        tell: Callable[[Mapping[str, Any] | None], None] = lambda doing: None,
-    ) -> None:
-        self.say, self._tell = line, tell
-
-    def begin(self, stage: str, total: int, done: int = 0) -> None:
-        self._stage, self._total, self._done = stage, total, done
-        self._started = self._printed = self._told = time.monotonic()
-        self._estimate = Estimate(total, done, self._started)
-        self._tell({"stage": stage, **self._estimate.at(done, self._started)})
-
-    def at(self, done: int) -> None:
-        self._done = done
-        now = time.monotonic()
-        found = self._estimate.at(done, now)
-        if now - self._told >= TELL_EVERY:
-            self._told = now
-            self._tell({"stage": self._stage, **found})
-        if now - self._printed >= LINE_EVERY:
-            self._printed = now
-            left = found["seconds_left"]
-            self.say(
-                f"{self._stage}: {done:,} of {self._total:,}, {found['per_second']:,.0f}/s"
-                + (f", {left:.0f} s left" if left is not None else "")
-            )
-
-    def end(self) -> None:
-        self._tell(None)
-        took = time.monotonic() - self._started
-        if self._stage == "comparing":
-            self.say(f"compared {self._total:,} customers in {took:.1f} s")
-        else:
-            self.say(f"{self._stage}: {self._done:,} of {self._total:,} in {took:.1f} s")
-
-
-class Estimate:
-    """How fast a stage goes and how long it takes still, by what was done in the last `WINDOW`
-    seconds: what an earlier process did says nothing of how fast this one is."""
-
-    WINDOW = 30.0
-
-    def __init__(self, total: int, done: int, now: float) -> None:
-        self._total = total
-        self._marks = deque([(now, done)])
-
-    def at(self, done: int, now: float) -> dict[str, Any]:
-        """The figures at a moment (seconds, monotonic)."""
-        if now - self._marks[-1][0] >= 0.5:
-            self._marks.append((now, done))
-        while len(self._marks) > 2 and now - self._marks[1][0] > self.WINDOW:
-            self._marks.popleft()
-        began, before = self._marks[0]
-        rate = (done - before) / (now - began) if now > began else 0.0
-        left = (self._total - done) / rate if rate > 0 else None
-        return {
-            "done": done,
-            "total": self._total,
-            "per_second": round(rate, 1),
-            "seconds_left": None if left is None else round(left, 1),
-        }
 
 
 def progress() -> BarProgress | LineProgress:

@@ -15,7 +15,9 @@ from syncer.cli import output
 from syncer.cli.documents import hold_json, run_json, run_line, trait_json
 from syncer.cli.options import application, config_option, json_option, looking, wants_json
 from syncer.cli.sync import end, forget_deleted
+from syncer.clock import iso
 from syncer.errors import NotFound
+from syncer.progress import say
 from syncer.sync.runs import Attribution, Runs
 
 
@@ -48,7 +50,7 @@ def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
     sums = ("entered", "exited", "changed", "due", "delivered", "failed", "held")
     rows = [
         [
-            *(row["id"], row["kind"], row["state"], output.iso(row["started_at"])),
+            *(row["id"], row["kind"], row["state"], iso(row["started_at"])),
             *(row[name] for name in sums),
         ]
         for row in records
@@ -165,4 +167,4 @@ def _tell(found: Runs, run: int, as_json: bool, what: str) -> None:
     if wants_json(as_json):
         output.print_json(run_json(record))
     else:
-        output.say(f"run {run} {what}")
+        say(f"run {run} {what}")

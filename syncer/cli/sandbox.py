@@ -15,6 +15,7 @@ from syncer.cli.demo import demo as play
 from syncer.cli.options import Stop, listen_for_stop
 from syncer.config import duration
 from syncer.errors import EXIT_FAILED
+from syncer.progress import say
 from syncer.sandbox.environment import Environment, environment
 from syncer.sandbox.faults import Faults
 
@@ -51,7 +52,7 @@ def demo(keep: bool) -> None:
 
 
 def _keep(on: Environment, folder: Path, stop: Stop) -> None:
-    output.say(f"serving until Ctrl-C; try: syncer status --config {folder / 'config.toml'}")
+    say(f"serving until Ctrl-C; try: syncer status --config {folder / 'config.toml'}")
     stop.wait()
 
 
@@ -95,8 +96,8 @@ def sandbox(
             )
         )
         print(on.config, flush=True)
-        output.say("the sandbox serves until Ctrl-C; the config above points at it")
+        say("the sandbox serves until Ctrl-C; the config above points at it")
         while not stop.wait(every):
             evolution = on.evolve()
             on.engage.observe()
-            output.say(f"2.5 h passed at Engage: {len(evolution.changed):,} customers changed")
+            say(f"2.5 h passed at Engage: {len(evolution.changed):,} customers changed")

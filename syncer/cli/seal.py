@@ -15,7 +15,9 @@ from syncer import __version__
 from syncer.cli import output
 from syncer.cli.export import Export
 from syncer.cli.options import application, config_option, json_option, looking, wants_json
+from syncer.clock import iso
 from syncer.errors import EXIT_FAILED, NotFound
+from syncer.progress import say
 
 
 @click.command("seal")
@@ -57,7 +59,7 @@ def seal(
                 export.discard()
             raise
     if export is not None:
-        at = output.iso(time.time_ns() // 1_000_000)
+        at = iso(time.time_ns() // 1_000_000)
         exported = export.finish(proof, tool=f"engage-amberflo-sync {__version__}", at=str(at))
     if wants_json(as_json):
         output.print_json(
@@ -70,7 +72,7 @@ def seal(
                 "erasures": proof.erasures,
                 "unsealed": proof.unsealed,
                 "compacted": proof.compacted,
-                "begins": output.iso(proof.begins),
+                "begins": iso(proof.begins),
                 "unfinished": proof.unfinished,
                 "broken": proof.broken and _broken_json(proof.broken),
                 "export": exported or None,
@@ -86,7 +88,7 @@ def seal(
         )
         if proof.begins is not None:
             out.print(
-                f"the history begins at {output.iso(proof.begins)}: {proof.compacted:,} seals are "
+                f"the history begins at {iso(proof.begins)}: {proof.compacted:,} seals are "
                 "compacted"
                 + (", a compaction was cut off and goes on next time" if proof.unfinished else "")
             )
@@ -95,7 +97,7 @@ def seal(
         if exported:
             out.print(f"{exported['changes']:,} changes exported to {folder}")
     if proof.broken is not None:
-        output.say(f"error: the history is not as it was sealed: {_place(proof.broken)}")
+        say(f"error: the history is not as it was sealed: {_place(proof.broken)}")
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
@@ -130,13 +132,11 @@ def compact(config: Path | None, as_json: bool) -> None:
     with app.state(writes=True) as database:
         done = app.compact(database)
     if wants_json(as_json):
-        output.print_json(
-            {"removed": done.removed, "kept": done.kept, "begins": output.iso(done.begins)}
-        )
+        output.print_json({"removed": done.removed, "kept": done.kept, "begins": iso(done.begins)})
     if done.broken is not None:
-        output.say(f"error: nothing is removed, the history does not hold: {_place(done.broken)}")
+        say(f"error: nothing is removed, the history does not hold: {_place(done.broken)}")
         raise click.exceptions.Exit(EXIT_FAILED)
     if not app.config.retention.history:
-        output.say("retention.history is not set: the history is kept for ever")
-    begins = f"; the history begins at {output.iso(done.begins)}" if done.begins else ""
-    output.say(f"{done.removed:,} changes removed{begins}")
+        say("retention.history is not set: the history is kept for ever")
+    begins = f"; the history begins at {iso(done.begins)}" if done.begins else ""
+    say(f"{done.removed:,} changes removed{begins}")

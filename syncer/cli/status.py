@@ -17,6 +17,7 @@ from syncer.app import App
 from syncer.cli import output
 from syncer.cli.documents import run_json, run_line
 from syncer.cli.options import config_option, json_option, settings, wants_json
+from syncer.clock import iso
 from syncer.databases import try_out
 from syncer.engage.computations import AUDIENCE
 from syncer.errors import EXIT_FAILED, StateError, SyncerError
@@ -50,8 +51,7 @@ def status(config: Path | None, as_json: bool) -> None:
         "failures": failed,
         "held": [{"key": key, "run": run} for key, run in sorted(held.items())],
         "alerts": [
-            {"name": one["name"], "text": one["text"], "since": output.iso(one["since"])}
-            for one in active
+            {"name": one["name"], "text": one["text"], "since": iso(one["since"])} for one in active
         ],
         "lag_seconds": _lag(min((one for one in oldest if one is not None), default=None)),
     }
@@ -66,9 +66,9 @@ def _daemon_json(row: Any) -> dict[str, Any]:
     return {
         "pid": row["pid"],
         "host": row["host"],
-        "started_at": output.iso(row["started_at"]),
+        "started_at": iso(row["started_at"]),
         "schedules": bool(doing),
-        "next_run": output.iso(doing.get("next_run")),
+        "next_run": iso(doing.get("next_run")),
         "next_is_full": doing.get("full"),
     }
 

@@ -23,6 +23,7 @@ from syncer.cli.documents import (
 )
 from syncer.cli.options import application, config_option, json_option
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
+from syncer.progress import say
 from syncer.sync.commit import Applied
 from syncer.sync.destination import FirstContact
 from syncer.sync.diff import CustomerChange
@@ -112,7 +113,7 @@ def forget_deleted(app: App, runs: Runs, result: Result) -> None:
         result.problems.append(f"who was deleted in Segment is not forgotten yet: {error}")
     else:
         if erased:
-            output.say(f"{erased:,} customers that were deleted in Segment are forgotten")
+            say(f"{erased:,} customers that were deleted in Segment are forgotten")
 
 
 def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
@@ -140,28 +141,24 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         output.stdout().print(run_line(record))
         output.stdout().print(f"seal {head}")
     if record["without_customer_id"]:
-        output.say(
+        say(
             f"{record['without_customer_id']:,} profiles have no customer id and cannot be billed: "
             "`syncer diff --full --customers` lists them"
         )
     for key, reason in result.held.items():
-        output.say(f"held: {key}: {reason}")
+        say(f"held: {key}: {reason}")
     if result.held:
-        output.say(
-            f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through"
-        )
+        say(f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through")
     for key, reason in result.waiting.items():
-        output.say(f"waiting: {key}: {reason}")
+        say(f"waiting: {key}: {reason}")
     if result.waiting:
-        output.say("every run compares everything until what waits is settled")
+        say("every run compares everything until what waits is settled")
     for one in result.mismatches:
-        output.say(
-            f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}"
-        )
+        say(f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}")
     for notice in result.notices:
-        output.say(notice)
+        say(notice)
     for problem in result.problems:
-        output.say(f"error: {problem}")
+        say(f"error: {problem}")
     if result.problems:
         raise click.exceptions.Exit(EXIT_FAILED)
     raise click.exceptions.Exit(EXIT_HELD if result.held else EXIT_OK)
@@ -175,21 +172,21 @@ def show_diff(
         compared = held.enter_context(closing(runs.diff(full=full, amberflo=amberflo)))
         _print_diff(runs, compared, customers, as_json)
     for notice in compared.catalog.notices:
-        output.say(notice)
+        say(notice)
     for message in compared.catalog.messages:
-        output.say(f"error: {message}")
+        say(f"error: {message}")
     for notice in compared.notices:
-        output.say(notice)
+        say(notice)
     decision = compared.decision
     for key, reason in decision.held.items():
-        output.say(f"would be held: {key}: {reason}")
+        say(f"would be held: {key}: {reason}")
     if decision.deletions is not None:
-        output.say(f"would be held: {decision.deletions}")
+        say(f"would be held: {decision.deletions}")
     for key, reason in decision.waiting.items():
-        output.say(f"would wait: {key}: {reason}")
+        say(f"would wait: {key}: {reason}")
     if ignored := compared.catalog.ignored:
         shown = ", ".join([*ignored[:10], *(["…"] if len(ignored) > 10 else [])])
-        output.say(f"left out, the Public API lists no such audience: {shown}")
+        say(f"left out, the Public API lists no such audience: {shown}")
 
 
 def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:

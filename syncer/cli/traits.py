@@ -20,10 +20,12 @@ from syncer.cli.options import (
     settings,
     wants_json,
 )
+from syncer.clock import iso
 from syncer.config import EngageConfig
 from syncer.databases import opened
 from syncer.engage.selection import kind_by_globs, named
 from syncer.errors import ConfigError, NotFound
+from syncer.progress import say
 
 #: Seconds to wait for the end of another run, such as a short one of the daemon.
 PATIENCE = 2.0
@@ -67,7 +69,7 @@ def _json(row: TraitRow, engage: EngageConfig) -> dict[str, Any]:
         "kind": row.kind,
         "members": row.members,
         "status": _status(row, engage),
-        "released_at": output.iso(row.released_at),
+        "released_at": iso(row.released_at),
     }
 
 
@@ -118,7 +120,7 @@ def traits_release(key: str, config: Path | None, as_json: bool, yes: bool) -> N
             released = ownership.release(connection, trait, _now())
     if wants_json(as_json):
         output.print_json({"key": key, "trait": trait.trait, **released._asdict()})
-    output.say(
+    say(
         f"{key} is given back: {released.restored:,} of {released.customers:,} customers get back "
         "what Amberflo had before us, the others lose it; the next `syncer sync`, or the daemon, "
         "tells Amberflo"
@@ -129,7 +131,7 @@ def _ours(trait: TraitRow | None, key: str) -> TraitRow:
     if trait is None:
         raise NotFound(f"no trait with the key {key!r} is ours; `syncer traits` lists them")
     if trait.released_at is not None:
-        raise NotFound(f"{key} was given back at {output.iso(trait.released_at)} already")
+        raise NotFound(f"{key} was given back at {iso(trait.released_at)} already")
     return trait
 
 

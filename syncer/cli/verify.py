@@ -13,6 +13,7 @@ from syncer.cli import output
 from syncer.cli.documents import said
 from syncer.cli.options import application, config_option, json_option
 from syncer.errors import EXIT_FAILED
+from syncer.progress import say
 from syncer.verify.result import Verification
 
 
@@ -91,11 +92,11 @@ def _lines(verification: Verification) -> Iterator[str]:
 def end(found: Verification, repair: bool) -> None:
     """Say what is left to do, and leave with status 1 if something is."""
     for problem in found.problems:
-        output.say(f"error: {problem}")
+        say(f"error: {problem}")
     if repair:
-        output.say(f"{found.repaired:,} of {found.missing + found.drifted:,} repaired")
+        say(f"{found.repaired:,} of {found.missing + found.drifted:,} repaired")
     if found.good:
         return
     if not repair:
-        output.say("`syncer verify --repair` sends again what is missing or differs")
+        say("`syncer verify --repair` sends again what is missing or differs")
     raise click.exceptions.Exit(EXIT_FAILED)

@@ -6,21 +6,17 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
-
-import orjson
 
 from state import runs
-from state.db.database import Database
 from state.errors import Locked, StateError
-from syncer.app import App
-from syncer.cli.output import LineProgress
+from syncer.app import App, teller
 from syncer.config import Config
 from syncer.databases import opened
 from syncer.errors import ConfigError, Stopped, SyncerError
 from syncer.process.child import BUSY
+from syncer.progress import LineProgress
 from syncer.sync.runs import Result
 
 log = logging.getLogger("syncer.run")
@@ -58,17 +54,6 @@ def _record(config: Config, began: int, full: bool, error: str) -> None:
         newest = runs.newest(connection, 1)
         if not newest or newest[0]["started_at"] < began:
             runs.set_values(connection, runs.start(connection, kind, began, ""), values)
-
-
-def teller(database: Database) -> Any:
-    """What puts a run's progress where `status` finds it."""
-
-    def tell(doing: Mapping[str, Any] | None) -> None:
-        # It is only to look at: nothing breaks where somebody else writes just now.
-        with suppress(StateError), database.write() as connection:
-            runs.tell(connection, None if doing is None else orjson.dumps(doing).decode())
-
-    return tell
 
 
 def _report(result: Result) -> None:

@@ -24,7 +24,6 @@ from state.db.workers import Worker
 from state.errors import Locked, StateError
 from syncer.amberflo.client import AmberfloClient
 from syncer.app import App
-from syncer.cli.output import LineProgress
 from syncer.config import Config
 from syncer.daemon import maintenance
 from syncer.delivery.meters import MeterDelivery
@@ -32,6 +31,7 @@ from syncer.errors import SyncerError
 from syncer.passthrough.processor import Processor
 from syncer.process.child import Lifeline
 from syncer.process.problem import Trouble
+from syncer.progress import LineProgress
 
 #: How long a messageId is known, in milliseconds.
 DEDUPLICATED = 24 * 3600 * 1000

@@ -33,8 +33,8 @@ from state.snapshot import DueRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
 from syncer.amberflo.rate_limit import RateLimiter
-from syncer.amberflo.record import to_put
 from syncer.amberflo.writer import write
+from syncer.delivery.desired import to_put
 from syncer.delivery.rate_share import LOOK, Share
 from syncer.errors import KeyRefused, Refused, TryAgain
 from syncer.retry import PUT_OFF, full_jitter

@@ -173,3 +173,18 @@ def _is_cut_off(text: str) -> bool:
         if depth == 0:
             return False  # something stands behind it: a text
     return _REST.fullmatch(text, end) is not None
+
+
+def same(one: Value | None, other: Value | None) -> bool:
+    """Equal as JSON: in Python True == 1, at Amberflo they differ."""
+    return one is other or orjson.dumps(one) == orjson.dumps(other)
+
+
+def counts(value: Any) -> int:
+    """1 for a member of an audience or a holder of a computed trait."""
+    return 0 if value is None or value is False else 1
+
+
+def as_json(value: Any) -> str | None:
+    """A value for the history; None is absent."""
+    return None if value is None else orjson.dumps(value).decode()

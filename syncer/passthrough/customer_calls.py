@@ -29,10 +29,10 @@ from syncer.engage.catalog import canonical
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.engage.selection import kind_by_globs, matches
 from syncer.engage.trait_names import trait_name
+from syncer.engage.values import as_json, counts, same
+from syncer.event_times import Stamp, read_stamps, write_stamps
 from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership
 from syncer.passthrough.pending import TOO_MANY, waiting
-from syncer.sync.commit import as_json, counts
-from syncer.sync.diff import Stamp, read_stamps, same, write_stamps
 
 CustomerCall = CustomerUpdate | Membership | Delete
 

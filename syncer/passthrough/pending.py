@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from state import pending_calls, runs
 from state.pending_calls import EarlyCall
 from syncer import clock
+from syncer.event_times import horizon
 from syncer.passthrough.mapping import Membership
-from syncer.sync.horizon import horizon
 
 #: How long a call waits for its trait, in milliseconds, and how many are taken at a time.
 PATIENCE, PAGE = 24 * 3600 * 1000, 2000

@@ -15,8 +15,8 @@ from collections.abc import Collection
 
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
-from syncer.amberflo.record import Desired, to_put
 from syncer.amberflo.writer import write
+from syncer.delivery.desired import Desired, to_put
 from syncer.errors import TryAgain
 from syncer.retry import full_jitter
 

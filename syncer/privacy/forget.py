@@ -7,7 +7,7 @@ then on the customer does not come in again by a pull or a call, until that is l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,12 +21,7 @@ from state.db.workers import Worker
 from state.erasure import Erased, Taken
 from state.errors import Locked
 from state.snapshot import DueRow
-from state.suppression import Forgotten
 from syncer.errors import AmberfloError, NotFound, SyncerError
-from syncer.sync.diff import GONE, Pair, Tally
-
-#: Why a pulled value of a customer is skipped.
-REASON = "forgotten"
 
 
 class Forgot(NamedTuple):
@@ -155,25 +150,6 @@ class Forget:
         with self.calls.read() as connection:
             oldest = queue.oldest_waiting(connection)
         return oldest is not None and oldest <= moment
-
-
-def without_suppressed(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterable[Pair]:
-    """The pairs of a comparison less the customers that must not come in; `tally` counts what was
-    pulled of them as skipped."""
-    return _others(pairs, gone, tally) if gone else pairs
-
-
-def _others(pairs: Iterable[Pair], gone: Forgotten, tally: Tally) -> Iterator[Pair]:
-    for row, known, seen in pairs:
-        # Who is erased is not known; only who is about to be is.
-        name = known[0] if known is not None else row.customer_id if row is not None else ""
-        if name not in (gone if known is None else gone.pending):
-            yield row, known, seen
-        elif name in gone.doubted and row is not None and row is not GONE:
-            tally.returned.append(name)
-            yield row, known, seen
-        elif row is not None and row is not GONE:
-            tally.leave_out(row, REASON)
 
 
 def check_not_forgotten(connection: Connection, customer_id: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 from sqlalchemy import Connection
@@ -20,19 +19,10 @@ from state.holds import Kept
 from state.snapshot import ChangeRow, CustomerState
 from syncer.chunks import CHUNK_SIZE
 from syncer.engage.catalog import KnownTrait, canonical
-from syncer.engage.values import Value
+from syncer.engage.values import Value, as_json, counts, same
+from syncer.event_times import Stamp, read_stamps, write_stamps
 from syncer.sync.decision import Decision
-from syncer.sync.diff import (
-    AMBERFLO,
-    CustomerChange,
-    Stamp,
-    TraitChange,
-    leaves,
-    read_stamps,
-    same,
-    size_of,
-    write_stamps,
-)
+from syncer.sync.diff import AMBERFLO, CustomerChange, TraitChange, leaves, size_of
 
 
 @dataclass
@@ -287,13 +277,3 @@ def taken_from_calls(connection: Connection, names: Collection[str], run: int, n
             snapshot.update_customers(connection, left, now, run)
             snapshot.add_changes(connection, rows, run, now)
             after = found[-1].customer_id
-
-
-def counts(value: Any) -> int:
-    """1 for a member of an audience or a holder of a computed trait."""
-    return 0 if value is None or value is False else 1
-
-
-def as_json(value: Any) -> str | None:
-    """A value for the history; None is absent."""
-    return None if value is None else orjson.dumps(value).decode()

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from syncer.engage.catalog import Catalog
-from syncer.engage.values import Value
-from syncer.sync.diff import AMBERFLO, CustomerChange, TraitChange, leaves, same
+from syncer.engage.values import Value, same
+from syncer.sync.diff import AMBERFLO, CustomerChange, TraitChange, leaves
 
 
 class Split(NamedTuple):

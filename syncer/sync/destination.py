@@ -24,7 +24,8 @@ from state.removable import removable
 from state.snapshot import HeldRow
 from syncer.amberflo.codec import Record, plain, read, written
 from syncer.amberflo.reader import CustomerReader
-from syncer.amberflo.record import Difference, is_protected, trait_differences
+from syncer.amberflo.record import Difference, is_protected
+from syncer.delivery.desired import trait_differences
 from syncer.engage.catalog import AUDIENCE, Catalog
 from syncer.errors import AmberfloError, Refused, TryAgain
 from syncer.progress import Progress

@@ -39,8 +39,10 @@ from syncer.engage.values import (
     is_unreadable,
     read_array,
     read_rows,
+    same,
 )
 from syncer.errors import SourceError, SyncerError
+from syncer.event_times import read_stamps
 from syncer.ids import cleaned, problem
 
 #: A customer as the snapshot has it: id, traits (canonical JSON), name, email, the JSON of the
@@ -617,40 +619,11 @@ def leaves(change: TraitChange, kind: Kind) -> bool:
     return change.after is None
 
 
-def same(one: Value | None, other: Value | None) -> bool:
-    """Equal as JSON: in Python True == 1, at Amberflo they differ."""
-    return one is other or orjson.dumps(one) == orjson.dumps(other)
-
-
-class Stamp(NamedTuple):
-    """When a call said a value, by its own time and by its receipt (epoch milliseconds)."""
-
-    at: int
-    received: int
-
-
-def read_stamps(text: str | None) -> dict[str, Stamp]:
-    """The stamps of a customer, by trait, `name` or `email` (see `tables.Customer`). One that an
-    older program wrote has no receipt: the next pull knows better."""
-    found = orjson.loads(text or "{}")
-    return {
-        name: Stamp(*one) if isinstance(one, list) else Stamp(one, 0) for name, one in found.items()
-    }
-
-
 def _readable(rows: list[list[Any]], tally: Tally) -> list[list[Any]]:
     """The rows of name and email that can be read; the others leave things as they are."""
     found = [row for row in rows if not is_unreadable(row[1])]
     tally.unread += len(rows) - len(found)
     return found
-
-
-def write_stamps(stamps: Mapping[str, Stamp]) -> str | None:
-    """The text of stamps; None where there are none."""
-    if not stamps:
-        return None
-    found = {name: list(one) for name, one in stamps.items()}
-    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _name_and_email(

@@ -20,6 +20,7 @@ from state.holds import InForce
 from syncer.chunks import CHUNK, chunks
 from syncer.engage.catalog import Catalog
 from syncer.engage.source import PulledCustomer
+from syncer.event_times import read_stamps
 from syncer.sync.diff import (
     GONE,
     CustomerChange,
@@ -29,7 +30,6 @@ from syncer.sync.diff import (
     Tally,
     TraitChange,
     leaves,
-    read_stamps,
     size_of,
     size_of_pair,
 )

@@ -40,7 +40,8 @@ from syncer.engage.source import (
     WithoutCustomerId,
 )
 from syncer.errors import AmberfloError, NotFound, SourceError, StateError, Stopped, SyncerError
-from syncer.privacy.forget import check_not_forgotten, without_suppressed
+from syncer.event_times import horizon
+from syncer.privacy.forget import check_not_forgotten
 from syncer.progress import Progress
 from syncer.sync import readiness
 from syncer.sync.amberflo_account import AmberfloAccount
@@ -58,10 +59,10 @@ from syncer.sync.diff import (
     with_usable_ids,
 )
 from syncer.sync.guard import DAY, Guard
-from syncer.sync.horizon import horizon
 from syncer.sync.join import MentionedCustomers, Rulings, add_without_traits, beside, mark_deleted
 from syncer.sync.plan import Plan
 from syncer.sync.readiness import Mismatch
+from syncer.sync.suppressed import without_suppressed
 
 RunKind = Literal["initial", "incremental", "reconcile", "resync"]
 

@@ -19,8 +19,9 @@ from state.removable import removable
 from state.snapshot import HeldRow
 from syncer.amberflo.codec import Record
 from syncer.amberflo.reader import CustomerReader
-from syncer.amberflo.record import Difference, alike, differences, ours_at_amberflo
+from syncer.amberflo.record import Difference, alike
 from syncer.delivery.customers import Delivery
+from syncer.delivery.desired import differences, ours_at_amberflo
 from syncer.errors import (
     ConfigError,
     NotFound,

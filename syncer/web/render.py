@@ -13,7 +13,7 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from syncer.cli.output import iso
+from syncer.clock import iso
 
 #: Characters of a request or an answer that are shown.
 CUT = 4000

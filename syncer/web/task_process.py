@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import orjson
 
 from state.errors import StateError
-from syncer.app import App
-from syncer.cli.output import LineProgress
+from syncer.app import App, teller
 from syncer.config import Config
-from syncer.daemon.run_process import teller
 from syncer.errors import SyncerError
+from syncer.progress import LineProgress
 from syncer.sync.runs import Result, Runs
 
 log = logging.getLogger("syncer.web")

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import orjson
 
 from syncer.app import App
-from syncer.cli.output import LineProgress
 from syncer.config import Config
 from syncer.process.child import Beside
+from syncer.progress import LineProgress
 
 log = logging.getLogger("syncer.web")
 

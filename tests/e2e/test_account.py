@@ -16,9 +16,9 @@ import pytest
 
 from state.db import workers
 from syncer.app import App
-from syncer.cli.output import LineProgress
 from syncer.config import load
 from syncer.delivery.customers import Delivery
+from syncer.progress import LineProgress
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
 

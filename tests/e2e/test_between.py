@@ -13,8 +13,8 @@ from state import queue, snapshot
 from state.history import queries
 from state.queue import Accepted
 from syncer.app import App
-from syncer.cli.output import LineProgress
 from syncer.config import load
+from syncer.progress import LineProgress
 from syncer.sandbox.engage import EngageSandbox
 
 from .conftest import Installation

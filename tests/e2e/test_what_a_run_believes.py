@@ -16,10 +16,10 @@ from state import queue
 from state.db.locks import lock_holder
 from state.queue import Accepted
 from syncer.app import App
-from syncer.cli.output import LineProgress
 from syncer.config import load
 from syncer.engage.source import Scope, Source
 from syncer.errors import SourceError, StateError
+from syncer.progress import LineProgress
 from syncer.sandbox.engage import EngageSandbox
 
 from .conftest import Installation

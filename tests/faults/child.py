@@ -36,7 +36,6 @@ from state.errors import StateError
 from state.queue import Accepted
 from syncer.app import App
 from syncer.cli import main
-from syncer.cli.output import LineProgress
 from syncer.config import Config, load
 from syncer.daemon.run_process import run_once
 from syncer.engage.profiles_sync import ProfilesSyncPull
@@ -44,6 +43,7 @@ from syncer.errors import SyncerError
 from syncer.log import set_up as set_up_log
 from syncer.passthrough.processor import Processor
 from syncer.process.child import Lifeline
+from syncer.progress import LineProgress
 
 from . import points
 from .scenario import Act, Process, SourceFault

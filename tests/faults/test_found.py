@@ -23,9 +23,10 @@ from state.snapshot import CustomerState
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
+from syncer.event_times import Stamp, read_stamps
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sync.commit import laid_over
-from syncer.sync.diff import ENGAGE_WINS, CustomerChange, Stamp, Tally, TraitChange, read_stamps
+from syncer.sync.diff import ENGAGE_WINS, CustomerChange, Tally, TraitChange
 
 from .runner import play
 from .scenario import Act, Process, Round

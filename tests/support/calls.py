@@ -13,8 +13,8 @@ import orjson
 from state import queue
 from state.queue import Accepted
 from syncer.app import App
-from syncer.cli.output import LineProgress
 from syncer.config import load
+from syncer.progress import LineProgress
 
 _numbers = count(1)
 

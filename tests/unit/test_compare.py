@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from syncer.engage import catalog as catalogs
 from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait, canonical
 from syncer.engage.source import ObservedKey, PulledCustomer
+from syncer.engage.values import same
 from syncer.errors import SourceError
 from syncer.ids import problem
 from syncer.sync import diff as comparison
@@ -29,7 +30,6 @@ from syncer.sync.diff import (
     compare,
     look_up,
     merge,
-    same,
 )
 
 #: Times of rows as the source writes them, with what they are in epoch milliseconds.

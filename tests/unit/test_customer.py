@@ -11,15 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo.record import (
-    SERVER_OWNED,
-    at_amberflo,
-    differences,
-    holds_already,
-    merged,
-    ours_at_amberflo,
-    to_put,
-)
+from syncer.amberflo.record import SERVER_OWNED, at_amberflo, holds_already, merged
+from syncer.delivery.desired import differences, ours_at_amberflo, to_put
 
 #: What Amberflo may hold: fields of its own, of other integrations, and ours.
 STRIPE = {

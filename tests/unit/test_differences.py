@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo.record import Difference, differences, ours_at_amberflo, to_put
+from syncer.amberflo.record import Difference
+from syncer.delivery.desired import differences, ours_at_amberflo, to_put
 
 
 class Row(NamedTuple):

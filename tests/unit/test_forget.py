@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from state.suppression import Forgotten
 from syncer.engage import catalog as catalogs
 from syncer.engage.source import ObservedKey, PulledCustomer
-from syncer.privacy.forget import without_suppressed
 from syncer.sync.diff import Known, Tally, compare, merge
+from syncer.sync.suppressed import without_suppressed
 
 KEYS = ["vip", "churn", "new"]
 

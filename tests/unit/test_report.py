@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.cli.output import CELL, Estimate, iso, print_table
+from syncer.cli.output import CELL, print_table
+from syncer.clock import iso
+from syncer.progress import Estimate
 
 
 def test_a_table_shows_no_more_of_a_text_than_fits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,183 @@
+"""What a customer of the snapshot should have at Amberflo, and where a record differs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from sys import getsizeof
+from typing import Any, Protocol
+
+import orjson
+
+from state import identify_traits
+from syncer.amberflo.record import (
+    Difference,
+    alike,
+    as_sent,
+    at_amberflo,
+    email_of,
+    is_protected,
+    merged,
+    name_of,
+    traits_of,
+)
+from syncer.cache import Cache
+
+#: What was to be sent for the traits of customers: many have the same. Of a value, the bytes beside
+#: its text.
+_SENT: Cache[tuple[str, bool, tuple[str, ...]], Mapping[str, Any]] = Cache(8 << 20)
+_VALUE = 150
+
+
+class Desired(Protocol):
+    """A row of the snapshot that says what a customer shall have (`state.db.tables.Customer`)."""
+
+    @property
+    def customer_id(self) -> str: ...
+    @property
+    def traits(self) -> str: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def email(self) -> str | None: ...
+    @property
+    def called(self) -> str | None: ...
+    @property
+    def given_back(self) -> str | None: ...
+
+
+def to_put(
+    current: Mapping[str, Any] | None,
+    row: Desired,
+    owned: Collection[str],
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """The record to PUT for a customer of the snapshot. What is given back is in it as it was
+    found: the next records leave it to others."""
+    given_back = _given_back(row)
+    there = traits_of(current or {})
+    record = merged(
+        current,
+        customer_id=row.customer_id,
+        traits=_wanted(row, owned),
+        name=row.name,
+        email=row.email,
+        owned={*owned, *_taken_away(there, row.called), *given_back}
+        if row.called or given_back
+        else owned,
+        as_strings=as_strings,
+        protected=protected,
+    )
+    record["traits"] |= {
+        trait: value
+        for trait, value in given_back.items()
+        if value is not None and not is_protected(trait, protected)
+    }
+    return record
+
+
+def differences(
+    current: Mapping[str, Any],
+    row: Desired,
+    owned: Collection[str],
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
+) -> list[Difference]:
+    """Where a record that is there is not what `to_put` makes of it: name, email, and traits that
+    are ours, by name. Traits and fields of others are not looked at, and values are equal as
+    Amberflo may store them (`alike`)."""
+    found = []
+    name = name_of(current, row.name, row.customer_id)
+    if name != current.get("customerName"):
+        found.append(Difference("customerName", name, current.get("customerName")))
+    email = email_of(current, row.email) or None
+    if email != (current.get("customerEmail") or None):
+        found.append(Difference("customerEmail", email, current.get("customerEmail")))
+    found += trait_differences(
+        traits_of(current), row, owned, as_strings=as_strings, protected=protected
+    )
+    return found
+
+
+def trait_differences(
+    there: Mapping[str, Any],
+    row: Desired,
+    owned: Collection[str],
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
+) -> list[Difference]:
+    """The same of the traits `there` alone."""
+    ours = ours_at_amberflo(row, owned, as_strings=as_strings, protected=protected)
+    held = {trait: value for trait, value in there.items() if not is_protected(trait, protected)}
+    gone = _taken_away(there, row.called) if row.called else ()
+    owned = set(owned).difference(_given_back(row)) if row.given_back else owned
+    drifted = [trait for trait, value in ours.items() if not alike(value, held.get(trait))]
+    drifted += [
+        trait
+        for trait, value in held.items()
+        if trait not in ours and (trait in owned or trait in gone) and value is not None
+    ]
+    return [Difference(trait, ours.get(trait), held.get(trait)) for trait in sorted(drifted)]
+
+
+def ours_at_amberflo(
+    row: Desired,
+    owned: Collection[str],
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
+) -> Mapping[str, Any]:
+    """The traits that are ours, as Amberflo should hold them; `owned` names are Engage's alone."""
+    if not row.called:
+        asked = row.traits, as_strings, protected
+        return _SENT.get(asked) or _remember_sent(asked)
+    return as_sent(_wanted(row, owned), as_strings, protected)
+
+
+def _remember_sent(asked: tuple[str, bool, tuple[str, ...]]) -> Mapping[str, Any]:
+    text, as_strings, protected = asked
+    found = as_sent(orjson.loads(text), as_strings, protected)
+    return _SENT.put(asked, found, 2 * getsizeof(text) + getsizeof(found) + _VALUE * len(found))
+
+
+def _wanted(row: Desired, owned: Collection[str]) -> dict[str, Any]:
+    """All traits that a customer shall have of ours: what identify calls said is the customer's
+    where Engage does not compute a trait of that name, for whomever (`owned`, less what was given
+    back since)."""
+    found: dict[str, Any] = orjson.loads(row.traits)
+    if not row.called:
+        return found
+    free = orjson.loads(row.given_back) if row.given_back else ()
+    told = {
+        name: value
+        for name, value in identify_traits.values(row.called).items()
+        if name not in owned or name in free
+    }
+    return told | found
+
+
+def _given_back(row: Desired) -> dict[str, Any]:
+    """Traits that are ours no more, with what others had there (None: nothing). What identify calls
+    say of such a name since is the customer's."""
+    if not row.given_back:
+        return {}
+    found: dict[str, Any] = orjson.loads(row.given_back)
+    said = identify_traits.in_force(row.called)
+    return {name: value for name, value in found.items() if name not in said}
+
+
+def _taken_away(there: Mapping[str, Any], said: str | None) -> Collection[str]:
+    """The names of traits `there` that identify calls took away, where the value may be ours."""
+    return {
+        name
+        for name, written in identify_traits.removed(said)
+        if name in there
+        and (written is True or any(_is_there(one, there[name]) for one in written or ()))
+    }
+
+
+def _is_there(value: Any, found: Any) -> bool:
+    return alike(at_amberflo(value), found)
