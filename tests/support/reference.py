@@ -156,6 +156,74 @@ def _metric(call: ast.Call) -> Metric | None:
     return Metric(f"{texts[0]}{suffix}", kind[1].lower(), tuple(labels))
 
 
+# -- HTTP
+
+
+def refusal_codes() -> set[str]:
+    """The codes of refused requests that the receiver and its server have."""
+    files = [*(ROOT / "syncer/passthrough").rglob("*.py"), *(ROOT / "syncer/process").rglob("*.py")]
+    return {
+        code
+        for file in files
+        for code in _codes(ast.parse(file.read_text(encoding="utf-8")))
+        if re.fullmatch("[a-z_]+", code)
+    }
+
+
+def _codes(tree: ast.Module) -> Iterator[str]:
+    """`Refusal(429, "queue_full", …)`, `code="malformed"` as an argument or its default, what
+    `refused("…")` counts, and the keys of a table of refusals: `{BUSY: (503, "…")}`."""
+    names = dict(_constants(tree))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(args=[ast.Constant(value=int()), ast.Constant(value=str(text)), *_]):
+                yield text
+            case ast.Call(func=ast.Attribute(attr="refused"), args=[ast.Constant(value=text)]):
+                yield str(text)
+            case ast.keyword(arg="code", value=value):
+                yield from _texts(value)
+            case ast.arguments(kwonlyargs=names_of, kw_defaults=defaults):
+                for argument, default in zip(names_of, defaults, strict=True):
+                    if argument.arg == "code" and default is not None:
+                        yield from _texts(default)
+            case ast.Dict(keys=keys, values=[ast.Tuple(elts=[ast.Constant(value=int()), *_]), *_]):
+                yield from (names[key.id] for key in keys if isinstance(key, ast.Name))
+
+
+def _texts(node: ast.AST) -> Iterator[str]:
+    for below in ast.walk(node):
+        if isinstance(below, ast.Constant) and isinstance(below.value, str):
+            yield below.value
+
+
+def _constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """The texts that a module has names for."""
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                yield name, text
+            case ast.Assign(targets=[ast.Tuple(elts=left)], value=ast.Tuple(elts=right)):
+                for target, value in zip(left, right, strict=False):
+                    if isinstance(target, ast.Name):
+                        yield from ((target.id, text) for text in _texts(value))
+
+
+def page_paths() -> set[str]:
+    """The paths of the operator's page: the keys of every `READS` and `WRITES`."""
+    files = (ROOT / "syncer/web").glob("*.py")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    return {
+        str(key.value).replace("{which}", "N")
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id in ("READS", "WRITES")
+        for key in node.value.keys
+        if isinstance(key, ast.Constant)
+    }
+
+
 # -- JSON documents
 
 

@@ -14,6 +14,7 @@ INDEX = ROOT / "docs" / "README.md"
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_PATH = re.compile(r"`((?:syncer|state|tests|docs|benchmarks|\.ci)/[\w./-]+)`")
 #: Code in a page: what looks like a link or a heading there is none.
 _CODE_BLOCK = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
@@ -55,6 +56,18 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A `b`: c\n[x](#a-b-c) [x](#d) [x](gone.md) [x](page.md#a-b-c)\n")
     assert broken(page) == ["#d", "gone.md"]
+
+
+def test_files_that_pages_name_exist() -> None:
+    """Paths that stand as code, but in the changelog and in the facts about other repositories."""
+    gone = {
+        (page.name, path)
+        for page in PAGES
+        if page.name != "CHANGELOG.md" and page.parent.name != "facts"
+        for path in _PATH.findall(text_of(page))
+        if "NAME" not in path and not (ROOT / path).exists()
+    }
+    assert not gone
 
 
 def test_every_page_is_in_the_index() -> None:

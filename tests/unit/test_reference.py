@@ -1,5 +1,6 @@
 """The reference pages say what the program has, and nothing else: commands and their options,
-settings and their defaults, metrics and their labels. (JSON documents: tests/e2e.)"""
+settings and their defaults, metrics and their labels, paths and refusals of HTTP. (JSON documents
+are in tests/e2e/test_reference.py, which makes them.)"""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from syncer.config import SECRET_FILES, Config
+from syncer.config import Config
+from syncer.config.loading import SECRET_FILES
+from syncer.passthrough.call import ROUTES
+from syncer.passthrough.receiver import METRICS
 from tests.support.reference import (
     ROOT,
     Metric,
@@ -22,6 +26,8 @@ from tests.support.reference import (
     helps_on,
     metrics,
     page,
+    page_paths,
+    refusal_codes,
     tables,
     with_helps,
 )
@@ -152,6 +158,29 @@ def test_the_metrics_that_pages_name_exist() -> None:
     }
     assert len(named) > 20
     assert not {(file, name) for file, name in named if name not in known}
+
+
+# -- HTTP
+
+
+def _http(heading: str, column: str) -> set[str]:
+    (table,) = (one for one in tables(page("http.md")) if one.heading == heading)
+    return {text for cell in table.column(column) for text in codes(cell)}
+
+
+def test_every_refusal_is_on_the_page() -> None:
+    assert _http("Refusals", "code") == refusal_codes()
+
+
+def test_every_path_of_the_operators_page_is_on_the_page() -> None:
+    made_by_the_frame = {"/login", "/logout", "/static/NAME"}
+    assert _http("The operator's page", "path") == page_paths() | made_by_the_frame
+
+
+def test_every_path_for_calls_is_on_the_page() -> None:
+    written = _http("Paths for calls", "path") | _http("Paths for calls", "takes")
+    paths = {path.removeprefix("/v1/") for path in written if path.startswith("/v1/")}
+    assert paths == {*ROUTES, METRICS, "projects/KEY/settings"}
 
 
 # -- the reader of tables
