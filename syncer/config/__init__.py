@@ -4,7 +4,7 @@
 the file (or variable), the key, what is wrong and what would be right. Contract: docs/design.md §4.
 """
 
-from syncer.config.loading import load
+from syncer.config.loading import SECRET_FILES, load
 from syncer.config.settings import (
     AlertsConfig,
     Config,
@@ -15,6 +15,7 @@ from syncer.config.settings import (
 from syncer.config.values import duration
 
 __all__ = [
+    "SECRET_FILES",
     "AlertsConfig",
     "Config",
     "EngageConfig",
