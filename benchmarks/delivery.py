@@ -38,7 +38,7 @@ import uvloop
 from state import snapshot
 from state.db import workers
 from state.db.database import Database
-from state.snapshot import CustomerState, TraitRow
+from state.snapshot import CustomerRow, TraitRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery
 from syncer.process.runtime import set_for_throughput
@@ -52,10 +52,10 @@ def traits(number: int) -> dict[str, bool]:
     return {f"audience_{one:03}": (number + one) % 3 == 0 for one in range(AUDIENCES)}
 
 
-def rows(customers: int) -> list[CustomerState]:
+def rows(customers: int) -> list[CustomerRow]:
     """Customers that no other process has made."""
     return [
-        CustomerState(
+        CustomerRow(
             f"user_{os.getpid()}_{number:07}",
             orjson.dumps(traits(number)).decode(),
             f"Name {number}",
@@ -78,7 +78,7 @@ class Clock:
 
 
 async def bare(url: str, customers: int, concurrency: int) -> tuple[float, float]:
-    queue: asyncio.Queue[CustomerState] = asyncio.Queue()
+    queue: asyncio.Queue[CustomerRow] = asyncio.Queue()
     for row in rows(customers):
         queue.put_nowait(row)
     headers = {"x-api-key": KEY, "content-type": "application/json"}

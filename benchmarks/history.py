@@ -9,7 +9,7 @@ if it is there.
 
 Then asks, in turn, in one process and with the caches as they come:
 
-- history: the functions of `state.history.queries`, as the command line and the page ask them;
+- history: the functions of `state.history`, as the command line and the page ask them;
 - raw:     the `sqlite3` module with SQL written for this one index, which fetches the same rows.
 
 Prints the medians, their ratio, and the highest memory of all this.
@@ -33,9 +33,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from state import snapshot
 from state.db.database import Database
-from state.history import queries
-from state.history.queries import MOVED
+from state.history import listings, past
+from state.history.listings import MOVED
 
 AUDIENCES, RUNS = 20, 100
 START, HOUR = 1_790_000_000_000, 3_600_000
@@ -131,7 +132,7 @@ def questions(changes: int) -> list[Question]:
     return [
         Question(
             "200 customers: all changes",
-            lambda c: [row for one in some for row in queries.of_customer(c, one)],
+            lambda c: [row for one in some for row in listings.of_customer(c, one)],
             lambda c: [
                 row
                 for one in some
@@ -144,7 +145,7 @@ def questions(changes: int) -> list[Question]:
         ),
         Question(
             "200 customers: in an audience at a time?",
-            lambda c: [queries.member_at(c, one, KEY, at) for one in some],
+            lambda c: [past.member_at(c, one, KEY, at) for one in some],
             lambda c: [
                 c.execute(
                     "SELECT step FROM change INDEXED BY change_member WHERE key = ? AND "
@@ -159,7 +160,7 @@ def questions(changes: int) -> list[Question]:
             lambda c: [
                 row
                 for place in places
-                for row in queries.of_key(c, KEY, steps=MOVED, after_id=place, limit=50)
+                for row in listings.of_key(c, KEY, steps=MOVED, after_id=place, limit=50)
             ],
             lambda c: [
                 row
@@ -174,7 +175,7 @@ def questions(changes: int) -> list[Question]:
         ),
         Question(
             "entries and exits of an audience in a tenth of the time",
-            lambda c: queries.of_key(c, KEY, since, until, steps=MOVED),
+            lambda c: listings.of_key(c, KEY, since, until, steps=MOVED),
             lambda c: c.execute(
                 f"SELECT {ROW} FROM change INDEXED BY change_time WHERE key = ? AND "
                 "recorded_at >= ? AND recorded_at < ? AND step != 0 ORDER BY recorded_at, id",
@@ -183,14 +184,14 @@ def questions(changes: int) -> list[Question]:
         ),
         Question(
             "the whole diff of a run",
-            lambda c: queries.of_run(c, 55),
+            lambda c: listings.of_run(c, 55),
             lambda c: c.execute(
                 f"SELECT {ROW} FROM change INDEXED BY change_run WHERE run = 55 ORDER BY key, id"
             ),
         ),
         Question(
             "entries and exits of a run, by audience",
-            lambda c: queries.run_moves(c, 55),
+            lambda c: listings.run_moves(c, 55),
             lambda c: c.execute(
                 "SELECT key, sum(step = 1), sum(step = -1), sum(step = 0) FROM change "
                 "INDEXED BY change_run WHERE run = 55 GROUP BY key"
@@ -198,17 +199,17 @@ def questions(changes: int) -> list[Question]:
         ),
         Question(
             "who was in an audience at a time",
-            lambda c: queries.members_at(c, KEY, at),
+            lambda c: past.members_at(c, KEY, at),
             lambda c: c.execute(members, (KEY, at)),
         ),
         Question(
             "how many were in an audience at a time",
-            lambda c: [queries.count_at(c, KEY, at)],
+            lambda c: [past.count_at(c, KEY, at)],
             lambda c: c.execute(f"SELECT count(*) FROM ({members})", (KEY, at)),
         ),
         Question(
             "size of an audience over all the time, 100 points",
-            lambda c: queries.sizes(c, KEY, START, START + (RUNS - 1) * HOUR, RUNS),
+            lambda c: past.sizes(c, KEY, START, START + (RUNS - 1) * HOUR, RUNS),
             lambda c: c.execute(
                 "SELECT recorded_at, sum(step) FROM change INDEXED BY change_time "
                 "WHERE key = ? GROUP BY recorded_at",
@@ -217,7 +218,7 @@ def questions(changes: int) -> list[Question]:
         ),
         Question(
             "everything that Amberflo has not acknowledged",
-            lambda c: queries.undelivered(c),
+            lambda c: listings.undelivered(c),
             lambda c: c.execute(
                 f"SELECT {', '.join('h.' + one.strip() for one in ROW.split(','))}, c.due_at "
                 "FROM change h INDEXED BY change_undelivered JOIN customer c USING (customer_id) "
@@ -226,7 +227,7 @@ def questions(changes: int) -> list[Question]:
         ),
         Question(
             "200 searches for a customer, 50 shown",
-            lambda c: [row for one in some for row in queries.find_customers(c, one[:11])],
+            lambda c: [row for one in some for row in snapshot.with_prefix(c, one[:11])],
             lambda c: [
                 row
                 for one in some

@@ -31,10 +31,12 @@ from typing import Any
 import orjson
 
 from state import snapshot
+from state.db.batches import ROWS
 from state.db.database import Database
 from state.history import seal
 from state.history.proof import prove
-from state.snapshot import ChangeRow, CustomerState
+from state.history.record import ChangeRow, add_changes
+from state.snapshot import CustomerRow
 
 KEYS = [f"audience_{number:03}" for number in range(5)]
 TRAITS = json.dumps(dict.fromkeys(KEYS, True), separators=(",", ":"))
@@ -45,10 +47,10 @@ def run_commit(path: Path, changes: int, sealed: bool) -> float:
     """Gives the seconds that sealing took."""
     database = Database.open(f"sqlite:///{path}")
     with database.write() as connection:
-        for start in range(0, changes // 5, snapshot.CHUNK):
+        for start in range(0, changes // 5, ROWS):
             states = [
-                CustomerState(f"user_{number:09}", TRAITS, f"N {number}", None, None, None)
-                for number in range(start, start + snapshot.CHUNK)
+                CustomerRow(f"user_{number:09}", TRAITS, f"N {number}", None, None, None)
+                for number in range(start, start + ROWS)
             ]
             rows = [
                 ChangeRow(one.customer_id, key, key, None, "true", NOW - 1)
@@ -56,7 +58,7 @@ def run_commit(path: Path, changes: int, sealed: bool) -> float:
                 for key in KEYS
             ]
             snapshot.insert_customers(connection, states, NOW)
-            snapshot.add_changes(connection, rows, 1, NOW)
+            add_changes(connection, rows, 1, NOW)
         started = time.perf_counter()
         if sealed:
             seal.seal(connection, 1, NOW)

@@ -33,7 +33,7 @@ import orjson
 import uvloop
 from aiohttp import web
 
-from state import snapshot
+from state import outbox, snapshot
 from state.db.database import Database
 from state.snapshot import TraitRow
 from syncer.app import App
@@ -89,8 +89,8 @@ def make_state(path: Path, customers: int) -> None:
     with database.write() as connection:
         snapshot.put_traits(connection, [TraitRow(one, one, "audience", 0) for one in traits(0)])
         snapshot.insert_customers(connection, rows(customers), 1)
-        claimed = snapshot.claim(connection, 1, 2, customers)
-        snapshot.acknowledge(connection, claimed, 2)
+        claimed = outbox.claim(connection, 1, 2, customers)
+        outbox.acknowledge(connection, claimed, 2)
     database.close()
 
 

@@ -15,13 +15,14 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import failures, identify_traits, pending_calls, suppression
+from state import failures, identify_traits, pending_calls, snapshot, suppression
+from state.claim import CUSTOMERS
 from state.db import metadata
 from state.db.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, HELD_CHANGE, HOLD, RUN, TRAIT
 from state.errors import Locked
 from state.history import seal, sizes
 from state.removable import removable
-from state.snapshot import DueRow
+from state.snapshot import CustomerRow
 
 #: The memo of a time: what was erased up to then may have left traces in the files.
 TRACES = "traces"
@@ -40,12 +41,11 @@ class Erased(NamedTuple):
 class Taken(NamedTuple):
     """A customer that is kept from delivery. `row` is its last write: what is to be at Amberflo of
     the traits of Engage, nothing of identify calls, its id for a name and no email; `owned` are the
-    trait names that are ours. `due_at` is what it was. Of one that is not `known` here no trait is
+    trait names that are ours. Of one that is not `known` here no trait is
     ours, and `asked` says that this noted it as about to be erased."""
 
-    row: DueRow
+    row: CustomerRow
     owned: frozenset[str]
-    due_at: int | None = None
     known: bool = True
     asked: bool = False
 
@@ -57,34 +57,28 @@ def take(connection: Connection, customer_id: str, worker: int, now: int) -> Tak
     It counts as due meanwhile: should the worker die, that gives it back like any other. One that
     is not known here cannot come in meanwhile: it is about to be erased.
     """
-    this = CUSTOMER.c.customer_id == customer_id
-    columns = [CUSTOMER.c[name] for name in DueRow._fields]
-    found = connection.execute(select(CUSTOMER.c.due_at, *columns).where(this)).first()
-    if found is None:
+    customer = snapshot.get(connection, customer_id)
+    if customer is None:
         asked = suppression.ask(connection, customer_id, now)
-        row = DueRow(
-            customer_id=customer_id, traits="{}", name=None, email=None, called=None,
-            rev=0, attempts=0, run=None,
-        )  # fmt: skip
-        return Taken(_last(row), frozenset(), known=False, asked=asked)
-    done = connection.execute(
+        unknown = CustomerRow(customer_id, "{}")
+        return Taken(_last(unknown), frozenset(), known=False, asked=asked)
+    claimed = connection.execute(
         update(CUSTOMER)
-        .where(this, CUSTOMER.c.claimed_by.is_(None))
+        .where(CUSTOMER.c.customer_id == customer_id, CUSTOMERS.free)
         .values(claimed_by=worker, due_at=func.coalesce(CUSTOMER.c.due_at, now))
     )
-    if not done.rowcount:
+    if not claimed.rowcount:
         raise Locked(f"the customer {customer_id!r} is just being sent; try again")
-    row = DueRow._make(found[1:])
-    return Taken(_last(row), removable(connection, [row])[customer_id], found[0])
+    return Taken(_last(customer), removable(connection, [customer])[customer_id])
 
 
-def _last(row: DueRow) -> DueRow:
+def _last(row: CustomerRow) -> CustomerRow:
     """The last write of a customer: the traits that identify calls made go."""
     gone = {name: said.goes(said.at) for name, said in identify_traits.load(row.called).items()}
     return row._replace(name=row.customer_id, email="", called=identify_traits.dump(gone))
 
 
-def give_back(connection: Connection, taken: Taken) -> None:
+def release(connection: Connection, taken: Taken) -> None:
     """It was not erased: it is due or not as it was, unless a call made it due."""
     if taken.asked:
         suppression.lift(connection, taken.row.customer_id)
@@ -92,7 +86,7 @@ def give_back(connection: Connection, taken: Taken) -> None:
     connection.execute(
         update(CUSTOMER)
         .where(CUSTOMER.c.customer_id == taken.row.customer_id)
-        .values(claimed_by=None, due_at=case((same, taken.due_at), else_=CUSTOMER.c.due_at))
+        .values(claimed_by=None, due_at=case((same, taken.row.due_at), else_=CUSTOMER.c.due_at))
     )
 
 

@@ -2,7 +2,7 @@
 
 What that was stands in the history, in the rows of a customer's first contact (their source is
 `amberflo`); where there is none, nothing was there. A customer's `given_back` says it until the
-next write has put it back; acknowledging that write clears it (snapshot.acknowledge).
+next write has put it back; acknowledging that write clears it (outbox.acknowledge).
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import orjson
 from sqlalchemy import Connection, bindparam, or_, select, update
 
 from state import holds, identify_traits, snapshot
+from state.db.batches import ROWS
 from state.db.tables import AMBERFLO, CHANGE, CUSTOMER, IDENTIFY, RELEASED, RUN_TRAIT, TRAIT
-from state.snapshot import CHUNK, ChangeRow, TraitRow
+from state.history.record import ChangeRow, add_changes
+from state.snapshot import CustomerRow, TraitRow
 
 
 class Released(NamedTuple):
@@ -24,19 +26,6 @@ class Released(NamedTuple):
 
     customers: int
     restored: int
-
-
-class _Row(NamedTuple):
-    """What it takes to give something back to a customer; see `tables.Customer`."""
-
-    customer_id: str
-    traits: str
-    called: str | None
-    stamps: str | None
-    given_back: str | None
-
-
-_COLUMNS = [CUSTOMER.c[name] for name in _Row._fields]
 
 
 def release(connection: Connection, trait: TraitRow, now: int) -> Released:
@@ -65,45 +54,38 @@ def _end_holds(connection: Connection, trait: TraitRow, now: int) -> None:
     holds.lift(connection, [hold.id for hold in of_it if hold.decision == holds.REJECTED], now)
 
 
-def _having(connection: Connection, name: str) -> Iterator[Sequence[_Row]]:
-    """The customers that have a trait, page by page."""
-    # Names have no character that JSON escapes.
-    statement = select(*_COLUMNS).where(CUSTOMER.c.traits.contains(f'"{name}":', autoescape=True))
+def _having(connection: Connection, name: str) -> Iterator[Sequence[CustomerRow]]:
+    """Return the customers that have a trait, page by page."""
     after = ""
-    while rows := _page(connection, statement, after):
+    while rows := snapshot.with_trait(connection, name, after, ROWS):
         yield rows
         after = rows[-1].customer_id
 
 
-def _contacted(connection: Connection, trait: TraitRow) -> Iterator[Sequence[_Row]]:
-    """The customers for whom Amberflo had something under the name of a trait, page by page."""
+def _contacted(connection: Connection, trait: TraitRow) -> Iterator[Sequence[CustomerRow]]:
+    """Return the customers for whom Amberflo had something under the name of a trait, page by
+    page."""
     before_us = select(CHANGE.c.customer_id).where(
         or_(CHANGE.c.key == trait.key, CHANGE.c.key.in_(_earlier_keys(trait))),
         CHANGE.c.trait == trait.trait,
         CHANGE.c.source == AMBERFLO,
     )
-    statement = select(*_COLUMNS).where(CUSTOMER.c.customer_id.in_(before_us))
+    contacted = CUSTOMER.c.customer_id.in_(before_us)
     after = ""
-    while rows := _page(connection, statement, after):
+    while rows := snapshot.page_of(connection, contacted, after, ROWS):
         yield rows
         after = rows[-1].customer_id
 
 
 def _earlier_keys(trait: TraitRow) -> Any:
-    """The keys that had the trait's name before: of runs, as only these look at Amberflo."""
+    """Select the keys that had the trait's name before: keys of runs, as only runs look at
+    Amberflo."""
     return select(RUN_TRAIT.c.key).where(RUN_TRAIT.c.trait == trait.trait)
 
 
-def _page(connection: Connection, statement: Any, after: str) -> list[_Row]:
-    rows = connection.execute(
-        statement.where(CUSTOMER.c.customer_id > after)
-        .order_by(CUSTOMER.c.customer_id)
-        .limit(CHUNK)
-    )
-    return [_Row._make(row) for row in rows]
-
-
-def _give_back(connection: Connection, trait: TraitRow, rows: Sequence[_Row], now: int) -> Released:
+def _give_back(
+    connection: Connection, trait: TraitRow, rows: Sequence[CustomerRow], now: int
+) -> Released:
     """Take a trait away from customers, and note what Amberflo gets back instead."""
     before_us = _before_us(connection, trait.trait, [row.customer_id for row in rows])
     values: list[dict[str, Any]] = []
@@ -152,7 +134,7 @@ def _give_back(connection: Connection, trait: TraitRow, rows: Sequence[_Row], no
             ),
             values,
         )
-        snapshot.add_changes(connection, changes, None, now)
+        add_changes(connection, changes, None, now)
     return Released(len(values), restored)
 
 

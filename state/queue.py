@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import zstandard
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     bindparam,
     delete,
@@ -27,8 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from state import lanes
+from state.claim import METER_RECORDS
 from state.db.tables import COUNTER, EVENT, INBOX
-from state.due import come_due
 
 #: Bytes that a probe writes.
 PROBE = 64 * 1024
@@ -201,48 +199,22 @@ def store_processed(
 
 
 def any_due(connection: Connection, now: int) -> bool:
-    """Whether a meter record is to be sent by now that nobody has in work."""
-    free = select(EVENT.c.id).where(_WAITS, EVENT.c.claimed_by.is_(None)).limit(1)
-    return any(
-        connection.execute(free.where(EVENT.c.key == key, by_now)).first()
-        for key in lanes.present(connection, EVENT.c.key, _WAITS)
-        for by_now in come_due(EVENT.c.due_at, now)
-    )
+    """Whether a meter record is due at `now` that no worker has in work."""
+    return METER_RECORDS.any_due(connection, now, METER_RECORDS.free)
 
 
 def claim(connection: Connection, worker: int, now: int, limit: int) -> list[DueEvent]:
-    """Take meter records to send by now that nobody else has in work: of each key its part, those
-    that wait longest first (the order of the index: a large backlog must not be sorted for every
-    batch)."""
-    keys = lanes.present(connection, EVENT.c.key, _WAITS)
-    for by_now in come_due(EVENT.c.due_at, now):
-        take = partial(_claim, connection, worker, by_now)
-        if rows := lanes.shared(keys, keys, limit, take):
-            return sorted(rows)
-    return []
-
-
-def _claim(
-    connection: Connection, worker: int, by_now: ColumnElement[bool], key: str, limit: int
-) -> list[DueEvent]:
-    following = (
-        select(EVENT.c.id)
-        .where(EVENT.c.key == key, _WAITS, by_now, EVENT.c.claimed_by.is_(None))
-        .order_by(EVENT.c.due_at, EVENT.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("following")
-    )
-    rows = connection.execute(
-        update(EVENT)
-        .where(EVENT.c.id.in_(select(following.c.id)))
-        .values(claimed_by=worker)
-        .returning(*(EVENT.c[name] for name in DueEvent._fields))
+    """Claim meter records that are due at `now` and that no worker has in work: of each key its
+    part, those that wait longest first. Return them in the order of their ids."""
+    keys = METER_RECORDS.lanes(connection)
+    columns = [EVENT.c[name] for name in DueEvent._fields]
+    rows = METER_RECORDS.claim_due(
+        connection, worker, now, limit, order=(keys, keys), columns=columns
     )
     return sorted(DueEvent._make(row) for row in rows)
 
 
-def give_back(connection: Connection, ids: Collection[int]) -> None:
+def release(connection: Connection, ids: Collection[int]) -> None:
     """Let others have records that were claimed and not sent."""
     connection.execute(update(EVENT).where(EVENT.c.id.in_(list(ids))).values(claimed_by=None))
 

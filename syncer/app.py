@@ -39,7 +39,7 @@ from state.db.locks import lock
 from state.db.workers import Worker
 from state.history import compaction
 from state.history.compaction import Compacted, compact
-from state.snapshot import DueRow
+from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.reader import CustomerReader
 from syncer.config import Config
@@ -379,7 +379,7 @@ class App:
         """What forgets customers; waits so many seconds for Amberflo and for other processes."""
         wait = min(wait, self.config.amberflo.patience)
 
-        def anonymize_customer(row: DueRow, owned: Collection[str]) -> bool:
+        def anonymize_customer(row: CustomerRow, owned: Collection[str]) -> bool:
             self.account(database).check()
 
             async def say() -> bool:

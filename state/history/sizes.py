@@ -18,7 +18,8 @@ from sqlalchemy import Connection, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from state.db.tables import CHANGE, SIZE
-from state.history.queries import ENTERED, EXITED, NEITHER, NO_PART, Part, Size, as_of, recorded_in
+from state.history.listings import ENTERED, EXITED, NEITHER
+from state.history.past import NO_PART, Part, Size, recorded_in, sizes_from
 
 HOUR = 3_600_000
 #: Changes that are added at a time: others must not wait long for the database.
@@ -98,7 +99,7 @@ def by_hour(connection: Connection, key: str, moments: Sequence[int], members: i
             part = recorded_in(connection, key, (hour - 1) * HOUR, moments[0])
             parts[1] = recorded_in(connection, key, moments[0], hour * HOUR)
         parts[place] = _both(parts[place], part)
-    return as_of(connection, key, moments, parts, members)
+    return sizes_from(connection, key, moments, parts, members)
 
 
 def _both(one: Part, other: Part) -> Part:

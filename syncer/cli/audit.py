@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 
 from state import runs as run_records
 from state import snapshot
-from state.history import queries, retention
-from state.history.queries import ENTERED, EXITED, MOVED, Entry
+from state.history import listings, past, retention
+from state.history.listings import ENTERED, EXITED, MOVED, Entry
 from syncer.cli import output
 from syncer.cli.documents import entry_json, undelivered_json, value
 from syncer.cli.options import (
@@ -103,14 +103,14 @@ def audit_customer(
     """A customer's present traits and their history."""
     with _asking(config, as_json) as connection:
         check_not_forgotten(connection, customer_id)
-        present = queries.present(connection, customer_id)
-        if present is None:
+        customer = snapshot.get(connection, customer_id)
+        if customer is None:
             raise NotFound(f"the customer {customer_id!r} is not known here")
         at = _moment(connection, at, at_run, since, until)
-        traits = orjson.loads(present)
+        traits = orjson.loads(customer.traits)
         if at is not None:
             until = at + 1
-            found = queries.traits_at(connection, customer_id, at)
+            found = past.traits_at(connection, customer_id, at)
             traits = {trait: value(text) for trait, text in sorted(found.items())}
         else:
             _say_what_is_kept(connection, since)
@@ -120,7 +120,7 @@ def audit_customer(
             names = {row.trait for row in rows if row.key == key}
             traits = {trait: one for trait, one in traits.items() if trait in names}
         ask = partial(
-            queries.of_customer, connection, customer_id, key=key, since=since, until=until
+            listings.of_customer, connection, customer_id, key=key, since=since, until=until
         )
         if wants_json(as_json):
             document = {"customer_id": customer_id, "present": traits}
@@ -167,7 +167,7 @@ def audit_audience(
             _print_members(connection, key, at, wants_json(as_json), as_csv, limit)
             return
         _say_what_is_kept(connection, since)
-        ask = partial(queries.of_key, connection, key, since, until)
+        ask = partial(listings.of_key, connection, key, since, until)
         if wants_json(as_json):
             output.print_json_with_lists(
                 {"audience": key},
@@ -181,7 +181,7 @@ def audit_audience(
         if as_csv:
             output.print_csv(columns, _cells(columns, _newest(ask, limit)))
             return
-        moves = queries.key_moves(connection, key, since, until)
+        moves = listings.key_moves(connection, key, since, until)
         total = moves.entered + moves.exited
         _print_table(columns, _newest(ask, limit or TABLE), total, limit)
         output.stdout().print(f"{moves.entered:,} entered {key}, {moves.exited:,} left it")
@@ -190,11 +190,11 @@ def audit_audience(
 def _print_members(
     connection: Connection, key: str, at: int, as_json: bool, as_csv: bool, limit: int | None
 ) -> None:
-    ask = partial(queries.members_at, connection, key, at)
+    ask = partial(past.members_at, connection, key, at)
     if as_csv:
         output.print_csv(("customer_id",), ([one] for one in ask(limit=limit)))
         return
-    count = queries.count_at(connection, key, at)
+    count = past.count_at(connection, key, at)
     if as_json:
         document = {"audience": key, **_as_of(connection, at), "count": count}
         output.print_json_with_lists(document, {"members": ask(limit=limit)})
@@ -221,7 +221,7 @@ def audit_run(
             raise NotFound(f"there is no run {run}; `syncer runs` lists them")
         key = None if key is None else _key(connection, key)
         _say_what_is_kept(connection, record["committed_at"])
-        ask = partial(queries.of_run, connection, run, key=key)
+        ask = partial(listings.of_run, connection, run, key=key)
         if wants_json(as_json):
             document = {"run": run, "kind": record["kind"], "state": record["state"]}
             changes = _json(("customer_id", *CHANGE), map(entry_json, ask(limit=limit)))
@@ -230,7 +230,7 @@ def audit_run(
             rows = map(entry_json, ask(limit=limit))
             output.print_csv(CHANGE_OF_RUN, _cells(CHANGE_OF_RUN, rows))
         else:
-            moves = [one for one in queries.run_moves(connection, run) if key in (None, one.key)]
+            moves = [one for one in listings.run_moves(connection, run) if key in (None, one.key)]
             output.print_table(
                 ("key", "entered", "exited", "other"),
                 [[one.key, one.entered, one.exited, one.other] for one in moves],
@@ -249,12 +249,12 @@ def audit_run(
 def audit_undelivered(config: Path | None, as_json: bool, as_csv: bool, limit: int | None) -> None:
     """What Amberflo has not acknowledged, by customer."""
     with _asking(config, as_json) as connection:
-        ask = partial(queries.undelivered, connection)
+        ask = partial(listings.undelivered, connection)
         if as_csv and not wants_json(as_json):
             rows = map(undelivered_json, ask(limit=limit))
             output.print_csv(UNDELIVERED, _cells(UNDELIVERED, rows))
             return
-        count = queries.undelivered_count(connection)
+        count = listings.undelivered_count(connection)
         if wants_json(as_json):
             names = ("customer_id", *CHANGE, "refused")
             changes = _json(names, map(undelivered_json, ask(limit=limit)))
@@ -278,7 +278,7 @@ def audit_at(at: int, config: Path | None, as_json: bool, as_csv: bool) -> None:
             {
                 "audience": row.key,
                 "trait": row.trait,
-                "count": queries.count_at(connection, row.key, at),
+                "count": past.count_at(connection, row.key, at),
             }
             for row in snapshot.traits(connection, released=True)
             if row.kind == AUDIENCE
@@ -307,7 +307,7 @@ def _asking(config: Path | None, as_json: bool) -> Iterator[Connection]:
 
 def _as_of(connection: Connection, at: int) -> Row:
     """What every answer as of a moment says first. Raises `NotKept` where there is none."""
-    return {"at": iso(at), "known_since": iso(queries.check_known(connection, at))}
+    return {"at": iso(at), "known_since": iso(past.check_known(connection, at))}
 
 
 def _moment(
@@ -329,12 +329,12 @@ def _moment(
     if at is not None and any(one is not None for one in span):
         raise click.UsageError(f"{name} is one moment: leave --since and --until out")
     if at is not None:
-        queries.check_known(connection, at)
+        past.check_known(connection, at)
     return at
 
 
 def _key(connection: Connection, key_or_trait: str) -> str:
-    found = queries.key_of(connection, key_or_trait)
+    found = listings.key_of(connection, key_or_trait)
     if found is None:
         raise NotFound(
             f"no audience or computed trait with the key {key_or_trait!r} was ever synced"

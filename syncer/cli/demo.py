@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from state.history import queries
+from state.history import listings
 from syncer.amberflo.record import merged
 from syncer.app import App
 from syncer.cli import output
@@ -136,7 +136,7 @@ def _arrived(on: Environment, customer_id: str) -> bool:
 def _audit(app: App, changed: set[str]) -> None:
     """The history of a customer that the second run took out of an audience, if there is one."""
     with app.state(writes=False) as database, database.read() as connection:
-        histories = [list(queries.of_customer(connection, one)) for one in sorted(changed)]
+        histories = [list(listings.of_customer(connection, one)) for one in sorted(changed)]
     histories.sort(key=lambda rows: not any(row.before == "true" for row in rows))
     output.print_table(
         ("trait", "before", "after", "in Segment", "recorded here", "Amberflo has it"),

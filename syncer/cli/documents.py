@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from state.history.queries import ENTERED, EXITED, Entry, Undelivered
+from state.history.listings import ENTERED, EXITED, Entry, Undelivered
 from state.holds import Hold
 from syncer.cli import output
 from syncer.clock import iso

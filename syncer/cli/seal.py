@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from state.history import queries
+from state.history import listings
 from state.history.proof import Broken, prove
 from syncer import __version__
 from syncer.cli import output
@@ -48,7 +48,7 @@ def seal(
         raise click.UsageError("--since and --audience are for --export FOLDER")
     exported: dict[str, Any] = {}
     with looking(config) as database, database.read() as connection:
-        key = None if audience is None else queries.key_of(connection, audience)
+        key = None if audience is None else listings.key_of(connection, audience)
         if audience is not None and key is None:
             raise NotFound(f"no audience with the key {audience!r} was ever synced")
         export = Export(folder, since, key) if folder is not None else None

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import orjson
 
-from state import alerts, failures, holds, queue, snapshot
+from state import alerts, failures, holds, outbox, queue, snapshot
 from state import runs as run_records
 from state.db import workers
 from state.db.database import shown
@@ -33,9 +33,9 @@ def status(config: Path | None, as_json: bool) -> None:
         daemons = [_daemon_json(row) for row in workers.daemons(database)]
         with database.read() as connection:
             newest = run_records.newest(connection, 1)
-            oldest = [snapshot.waits_since(connection)]
+            oldest = [outbox.waits_since(connection)]
             held = holds.open_keys(connection)
-            customers = snapshot.backlog(connection)
+            customers = outbox.backlog(connection)
             failed = failures.count(connection)
             active = alerts.active(connection)
     with app.queue(writes=False) as database, database.read() as connection:

@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 
 import orjson
 
-from state import alerts, failures, holds, queue, runs, snapshot, suppression
+from state import alerts, failures, holds, outbox, queue, runs, suppression
 from state.db.database import Database
 from syncer import egress
 from syncer.config import AlertsConfig
@@ -81,7 +81,7 @@ def gather(state: Database, calls: Database, now: float) -> Facts:
         refused = failures.count(connection) - calls_failed
         errors = runs.errors_in_a_row(connection)
         unchanged = runs.unchanged_since(connection)
-        oldest = [snapshot.waits_since(connection)]
+        oldest = [outbox.waits_since(connection)]
         deletes = suppression.waiting_count(connection)
     with calls.read() as connection:
         oldest.append(queue.oldest_waiting(connection))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from state import alerts, failures, holds, pending_calls, queue, runs, snapshot, suppression
+from state import alerts, failures, holds, outbox, pending_calls, queue, runs, snapshot, suppression
 from state.db import workers
 from state.db.database import Database
 from syncer.daemon.schedule import Slot
@@ -64,7 +64,7 @@ class Figures:
 
     def _of_the_state(self) -> Iterator[Metric]:
         with self._state.read() as connection:
-            customers = snapshot.backlog(connection)
+            customers = outbox.backlog(connection)
             failed = failures.count(connection)
             ended = runs.counts(connection)
             sums = runs.totals(connection)

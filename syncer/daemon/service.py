@@ -17,7 +17,7 @@ import orjson
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from state import runs, snapshot
+from state import outbox, runs
 from state.db import workers
 from state.db.database import Database
 from state.db.locks import lock
@@ -170,7 +170,7 @@ class Service:
     def _customers_waiting(self) -> dict[str, int]:
         """Customers that calls made due, by key: they count as what waits of it."""
         with self._state.read() as connection:
-            return snapshot.backlog_by_key(connection)
+            return outbox.backlog_by_key(connection)
 
     def _problem(self) -> str | None:
         """What keeps us from working, in words for anybody: no path, no name."""

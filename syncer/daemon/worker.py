@@ -16,7 +16,7 @@ from typing import Any
 
 import uvloop
 
-from state import queue, snapshot
+from state import outbox, queue
 from state.db import workers
 from state.db.database import Database
 from state.db.locks import lock
@@ -159,8 +159,8 @@ async def _deliver_customers(
         pause = DUE
         try:
             with state.read() as connection:
-                due = snapshot.any_due(connection, int(time.time() * 1000))
-                nothing = not due and snapshot.oldest_due(connection) is None
+                due = outbox.any_due(connection, int(time.time() * 1000))
+                nothing = not due and outbox.oldest_due(connection) is None
             if nothing:
                 trouble(None)  # a run may have delivered what we could not
             elif due:

@@ -23,13 +23,13 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from state import failures, runs, snapshot
+from state import failures, outbox, runs
 from state.db import metadata, workers
 from state.db.database import Database
 from state.db.workers import Worker
 from state.errors import Busy
 from state.removable import removable
-from state.snapshot import DueRow
+from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
 from syncer.amberflo.rate_limit import RateLimiter
@@ -76,7 +76,7 @@ class Claimed(NamedTuple):
     """A customer to send, and the trait names that were ours when it was claimed. One that Amberflo
     has already is sent `to_see` whether it takes anybody."""
 
-    row: DueRow
+    row: CustomerRow
     owned: frozenset[str]
     to_see: bool = False
 
@@ -85,14 +85,14 @@ class Claimed(NamedTuple):
 class Sent:
     """Amberflo has the customer as of `rev`."""
 
-    row: DueRow
+    row: CustomerRow
 
 
 @dataclass(frozen=True)
 class Later:
     """It did not get through; `wait` seconds until the next attempt."""
 
-    row: DueRow
+    row: CustomerRow
     wait: float
 
 
@@ -100,7 +100,7 @@ class Later:
 class PutOff:
     """It does not get through, and others do: it is tried again now and then."""
 
-    row: DueRow
+    row: CustomerRow
     problem: TryAgain | Refused
 
 
@@ -108,7 +108,7 @@ class PutOff:
 class Never:
     """Refused for good."""
 
-    row: DueRow
+    row: CustomerRow
     problem: Refused
 
 
@@ -116,7 +116,7 @@ class Never:
 class Settled:
     """One that was sent to see, and was not taken: Amberflo has it as before."""
 
-    row: DueRow
+    row: CustomerRow
 
 
 Outcome = Sent | Later | PutOff | Never | Settled
@@ -274,7 +274,7 @@ class CustomerDelivery:
                 if self.account not in (None, metadata.get(connection, metadata.ACCOUNT)):
                     self.result.problem = "the Amberflo account was changed meanwhile"
                     return []
-                rows = snapshot.claim(connection, self.worker.number, _now(), page, self.for_run)
+                rows = outbox.claim(connection, self.worker.number, _now(), page, self.for_run)
                 owned = removable(connection, rows) if rows else {}
         except Busy:  # a run commits
             return []
@@ -282,7 +282,7 @@ class CustomerDelivery:
 
     def _nothing_due(self) -> bool:
         with self.database.read() as connection:
-            return snapshot.oldest_due(connection, self.for_run) is None
+            return outbox.oldest_due(connection, self.for_run) is None
 
     async def _look(self, *, again: bool = False) -> None:
         """Now and then: do we still count as living, who died or lives, how far is the run."""
@@ -349,7 +349,7 @@ class CustomerDelivery:
             self._in_work.discard(row.customer_id)
         if left:
             with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
-                snapshot.give_back(connection, left)
+                outbox.release(connection, left)
         until = time.monotonic() + DRAIN
         while self._in_work and time.monotonic() < until and not self._silent():
             await self._moment()
@@ -405,7 +405,7 @@ class CustomerDelivery:
             self._through = max(self._through, began)
         self._last_success = time.monotonic()
 
-    def _not_taken(self, row: DueRow, problem: TryAgain) -> Outcome:
+    def _not_taken(self, row: CustomerRow, problem: TryAgain) -> Outcome:
         """Try it again soon or, where it fails for long and others get through, now and then."""
         self._last_problem = str(problem)
         first = self._failing.setdefault(row.customer_id, time.monotonic())
@@ -415,7 +415,7 @@ class CustomerDelivery:
         self._stuck = self._stuck or row.attempts + 1 >= TRIES
         return self._later(row, problem)
 
-    def _later(self, row: DueRow, problem: TryAgain | Refused) -> Later:
+    def _later(self, row: CustomerRow, problem: TryAgain | Refused) -> Later:
         wait = full_jitter(row.attempts + 1, self.chance())
         after = problem.after if isinstance(problem, TryAgain) else None
         return Later(row, max(wait, after or 0.0))
@@ -484,7 +484,7 @@ class CustomerDelivery:
             with self.database.write(beside=True) as connection:
                 if self.account not in (None, metadata.get(connection, metadata.ACCOUNT)):
                     return None
-                rows = snapshot.claim_acknowledged(
+                rows = outbox.claim_acknowledged(
                     connection, self.worker.number, _now(), SENT_TO_SEE
                 )
                 owned = removable(connection, rows) if rows else {}
@@ -544,13 +544,13 @@ class Outcomes:
         settled = [one.row for one in outcomes if isinstance(one, Settled)]
         with self._database.write(beside=True) as connection:
             if sent:
-                for run, finished in sorted(snapshot.acknowledge(connection, sent, now).items()):
+                for run, finished in sorted(outbox.acknowledge(connection, sent, now).items()):
                     runs.add_outcomes(connection, run, delivered=finished)
                 # Whoever recorded that they were refused: it may be another process.
                 refs = [failures.customer_ref(row.customer_id) for row in sent]
                 failures.clear(connection, refs)
             if later:
-                snapshot.postpone(
+                outbox.postpone(
                     connection,
                     [
                         (one.row.customer_id, one.row.attempts + 1, now + int(one.wait * 1000))
@@ -559,13 +559,11 @@ class Outcomes:
                 )
             if put_off:
                 at = now + int(PUT_OFF * 1000)
-                self._count(
-                    connection, snapshot.put_off(connection, [(o.row, at) for o in put_off])
-                )
+                self._count(connection, outbox.put_off(connection, [(o.row, at) for o in put_off]))
             if never:
-                self._count(connection, snapshot.park(connection, [one.row for one in never]))
+                self._count(connection, outbox.dead_letter(connection, [one.row for one in never]))
             if settled:
-                snapshot.park(connection, settled)
+                outbox.dead_letter(connection, settled)
             if put_off or never:
                 failed: list[Never | PutOff] = [*put_off, *never]
                 failures.put(connection, [_failure(one, now) for one in failed])

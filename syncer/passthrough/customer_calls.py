@@ -19,10 +19,11 @@ from sqlalchemy import Connection
 
 from state import holds, identify_traits, lanes, pending_calls, snapshot, suppression
 from state.db.tables import IDENTIFY
+from state.history.record import ChangeRow, add_changes, last_observed
 from state.holds import InForce
 from state.identify_traits import Said
 from state.pending_calls import EarlyCall
-from state.snapshot import ChangeRow, CustomerState, TraitRow
+from state.snapshot import CustomerRow, TraitRow
 from syncer.amberflo.record import is_protected
 from syncer.clock import believed
 from syncer.engage.catalog import canonical
@@ -85,7 +86,7 @@ class Calls:
         self._deletes_per_day = deletes_per_day
         ids = {call.customer_id for call in calls}
         self._gone = suppression.load(connection)
-        self._before = {one.customer_id: one for one in snapshot.states(connection, ids)}
+        self._before = {one.customer_id: one for one in snapshot.find(connection, ids)}
         self._customers = dict(self._before)
         self._released = snapshot.released(connection)
         ours = snapshot.traits(connection)
@@ -147,12 +148,12 @@ class Calls:
         snapshot.insert_customers(self._connection, new, self._now, waits_in=waits_in)
         snapshot.update_customers(self._connection, changed, self._now, waits_in=waits_in)
         pending_calls.put(self._connection, self._early)
-        snapshot.note_customers(self._connection, noted)
-        snapshot.add_changes(self._connection, self._changes, None, self._now)
+        snapshot.touch_customers(self._connection, noted)
+        add_changes(self._connection, self._changes, None, self._now)
         holds.end(self._connection, self._ended, self._now)
 
-    def _state(self, customer_id: str) -> CustomerState:
-        nothing = CustomerState(customer_id, "{}", None, None, None, None)
+    def _state(self, customer_id: str) -> CustomerRow:
+        nothing = CustomerRow(customer_id, "{}", None, None, None, None)
         return self._customers.get(customer_id, nothing)
 
     # What a client says
@@ -330,7 +331,7 @@ class Calls:
             return True
         if not changes:
             return False
-        pulled = snapshot.last_pulled(self._connection, call.customer_id, key)
+        pulled = last_observed(self._connection, call.customer_id, key)
         return pulled is not None and _newer(pulled, call)
 
 
@@ -360,7 +361,7 @@ def _made_room(found: dict[str, Said]) -> bool:
     return True
 
 
-def sendable(state: CustomerState) -> tuple[Any, ...]:
+def sendable(state: CustomerRow) -> tuple[Any, ...]:
     """What of a state Amberflo gets to see."""
     said = {name: one.value for name, one in identify_traits.load(state.called).items()}
     return state.traits, state.name, state.email, said

@@ -20,7 +20,7 @@ from state.db.database import Database
 from state.db.workers import Worker
 from state.erasure import Erased, Taken
 from state.errors import Locked
-from state.snapshot import DueRow
+from state.snapshot import CustomerRow
 from syncer.errors import AmberfloError, NotFound, SyncerError
 
 
@@ -41,7 +41,7 @@ class Forget:
 
     state: Database
     calls: Database
-    anonymize: Callable[[DueRow, Collection[str]], bool]
+    anonymize: Callable[[CustomerRow, Collection[str]], bool]
     working: Callable[[], AbstractContextManager[Worker]]
     #: finishes a compaction that was cut off: it must not find less than it left
     settle: Callable[[], object]
@@ -72,7 +72,7 @@ class Forget:
             yield taken
         except BaseException:
             with self.state.write(alone=True) as connection:
-                erasure.give_back(connection, taken)
+                erasure.release(connection, taken)
             raise
 
     def _take(self, customer_id: str, worker: Worker) -> Taken:

@@ -14,7 +14,7 @@ import orjson
 import uvloop
 from sqlalchemy import Connection
 
-from state import snapshot
+from state import outbox
 from state.db import metadata
 from state.db.database import Database
 from syncer.amberflo.reader import CustomerReader
@@ -58,7 +58,7 @@ class AmberfloAccount:
             noted, known = metadata.get(connection, metadata.ACCOUNT), self._known(connection)
             if noted is None or self._is(known):
                 return noted
-            acknowledged = snapshot.newest_acknowledged(connection, PROBED)
+            acknowledged = outbox.newest_acknowledged(connection, PROBED)
         if any(map(self._is, known["left"])):
             raise OtherAccount(
                 f"{self._changes(known)}: `syncer sync --new-account` left this account; start or "
@@ -75,7 +75,7 @@ class AmberfloAccount:
         old account still bring back counts no more."""
         known = self._known(connection)
         left = [{name: known[name] for name in _PRINT}, *known["left"]]
-        snapshot.unacknowledge(connection, now)
+        outbox.unacknowledge(connection, now)
         self._note(
             connection, [one for one in left if one["url"] and not self._is(one)][:REMEMBERED]
         )

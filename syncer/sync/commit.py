@@ -14,9 +14,11 @@ import orjson
 from sqlalchemy import Connection
 
 from state import holds, identify_traits, snapshot, suppression
+from state.db.batches import ROWS
 from state.db.tables import IDENTIFY
+from state.history.record import ChangeRow, add_changes, step_of
 from state.holds import Kept
-from state.snapshot import ChangeRow, CustomerState
+from state.snapshot import CustomerRow
 from syncer.chunks import CHUNK_SIZE
 from syncer.engage.catalog import KnownTrait, canonical
 from syncer.engage.values import Value, as_json, counts, same
@@ -75,15 +77,15 @@ class Writer:
             # Who has something held is not done with: a later run finds the deletion again.
             self._changes.append(kept._replace(deleted=False) if held else kept)
             self._size += size_of(kept)
-        if len(self._changes) >= snapshot.CHUNK or self._size >= CHUNK_SIZE:
+        if len(self._changes) >= ROWS or self._size >= CHUNK_SIZE:
             self.flush()
 
     def flush(self) -> None:
         """Write what was taken since the last time."""
         ids = [change.customer_id for change in self._changes]
-        there = {one.customer_id: one for one in snapshot.states(self.connection, ids)}
-        new: list[CustomerState] = []
-        old: list[CustomerState] = []
+        there = {one.customer_id: one for one in snapshot.find(self.connection, ids)}
+        new: list[CustomerRow] = []
+        old: list[CustomerRow] = []
         rows: list[ChangeRow] = []
         for change in self._changes:
             state = there.get(change.customer_id)
@@ -98,7 +100,7 @@ class Writer:
                 self._delete(change.customer_id)
         snapshot.insert_customers(self.connection, new, self.now, self.run)
         snapshot.update_customers(self.connection, old, self.now, self.run)
-        snapshot.add_changes(self.connection, rows, self.run, self.now)
+        add_changes(self.connection, rows, self.run, self.now)
         self._compared += [change.customer_id for change in self._changes if change.compared]
         snapshot.mark_compared(self.connection, self._compared, self.run)
         self._changes, self._compared, self._size = [], [], 0
@@ -138,7 +140,7 @@ class Writer:
                 leaving=leaving,
             )
         self._kept.setdefault(key, []).append(row)
-        if len(self._kept[key]) >= snapshot.CHUNK:
+        if len(self._kept[key]) >= ROWS:
             self._flush_kept(key, trait)
 
     def _again(self, customer_id: str, trait: str) -> None:
@@ -184,18 +186,18 @@ class Writer:
             after,
             observed_at,
             change.source,
-            snapshot.step(as_json(change.was), after),
+            step_of(as_json(change.was), after),
         )
 
 
 def laid_over(
-    state: CustomerState | None, change: CustomerChange, horizon: int
-) -> tuple[CustomerState, list[TraitChange]]:
+    state: CustomerRow | None, change: CustomerChange, horizon: int
+) -> tuple[CustomerRow, list[TraitChange]]:
     """A customer's state with a change laid over it, and what that changed: nothing, where a call
     since the comparison said the same, or something that the pull cannot know of."""
     if state is None:
         traits = canonical(change.traits)
-        new = CustomerState(change.customer_id, traits, change.name, change.email, None, None)
+        new = CustomerRow(change.customer_id, traits, change.name, change.email, None, None)
         return new, change.changes
     now = orjson.loads(state.traits)
     stamps = read_stamps(state.stamps)
@@ -240,7 +242,7 @@ def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, n
     with a row for each. Amberflo has it already."""
     for old, trait in given.items():
         after = ""
-        while holders := snapshot.holders(connection, trait.name, after, snapshot.CHUNK):
+        while holders := snapshot.with_trait(connection, trait.name, after, ROWS):
             rows, told = [], {}
             for one in holders:
                 value = as_json(orjson.loads(one.traits)[trait.name])
@@ -249,7 +251,7 @@ def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, n
                     rows.append(
                         ChangeRow(one.customer_id, key, trait.name, before, now_has, now, "renamed")
                     )
-            snapshot.add_changes(connection, rows, run, now, delivered_at=told)
+            add_changes(connection, rows, run, now, delivered_at=told)
             after = holders[-1].customer_id
 
 
@@ -258,7 +260,7 @@ def taken_from_calls(connection: Connection, names: Collection[str], run: int, n
     with a row for each customer; at Amberflo too, where nobody has written something else."""
     for name in set(names) - snapshot.owned(connection):
         after = ""
-        while found := snapshot.told(connection, name, after, snapshot.CHUNK):
+        while found := snapshot.with_identify_trait(connection, name, after, ROWS):
             rows, left = [], []
             for state in found:
                 said = identify_traits.load(state.called)
@@ -275,5 +277,5 @@ def taken_from_calls(connection: Connection, names: Collection[str], run: int, n
                         )
                     )
             snapshot.update_customers(connection, left, now, run)
-            snapshot.add_changes(connection, rows, run, now)
+            add_changes(connection, rows, run, now)
             after = found[-1].customer_id

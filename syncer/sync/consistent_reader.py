@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from state import snapshot
 from state.db.database import Database
-from state.snapshot import HeldRow
+from state.snapshot import CustomerRow
 from syncer.amberflo.codec import Record
 from syncer.amberflo.reader import CustomerReader
 from syncer.errors import Refused, Stopped, TryAgain
@@ -45,7 +45,7 @@ class SingleRead(NamedTuple):
     (None: it is not there). Without a row it was erased meanwhile; without `settled` something is
     on its way to it, and the record says nothing."""
 
-    row: HeldRow | None
+    row: CustomerRow | None
     record: Record | None = None
     settled: bool = False
 
@@ -112,7 +112,7 @@ class ConsistentReader:
             self.progress.end()
         return None
 
-    async def read_one(self, row: HeldRow) -> SingleRead:
+    async def read_one(self, row: CustomerRow) -> SingleRead:
         """Read one customer while nothing of it changes or is on its way."""
         for _ in range(TRIES):
             if row.due_at is not None:
@@ -126,10 +126,10 @@ class ConsistentReader:
             row = now
         return SingleRead(row)
 
-    def state_row(self, customer_id: str) -> HeldRow | None:
+    def state_row(self, customer_id: str) -> CustomerRow | None:
         """The customer in the state."""
         with self.database.read() as connection:
-            return next(iter(snapshot.held(connection, [customer_id])), None)
+            return next(iter(snapshot.find(connection, [customer_id])), None)
 
     async def for_each(
         self, items: Iterator[Item], work: Callable[[Item], Awaitable[None]]

@@ -18,10 +18,10 @@ import orjson
 import uvloop
 from sqlalchemy import Connection
 
-from state import snapshot
+from state import outbox, snapshot
 from state.db.database import Database
 from state.removable import removable
-from state.snapshot import HeldRow
+from state.snapshot import CustomerRow
 from syncer.amberflo.codec import Record, plain, read, written
 from syncer.amberflo.reader import CustomerReader
 from syncer.amberflo.record import Difference, is_protected
@@ -92,7 +92,7 @@ class Destination:
         except AmberfloError:
             return 0
         with self.database.read() as connection:
-            rows = snapshot.held(connection, listed)
+            rows = snapshot.find(connection, listed)
             owned = removable(connection, rows)
         return sum(
             bool(self._differences(traits, row, owned[row.customer_id]))
@@ -113,10 +113,10 @@ class Destination:
             return
         names = frozenset(owned)
         with self.database.read() as connection:
-            self.acknowledged = snapshot.last_acknowledged(connection)
+            self.acknowledged = outbox.last_acknowledged(connection)
 
         async def confirm(reader: ConsistentReader) -> None:
-            async def judge(row: HeldRow) -> None:
+            async def judge(row: CustomerRow) -> None:
                 await self._judge(reader, row, names)
 
             await reader.for_each(self._suspects(reader, names), judge)
@@ -136,7 +136,7 @@ class Destination:
 
     async def _read(self, reader: ConsistentReader) -> None:
         with self.database.read() as connection:
-            self._sent = snapshot.sent_count(connection)
+            self._sent = outbox.acknowledged_count(connection)
         self.listed = await reader.read_all(self._take, self._sent)
         if self.listed is ListingResult.WITHOUT_TRAITS:
             await self._read_the_unknown(reader)
@@ -146,7 +146,7 @@ class Destination:
         some: those of ours that do, and those that we know nothing of."""
         found = present(batch)
         with self.database.read() as connection:
-            rows = {row.customer_id: row for row in snapshot.held(connection, found)}
+            rows = {row.customer_id: row for row in snapshot.find(connection, found)}
         self.roster.put(
             _row_of(record, one in rows and self._was_told(rows[one]))
             for one, record in found.items()
@@ -179,14 +179,14 @@ class Destination:
 
     # The customers of the state
 
-    def _suspects(self, reader: ConsistentReader, owned: frozenset[str]) -> Iterator[HeldRow]:
+    def _suspects(self, reader: ConsistentReader, owned: frozenset[str]) -> Iterator[CustomerRow]:
         """The acknowledged customers that are not as they should be, by the listing."""
         after = ""
         while True:
             reader.check_stop()
             with self.database.read() as connection:
-                ids = snapshot.sent(connection, after, PAGE)
-                rows = snapshot.held(connection, ids)
+                ids = outbox.acknowledged(connection, after, PAGE)
+                rows = snapshot.find(connection, ids)
             if not ids:
                 return
             there = {row.customer_id: row for row in self.roster.rows(ids)}
@@ -195,13 +195,15 @@ class Destination:
                     yield row
             after = ids[-1]
 
-    def _is_suspect(self, row: HeldRow, there: RosterRow | None, owned: frozenset[str]) -> bool:
+    def _is_suspect(self, row: CustomerRow, there: RosterRow | None, owned: frozenset[str]) -> bool:
         if there is None:
             return True
         traits = self._traits(there.traits)
         return traits is not None and bool(self._differences(traits, row, owned))
 
-    async def _judge(self, reader: ConsistentReader, row: HeldRow, owned: frozenset[str]) -> None:
+    async def _judge(
+        self, reader: ConsistentReader, row: CustomerRow, owned: frozenset[str]
+    ) -> None:
         try:
             found = await reader.read_one(row)
         except (Refused, TryAgain) as problem:
@@ -220,7 +222,7 @@ class Destination:
             self.newer += since is not None and (seen.updated_at or 0) > since
 
     def _differences(
-        self, traits: dict[str, Any], row: HeldRow, owned: frozenset[str]
+        self, traits: dict[str, Any], row: CustomerRow, owned: frozenset[str]
     ) -> list[Difference]:
         """Where the traits of these names are not as they should be: what identify calls said is
         not Engage's to correct."""
@@ -266,7 +268,7 @@ class Destination:
         that have a value under a name that is new, or that are confirmed not to be as the state
         believes."""
         with self._state(connection) as state:
-            rows = {row.customer_id: row for row in snapshot.held(state, customer_ids)}
+            rows = {row.customer_id: row for row in snapshot.find(state, customer_ids)}
         found = {}
         for listed in self.roster.rows(customer_ids):
             row = rows.get(listed.customer_id)
@@ -291,7 +293,7 @@ class Destination:
     def _state(self, connection: Connection | None) -> AbstractContextManager[Connection]:
         return self.database.read() if connection is None else nullcontext(connection)
 
-    def _was_told(self, row: HeldRow) -> bool:
+    def _was_told(self, row: CustomerRow) -> bool:
         """Whether this account acknowledged a customer to the state."""
         return row.acked_rev > 0 and not self.anew
 
@@ -346,12 +348,12 @@ def _row_of(record: Record, known: bool) -> RosterRow:
     )
 
 
-def _settled(row: HeldRow) -> bool:
+def _settled(row: CustomerRow) -> bool:
     """Whether Amberflo acknowledged all of a customer."""
     return row.due_at is None and row.acked_rev == row.rev > 0
 
 
-def _has_some(row: HeldRow) -> bool:
+def _has_some(row: CustomerRow) -> bool:
     return row.acked_rev > 0 and row.due_at is None and row.traits != "{}"
 
 

@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol
 import orjson
 from sqlalchemy import Connection
 
-from state import failures, holds, runs, snapshot, suppression
+from state import failures, holds, outbox, runs, snapshot, suppression
 from state.db import metadata
+from state.db.batches import ROWS
 from state.db.database import Database
 from state.db.locks import Check, run_lock
 from state.history import seal
@@ -294,13 +295,13 @@ class Runs:
         rest, due, began = iter(customer_ids), 0, self.clock()
         with run_lock(self.database, self.patience):
             with self.database.write(alone=True) as connection:
-                while ids := list(islice(rest, snapshot.CHUNK)):
+                while ids := list(islice(rest, ROWS)):
                     failures.clear(connection, [failures.customer_ref(one) for one in ids])
-                    due += snapshot.send_again(connection, began, customer_ids=ids, run=BY_HAND)
+                    due += outbox.send_again(connection, began, customer_ids=ids, run=BY_HAND)
             delivery = self._send(BY_HAND, due)
             with self.database.read() as connection:
                 refused = failures.customers_since(connection, began)
-                left = snapshot.backlog(connection, BY_HAND)
+                left = outbox.backlog(connection, BY_HAND)
         return replace(delivery, delivered=max(due - refused - left, 0), failed=refused)
 
     def repair(self, customer_ids: Iterable[str]) -> Delivery:
@@ -622,7 +623,7 @@ class Runs:
     ) -> WithoutCustomerId:
         """The profiles that cannot be customers, counted as skipped."""
         if isinstance(scope, OnlyCustomers):
-            if not tally.customers and not snapshot.find(connection, scope.customer_ids):
+            if not tally.customers and not snapshot.known(connection, scope.customer_ids):
                 named = ", ".join(map(repr, scope.customer_ids))
                 raise NotFound(f"Engage has no customer {named}")
             return WithoutCustomerId(0, {})
@@ -683,7 +684,7 @@ class Runs:
                     both, pull.identified, horizon, tally.unconfirmed_deletions, folder
                 )
             else:
-                found = look_up(pulled, lambda ids: snapshot.find(connection, ids))
+                found = look_up(pulled, lambda ids: snapshot.known(connection, ids))
                 pairs = said.noted(with_usable_ids(found, tally), catalog, rulings.traits)
             if first is not None:
                 pairs = beside(pairs, first.before)
@@ -774,7 +775,7 @@ class Runs:
             if again == Redelivery() or metadata.get(connection, metadata.TRAIT_VALUES) is None:
                 metadata.put(connection, metadata.TRAIT_VALUES, self.trait_values)
             runs.add_traits(connection, run, trait_sums(compared, applied))
-            due = snapshot.take_over(connection, run, now)
+            due = outbox.adopt(connection, run, now)
             values = {
                 **_totals(compared.tally.sums.values()),
                 "kind": compared.kind,
@@ -824,7 +825,7 @@ class Runs:
         # Both in one snapshot: others acknowledge meanwhile, and what they do counts in both.
         with self.database.read() as connection:
             record = runs.get(connection, result.run)
-            left = snapshot.backlog(connection, result.run)
+            left = outbox.backlog(connection, result.run)
         with self.database.write() as connection:
             assert record is not None
             delivered, failed = int(record["delivered"]), int(record["failed"])
@@ -932,13 +933,13 @@ def trait_sums(compared: Compared, applied: Applied) -> list[dict[str, Any]]:
 
 def _send_again(connection: Connection, again: Redelivery, now: int) -> None:
     if again.customer_ids is None:
-        snapshot.send_again(connection, now, key=again.audience)
+        outbox.send_again(connection, now, key=again.audience)
         return
     for part in chunks(iter(again.customer_ids)):
         ids = set(part)
         if again.less_held:
             ids -= {customer_id for customer_id, _ in holds.in_force(connection, ids)}
-        snapshot.send_again(connection, now, customer_ids=ids)
+        outbox.send_again(connection, now, customer_ids=ids)
 
 
 def _describe_traits(connection: Connection, compared: Compared) -> None:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 
-from state import holds, snapshot
+from state import holds, outbox, snapshot
 from state.db.database import Database
 from state.removable import removable
-from state.snapshot import HeldRow
+from state.snapshot import CustomerRow
 from syncer.amberflo.codec import Record
 from syncer.amberflo.reader import CustomerReader
 from syncer.amberflo.record import Difference, alike
@@ -117,7 +117,7 @@ class Verifier:
             await self._find_one(customer_id)
             return
         with self.database.read() as connection:
-            total = snapshot.sent_count(connection)
+            total = outbox.acknowledged_count(connection)
         listed = await self._reader.read_all(self._look, total)
         self.progress.begin("checking", total)
         try:
@@ -151,7 +151,7 @@ class Verifier:
         """Look at some listed customers; gives how many of ours lack all their traits."""
         found = present(batch)
         with self.database.read() as connection:
-            rows = {row.customer_id: row for row in snapshot.held(connection, found)}
+            rows = {row.customer_id: row for row in snapshot.find(connection, found)}
         before = self._found.findings.looks(found)
         looks: list[tuple[str, int]] = []
         bare = 0
@@ -236,18 +236,18 @@ class Verifier:
 
     # One customer
 
-    def _suspects(self) -> Iterator[HeldRow]:
+    def _suspects(self) -> Iterator[CustomerRow]:
         """Every customer that was ever sent, less those that the listing showed to be right."""
         after = ""
         while True:
             self._reader.check_stop()
             with self.database.read() as connection:
-                ids = snapshot.sent(connection, after, PAGE)
+                ids = outbox.acknowledged(connection, after, PAGE)
                 if not ids:
                     return
                 looks = self._found.findings.looks(ids)
                 suspects = [one for one in ids if looks.get(one) != EQUAL]
-                rows = snapshot.held(connection, suspects)
+                rows = snapshot.find(connection, suspects)
             # Who was erased meanwhile is not judged.
             self._found.checked += len(ids) - len(suspects) + len(rows)
             self._found.equal += len(ids) - len(suspects)
@@ -257,7 +257,7 @@ class Verifier:
             self.progress.at(self._found.checked)
             after = ids[-1]
 
-    async def _judge(self, row: HeldRow) -> None:
+    async def _judge(self, row: CustomerRow) -> None:
         try:
             judged = await self._judged(row)
         except (Refused, TryAgain) as problem:
@@ -306,7 +306,7 @@ class Verifier:
         with self.database.read() as connection:
             return bool(holds.in_force(connection, [customer_id]))
 
-    async def _judged(self, row: HeldRow) -> Judged:
+    async def _judged(self, row: CustomerRow) -> Judged:
         """Read one customer, and judge it if nothing is on its way to it."""
         found = await self._reader.read_one(row)
         if found.row is None:
@@ -318,7 +318,7 @@ class Verifier:
         drifts, names = self._compare(found.row, found.record)
         return Judged(DRIFTED if drifts else GOOD, drifts, names)
 
-    def _compare(self, row: HeldRow, record: Record) -> tuple[list[Difference], list[str]]:
+    def _compare(self, row: CustomerRow, record: Record) -> tuple[list[Difference], list[str]]:
         """Where the record is not as it should be, and the names of all that was compared."""
         how: Any = {"as_strings": self.as_strings, "protected": self.protected}
         owned = self.owned

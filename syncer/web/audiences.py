@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from state import holds, snapshot
-from state.history import queries, retention, sizes
-from state.history.queries import Entry
+from state.history import listings, past, retention, sizes
+from state.history.listings import Entry
 from state.snapshot import TraitRow
 from syncer.web.chart import chart
 from syncer.web.context import Desk
@@ -19,9 +19,9 @@ BACK = 30 * 24 * 3600 * 1000
 AUDIENCE = "audience"
 MOVES = {
     "": None,
-    "entered": queries.ENTERED,
-    "exited": queries.EXITED,
-    "changed": queries.NEITHER,
+    "entered": listings.ENTERED,
+    "exited": listings.EXITED,
+    "changed": listings.NEITHER,
 }
 
 
@@ -73,9 +73,9 @@ def members(desk: Desk, visit: Visit) -> Answer:
     key, after, at = visit.text("key"), visit.text("after") or None, visit.moment("at")
     with desk.state.read() as connection:
         trait = _trait(connection, key)
-        first = queries.first_recorded(connection, trait.key)
+        first = listings.first_recorded(connection, trait.key)
         before = first is None or (at is not None and at < first)
-        listed = queries.members_at(connection, trait.key, at, after=after, limit=ROWS + 1)
+        listed = past.members_at(connection, trait.key, at, after=after, limit=ROWS + 1)
         found = [] if before else list(listed)
     data = {
         "trait": trait,
@@ -99,7 +99,7 @@ def _moments(
 ) -> list[int]:
     """The moments of a chart: `since`, or 30 days back, or where the history begins; then ends of
     hours, evenly; then now, unless `until` is before it. None is before the history begins."""
-    begins, first = queries.known_since(connection), queries.first_recorded(connection, key)
+    begins, first = past.known_since(connection), listings.first_recorded(connection, key)
     if begins is None or first is None:
         return []
     last = now if until is None else min(until, now)
@@ -126,7 +126,7 @@ def _changes(
     """A page of changes, the newest first. Where those with a step are few among many, the sums by
     the hour tell where to look for them."""
     if step is not None and counted:
-        last = queries.entry(connection, after) if after is not None else None
+        last = listings.entry(connection, after) if after is not None else None
         upto = until if last is None else last.recorded_at + 1
         span = sizes.span_of(connection, key, step, ROWS + 2, since, upto)
         if span is None:
@@ -137,7 +137,7 @@ def _changes(
         since, until = (span.since if kept else since), span.until
     steps, rows = None if step is None else [step], ROWS + 1
     return list(
-        queries.of_key(
+        listings.of_key(
             connection, key, since, until,
             steps=steps, newest_first=True, after_id=after, limit=rows,
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from state.history.queries import Size
+from state.history.past import Size
 
 #: The drawing's size and the space at its sides, in its own units.
 WIDTH, HEIGHT = 720, 260

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import orjson
 
-from state import failures, identify_traits
-from state.history import queries
+from state import failures, identify_traits, snapshot
+from state.history import listings
+from state.snapshot import CustomerRow
 from syncer.web.context import Desk
 from syncer.web.messages import ROWS, Answer, GoTo, Missing, Page, Visit
 from syncer.web.render import link, values
@@ -14,7 +15,7 @@ from syncer.web.render import link, values
 def search(desk: Desk, visit: Visit) -> Answer:
     prefix, after = visit.text("q").strip(), visit.text("after") or None
     with desk.state.read() as connection:
-        found = queries.find_customers(connection, prefix, after=after, limit=ROWS + 1)
+        found = snapshot.with_prefix(connection, prefix, after=after, limit=ROWS + 1)
     rows = found[:ROWS]
     data = {
         "q": prefix,
@@ -28,9 +29,9 @@ def search(desk: Desk, visit: Visit) -> Answer:
 def one(desk: Desk, visit: Visit) -> Answer:
     customer_id, after = visit.text("id"), visit.number("after")
     with desk.state.read() as connection:
-        known = _known(queries.customer(connection, customer_id), customer_id)
+        known = _known(snapshot.get(connection, customer_id), customer_id)
         changes = list(
-            queries.of_customer(
+            listings.of_customer(
                 connection, customer_id, newest_first=True, after_id=after, limit=ROWS + 1
             )
         )
@@ -55,7 +56,7 @@ def one(desk: Desk, visit: Visit) -> Answer:
 def send_again(desk: Desk, visit: Visit) -> Answer:
     customer_id = visit.posted("id")
     with desk.state.read() as connection:
-        _known(queries.customer(connection, customer_id), customer_id)
+        _known(snapshot.get(connection, customer_id), customer_id)
     desk.work.begin(_name(customer_id), f"sending {customer_id} again", "resync", customer_id)
     return GoTo(link("/customer", id=customer_id))
 
@@ -66,7 +67,7 @@ def _called(text: str | None) -> dict[str, str]:
     return {name: orjson.dumps(value).decode() for name, value in said}
 
 
-def _known(found: queries.Known | None, customer_id: str) -> queries.Known:
+def _known(found: CustomerRow | None, customer_id: str) -> CustomerRow:
     if found is None:
         raise Missing(f"the customer {customer_id[:200]!r} is not known here")
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from state import alerts, failures, holds, queue, runs, snapshot
+from state import alerts, failures, holds, outbox, queue, runs
 from state.db import workers
 from syncer.web.context import Desk
 from syncer.web.messages import Answer, Nothing, Page, Visit
@@ -39,9 +39,9 @@ def _facts(desk: Desk) -> dict[str, Any]:
     ]
     with desk.state.read() as connection:
         newest = runs.newest(connection, 2)
-        oldest = [snapshot.waits_since(connection)]
+        oldest = [outbox.waits_since(connection)]
         held = holds.open_keys(connection)
-        customers = snapshot.backlog(connection)
+        customers = outbox.backlog(connection)
         failed = failures.count(connection)
         active = alerts.active(connection)
     with desk.calls.read() as connection:

@@ -9,16 +9,16 @@ import orjson
 from sqlalchemy import Connection
 
 from state import holds, runs
-from state.history import queries
-from state.history.queries import Entry
+from state.history import listings
+from state.history.listings import Entry
 from syncer.web.context import Desk
 from syncer.web.messages import LARGEST, ROWS, Answer, GoTo, Missing, NotNow, Page, Visit
 
 STEPS = {
     "": None,
-    "entered": [queries.ENTERED],
-    "exited": [queries.EXITED],
-    "changed": [queries.NEITHER],
+    "entered": [listings.ENTERED],
+    "exited": [listings.EXITED],
+    "changed": [listings.NEITHER],
 }
 
 
@@ -84,10 +84,10 @@ def _changes(
 ) -> list[Entry]:
     """A page of what a run changed. Of all traits, but with one step: trait by trait, and only of
     those that have it by the run's sums; else a few among millions were looked for."""
-    find = partial(queries.of_run, connection, run, steps=STEPS[step])
+    find = partial(listings.of_run, connection, run, steps=STEPS[step])
     if key or not step:
         return list(find(key=key or None, after_id=after, limit=ROWS + 1))
-    last = queries.entry(connection, after) if after is not None else None
+    last = listings.entry(connection, after) if after is not None else None
     having = sorted(row["key"] for row in traits if row[step] or row["changed"])
     found: list[Entry] = []
     for one in having:

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
-from state import snapshot
+from state import outbox, snapshot
 from state.db.database import Database
-from state.snapshot import CustomerState, DueRow
+from state.snapshot import CustomerRow
 
 NOW = 1_790_000_000_000
 
@@ -85,12 +85,12 @@ def engine(url: str) -> Iterator[Engine]:
 
 def row(
     customer_id: str, name: str | None = None, email: str | None = None, **traits: Any
-) -> CustomerState:
+) -> CustomerRow:
     text = json.dumps(traits, sort_keys=True)
-    return CustomerState(customer_id, text, name, email, called=None, stamps=None)
+    return CustomerRow(customer_id, text, name, email, called=None, stamps=None)
 
 
-def put(database: Database, *rows: CustomerState, now: int = NOW, run: int | None = None) -> None:
+def put(database: Database, *rows: CustomerRow, now: int = NOW, run: int | None = None) -> None:
     with database.write() as connection:
         snapshot.insert_customers(connection, rows, now, run)
 
@@ -102,12 +102,12 @@ def ask(database: Database, question: Callable[[Connection], Any]) -> Any:
 
 def due(
     database: Database, now: int = NOW, limit: int = 100, run: int | None = None
-) -> list[DueRow]:
+) -> list[CustomerRow]:
     """What a delivery would get; it is given back."""
     with database.write() as connection:
-        found = snapshot.claim(connection, 1, now, limit, run)
+        found = outbox.claim(connection, 1, now, limit, run)
         if found:
-            snapshot.give_back(connection, [one.customer_id for one in found])
+            outbox.release(connection, [one.customer_id for one in found])
     return found
 
 
@@ -139,6 +139,6 @@ def end_others(engine: Engine) -> int:
     return len(ended)
 
 
-def as_claimed(customer_id: str, rev: int, run: int | None = None) -> DueRow:
+def as_claimed(customer_id: str, rev: int, run: int | None = None) -> CustomerRow:
     """A customer as a worker claimed it."""
-    return DueRow(customer_id, "{}", None, None, None, rev, 0, run)
+    return CustomerRow(customer_id, "{}", rev=rev, run=run)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from state import alerts, failures, holds, queue, runs, snapshot
+from state import alerts, failures, holds, outbox, queue, runs
 from state.alerts import News
 from state.db.database import Database
+from state.history.record import ChangeRow, add_changes
 from state.queue import Accepted, EventRow
-from state.snapshot import ChangeRow
 from syncer.daemon.alerts import Facts, gather
 from tests.contract.conftest import NOW, ask, put, row
 
@@ -261,8 +261,8 @@ def test_facts_are_gathered_from_all_over(database: Database, calls: Database) -
     assert gather(database, calls, NOW / 1000).lag == 40.0
     with database.write() as connection:  # and a customer that was
         change = ChangeRow("u1", "vip", "vip", None, "true", 1)
-        snapshot.add_changes(connection, [change], held, NOW - 50_000)
-        snapshot.postpone(connection, [("u1", 2, NOW + 60_000)])
+        add_changes(connection, [change], held, NOW - 50_000)
+        outbox.postpone(connection, [("u1", 2, NOW + 60_000)])
     assert gather(database, calls, NOW / 1000).lag == 50.0
     # A clock that was set back makes no time that is less than none.
     assert gather(database, calls, NOW / 1000 - 600).lag == 0.0

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from state import erasure, holds, queue, snapshot
+from state import erasure, holds, outbox, queue, snapshot
 from state.db import workers
 from state.db.database import Database
-from state.history import queries
+from state.history import past
+from state.history.record import ChangeRow, add_changes
 from state.holds import APPROVED, REJECTED, Kept
 from state.queue import Accepted
-from state.snapshot import ChangeRow, TraitRow
+from state.snapshot import TraitRow
 from syncer.clock import AHEAD, FUTURE
 from syncer.engage.selection import kind_by_globs
 from syncer.passthrough.customer_calls import HELD, NOT_OURS, OLDER
@@ -73,7 +74,7 @@ class Desk:
 
     def pulled(self, key: str, before: Any, after: Any, at: int | None) -> None:
         """A run commits what a row of the warehouse says of u1."""
-        (state,) = ask(self.state, lambda c: snapshot.states(c, ["u1"])) or [row("u1")]
+        (state,) = ask(self.state, lambda c: snapshot.find(c, ["u1"])) or [row("u1")]
         traits = json.loads(state.traits) | {key: after}
         if after is None:
             del traits[key]
@@ -85,7 +86,7 @@ class Desk:
             new = state._replace(traits=json.dumps(traits, sort_keys=True, separators=(",", ":")))
             snapshot.update_customers(connection, [new], NOW)
             change = ChangeRow("u1", key, key, *texts, at)
-            snapshot.add_changes(connection, [change], 1, NOW)
+            add_changes(connection, [change], 1, NOW)
 
     def hold(self, key: str, before: str | None, after: str | None, at: int | None = None) -> int:
         """The guard holds what a run found of u1."""
@@ -131,7 +132,7 @@ def test_what_one_batch_says_and_takes_back_is_due_like_its_history(desk: Desk) 
     desk.engage("vip", True, NOW - 9)
     claimed = due(desk.state, NOW)
     with desk.state.write() as connection:
-        snapshot.acknowledge(connection, claimed, NOW)
+        outbox.acknowledge(connection, claimed, NOW)
     identify = {"type": "identify", "traits": {}}
     desk.say(
         {**identify, "timestamp": NOW - 2, "traits": {"name": "Grace"}},
@@ -141,7 +142,7 @@ def test_what_one_batch_says_and_takes_back_is_due_like_its_history(desk: Desk) 
     assert [one.customer_id for one in claimed] == ["u1"]
     assert [one[3] for one in desk.changes()] == ['"Ada"', '"Grace"', '"Ada"']
     with desk.state.write() as connection:
-        snapshot.acknowledge(connection, claimed, NOW + 5)
+        outbox.acknowledge(connection, claimed, NOW + 5)
     assert {one["delivered_at"] for one in records(desk.state, "change").values()} == {NOW, NOW + 5}
 
 
@@ -219,7 +220,7 @@ def test_a_name_of_a_newer_row_stays(desk: Desk) -> None:
     put(desk.state, row("u1", "Pulled"))
     with desk.state.write(alone=True) as connection:
         change = ChangeRow("u1", "name", "customerName", '"Old"', '"Pulled"', NOW - HOUR, step=0)
-        snapshot.add_changes(connection, [change], 1, NOW)
+        add_changes(connection, [change], 1, NOW)
     desk.identify(NOW - 2 * HOUR, name="Late")
     assert desk.customer()["name"] == "Pulled"
     desk.identify(NOW, name="New")
@@ -255,11 +256,11 @@ def test_what_a_client_says_is_no_trait_of_engage(desk: Desk) -> None:
     desk.engage("vip", True, NOW)
     with desk.state.write(alone=True) as connection:  # a run has another name
         change = ChangeRow("u1", "name", "customerName", '"Ada"', '"Eva"', NOW, step=0)
-        snapshot.add_changes(connection, [change], 1, NOW)
+        add_changes(connection, [change], 1, NOW)
     for at in (None, NOW):
-        found = ask(desk.state, lambda c, at=at: queries.traits_at(c, "u1", at))
+        found = ask(desk.state, lambda c, at=at: past.traits_at(c, "u1", at))
         assert found == {"vip": "true"}
-        assert ask(desk.state, lambda c, at=at: queries.count_at(c, "beta", at)) == 0
+        assert ask(desk.state, lambda c, at=at: past.count_at(c, "beta", at)) == 0
 
 
 def test_a_name_of_a_trait_has_its_bounds(desk: Desk) -> None:

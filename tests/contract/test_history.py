@@ -16,14 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, event, text
 
-from state import runs, snapshot
+from state import outbox, runs, snapshot
 from state.db import migrations
 from state.db.database import Database
 from state.db.tables import CHANGE
 from state.errors import NotKept
-from state.history import queries
-from state.history.queries import ENTERED, EXITED, MOVED, Entry, Moves
-from state.snapshot import ChangeRow, TraitRow
+from state.history import listings, past
+from state.history.listings import ENTERED, EXITED, MOVED, Entry, Moves
+from state.history.record import ChangeRow, add_changes, last_observed
+from state.snapshot import TraitRow
 from tests.contract.conftest import NOW, ask, row
 from tests.contract.conftest import put as put_customers
 
@@ -115,19 +116,19 @@ def put(connection: Connection, changes: list[Told], known: set[str]) -> None:
     rows = [
         ChangeRow(*one[:2], name(one.key), dump(one.before), dump(one.after), 7) for one in changes
     ]
-    snapshot.add_changes(connection, rows, run, at)
+    add_changes(connection, rows, run, at)
 
 
 def acknowledged(
     connection: Connection, told: list[Told], customer_ids: list[str], at: int
 ) -> list[Told]:
     """Amberflo takes what is due of some customers; gives what is told then."""
-    due = {one.customer_id: one for one in snapshot.claim(connection, 1, at + 10**6, 100)}
+    due = {one.customer_id: one for one in outbox.claim(connection, 1, at + 10**6, 100)}
     sent = [due.pop(one) for one in customer_ids if one in due]
     if sent:
-        snapshot.acknowledge(connection, sent, at + 1)
+        outbox.acknowledge(connection, sent, at + 1)
     if due:
-        snapshot.give_back(connection, list(due))
+        outbox.release(connection, list(due))
     ids = {one.customer_id for one in sent}
     return [
         one._replace(acknowledged_at=at + 1)
@@ -207,18 +208,18 @@ def test_who_was_in_at_any_moment_is_what_a_replay_says(
     members = inside(told, key, at)
     with database.read() as connection:
         if not tells(told, at):
-            refused(lambda: queries.members_at(connection, key, at))
-            refused(lambda: queries.count_at(connection, key, at))
-            refused(lambda: queries.member_at(connection, CUSTOMERS[0], key, at))
+            refused(lambda: past.members_at(connection, key, at))
+            refused(lambda: past.count_at(connection, key, at))
+            refused(lambda: past.member_at(connection, CUSTOMERS[0], key, at))
             return
-        assert list(queries.members_at(connection, key, at)) == members
-        assert queries.count_at(connection, key, at) == len(members)
+        assert list(past.members_at(connection, key, at)) == members
+        assert past.count_at(connection, key, at) == len(members)
         for customer_id in CUSTOMERS:
             is_in = customer_id in members
-            assert queries.member_at(connection, customer_id, key, at) == is_in
+            assert past.member_at(connection, customer_id, key, at) == is_in
         pages: list[str] = []
         while page := list(
-            queries.members_at(connection, key, at, after=pages[-1] if pages else None, limit=2)
+            past.members_at(connection, key, at, after=pages[-1] if pages else None, limit=2)
         ):
             pages += page
         assert pages == members
@@ -236,9 +237,9 @@ def test_sizes_are_the_counts_of_their_moments(
     since, until = sorted((data.draw(edge), data.draw(edge)))
     with database.read() as connection:
         if not tells(told, since if steps > 1 else until):
-            refused(lambda: queries.sizes(connection, key, since, until, steps))
+            refused(lambda: past.sizes(connection, key, since, until, steps))
             return
-        found = queries.sizes(connection, key, since, until, steps)
+        found = past.sizes(connection, key, since, until, steps)
     assert len(found) == steps
     for one in found:
         assert one.members == len(inside(told, key, one.at)), one
@@ -260,12 +261,12 @@ def test_while_the_clock_goes_on_what_was_recorded_is_what_was(
     expected = {name(key): dump(value) for key, value in values.items() if value is not None}
     with database.read() as connection:
         if not tells(told, at):
-            refused(lambda: queries.traits_at(connection, customer_id, at))
+            refused(lambda: past.traits_at(connection, customer_id, at))
             return
-        assert queries.traits_at(connection, customer_id, at) == expected
+        assert past.traits_at(connection, customer_id, at) == expected
         for key in KEYS:
             is_in = values.get(key) is True
-            assert queries.member_at(connection, customer_id, key, at) == is_in
+            assert past.member_at(connection, customer_id, key, at) == is_in
 
 
 @fewer
@@ -277,12 +278,12 @@ def test_the_change_in_force_is_the_newest_that_was_recorded(
     at = data.draw(st.sampled_from([*moments(told), None]))
     with database.read() as connection:
         if not tells(told, at):
-            refused(lambda: queries.in_force(connection, CUSTOMERS[0], key, at))
+            refused(lambda: past.in_force(connection, CUSTOMERS[0], key, at))
             return
         for customer_id in CUSTOMERS:
             mine = [one for one in told if (one.customer_id, one.key) == (customer_id, key)]
             expected = [one for one in mine if at is None or one.at <= at][-1:]
-            found = queries.in_force(connection, customer_id, key, at)
+            found = past.in_force(connection, customer_id, key, at)
             same([found] if found else [], expected)
 
 
@@ -291,7 +292,7 @@ def test_when_the_history_begins(database: Database) -> None:
     at first does not hide what came later."""
 
     def begins() -> tuple[int, str] | None:
-        found: tuple[int, str] | None = ask(database, queries.known_since)
+        found: tuple[int, str] | None = ask(database, past.known_since)
         return found
 
     def run(committed_at: int | None) -> None:
@@ -305,7 +306,7 @@ def test_when_the_history_begins(database: Database) -> None:
             database.read() as connection,
             pytest.raises(NotKept, match=r"^nothing is recorded yet$") as said,
         ):
-            queries.count_at(connection, "vip", at)
+            past.count_at(connection, "vip", at)
         assert said.value.known_since is None
     run(None)  # it was cut off
     assert begins() is None
@@ -319,15 +320,15 @@ def test_when_the_history_begins(database: Database) -> None:
     for at in (NOW + 40, NOW + 20):
         with database.write() as connection:
             call = ChangeRow("u1", "vip", "vip", None, "true", 7)
-            snapshot.add_changes(connection, [call], None, at)
+            add_changes(connection, [call], None, at)
         assert begins() == (NOW + 40, "the first call")
     with (
         database.read() as connection,
         pytest.raises(NotKept, match=r"^the history begins 2026-09-21T14:13:20\.040Z with the fir"),
     ):
-        queries.count_at(connection, "vip", NOW + 39)
+        past.count_at(connection, "vip", NOW + 39)
     with database.read() as connection:
-        assert queries.count_at(connection, "vip", NOW + 40) == 1
+        assert past.count_at(connection, "vip", NOW + 40) == 1
 
 
 # -- listings
@@ -363,7 +364,7 @@ def test_the_story_of_a_customer(
     ]
     with database.read() as connection:
         listing = partial(
-            queries.of_customer, connection, customer_id, key=key, since=since, until=until
+            listings.of_customer, connection, customer_id, key=key, since=since, until=until
         )
         check(listing, mine, limit)
         check(partial(listing, newest_first=True), mine[::-1], limit)
@@ -382,10 +383,10 @@ def test_the_story_of_an_audience(
     chosen = [one for one in mine if steps is None or one.step in steps]
     chosen.sort(key=lambda one: (one.at, one.id))
     with database.read() as connection:
-        listing = partial(queries.of_key, connection, key, since, until, steps=steps)
+        listing = partial(listings.of_key, connection, key, since, until, steps=steps)
         check(listing, chosen, limit)
         check(partial(listing, newest_first=True), chosen[::-1], limit)
-        assert queries.key_moves(connection, key, since, until)[2:] == moves(mine)
+        assert listings.key_moves(connection, key, since, until)[2:] == moves(mine)
 
 
 def spans(told: list[Told]) -> st.SearchStrategy[tuple[int | None, int | None]]:
@@ -416,12 +417,12 @@ def test_a_run_tells_its_whole_diff(
     mine.sort(key=lambda one: (one.key.encode(), one.id))
     key = data.draw(st.sampled_from(KEYS))
     with database.read() as connection:
-        listing = partial(queries.of_run, connection, run)
+        listing = partial(listings.of_run, connection, run)
         check(listing, mine, limit)
         check(partial(listing, key=key), [one for one in mine if one.key == key], limit)
         exits = [one for one in mine if one.key == key and one.step < 0]
         check(partial(listing, key=key, steps=(EXITED,)), exits, limit)
-        assert queries.run_moves(connection, run) == [
+        assert listings.run_moves(connection, run) == [
             Moves(key, name(key), *moves([one for one in mine if one.key == key]))
             for key in sorted({one.key for one in mine}, key=str.encode)
         ]
@@ -436,13 +437,13 @@ def test_what_amberflo_has_not_acknowledged_is_told(
     waiting = [one for one in told if one.acknowledged_at is None]
     waiting.sort(key=lambda one: (one.customer_id.encode(), one.id))
     with database.read() as connection:
-        assert queries.undelivered_count(connection) == len(waiting)
+        assert listings.undelivered_count(connection) == len(waiting)
 
         def entries(**page: Any) -> Iterator[Entry]:
-            return (one.entry for one in queries.undelivered(connection, **page))
+            return (one.entry for one in listings.undelivered(connection, **page))
 
         check(entries, waiting, limit)
-        assert not any(one.refused for one in queries.undelivered(connection))
+        assert not any(one.refused for one in listings.undelivered(connection))
 
 
 def test_what_was_refused_and_what_undid_itself(database: Database) -> None:
@@ -451,23 +452,23 @@ def test_what_was_refused_and_what_undid_itself(database: Database) -> None:
     put_customers(database, row("bad", vip=True), row("good", vip=True))
     with database.write() as connection:
         changes = [ChangeRow(one, "vip", "vip", None, "true", 7) for one in ("bad", "good")]
-        snapshot.add_changes(connection, changes, 1, NOW)
-        due = {one.customer_id: one for one in snapshot.claim(connection, 1, NOW, 10)}
-        snapshot.park(connection, [due["bad"]])
-        snapshot.acknowledge(connection, [due["good"]], NOW + 1)
-        snapshot.note_customers(connection, [row("good", vip=True)])
+        add_changes(connection, changes, 1, NOW)
+        due = {one.customer_id: one for one in outbox.claim(connection, 1, NOW, 10)}
+        outbox.dead_letter(connection, [due["bad"]])
+        outbox.acknowledge(connection, [due["good"]], NOW + 1)
+        snapshot.touch_customers(connection, [row("good", vip=True)])
         there_and_back = [("true", "false"), ("false", "true")]
         changes = [ChangeRow("good", "vip", "vip", *values, 8) for values in there_and_back]
-        snapshot.add_changes(connection, changes, None, NOW + 2)
-    (found,) = ask(database, lambda c: list(queries.undelivered(c)))
+        add_changes(connection, changes, None, NOW + 2)
+    (found,) = ask(database, lambda c: list(listings.undelivered(c)))
     assert (found.entry.customer_id, found.refused) == ("bad", True)
     with database.write() as connection:
-        snapshot.send_again(connection, NOW + 3, customer_ids=["bad", "good"])
-        (waiting,) = queries.undelivered(connection)
+        outbox.send_again(connection, NOW + 3, customer_ids=["bad", "good"])
+        (waiting,) = listings.undelivered(connection)
         assert (waiting.entry.customer_id, waiting.refused) == ("bad", False)
-        snapshot.acknowledge(connection, snapshot.claim(connection, 1, NOW + 3, 10), NOW + 4)
-        assert list(queries.undelivered(connection)) == []
-        times = [one.delivered_at for one in queries.of_customer(connection, "good")]
+        outbox.acknowledge(connection, outbox.claim(connection, 1, NOW + 3, 10), NOW + 4)
+        assert list(listings.undelivered(connection)) == []
+        times = [one.delivered_at for one in listings.of_customer(connection, "good")]
         assert times == [NOW + 1, NOW + 4, NOW + 4]
 
 
@@ -477,11 +478,11 @@ def test_a_page_keeps_to_the_listing_it_goes_on_with(database: Database) -> None
     with database.write() as connection:
         for at in (NOW, NOW, NOW + 5, NOW + 5):
             change = ChangeRow("u1", "vip", "vip", None, "true", 7)
-            snapshot.add_changes(connection, [change], None, at)
-        first, second, third, fourth = (one.id for one in queries.of_key(connection, "vip"))
+            add_changes(connection, [change], None, at)
+        first, second, third, fourth = (one.id for one in listings.of_key(connection, "vip"))
 
         def ids(**options: Any) -> list[int]:
-            return [one.id for one in queries.of_key(connection, "vip", **options)]
+            return [one.id for one in listings.of_key(connection, "vip", **options)]
 
         assert ids(since=NOW + 1, after_id=third) == [fourth]
         assert ids(since=NOW + 1, after_id=first) == []
@@ -507,27 +508,27 @@ def test_customers_are_found_by_the_beginning_of_the_id(
     put_customers(database, *(row(one, "Name", "a@b.c") for one in ids))
     expected = sorted((one for one in ids if one.startswith(prefix)), key=str.encode)
     with database.read() as connection:
-        found = queries.find_customers(connection, prefix)
+        found = snapshot.with_prefix(connection, prefix)
         assert [one.customer_id for one in found] == expected
-        assert {one[1:] for one in found} <= {("Name", "a@b.c")}
+        assert {(one.name, one.email) for one in found} <= {("Name", "a@b.c")}
         pages: list[str] = []
-        while page := queries.find_customers(
+        while page := snapshot.with_prefix(
             connection, prefix, after=pages[-1] if pages else None, limit=3
         ):
             pages += [one.customer_id for one in page]
         assert pages == expected
-        assert queries.find_customers(connection, prefix + "\0") == []
+        assert snapshot.with_prefix(connection, prefix + "\0") == []
 
 
 def test_a_key_that_gave_its_name_away_is_still_found(database: Database) -> None:
     put_customers(database, row("u1"))
     with database.write() as connection:
         snapshot.put_traits(connection, [TraitRow("VIP", "vip", "audience", 1)])
-        snapshot.add_changes(connection, [ChangeRow("u1", "VIP", "vip", None, "true", 7)], 1, NOW)
+        add_changes(connection, [ChangeRow("u1", "VIP", "vip", None, "true", 7)], 1, NOW)
         snapshot.put_traits(connection, [TraitRow("Vip", "vip", "audience", 0)])
-        assert queries.key_of(connection, "VIP") == "VIP"
-        assert queries.key_of(connection, "vip") == queries.key_of(connection, "Vip") == "Vip"
-        assert queries.key_of(connection, "no such") is None
+        assert listings.key_of(connection, "VIP") == "VIP"
+        assert listings.key_of(connection, "vip") == listings.key_of(connection, "Vip") == "Vip"
+        assert listings.key_of(connection, "no such") is None
 
 
 # -- cost
@@ -535,52 +536,52 @@ def test_a_key_that_gave_its_name_away_is_still_found(database: Database) -> Non
 AT = NOW + 20_000
 #: Each question with the indexes that its statements may go by.
 QUESTIONS: dict[str, tuple[set[str], Callable[[Connection], Any]]] = {
-    "of_customer": ({"change_customer"}, lambda c: queries.of_customer(c, "u001")),
+    "of_customer": ({"change_customer"}, lambda c: listings.of_customer(c, "u001")),
     "of_customer, one trait": (
         {"change_customer"},
-        lambda c: queries.of_customer(c, "u001", key="k3", since=NOW, until=AT, limit=2),
+        lambda c: listings.of_customer(c, "u001", key="k3", since=NOW, until=AT, limit=2),
     ),
     "of_customer, page": (
         {"change_customer"},
-        lambda c: queries.of_customer(c, "u001", newest_first=True, after_id=7000, limit=2),
+        lambda c: listings.of_customer(c, "u001", newest_first=True, after_id=7000, limit=2),
     ),
-    "of_key": ({"change_time"}, lambda c: queries.of_key(c, "k3", NOW, AT, steps=MOVED)),
+    "of_key": ({"change_time"}, lambda c: listings.of_key(c, "k3", NOW, AT, steps=MOVED)),
     "of_key, page": (
         {"change_time"},
-        lambda c: queries.of_key(c, "k3", NOW, AT + 9**9, after_id=3004, limit=300),
+        lambda c: listings.of_key(c, "k3", NOW, AT + 9**9, after_id=3004, limit=300),
     ),
-    "of_run": ({"change_run"}, lambda c: queries.of_run(c, 7)),
-    "of_run, page": ({"change_run"}, lambda c: queries.of_run(c, 7, after_id=1304, limit=30)),
-    "of_run, one key": ({"change_run"}, lambda c: queries.of_run(c, 7, key="k3", steps=(EXITED,))),
-    "run_moves": ({"change_run"}, lambda c: queries.run_moves(c, 7)),
-    "key_moves": ({"change_time"}, lambda c: queries.key_moves(c, "k3", NOW, AT)),
-    "undelivered": ({"change_undelivered"}, queries.undelivered),
+    "of_run": ({"change_run"}, lambda c: listings.of_run(c, 7)),
+    "of_run, page": ({"change_run"}, lambda c: listings.of_run(c, 7, after_id=1304, limit=30)),
+    "of_run, one key": ({"change_run"}, lambda c: listings.of_run(c, 7, key="k3", steps=(EXITED,))),
+    "run_moves": ({"change_run"}, lambda c: listings.run_moves(c, 7)),
+    "key_moves": ({"change_time"}, lambda c: listings.key_moves(c, "k3", NOW, AT)),
+    "undelivered": ({"change_undelivered"}, listings.undelivered),
     "undelivered, page": (
         {"change_undelivered", "change_customer"},
-        lambda c: queries.undelivered(c, after_id=7804, limit=3),
+        lambda c: listings.undelivered(c, after_id=7804, limit=3),
     ),
-    "undelivered_count": ({"change_undelivered"}, queries.undelivered_count),
-    "in_force": ({"change_customer"}, lambda c: queries.in_force(c, "u001", "k3", AT)),
-    "traits_at": ({"change_customer"}, lambda c: queries.traits_at(c, "u001", AT)),
-    "member_at": ({"change_member"}, lambda c: queries.member_at(c, "u001", "k3", AT)),
-    "members_at": ({"change_member"}, lambda c: queries.members_at(c, "k3", AT)),
+    "undelivered_count": ({"change_undelivered"}, listings.undelivered_count),
+    "in_force": ({"change_customer"}, lambda c: past.in_force(c, "u001", "k3", AT)),
+    "traits_at": ({"change_customer"}, lambda c: past.traits_at(c, "u001", AT)),
+    "member_at": ({"change_member"}, lambda c: past.member_at(c, "u001", "k3", AT)),
+    "members_at": ({"change_member"}, lambda c: past.members_at(c, "k3", AT)),
     "members_at, page": (
         {"change_member"},
-        lambda c: queries.members_at(c, "k3", AT, after="u050", limit=3),
+        lambda c: past.members_at(c, "k3", AT, after="u050", limit=3),
     ),
-    "count_at": ({"change_member"}, lambda c: queries.count_at(c, "k3", AT)),
+    "count_at": ({"change_member"}, lambda c: past.count_at(c, "k3", AT)),
     "sizes": (
         {"change_time", "change_member"},
-        lambda c: queries.sizes(c, "k3", NOW, AT, 5),
+        lambda c: past.sizes(c, "k3", NOW, AT, 5),
     ),
-    "key_of": ({"change_time"}, lambda c: queries.key_of(c, "no such")),
+    "key_of": ({"change_time"}, lambda c: listings.key_of(c, "no such")),
     "acknowledge": (
         {"change_undelivered"},
-        lambda c: snapshot.acknowledge(c, snapshot.claim(c, 1, AT * 2, 1), AT),
+        lambda c: outbox.acknowledge(c, outbox.claim(c, 1, AT * 2, 1), AT),
     ),
     "last_pulled": (
         {"change_customer", "change_time"},  # PostgreSQL lays both over one another
-        lambda c: snapshot.last_pulled(c, "u001", "k3"),
+        lambda c: last_observed(c, "u001", "k3"),
     ),
 }
 
@@ -606,10 +607,10 @@ def fill(database: Database) -> None:
                 key = f"k{(number + run) % 20}"
                 before, after = (None, "true") if run < 20 else ("true", "false")
                 changes.append(ChangeRow(one, key, key, before, after, 7))
-            snapshot.add_changes(connection, changes, run, NOW + run * 1000)
+            add_changes(connection, changes, run, NOW + run * 1000)
             if run < 39:
-                due = snapshot.claim(connection, 1, NOW, 1000)
-                snapshot.acknowledge(connection, due, NOW + run * 1000 + 5)
+                due = outbox.claim(connection, 1, NOW, 1000)
+                outbox.acknowledge(connection, due, NOW + run * 1000 + 5)
 
 
 def plans(database: Database, question: Callable[[Connection], Any]) -> list[str]:
@@ -660,17 +661,17 @@ def history_indexes(database: Database) -> set[str]:
 
 #: Pages, and how many tens of steps of SQLite's machine each may take: some 15 steps a row.
 PAGES: dict[Callable[[Connection, int], Any], int] = {
-    lambda c, id: queries.of_key(c, "big", 5, 10**13, after_id=id, limit=50): 150,
-    lambda c, id: queries.of_key(
+    lambda c, id: listings.of_key(c, "big", 5, 10**13, after_id=id, limit=50): 150,
+    lambda c, id: listings.of_key(
         c, "big", 5, 10**13, after_id=id, newest_first=True, limit=50
     ): 150,
-    lambda c, id: queries.of_run(c, 99, after_id=id, limit=50): 150,
-    lambda c, id: queries.of_run(c, 99, key="big", after_id=id, limit=50): 150,
-    lambda c, id: queries.undelivered(c, after_id=id, limit=50): 200,
-    lambda c, id: queries.of_customer(c, "u150", after_id=id, limit=5): 50,
+    lambda c, id: listings.of_run(c, 99, after_id=id, limit=50): 150,
+    lambda c, id: listings.of_run(c, 99, key="big", after_id=id, limit=50): 150,
+    lambda c, id: listings.undelivered(c, after_id=id, limit=50): 200,
+    lambda c, id: listings.of_customer(c, "u150", after_id=id, limit=5): 50,
     # Each of these has forty changes.
-    lambda c, id: queries.members_at(c, "big", after=f"u{id % 200:03}", limit=50): 3500,
-    lambda c, id: queries.find_customers(c, "u", after=f"u{id % 200:03}", limit=10): 50,
+    lambda c, id: past.members_at(c, "big", after=f"u{id % 200:03}", limit=50): 3500,
+    lambda c, id: snapshot.with_prefix(c, "u", after=f"u{id % 200:03}", limit=10): 50,
 }
 
 
@@ -679,7 +680,7 @@ def test_a_late_page_costs_no_more_than_an_early_one(tmp_path: Path) -> None:
         fill(database)
         big(database)
         with database.read() as connection:
-            ids = [one.id for one in queries.of_key(connection, "big")]
+            ids = [one.id for one in listings.of_key(connection, "big")]
             driver: Any = connection.connection.driver_connection
             for page, bound in PAGES.items():
                 for place in (60, 4000, -60):
@@ -709,9 +710,9 @@ def test_long_answers_are_streamed(filled: Database) -> None:
         )
         connection.execute(text(statement))
     for question in (
-        lambda c: queries.of_key(c, "big"),
-        lambda c: queries.of_run(c, 99),
-        lambda c: queries.members_at(c, "big"),
+        lambda c: listings.of_key(c, "big"),
+        lambda c: listings.of_run(c, 99),
+        lambda c: past.members_at(c, "big"),
     ):
         with filled.read() as connection:
             tracemalloc.start()
@@ -761,7 +762,7 @@ def test_steps_are_made_of_an_older_history(
     with closing(Database.open(url)) as database, database.read() as connection:
         steps = connection.execute(text("SELECT step FROM change ORDER BY id")).scalars().all()
         assert list(steps) == [one[-1] for one in rows]
-        assert list(queries.members_at(connection, "vip", NOW + 6)) == ["u2"]
-        assert [one.members for one in queries.sizes(connection, "vip", NOW, NOW + 8, 9)] == [
+        assert list(past.members_at(connection, "vip", NOW + 6)) == ["u2"]
+        assert [one.members for one in past.sizes(connection, "vip", NOW, NOW + 8, 9)] == [
             *(1, 1, 1, 1, 0, 0, 1, 1, 0)
         ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 
-from state import snapshot
+from state import outbox, snapshot
+from state.db.batches import ROWS
 from state.db.database import Database
-from state.snapshot import CustomerState, HeldRow
+from state.snapshot import CustomerRow
 from tests.contract.conftest import as_claimed
 
 NOW = 1_790_000_000_000
@@ -15,14 +16,14 @@ IDS = ["A", "B", "a", "b", "a-1", "a_1", "ä", "é", "z", "\uffee", "😀", "10"
 
 
 def put(database: Database, ids: list[str]) -> None:
-    rows = [CustomerState(one, "{}", None, None, None, None) for one in ids]
+    rows = [CustomerRow(one, "{}", None, None, None, None) for one in ids]
     with database.write() as connection:
         snapshot.insert_customers(connection, rows, NOW)
 
 
 def acknowledge(database: Database, ids: list[str], at: int = NOW + 1) -> None:
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed(one, 1) for one in ids], at)
+        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ids], at)
 
 
 def test_the_sent_ones_come_page_by_page_in_byte_order(database: Database) -> None:
@@ -30,10 +31,10 @@ def test_the_sent_ones_come_page_by_page_in_byte_order(database: Database) -> No
     sent = IDS[2:]
     acknowledge(database, sent)
     with database.read() as connection:
-        assert snapshot.sent_count(connection) == len(sent)
+        assert outbox.acknowledged_count(connection) == len(sent)
         for size in (1, 3, 100):
             found: list[str] = []
-            while page := snapshot.sent(connection, found[-1] if found else "", size):
+            while page := outbox.acknowledged(connection, found[-1] if found else "", size):
                 assert len(page) <= size
                 found += page
             assert found == sorted(sent, key=lambda one: one.encode())
@@ -41,35 +42,39 @@ def test_the_sent_ones_come_page_by_page_in_byte_order(database: Database) -> No
 
 def test_what_is_held_of_many(database: Database) -> None:
     """More than one statement takes."""
-    ids = [f"u{number:05}" for number in range(2 * snapshot.CHUNK + 10)]
+    ids = [f"u{number:05}" for number in range(2 * ROWS + 10)]
     put(database, ids)
     acknowledge(database, ids[:-1])
-    state = CustomerState(ids[0], '{"vip":true}', "Ada", "a@b.c", '{"plan":["x",1]}', '{"vip":1}')
+    state = CustomerRow(ids[0], '{"vip":true}', "Ada", "a@b.c", '{"plan":["x",1]}', '{"vip":1}')
     with database.write() as connection:
         snapshot.update_customers(connection, [state], NOW + 2)
     with database.read() as connection:
-        found = {row.customer_id: row for row in snapshot.held(connection, [*ids, "nobody"])}
-        assert snapshot.held(connection, []) == []
+        found = {row.customer_id: row for row in snapshot.find(connection, [*ids, "nobody"])}
+        assert snapshot.find(connection, []) == []
     assert sorted(found) == ids
-    assert found[ids[0]] == HeldRow(
+    assert found[ids[0]] == CustomerRow(
         *(ids[0], '{"vip":true}', "Ada", "a@b.c", '{"plan":["x",1]}'),
-        *(2, 1, NOW + 1, NOW + 2),
+        '{"vip":1}',
+        rev=2,
+        acked_rev=1,
+        acked_at=NOW + 1,
+        due_at=NOW + 2,
     )
-    assert found[ids[1]] == HeldRow(ids[1], "{}", None, None, None, 1, 1, NOW + 1, None)
-    assert found[ids[-1]] == HeldRow(ids[-1], "{}", None, None, None, 1, 0, None, NOW)
+    assert found[ids[1]] == CustomerRow(ids[1], "{}", rev=1, acked_rev=1, acked_at=NOW + 1)
+    assert found[ids[-1]] == CustomerRow(ids[-1], "{}", rev=1, due_at=NOW)
 
 
 def test_named_customers_are_sent_again_and_no_others(database: Database) -> None:
-    ids = [f"u{number:05}" for number in range(2 * snapshot.CHUNK + 10)]
+    ids = [f"u{number:05}" for number in range(2 * ROWS + 10)]
     put(database, ids)
     acknowledge(database, ids)
     with database.write() as connection:
-        assert snapshot.send_again(connection, NOW + 5, customer_ids=[]) == 0
+        assert outbox.send_again(connection, NOW + 5, customer_ids=[]) == 0
         chosen = [*ids[::2], "nobody"]
-        assert snapshot.send_again(connection, NOW + 5, customer_ids=chosen) == len(ids[::2])
+        assert outbox.send_again(connection, NOW + 5, customer_ids=chosen) == len(ids[::2])
     with database.write() as connection:
-        rows = snapshot.held(connection, ids)
+        rows = snapshot.find(connection, ids)
         assert {row.customer_id for row in rows if row.due_at == NOW + 5} == set(ids[::2])
         assert {row.customer_id for row in rows if row.due_at is None} == set(ids[1::2])
-        due = snapshot.claim(connection, 1, NOW + 5, 5000)
+        due = outbox.claim(connection, 1, NOW + 5, 5000)
     assert sorted(row.customer_id for row in due) == ids[::2]

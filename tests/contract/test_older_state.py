@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 
 from state.db import migrations
 from state.db.database import Database
-from state.history import queries, seal
+from state.history import listings, seal
 from state.history.proof import prove
 
 from .conftest import NOW
@@ -46,7 +46,7 @@ def test_what_it_sealed_holds_and_goes_on(
         with database.read() as connection:
             proof = prove(connection, expect=head)
             assert (proof.broken, proof.changes, proof.head) == (None, 2, head)
-            sources = [one.told_by for one in queries.of_key(connection, "vip")]
+            sources = [one.told_by for one in listings.of_key(connection, "vip")]
             assert sources == ["pull", "call"]
         with database.write(alone=True) as connection:
             connection.execute(

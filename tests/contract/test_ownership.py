@@ -9,13 +9,14 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from state import holds, ownership, snapshot
+from state import holds, outbox, ownership, snapshot
 from state.db.database import Database
 from state.db.tables import AMBERFLO, IDENTIFY, RELEASED, RENAMED
-from state.history import compaction, queries, seal
+from state.history import compaction, past, seal
+from state.history.record import ChangeRow, add_changes
 from state.holds import Kept
 from state.ownership import Released
-from state.snapshot import ChangeRow, DueRow, TraitRow
+from state.snapshot import CustomerRow, TraitRow
 from tests.contract.conftest import NOW, ask, due, put, records, row
 
 #: When the trait is given back.
@@ -35,7 +36,7 @@ def tell(
     texts = [None if value is None else orjson.dumps(value).decode() for value in (before, after)]
     change = ChangeRow(customer_id, key, trait, texts[0], texts[1], NOW, source)
     with database.write(alone=True) as connection:
-        snapshot.add_changes(connection, [change], 1, NOW)
+        add_changes(connection, [change], 1, NOW)
 
 
 def release(database: Database, key: str = "plan", now: int = THEN) -> Released:
@@ -45,9 +46,9 @@ def release(database: Database, key: str = "plan", now: int = THEN) -> Released:
         return ownership.release(connection, trait, now)
 
 
-def deliver(database: Database, rows: list[DueRow] | None = None) -> None:
+def deliver(database: Database, rows: list[CustomerRow] | None = None) -> None:
     with database.write() as connection:
-        snapshot.acknowledge(connection, due(database, THEN) if rows is None else rows, THEN)
+        outbox.acknowledge(connection, due(database, THEN) if rows is None else rows, THEN)
 
 
 def settle(database: Database) -> None:
@@ -123,8 +124,8 @@ def test_the_history_says_so(owned: Database) -> None:
     assert last_change(owned, "was") == ("plan", "false", None, RELEASED, 0)
     assert last_change(owned, "theirs") == ("plan", "true", '"gold/eu"', RELEASED, -1)
     assert last_change(owned, "removed") == ("plan", None, '["a",1]', RELEASED, 0)
-    assert list(ask(owned, lambda c: list(queries.members_at(c, "plan", None)))) == []
-    before = ask(owned, lambda c: list(queries.members_at(c, "plan", NOW)))
+    assert list(ask(owned, lambda c: list(past.members_at(c, "plan", None)))) == []
+    before = ask(owned, lambda c: list(past.members_at(c, "plan", NOW)))
     assert before == ["in", "theirs"]
 
 
@@ -136,7 +137,7 @@ def test_a_true_of_others_is_no_membership_of_ours(owned: Database) -> None:
     assert last_change(owned, "lost") == ("plan", "false", "true", RELEASED, 0)
     assert last_change(owned, "same")[2:] == ('"true"', RELEASED, -1)
     assert given(owned)["lost"] == {"plan": True}
-    assert list(ask(owned, lambda c: list(queries.members_at(c, "plan", None)))) == []
+    assert list(ask(owned, lambda c: list(past.members_at(c, "plan", None)))) == []
 
 
 def test_only_what_was_there_before_us_counts(owned: Database) -> None:
@@ -279,7 +280,7 @@ def test_what_was_rejected_of_it_is_not_in_force_any_more(owned: Database) -> No
 def test_many_customers_go_page_by_page(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ownership, "CHUNK", 3)
+    monkeypatch.setattr(ownership, "ROWS", 3)
     own(database)
     ids = [f"u{number:02}" for number in range(20)]
     put(database, *(row(one, plan=True) for one in ids[:10]), *(row(one) for one in ids[10:]))

@@ -11,8 +11,9 @@ from sqlalchemy import delete, func, insert, select
 from state import failures, runs, snapshot
 from state.db.database import Database
 from state.db.tables import CHANGE, SIZE
-from state.history import queries, sizes
-from state.history.queries import ENTERED, EXITED, NEITHER, Size
+from state.history import listings, past, sizes
+from state.history.listings import ENTERED, EXITED, NEITHER
+from state.history.past import Size
 
 from .conftest import NOW, ask, put, row
 
@@ -88,9 +89,9 @@ def test_sizes_by_the_hour_are_those_of_the_history(
             for key in (*KEYS, "none"):
                 moments = [start, *after, newest]
                 with database.read() as connection:
-                    now = queries.count_at(connection, key)
+                    now = past.count_at(connection, key)
                     found = sizes.by_hour(connection, key, moments, now)
-                    wanted = [Size(at, queries.count_at(connection, key, at)) for at in moments]
+                    wanted = [Size(at, past.count_at(connection, key, at)) for at in moments]
                 assert found == wanted
                 assert any(size.members for size in wanted) == (key != "none")
 
@@ -107,9 +108,9 @@ def test_an_erased_customer_is_taken_out(database: Database, folded: bool) -> No
     fold(database, 17)
     for key in KEYS:
         with database.read() as connection:
-            now = queries.count_at(connection, key)
+            now = past.count_at(connection, key)
             moments = [START + hour * HOUR for hour in range(0, 40, 3)]
-            wanted = queries.sizes(connection, key, moments[0], moments[-1], len(moments))
+            wanted = past.sizes(connection, key, moments[0], moments[-1], len(moments))
             assert sizes.by_hour(connection, key, moments, now) == wanted
 
 
@@ -126,7 +127,7 @@ def test_the_span_of_a_step_has_its_newest_changes(database: Database, step: int
     fold(database, 1000)
 
     def page(connection: Any, since: int | None, until: int | None) -> list[int]:
-        found = queries.of_key(
+        found = listings.of_key(
             connection, "a", since, until, steps=[step], newest_first=True, limit=5
         )
         return [entry.id for entry in found]
@@ -189,11 +190,11 @@ def test_runs_and_traits_come_by_pages(database: Database) -> None:
 
 def test_a_customer_as_it_is_now(database: Database) -> None:
     put(database, row("c1", "Ada", None, vip=True))
-    found = ask(database, lambda c: queries.customer(c, "c1"))
+    found = ask(database, lambda c: snapshot.get(c, "c1"))
     assert (found.traits, found.name, found.acked_rev, found.due_at) == (
         '{"vip": true}', "Ada", 0, NOW,
     )  # fmt: skip
-    assert ask(database, lambda c: queries.customer(c, "c2")) is None
+    assert ask(database, lambda c: snapshot.get(c, "c2")) is None
     ids = [f"d{number}" for number in range(5)]
     put(database, *map(row, ids))
     for prefix, after, wanted in (
@@ -201,16 +202,16 @@ def test_a_customer_as_it_is_now(database: Database) -> None:
     ):  # fmt: skip
         page = ask(
             database,
-            lambda c, prefix=prefix, after=after: queries.find_customers(c, prefix, after=after),
+            lambda c, prefix=prefix, after=after: snapshot.with_prefix(c, prefix, after=after),
         )
         assert [one.customer_id for one in page] == wanted
 
 
 def test_a_change_by_its_id(database: Database) -> None:
     record(database, 3, 10, back=0)
-    first = ask(database, lambda c: queries.first_recorded(c, "a"))
-    entries = ask(database, lambda c: list(queries.of_key(c, "a")))
+    first = ask(database, lambda c: listings.first_recorded(c, "a"))
+    entries = ask(database, lambda c: list(listings.of_key(c, "a")))
     assert first == entries[0].recorded_at
-    assert ask(database, lambda c: queries.entry(c, entries[1].id)) == entries[1]
-    assert ask(database, lambda c: queries.entry(c, 10**9)) is None
-    assert ask(database, lambda c: queries.first_recorded(c, "none")) is None
+    assert ask(database, lambda c: listings.entry(c, entries[1].id)) == entries[1]
+    assert ask(database, lambda c: listings.entry(c, 10**9)) is None
+    assert ask(database, lambda c: listings.first_recorded(c, "none")) is None

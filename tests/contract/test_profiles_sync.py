@@ -21,8 +21,8 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 
+from state import outbox, snapshot
 from state import runs as run_records
-from state import snapshot
 from state.db.database import Database
 from syncer.cli import main
 from syncer.clock import read as milliseconds
@@ -175,9 +175,9 @@ def runs_on(
 
     def deliver(run: int, _progress: Callable[[int], None]) -> Delivery:
         with database.write() as connection:
-            due = snapshot.claim(connection, 1, 1 << 62, 1 << 30, run)
+            due = outbox.claim(connection, 1, 1 << 62, 1 << 30, run)
             if due:
-                snapshot.acknowledge(connection, due, 1)
+                outbox.acknowledge(connection, due, 1)
             run_records.add_outcomes(connection, run, delivered=len(due))
         if sent is not None:
             sent.append(len(due))

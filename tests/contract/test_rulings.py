@@ -6,9 +6,10 @@ import pytest
 
 from state import holds, runs, snapshot
 from state.db.database import Database
+from state.history.record import ChangeRow, add_changes
 from state.holds import Kept
 from state.removable import removable
-from state.snapshot import ChangeRow, TraitRow
+from state.snapshot import TraitRow
 from syncer.engage.catalog import Catalog, KnownTrait
 from syncer.engage.computations import COMPUTED_TRAIT
 from syncer.sync.diff import CustomerChange, Ruling, Tally, TraitChange
@@ -91,7 +92,7 @@ def test_what_is_taken_away_already_goes_in_spite_of_a_hold(database: Database) 
         snapshot.put_traits(connection, [TraitRow("spent", "spent", COMPUTED_TRAIT, 0)])
         snapshot.mark_compared(connection, ["u1", "u2", "u3"], 1)
         gone = [ChangeRow(one, "spent", "spent", "5", None, NOW) for one in ("u1", "u2", "u3")]
-        snapshot.add_changes(connection, gone, 1, NOW, delivered_at={"u3": NOW})
+        add_changes(connection, gone, 1, NOW, delivered_at={"u3": NOW})
     owned = ask(database, lambda connection: removable(connection, due(database)))
     assert owned == {
         "u1": frozenset(),  # this one is held

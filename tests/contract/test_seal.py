@@ -19,14 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, event, insert, select, text
 
-from state import alerts, erasure, failures, snapshot, suppression
+from state import alerts, erasure, failures, outbox, snapshot, suppression
 from state.db import workers
 from state.db.database import Database
 from state.db.tables import CHANGE, HELD_CHANGE, HOLD, PARTS, RUN
 from state.errors import Locked, NotKept, StateError
-from state.history import compaction, queries, retention, seal
+from state.history import compaction, listings, past, retention, seal
 from state.history.proof import Proof, prove
-from state.snapshot import ChangeRow, CustomerState, TraitRow
+from state.history.record import ChangeRow, add_changes, last_observed
+from state.snapshot import CustomerRow, TraitRow
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -120,14 +121,14 @@ class Maker:
                 continue  # no change
             traits[key] = after
             held = {name: value for name, value in traits.items() if value is not None}
-            state = CustomerState(customer_id, json.dumps(held), None, None, None, None)
-            if snapshot.find(connection, [customer_id]):
+            state = CustomerRow(customer_id, json.dumps(held), None, None, None, None)
+            if snapshot.known(connection, [customer_id]):
                 snapshot.update_customers(connection, [state], at)
             else:
                 snapshot.insert_customers(connection, [state], at)
             texts = [None if value is None else json.dumps(value) for value in (before, after)]
             row = ChangeRow(customer_id, key, key.lower(), texts[0], texts[1], at - 1000)
-            snapshot.add_changes(connection, [row], run, at)
+            add_changes(connection, [row], run, at)
             if after is False:
                 newest = (
                     "UPDATE change SET source = 'deleted' WHERE id = (SELECT max(id) FROM change)"
@@ -638,35 +639,35 @@ def check_answers(connection: Connection, changes: list[dict[str, Any]], at: int
     customers = sorted({one["customer_id"] for one in changes})
     for key in ("vip", "Churn"):
         expected = members(changes, key, at)
-        assert list(queries.members_at(connection, key, at)) == expected
+        assert list(past.members_at(connection, key, at)) == expected
         assert (
-            list(queries.members_at(connection, key, at, after="u1", limit=1))
+            list(past.members_at(connection, key, at, after="u1", limit=1))
             == [one for one in expected if one > "u1"][:1]
         )
-        assert queries.count_at(connection, key, at) == len(expected)
+        assert past.count_at(connection, key, at) == len(expected)
         for one in customers:
-            assert queries.member_at(connection, one, key, at) == (one in expected)
+            assert past.member_at(connection, one, key, at) == (one in expected)
     for one in customers:
         replayed = in_force(changes, one, at)
-        assert queries.traits_at(connection, one, at) == {
+        assert past.traits_at(connection, one, at) == {
             change["trait"]: change["after"]
             for change in replayed.values()
             if change["after"] is not None
         }
         for key in ("vip", "Churn"):
-            found = queries.in_force(connection, one, key, at)
+            found = past.in_force(connection, one, key, at)
             assert (found and found.id) == (replayed[key]["id"] if key in replayed else None)
 
 
 def check_refusals(connection: Connection, begins: int) -> None:
     """Before the history begins it says so in one line, whatever is asked."""
     for ask in (
-        lambda at: queries.members_at(connection, "vip", at),
-        lambda at: queries.count_at(connection, "vip", at),
-        lambda at: queries.member_at(connection, "u1", "vip", at),
-        lambda at: queries.traits_at(connection, "u1", at),
-        lambda at: queries.in_force(connection, "u1", "vip", at),
-        lambda at: queries.sizes(connection, "vip", at, begins + 5, 3),
+        lambda at: past.members_at(connection, "vip", at),
+        lambda at: past.count_at(connection, "vip", at),
+        lambda at: past.member_at(connection, "u1", "vip", at),
+        lambda at: past.traits_at(connection, "u1", at),
+        lambda at: past.in_force(connection, "u1", "vip", at),
+        lambda at: past.sizes(connection, "vip", at, begins + 5, 3),
     ):
         with pytest.raises(NotKept, match=r"^the history begins 20\d\d-.*Z with "):
             ask(begins - 1)
@@ -700,8 +701,8 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
     with database.read() as connection:
         for change in before:
             which = change["customer_id"], change["key"]
-            last[which] = snapshot.last_pulled(connection, *which)
-        first = queries.known_since(connection)
+            last[which] = last_observed(connection, *which)
+        first = past.known_since(connection)
         for at in {one["recorded_at"] for one in before}:
             if first is not None and at >= first.at:
                 check_answers(connection, before, at)
@@ -716,7 +717,7 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
             if begins is None:
                 assert after == before
                 continue
-            known = queries.known_since(connection)
+            known = past.known_since(connection)
             assert known is not None
             assert known.at >= begins
             moments = {known.at, *(one["recorded_at"] for one in before)}
@@ -725,15 +726,15 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
                     check_answers(connection, before, at)
             check_refusals(connection, known.at)
             for key in ("vip", "Churn"):
-                sizes = queries.sizes(connection, key, known.at, max(moments), 5)
+                sizes = past.sizes(connection, key, known.at, max(moments), 5)
                 assert [one.members for one in sizes] == [
                     len(members(before, key, one.at)) for one in sizes
                 ]
-                assert queries.key_of(connection, key) == (
+                assert listings.key_of(connection, key) == (
                     key if any(one["key"] == key for one in before) else None
                 )
             for (customer_id, key), observed in last.items():
-                assert snapshot.last_pulled(connection, customer_id, key) == observed
+                assert last_observed(connection, customer_id, key) == observed
         # Nothing but what is superseded, acknowledged and old is gone, and nothing is different.
         left = {one["id"]: one for one in after}
         for change in before:
@@ -779,10 +780,10 @@ def test_the_last_entry_is_kept_where_what_follows_does_not_go_on_from_it(maker:
     maker.deliver()
     maker.sync(("u3", "vip", False))
     with maker.database.read() as connection:
-        inside = list(queries.members_at(connection, "vip", maker.now))
+        inside = list(past.members_at(connection, "vip", maker.now))
     assert maker.compact().removed == 1
     with maker.database.read() as connection:
-        assert list(queries.members_at(connection, "vip", maker.now)) == inside == ["u1"]
+        assert list(past.members_at(connection, "vip", maker.now)) == inside == ["u1"]
 
 
 def test_only_whole_seals_before_the_moment_are_taken(maker: Maker) -> None:
@@ -870,7 +871,7 @@ def test_a_compaction_that_is_cut_off_goes_on(sealed: Maker) -> None:
     assert (found.broken, found.unfinished, found.begins) == (None, True, done.begins)
     with sealed.database.read() as connection:
         assert done.begins is not None
-        assert list(queries.members_at(connection, "vip", sealed.now)) == members(
+        assert list(past.members_at(connection, "vip", sealed.now)) == members(
             replayed, "vip", sealed.now
         )
     # What Amberflo acknowledges or runs add meanwhile does not matter.
@@ -1009,7 +1010,7 @@ def test_a_customer_is_taken_from_delivery_until_it_is_erased_or_given_back(make
     database = maker.database
     maker.sync(*some("u1", "u2"))
     with database.write() as connection:
-        (claimed,) = snapshot.claim(connection, 7, maker.now, 1)
+        (claimed,) = outbox.claim(connection, 7, maker.now, 1)
     assert claimed.customer_id == "u1"
     with (
         pytest.raises(Locked, match="'u1' is just being sent"),
@@ -1017,16 +1018,21 @@ def test_a_customer_is_taken_from_delivery_until_it_is_erased_or_given_back(make
     ):
         erasure.take(connection, "u1", 8, maker.now)
     with database.write() as connection:
-        snapshot.acknowledge(connection, [claimed], maker.now)
+        outbox.acknowledge(connection, [claimed], maker.now)
     with database.write(alone=True) as connection:
         taken = erasure.take(connection, "u1", 8, maker.now)
-        last = claimed._replace(name="u1", email="", acked_rev=claimed.rev)
-        assert taken == erasure.Taken(last, snapshot.owned(connection), due_at=None)
+        last = claimed._replace(
+            name="u1", email="", acked_rev=claimed.rev, acked_at=maker.now,
+            due_at=None, claimed_by=None,
+        )  # fmt: skip
+        assert taken == erasure.Taken(last, snapshot.owned(connection))
         # Nobody else gets it; but should this worker die, it is free like any other.
-        assert [one.customer_id for one in snapshot.claim(connection, 7, maker.now, 9)] == ["u2"]
+        assert [one.customer_id for one in outbox.claim(connection, 7, maker.now, 9)] == ["u2"]
         workers.free_customers(connection, 8)
-        assert erasure.take(connection, "u1", 9, maker.now) == taken._replace(due_at=maker.now)
-        erasure.give_back(connection, taken)
+        assert erasure.take(connection, "u1", 9, maker.now) == taken._replace(
+            row=last._replace(due_at=maker.now)
+        )
+        erasure.release(connection, taken)
     columns = "customer_id, claimed_by, due_at"
     where = "WHERE customer_id = 'u1'"
     assert rows(database, f"SELECT {columns} FROM customer {where}") == [
@@ -1036,9 +1042,9 @@ def test_a_customer_is_taken_from_delivery_until_it_is_erased_or_given_back(make
         taken = erasure.take(connection, "u1", 8, maker.now)
     maker.call(("u1", "vip", False))
     with database.write(alone=True) as connection:
-        erasure.give_back(connection, taken)
+        erasure.release(connection, taken)
         # A call made it due meanwhile.
-        assert [one.customer_id for one in snapshot.claim(connection, 7, maker.now, 9)] == ["u1"]
+        assert [one.customer_id for one in outbox.claim(connection, 7, maker.now, 9)] == ["u1"]
 
 
 def test_who_is_not_known_cannot_come_in_while_it_is_taken(maker: Maker) -> None:
@@ -1049,14 +1055,14 @@ def test_who_is_not_known_cannot_come_in_while_it_is_taken(maker: Maker) -> None
             taken = erasure.take(connection, who, 8, maker.now)
             assert (taken.known, taken.asked, taken.row.name) == (False, new, who)
             assert who in suppression.load(connection)
-            erasure.give_back(connection, taken)
+            erasure.release(connection, taken)
         # As it was: what was asked for before still is.
         assert suppression.asked(connection) == ["asked"]
 
 
 def test_the_last_write_has_the_traits_of_engage_and_nothing_personal(maker: Maker) -> None:
     said = '{"city": ["Rome", 5], "vip": ["no", 6]}'
-    state = CustomerState("u1", '{"vip": false}', "Ada", "ada@x.com", said, None)
+    state = CustomerRow("u1", '{"vip": false}', "Ada", "ada@x.com", said, None)
     with maker.database.write(alone=True) as connection:
         snapshot.insert_customers(connection, [state], NOW)
         snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", 0)])

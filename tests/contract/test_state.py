@@ -22,29 +22,38 @@ import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlmodel import SQLModel
 
-from state import failures, lanes, queue, runs, snapshot
+from state import failures, lanes, outbox, queue, runs, snapshot
 from state.db import migrations, tables
+from state.db.batches import ROWS
 from state.db.database import Database
 from state.errors import NotKept, StateError
-from state.history import queries
+from state.history import listings, past
+from state.history.record import ChangeRow, add_changes, last_observed
 from state.queue import DueEvent, EventRow
-from state.snapshot import ChangeRow, CustomerRow, CustomerState, DueRow, TraitRow
+from state.snapshot import CustomerRow, TraitRow
 from tests.contract.conftest import NOW, as_claimed, ask, due, due_ids, put, records, row
 
 
-def known(state: CustomerState, rev: int = 1) -> CustomerRow:
-    """What a comparison gets to see of it."""
-    named = (state.customer_id, state.traits, state.name, state.email, state.stamps)
-    return CustomerRow(*named, rev, compared=None)
+def known(state: CustomerRow, rev: int = 1) -> snapshot.Known:
+    """What a comparison reads of it."""
+    return (state.customer_id, state.traits, state.name, state.email, state.stamps, rev, None)
 
 
 def to_send(
-    state: CustomerState, rev: int, attempts: int, run: int | None = None, acked_rev: int = 0
-) -> DueRow:
-    """What a delivery gets to see of it."""
-    found = {**state._asdict(), "rev": rev, "attempts": attempts, "run": run}
-    found |= {"line": lanes.RUN, "acked_rev": acked_rev}
-    return DueRow._make(found.get(name) for name in DueRow._fields)
+    state: CustomerRow, rev: int, attempts: int, run: int | None = None, acked_rev: int = 0
+) -> CustomerRow:
+    """The row that a delivery claims, less when it became due and who claims it."""
+    return state._replace(rev=rev, attempts=attempts, run=run, acked_rev=acked_rev)
+
+
+def claimed_rows(database: Database, now: int) -> list[CustomerRow]:
+    return [one._replace(due_at=None, claimed_by=None, acked_at=None) for one in due(database, now)]
+
+
+def desired(database: Database, *ids: str) -> list[CustomerRow]:
+    """The desired states of customers."""
+    rows = ask(database, lambda c: snapshot.find(c, ids))
+    return sorted(CustomerRow(*one[:6]) for one in rows)
 
 
 def change(customer_id: str, key: str, before: Any, after: Any, at: int | None = 7) -> ChangeRow:
@@ -54,7 +63,7 @@ def change(customer_id: str, key: str, before: Any, after: Any, at: int | None =
 
 def delivered(database: Database, customer_id: str) -> list[int | None]:
     """`delivered_at` of the customer's history, oldest first."""
-    found = ask(database, lambda c: list(queries.of_customer(c, customer_id)))
+    found = ask(database, lambda c: list(listings.of_customer(c, customer_id)))
     return [change.delivered_at for change in found]
 
 
@@ -356,12 +365,12 @@ def test_peek_makes_nothing_and_reads_as_empty(url: str, engine: Engine, tmp_pat
         assert snapshot.size(connection) == 0
         assert snapshot.traits(connection) == []
         assert list(snapshot.customers(connection)) == []
-        assert snapshot.backlog(connection) == 0
-        assert snapshot.oldest_due(connection) is None
+        assert outbox.backlog(connection) == 0
+        assert outbox.oldest_due(connection) is None
         assert runs.newest(connection) == []
         assert runs.last_whole(connection) is None
         assert failures.count(connection) == 0
-        assert queries.present(connection, "u1") is None
+        assert snapshot.get(connection, "u1") is None
     if engine.dialect.name == "sqlite":
         assert list(tmp_path.iterdir()) == []
         assert Database.peek(f"sqlite:///{tmp_path / 'no' / 'folder.db'}")
@@ -435,7 +444,7 @@ def test_a_transaction_that_raises_leaves_nothing(database: Database, engine: En
         with database.write() as connection:
             snapshot.insert_customers(connection, [row("u2")], NOW)
             snapshot.update_customers(connection, [row("u1", vip=False)], NOW)
-            snapshot.add_changes(connection, [change("u1", "vip", True, False)], 1, NOW)
+            add_changes(connection, [change("u1", "vip", True, False)], 1, NOW)
             snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", 3)])
             runs.start(connection, "initial", NOW, "{}")
             raise ZeroDivisionError
@@ -482,11 +491,11 @@ def test_customers_come_in_utf8_byte_order(database: Database) -> None:
     put(database, *map(row, mixed))
     with database.write() as connection:
         changes = [change(one, "vip", None, True) for one in mixed]
-        snapshot.add_changes(connection, changes, 1, NOW)
+        add_changes(connection, changes, 1, NOW)
     expected = sorted(ids, key=str.encode)
-    assert ask(database, lambda c: [one.customer_id for one in snapshot.customers(c)]) == expected
+    assert ask(database, lambda c: [one[0] for one in snapshot.customers(c)]) == expected
     assert due_ids(database) == expected
-    assert ask(database, lambda c: list(queries.members_at(c, "vip", NOW))) == expected
+    assert ask(database, lambda c: list(past.members_at(c, "vip", NOW))) == expected
 
 
 def test_rows_come_back_as_they_went_in(database: Database) -> None:
@@ -497,23 +506,23 @@ def test_rows_come_back_as_they_went_in(database: Database) -> None:
     ]
     put(database, *rows)
     assert ask(database, lambda c: list(snapshot.customers(c))) == list(map(known, rows))
-    assert sorted(ask(database, lambda c: snapshot.states(c, ["u3", "u2", "u1", "u9"]))) == rows
-    assert ask(database, lambda c: snapshot.states(c, [])) == []
+    assert desired(database, "u3", "u2", "u1", "u9") == rows
+    assert ask(database, lambda c: snapshot.find(c, [])) == []
     assert ask(database, snapshot.size) == 3
 
 
 def test_find_gives_the_known_ones(database: Database) -> None:
     rows = [row("u1", vip=True), row("U1"), row("🦊")]
     put(database, *rows)
-    found = ask(database, lambda c: snapshot.find(c, ["🦊", "u1", "u9", "' OR 1=1 --"]))
+    found = ask(database, lambda c: snapshot.known(c, ["🦊", "u1", "u9", "' OR 1=1 --"]))
     assert sorted(found) == [known(rows[0]), known(rows[2])]
-    assert ask(database, lambda c: snapshot.find(c, [])) == []
+    assert ask(database, lambda c: snapshot.known(c, [])) == []
 
 
 def test_a_new_customer_is_due_at_once(database: Database) -> None:
     new = row("u1", "Name", "a@b.c", vip=True)._replace(called="{}")
     put(database, new)
-    assert due(database, NOW) == [to_send(new, 1, 0)]
+    assert claimed_rows(database, NOW) == [to_send(new, 1, 0)]
     (found,) = records(database).values()
     assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (0, None, NOW)
 
@@ -522,13 +531,13 @@ def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
     put(database, row("u1", "Name", "a@b.c", vip=True), row("u2"))
     new = row("u1", None, "new@b.c", vip=False)
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u2", 1)], NOW)
+        outbox.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u2", 1)], NOW)
         snapshot.update_customers(connection, [new], NOW + 5)
-    assert due(database, NOW + 5) == [to_send(new, 2, 0, acked_rev=1)]
+    assert claimed_rows(database, NOW + 5) == [to_send(new, 2, 0, acked_rev=1)]
     found = records(database)["u1"]
     assert (found["acked_rev"], found["due_at"]) == (1, NOW + 5)
     with database.write() as connection:
-        snapshot.postpone(connection, [("u1", 3, NOW + 900)])
+        outbox.postpone(connection, [("u1", 3, NOW + 900)])
         snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 6)
     found = records(database)["u1"]
     assert (found["rev"], found["attempts"], found["due_at"]) == (3, 0, NOW + 6)
@@ -538,30 +547,30 @@ def test_a_note_changes_what_is_known_and_sends_nothing(database: Database) -> N
     put(database, row("u1", vip=True), row("u2"), row("u3"))
     noted = row("u1", "Name", "a@b.c", vip=True)._replace(called='{"a": 1}', stamps='{"b": 2}')
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW + 1)
-        snapshot.postpone(connection, [("u2", 2, NOW + 50)])
-        snapshot.note_customers(connection, [noted, row("u2")])
-    assert sorted(ask(database, lambda c: snapshot.states(c, ["u1"]))) == [noted]
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW + 1)
+        outbox.postpone(connection, [("u2", 2, NOW + 50)])
+        snapshot.touch_customers(connection, [noted, row("u2")])
+    assert desired(database, "u1") == [noted]
     found = records(database)
     assert (found["u1"]["rev"], found["u1"]["due_at"]) == (1, None)
     assert (found["u2"]["rev"], found["u2"]["due_at"], found["u2"]["attempts"]) == (1, NOW + 50, 2)
 
 
 def test_more_rows_than_one_statement_takes(database: Database) -> None:
-    ids = [f"u{n:05d}" for n in range(2 * snapshot.CHUNK + 7)]
+    ids = [f"u{n:05d}" for n in range(2 * ROWS + 7)]
     put(database, *(row(one, vip=False) for one in ids))
     with database.write() as connection:
         snapshot.update_customers(connection, [row(one, vip=True) for one in ids], NOW)
         changes = [change(one, "vip", False, True) for one in ids]
-        snapshot.add_changes(connection, changes, 1, NOW)
+        add_changes(connection, changes, 1, NOW)
     found = ask(database, lambda c: list(snapshot.customers(c)))
     assert found == [known(row(one, vip=True), rev=2) for one in ids]
-    assert len(ask(database, lambda c: snapshot.states(c, ids))) == len(ids)
-    assert ask(database, lambda c: list(queries.members_at(c, "vip", NOW))) == ids
+    assert len(ask(database, lambda c: snapshot.find(c, ids))) == len(ids)
+    assert ask(database, lambda c: list(past.members_at(c, "vip", NOW))) == ids
     assert {one["rev"] for one in records(database).values()} == {2}
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed(one, 2) for one in ids], NOW + 1)
-    assert ask(database, snapshot.backlog) == 0
+        outbox.acknowledge(connection, [as_claimed(one, 2) for one in ids], NOW + 1)
+    assert ask(database, outbox.backlog) == 0
 
 
 def test_traits_are_recorded_and_members_added(database: Database) -> None:
@@ -600,11 +609,11 @@ def test_what_is_said_of_traits_stays_when_members_are_added(database: Database)
 def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
     put(database, row("u1"), row("u2"))
     with database.write() as connection:
-        snapshot.add_changes(connection, [change("u1", "Vip", None, True, 41)], 1, NOW)
+        add_changes(connection, [change("u1", "Vip", None, True, 41)], 1, NOW)
         snapshot.update_customers(connection, [row("u1")], NOW + 1)
         changes = [change("u1", "Vip", True, False, None), change("u1", "spent", None, 2.5)]
-        snapshot.add_changes(connection, [*changes, change("u2", "Vip", None, 1, 9)], None, NOW + 1)
-    found = ask(database, lambda c: [one._asdict() for one in queries.of_customer(c, "u1")])
+        add_changes(connection, [*changes, change("u2", "Vip", None, 1, 9)], None, NOW + 1)
+    found = ask(database, lambda c: [one._asdict() for one in listings.of_customer(c, "u1")])
     numbers = [one.pop("id") for one in found]
     assert numbers == sorted(set(numbers))
     assert [one.pop("step") for one in found] == [1, -1, 0]
@@ -629,12 +638,12 @@ def test_the_time_of_the_row_that_told_the_newest_change(database: Database) -> 
     put(database, row("u1"), row("u2"))
 
     def last(customer_id: str, key: str) -> Any:
-        return ask(database, lambda connection: snapshot.last_pulled(connection, customer_id, key))
+        return ask(database, lambda connection: last_observed(connection, customer_id, key))
 
     def add(key: str, at: int | None, run: int | None = 1) -> None:
         with database.write() as connection:
             changes = [change("u1", key, None, at, at), change("u2", key, None, at, 99)]
-            snapshot.add_changes(connection, changes, run, NOW)
+            add_changes(connection, changes, run, NOW)
 
     for at in (50, 70, 60):
         add("vip", at)
@@ -655,13 +664,13 @@ def test_a_change_that_is_no_membership_enters_nobody(database: Database) -> Non
     put(database, row("u1"))
     said = change("u1", "beta", None, True)._replace(source="identify", step=0)
     with database.write() as connection:
-        snapshot.add_changes(connection, [said, change("u1", "vip", None, True)], None, NOW)
+        add_changes(connection, [said, change("u1", "vip", None, True)], None, NOW)
     found = records(database, "change").values()
     assert [(one["key"], one["source"], one["step"]) for one in found] == [
         ("beta", "identify", 0),
         ("vip", None, 1),
     ]
-    assert ask(database, lambda c: queries.count_at(c, "beta")) == 0
+    assert ask(database, lambda c: past.count_at(c, "beta")) == 0
 
 
 def test_what_was_given_back(database: Database) -> None:
@@ -691,7 +700,7 @@ def test_customers_are_streamed_not_collected(
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
-            assert first.customer_id == "u00000"
+            assert first[0] == "u00000"
             # All are 12 MB, and what one fetch brings is 0.4 MB.
             assert 200_000 < peak < 3_000_000
             if engine_name == "postgresql":
@@ -702,13 +711,13 @@ def test_customers_are_streamed_not_collected(
 
 def test_a_stream_that_nobody_reads_to_its_end_is_closed(database: Database) -> None:
     """A cursor left open warns when it is collected, and here a warning is an error."""
-    put(database, *(row(f"u{n:05d}") for n in range(3 * snapshot.CHUNK)))
+    put(database, *(row(f"u{n:05d}") for n in range(3 * ROWS)))
     with database.write() as connection:
-        changes = [change(f"u{n:05d}", "vip", None, True) for n in range(3 * snapshot.CHUNK)]
-        snapshot.add_changes(connection, changes, 1, NOW)
+        changes = [change(f"u{n:05d}", "vip", None, True) for n in range(3 * ROWS)]
+        add_changes(connection, changes, 1, NOW)
     with database.read() as connection:
         streams: list[Any] = [snapshot.customers(connection)]
-        streams.append(queries.of_key(connection, "vip", None, None))
+        streams.append(listings.of_key(connection, "vip", None, None))
         for stream in streams:
             next(stream)
             stream.close()
@@ -727,23 +736,23 @@ def test_those_that_wait_longest_come_first(database: Database) -> None:
     assert due_ids(database, NOW + 2) == ["d", "a", "b"]
     assert due_ids(database, NOW) == []
     assert [one[0] for one in due(database, NOW + 3, 2)] == ["d", "a"]
-    assert ask(database, snapshot.oldest_due) == NOW + 1
-    assert ask(database, snapshot.backlog) == 4
+    assert ask(database, outbox.oldest_due) == NOW + 1
+    assert ask(database, outbox.backlog) == 4
 
 
 def test_a_postponed_customer_waits_until_a_run_takes_it_over(database: Database) -> None:
     put(database, row("u1"), row("u2"))
     with database.write() as connection:
-        snapshot.postpone(connection, [("u1", 4, NOW + 900)])
+        outbox.postpone(connection, [("u1", 4, NOW + 900)])
     assert due_ids(database) == ["u2"]
-    assert ask(database, snapshot.backlog) == 2
+    assert ask(database, outbox.backlog) == 2
     (later,) = due(database, NOW + 900)[1:]
     assert (later.customer_id, later.attempts) == ("u1", 4)
 
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed("u2", 1)], NOW)
-        assert snapshot.take_over(connection, 7, NOW + 5) == 1
-    assert due(database, NOW + 5) == [to_send(row("u1"), 1, 0, run=7)]
+        outbox.acknowledge(connection, [as_claimed("u2", 1)], NOW)
+        assert outbox.adopt(connection, 7, NOW + 5) == 1
+    assert claimed_rows(database, NOW + 5) == [to_send(row("u1"), 1, 0, run=7)]
     assert (records(database)["u2"]["due_at"], records(database)["u2"]["run"]) == (None, None)
 
 
@@ -754,13 +763,13 @@ def test_what_a_clock_put_off_that_was_set_back_since_waits_no_longer(
     longest, half_hour = 600_000, 1_800_000
     put(database, row("honest"), now=NOW + longest)
     queued(calls, "honest", at=NOW + longest)
-    assert not ask(database, lambda c: snapshot.any_due(c, NOW))
+    assert not ask(database, lambda c: outbox.any_due(c, NOW))
     assert not ask(calls, lambda c: queue.any_due(c, NOW))
     assert (due_ids(database), claimed(calls, 1)) == ([], [])
     put(database, row("later"), now=NOW + 9 * half_hour)
     put(database, row("late"), now=NOW + half_hour)
     queued(calls, "late", at=NOW + half_hour)
-    assert ask(database, lambda c: snapshot.any_due(c, NOW))
+    assert ask(database, lambda c: outbox.any_due(c, NOW))
     assert ask(calls, lambda c: queue.any_due(c, NOW))
     assert due_ids(database) == ["late", "later"]
     assert claimed(calls, 1) == ["late"]
@@ -773,18 +782,18 @@ def test_a_customer_is_due_also_while_it_is_in_work(database: Database) -> None:
     """Whoever begins to deliver frees what a delivery of its own that broke had claimed."""
     put(database, row("u1"))
     with database.write() as connection:
-        assert len(snapshot.claim(connection, 1, NOW, 10)) == 1
-    assert ask(database, lambda c: snapshot.any_due(c, NOW))
-    assert not ask(database, lambda c: snapshot.any_due(c, NOW - 1))
+        assert len(outbox.claim(connection, 1, NOW, 10)) == 1
+    assert ask(database, lambda c: outbox.any_due(c, NOW))
+    assert not ask(database, lambda c: outbox.any_due(c, NOW - 1))
 
 
 def test_what_is_taken_over_keeps_its_place(database: Database) -> None:
     put(database, row("late"), now=NOW - 100)
     put(database, row("soon"), now=NOW + 100)
     with database.write() as connection:
-        assert snapshot.take_over(connection, 7, NOW) == 2
+        assert outbox.adopt(connection, 7, NOW) == 2
     assert due_ids(database) == ["late", "soon"]
-    assert ask(database, snapshot.oldest_due) == NOW - 100
+    assert ask(database, outbox.oldest_due) == NOW - 100
 
 
 def test_a_run_takes_over_what_waits_for_another_and_for_none(database: Database) -> None:
@@ -792,10 +801,10 @@ def test_a_run_takes_over_what_waits_for_another_and_for_none(database: Database
     put(database, row("own"), run=7)
     put(database, row("called"), row("sent"), row("parked"))
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed("sent", 1)], NOW)
-        snapshot.park(connection, [as_claimed("parked", 1)])
-        assert snapshot.claim(connection, 5, NOW, 1)[0].customer_id == "called"
-        assert snapshot.take_over(connection, 7, NOW) == 3
+        outbox.acknowledge(connection, [as_claimed("sent", 1)], NOW)
+        outbox.dead_letter(connection, [as_claimed("parked", 1)])
+        assert outbox.claim(connection, 5, NOW, 1)[0].customer_id == "called"
+        assert outbox.adopt(connection, 7, NOW) == 3
     found = records(database)
     assert {one: found[one]["run"] for one in found} == {
         **dict.fromkeys(("older", "own", "called"), 7),
@@ -807,14 +816,14 @@ def test_a_run_takes_over_what_waits_for_another_and_for_none(database: Database
 def test_what_waits_for_a_run_is_counted_by_itself(database: Database) -> None:
     put(database, row("u1"), row("u2"), now=NOW + 2, run=3)
     put(database, row("u3"), now=NOW + 1)
-    assert [ask(database, lambda c, run=run: snapshot.backlog(c, run)) for run in (None, 3, 4)] == [
+    assert [ask(database, lambda c, run=run: outbox.backlog(c, run)) for run in (None, 3, 4)] == [
         3, 2, 0,
     ]  # fmt: skip
-    oldest = [ask(database, lambda c, run=run: snapshot.oldest_due(c, run)) for run in (None, 3, 4)]
+    oldest = [ask(database, lambda c, run=run: outbox.oldest_due(c, run)) for run in (None, 3, 4)]
     assert oldest == [NOW + 1, NOW + 2, None]
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW)
-    assert ask(database, lambda c: snapshot.backlog(c, 3)) == 1
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW)
+    assert ask(database, lambda c: outbox.backlog(c, 3)) == 1
 
 
 def test_a_run_waits_for_what_it_wrote(database: Database) -> None:
@@ -828,31 +837,29 @@ def test_a_run_waits_for_what_it_wrote(database: Database) -> None:
 
 def test_since_when_the_oldest_waits(database: Database) -> None:
     """Where it was tried before, the time of the next attempt says nothing of that."""
-    assert ask(database, snapshot.waits_since) is None
+    assert ask(database, outbox.waits_since) is None
     put(database, row("u1"), row("u2"), now=NOW)
     with database.write() as connection:
-        snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW - 5)
-        snapshot.add_changes(connection, [change("u2", "vip", None, True)], 1, NOW - 9)
-        snapshot.acknowledge(connection, [as_claimed("u2", 1)], NOW)
-    assert ask(database, snapshot.waits_since) == NOW
+        add_changes(connection, [change("u1", "vip", None, True)], 1, NOW - 5)
+        add_changes(connection, [change("u2", "vip", None, True)], 1, NOW - 9)
+        outbox.acknowledge(connection, [as_claimed("u2", 1)], NOW)
+    assert ask(database, outbox.waits_since) == NOW
     with database.write() as connection:
-        snapshot.postpone(connection, [("u1", 3, NOW + 900)])
-    assert ask(database, snapshot.waits_since) == NOW - 5
+        outbox.postpone(connection, [("u1", 3, NOW + 900)])
+    assert ask(database, outbox.waits_since) == NOW - 5
     put(database, row("u3"), now=NOW - 7)
-    assert ask(database, snapshot.waits_since) == NOW - 7
+    assert ask(database, outbox.waits_since) == NOW - 7
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u3", 1)], NOW)
-    assert ask(database, snapshot.waits_since) is None
+        outbox.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u3", 1)], NOW)
+    assert ask(database, outbox.waits_since) is None
 
 
 def test_an_acknowledged_customer_is_not_due(database: Database) -> None:
     put(database, row("u1"), row("u2"))
     with database.write() as connection:
-        snapshot.add_changes(
-            connection, [change(one, "vip", None, True) for one in ("u1", "u2")], 1, NOW
-        )
-        snapshot.postpone(connection, [("u1", 2, NOW)])
-        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW + 9)
+        add_changes(connection, [change(one, "vip", None, True) for one in ("u1", "u2")], 1, NOW)
+        outbox.postpone(connection, [("u1", 2, NOW)])
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW + 9)
     found = records(database)["u1"]
     assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (1, NOW + 9, None)
     assert found["attempts"] == 0
@@ -863,17 +870,17 @@ def test_an_acknowledged_customer_is_not_due(database: Database) -> None:
 def test_a_customer_that_changed_since_stays_due(database: Database) -> None:
     put(database, row("u1", vip=True))
     with database.write() as connection:
-        snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
+        add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
         snapshot.update_customers(connection, [row("u1", vip=False)], NOW + 1)
-        snapshot.add_changes(connection, [change("u1", "vip", True, False)], 2, NOW + 1)
-        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW + 2)
+        add_changes(connection, [change("u1", "vip", True, False)], 2, NOW + 1)
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW + 2)
     (left,) = due(database, NOW + 1)
     assert (left.rev, left.traits) == (2, '{"vip": false}')
     assert records(database)["u1"]["acked_rev"] == 1
     assert delivered(database, "u1") == [NOW + 2, None]
 
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed("u1", 2)], NOW + 3)
+        outbox.acknowledge(connection, [as_claimed("u1", 2)], NOW + 3)
     assert due_ids(database, NOW + 9) == []
     assert delivered(database, "u1") == [NOW + 2, NOW + 3]
 
@@ -884,34 +891,34 @@ def test_one_acknowledgement_delivers_all_changes_up_to_it(database: Database) -
         for number in range(3):
             if number:
                 snapshot.update_customers(connection, [row("u1")], NOW)
-            snapshot.add_changes(connection, [change("u1", "vip", None, number)], number, NOW)
-        snapshot.acknowledge(connection, [as_claimed("u1", 3)], NOW + 3)
+            add_changes(connection, [change("u1", "vip", None, number)], number, NOW)
+        outbox.acknowledge(connection, [as_claimed("u1", 3)], NOW + 3)
     assert delivered(database, "u1") == [NOW + 3] * 3
 
 
 def test_a_parked_customer_waits_for_a_change(database: Database) -> None:
     put(database, row("u1"), row("u2"))
     with database.write() as connection:
-        snapshot.add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
-        snapshot.postpone(connection, [("u1", 3, NOW)])
-        snapshot.park(connection, [as_claimed("u1", 1)])
+        add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
+        outbox.postpone(connection, [("u1", 3, NOW)])
+        outbox.dead_letter(connection, [as_claimed("u1", 1)])
     assert due_ids(database) == ["u2"]
     assert records(database)["u1"]["attempts"] == 0
     assert delivered(database, "u1") == [None]
     with database.write() as connection:
-        assert snapshot.take_over(connection, 7, NOW) == 1
+        assert outbox.adopt(connection, 7, NOW) == 1
         snapshot.update_customers(connection, [row("u2")], NOW)
-        snapshot.park(connection, [as_claimed("u2", 1)])
+        outbox.dead_letter(connection, [as_claimed("u2", 1)])
     assert due_ids(database) == ["u2"]
     with database.write() as connection:
         snapshot.update_customers(connection, [row("u1")], NOW)
-        snapshot.acknowledge(connection, [as_claimed("u1", 2), as_claimed("u2", 2)], NOW + 1)
+        outbox.acknowledge(connection, [as_claimed("u1", 2), as_claimed("u2", 2)], NOW + 1)
     assert delivered(database, "u1") == [NOW + 1]
 
 
 def sent_again(database: Database, **whom: Any) -> int:
     with database.write() as connection:
-        return snapshot.send_again(connection, NOW + 50, **whom)
+        return outbox.send_again(connection, NOW + 50, **whom)
 
 
 def test_customers_can_be_sent_again(database: Database) -> None:
@@ -919,9 +926,9 @@ def test_customers_can_be_sent_again(database: Database) -> None:
     with database.write() as connection:
         changes = [change("u1", "vip", None, True), change("u2", "churn", None, True)]
         changes += [change("u1", "vip", True, False), change("u3", "vip", None, True)]
-        snapshot.add_changes(connection, changes, 1, NOW)
-        snapshot.acknowledge(connection, [as_claimed(one, 1) for one in ("u1", "u2")], NOW + 1)
-        snapshot.park(connection, [as_claimed("u3", 1)])
+        add_changes(connection, changes, 1, NOW)
+        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ("u1", "u2")], NOW + 1)
+        outbox.dead_letter(connection, [as_claimed("u3", 1)])
     assert due_ids(database, NOW + 99) == []
 
     assert sent_again(database, customer_ids=["u2", "nobody"], run=0) == 1
@@ -934,9 +941,7 @@ def test_customers_can_be_sent_again(database: Database) -> None:
     assert sent_again(database, key="no such") == 0
 
     with database.write() as connection:
-        snapshot.acknowledge(
-            connection, [as_claimed(one, 1) for one in ("u1", "u2", "u3")], NOW + 60
-        )
+        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ("u1", "u2", "u3")], NOW + 60)
     assert {one["rev"] for one in records(database).values()} == {1}
     assert delivered(database, "u1") == [NOW + 1, NOW + 1]  # Amberflo knew it by then
     assert delivered(database, "u3") == [NOW + 60]
@@ -948,12 +953,12 @@ def test_customers_can_be_sent_again(database: Database) -> None:
 
 
 def test_more_customers_than_one_statement_takes_are_sent_again(database: Database) -> None:
-    ids = [f"u{n:05d}" for n in range(2 * snapshot.CHUNK + 7)]
+    ids = [f"u{n:05d}" for n in range(2 * ROWS + 7)]
     put(database, *(row(one) for one in ids))
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed(one, 1) for one in ids], NOW)
+        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ids], NOW)
     assert sent_again(database, customer_ids=ids[1:], run=4) == len(ids) - 1
-    assert ask(database, lambda c: snapshot.backlog(c, 4)) == len(ids) - 1
+    assert ask(database, lambda c: outbox.backlog(c, 4)) == len(ids) - 1
 
 
 # -- the queue of calls
@@ -1010,8 +1015,8 @@ def test_records_that_are_given_back_settled_or_postponed_are_claimed_no_more(
     claimed(calls, 1)
     ids = numbers(calls)
     with calls.write() as connection:
-        queue.give_back(connection, [ids["back"]])
-        queue.give_back(connection, [])
+        queue.release(connection, [ids["back"]])
+        queue.release(connection, [])
         queue.settle(connection, [ids["sent"]])
         queue.postpone(connection, [ids["later"], ids["sent"]], NOW + 5)
     found = {one["message_id"]: one for one in records(calls, "event").values()}
@@ -1192,9 +1197,9 @@ def test_failures_are_found_cleared_and_removed(database: Database) -> None:
 
 def test_history_says_what_is_present(database: Database) -> None:
     put(database, row("u1", vip=True))
-    assert ask(database, lambda c: queries.present(c, "u1")) == '{"vip": true}'
-    assert ask(database, lambda c: queries.present(c, "U1")) is None
-    assert ask(database, lambda c: list(queries.of_customer(c, "u1"))) == []
+    assert ask(database, lambda c: snapshot.get(c, "u1").traits) == '{"vip": true}'
+    assert ask(database, lambda c: snapshot.get(c, "U1")) is None
+    assert ask(database, lambda c: list(listings.of_customer(c, "u1"))) == []
 
 
 def test_a_trait_is_found_by_its_key_or_its_name(database: Database) -> None:
@@ -1210,7 +1215,7 @@ def test_a_trait_is_found_by_its_key_or_its_name(database: Database) -> None:
         ("nothing", None),
     ):
         with database.read() as connection:
-            assert queries.key_of(connection, asked) == expected
+            assert listings.key_of(connection, asked) == expected
 
 
 class Story:
@@ -1243,7 +1248,7 @@ class Story:
                 old = {one.customer_id for one in snapshot.find(connection, ids)}
                 snapshot.insert_customers(connection, [row(one) for one in ids - old], moment)
                 snapshot.update_customers(connection, [row(one) for one in old], moment)
-                snapshot.add_changes(connection, changes, run, moment)
+                add_changes(connection, changes, run, moment)
 
     def members(self, key: str, at: int) -> list[str]:
         inside: set[str] = set()
@@ -1266,9 +1271,9 @@ def test_who_was_in_at_any_moment_is_what_a_replay_says(database: Database, seed
             with database.read() as connection:
                 if at < begins:
                     with pytest.raises(NotKept):
-                        list(queries.members_at(connection, key, at))
+                        list(past.members_at(connection, key, at))
                     continue
-                found = list(queries.members_at(connection, key, at))
+                found = list(past.members_at(connection, key, at))
             assert found == story.members(key, at), (key, at)
             seen.add(len(found))
     assert len(seen) > 5
@@ -1297,14 +1302,14 @@ def test_the_changes_of_an_audience_in_a_span_of_time(database: Database) -> Non
         with database.read() as connection:
             found = [
                 (one.recorded_at, one.customer_id, one.before, one.after)
-                for one in queries.of_key(connection, "vip", since, until)
+                for one in listings.of_key(connection, "vip", since, until)
             ]
         assert found == [
             one
             for one in written
             if (since is None or one[0] >= since) and (until is None or one[0] < until)
         ]
-    assert ask(database, lambda c: list(queries.of_key(c, "no such", None, None))) == []
+    assert ask(database, lambda c: list(listings.of_key(c, "no such", None, None))) == []
 
 
 def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
@@ -1318,7 +1323,7 @@ def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
             if one.customer_id == customer
         ]
         with database.read() as connection:
-            found = list(queries.of_customer(connection, customer))
+            found = list(listings.of_customer(connection, customer))
         told = [(one.recorded_at, one.key, one.before, one.after) for one in found]
         assert told == expected
         assert bool(told) == (customer != "nobody")
@@ -1330,16 +1335,16 @@ def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
 def test_what_is_put_off_waits_by_itself(database: Database) -> None:
     put(database, row("u1"), row("u2"), run=3)
     with database.write() as connection:
-        rows = {one.customer_id: one for one in snapshot.claim(connection, 1, NOW, 9)}
-        assert snapshot.put_off(connection, [(rows["u1"], NOW + 900)]) == {3: 1}
-        snapshot.give_back(connection, ["u2"])
+        rows = {one.customer_id: one for one in outbox.claim(connection, 1, NOW, 9)}
+        assert outbox.put_off(connection, [(rows["u1"], NOW + 900)]) == {3: 1}
+        outbox.release(connection, ["u2"])
     assert records(database)["u1"]["line"] == lanes.PUT_OFF
-    assert ask(database, lambda c: snapshot.backlog(c, 3)) == 1
-    assert ask(database, snapshot.oldest_due) == NOW  # that of the other one
+    assert ask(database, lambda c: outbox.backlog(c, 3)) == 1
+    assert ask(database, outbox.oldest_due) == NOW  # that of the other one
     assert due_ids(database, NOW + 899) == ["u2"]
     assert due_ids(database, NOW + 900) == ["u2", "u1"]
     with database.write() as connection:
-        assert snapshot.take_over(connection, 4, NOW + 1) == 1  # no run waits for it
+        assert outbox.adopt(connection, 4, NOW + 1) == 1  # no run waits for it
     assert due_ids(database, NOW + 1, run=4) == ["u2", "u1"]  # but it is tried
     with database.write() as connection:
         snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 2)
@@ -1350,23 +1355,23 @@ def test_what_is_put_off_waits_by_itself(database: Database) -> None:
 def test_what_changed_in_work_is_not_put_off(database: Database) -> None:
     put(database, row("u1"))
     with database.write() as connection:
-        (claimed,) = snapshot.claim(connection, 1, NOW, 9)
+        (claimed,) = outbox.claim(connection, 1, NOW, 9)
         snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 1)
-        snapshot.put_off(connection, [(claimed, NOW + 900)])
+        outbox.put_off(connection, [(claimed, NOW + 900)])
     assert due_ids(database, NOW + 1) == ["u1"]
 
 
 def test_who_is_sent_to_see_is_acknowledged_and_due_until_then(database: Database) -> None:
     put(database, row("u1"), row("u2"), row("u3"))
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed("u1", 1)], NOW)
-        snapshot.acknowledge(connection, [as_claimed("u2", 1)], NOW + 1)
-        found = snapshot.claim_acknowledged(connection, 1, NOW + 2, 1)
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW)
+        outbox.acknowledge(connection, [as_claimed("u2", 1)], NOW + 1)
+        found = outbox.claim_acknowledged(connection, 1, NOW + 2, 1)
         assert [one.customer_id for one in found] == ["u2"]
         assert found[0].again
     assert due_ids(database, NOW + 2) == ["u3"]
     with database.write() as connection:
-        snapshot.park(connection, found)
+        outbox.dead_letter(connection, found)
     assert due_ids(database, NOW + 2) == ["u3"]
     assert records(database)["u2"]["acked_rev"] == 1
 

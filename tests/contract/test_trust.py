@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from state import erasure, pending_calls, queue, snapshot, suppression
+from state import erasure, outbox, pending_calls, queue, snapshot, suppression
 from state.db.database import Database
 from state.queue import Accepted, EventRow
 from state.snapshot import TraitRow
@@ -99,12 +99,12 @@ class Desk:
 
     def claimed(self, limit: int = 100) -> list[str]:
         with self.state.write() as connection:
-            rows = snapshot.claim(connection, 1, self.now, limit)
+            rows = outbox.claim(connection, 1, self.now, limit)
         return [row.customer_id for row in rows]
 
     def deliver(self) -> None:
         with self.state.write() as connection:
-            snapshot.acknowledge(connection, snapshot.claim(connection, 1, self.now, 100), self.now)
+            outbox.acknowledge(connection, outbox.claim(connection, 1, self.now, 100), self.now)
 
 
 def membership(key: str, value: Any, user: str = "u1", what: str = "audience") -> Json:
@@ -312,10 +312,10 @@ def test_what_is_delivered_is_not_taken_twice(desk: Desk) -> None:
     """A call since the delivery began keeps what it says."""
     desk.identify(plan="free")
     with desk.state.write() as connection:
-        rows = snapshot.claim(connection, 1, NOW, 9)
+        rows = outbox.claim(connection, 1, NOW, 9)
     desk.identify(plan="pro")
     with desk.state.write() as connection:
-        snapshot.acknowledge(connection, rows, NOW)
+        outbox.acknowledge(connection, rows, NOW)
     assert desk.customer()["called"] == {"plan": ["pro", NOW, ["free"]]}
 
 
@@ -423,7 +423,7 @@ def test_what_a_run_makes_due_has_its_part(desk: Desk) -> None:
     fill(desk, "browser", DEFAULT_SCOPES, 9)
     desk.say(*(membership("vip", True, f"member-{number}") for number in range(9)))
     with desk.state.write() as connection:
-        state = snapshot.CustomerState("of-a-run", "{}", None, None, None, None)
+        state = snapshot.CustomerRow("of-a-run", "{}", None, None, None, None)
         snapshot.insert_customers(connection, [state], NOW)
     assert "of-a-run" in desk.claimed(4)
 
@@ -449,7 +449,7 @@ def test_a_customer_waits_in_the_first_of_its_lines(desk: Desk) -> None:
 def test_customers_that_wait_count_for_the_key(desk: Desk) -> None:
     fill(desk, "browser", DEFAULT_SCOPES, 4)
     desk.engage("vip", True)
-    assert ask(desk.state, snapshot.backlog_by_key) == {"browser": 4, "server": 1}
+    assert ask(desk.state, outbox.backlog_by_key) == {"browser": 4, "server": 1}
 
 
 def accepted(key: str, count: int, *, name: str = "") -> list[Accepted]:

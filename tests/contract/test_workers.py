@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from state import queue, runs, snapshot
+from state import outbox, queue, runs, snapshot
 from state.db import database as databases
 from state.db import workers
 from state.db.database import Database
@@ -38,12 +38,13 @@ ROOT = Path(__file__).parents[2]
 #: on; then it leaves.
 HOLD = """
 import sys
-from state import queue, snapshot, workers
+from state import outbox, queue
+from state.db import workers
 from state.db.database import Database
 state, calls = Database.open(sys.argv[1]), Database.open(sys.argv[1], "queue")
 with workers.join(state, "worker", calls) as worker:
     with state.write() as connection:
-        assert len(snapshot.claim(connection, worker.number, int(sys.argv[2]), 2)) == 2
+        assert len(outbox.claim(connection, worker.number, int(sys.argv[2]), 2)) == 2
     with calls.write() as connection:
         assert len(queue.claim(connection, worker.number, int(sys.argv[2]), 2)) == 2
     print(worker.number, flush=True)
@@ -54,14 +55,14 @@ sys.stdin.readline()
 #: A worker that claims until there is nothing left, and says what it got.
 CLAIM = """
 import json, sys, time
-from state import queue, snapshot
+from state import outbox, queue
 from state.db.database import Database
 state, calls = Database.open(sys.argv[1]), Database.open(sys.argv[1], "queue")
 time.sleep(max(0.0, float(sys.argv[3]) - time.time()))
 customers, events = [], []
 while True:
     with state.write() as connection:
-        rows = snapshot.claim(connection, int(sys.argv[4]), int(sys.argv[2]), 7)
+        rows = outbox.claim(connection, int(sys.argv[4]), int(sys.argv[2]), 7)
     with calls.write() as connection:
         more = queue.claim(connection, int(sys.argv[4]), int(sys.argv[2]), 7)
     customers += [one.customer_id for one in rows]
@@ -123,7 +124,7 @@ def events(calls: Database, number: int) -> None:
 
 def claim(database: Database, worker: int, limit: int = 100, run: int | None = None) -> list[str]:
     with database.write() as connection:
-        found = snapshot.claim(connection, worker, NOW, limit, run)
+        found = outbox.claim(connection, worker, NOW, limit, run)
     return [one.customer_id for one in found]
 
 
@@ -323,8 +324,8 @@ def test_what_is_claimed_is_nobody_elses(database: Database) -> None:
     assert claim(database, 1, 0) == []
     assert claims(database) == {1: 3, 2: 2}
     # What is in work is due all the same.
-    assert ask(database, snapshot.backlog) == 5
-    assert ask(database, snapshot.oldest_due) == NOW
+    assert ask(database, outbox.backlog) == 5
+    assert ask(database, outbox.oldest_due) == NOW
 
 
 def test_claims_come_in_the_order_they_wait(database: Database) -> None:
@@ -352,13 +353,13 @@ def test_what_ends_a_claim(database: Database, how: str) -> None:
     claim(database, 2, 1)
     with database.write() as connection:
         if how == "acknowledge":
-            snapshot.acknowledge(connection, [as_claimed("u0000", 1)], NOW)
+            outbox.acknowledge(connection, [as_claimed("u0000", 1)], NOW)
         elif how == "park":
-            snapshot.park(connection, [as_claimed("u0000", 1)])
+            outbox.dead_letter(connection, [as_claimed("u0000", 1)])
         elif how == "postpone":
-            snapshot.postpone(connection, [("u0000", 1, NOW)])
+            outbox.postpone(connection, [("u0000", 1, NOW)])
         elif how == "give_back":
-            snapshot.give_back(connection, ["u0000"])
+            outbox.release(connection, ["u0000"])
         else:
             workers.free_customers(connection, 1)
     assert claims(database) == {2: 1}
@@ -372,12 +373,12 @@ def test_a_customer_that_changes_in_work_stays_in_work_and_due(database: Databas
     claim(database, 1)
     with database.write() as connection:
         snapshot.update_customers(connection, [row("u0000", vip=True)], NOW, 7)
-        snapshot.take_over(connection, 7, NOW)
-        snapshot.send_again(connection, NOW)
+        outbox.adopt(connection, 7, NOW)
+        outbox.send_again(connection, NOW)
     assert claims(database) == {1: 1}
     assert claim(database, 2) == []
     with database.write() as connection:
-        snapshot.acknowledge(connection, [as_claimed("u0000", 1)], NOW)
+        outbox.acknowledge(connection, [as_claimed("u0000", 1)], NOW)
     assert claim(database, 2) == ["u0000"]
 
 
@@ -428,10 +429,10 @@ def test_who_claims_does_not_wait_for_another_who_does(empty_postgres: str) -> N
         events(calls, 6)
         with database.write() as first, database.write() as second:
             second.execute(text("SET LOCAL lock_timeout = '2s'"))
-            one = snapshot.claim(first, 1, NOW, 3)
-            two = snapshot.claim(second, 2, NOW, 3)
+            one = outbox.claim(first, 1, NOW, 3)
+            two = outbox.claim(second, 2, NOW, 3)
             assert [row.customer_id for row in one + two] == [f"u{n:04d}" for n in range(6)]
-            assert snapshot.claim(second, 2, NOW, 3) == []
+            assert outbox.claim(second, 2, NOW, 3) == []
         with calls.write() as first, calls.write() as second:
             second.execute(text("SET LOCAL lock_timeout = '2s'"))
             ones = queue.claim(first, 1, NOW, 3)
@@ -529,7 +530,7 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(run), pool.submit(sort)]:
             done.result(60)
-    for state in ask(database, lambda c: snapshot.states(c, ids)):
+    for state in ask(database, lambda c: snapshot.find(c, ids)):
         assert json.loads(state.traits).keys() == {f"k{n}" for n in range(rounds)}
         assert json.loads(state.called).keys() == {f"c{n}" for n in range(rounds)}
     assert {one["rev"] for one in records(database).values()} == {1 + 2 * rounds}
@@ -565,17 +566,17 @@ def test_a_run_and_a_delivery_never_wait_for_each_other_for_ever(empty_postgres:
 
         def deliver() -> None:
             with other.write(beside=True) as connection:
-                snapshot.acknowledge(connection, [as_claimed("u0001", 1)], NOW)
+                outbox.acknowledge(connection, [as_claimed("u0001", 1)], NOW)
                 delivered_one.set()
                 committing.wait(0.5)
-                snapshot.acknowledge(connection, [as_claimed("u0000", 1)], NOW)
+                outbox.acknowledge(connection, [as_claimed("u0000", 1)], NOW)
 
         with database.write(alone=True) as connection:
             snapshot.update_customers(connection, [row("u0000", vip=True)], NOW, 7)
             delivery = pool.submit(deliver)
             delivered_one.wait(0.5)
             committing.set()
-            snapshot.take_over(connection, 7, NOW)
+            outbox.adopt(connection, 7, NOW)
         delivery.result(20)
         # Both are there: nothing was undone.
         found = records(database)
@@ -588,10 +589,10 @@ def test_deliveries_write_side_by_side(empty_postgres: str) -> None:
         customers(database, 2)
         with database.write(beside=True) as one, database.write(beside=True) as two:
             two.execute(text("SET LOCAL lock_timeout = '2s'"))
-            snapshot.acknowledge(one, [as_claimed("u0000", 1)], NOW)
-            snapshot.acknowledge(two, [as_claimed("u0001", 1)], NOW)
+            outbox.acknowledge(one, [as_claimed("u0000", 1)], NOW)
+            outbox.acknowledge(two, [as_claimed("u0001", 1)], NOW)
     with closing(Database.open(empty_postgres)) as database:
-        assert ask(database, snapshot.backlog) == 0
+        assert ask(database, outbox.backlog) == 0
 
 
 def test_who_waits_too_long_for_another_writer_is_told_that_it_is_busy(

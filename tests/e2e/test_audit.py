@@ -16,7 +16,8 @@ import pytest
 
 from state import runs, snapshot
 from state.db.database import Database
-from state.snapshot import ChangeRow, CustomerState, TraitRow
+from state.history.record import ChangeRow, add_changes
+from state.snapshot import CustomerRow, TraitRow
 from syncer import cli
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
@@ -378,11 +379,11 @@ def test_memory_does_not_grow_with_the_answer(installation: Installation, tmp_pa
     ):
         run = runs.start(connection, "initial", 1000, "{}")
         runs.set_values(connection, run, {"committed_at": 1000})
-        states = [CustomerState(one, "{}", None, None, None, None) for one in ids]
+        states = [CustomerRow(one, "{}", None, None, None, None) for one in ids]
         snapshot.insert_customers(connection, states, 1000)
         snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", len(ids))])
         changes = [ChangeRow(one, "vip", "vip", None, "true", 7) for one in ids]
-        snapshot.add_changes(connection, changes, run, 1000)
+        add_changes(connection, changes, run, 1000)
     for question in (
         ["run", str(run), "--json"],
         ["audience", "vip", "--json"],

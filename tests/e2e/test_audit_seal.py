@@ -425,7 +425,7 @@ def test_a_compaction_may_be_killed_at_any_moment(
     question = ("audit", "audience", key, "--at", between)
     answer = answered(installation, *question)
     slow = (
-        "from state import compaction\ncompaction.CHUNK, compaction.PAUSE = 3, 0.02\n"
+        "from state.history import compaction\ncompaction.CHUNK, compaction.PAUSE = 3, 0.02\n"
         "from syncer.cli import main\nmain()"
     )
     unfinished = 0

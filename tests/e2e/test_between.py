@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from state import queue, snapshot
-from state.history import queries
+from state.history import listings, past
 from state.queue import Accepted
 from syncer.app import App
 from syncer.config import load
@@ -105,8 +105,8 @@ def test_the_history_says_what_was_there_and_the_newer_one_stays(
     with App(config, LineProgress()).state(writes=False) as database, database.read() as connection:
         for row in snapshot.traits(connection):
             if row.kind == "audience":
-                assert queries.count_at(connection, row.key) == row.members
-                (size,) = queries.sizes(connection, row.key, 0, 10**13, 1)
+                assert past.count_at(connection, row.key) == row.members
+                (size,) = past.sizes(connection, row.key, 0, 10**13, 1)
                 assert size.members == row.members
-                moves = queries.key_moves(connection, row.key)
+                moves = listings.key_moves(connection, row.key)
                 assert moves.entered - moves.exited == row.members

@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
-from state import snapshot
+from state import outbox, snapshot
 from state.db.database import Database
-from state.snapshot import CustomerState
+from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.reader import CustomerReader
 from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
@@ -97,10 +97,10 @@ class World:
         text = orjson.dumps(traits, option=orjson.OPT_SORT_KEYS).decode()
         now = time.time_ns() // 1_000_000
         with self.database.write() as connection:
-            row = CustomerState(customer_id, text, None, None, called, None)
+            row = CustomerRow(customer_id, text, None, None, called, None)
             snapshot.insert_customers(connection, [row], now)
-            claimed = snapshot.claim(connection, 1, now, 10)
-            snapshot.acknowledge(connection, claimed, now)
+            claimed = outbox.claim(connection, 1, now, 10)
+            outbox.acknowledge(connection, claimed, now)
 
     @contextmanager
     def contact(
@@ -235,19 +235,19 @@ def test_what_is_due_refused_or_on_its_way_is_not_judged(world: World) -> None:
         world.know(one, vip=True)
     world.know("refused", vip=False)
     never, refused = (
-        CustomerState(one, '{"vip":true}', None, None, None, None)
+        CustomerRow(one, '{"vip":true}', None, None, None, None)
         for one in ("never sent", "refused")
     )
     with world.database.write() as connection:
         snapshot.insert_customers(connection, [never], 1)
         snapshot.update_customers(connection, [refused], 1)
-        snapshot.park(connection, snapshot.claim(connection, 1, 1, 10))
-        snapshot.send_again(connection, 1, customer_ids=["due"])
+        outbox.dead_letter(connection, outbox.claim(connection, 1, 1, 10))
+        outbox.send_again(connection, 1, customer_ids=["due"])
 
     def change(customer_id: str) -> None:
         if customer_id == "changing":
             with world.database.write() as connection:
-                snapshot.send_again(connection, 1, customer_ids=["changing"])
+                outbox.send_again(connection, 1, customer_ids=["changing"])
 
     world.amberflo.after_read = change
     with world.contact() as contact:
@@ -267,9 +267,9 @@ def test_a_change_between_two_looks_is_seen_at_its_rev(world: World) -> None:
         if left and left.pop():
             now = time.time_ns() // 1_000_000
             with world.database.write() as connection:
-                row = CustomerState("u1", '{"total":1,"vip":true}', None, None, None, None)
+                row = CustomerRow("u1", '{"total":1,"vip":true}', None, None, None, None)
                 snapshot.update_customers(connection, [row], now)
-                snapshot.acknowledge(connection, snapshot.claim(connection, 1, now, 1), now)
+                outbox.acknowledge(connection, outbox.claim(connection, 1, now, 1), now)
 
     world.amberflo.after_read = change
     assert world.drifted() == {"u1": (2, {"vip": False}, False)}

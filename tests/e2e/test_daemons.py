@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from state import runs, snapshot
+from state import outbox, runs, snapshot
 from state.db import workers
 from state.db.database import Database
 from syncer.sandbox.engage import EngageSandbox
@@ -144,14 +144,14 @@ def test_what_another_delivers_while_a_run_ends_counts_once(
     engage.fill(20, 3)
     installation.run("sync")
     engage.evolve(hours=2.5, fraction=0.2)
-    backlog, given = snapshot.backlog, list[int]()
+    backlog, given = outbox.backlog, list[int]()
 
     def cross(connection: Connection, run: int | None = None) -> int:
         if run is not None and not given:
             with closing(Database.open(postgres_url)) as other, other.write(beside=True) as theirs:
-                rows = snapshot.claim(theirs, 1, time.time_ns() // 1_000_000 + 10**6, 100, run)
+                rows = outbox.claim(theirs, 1, time.time_ns() // 1_000_000 + 10**6, 100, run)
                 given.append(len(rows))
-                for of_run, number in snapshot.acknowledge(theirs, rows, 1).items():
+                for of_run, number in outbox.acknowledge(theirs, rows, 1).items():
                     runs.add_outcomes(theirs, of_run, delivered=number)
         return backlog(connection, run)
 

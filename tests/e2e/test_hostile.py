@@ -20,7 +20,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import func, insert, select
 
-from state import failures, queue, snapshot
+from state import failures, outbox, queue
 from state.db import database as databases
 from state.db.database import Database
 from state.db.tables import INBOX
@@ -77,7 +77,7 @@ class Bench:
 
     def customers(self) -> set[str]:
         with self.state.write() as connection:
-            return {row.customer_id for row in snapshot.claim(connection, 1, 2**62, 10**6)}
+            return {row.customer_id for row in outbox.claim(connection, 1, 2**62, 10**6)}
 
     def close(self) -> None:
         self.calls.close()

@@ -11,11 +11,11 @@ import pytest
 import uvloop
 from sqlalchemy import update
 
-from state import failures, snapshot
+from state import failures, outbox, snapshot
 from state.db import workers
 from state.db.database import Database
 from state.db.tables import TRAIT
-from state.snapshot import CustomerState, TraitRow
+from state.snapshot import CustomerRow, TraitRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.sandbox.faults import Faults
@@ -35,10 +35,10 @@ def now() -> int:
 
 def learn(database: Database, customer_id: str, traits: str, *ours: str) -> None:
     """What a run commits: a customer's traits, and that these names are ours."""
-    state = CustomerState(customer_id, traits, None, None, None, None)
+    state = CustomerRow(customer_id, traits, None, None, None, None)
     with database.write(alone=True) as connection:
         snapshot.put_traits(connection, [TraitRow(one, one, "audience", 0) for one in ours])
-        if snapshot.find(connection, [customer_id]):
+        if snapshot.known(connection, [customer_id]):
             snapshot.update_customers(connection, [state], now())
         else:
             snapshot.insert_customers(connection, [state], now())
@@ -49,13 +49,13 @@ def deliver(database: Database, url: str, *steps: Callable[[], object], **option
     """One delivery that goes on while the steps are done, each when all that is due is sent. (A
     customer whose next attempt is far off keeps it from its end.)"""
     with database.write() as connection:
-        waiting = [CustomerState("waiting", "{}", None, None, None, None)]
+        waiting = [CustomerRow("waiting", "{}", None, None, None, None)]
         snapshot.insert_customers(connection, waiting, now() + 500_000)
     left = list(steps)
 
     def stop() -> bool:
         with database.read() as connection:
-            busy = snapshot.any_due(connection, now())
+            busy = outbox.any_due(connection, now())
         if busy:
             return False
         if left:
@@ -157,5 +157,5 @@ def test_a_customer_waits_as_long_as_amberflo_asks(
     began = now()
     deliver(database, installation.amberflo_url)
     with database.read() as connection:
-        assert not snapshot.any_due(connection, began + 39_999)
-        assert snapshot.any_due(connection, now() + 40_001)
+        assert not outbox.any_due(connection, began + 39_999)
+        assert outbox.any_due(connection, now() + 40_001)

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as engine_event
 
-from state import failures, queue, snapshot
+from state import failures, outbox, queue
 from state.db.database import Database
 from syncer.amberflo.record import merged
 from syncer.clock import FUTURE, TOO_EARLY, UNREADABLE
@@ -1873,7 +1873,7 @@ def amberflo_takes(bench: Workbench) -> None:
     with bench.calls.write() as connection:
         records = queue.claim(connection, 1, 2**62, 10**6)
     with bench.state.write() as connection:
-        customers = snapshot.claim(connection, 1, 2**62, 10**6)
+        customers = outbox.claim(connection, 1, 2**62, 10**6)
     assert records
     assert customers
     with running(AmberfloSandbox(API_KEY)) as url, httpx.Client(trust_env=False) as client:

@@ -19,10 +19,10 @@ import orjson
 import pytest
 from aiohttp import web
 
-from state import erasure, snapshot
+from state import erasure, outbox, snapshot
 from state.db.database import Database
 from state.db.locks import run_lock
-from state.snapshot import CustomerState
+from state.snapshot import CustomerRow
 from syncer.amberflo import reader
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.engage import EngageSandbox
@@ -457,11 +457,11 @@ def deliver(installation: Installation, amberflo: Amberflo, customer_id: str) ->
     now = time.time_ns() // 1_000_000
     database = Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")
     with database.write() as connection:
-        (state,) = snapshot.states(connection, [customer_id])
+        (state,) = snapshot.find(connection, [customer_id])
         snapshot.update_customers(connection, [state._replace(name=f"Name {now}")], now)
-        (row,) = snapshot.claim(connection, 1, now, 1)
+        (row,) = outbox.claim(connection, 1, now, 1)
         assert row.customer_id == customer_id
-        snapshot.acknowledge(connection, [row], now)
+        outbox.acknowledge(connection, [row], now)
     database.close()
     amberflo.customers[customer_id] = {
         **amberflo.customers[customer_id],
@@ -472,7 +472,7 @@ def deliver(installation: Installation, amberflo: Amberflo, customer_id: str) ->
 def make_due(installation: Installation, customer_id: str) -> None:
     database = Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")
     with database.write() as connection:
-        snapshot.send_again(connection, 1, customer_ids=[customer_id])
+        outbox.send_again(connection, 1, customer_ids=[customer_id])
     database.close()
 
 
@@ -590,8 +590,8 @@ def test_what_is_due_refused_or_never_sent(
     due, new = sorted(amberflo.customers)[3], "new"
     database = Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")
     with database.write() as connection:
-        snapshot.send_again(connection, 1, customer_ids=[due])
-        state = CustomerState(new, '{"vip":true}', None, None, None, None)
+        outbox.send_again(connection, 1, customer_ids=[due])
+        state = CustomerRow(new, '{"vip":true}', None, None, None, None)
         snapshot.insert_customers(connection, [state], 1)
     database.close()
     amberflo.customers[due]["customerName"] = "older"

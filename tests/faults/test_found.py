@@ -14,12 +14,12 @@ import pytest
 import uvloop
 from sqlalchemy import insert
 
-from state import snapshot
+from state import outbox, snapshot
 from state.db import workers
 from state.db.database import Database
 from state.db.locks import lock
 from state.db.tables import WORKER
-from state.snapshot import CustomerState
+from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
@@ -35,11 +35,11 @@ from .test_faults import CALM
 HORIZON = 1000
 
 
-def state(traits: dict[str, Any], stamps: dict[str, int], **more: Any) -> CustomerState:
+def state(traits: dict[str, Any], stamps: dict[str, int], **more: Any) -> CustomerRow:
     """What calls said came after the horizon, whenever it happened."""
     came = {name: [at, max(at, HORIZON + 1)] for name, at in stamps.items()}
     texts = [orjson.dumps(one).decode() for one in (traits, came)]
-    found = CustomerState("u", texts[0], "Old", "old@example.com", None, texts[1])
+    found = CustomerRow("u", texts[0], "Old", "old@example.com", None, texts[1])
     return found._replace(**more)
 
 
@@ -132,13 +132,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def test_a_run_does_not_wait_for_a_worker_that_died(database: Database) -> None:
     """Without a configured rate nobody looked after the dead: it waited for `patience` in vain."""
     ids = [f"u{number}" for number in range(5)]
-    rows = [CustomerState(one, '{"vip":true}', None, None, None, None) for one in ids]
+    rows = [CustomerRow(one, '{"vip":true}', None, None, None, None) for one in ids]
     with workers.join(database, "worker") as dead, database.write() as connection:
         snapshot.insert_customers(connection, rows, 1, run=1)
     with database.write() as connection:
         record = {"id": dead.number, "kind": "worker", "host": "", "pid": 1, "started_at": 1}
         connection.execute(insert(WORKER).values(**record))
-        snapshot.claim(connection, dead.number, 1, 3)
+        outbox.claim(connection, dead.number, 1, 3)
     amberflo = AmberfloSandbox("key")
     with running(amberflo) as url:
 

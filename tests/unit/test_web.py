@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state.history.queries import Size
+from state.history.past import Size
 from syncer.web import render
 from syncer.web.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart
 from syncer.web.messages import Visit, Wrong

@@ -1,0 +1,32 @@
+"""Statements over many rows, in batches: a statement takes a bounded number of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.sql import Executable
+
+T = TypeVar("T")
+
+#: Rows that one statement writes.
+ROWS = 1000
+#: Values that one statement names in a condition.
+VALUES = 500
+
+
+def batches(values: Iterable[T], size: int = VALUES) -> Iterator[list[T]]:
+    """Split values into lists of at most `size`."""
+    rest = iter(values)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def execute_many(
+    connection: Connection, statement: Executable, rows: Sequence[dict[str, Any]]
+) -> None:
+    """Execute a statement once for each row of parameters; do nothing without rows."""
+    for batch in batches(rows, ROWS):
+        connection.execute(statement, batch)

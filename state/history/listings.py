@@ -1,0 +1,215 @@
+"""The changes of the history: a customer's, a trait's, a run's, and those that Amberflo has not
+acknowledged. What was so as of a moment is in past.py, which also says how changes are ordered.
+
+Listings are streamed, and can be paged: `limit` ends a page, and `after_id` with the id of its last
+change begins the next one, in either order (nothing, when no change has that id). Every question is
+served by an index; a test asks both databases for their plans. Times are epoch milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, case, func, literal_column, select
+
+from state.db.tables import CHANGE, CUSTOMER, TRAIT
+from state.history.paging import Page, listed
+
+#: `step` of a change: into the audience, out of it, or neither (a value, or false for the first
+#: time).
+ENTERED, EXITED, NEITHER = 1, -1, 0
+MOVED = (ENTERED, EXITED)
+
+#: The key, where an index that begins with it must not be taken: without statistics SQLite holds a
+#: key for as selective as a customer.
+KEY_OF_CUSTOMER: Any = CHANGE.c.key.concat(literal_column("''"))
+
+
+class Entry(NamedTuple):
+    """One change; see `tables.Change`. `before` and `after` are JSON, None is absent. (`told_by`
+    says of every change where it comes from, `source` only of some.)"""
+
+    id: int
+    run: int | None
+    customer_id: str
+    rev: int
+    key: str
+    trait: str
+    before: str | None
+    after: str | None
+    step: int
+    observed_at: int | None
+    recorded_at: int
+    delivered_at: int | None
+    source: str | None
+    via: str | None
+
+    @property
+    def told_by(self) -> str:
+        """`pull` for what a run pulled, `call` for a membership that a call told, or one of
+        `tables.SOURCES`."""
+        return self.source or ("call" if self.run is None else "pull")
+
+
+class Undelivered(NamedTuple):
+    """A change that Amberflo has not acknowledged. `refused`: it is not tried again by itself (see
+    the failures); else it waits for its turn or its next attempt."""
+
+    entry: Entry
+    refused: bool
+
+
+class Moves(NamedTuple):
+    """Changes of one trait: entries, exits, and those that are neither."""
+
+    key: str
+    trait: str
+    entered: int
+    exited: int
+    other: int
+
+
+_THEIRS = CUSTOMER.c.customer_id == CHANGE.c.customer_id
+_UNDELIVERED = (CHANGE.c.delivered_at.is_(None), CHANGE.c.rev > CUSTOMER.c.acked_rev)
+_ENTRY = [CHANGE.c[name] for name in Entry._fields]
+#: What questions begin with: to put a statement together takes longer than to answer it.
+ENTRIES = select(*_ENTRY)
+_WAITING = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS).where(*_UNDELIVERED)
+
+
+def key_of(connection: Connection, key_or_trait: str) -> str | None:
+    """The key of a trait, by its key or by its name at Amberflo; also a key that was in use once
+    and gave its name away to another."""
+    for table, column in ((TRAIT, TRAIT.c.key), (TRAIT, TRAIT.c.trait), (CHANGE, CHANGE.c.key)):
+        statement = select(table.c.key).where(column == key_or_trait).limit(1)
+        found = connection.execute(statement).scalar()
+        if found is not None:
+            return str(found)
+    return None
+
+
+def of_customer(
+    connection: Connection,
+    customer_id: str,
+    *,
+    key: str | None = None,
+    since: int | None = None,
+    until: int | None = None,
+    newest_first: bool = False,
+    after_id: int | None = None,
+    limit: int | None = None,
+) -> Generator[Entry]:
+    """A customer's changes in the order in which they were made; with `key` those of one trait,
+    with `since` and `until` those recorded in [since, until)."""
+    chosen = [CHANGE.c.customer_id == customer_id, *_recorded(since, until)]
+    if key is not None:
+        chosen.append(key == KEY_OF_CUSTOMER)
+    page = Page(newest_first, after_id, limit)
+    return listed(connection, ENTRIES.where(*chosen), Entry._make, (CHANGE.c.id,), page)
+
+
+def entry(connection: Connection, change: int) -> Entry | None:
+    """A change by its id."""
+    found = connection.execute(ENTRIES.where(CHANGE.c.id == change)).first()
+    return None if found is None else Entry._make(found)
+
+
+def first_recorded(connection: Connection, key: str) -> int | None:
+    """When the first change of a key was recorded."""
+    statement = select(func.min(CHANGE.c.recorded_at)).where(CHANGE.c.key == key)
+    found = connection.execute(statement).scalar()
+    return None if found is None else int(found)
+
+
+def of_key(
+    connection: Connection,
+    key: str,
+    since: int | None = None,
+    until: int | None = None,
+    *,
+    steps: Collection[int] | None = None,
+    newest_first: bool = False,
+    after_id: int | None = None,
+    limit: int | None = None,
+) -> Generator[Entry]:
+    """Changes of a key recorded in [since, until), in the order of `recorded_at`, then of the id;
+    with `steps` only these: MOVED gives the entries and exits of an audience."""
+    chosen = [CHANGE.c.key == key]
+    if steps is not None:
+        chosen.append(CHANGE.c.step.in_(steps))
+    statement, page = ENTRIES.where(*chosen), Page(newest_first, after_id, limit)
+    order = (CHANGE.c.recorded_at, CHANGE.c.id)
+    return listed(connection, statement, Entry._make, order, page, since, until)
+
+
+def of_run(
+    connection: Connection,
+    run: int,
+    *,
+    key: str | None = None,
+    steps: Collection[int] | None = None,
+    after_id: int | None = None,
+    limit: int | None = None,
+) -> Generator[Entry]:
+    """What a run changed, in the order of the key, then of the id (in which customers of one commit
+    stand in the order of theirs); with `key` and `steps` only these."""
+    chosen = [CHANGE.c.run == run]
+    if key is not None:
+        chosen.append(CHANGE.c.key == key)
+    if steps is not None:
+        chosen.append(CHANGE.c.step.in_(steps))
+    statement, page = ENTRIES.where(*chosen), Page(False, after_id, limit)
+    order = (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,)
+    return listed(connection, statement, Entry._make, order, page)
+
+
+def key_moves(
+    connection: Connection, key: str, since: int | None = None, until: int | None = None
+) -> Moves:
+    """How many changes of a key were recorded in [since, until)."""
+    chosen = [CHANGE.c.key == key, *_recorded(since, until)]
+    return (_moves(connection, chosen) or [Moves(key, key, 0, 0, 0)])[0]
+
+
+def run_moves(connection: Connection, run: int) -> list[Moves]:
+    """What a run wrote, by key. (The run's own record has what it found: also what was held.)"""
+    return _moves(connection, [CHANGE.c.run == run])
+
+
+def _moves(connection: Connection, chosen: Sequence[ColumnElement[bool]]) -> list[Moves]:
+    counts = [
+        func.sum(case((CHANGE.c.step == step, 1), else_=0)) for step in (ENTERED, EXITED, NEITHER)
+    ]
+    statement = select(CHANGE.c.key, *counts).where(*chosen).group_by(CHANGE.c.key)
+    rows = connection.execute(statement.order_by(CHANGE.c.key)).all()
+    names = {row.key: row.trait for row in connection.execute(select(TRAIT.c.key, TRAIT.c.trait))}
+    return [Moves(key, names.get(key, key), *map(int, counts)) for key, *counts in rows]
+
+
+def undelivered(
+    connection: Connection, *, after_id: int | None = None, limit: int | None = None
+) -> Generator[Undelivered]:
+    """Changes that Amberflo has not acknowledged, in the order of the customer, then of the id.
+
+    Changes that undid each other before anything was sent are not among them: Amberflo has what
+    they came to.
+    """
+    order = (CHANGE.c.customer_id, CHANGE.c.id)
+    page = Page(False, after_id, limit)
+    return listed(connection, _WAITING, _undelivered, order, page)
+
+
+def undelivered_count(connection: Connection) -> int:
+    """How many there are of these."""
+    statement = select(func.count()).select_from(CHANGE).join(CUSTOMER, _THEIRS)
+    return int(connection.execute(statement.where(*_UNDELIVERED)).scalar_one())
+
+
+def _undelivered(row: Any) -> Undelivered:
+    return Undelivered(Entry._make(row[:-1]), bool(row[-1]))
+
+
+def _recorded(since: int | None, until: int | None) -> list[ColumnElement[bool]]:
+    found = [] if since is None else [CHANGE.c.recorded_at >= since]
+    return found if until is None else [*found, CHANGE.c.recorded_at < until]

@@ -1,0 +1,92 @@
+"""Writing the history: the changes of customers, as a run or a call made them.
+
+Times are epoch milliseconds; values are JSON text, None is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from sqlalchemy import Connection, insert, select
+
+from state.db.batches import ROWS, batches, execute_many
+from state.db.tables import CHANGE, CUSTOMER, RELEASED
+from state.history import seal
+
+
+class ChangeRow(NamedTuple):
+    """One trait's change for the history; `before` and `after` are JSON, None is absent. `source`
+    is as in `tables.SOURCES`; where `step` is None, it follows from `before` and `after`; `via` is
+    the short name of the key that a call came by."""
+
+    customer_id: str
+    key: str
+    trait: str
+    before: str | None
+    after: str | None
+    observed_at: int | None
+    source: str | None = None
+    step: int | None = None
+    via: str | None = None
+
+
+def add_changes(
+    connection: Connection,
+    rows: Sequence[ChangeRow],
+    run: int | None,
+    now: int,
+    *,
+    delivered_at: Mapping[str, int | None] = MappingProxyType({}),
+) -> None:
+    """Add changes of customers that were just written: they belong to the present `rev` of these.
+
+    The caller's transaction writes alone (`Database.write`): a seal (seal.py) must see the changes
+    in the order of their ids. `delivered_at` has the time, by customer, where Amberflo has the
+    changes already.
+    """
+    revs: dict[str, int] = {}
+    for ids in batches(sorted({row.customer_id for row in rows}), ROWS):
+        statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.rev)
+        for customer_id, rev in connection.execute(
+            statement.where(CUSTOMER.c.customer_id.in_(ids))
+        ):
+            revs[customer_id] = rev
+    execute_many(
+        connection,
+        insert(CHANGE).values(run=run, recorded_at=now),
+        [
+            {
+                **row._asdict(),
+                "rev": revs[row.customer_id],
+                "step": step_of(row.before, row.after, row.source)
+                if row.step is None
+                else row.step,
+                "delivered_at": delivered_at.get(row.customer_id),
+                "salt": salt,
+            }
+            for row, salt in zip(rows, seal.salts(len(rows)), strict=True)
+        ],
+    )
+
+
+def step_of(before: str | None, after: str | None, source: str | None = None) -> int:
+    """Return 1 where a change enters an audience, -1 where it leaves one, else 0. A value that is
+    given back is nobody's membership any more, whatever others had under the name."""
+    return (after == "true" and source != RELEASED) - (before == "true")
+
+
+def last_observed(connection: Connection, customer_id: str, key: str) -> int | None:
+    """Return Segment's time of the row that the newest change of a customer's key comes from; None
+    where it comes from no row: from a call, or from a run that missed the row or found it dated in
+    the future."""
+    row = connection.execute(
+        select(CHANGE.c.run, CHANGE.c.observed_at, CHANGE.c.recorded_at)
+        .where(CHANGE.c.customer_id == customer_id, CHANGE.c.key == key)
+        .order_by(CHANGE.c.id.desc())
+        .limit(1)
+    ).first()
+    if row is None or row.run is None or row.observed_at is None:
+        return None
+    return int(row.observed_at) if row.observed_at < row.recorded_at else None
