@@ -28,8 +28,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from syncer.engage import catalog as catalogs
+from syncer.engage.catalog_builder import build
 from syncer.engage.source import ObservedKey, PulledCustomer
+from syncer.json_text import canonical
 from syncer.sync.diff import Tally, compare, merge
 
 PULL = "SELECT customer_id, keys, value_texts, times, profile FROM pull ORDER BY customer_id"
@@ -73,7 +74,7 @@ def make(folder: Path, customers: int, audiences: int, changed: float, unique: b
             name, email = f"Name {number}", f"{number}@example.com"
             profile = json.dumps([["email", email, "t"], ["name", name, "t"]])
             pulled.append((customer_id, keys_text, value_texts(now), time_text, profile))
-            known.append((customer_id, catalogs.canonical(was), value_texts(was), name, email))
+            known.append((customer_id, canonical(was), value_texts(was), name, email))
         pull.executemany("INSERT INTO pull VALUES (?, ?, ?, ?, ?)", pulled)
         state.executemany("INSERT INTO customer VALUES (?, ?, ?, ?, ?)", known)
     for connection in (pull, state):
@@ -103,7 +104,7 @@ def run_bare(pulled: Iterator[Any], snapshot: Iterator[Any]) -> int:
 def run_compare(pulled: Iterator[Any], snapshot: Iterator[Any], keys: list[str]) -> int:
     observed = [ObservedKey(key, 1, 1, 0, 0) for key in keys]
     observed.append(ObservedKey("total_revenue", 1, 0, 0, 1))
-    catalog = catalogs.build(observed, [], audiences=["*"], computed_traits=["total_revenue"])
+    catalog = build(observed, [], audiences=["*"], computed_traits=["total_revenue"])
     tally = Tally(catalog)
     pairs = merge(map(PulledCustomer._make, pulled), snapshot)
     found = sum(1 for _ in compare(pairs, catalog, tally))

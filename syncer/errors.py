@@ -9,7 +9,7 @@
      │   │   ├─ OtherAccount     not the account that the state is about       exit 1
      │   │   ├─ Refused          it does not take this request as it is
      │   │   └─ TryAgain         it did not take this request now; send it again later
-     │   ├─ passthrough.call.BadRequest  a call that is refused whole, with its HTTP status
+     │   ├─ passthrough.parsing.BadRequest  a call that is refused whole, with its HTTP status
      │   ├─ Stopped              the user or the system asked us to stop       exit 1
      │   └─ NotFound             no such run, customer, audience or failure    exit 1
      └─ state.errors.StateError  the state database cannot be used             exit 1

@@ -29,7 +29,7 @@ from syncer.cli.options import (
 )
 from syncer.cli.seal import compact, seal
 from syncer.clock import iso
-from syncer.engage.catalog import AUDIENCE
+from syncer.engage.computations import AUDIENCE
 from syncer.errors import NotFound, NotKept
 from syncer.privacy.forget import check_not_forgotten
 from syncer.progress import say

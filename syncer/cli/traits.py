@@ -23,7 +23,7 @@ from syncer.cli.options import (
 from syncer.clock import iso
 from syncer.config import EngageConfig
 from syncer.databases import opened
-from syncer.engage.selection import kind_by_globs, named
+from syncer.engage.selection import KeySelection, named
 from syncer.errors import ConfigError, NotFound
 from syncer.progress import say
 
@@ -78,7 +78,7 @@ def _status(row: TraitRow, engage: EngageConfig) -> str | None:
     Public API says of it."""
     if row.released_at is not None:
         return "released"
-    if kind_by_globs(row.key, engage.audiences, engage.computed_traits) is None:
+    if KeySelection(engage.audiences, engage.computed_traits).kind(row.key) is None:
         return "left out"
     return row.status
 

@@ -183,8 +183,3 @@ def same(one: Value | None, other: Value | None) -> bool:
 def counts(value: Any) -> int:
     """1 for a member of an audience or a holder of a computed trait."""
     return 0 if value is None or value is False else 1
-
-
-def as_json(value: Any) -> str | None:
-    """A value for the history; None is absent."""
-    return None if value is None else orjson.dumps(value).decode()

@@ -1,16 +1,14 @@
 """The Segment call: from a request's JSON to single events, each validated on its own. Pure.
 
-An event ends in one of three ways. It is a `Call`; or it is `Dropped`: a good event that Amberflo
-has no place for, accepted and counted; or it is `Rejected`: something is wrong with it, it goes to
-the failures with its reason and the other events of its request are taken. What is wrong with the
-request as a whole raises `BadRequest`, and nothing of it is taken. Reasons are few and fixed, so
-they can be counted by.
+An event becomes a `Call`, or it is `Dropped` (a valid event that Amberflo has no place for: it is
+accepted and counted), or it is `Rejected` (something is wrong with it: it goes to the failures with
+its reason, and the other events of its request go on). A request that is wrong as a whole raises
+`BadRequest`, and nothing of it is stored. Reasons are few and fixed, so that they can be counted.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,8 +17,9 @@ import orjson
 
 from syncer import clock
 from syncer.clock import Reading
-from syncer.errors import SyncerError
-from syncer.ids import MAX_ID, is_unicode, storable
+from syncer.ids import MAX_ID, storable
+from syncer.json_text import printable
+from syncer.passthrough.parsing import BadRequest
 from syncer.passthrough.scopes import DELETE, MEMBERSHIPS, WEBHOOK
 
 Json = Mapping[str, Any]
@@ -33,7 +32,7 @@ MAX_WEBHOOK_EVENTS = 4000
 MAX_MESSAGE_ID = 100
 MAX_DEPTH = 64
 
-#: What a call may be; and what one of a webhook may be beside.
+#: The types of calls; Segment's webhook sends deletes as well.
 TYPES = ("page", "screen", "track", "identify", "group", "alias")
 WEBHOOK_TYPES = (*TYPES, "delete")
 SINGLE = {
@@ -43,6 +42,15 @@ SINGLE = {
 BATCH = frozenset({"batch", "import", "b"})
 #: The routes that `split` knows.
 ROUTES = frozenset({*SINGLE, *BATCH, WEBHOOK})
+
+#: Where a call of each type has its name and its data.
+_FIELDS: dict[str, tuple[str | None, str | None]] = {
+    "track": ("event", "properties"),
+    "page": ("name", "properties"),
+    "screen": ("name", "properties"),
+    "identify": (None, "traits"),
+    "delete": (None, None),
+}
 
 NO_OBJECT = "not an object"
 TOO_LARGE = "larger than 32 KB"
@@ -59,42 +67,34 @@ GROUP, ALIAS = "group is not supported", "alias is not supported"
 IDENTIFY_WITHOUT_USER = "identify without userId"
 SWITCHED_OFF = "switched off by integrations"
 
-#: Beside the reasons of `syncer.clock`, for which a time is not believed.
+#: A note on a call's time; `syncer.clock` has the others.
 OLD = "timestamp older than 60 days"
 _DAY = 24 * 3600 * 1000
 _OLD_AFTER = 60 * _DAY
-#: A client's clock that is wrong by more ahead says nothing about when it sent (milliseconds).
+#: A client's clock that is further ahead does not tell when the client sent (milliseconds).
 _WRONG_CLOCK = _DAY
 
 
-class BadRequest(SyncerError):
-    """A request that is refused whole: the `status` and the `code` to answer with."""
-
-    def __init__(self, reason: str, *, status: int = 400, code: str = "malformed") -> None:
-        super().__init__(reason)
-        self.status, self.code = status, code
-
-
 class Personas(NamedTuple):
-    """Which audience or computed trait of Engage a call speaks of."""
+    """The audience or computed trait of Engage that a call is about."""
 
     computation_class: object
     computation_key: object
 
 
 class Call(NamedTuple):
-    """One valid event. Ids that are not set are ""; `data` is its properties or traits."""
+    """One valid event; an id that is not set is "", and `data` is its properties or traits."""
 
     type: str
     message_id: str
     user_id: str
     anonymous_id: str
-    #: a track's event; the name of a page or screen, as it came
+    #: the event of a track, or the name of a page or screen, as it came
     name: Any
     data: Json
     personas: Personas | None
-    #: when it happened, in epoch milliseconds, never after `received_at`; what is odd about that
-    #: is in `notes`
+    #: when it happened, in epoch milliseconds, never after `received_at`; `notes` say what was
+    #: wrong with the time that the client sent
     at_ms: int
     received_at: int
     notes: tuple[str, ...]
@@ -111,15 +111,18 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A good event that goes nowhere: accepted, counted by its reason."""
+    """A valid event that goes nowhere: accepted, and counted by its reason."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An event that cannot be taken; `raw` is its JSON, cut at 32 KB, without the write key. Who it
-    is about is known where its id can be one."""
+    """An event that cannot be taken.
+
+    `raw` is its JSON, cut at 32 KB, without the write key. `customer_id` is None when the event has
+    no usable id.
+    """
 
     reason: str
     raw: str
@@ -128,168 +131,20 @@ class Rejected:
 
 
 def rejected(reason: str, event: object, message_id: str | None = None) -> Rejected:
+    """Return an event with the reason why it cannot be taken."""
     customer_id = None
     if isinstance(event, dict):
         event = {key: value for key, value in event.items() if key != "writeKey"}
         customer_id = identifier(event.get("userId")) or identifier(event.get("anonymousId"))
-    return Rejected(reason, json_text(event)[:MAX_EVENT], message_id, customer_id or None)
-
-
-def json_text(value: object) -> str:
-    """The JSON of a parsed value. What orjson does not write (integers beyond 64 bits, lone
-    surrogates, which are escaped) changes nothing of how the rest is written."""
-    try:
-        return orjson.dumps(value).decode()
-    except TypeError:
-        try:
-            return _written(value)
-        except (TypeError, RecursionError):
-            return '"(cannot be written down)"'
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{_quoted(key)}:{_written(one)}' for key, one in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return orjson.dumps(value).decode()
-
-
-def _quoted(text: str) -> str:
-    quoted = json.dumps(text, ensure_ascii=False)
-    return quoted if is_unicode(text) else _SURROGATE.sub(lambda one: f"\\u{ord(one[0]):x}", quoted)
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
+    return Rejected(reason, printable(event)[:MAX_EVENT], message_id, customer_id or None)
 
 
 # -- the request
 
 
-class Odd(SyncerError):
-    """A body that is not read quickly."""
-
-
-def parse(body: bytes, *, exactly: bool = True) -> Any:
-    """The JSON of a request; `BadRequest` where it has none.
-
-    What SDKs really send that is not quite JSON (NaN from Python, half an emoji from JavaScript,
-    bytes in another encoding) is one event's matter and must not cost the others, so where orjson
-    refuses, a lenient reader reads once more. It reads integers beyond 64 bits too, which orjson
-    rounds; who has no need of them can do without (`exactly`).
-    """
-    try:
-        return parse_quickly(body, exactly=exactly)
-    except Odd:
-        pass
-    try:
-        return _lenient_json(body)
-    except (ValueError, RecursionError):
-        raise BadRequest("the body is not JSON") from None
-
-
-def parse_quickly(body: bytes, *, exactly: bool = True) -> Any:
-    """As `parse`, in a millisecond or two at most for 64 KB; `Odd` where that cannot be."""
-    if len(body) > _AT_ONCE or (exactly and _has_large_integer(body)):
-        raise Odd
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise Odd from None
-
-
-#: Bytes that orjson takes in one go: it keeps every other thread waiting while it reads.
-_AT_ONCE = 1024 * 1024
-#: An integer of more digits may be beyond 64 bits; of still more, it stays text, since reading them
-#: takes the longer the more they are.
-_DIGITS, _TOO_MANY_DIGITS = b"0" * 19, b"0" * 1001
-_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
-_ZEROS = re.compile(rb"0+")
-_BLANK = re.compile(r"[ \t\r\n]*")
-
-
-def _has_large_integer(body: bytes) -> bool:
-    """Whether an integer that may be beyond 64 bits stands in it: so many digits, and before them
-    what may stand before a number. (Ids of as many digits are common, in quotes.)"""
-    zeros = body.translate(_AS_ZEROS)
-    at = zeros.find(_DIGITS)
-    while at >= 0:
-        before = zeros[at - 1 : at]
-        if before == b"-":
-            before = zeros[at - 2 : at - 1]
-        if before in b":[, \t\r\n":
-            return True
-        run = _ZEROS.match(zeros, at)
-        assert run is not None
-        at = zeros.find(_DIGITS, run.end())
-    return False
-
-
-def _lenient_json(body: bytes) -> Any:
-    """JSON read value by value, so that no large body keeps other threads waiting. Bytes that are
-    no UTF-8 become lone surrogates, as half an emoji does."""
-    text = body.decode("utf-8-sig", "surrogateescape")
-    long = _TOO_MANY_DIGITS in body.translate(_AS_ZEROS)
-    decoder = json.JSONDecoder(strict=False, parse_int=_integer if long else None)
-    found, end = _value(text, _past_blank(text, 0), decoder, levels=2)
-    if _past_blank(text, end) != len(text):
-        raise ValueError("more than one value")
-    return found
-
-
-def _value(text: str, at: int, decoder: json.JSONDecoder, levels: int) -> tuple[Any, int]:
-    """The value at a place of a text and where it ends; members of the outer levels one by one."""
-    first = text[at : at + 1]
-    if not levels or first not in ("[", "{"):
-        return decoder.raw_decode(text, at) if first else _nothing()
-    items: list[Any] = []
-    named: dict[str, Any] = {}
-    close = "]" if first == "[" else "}"
-    at = _past_blank(text, at + 1)
-    if text[at : at + 1] == close:
-        return (items if first == "[" else named), at + 1
-    while True:
-        if first == "{":
-            if text[at : at + 1] != '"':
-                _nothing()
-            name, at = decoder.raw_decode(text, at)
-            at = _past_blank(text, at)
-            if text[at : at + 1] != ":":
-                _nothing()
-            at = _past_blank(text, at + 1)
-            named[name], at = _value(text, at, decoder, levels - 1)
-        else:
-            item, at = _value(text, at, decoder, 0)
-            items.append(item)
-        at = _past_blank(text, at)
-        if text[at : at + 1] == close:
-            return (items if first == "[" else named), at + 1
-        if text[at : at + 1] != ",":
-            _nothing()
-        at = _past_blank(text, at + 1)
-
-
-def _nothing() -> Any:
-    raise ValueError("no value")
-
-
-def _past_blank(text: str, at: int) -> int:
-    match = _BLANK.match(text, at)
-    assert match is not None
-    return match.end()
-
-
-def _integer(digits: str) -> int | str:
-    return int(digits) if len(digits) < len(_TOO_MANY_DIGITS) else digits
-
-
 @dataclass(slots=True)
 class _Request:
-    """What the events of one request share."""
+    """The values that all events of one request share."""
 
     received_at: int
     make_id: Callable[[], str]
@@ -302,9 +157,10 @@ class _Request:
 def split(
     route: str, body: object, *, received_at: int, make_id: Callable[[], str]
 ) -> list[Call | Dropped | Rejected]:
-    """The events of a request, in order; one of `ROUTES` says what the body is.
+    """Return the events of a request, in order; `route`, one of `ROUTES`, says what the body is.
 
-    `received_at` is in epoch milliseconds; `make_id` makes the id of an event that has none.
+    `received_at` is in epoch milliseconds. `make_id` returns the id for an event without one.
+    A body that does not fit the route raises `BadRequest`.
     """
     request = _Request(received_at, make_id)
     if route in SINGLE:
@@ -340,59 +196,62 @@ def _object(value: object) -> Json:
 
 
 def _event(event: Any, kind: str | None, request: _Request) -> Call | Dropped | Rejected:
+    """Return what one event is; `kind` is its type where the route says it."""
     if not isinstance(event, dict):
         return rejected(NO_OBJECT, event)
-    if wrong := _wrong_size(event):
-        return rejected(wrong, event)
-    if (message_id := identifier(event.get("messageId"))) is None:
-        return rejected(BAD_MESSAGE_ID, event)
-    if len(message_id) > MAX_MESSAGE_ID:
+    if problem := _wrong_size(event):
+        return rejected(problem, event)
+    message_id = identifier(event.get("messageId"))
+    if message_id is None or len(message_id) > MAX_MESSAGE_ID:
         return rejected(BAD_MESSAGE_ID, event)
     message_id = message_id or request.make_id()
+    result = _call(event, kind or event.get("type"), message_id, request)
+    return rejected(result, event, message_id) if isinstance(result, str) else result
 
-    kind = kind or event.get("type")
-    if kind == "track":
-        data, name = event.get("properties"), event.get("event")
-        if not isinstance(name, str) or not name or name.isspace():
-            return rejected(NO_EVENT, event, message_id)
-    elif kind == "page" or kind == "screen":
-        data, name = event.get("properties"), event.get("name")
-    elif kind == "identify":
-        data, name = event.get("traits"), None
-    elif kind == "group":
+
+def _call(event: Json, kind: object, message_id: str, request: _Request) -> Call | Dropped | str:
+    """Return the call of an event, or the reason for which the event is rejected."""
+    if kind == "group":
         return Dropped(GROUP)
-    elif kind == "alias":
+    if kind == "alias":
         return Dropped(ALIAS)
-    elif kind == "delete" and request.webhook:
-        data = name = None
-    else:
-        return rejected(UNKNOWN_TYPE, event, message_id)
+    if not isinstance(kind, str) or kind not in (WEBHOOK_TYPES if request.webhook else TYPES):
+        return UNKNOWN_TYPE
+    name_field, data_field = _FIELDS[kind]
+    name = event.get(name_field) if name_field else None
+    data = event.get(data_field) if data_field else None
+    if kind == "track" and (not isinstance(name, str) or not name or name.isspace()):
+        return NO_EVENT
     if not data and (data is None or isinstance(data, list)):
         data = {}  # PHP writes an empty object as []
     if not isinstance(data, dict):
-        return rejected(BAD_DATA, event, message_id)
-
+        return BAD_DATA
     if not request.webhook and _switched_off(event.get("integrations"), request.integrations):
         return Dropped(SWITCHED_OFF)
 
     user_id = identifier(event.get("userId"))
     anonymous_id = identifier(event.get("anonymousId"))
     if user_id is None or anonymous_id is None:
-        return rejected(BAD_ID, event, message_id)
+        return BAD_ID
     personas = _personas(event.get("context"), request.personas)
-    if not user_id:
-        if kind == "delete":
-            return rejected(DELETE_WITHOUT_USER, event, message_id)
-        if kind == "identify" and personas is None:
-            return Dropped(IDENTIFY_WITHOUT_USER)
-        if not anonymous_id and personas is None:
-            return rejected(NO_ID, event, message_id)
-
+    if not user_id and (problem := _without_user(kind, anonymous_id, personas)) is not None:
+        return problem
     at_ms, notes = _moment(event, request)
     return Call(
         *(kind, message_id, user_id, anonymous_id, name, data, personas),
         *(at_ms, request.received_at, notes, event),
     )
+
+
+def _without_user(kind: str, anonymous_id: str, personas: Personas | None) -> Dropped | str | None:
+    """Return why an event without a userId is no call; None if it is one."""
+    if kind == "delete":
+        return DELETE_WITHOUT_USER
+    if personas is not None:
+        return None
+    if kind == "identify":
+        return Dropped(IDENTIFY_WITHOUT_USER)
+    return None if anonymous_id else NO_ID
 
 
 def _wrong_size(event: Json) -> str | None:
@@ -420,8 +279,10 @@ def _deeper(value: object, levels: int) -> bool:
 
 
 def identifier(value: Any) -> str | None:
-    """The text of an id, "" when it is not set; None when it is no id: neither text nor number,
-    a number that was not read exactly, too long, or text that a database cannot keep."""
+    """Return the text of an id, "" if it is not set, None if it is not usable as one.
+
+    An id is a text or a number that was read exactly, and a text that any database can keep.
+    """
     text: str
     if isinstance(value, str):
         text = "" if value.isspace() else value
@@ -439,7 +300,7 @@ def identifier(value: Any) -> str | None:
 
 
 def _switched_off(own: object, common: Json) -> bool:
-    """Whether `integrations` keep the event from Amberflo; its own win over the batch's."""
+    """Return whether `integrations` keep the event from Amberflo; its own win over the batch's."""
     if not own and not common:
         return False
     flags = _object(own)
@@ -450,7 +311,7 @@ def _switched_off(own: object, common: Json) -> bool:
 
 
 def _personas(context: object, common: Json) -> Personas | None:
-    """The event's `context.personas`, merged over the batch's; None when there is nothing."""
+    """Return the event's `context.personas` over the batch's; None if neither has any."""
     own = _object(context.get("personas")) if isinstance(context, dict) else {}
     if not own and not common:
         return None
@@ -464,8 +325,11 @@ def _personas(context: object, common: Json) -> Personas | None:
 
 
 def _moment(event: Json, request: _Request) -> tuple[int, tuple[str, ...]]:
-    """When the event happened: `receivedAt - (sentAt - originalTimestamp)`, which takes the error
-    of the client's clock out; the client's own time where it does not say when it sent."""
+    """Return when the event happened (epoch milliseconds), and notes on its time.
+
+    That is `receivedAt - (sentAt - originalTimestamp)`, which takes out the error of the client's
+    clock, and the client's own time if the client does not say when it sent.
+    """
     received_at = request.received_at
     client, original = event.get("timestamp"), event.get("originalTimestamp")
     if client is None and original is None:
@@ -483,9 +347,12 @@ def _moment(event: Json, request: _Request) -> tuple[int, tuple[str, ...]]:
 
 
 def _sent_at(event: Json, request: _Request, zoned: bool) -> int | None:
-    """When the event was sent by the client's clock, the event's own word before the batch's; None
-    where that does not tell how wrong the clock is: zero and other times that cannot be, and a time
-    of an unknown zone beside one of the event that names its zone (`zoned`)."""
+    """Return when the client sent the event, by the client's clock (epoch milliseconds).
+
+    The event's own `sentAt` comes before the batch's. None if it does not tell how wrong the clock
+    is: a time that cannot be, such as zero, and a time without a zone when the event's own time
+    names one (`zoned`).
+    """
     latest = request.received_at + _WRONG_CLOCK
     own = clock.reading(event["sentAt"]) if "sentAt" in event else None
     for sent in (own, request.sent_at):

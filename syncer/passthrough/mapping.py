@@ -1,4 +1,7 @@
-"""From a Segment call to what it becomes at Amberflo (docs/design.md §3.14, §3.16). Pure."""
+"""From a Segment call to what it becomes at Amberflo (docs/design.md §3.14, §3.16). Pure.
+
+A call that becomes nothing because something is wrong with it yields the bare reason, a text.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import math
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.ids import MAX_KEY, cleaned, storable
-from syncer.passthrough.call import Call, Dropped, Json, Rejected, json_text, rejected
+from syncer.json_text import printable
+from syncer.passthrough.call import Call, Dropped, Json
 
 #: A trait's value; None asks for its removal.
 Value = bool | int | float | str | list[Any] | None
@@ -25,32 +30,34 @@ UNKNOWN_CLASS = "unknown computation class"
 LONG_NAME = f"trait whose name is longer than {MAX_KEY} bytes"
 MEMBERSHIP_WITHOUT_USER = "membership or computed trait without userId"
 
-#: Properties of these names tell Amberflo what to do with a record (its SDKs' `aflo.` constants):
-#: they are no dimensions, and nobody who sends calls may say such things.
+#: Properties with such names tell Amberflo what to do with a record (its SDKs' `aflo.` constants).
+#: They are not dimensions, and a caller may not use them.
 RESERVED = "aflo."
 RESERVED_NAME = "property whose name begins with aflo."
 
 _MAX_DIMENSION = 200
 _MAX_NAMES = 64 * 1024
-#: What a dimension's value may not have (docs/facts/amberflo.md §2.3).
+#: Replaces the characters that a dimension's value may not have (docs/facts/amberflo.md §2.3).
 _sanitised = partial(re.compile(r"[^ !\-_.*'()&$@=;:+,?0-9a-zA-Z]").sub, "_")
 
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """A meter record, frozen: `record` is the JSON that is sent, and sent again, as it is."""
+    """A meter record; `record` is its JSON, byte by byte the same each time it is sent."""
 
     message_id: str
     customer_id: str
     record: bytes
-    #: properties that are left out, being Amberflo's own
+    #: the number of properties with reserved names, which are left out
     left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CustomerUpdate:
-    """What an identify says of a customer; a name or email that is None is not known from it.
-    `at_ms` is when it happened, `received_at` when it came (epoch milliseconds)."""
+    """The name, email and traits that an identify sets; None is a name or email that it lacks.
+
+    `at_ms` is when it happened, `received_at` when it came (epoch milliseconds).
+    """
 
     customer_id: str
     name: str | None
@@ -58,21 +65,23 @@ class CustomerUpdate:
     traits: dict[str, Value]
     at_ms: int
     received_at: int
-    #: traits that are left out, their names being too long
+    #: the number of traits that are left out because their names are too long
     left_out: int = 0
-    #: the short name of the key that the call came by, and whether that may tell memberships
+    #: the short name of the key that the call came by, and whether it may send memberships
     via: str = ""
     trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What Engage says of a customer: in an audience or not, or the value of a computed trait.
-    Times are those of `CustomerUpdate`."""
+    """A customer's membership of an audience, or the value of a computed trait, by Engage's word.
+
+    Times are those of `CustomerUpdate`.
+    """
 
     customer_id: str
     key: str
-    kind: Literal["audience", "computed_trait"]
+    kind: Kind
     value: Value
     at_ms: int
     received_at: int
@@ -82,17 +91,17 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Segment was asked to forget this customer."""
+    """A request to Segment to delete this customer."""
 
     customer_id: str
     via: str = ""
 
 
-Outcome = Meter | CustomerUpdate | Membership | Delete | Dropped | Rejected
+Outcome = Meter | CustomerUpdate | Membership | Delete | Dropped
 
 
-def outcome(call: Call) -> Outcome:
-    """What becomes of a call: one thing, always."""
+def outcome(call: Call) -> Outcome | str:
+    """Return the one thing that a call becomes, or the reason for which it is rejected."""
     if call.type == "delete":
         return Delete(call.user_id)
     if call.personas is not None:
@@ -105,39 +114,21 @@ def outcome(call: Call) -> Outcome:
 # -- meters
 
 
-def _meter(call: Call) -> Meter | Rejected:
-    dimensions: dict[str, str] = {}
+def _meter(call: Call) -> Meter | str:
     value: int | float | None = 1.0
-    if call.type == "track":
-        meter = call.name
-        if "value" in call.data:  # null, too: JavaScript writes so what is no number
-            value = _number(call.data["value"])
-            if value is None:
-                return rejected(BAD_VALUE, call.source, call.message_id)
-    else:
-        meter = call.type
-        if name := dimension(call.name):
-            dimensions["name"] = name
-
+    if call.type == "track" and "value" in call.data:
+        value = _number(call.data["value"])  # None for null too: JavaScript writes NaN as null
+        if value is None:
+            return BAD_VALUE
     properties = _flat(call.data)
     if properties is None:
-        return rejected(TOO_WIDE, call.source, call.message_id)
-    left_out = 0
-    for key, found in properties.items():
-        if key[: len(RESERVED)].lower() == RESERVED:
-            left_out += 1
-            continue
-        text = dimension(found)
-        if text and key and not key.isspace():
-            dimensions.setdefault(key, text)
-    if call.type == "track":
-        dimensions.pop("value", None)
-
+        return TOO_WIDE
+    dimensions, left_out = _dimensions(call, properties)
     customer_id = call.user_id or call.anonymous_id
     record = {
         "uniqueId": call.message_id,
         "customerId": customer_id,
-        "meterApiName": meter,
+        "meterApiName": call.name if call.type == "track" else call.type,
         "meterValue": value,
         "meterTimeInMillis": call.at_ms,
         "dimensions": dimensions,
@@ -145,12 +136,33 @@ def _meter(call: Call) -> Meter | Rejected:
     try:
         return Meter(call.message_id, customer_id, orjson.dumps(record), left_out)
     except TypeError:
-        return rejected(BAD_TEXT, call.source, call.message_id)
+        return BAD_TEXT
+
+
+def _dimensions(call: Call, properties: Json) -> tuple[dict[str, str], int]:
+    """Return the dimensions of a meter record, and how many properties have reserved names."""
+    dimensions: dict[str, str] = {}
+    left_out = 0
+    if call.type != "track" and (name := dimension(call.name)):
+        dimensions["name"] = name
+    for key, value in properties.items():
+        if key[: len(RESERVED)].lower() == RESERVED:
+            left_out += 1
+            continue
+        text = dimension(value)
+        if text and key and not key.isspace():
+            dimensions.setdefault(key, text)
+    if call.type == "track":
+        dimensions.pop("value", None)
+    return dimensions, left_out
 
 
 def _number(value: Any) -> int | float | None:
-    """A meter's value; None when it is no finite number. Text counts when it is a JSON number,
-    which leaves nothing to guess ("39.95" does; "1,000", "5 GB", "0x1F", "NaN" do not)."""
+    """Return a meter's value, None if it is not a finite number.
+
+    A text counts if it is a JSON number, which leaves nothing to guess: "39.95" is one; "1,000",
+    "5 GB", "0x1F" and "NaN" are not.
+    """
     if isinstance(value, str):
         try:
             value = orjson.loads(value)
@@ -168,14 +180,16 @@ def _number(value: Any) -> int | float | None:
 
 
 def dimension(value: Any) -> str:
-    """A dimension's value as Amberflo takes it; "" when there is none."""
+    """Return a dimension's value as Amberflo accepts it; "" if there is none."""
     text = (value if type(value) is str else _text(value))[:_MAX_DIMENSION]
     return "" if text.isspace() else _sanitised(text)
 
 
 def _text(value: Any) -> str:
-    """A scalar as text; a list joined with commas; an object in a list as its JSON. Numbers that
-    are not finite are null, as in JSON."""
+    """Return a scalar as text, a list joined with commas, an object in a list as its JSON.
+
+    Numbers that are not finite are null, as in JSON.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -187,20 +201,24 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        texts = (json_text(one) if isinstance(one, (dict, list)) else _text(one) for one in value)
+        texts = (
+            printable(item) if isinstance(item, (dict, list)) else _text(item) for item in value
+        )
         return ",".join(text for text in texts if text and not text.isspace())
-    return json_text(value)
+    return printable(value)
 
 
 def _flat(data: Json) -> Json | None:
-    """Nested objects flattened with `_`. Where two give one name the less nested one stays; None
-    when the names get out of hand."""
+    """Return nested objects flattened: the names of a path joined with `_`.
+
+    Of two values with one name the less nested one stays. None if the names take too many bytes.
+    """
     if dict not in map(type, data.values()):
         return data
     flat = {key: value for key, value in data.items() if type(value) is not dict}
     nested = [(f"{key}_", value) for key, value in data.items() if type(value) is dict]
     room = _MAX_NAMES
-    for prefix, inner in nested:  # grows on the way
+    for prefix, inner in nested:  # grows while it is read
         for key, value in inner.items():
             name = prefix + key
             room -= len(name)
@@ -216,10 +234,10 @@ def _flat(data: Json) -> Json | None:
 # -- customers
 
 
-def _customer(call: Call) -> CustomerUpdate | Rejected:
+def _customer(call: Call) -> CustomerUpdate | str:
     traits = _flat(call.data)
     if traits is None:
-        return rejected(TOO_WIDE, call.source, call.message_id)
+        return TOO_WIDE
     named = {
         cleaned(key): value
         for key, value in traits.items()
@@ -241,8 +259,11 @@ def _profile_text(value: object) -> str | None:
 
 
 def _native(value: Any) -> Value:
-    """A trait's value as JSON that any database and reader can hold: an integer beyond 64 bits
-    becomes text, a number that is not finite null, an object in a list its JSON."""
+    """Return a trait's value as JSON that any database and reader can hold.
+
+    An integer beyond 64 bits becomes text, a number that is not finite null, an object in a list
+    its JSON.
+    """
     if isinstance(value, str):
         return cleaned(value)
     if isinstance(value, bool) or value is None:
@@ -252,32 +273,40 @@ def _native(value: Any) -> Value:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list):
-        return [_native(one) for one in value]
-    return json_text(value)
+        return [_native(item) for item in value]
+    return printable(value)
 
 
 # -- Engage
 
 
-def _membership(call: Call) -> Membership | Dropped | Rejected:
-    """Segment's own rule (docs/facts/segment.md §2): the class, the key, and at the key a real
-    boolean. The event's name says nothing: "Audience Exited" comes with `true` too."""
+#: The kind of trait by Segment's `computation_class`: a step of a journey is an audience.
+_KINDS: dict[object, Kind] = {
+    "audience": AUDIENCE,
+    "journey_step": AUDIENCE,
+    "trait": COMPUTED_TRAIT,
+}
+
+
+def _membership(call: Call) -> Membership | Dropped | str:
+    """Read a call of Engage by Segment's own rule (docs/facts/segment.md §2).
+
+    The class says the kind, the key says the trait, and the call's data has the value at the key: a
+    boolean for an audience. The event's name says nothing: "Audience Exited" comes with `true` too.
+    """
     assert call.personas is not None
-    computation, raw_key = call.personas
-    kind: Literal["audience", "computed_trait"] = "audience"
-    if computation == "trait":
-        kind = "computed_trait"
-    elif computation not in ("audience", "journey_step"):
-        return rejected(UNKNOWN_CLASS, call.source, call.message_id)
-    key = raw_key if isinstance(raw_key, str) and storable(raw_key, MAX_KEY) else ""
-    key = "" if key.isspace() else key
-    good = call.type in ("identify", "track") and key and key in call.data
-    value = _native(call.data[key]) if good and key else None
-    if kind == "audience":
-        good = isinstance(value, bool)
-    if not good or not key:
-        reason = BAD_MEMBERSHIP if kind == "audience" else BAD_TRAIT
-        return rejected(reason, call.source, call.message_id)
+    computation_class, key = call.personas
+    kind = _KINDS.get(computation_class) if isinstance(computation_class, str) else None
+    if kind is None:
+        return UNKNOWN_CLASS
+    problem = BAD_MEMBERSHIP if kind == AUDIENCE else BAD_TRAIT
+    if not isinstance(key, str) or not storable(key, MAX_KEY) or not key or key.isspace():
+        return problem
+    if call.type not in ("identify", "track") or key not in call.data:
+        return problem
+    value = _native(call.data[key])
+    if kind == AUDIENCE and not isinstance(value, bool):
+        return problem
     if not call.user_id:
         return Dropped(MEMBERSHIP_WITHOUT_USER)
     return Membership(call.user_id, key, kind, value, call.at_ms, call.received_at)

@@ -37,15 +37,12 @@ from syncer.passthrough.call import (
     TOO_LARGE,
     TYPES,
     WEBHOOK_TYPES,
-    BadRequest,
     Call,
-    Odd,
     Rejected,
-    parse,
-    parse_quickly,
     split,
 )
 from syncer.passthrough.inbox import Full, Inbox
+from syncer.passthrough.parsing import BadRequest, SlowToRead, parse, parse_quickly
 from syncer.passthrough.scopes import SIGNED, WEBHOOK, Caller
 from syncer.passthrough.signature import Signed, verify
 
@@ -279,9 +276,9 @@ class Receiver:
         try:
             try:
                 if large:
-                    raise Odd
+                    raise SlowToRead
                 body, events, by = self._read(route, caller, raw, parse_quickly)
-            except Odd:
+            except SlowToRead:
                 reading = (self._read, route, caller, raw, parse)
                 body, events, by = await self._beside(request, True, *reading)
         except BadRequest as bad:

@@ -20,9 +20,10 @@ from state.history.record import ChangeRow, add_changes, step_of
 from state.holds import Kept
 from state.snapshot import CustomerRow
 from syncer.chunks import CHUNK_SIZE
-from syncer.engage.catalog import KnownTrait, canonical
-from syncer.engage.values import Value, as_json, counts, same
+from syncer.engage.catalog import KnownTrait
+from syncer.engage.values import Value, counts, same
 from syncer.event_times import Stamp, read_stamps, write_stamps
+from syncer.json_text import canonical, compact_or_none
 from syncer.sync.decision import Decision
 from syncer.sync.diff import AMBERFLO, CustomerChange, TraitChange, leaves, size_of
 
@@ -122,7 +123,10 @@ class Writer:
                 self._again(change.customer_id, one.trait)
             elif self.decision.guards(one):
                 row = Kept(
-                    change.customer_id, as_json(one.before), as_json(one.after), one.observed_at
+                    change.customer_id,
+                    compact_or_none(one.before),
+                    compact_or_none(one.after),
+                    one.observed_at,
                 )
                 self._keep(one.trait, one.key, self.decision.held[one.key], row)
 
@@ -177,7 +181,7 @@ class Writer:
 
     def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
         observed_at = self.now if change.observed_at is None else min(change.observed_at, self.now)
-        before, after = as_json(change.before), as_json(change.after)
+        before, after = compact_or_none(change.before), compact_or_none(change.after)
         return ChangeRow(
             customer_id,
             change.key,
@@ -186,7 +190,7 @@ class Writer:
             after,
             observed_at,
             change.source,
-            step_of(as_json(change.was), after),
+            step_of(compact_or_none(change.was), after),
         )
 
 
@@ -245,7 +249,7 @@ def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, n
         while holders := snapshot.with_trait(connection, trait.name, after, ROWS):
             rows, told = [], {}
             for one in holders:
-                value = as_json(orjson.loads(one.traits)[trait.name])
+                value = compact_or_none(orjson.loads(one.traits)[trait.name])
                 told[one.customer_id] = one.acked_at if one.acked_rev == one.rev else None
                 for key, before, now_has in ((old, value, None), (trait.key, None, value)):
                     rows.append(
@@ -270,7 +274,7 @@ def taken_from_calls(connection: Connection, names: Collection[str], run: int, n
                 said[name] = was.says(None, now)
                 left.append(state._replace(called=identify_traits.dump(said)))
                 if was.value is not None:
-                    before = as_json(was.value)
+                    before = compact_or_none(was.value)
                     rows.append(
                         ChangeRow(
                             state.customer_id, name, name, before, None, now, IDENTIFY, step=0

@@ -26,7 +26,8 @@ from syncer.amberflo.codec import Record, plain, read, written
 from syncer.amberflo.reader import CustomerReader
 from syncer.amberflo.record import Difference, is_protected
 from syncer.delivery.desired import trait_differences
-from syncer.engage.catalog import AUDIENCE, Catalog
+from syncer.engage.catalog import Catalog
+from syncer.engage.computations import AUDIENCE
 from syncer.errors import AmberfloError, Refused, TryAgain
 from syncer.progress import Progress
 from syncer.sync.consistent_reader import ConsistentReader, ListingResult, present

@@ -21,15 +21,8 @@ from syncer.amberflo.record import alike, at_amberflo
 from syncer.chunks import CHUNK, chunks
 from syncer.clock import read as milliseconds
 from syncer.clock import since_1970
-from syncer.engage.catalog import (
-    AUDIENCE,
-    Catalog,
-    Kind,
-    KnownTrait,
-    Layout,
-    Reading,
-    newest,
-)
+from syncer.engage.catalog import Catalog, KnownTrait, Layout, Reading, newest
+from syncer.engage.computations import AUDIENCE, Kind
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import Counted, PulledCustomer
 from syncer.engage.values import (

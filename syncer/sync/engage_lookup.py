@@ -8,7 +8,8 @@ from functools import cached_property
 
 from state import snapshot, suppression
 from state.db.database import Database
-from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
+from syncer.engage.catalog import Catalog, KnownTrait
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.engage.selection import matches
 from syncer.engage.source import OnlyCustomers, Source
 from syncer.sync.owned_traits import EngageTraits, OwnedTraits, engage_traits

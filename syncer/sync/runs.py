@@ -27,9 +27,16 @@ from state.snapshot import TraitRow
 from syncer.chunks import chunks
 from syncer.clock import read as milliseconds
 from syncer.delivery.customers import Delivery
-from syncer.engage import catalog as catalogs
-from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
-from syncer.engage.computations import UNLISTED, Computation, Computations
+from syncer.engage.catalog import Catalog, KnownTrait
+from syncer.engage.catalog_builder import build
+from syncer.engage.computations import (
+    AUDIENCE,
+    COMPUTED_TRAIT,
+    UNLISTED,
+    Computation,
+    Computations,
+    Kind,
+)
 from syncer.engage.source import (
     ChangedSince,
     Everything,
@@ -528,7 +535,7 @@ class Runs:
         released = [
             row for row in snapshot.traits(connection, released=True) if row.released_at is not None
         ]
-        catalog = catalogs.build(
+        catalog = build(
             pull.observed(),
             [_known(row) for row in rows],
             audiences=self.selection.audiences,
@@ -997,5 +1004,5 @@ def _known(row: TraitRow) -> KnownTrait:
     return KnownTrait(row.key, row.trait, _kind(row.kind))
 
 
-def _kind(text: str) -> catalogs.Kind:
-    return AUDIENCE if text == AUDIENCE else catalogs.COMPUTED_TRAIT
+def _kind(text: str) -> Kind:
+    return AUDIENCE if text == AUDIENCE else COMPUTED_TRAIT

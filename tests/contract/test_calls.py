@@ -19,7 +19,7 @@ from state.holds import APPROVED, REJECTED, Kept
 from state.queue import Accepted
 from state.snapshot import TraitRow
 from syncer.clock import AHEAD, FUTURE
-from syncer.engage.selection import kind_by_globs
+from syncer.engage.selection import KeySelection
 from syncer.passthrough.customer_calls import HELD, NOT_OURS, OLDER
 from syncer.passthrough.mapping import LONG_NAME
 from syncer.passthrough.processor import Processor
@@ -403,4 +403,4 @@ def test_a_key_is_ours_by_its_kind(desk: Desk) -> None:
 def test_the_kind_of_a_key_by_the_config(
     key: str, audiences: list[str], computed_traits: list[str], kind: str | None
 ) -> None:
-    assert kind_by_globs(key, audiences, computed_traits) == kind
+    assert KeySelection(audiences, computed_traits).kind(key) == kind

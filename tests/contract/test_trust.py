@@ -14,7 +14,7 @@ from state import erasure, outbox, pending_calls, queue, snapshot, suppression
 from state.db.database import Database
 from state.queue import Accepted, EventRow
 from state.snapshot import TraitRow
-from syncer.passthrough import customer_calls as laying
+from syncer.passthrough import customer_calls as module
 from syncer.passthrough.customer_calls import (
     DELETE_WAITS,
     ENGAGES,
@@ -340,7 +340,7 @@ def test_a_customer_has_so_many_traits_of_calls(desk: Desk) -> None:
 def test_traits_of_calls_have_room_for_so_many_bytes(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(laying, "MAX_CALLED", 1000)
+    monkeypatch.setattr(module, "MAX_TRAITS_BYTES", 1000)
     assert ("dropped", LARGE_TRAITS) not in desk.identify(a="x" * 600)
     assert desk.identify(b="x" * 600, c=1)["dropped", LARGE_TRAITS] == 1
     assert desk.customer()["called"].keys() == {"a", "c"}

@@ -26,7 +26,8 @@ from state.db.database import Database
 from state.db.locks import lock_file, lock_holder
 from state.errors import Busy, StateError
 from state.queue import Accepted, EventRow
-from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
+from syncer.engage.catalog import Catalog, KnownTrait
+from syncer.engage.computations import AUDIENCE
 from syncer.passthrough.processor import Processor
 from syncer.sync.commit import Writer
 from syncer.sync.decision import Decision

@@ -18,7 +18,8 @@ from state.db.database import Database
 from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.reader import CustomerReader
-from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait
+from syncer.engage.catalog import Catalog, KnownTrait
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.errors import AmberfloError, KeyRefused
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.faults import Faults

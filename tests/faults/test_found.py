@@ -22,7 +22,8 @@ from state.db.tables import WORKER
 from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery, Delivery
-from syncer.engage.catalog import AUDIENCE, Catalog, KnownTrait
+from syncer.engage.catalog import Catalog, KnownTrait
+from syncer.engage.computations import AUDIENCE
 from syncer.event_times import Stamp, read_stamps
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sync.commit import laid_over

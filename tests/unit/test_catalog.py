@@ -11,19 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.engage import catalog as catalogs
-from syncer.engage.catalog import (
-    AUDIENCE,
-    COMPUTED_TRAIT,
-    Catalog,
-    Kind,
-    KnownTrait,
-    Reading,
-    build,
-    canonical,
-    newest,
-)
+from syncer.engage.catalog import Catalog, KnownTrait, Reading, newest
+from syncer.engage.catalog_builder import build
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Kind
 from syncer.engage.source import ObservedKey
 from syncer.errors import SourceError
+from syncer.json_text import canonical
 
 MAY, JUNE, JULY = "2024-05-01T00:00:00Z", "2024-06-01 00:00:00+00", "2024-07-01T00:00:00"
 

@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncer.engage import catalog as catalogs
-from syncer.engage.catalog import AUDIENCE, COMPUTED_TRAIT, Catalog, KnownTrait, canonical
+from syncer.engage.catalog import Catalog, KnownTrait
+from syncer.engage.catalog_builder import build
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.engage.source import ObservedKey, PulledCustomer
 from syncer.engage.values import same
 from syncer.errors import SourceError
 from syncer.ids import problem
+from syncer.json_text import canonical
 from syncer.sync import diff as comparison
 from syncer.sync.diff import (
     ENGAGE_WINS,
@@ -331,7 +334,7 @@ def test_members_of_a_lost_key_leave_by_the_key_that_took_its_name(
     row: PulledCustomer | None,
 ) -> None:
     """Nothing may become of a trait that no change tells."""
-    catalog = catalogs.build(
+    catalog = build(
         [ObservedKey("vip_club", 1, 1, 0, 0), ObservedKey("trial", 1, 1, 0, 0)],
         [KnownTrait("VIP Club", "vip_club", AUDIENCE), KnownTrait("trial", "trial", AUDIENCE)],
         audiences=["*"],

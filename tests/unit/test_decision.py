@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.engage.catalog import build
+from syncer.engage.catalog_builder import build
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.engage.source import ObservedKey
 from syncer.sync.decision import Decision, Split

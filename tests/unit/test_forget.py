@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from state.suppression import Forgotten
-from syncer.engage import catalog as catalogs
+from syncer.engage.catalog_builder import build
 from syncer.engage.source import ObservedKey, PulledCustomer
+from syncer.json_text import canonical
 from syncer.sync.diff import Known, Tally, compare, merge
 from syncer.sync.suppressed import without_suppressed
 
@@ -26,7 +27,7 @@ def pulled(customer_id: str, *keys: str, name: str | None = None) -> PulledCusto
 
 
 def known(customer_id: str, **traits: Any) -> Known:
-    return customer_id, catalogs.canonical(traits), None, None, None, 1, 1
+    return customer_id, canonical(traits), None, None, None, 1, 1
 
 
 def gone(*erased: str, pending: set[str] | None = None) -> Forgotten:
@@ -36,7 +37,7 @@ def gone(*erased: str, pending: set[str] | None = None) -> Forgotten:
 
 def compared(pull: list[PulledCustomer], there: list[Known], who: Forgotten) -> tuple[Any, Tally]:
     observed = [ObservedKey(key, 1, 1, 0, 0) for key in KEYS]
-    catalog = catalogs.build(observed, [], audiences=["*"], computed_traits=[])
+    catalog = build(observed, [], audiences=["*"], computed_traits=[])
     tally = Tally(catalog)
     pairs = without_suppressed(merge(pull, there), who, tally)
     return {one.customer_id: one for one in compare(pairs, catalog, tally)}, tally

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from syncer.engage.catalog import Catalog, build
+from syncer.engage.catalog import Catalog
+from syncer.engage.catalog_builder import build
 from syncer.engage.computations import (
     AUDIENCE,
     COMPUTED_TRAIT,

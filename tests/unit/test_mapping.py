@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from syncer.amberflo.record import merged
 from syncer.passthrough import mapping as module
-from syncer.passthrough.call import Call, Dropped, Rejected, parse, split
+from syncer.passthrough.call import Call, Dropped, Rejected, rejected, split
 from syncer.passthrough.mapping import (
     CustomerUpdate,
     Delete,
@@ -27,6 +27,7 @@ from syncer.passthrough.mapping import (
     dimension,
     outcome,
 )
+from syncer.passthrough.parsing import parse
 from tests.unit.test_call import EVENT, TRACK
 
 PAYLOADS = json.loads(Path(__file__).with_name("segment_payloads.json").read_text("utf-8"))
@@ -36,13 +37,18 @@ VALUE = re.compile(r"[ !\-_.*'()&$@=;:+,?0-9a-zA-Z]{1,200}")
 FIELDS = ["uniqueId", "customerId", "meterApiName", "meterValue", "meterTimeInMillis", "dimensions"]
 
 
-def outcomes(events: list[Any], route: str = "webhook") -> list[Outcome]:
+def outcomes(events: list[Any], route: str = "webhook") -> list[Outcome | Rejected]:
     body: object = events if route == "webhook" else {"batch": events}
-    found = split(route, body, received_at=NOW, make_id=lambda: "made")
-    return [outcome(one) if isinstance(one, Call) else one for one in found]
+    split_events = split(route, body, received_at=NOW, make_id=lambda: "made")
+    return [mapped(event) if isinstance(event, Call) else event for event in split_events]
 
 
-def become(event: Any, route: str = "webhook") -> Outcome:
+def mapped(call: Call) -> Outcome | Rejected:
+    result = outcome(call)
+    return rejected(result, call.source, call.message_id) if isinstance(result, str) else result
+
+
+def become(event: Any, route: str = "webhook") -> Outcome | Rejected:
     (found,) = outcomes([event], route)
     return found
 

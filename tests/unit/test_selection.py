@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Kind
-from syncer.engage.selection import kind_by_globs, matches, named
+from syncer.engage.selection import KeySelection, matches, named
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from syncer.engage.selection import kind_by_globs, matches, named
 def test_what_a_key_may_be(
     key: str, audiences: list[str], computed_traits: list[str], kind: Kind | None
 ) -> None:
-    assert kind_by_globs(key, audiences, computed_traits) == kind
+    assert KeySelection(audiences, computed_traits).kind(key) == kind
 
 
 def test_globs_that_exclude_do_so_wherever_they_stand() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -9,11 +10,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from syncer import clock
 from syncer.clock import AHEAD, EARLIEST, FUTURE, TOO_EARLY, UNREADABLE, believed, read, reading
+from syncer.engage.catalog import newest
 from syncer.passthrough.call import Call, split
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -241,12 +243,27 @@ def test_every_value_is_a_time_that_can_be_shown_or_none(raw: Any) -> None:
 
 
 @given(raw=ANY)
+@example(raw="2024-05-01T00:00:00.1236Z")
+@example(raw="2015-2-02T00:30:08.276Z")
 def test_a_call_and_a_row_of_one_time_are_of_one_millisecond(raw: Any) -> None:
     receipt = at("2200-01-01T00:00")
     event = {"type": "track", "event": "E", "userId": "u", "timestamp": raw}
     (call,) = split("track", event, received_at=receipt, make_id=lambda: "made")
     assert isinstance(call, Call)
     assert call.at_ms == believed(read(raw), receipt)[0]
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("2024-05-01T00:00:00.1235Z", "2024-05-01T00:00:00.124Z"),
+        ("2015-2-02T00:30:08.276Z", "2015-02-02T00:30:08.277Z"),
+    ],
+)
+def test_the_newest_row_of_a_pull_is_found_by_the_same_reader(older: str, newer: str) -> None:
+    for times in ([older, newer], [newer, older]):
+        texts = (json.dumps(["vip", "vip"]), json.dumps(times), json.dumps(times))
+        assert newest(*texts) == ('["vip"]', f'["{newer}"]', f'["{newer}"]')
 
 
 @given(
