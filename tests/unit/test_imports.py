@@ -44,7 +44,8 @@ def test_there_is_something_to_look_at() -> None:
 #: floors below, never from a room beside it or above.
 FLOORS: list[set[str]] = [
     {"state"},
-    {"syncer.errors", "syncer.ids", "syncer.input_text", "syncer.cache", "syncer.display"},
+    {"syncer.errors", "syncer.ids", "syncer.input_text", "syncer.json_text"},
+    {"syncer.cache", "syncer.display"},
     {"syncer.clock", "syncer.chunks", "syncer.egress", "syncer.retry", "syncer.progress"},
     {"syncer.event_times", "syncer.log", "syncer.process.runtime", "syncer.process.problem"},
     {"syncer.engage", "syncer.amberflo", "syncer.sandbox", "syncer.passthrough.scopes"},
