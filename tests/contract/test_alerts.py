@@ -14,7 +14,7 @@ from state.db.database import Database
 from state.history.record import ChangeRow, add_changes
 from state.queue import Accepted, EventRow
 from syncer.daemon.alerts import Facts, gather
-from tests.contract.conftest import NOW, ask, put, row
+from tests.support.state import NOW, ask, put, row
 
 NONE = News({}, {})
 

@@ -23,7 +23,7 @@ from syncer.engage.selection import KeySelection
 from syncer.passthrough.customer_calls import HELD, NOT_OURS, OLDER
 from syncer.passthrough.mapping import LONG_NAME
 from syncer.passthrough.processor import Processor
-from tests.contract.conftest import NOW, ask, due, due_ids, put, records, row
+from tests.support.state import NOW, ask, due, due_ids, put, records, row
 
 HOUR = 3_600_000
 Json = dict[str, Any]

@@ -11,8 +11,7 @@ import pytest
 from state import erasure, failures
 from state.db.database import Database
 from state.failures import CALLS, CHUNK, RAW
-
-from .conftest import NOW, ask
+from tests.support.state import NOW, ask
 
 RANGE = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) ",

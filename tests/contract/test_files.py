@@ -23,8 +23,7 @@ from syncer.cli.export import Export
 from syncer.config import Config
 from syncer.databases import opened, try_out
 from syncer.errors import ConfigError
-
-from .test_lock import held_elsewhere
+from tests.support.locks import held_elsewhere
 
 UMASKS = [0o000, 0o022, 0o077, 0o277]
 

@@ -25,8 +25,8 @@ from state.history import listings, past
 from state.history.listings import ENTERED, EXITED, MOVED, Entry, Moves
 from state.history.record import ChangeRow, add_changes, last_observed
 from state.snapshot import TraitRow
-from tests.contract.conftest import NOW, ask, row
-from tests.contract.conftest import put as put_customers
+from tests.support.state import NOW, ask, row
+from tests.support.state import put as put_customers
 
 CUSTOMERS = ["a", "B", "～", "🦊"]
 KEYS = ["vip", "Churn Risk", "spent"]

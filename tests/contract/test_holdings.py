@@ -8,7 +8,7 @@ from state import outbox, snapshot
 from state.db.batches import ROWS
 from state.db.database import Database
 from state.snapshot import CustomerRow
-from tests.contract.conftest import as_claimed
+from tests.support.state import as_claimed
 
 NOW = 1_790_000_000_000
 #: Ids whose order differs between UTF-8 bytes, UTF-16 and a dictionary.

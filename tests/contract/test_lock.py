@@ -8,9 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -21,39 +20,8 @@ from state.db.database import Database
 from state.db.locks import lock, lock_holder, run_lock
 from state.errors import Locked, StateError
 from syncer.cli import main
-from tests.contract.conftest import end_others
-
-ROOT = Path(__file__).parents[2]
-HOLD = """
-import sys
-from state.db.database import Database
-from state.db.locks import run_lock
-database = Database.open(sys.argv[1])
-with run_lock(database):
-    print("held", flush=True)
-    sys.stdin.readline()
-database.close()
-print("released", flush=True)
-sys.stdin.readline()
-"""
-
-
-@contextmanager
-def held_elsewhere(url: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the lock until it is told to go on or is killed."""
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", HOLD, url],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()
+from tests.support.locks import held_elsewhere
+from tests.support.postgres import end_others
 
 
 def go_on(process: subprocess.Popen[str]) -> None:

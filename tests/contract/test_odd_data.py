@@ -22,8 +22,8 @@ from syncer.engage.values import BYTES, Unreadable, read_array, read_rows, typed
 from syncer.errors import SourceError
 from syncer.ids import LONG_ID, MAX_ID, MAX_KEY, NO_ID, ODD_ID
 from syncer.sync.runs import Result
-from tests.contract.conftest import ask, records
-from tests.contract.test_profiles_sync import HOUR_LATER, T0, TWO_LATER, Warehouse, runs_on
+from tests.support.space import HOUR_LATER, T0, TWO_LATER, Warehouse, runs_on
+from tests.support.state import ask, records
 
 NOT_UTF8 = "CAST(X'c328' AS TEXT)"
 

@@ -15,8 +15,7 @@ from state.db import migrations
 from state.db.database import Database
 from state.history import listings, seal
 from state.history.proof import prove
-
-from .conftest import NOW
+from tests.support.state import NOW
 
 #: The migrations of the last program that knew no source of a change.
 OLDER = 6

@@ -17,7 +17,7 @@ from state.history.record import ChangeRow, add_changes
 from state.holds import Kept
 from state.ownership import Released
 from state.snapshot import CustomerRow, TraitRow
-from tests.contract.conftest import NOW, ask, due, put, records, row
+from tests.support.state import NOW, ask, due, put, records, row
 
 #: When the trait is given back.
 THEN = NOW + 100

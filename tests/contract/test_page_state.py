@@ -14,8 +14,7 @@ from state.db.tables import CHANGE, SIZE
 from state.history import listings, past, sizes
 from state.history.listings import ENTERED, EXITED, NEITHER
 from state.history.past import Size
-
-from .conftest import NOW, ask, put, row
+from tests.support.state import NOW, ask, put, row
 
 HOUR = sizes.HOUR
 START = NOW // HOUR * HOUR

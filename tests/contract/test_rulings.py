@@ -14,8 +14,7 @@ from syncer.engage.catalog import Catalog, KnownTrait
 from syncer.engage.computations import COMPUTED_TRAIT
 from syncer.sync.diff import CustomerChange, Ruling, Tally, TraitChange
 from syncer.sync.join import Rulings
-
-from .conftest import NOW, ask, due, put, row
+from tests.support.state import NOW, ask, due, put, row
 
 CATALOG = Catalog([KnownTrait("spent", "spent", COMPUTED_TRAIT)], {}, [])
 

@@ -28,6 +28,7 @@ from state.history import compaction, listings, past, retention, seal
 from state.history.proof import Proof, prove
 from state.history.record import ChangeRow, add_changes, last_observed
 from state.snapshot import CustomerRow, TraitRow
+from tests.support import postgres
 
 NOW = 1_790_000_000_000
 DAY = 86_400_000
@@ -40,6 +41,7 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         url = f"sqlite:///{tmp_path_factory.mktemp('seal') / 'syncer.db'}"
     else:
         url = str(request.getfixturevalue("postgres_database"))
+        postgres.clear(url)
     with closing(Database.open(url)) as database:
         if request.param == "sqlite":
             # An fsync for every step of every example takes too long.

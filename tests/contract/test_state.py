@@ -31,7 +31,7 @@ from state.history import listings, past
 from state.history.record import ChangeRow, add_changes, last_observed
 from state.queue import DueEvent, EventRow
 from state.snapshot import CustomerRow, TraitRow
-from tests.contract.conftest import NOW, as_claimed, ask, due, due_ids, put, records, row
+from tests.support.state import NOW, as_claimed, ask, due, due_ids, put, records, row
 
 
 def known(state: CustomerRow, rev: int = 1) -> snapshot.Known:

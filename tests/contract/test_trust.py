@@ -33,7 +33,7 @@ from syncer.passthrough.pending import PATIENCE, TOO_MANY, UNKNOWN
 from syncer.passthrough.processor import Processor
 from syncer.passthrough.scopes import DEFAULT_SCOPES, DELETE, NOT_ALLOWED, SCOPES, SIGNED
 from syncer.sync.commit import taken_from_calls
-from tests.contract.conftest import NOW, ask, records
+from tests.support.state import NOW, ask, records
 
 HOUR = 3_600_000
 Json = dict[str, Any]

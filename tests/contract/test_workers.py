@@ -32,7 +32,8 @@ from syncer.passthrough.processor import Processor
 from syncer.sync.commit import Writer
 from syncer.sync.decision import Decision
 from syncer.sync.diff import CustomerChange, TraitChange
-from tests.contract.conftest import NOW, as_claimed, ask, end_others, put, records, row
+from tests.support.postgres import end_others
+from tests.support.state import NOW, as_claimed, ask, put, records, row
 
 ROOT = Path(__file__).parents[2]
 #: A worker that claims two customers and two meter records and holds them until it is told to go

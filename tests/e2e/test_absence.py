@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.installation import Installation
 from tests.support.warehouse import Warehouse
-
-from .conftest import Installation
 
 
 @pytest.mark.parametrize("number", [3, 90])

@@ -21,8 +21,7 @@ from syncer.delivery.customers import Delivery
 from syncer.progress import LineProgress
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
-
-from .conftest import API_KEY, Installation
+from tests.support.installation import API_KEY, Installation
 
 
 @pytest.fixture

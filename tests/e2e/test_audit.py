@@ -21,8 +21,7 @@ from state.snapshot import CustomerRow, TraitRow
 from syncer import cli
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
-
-from .conftest import API_KEY, Installation
+from tests.support.installation import API_KEY, Installation
 
 TIMES = ("observed_at", "recorded_at", "delivered_at")
 

@@ -22,9 +22,9 @@ from sqlalchemy import create_engine, text
 from state.db.database import Database
 from state.history import seal
 from syncer.sandbox.engage import EngageSandbox
-
-from .conftest import Installation
-from .receiver import daemon, wait_until
+from tests.support.daemon import daemon
+from tests.support.installation import Installation
+from tests.support.processes import wait_until
 
 DOCS = Path(__file__).parents[2] / "docs" / "audit.md"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,21 +15,8 @@ from syncer.app import App
 from syncer.config import load
 from syncer.progress import LineProgress
 from syncer.sandbox.engage import EngageSandbox
-
-from .conftest import Installation
-
-
-class Interrupted(LineProgress):
-    """Progress in the middle of which something happens."""
-
-    def __init__(self, happens: Callable[[], None]) -> None:
-        super().__init__()
-        self._happens = [happens]
-
-    def end(self) -> None:
-        super().end()
-        if self._happens:
-            self._happens.pop()()
+from tests.support.installation import Installation
+from tests.support.progress import Interrupted
 
 
 def test_the_history_says_what_was_there_and_the_newer_one_stays(

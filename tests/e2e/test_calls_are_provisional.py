@@ -8,9 +8,8 @@ import pytest
 
 from tests.support.calls import identify, membership, take, told
 from tests.support.clock import Clock, moved
+from tests.support.installation import Installation
 from tests.support.warehouse import Warehouse
-
-from .conftest import Installation
 
 #: More hours than Segment takes to load what a call said, by what the product assumes.
 LOADED = 4

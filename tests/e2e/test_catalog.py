@@ -20,8 +20,7 @@ from syncer.sandbox.engage import REVENUE, EngageSandbox, Evolution
 from syncer.sandbox.environment import environment
 from syncer.sandbox.faults import Faults
 from syncer.sandbox.public_api import Listed, PublicApiSandbox, listed_by, running
-
-from .conftest import Installation, expected_records
+from tests.support.installation import Installation, expected_records
 
 TOKEN, SPACE = "sgp_token", "9aQ1Lj62S4bomZKLF4DPqW"
 Records = dict[str, dict[str, Any]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -27,9 +26,8 @@ from syncer.sync.consistent_reader import ListingResult
 from syncer.sync.destination import Destination, Example
 from syncer.sync.diff import DestinationState
 from syncer.sync.owned_traits import EngageTraits
-
-from .conftest import API_KEY, Installation
-from .test_strangers import Warehouse
+from tests.support.installation import API_KEY, Installation
+from tests.support.warehouse import Warehouse
 
 OWNED = ("vip", "total")
 
@@ -382,8 +380,7 @@ def test_first_contact_is_counted_by_trait(world: World) -> None:
 
 def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation) -> None:
     """And asks Amberflo nothing without being told to."""
-    with closing(sqlite3.connect(installation.folder / "engage.db", isolation_level=None)) as file:
-        warehouse = Warehouse(file)
+    with closing(Warehouse(installation.folder / "engage.db")) as warehouse:
         for number in range(5):
             warehouse.person(f"m{number}", vip="true")
         warehouse.person("left", vip="false")

@@ -24,8 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
-
-from .conftest import Installation, expected_records
+from tests.support.installation import Installation, expected_records
 
 WORKERS = 8
 #: So a customer takes 0.1 s (a read and a write), and eight go side by side.

@@ -16,9 +16,10 @@ from state.db.database import Database
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
 from syncer.sync.runs import Result, Runs
-
-from .conftest import Installation, expected_records
-from .receiver import Daemon, daemon, unique, wait_until
+from tests.support.daemon import Daemon, daemon
+from tests.support.events import unique
+from tests.support.installation import Installation, expected_records
+from tests.support.processes import wait_until
 
 RATE = 80.0
 #: Seconds within which another daemon must schedule when the one that did is gone.

@@ -6,9 +6,8 @@ import pytest
 
 from syncer.sandbox.faults import Faults
 from tests.support.calls import identify, membership, take
+from tests.support.installation import Installation
 from tests.support.warehouse import Warehouse
-
-from .conftest import Installation
 
 
 def last_run(installation: Installation) -> int:

@@ -20,8 +20,7 @@ import httpx
 import pytest
 
 from syncer.sandbox.faults import Faults
-
-from .conftest import Installation
+from tests.support.installation import Installation
 
 ROUNDS = 20
 FAULTS = "429=0.05,500=0.05,drop=0.05,slow=0.05,retry_after=0,slow_seconds=0.02"

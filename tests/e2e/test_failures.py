@@ -13,8 +13,7 @@ from state.db.database import Database
 from state.failures import CHUNK
 from syncer.cli import failures as command
 from syncer.sandbox.engage import EngageSandbox
-
-from .conftest import Installation
+from tests.support.installation import Installation
 
 MANY = 2 * CHUNK + 1
 

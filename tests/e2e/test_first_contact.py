@@ -14,9 +14,8 @@ import pytest
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.faults import Faults
 from tests.support.calls import identify, take
+from tests.support.installation import API_KEY, Installation
 from tests.support.warehouse import Warehouse
-
-from .conftest import API_KEY, Installation
 
 
 def lose_state(installation: Installation) -> None:

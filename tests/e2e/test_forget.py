@@ -18,10 +18,11 @@ from state.db.database import Database
 from state.db.locks import run_lock
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
-
-from .conftest import Installation, expected_records
-from .receiver import Daemon, daemon, know, unique, wait_until
-from .test_receiver import Profiles, engage_call, sign
+from tests.support.daemon import Daemon, daemon, know
+from tests.support.events import engage_call, sign, unique
+from tests.support.installation import Installation, expected_records
+from tests.support.processes import wait_until
+from tests.support.warehouse import Warehouse
 
 Json = dict[str, Any]
 
@@ -377,7 +378,11 @@ def test_segments_delete_call_forgets(installation: Installation) -> None:
     user, other = unique("user"), unique("user")
     mine = (user, "Ada Lovelace", "ada@example.com", "555-0100")
     know(f"sqlite:///{installation.folder / 'syncer.db'}", "vip")
-    with closing(Profiles(installation)) as profiles, daemon(installation) as found:
+    with (
+        closing(Warehouse(installation.folder / "engage.db")) as profiles,
+        daemon(installation) as found,
+    ):
+        found.first_run()
         traits = {"name": mine[1], "email": mine[2], "phone": mine[3]}
         for one in (user, other):
             found.send("identify", {"userId": one, "traits": traits | {"plan": one}})
@@ -426,7 +431,7 @@ def test_a_delete_call_waits_for_a_run_and_for_amberflo(
 ) -> None:
     engage.fill(40, 3)
     with daemon(installation) as found:
-        installation.run("sync")
+        found.first_run()
         customer, record = personal(installation, engage)
         installation.amberflo.faults = Faults.parse("503=1")
         delete(found, customer)
@@ -450,7 +455,7 @@ def test_a_delete_call_waits_for_a_run_and_for_amberflo(
 def test_records_that_wait_are_billed_first(installation: Installation) -> None:
     """They hold the id: the traces in the files go when they are delivered."""
     user = unique("user")
-    Profiles(installation).close()
+    Warehouse(installation.folder / "engage.db").close()
     with daemon(installation) as found:
         found.send("identify", {"userId": user, "traits": {"name": "Ada"}})
         found.settle()

@@ -15,9 +15,8 @@ import pytest
 from syncer.sandbox.faults import Faults
 from tests.support import calls
 from tests.support.clock import Clock, moved
+from tests.support.installation import Installation
 from tests.support.warehouse import Warehouse
-
-from .conftest import Installation
 
 #: Of so many members the guard's bounds for small audiences let nine leave, ten and more of three
 #: in ten not.

@@ -33,8 +33,8 @@ from syncer.passthrough import mapping
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.processor import UNPROCESSABLE, Processor
 from syncer.process.server import bind
-
-from .receiver import unique, wait_until
+from tests.support.events import unique
+from tests.support.processes import wait_until
 
 Json = dict[str, Any]
 

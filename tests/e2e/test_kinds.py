@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.calls import identify, membership, take
+from tests.support.installation import Installation
 from tests.support.warehouse import Warehouse
-
-from .conftest import Installation
 
 
 def traits_of(installation: Installation, customer_id: str) -> Any:

@@ -34,8 +34,9 @@ from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.scopes import SCOPES, Caller
 from syncer.process import server
 from syncer.process.runtime import set_for_commits_beside_a_busy_loop
-
-from .receiver import GOOD, KEY, SECRET, unique, wait_until
+from tests.support.daemon import GOOD, KEY
+from tests.support.events import SECRET, unique
+from tests.support.processes import wait_until
 
 BASIC = f"authorization: Basic {base64.b64encode(f'{KEY}:'.encode()).decode()}\r\n".encode()
 EVENT = {"userId": "u1", "event": "Tested"}

@@ -19,8 +19,7 @@ from state.snapshot import CustomerRow, TraitRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.sandbox.faults import Faults
-
-from .conftest import API_KEY, Installation
+from tests.support.installation import API_KEY, Installation
 
 
 @pytest.fixture

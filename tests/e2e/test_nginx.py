@@ -17,8 +17,10 @@ import httpx
 import orjson
 import pytest
 
-from .receiver import KEY, Daemon, daemon, free_port, installed, taken, unique, wait_until
-from .test_receiver import sign
+from tests.support.daemon import KEY, Daemon, daemon, taken
+from tests.support.events import sign, unique
+from tests.support.installation import installed
+from tests.support.processes import free_port, wait_until
 
 SAMPLE = Path(__file__).parents[2] / "docs" / "ops" / "nginx.conf"
 CALLS, PAGE = "calls.example.com", "syncer.example.com"

@@ -10,7 +10,7 @@ from aiohttp import web
 from syncer.amberflo.codec import read, written
 from syncer.amberflo.record import merged
 from syncer.sandbox.amberflo import Call
-from tests.e2e.conftest import Installation
+from tests.support.installation import Installation
 from tests.support.warehouse import Warehouse
 
 ODD = {

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
-import hashlib
-import hmac
 import json
 import os
 import signal
@@ -17,7 +15,6 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -66,22 +63,11 @@ from syncer.passthrough.scopes import SCOPES, Caller
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
-
-from .conftest import API_KEY, Installation, expected_records
-from .receiver import (
-    GOOD,
-    KEY,
-    SECRET,
-    Daemon,
-    daemon,
-    holds_secret,
-    installed,
-    know,
-    refused,
-    taken,
-    unique,
-    wait_until,
-)
+from tests.support.daemon import GOOD, KEY, Daemon, daemon, holds_secret, know, refused, taken
+from tests.support.events import SECRET, ago, engage_call, sign, track, unique, written
+from tests.support.installation import API_KEY, Installation, expected_records, installed
+from tests.support.processes import wait_until
+from tests.support.warehouse import Warehouse
 
 PAYLOADS = json.loads(
     (Path(__file__).parents[1] / "unit" / "segment_payloads.json").read_text(encoding="utf-8")
@@ -96,7 +82,7 @@ Json = dict[str, Any]
 def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for all tests that need no other; each uses ids of its own."""
     with installed(tmp_path_factory.mktemp("receiver")) as installation:
-        Profiles(installation).close()
+        Warehouse(installation.folder / "engage.db").close()
         engage = [name for name in PAYLOADS if name.startswith("engage_")]
         personas = [PAYLOADS[name].get("context", {}).get("personas", {}) for name in engage]
         keys = {one["computation_key"] for one in personas if "computation_key" in one}
@@ -111,24 +97,6 @@ def keeps_no_secret(found: Daemon) -> None:
     assert {"syncer.db", "syncer-queue.db"} <= {file.name for file in files}
     assert [file.name for file in files if holds_secret(file.read_bytes())] == []
     assert not holds_secret("\n".join(found.log).encode())
-
-
-def track(**more: Any) -> Json:
-    return {"type": "track", "userId": "u1", "event": "Tested", "messageId": unique(), **more}
-
-
-def sign(body: bytes, secret: str = SECRET) -> str:
-    return hmac.new(secret.encode(), body, hashlib.sha1).hexdigest()
-
-
-def ago(hours: float) -> str:
-    """So many hours ago, as Segment writes it."""
-    return written(time.time() - hours * 3600)
-
-
-def written(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # Routes, keys and answers
@@ -1194,66 +1162,9 @@ def test_a_delete_is_honoured(receiver: Daemon) -> None:
 # Engage in realtime
 
 
-class Profiles:
-    """Profiles Sync tables, row by row."""
-
-    def __init__(self, installation: Installation) -> None:
-        self._database = sqlite3.connect(installation.folder / "engage.db")
-        self._seq = 0
-        common = "seq INTEGER, received_at TEXT, uuid_ts TEXT, timestamp TEXT"
-        for table, columns in (
-            ("user_traits", "name TEXT, value TEXT"),
-            ("user_identifiers", "type TEXT, value TEXT"),
-            ("profile_merges", "segment_id TEXT"),
-        ):
-            self._database.execute(
-                f"CREATE TABLE {table} (canonical_segment_id TEXT, {columns}, {common})"
-            )
-
-    def put(self, user: str, at: str, **traits: str) -> None:
-        """What the warehouse has of a user, last changed at a time."""
-        self._seq += 1
-        stamp = at.replace("T", " ").removesuffix("Z")
-        times = (self._seq, stamp, stamp, stamp)
-        for table, kind, key in (
-            ("user_traits", "name", traits),
-            ("user_identifiers", "type", {"user_id": user}),
-        ):
-            for name, value in key.items():
-                self._database.execute(
-                    f"DELETE FROM {table} WHERE canonical_segment_id = ? AND {kind} = ?",
-                    (f"seg-{user}", name),
-                )
-                self._database.execute(
-                    f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (f"seg-{user}", name, value, *times),
-                )
-        self._database.commit()
-
-    def close(self) -> None:
-        self._database.close()
-
-
-def engage_call(
-    user: str, key: str, value: object, at: str, *, kind: str = "identify", what: str = "audience"
-) -> Json:
-    """What Engage sends when a user enters or leaves an audience."""
-    field = "traits" if kind == "identify" else "properties"
-    data = {key: value} if kind == "identify" else {key: value, "audience_key": key}
-    return {
-        "type": kind,
-        "messageId": unique("personas"),
-        "userId": user,
-        "timestamp": at,
-        "event": "Audience Entered",
-        field: data,
-        "context": {"personas": {"computation_class": what, "computation_key": key}},
-    }
-
-
 def test_memberships_by_call_and_by_pull(installation: Installation) -> None:
     """The newest Segment time wins, and the history says who told it."""
-    with closing(Profiles(installation)) as profiles:
+    with closing(Warehouse(installation.folder / "engage.db")) as profiles:
         profiles.put("ada", ago(6), vip="true", name="Ada")
         profiles.put("bob", ago(6), vip="false", name="Bob")
         url = f"sqlite:///{installation.folder / 'syncer.db'}"
@@ -1263,7 +1174,7 @@ def test_memberships_by_call_and_by_pull(installation: Installation) -> None:
             _memberships(found, installation, profiles)
 
 
-def _memberships(found: Daemon, installation: Installation, profiles: Profiles) -> None:
+def _memberships(found: Daemon, installation: Installation, profiles: Warehouse) -> None:
     def say(event: Json) -> None:
         body = orjson.dumps(event)
         found.send("webhook", body, key=None, x_signature=sign(body))
@@ -1281,7 +1192,7 @@ def _memberships(found: Daemon, installation: Installation, profiles: Profiles) 
         fields = ("trait", "key", "before", "after", "run", "observed_at")
         return tuple(change[name] for name in fields)
 
-    assert installation.json("sync")["delivered"] == 1
+    assert found.first_run()["delivered"] == 1
     assert installation.holds().keys() == {"ada"}
 
     # A call is newer than the pull: it counts at once, and an older pull does not undo it.
@@ -1380,6 +1291,9 @@ def test_a_sync_beside_the_daemon(installation: Installation) -> None:
         chosen = sorted(expected_records(engage))[:10]
         installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=0.02")
         with daemon(installation) as found:
+            assert found.first_run()["due"] > 200
+            engage.observe()
+            assert len(engage.evolve(hours=2.5, fraction=0.1).changed) > 10
             with calling(found, chosen) as rounds:
                 wait_until(lambda: rounds, what="a call")
                 runs_beside(installation, "sync")

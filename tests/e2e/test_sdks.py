@@ -21,18 +21,10 @@ import pytest
 from segment.analytics import request as segment_request
 from segment.analytics.client import Client
 
-from .receiver import (
-    GOOD,
-    KEY,
-    Daemon,
-    daemon,
-    descendants,
-    free_port,
-    installed,
-    runs,
-    unique,
-    wait_until,
-)
+from tests.support.daemon import GOOD, KEY, Daemon, daemon
+from tests.support.events import unique
+from tests.support.installation import installed
+from tests.support.processes import descendants, free_port, is_running, wait_until
 
 NODE = Path(__file__).with_name("node")
 #: Milliseconds that a call may be on its way: the receiver takes them for an error of the clock.
@@ -368,7 +360,7 @@ def browser(url: str, profile: Path) -> Iterator[None]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        wait_until(lambda: not any(map(runs, below)), 10, what="the browser's end")
+        wait_until(lambda: not any(map(is_running, below)), 10, what="the browser's end")
 
 
 def test_analytics_js_in_a_browser(receiver: Daemon, tmp_path: Path) -> None:

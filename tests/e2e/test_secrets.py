@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from syncer.sandbox.engage import EngageSandbox
-
-from .conftest import Installation
+from tests.support.installation import Installation
 
 SECRET = "hunter2-in-the-query"
 

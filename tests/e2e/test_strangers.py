@@ -5,50 +5,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from .conftest import Installation
+from tests.support.installation import Installation
+from tests.support.warehouse import Warehouse
 
-COLUMNS = "seq INTEGER, received_at TEXT, uuid_ts TEXT, timestamp TEXT"
 SPENT = "total_revenue_180_days"
-
-
-class Warehouse:
-    """Profiles Sync tables with a few people."""
-
-    def __init__(self, file: sqlite3.Connection) -> None:
-        self._file, self._seq = file, 0
-        file.executescript(f"""
-        CREATE TABLE user_traits (canonical_segment_id TEXT, name TEXT, value TEXT, {COLUMNS});
-        CREATE TABLE user_identifiers (canonical_segment_id TEXT, type TEXT, value TEXT, {COLUMNS});
-        CREATE TABLE profile_merges (canonical_segment_id TEXT, segment_id TEXT, {COLUMNS});
-        """)
-
-    def person(self, customer_id: str, hours_ago: float = 9, /, **traits: str) -> None:
-        """Somebody with these traits; said again they are what they are now."""
-        self._file.execute("DELETE FROM user_traits WHERE canonical_segment_id = ?", (customer_id,))
-        self._file.execute("DELETE FROM user_identifiers WHERE value = ?", (customer_id,))
-        self._insert("user_identifiers", customer_id, "user_id", customer_id, hours_ago)
-        for name, value in traits.items():
-            self._insert("user_traits", customer_id, name, value, hours_ago)
-
-    def _insert(self, table: str, profile: str, name: str, value: str, hours_ago: float) -> None:
-        self._seq += 1
-        then = datetime.now(UTC) - timedelta(hours=hours_ago)
-        at = then.strftime("%Y-%m-%d %H:%M:%S.%f")
-        self._file.execute(
-            f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (profile, name, value, self._seq, at, at, at),
-        )
 
 
 @pytest.fixture
 def warehouse(installation: Installation) -> Iterator[Warehouse]:
-    with closing(sqlite3.connect(installation.folder / "engage.db", isolation_level=None)) as file:
-        found = Warehouse(file)
+    with closing(Warehouse(installation.folder / "engage.db")) as found:
         found.person("member", vip="true", **{SPENT: "12.5"})
         installation.run("sync")
         yield found

@@ -11,8 +11,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from syncer.sandbox.engage import EngageSandbox
-
-from .conftest import Installation, expected_records
+from tests.support.installation import Installation, expected_records
 
 
 def digest(folder: Path) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Installation
 from tests.support.calls import identify, membership, take
+from tests.support.installation import Installation
 from tests.support.warehouse import Warehouse
 
 

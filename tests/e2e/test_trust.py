@@ -23,10 +23,11 @@ from syncer.passthrough.pending import UNKNOWN
 from syncer.passthrough.scopes import DELETE, MEMBERSHIPS, NOT_ALLOWED
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
-
-from .conftest import Installation
-from .receiver import KEY, SECRET, Daemon, daemon, know, refused, unique, wait_until
-from .test_receiver import Profiles, engage_call, sign, track
+from tests.support.daemon import KEY, Daemon, daemon, know, refused
+from tests.support.events import SECRET, engage_call, sign, track, unique
+from tests.support.installation import Installation
+from tests.support.processes import wait_until
+from tests.support.warehouse import Warehouse
 
 Json = dict[str, Any]
 
@@ -151,7 +152,7 @@ def test_a_message_id_of_a_browser_hides_nobody_elses(installation: Installation
 def test_refused_records_of_two_keys_are_two(installation: Installation) -> None:
     """They show their keys, and are sent again as what they are."""
     order = unique("order")
-    Profiles(installation).close()
+    Warehouse(installation.folder / "engage.db").close()
     with daemon(installation, write_keys=KEYS) as found:
         event = track(messageId=order, userId=unique())
         installation.amberflo.odd = {event["userId"]: "400"}
@@ -174,7 +175,7 @@ def test_calls_of_engage_wait_for_a_run_to_know_their_trait(
 ) -> None:
     engage.fill(30, 2)
     with daemon(installation, write_keys=KEYS) as found:
-        installation.run("sync")
+        found.first_run()
         user = unique("user")
         found.batch(engage_call(user, "Not Yet Pulled", True, "2026-01-01T00:00:00.000Z"))
         found.settle()

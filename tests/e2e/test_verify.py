@@ -27,8 +27,7 @@ from syncer.amberflo import reader
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
-
-from .conftest import API_KEY, Installation
+from tests.support.installation import API_KEY, Installation
 
 FOREIGN = {"stripeId": "cus_1", "payment.netDays": "30", "seats": 5, "on": True}
 AUDIENCE, OTHER = "vip", "big_spender"

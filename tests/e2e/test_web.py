@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 
 from syncer.sandbox.engage import EngageSandbox
-
-from .receiver import Daemon, daemon, descendants, installed, unique, wait_until
+from tests.support.daemon import Daemon, daemon
+from tests.support.events import unique
+from tests.support.installation import installed
+from tests.support.processes import beside, wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page: playwright is missing")
 expect = playwright.expect
@@ -521,12 +523,7 @@ def test_another_host_name_is_refused(browser: Any, operator: Operator) -> None:
 
 def test_the_page_comes_back_when_its_process_dies(page: Any, operator: Operator) -> None:
     def serving() -> list[int]:
-        found = []
-        for one in descendants(operator.daemon.process.pid):
-            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-                if b"syncer.daemon\0page\0" in Path(f"/proc/{one}/cmdline").read_bytes():
-                    found.append(one)
-        return found
+        return beside(operator.daemon.process.pid, "page")
 
     (served,) = serving()
     os.kill(served, signal.SIGKILL)

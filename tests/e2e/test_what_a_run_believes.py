@@ -21,10 +21,10 @@ from syncer.engage.source import Scope, Source
 from syncer.errors import SourceError, StateError
 from syncer.progress import LineProgress
 from syncer.sandbox.engage import EngageSandbox
-
-from .conftest import Installation
-from .test_between import Interrupted
-from .test_receiver import Profiles, ago, engage_call
+from tests.support.events import ago, engage_call
+from tests.support.installation import Installation
+from tests.support.progress import Interrupted
+from tests.support.warehouse import Warehouse
 
 # -- a whole pull, or nothing
 
@@ -89,7 +89,7 @@ def test_a_pull_that_ends_early_changes_nothing(
 def test_a_resync_of_one_customer_leaves_the_rows_of_others_to_the_next_run(
     installation: Installation,
 ) -> None:
-    with closing(Profiles(installation)) as profiles:
+    with closing(Warehouse(installation.folder / "engage.db")) as profiles:
         profiles.put("ada", ago(10), vip="true")
         profiles.put("bob", ago(10), vip="true")
         installation.run("sync")
@@ -143,7 +143,7 @@ def test_a_call_stands_until_the_warehouse_can_know_of_it(
 ) -> None:
     """Profiles Sync may load for three hours: what a call said in that time is no exit because
     there is no row of it yet."""
-    with closing(Profiles(installation)) as profiles:
+    with closing(Warehouse(installation.folder / "engage.db")) as profiles:
         profiles.put("ada", ago(10), name="Ada")
         profiles.put("bob", ago(10), vip="true")
         installation.run("sync")

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 
-from .postgres import server
+from tests.support.postgres import server
+
 from .seeds import one
 
 

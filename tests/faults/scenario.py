@@ -321,3 +321,15 @@ def _amberflo(rng: Random) -> str:
     if any(one.startswith("429") for one in found):
         found.append(f"retry_after={rng.choice((0, 0, 0, 1))}")
     return ",".join(found)
+
+
+#: One in which nothing befalls.
+CALM = Scenario(
+    seed=1, postgres=False, profiles=25, audiences=3, concurrency=8, rate=0, put_unknown="create",
+    poisoned=0,
+    rounds=(
+        Round((Process("sync"),)),
+        Round((Process("sync"), Process("worker")), hours=2.5, fraction=0.3, calls=20),
+        Round((Process("sync"),), hours=2.5, fraction=0.3),
+    ),
+)  # fmt: skip

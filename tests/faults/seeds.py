@@ -6,9 +6,10 @@ import os
 import traceback
 from contextlib import nullcontext
 
+from tests.support.postgres import database
+
 from . import daemon
 from .checks import Evidence
-from .postgres import database
 from .runner import Outcome, Performance, play
 from .scenario import draw
 

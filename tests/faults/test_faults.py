@@ -19,7 +19,7 @@ from . import checks
 from .amberflo import Write
 from .checks import Evidence, violations
 from .runner import play
-from .scenario import Process, Round, Scenario, SourceFault, draw
+from .scenario import CALM, Process, Round, Scenario, SourceFault, draw
 
 SEEDS = (1, 2, 3, 4, 5, 6, 7, 8)
 
@@ -57,17 +57,6 @@ def test_everything_befalls() -> None:
 
 
 # -- the checks find what is planted
-
-
-CALM = Scenario(
-    seed=1, postgres=False, profiles=25, audiences=3, concurrency=8, rate=0, put_unknown="create",
-    poisoned=0,
-    rounds=(
-        Round((Process("sync"),)),
-        Round((Process("sync"), Process("worker")), hours=2.5, fraction=0.3, calls=20),
-        Round((Process("sync"),), hours=2.5, fraction=0.3),
-    ),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,7 @@ from syncer.sync.commit import laid_over
 from syncer.sync.diff import ENGAGE_WINS, CustomerChange, Tally, TraitChange
 
 from .runner import play
-from .scenario import Act, Process, Round
-from .test_faults import CALM
+from .scenario import CALM, Act, Process, Round
 
 HORIZON = 1000
 

@@ -41,12 +41,12 @@ from syncer.sandbox.faults import Faults
 from syncer.sync.diff import compare
 from syncer.sync.guard import Guard
 from syncer.sync.join import Rulings
-from tests.e2e.conftest import API_KEY, Installation
 from tests.faults import points
 from tests.faults.amberflo import Recorder
 from tests.faults.fork import fork
 from tests.support import calls
 from tests.support.clock import moved
+from tests.support.installation import API_KEY, Installation
 from tests.support.warehouse import Warehouse, text
 
 from .engage import AUDIENCES, COMPUTED, TRAITS, read

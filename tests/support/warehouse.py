@@ -48,6 +48,27 @@ class Warehouse:
         for key, value in traits.items():
             self.say(customer_id, key, value, ago=ago, profile=profile)
 
+    def person(self, customer_id: str, ago: float = 9.0, /, **traits: str) -> None:
+        """A profile with a user_id and these traits alone, whatever it had before."""
+        self.delete(customer_id)
+        self.user(customer_id, ago=ago, **traits)
+
+    def put(self, customer_id: str, at: str, /, **traits: str) -> None:
+        """A profile with a user_id and these traits, which became true and were loaded at a time
+        (as Segment writes it); what it has besides stays."""
+        profile, stamp = f"p-{customer_id}", at.replace("T", " ").removesuffix("Z")
+        for table, rows in (
+            ("user_identifiers", {"user_id": customer_id}),
+            ("user_traits", traits),
+        ):
+            column = "type" if table == "user_identifiers" else "name"
+            for name, value in rows.items():
+                self.db.execute(
+                    f"DELETE FROM {table} WHERE canonical_segment_id = ? AND {column} = ?",
+                    (profile, name),
+                )
+                self._write(table, (profile, name, value), stamp, stamp)
+
     def users(self, number: int, *, ago: float = 20.0, **traits: str) -> list[str]:
         """So many customers `u00`, `u01`, … with the same traits."""
         ids = [f"u{place:02}" for place in range(number)]
@@ -118,9 +139,12 @@ class Warehouse:
     def _insert(
         self, table: str, values: tuple[str | None, ...], ago: float, at: float | None
     ) -> None:
-        self._seq += 1
         now = time.time() * 1000
         loaded, said = (text(now - hours * 3_600_000) for hours in (ago, ago if at is None else at))
+        self._write(table, values, loaded, said)
+
+    def _write(self, table: str, values: tuple[str | None, ...], loaded: str, said: str) -> None:
+        self._seq += 1
         marks = ", ".join("?" * (len(values) + 4))
         row = (*values, self._seq, loaded, loaded, said)
         self.db.execute(f"INSERT INTO {table} VALUES ({marks})", row)

@@ -28,7 +28,7 @@ from syncer.passthrough.mapping import (
     outcome,
 )
 from syncer.passthrough.parsing import parse
-from tests.unit.test_call import EVENT, TRACK
+from tests.support.strategies import EVENT, TRACK
 
 PAYLOADS = json.loads(Path(__file__).with_name("segment_payloads.json").read_text("utf-8"))
 SEED = PAYLOADS["amberflo_official_segment_destination"]

@@ -6,15 +6,12 @@ import gzip
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,62 +22,14 @@ from state.db.database import Database
 from state.snapshot import TraitRow
 from syncer.engage.trait_names import trait_name
 from syncer.passthrough.scopes import SCOPES
-from syncer.sandbox.amberflo import AmberfloSandbox, running
-
-from .conftest import API_KEY, Installation
+from tests.support.events import SECRET
+from tests.support.installation import API_KEY, Installation, toml
+from tests.support.processes import beside, descendants, is_running, wait_until
 
 KEY = "wk-8Dq2mZ1xTfUo5"
-SECRET = "shared-webhook-secret-77"
 GOOD = b'{"success": true}'
 #: Seconds that a daemon has to start, to work off calls, and to end.
 START, WORK, STOP = 30.0, 30.0, 20.0
-
-
-def unique(what: str = "id") -> str:
-    """A messageId or userId that no other test has."""
-    return f"{what}-{uuid.uuid4().hex[:16]}"
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on just now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def wait_until(true: Callable[[], object], seconds: float = WORK, *, what: str = "it") -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"{what} did not come within {seconds:g} s"
-        time.sleep(0.02)
-
-
-def descendants(process: int) -> set[int]:
-    """The processes below a process."""
-    parents: dict[int, int] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(status.parent.name)] = int(fields[1])
-    found, before = {process}, set[int]()
-    while found != before:
-        before = set(found)
-        found |= {child for child, parent in parents.items() if parent in found}
-    return found - {process}
-
-
-def _command(process: int) -> bytes:
-    return Path(f"/proc/{process}/cmdline").read_bytes()
-
-
-def runs(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 @dataclass
@@ -107,15 +56,13 @@ class Daemon:
         below = descendants(self.process.pid)
         self.process.kill()
         self.process.wait()
-        wait_until(lambda: not any(map(runs, below)), 20, what="the end of the processes beside")
+        wait_until(lambda: not any(map(is_running, below)), 20, what="the end of those beside")
 
     @property
     def worker(self) -> int:
         """The process that sorts and delivers."""
-        spawned = [
-            one for one in descendants(self.process.pid) if b"syncer.daemon" in _command(one)
-        ]
-        return min(spawned)  # a run's process comes later
+        (worker,) = beside(self.process.pid, "worker")
+        return worker
 
     def post(
         self,
@@ -164,6 +111,18 @@ class Daemon:
         metrics = self.metrics()
         waits = ("calls_unprocessed", "meters_waiting", "customers_waiting")
         return sum(metrics[f"syncer_{name}"] for name in waits)
+
+    def first_run(self) -> dict[str, Any]:
+        """The run that a daemon with a new state makes at once, when it has ended: until then it
+        keeps other runs away."""
+        ended: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            ended[:] = [run for run in self.installation.json("runs") if run["ended_at"]]
+            return bool(ended)
+
+        wait_until(look, what="the end of the daemon's first run")
+        return ended[-1]
 
     def settle(self) -> None:
         """Until all that was taken is sorted and delivered, or failed."""
@@ -221,16 +180,6 @@ def holds_secret(text: bytes) -> bool:
     return any(secret.encode()[1:] in text for secret in (KEY, SECRET, API_KEY))
 
 
-@contextmanager
-def installed(folder: Path, **options: Any) -> Iterator[Installation]:
-    """An installation for as long as a module needs; `options` go to the stand-in of Amberflo."""
-    amberflo = AmberfloSandbox(API_KEY, **options)
-    with running(amberflo) as url:
-        found = Installation(folder, amberflo, url)
-        found.configure()
-        yield found
-
-
 def know(url: str, *keys: str, kind: str = "audience") -> None:
     """Make traits ours in a state, as a run does that pulls them."""
     with closing(Database.open(url)) as state, state.write() as connection:
@@ -275,15 +224,6 @@ def daemon(
                 stream.close()
 
 
-def toml(value: object) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {toml(one)}' for key, one in value.items())} }}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml, value))}]"
-    return orjson.dumps(value).decode()
-
-
 def _read(process: subprocess.Popen[str], log: list[str]) -> None:
     assert process.stderr is not None
     for line in process.stderr:
@@ -318,6 +258,6 @@ def _stop(found: Daemon) -> None:
     began = time.monotonic()
     assert found.process.wait(STOP) == 0, "\n".join(found.log)
     assert time.monotonic() - began < STOP
-    wait_until(lambda: not any(map(runs, below)), 5, what="the end")
+    wait_until(lambda: not any(map(is_running, below)), 5, what="the end")
     said = "\n".join(found.log)
     assert "Traceback" not in said, said

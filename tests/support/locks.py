@@ -1,0 +1,36 @@
+"""A lock that another process holds."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.support import processes
+
+_HOLD = """
+import sys
+from state.db.database import Database
+from state.db.locks import run_lock
+database = Database.open(sys.argv[1])
+with run_lock(database):
+    print("held", flush=True)
+    sys.stdin.readline()
+database.close()
+print("released", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def held_elsewhere(url: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock until it is told to go on or is killed."""
+    with processes.start(
+        "-c", _HOLD, url, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()

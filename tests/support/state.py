@@ -1,0 +1,62 @@
+"""Short ways to fill a state and to look at it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from state import outbox, snapshot
+from state.db.database import Database
+from state.snapshot import CustomerRow
+
+NOW = 1_790_000_000_000
+
+
+def row(
+    customer_id: str, name: str | None = None, email: str | None = None, **traits: Any
+) -> CustomerRow:
+    text = json.dumps(traits, sort_keys=True)
+    return CustomerRow(customer_id, text, name, email, called=None, stamps=None)
+
+
+def put(database: Database, *rows: CustomerRow, now: int = NOW, run: int | None = None) -> None:
+    with database.write() as connection:
+        snapshot.insert_customers(connection, rows, now, run)
+
+
+def ask(database: Database, question: Callable[[Connection], Any]) -> Any:
+    with database.read() as connection:
+        return question(connection)
+
+
+def due(
+    database: Database, now: int = NOW, limit: int = 100, run: int | None = None
+) -> list[CustomerRow]:
+    """What a delivery would get; it is given back."""
+    with database.write() as connection:
+        found = outbox.claim(connection, 1, now, limit, run)
+        if found:
+            outbox.release(connection, [one.customer_id for one in found])
+    return found
+
+
+def due_ids(
+    database: Database, now: int = NOW, limit: int = 100, run: int | None = None
+) -> list[str]:
+    return [one.customer_id for one in due(database, now, limit, run)]
+
+
+def records(database: Database, table: str = "customer") -> dict[Any, dict[str, Any]]:
+    """The rows of a table, whole, by their key."""
+    with database.read() as connection:
+        rows = connection.execute(text(f"SELECT * FROM {table}")).mappings().all()
+    key = "customer_id" if table == "customer" else "id"
+    return {found[key]: dict(found) for found in rows}
+
+
+def as_claimed(customer_id: str, rev: int, run: int | None = None) -> CustomerRow:
+    """A customer as a worker claimed it."""
+    return CustomerRow(customer_id, "{}", rev=rev, run=run)
