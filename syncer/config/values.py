@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from syncer.daemon.schedule import cron
+from syncer.cron import CronLine
 from syncer.input_text import has_valid_host, unprintable, unwrapped
 from syncer.passthrough.scopes import SIGNED
 
@@ -131,7 +131,7 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 def _cron(text: str) -> str:
     try:
-        cron(text)
+        CronLine(text)
     except ValueError as error:
         raise ValueError(
             f'this is not a cron line ({error}); write for example "0 3 * * *" for 3:00 UTC daily'

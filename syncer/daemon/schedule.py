@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -26,8 +25,9 @@ from apscheduler.job import Job
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.schedulers.base import BaseScheduler
-from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
+
+from syncer.cron import CronLine
 
 log = logging.getLogger("syncer")
 
@@ -37,69 +37,6 @@ STEP = 5.0
 AHEAD = 1000
 #: Seconds after which a slot is tried again where another run was going on.
 AFTER_ANOTHER = 60.0
-
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
-_DAYS = "sun mon tue wed thu fri sat"
-#: The fields of a cron line: what each counts, from where to where, and the names it knows.
-_FIELDS = (
-    ("minute", 0, 59, ""),
-    ("hour", 0, 23, ""),
-    ("day of the month", 1, 31, ""),
-    ("month", 1, 12, _MONTHS),
-    ("day of the week", 0, 6, _DAYS),
-)
-#: Of a field, what stands between its commas: *, 5, 1-5 or mon-fri, each with a step or without.
-_PART = re.compile(r"(?:\*|([0-9]+|[a-z]+)(?:-([0-9]+|[a-z]+))?)(?:/([0-9]+))?")
-
-
-def cron(line: str) -> CronTrigger:
-    """The trigger of a cron line (UTC); `ValueError` where it is none. Read here: APScheduler
-    counts the days of the week from Monday, and overlooks what it cannot read behind a name."""
-    texts = line.lower().split()
-    if len(texts) != 5:
-        raise ValueError(f"{len(texts)} fields, not 5")
-    if texts[2] != "*" and texts[4] != "*":
-        raise ValueError("a day of the month or one of the week, not both")
-    minute, hour, day, month, weekday = (
-        text if text == "*" else ",".join(sorted(_values(text, *field)))
-        for text, field in zip(texts, _FIELDS, strict=True)
-    )
-    trigger = CronTrigger(
-        minute=minute, hour=hour, day=day, month=month, day_of_week=weekday, timezone=UTC
-    )
-    if trigger.get_next_fire_time(None, datetime.now(UTC)) is None:
-        raise ValueError("it never comes")
-    return trigger
-
-
-def _values(text: str, what: str, low: int, high: int, names: str) -> set[str]:
-    """What a field stands for, each as APScheduler reads it: numbers, days of the week by name."""
-    found: set[str] = set()
-    for part in text.split(","):
-        match = _PART.fullmatch(part)
-        if match is None:
-            raise ValueError(f"{part!r} is no {what}")
-        first, last, step = match.groups()
-        start = low if first is None else _number(first, what, low, high, names)
-        if last is not None:
-            end = _number(last, what, low, high, names)
-        else:
-            end = start if first is not None and step is None else high
-        if end < start and names is _DAYS:
-            end += 7  # over Sunday
-        if end < start or step == "0":
-            raise ValueError(f"{part!r} is no {what}")
-        numbers = range(start, end + 1, int(step or 1))
-        found |= {_DAYS.split()[n % 7] if names is _DAYS else str(n) for n in numbers}
-    return found
-
-
-def _number(text: str, what: str, low: int, high: int, names: str) -> int:
-    if text in names.split():
-        return low + names.split().index(text)
-    if text.isdecimal() and (low <= int(text) <= high or (names is _DAYS and text == "7")):
-        return int(text)
-    raise ValueError(f"{text!r} is no {what}")
 
 
 class Slot(NamedTuple):
@@ -122,7 +59,7 @@ class Rhythm:
 
     every: float
     jitter: float
-    reconcile: CronTrigger
+    reconcile: CronLine
 
     def next(self, past: Past, now: float, chance: Callable[[], float] = random.random) -> Slot:
         """The slot that follows on the past."""
@@ -130,16 +67,12 @@ class Rhythm:
             return Slot(now, True)
         low, high = max(self.every - self.jitter, 1.0), self.every + self.jitter
         base = min(past.start, now)  # a clock that was set back must not stop us
-        target = self._reconcile_after(base if past.full is None else min(past.full, now))
+        target = self.reconcile.after(base if past.full is None else min(past.full, now))
         if base + low <= target <= base + high:
             at = target
         else:
             at = base + self._step(target - base, low, high, chance)
         return Slot(max(at, now), target <= max(at, now))
-
-    def _reconcile_after(self, moment: float) -> float:
-        found = self.reconcile.get_next_fire_time(None, datetime.fromtimestamp(moment + 1, UTC))
-        return float("inf") if found is None else found.timestamp()
 
     def _step(self, left: float, low: float, high: float, chance: Callable[[], float]) -> float:
         """Seconds to the next start, so that a later one can fall on a moment `left` away."""

@@ -24,10 +24,11 @@ from state.db.locks import lock
 from state.errors import Locked, StateError
 from syncer import log as logs
 from syncer.config import Config, ScheduleConfig, changes
+from syncer.cron import CronLine
 from syncer.daemon.alerts import Alerts
 from syncer.daemon.metrics import Figures
 from syncer.daemon.ops import Ops
-from syncer.daemon.schedule import Busy, Past, Rhythm, Schedule, Slot, cron
+from syncer.daemon.schedule import Busy, Past, Rhythm, Schedule, Slot
 from syncer.databases import opened
 from syncer.errors import ConfigError
 from syncer.passthrough.inbox import Inbox
@@ -357,7 +358,7 @@ def _url(listener: socket.socket) -> str:
 
 
 def _rhythm(settings: ScheduleConfig) -> Rhythm:
-    return Rhythm(settings.every, settings.jitter, cron(settings.reconcile))
+    return Rhythm(settings.every, settings.jitter, CronLine(settings.reconcile))
 
 
 def past(database: Database) -> Past:

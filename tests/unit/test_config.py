@@ -488,12 +488,12 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
         ),
         (
             ["[schedule]", "reconcile = '0 3 * * 8'"],
-            "FILE: schedule.reconcile: this is not a cron line ('8' is no day of the week); write "
+            "FILE: schedule.reconcile: this is not a cron line (bad day-of-week); write "
             'for example "0 3 * * *" for 3:00 UTC daily',
         ),
         (
             ["[schedule]", "reconcile = '0 0 30 2 *'"],
-            "FILE: schedule.reconcile: this is not a cron line (it never comes); write ",
+            "FILE: schedule.reconcile: this is not a cron line (bad day-of-month); write ",
         ),
         (
             ["[schedule]", "every = '20m'"],

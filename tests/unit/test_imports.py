@@ -4,6 +4,8 @@ used."""
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -119,6 +121,7 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ("aiohttp", {"syncer/amberflo", "syncer/sandbox"}),
         ("click", {"syncer/cli"}),
         ("apscheduler", {"syncer/daemon/schedule.py"}),
+        ("cronsim", {"syncer/cron.py"}),
         ("sqlmodel", {"state/db/tables.py"}),
         ("rich", {"syncer/cli/output.py"}),
         (
@@ -135,6 +138,16 @@ def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> No
     assert all(any(file.is_relative_to(home) for home in homes) for file in found), found
 
 
+def test_the_config_loads_no_schedule_and_no_terminal() -> None:
+    """Every process reads it, and these two take 14 and 7 MB."""
+    code = "import sys, syncer.config; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.split()
+    assert "syncer.config" in loaded
+    assert {"apscheduler", "rich"}.isdisjoint(loaded)
+
+
 def test_the_pure_core_does_no_io() -> None:
     pure = ["sync/diff.py", "sync/guard.py", "engage/trait_names.py", "engage/values.py"]
     pure += [
@@ -146,7 +159,7 @@ def test_the_pure_core_does_no_io() -> None:
         "retry.py",
         "amberflo/rate_limit.py",
     ]
-    pure += ["passthrough/call.py", "passthrough/mapping.py", "passthrough/signature.py"]
+    pure += ["cron.py", "passthrough/call.py", "passthrough/mapping.py", "passthrough/signature.py"]
     for file in pure:
         for module in ("time", "random", "os", "socket", "sqlalchemy", "httpx", "asyncio"):
             assert not uses(ROOT / "syncer" / file, module), f"{file} imports {module}"

@@ -23,8 +23,9 @@ from freezegun.api import FrozenDateTimeFactory
 from state import runs
 from state.db.database import Database
 from state.errors import StateError
+from syncer.cron import CronLine
 from syncer.daemon import schedule as schedules
-from syncer.daemon.schedule import Busy, Past, Rhythm, Schedule, Slot, cron
+from syncer.daemon.schedule import Busy, Past, Rhythm, Schedule, Slot
 from syncer.daemon.service import left_undone, past
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -118,7 +119,7 @@ class World:
         """The daemon, as syncer/daemon/service.py has it, until a real time."""
         scheduler = Simulated(self, until)
         self.schedule = Schedule(
-            Rhythm(EVERY, JITTER, cron("0 3 * * *")),
+            Rhythm(EVERY, JITTER, CronLine("0 3 * * *")),
             lambda: self.past(),
             self.run,
             tell=self.told.append,
@@ -556,7 +557,7 @@ def test_a_database_that_cannot_be_read_for_a_while_does_not_end_the_schedule(
 def test_another_rhythm_holds_from_the_moment_it_is_set(world: World) -> None:
     def hourly() -> None:
         assert world.schedule is not None
-        world.schedule.change(Rhythm(HOUR, 0.0, cron("30 */6 * * *")))
+        world.schedule.change(Rhythm(HOUR, 0.0, CronLine("30 */6 * * *")))
 
     world.at(DAY, hourly)
     world.daemon(3 * DAY)
