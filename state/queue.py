@@ -7,11 +7,11 @@ what is one transaction. Times are epoch milliseconds.
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import zstandard
 from sqlalchemy import (
     Connection,
     bindparam,
@@ -23,6 +23,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 from state import lanes
 from state.claim import METER_RECORDS
@@ -99,7 +104,7 @@ def _packed(key: str, rows: Sequence[Accepted]) -> dict[str, Any]:
         for row in rows
     )
     return {
-        "body": zstandard.compress(body, 1),
+        "body": zstd.compress(body, 1),
         "events": sum(row.events for row in rows),
         "received_at": rows[0].received_at,
         "key": key,
@@ -151,12 +156,12 @@ def _requests(number: int, packed: bytes, received_at: int, key: str) -> list[In
     """The requests of a row; one without a path, of the row's own bytes, where it has no sense."""
     try:
         return _unpacked(number, packed, key)
-    except (zstandard.ZstdError, ValueError):
+    except (zstd.ZstdError, ValueError):
         return [InboxRow(number, 0, "", packed, received_at, key)]
 
 
 def _unpacked(number: int, compressed: bytes, key: str) -> list[InboxRow]:
-    packed = zstandard.decompress(compressed)
+    packed = _decompressed(compressed)
     found: list[InboxRow] = []
     start = 0
     while start < len(packed):
@@ -168,6 +173,19 @@ def _unpacked(number: int, compressed: bytes, key: str) -> list[InboxRow]:
             InboxRow(number, len(found), path, body, int(received_at), key, "".join(scopes))
         )
     return found
+
+
+def _decompressed(frame: bytes) -> bytes:
+    """The bytes that a frame holds: no more than its head says. Raises ZstdError where it is no
+    whole frame or does not say how many they are."""
+    size = zstd.get_frame_info(frame).decompressed_size
+    if size is None:
+        raise zstd.ZstdError("the frame does not say its size")
+    decompressor = zstd.ZstdDecompressor()
+    content = decompressor.decompress(frame, size)
+    if not decompressor.eof:
+        raise zstd.ZstdError("the frame broke off")
+    return content
 
 
 def store_processed(
