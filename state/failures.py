@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    bindparam,
     delete,
     func,
     insert,
@@ -32,6 +33,7 @@ CALLS, RAW = 10_000, 1024
 CUT = " … ("
 #: Nothing of these was ever sent. Written so that the partial index is used.
 IS_CALL = FAILURE.c.attempts == literal_column("0")
+_CLEAR = delete(FAILURE).where(FAILURE.c.ref.in_(bindparam("refs", expanding=True)))
 
 
 def put(connection: Connection, rows: Collection[Mapping[str, Any]]) -> int:
@@ -105,7 +107,7 @@ def customer_ref(customer_id: str) -> str:
 def clear(connection: Connection, refs: Collection[str]) -> None:
     """These got through after all."""
     for part in _chunks(refs):
-        connection.execute(delete(FAILURE).where(FAILURE.c.ref.in_(part)))
+        connection.execute(_CLEAR, {"refs": part})
 
 
 def find(connection: Connection, ids: Collection[int] | None = None) -> list[Mapping[str, Any]]:

@@ -34,6 +34,51 @@ _DUE = CUSTOMER.c.due_at.is_not(None)
 _NOT_PUT_OFF = CUSTOMER.c.line != lanes.PUT_OFF
 _THIS = CUSTOMER.c.customer_id == bindparam("which")
 
+# The outcome of a customer; its parameters are the row that was claimed (`_claimed`). SQLAlchemy
+# takes longer to make a statement than the database to execute it, so these are made once.
+
+_UNCHANGED = CUSTOMER.c.rev == bindparam("was")
+#: The run that waits for the customer now. None waits for one that did not change since its claim,
+#: and a run that waited then waits no more.
+_RUN = case((or_(_UNCHANGED, CUSTOMER.c.run == bindparam("waited")), None), else_=CUSTOMER.c.run)
+#: The values of a customer that is due no more, unless it changed since its claim.
+_DUE_NO_MORE: dict[str, Any] = {
+    "due_at": case((_UNCHANGED, None), else_=CUSTOMER.c.due_at),
+    "line": case((_UNCHANGED, lanes.RUN), else_=CUSTOMER.c.line),
+}
+_ACKNOWLEDGE = (
+    update(CUSTOMER)
+    .where(_THIS)
+    .values(
+        acked_rev=bindparam("was"),
+        acked_at=bindparam("at"),
+        attempts=0,
+        run=_RUN,
+        claimed_by=None,
+        **_DUE_NO_MORE,
+        given_back=case(
+            (CUSTOMER.c.given_back == bindparam("gave"), None), else_=CUSTOMER.c.given_back
+        ),
+    )
+)
+_MARK_DELIVERED = (
+    update(CHANGE)
+    .where(
+        CHANGE.c.customer_id == bindparam("which"),
+        CHANGE.c.rev <= bindparam("was"),
+        CHANGE.c.delivered_at.is_(None),
+    )
+    .values(delivered_at=bindparam("at"))
+)
+_AWAITED = select(CUSTOMER.c.customer_id, CUSTOMER.c.rev, CUSTOMER.c.run).where(
+    CUSTOMER.c.customer_id.in_(bindparam("ids", expanding=True)), CUSTOMER.c.run.is_not(None)
+)
+_ACKNOWLEDGE_IDENTIFY_TRAITS = (
+    update(CUSTOMER)
+    .where(_THIS, CUSTOMER.c.called == bindparam("sent_text"))
+    .values(called=bindparam("new_text"))
+)
+
 
 # What waits
 
@@ -218,33 +263,9 @@ def acknowledge(connection: Connection, sent: Sequence[CustomerRow], at: int) ->
     """
     finished = _finished(connection, sent)
     rows = _claimed(sent, at)
-    connection.execute(
-        update(CUSTOMER)
-        .where(_THIS)
-        .values(
-            acked_rev=bindparam("was"),
-            acked_at=bindparam("at"),
-            attempts=0,
-            run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
-            claimed_by=None,
-            **_due_no_more(),
-            given_back=case(
-                (CUSTOMER.c.given_back == bindparam("gave"), None), else_=CUSTOMER.c.given_back
-            ),
-        ),
-        rows,
-    )
+    connection.execute(_ACKNOWLEDGE, rows)
     _acknowledge_identify_traits(connection, sent)
-    connection.execute(
-        update(CHANGE)
-        .where(
-            CHANGE.c.customer_id == bindparam("which"),
-            CHANGE.c.rev <= bindparam("was"),
-            CHANGE.c.delivered_at.is_(None),
-        )
-        .values(delivered_at=bindparam("at")),
-        rows,
-    )
+    connection.execute(_MARK_DELIVERED, rows)
     return finished
 
 
@@ -253,9 +274,7 @@ def _acknowledge_identify_traits(connection: Connection, sent: Sequence[Customer
     acknowledged = [(row, identify_traits.acknowledged(row.called)) for row in sent if row.called]
     execute_many(
         connection,
-        update(CUSTOMER)
-        .where(_THIS, CUSTOMER.c.called == bindparam("sent_text"))
-        .values(called=bindparam("new_text")),
+        _ACKNOWLEDGE_IDENTIFY_TRAITS,
         [
             {"which": row.customer_id, "sent_text": row.called, "new_text": text}
             for row, text in acknowledged
@@ -272,10 +291,10 @@ def dead_letter(connection: Connection, refused: Sequence[CustomerRow]) -> dict[
         update(CUSTOMER)
         .where(_THIS)
         .values(
-            run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
+            run=_RUN,
             claimed_by=None,
             attempts=0,
-            **_due_no_more(),
+            **_DUE_NO_MORE,
         ),
         _claimed(refused, 0),
     )
@@ -287,16 +306,15 @@ def put_off(connection: Connection, failed: Sequence[tuple[CustomerRow, int]]) -
     for it any more. A customer that changed since it was claimed is tried as ever."""
     rows = [row for row, _ in failed]
     finished = _finished(connection, rows)
-    same = CUSTOMER.c.rev == bindparam("was")
     connection.execute(
         update(CUSTOMER)
         .where(_THIS)
         .values(
-            run=case((_waits_no_more(), None), else_=CUSTOMER.c.run),
+            run=_RUN,
             claimed_by=None,
             attempts=CUSTOMER.c.attempts + 1,
-            due_at=case((same, bindparam("again_at")), else_=CUSTOMER.c.due_at),
-            line=case((same, lanes.PUT_OFF), else_=CUSTOMER.c.line),
+            due_at=case((_UNCHANGED, bindparam("again_at")), else_=CUSTOMER.c.due_at),
+            line=case((_UNCHANGED, lanes.PUT_OFF), else_=CUSTOMER.c.line),
         ),
         [
             {**values, "again_at": due_at}
@@ -319,15 +337,6 @@ def postpone(connection: Connection, later: Sequence[tuple[str, int, int]]) -> N
     )
 
 
-def _due_no_more() -> dict[str, Any]:
-    """Return the values of a customer that waits no more, unless it changed since its claim."""
-    same = CUSTOMER.c.rev == bindparam("was")
-    return {
-        "due_at": case((same, None), else_=CUSTOMER.c.due_at),
-        "line": case((same, lanes.RUN), else_=CUSTOMER.c.line),
-    }
-
-
 def _claimed(rows: Sequence[CustomerRow], at: int) -> list[dict[str, Any]]:
     return [
         {
@@ -341,20 +350,12 @@ def _claimed(rows: Sequence[CustomerRow], at: int) -> list[dict[str, Any]]:
     ]
 
 
-def _waits_no_more() -> ColumnElement[bool]:
-    return or_(CUSTOMER.c.rev == bindparam("was"), CUSTOMER.c.run == bindparam("waited"))
-
-
 def _finished(connection: Connection, rows: Sequence[CustomerRow]) -> dict[int, int]:
     """Count for how many of these customers a run waits no more now, by run."""
     claimed = {row.customer_id: row for row in rows}
     finished: dict[int, int] = {}
     for ids in batches(claimed, ROWS):
-        awaited = connection.execute(
-            select(CUSTOMER.c.customer_id, CUSTOMER.c.rev, CUSTOMER.c.run).where(
-                CUSTOMER.c.customer_id.in_(ids), CUSTOMER.c.run.is_not(None)
-            )
-        )
+        awaited = connection.execute(_AWAITED, {"ids": ids})
         for customer_id, rev, run in awaited:
             if rev == claimed[customer_id].rev or run == claimed[customer_id].run:
                 finished[run] = finished.get(run, 0) + 1

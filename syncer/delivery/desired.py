@@ -60,7 +60,7 @@ def to_put(
     record = merged(
         current,
         customer_id=row.customer_id,
-        traits=_wanted(row, owned),
+        traits={},
         name=row.name,
         email=row.email,
         owned={*owned, *_taken_away(there, row.called), *given_back}
@@ -69,6 +69,7 @@ def to_put(
         as_strings=as_strings,
         protected=protected,
     )
+    record["traits"] |= ours_at_amberflo(row, owned, as_strings=as_strings, protected=protected)
     record["traits"] |= {
         trait: value
         for trait, value in given_back.items()
