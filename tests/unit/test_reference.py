@@ -5,6 +5,7 @@ are in tests/e2e/test_reference.py, which makes them.)"""
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -58,6 +59,34 @@ def test_the_helps_are_written_where_they_belong() -> None:
     new = with_helps(text, {"syncer a": "new \\1", "syncer b c": "more"})
     assert helps_on(new) == {"syncer a": "new \\1", "syncer b c": "more"}
     assert "```\n\nA note.\n\n### `syncer b c`\n" in new
+
+
+def _shown_commands() -> list[tuple[str, list[str]]]:
+    """The commands of this program that pages show, as their words, with the page's name."""
+    blocks = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+    call = re.compile(r"(?:^|[;&|] *)(?:\.venv/bin/)?syncer ([^;&|#\n]+)", re.MULTILINE)
+    files = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+    return [
+        (file.name, shlex.split(words))
+        for file in files
+        for block in blocks.findall(file.read_text(encoding="utf-8"))
+        for words in call.findall(block.strip())
+    ]
+
+
+def test_the_commands_that_pages_show_exist() -> None:
+    true, wrong = helps(), []
+    shown = _shown_commands()
+    for file, words in shown:
+        command = "syncer"
+        while words and f"{command} {words[0]}" in true:
+            command += f" {words.pop(0)}"
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        known = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", true[command])
+        if command == "syncer" or not {*options} <= {*known}:
+            wrong.append((file, command, words))
+    assert len(shown) > 60
+    assert not wrong
 
 
 # -- settings
