@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
+import certifi
 import pytest
 
 from tests.support import postgres, processes
 
+#: Bytes that must be free in memory for the tests' files to lie there.
+ROOM = 2 << 30
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The processes of a run share a folder; each has a fork server when a test asks for one."""
+    """What makes a run quick: its processes share a folder and what is in it, files lie in memory,
+    and nobody reads a hundred certificates in order to talk to loopback."""
     shared = ExitStack()
-    shared.enter_context(postgres.shared_folder())
+    folder = shared.enter_context(postgres.shared_folder())
     config.add_cleanup(shared.close)
     config.add_cleanup(processes.end_forker)
+    one = folder / "certificate.pem"
+    if not one.exists():
+        end = "-----END CERTIFICATE-----\n"
+        one.write_text(Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end)
+    os.environ["SSL_CERT_FILE"] = str(one)
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 @pytest.fixture(scope="session")
