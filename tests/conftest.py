@@ -11,7 +11,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from tests.support import postgres, processes
+from tests.support import postgres, processes, statements
 
 #: Bytes that must be free in memory for the tests' files to lie there.
 ROOM = 2 << 30
@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
         end = "-----END CERTIFICATE-----\n"
         one.write_text(Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end)
     os.environ["SSL_CERT_FILE"] = str(one)
+    statements.share()
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
