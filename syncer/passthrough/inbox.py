@@ -1,7 +1,7 @@
-"""The durable door: a request is in once the commit that holds it is on disk.
+"""Makes requests durable: each is answered after the commit that contains it is on disk.
 
-One thread writes; all requests that came in while it wrote go into the next commit, so they share
-its fsync (group commit).
+One thread writes. All requests that arrive while it writes go into the next commit and share its
+fsync (group commit).
 """
 
 from __future__ import annotations
@@ -21,111 +21,126 @@ from state.db.database import Database
 from state.errors import StateError
 from state.queue import Accepted
 
-#: Requests that one commit takes at most; their bytes and their calls, give or take one request.
+#: The requests of one commit at most; and their bytes and their calls, give or take one request.
 GROUP, GROUP_BYTES, GROUP_EVENTS = 512, 4 * 1024 * 1024, 10_000
 #: Seconds that the first request of a commit waits for others.
 GATHER = 0.002
-#: Seconds between two counts of what waits.
+#: Seconds between two counts of the calls that wait.
 COUNT_EVERY = 2.0
 
 
+#: A client that waits: its event loop, and the future of its answer.
+Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+Write = Callable[[], AbstractContextManager[Connection]]
+
+
 class Full(Exception):
-    """The queue is at its bound, or what one key may have of it."""
+    """The queue is full, or the part of it that one key may fill."""
 
 
 class Inbox:
-    """Takes requests into the queue database until `limit` calls wait there, of which one key may
-    have the part `share`. `came` is told of each commit, `trouble` of what keeps it from writing,
-    and with None that nothing does; `beside` gives what waits elsewhere, by key."""
+    """Puts requests into the queue database, until `limit` calls wait there.
+
+    One key may fill the part `share` of that. `on_commit` is called after each commit, `on_problem`
+    with the reason when a commit fails, and with None when one succeeds. `elsewhere` returns the
+    number of calls that wait in other places, by key.
+    """
 
     def __init__(
         self,
         database: Database,
         limit: int,
-        came: Callable[[], None] = lambda: None,
-        trouble: Callable[[str | None], None] = lambda problem: None,
-        beside: Callable[[], Mapping[str, int]] = dict,
+        on_commit: Callable[[], None] = lambda: None,
+        on_problem: Callable[[str | None], None] = lambda problem: None,
+        elsewhere: Callable[[], Mapping[str, int]] = dict,
         share: float = 1.0,
     ) -> None:
         self._database = database
-        self.limit, self._came, self._trouble = limit, came, trouble
-        self.share, self._beside = share, beside
+        self.limit, self._on_commit, self._on_problem = limit, on_commit, on_problem
+        self.share, self._elsewhere = share, elsewhere
         self._arrived: queues.SimpleQueue[tuple[Accepted, Waiter] | None] = queues.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="inbox", daemon=True)
-        #: calls that wait, by key, as counted at `_counted_at`; and those that came since
+        #: calls that waited at `_counted_at`, by key, and calls that arrived since
         self._waiting, self._since = Counter[str](), Counter[str]()
         self._counted_at = 0.0
-        #: somebody was refused since; what waits elsewhere, as last seen
-        self._again, self._there = False, Counter[str]()
-        #: the last commit's error; None while all is well
+        #: whether a request was refused since the last count
+        self._refused_some = False
+        #: calls that wait elsewhere, as last counted
+        self._last_elsewhere = Counter[str]()
+        #: the error of the last commit; None if it succeeded
         self.problem: str | None = None
 
     def start(self) -> None:
+        """Start the writing thread."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether it takes requests."""
+        """Whether the writing thread runs."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Writes what has arrived, then ends."""
+        """Write the requests that have arrived, then end the thread."""
         self._arrived.put(None)
         self._thread.join()
 
     async def take(self, accepted: Accepted) -> None:
-        """Returns when the request is on disk; raises `Full`, or `StateError`."""
+        """Return when the request is on disk; raise `Full`, or `StateError` if the commit fails."""
         key, waiting = accepted.key, self._waiting.total() + self._since.total()
         of_key = self._waiting[key] + self._since[key]
-        left = min(self.limit - waiting, self.limit * self.share - of_key)
-        if accepted.events > left:
-            self._again = True
+        room = min(self.limit - waiting, self.limit * self.share - of_key)
+        if accepted.events > room:
+            self._refused_some = True
             raise Full
         self._since[key] += accepted.events
         loop = asyncio.get_running_loop()
-        written: Waiter = (loop, loop.create_future())
-        self._arrived.put((accepted, written))
-        await written[1]
+        waiter: Waiter = (loop, loop.create_future())
+        self._arrived.put((accepted, waiter))
+        await waiter[1]
 
     def _write_all(self) -> None:
         while True:
             try:
                 with self._database.writer() as write:
-                    if self._write_until_trouble(write):
+                    if self._write_until_problem(write):
                         return
-            except StateError as error:  # no connection to be had: say so to who waits
-                self._says(error)
+            except StateError as error:  # there is no connection: tell the clients that wait
+                self._report(error)
                 arrived, stop = self._next_group()
                 _answer_all(arrived, error)
                 if stop:
                     return
 
-    def _write_until_trouble(self, write: Write) -> bool:
-        """Commit group by group; gives True when it is to stop, False for a fresh connection."""
+    def _write_until_problem(self, write: Write) -> bool:
+        """Commit group by group; return True at the end, False if a new connection is needed."""
         while True:
             arrived, stop = self._next_group()
-            if arrived or ((self._waiting or self._again or self.problem) and not stop):
+            due = bool(self._waiting or self._refused_some or self.problem) and not stop
+            if arrived or due:
                 error = self._commit(write, [accepted for accepted, _ in arrived])
-                self._says(error)
+                self._report(error)
                 _answer_all(arrived, error)
                 if arrived and error is None:
-                    self._came()
+                    self._on_commit()
                 if error is not None and not stop:
                     return False
             if stop:
                 return True
 
-    def _says(self, error: StateError | None) -> None:
+    def _report(self, error: StateError | None) -> None:
         self.problem = None if error is None else str(error)
-        self._trouble(self.problem)
+        self._on_problem(self.problem)
 
     def _next_group(self) -> tuple[list[tuple[Accepted, Waiter]], bool]:
-        """What has arrived, nothing after a while without; and whether that was the end."""
+        """Return the requests that have arrived, and whether the inbox stops after them.
+
+        If none arrives for a while, there are none.
+        """
         try:
             group = [self._arrived.get(timeout=COUNT_EVERY)]
         except queues.Empty:
             return [], False
-        # The fewer commits, the less of the interpreter they take from the event loop.
+        # Fewer commits take less of the interpreter from the event loop.
         time.sleep(GATHER)
         size = events = 0
         while len(group) < GROUP and not self._arrived.empty():
@@ -135,47 +150,44 @@ class Inbox:
             if size > GROUP_BYTES or events > GROUP_EVENTS:
                 break
             group.append(self._arrived.get())
-        return [one for one in group if one is not None], None in group
+        return [entry for entry in group if entry is not None], None in group
 
     def _commit(self, write: Write, rows: list[Accepted]) -> StateError | None:
         count = time.monotonic() - self._counted_at > COUNT_EVERY
-        elsewhere = self._elsewhere() if count else Counter[str]()
+        elsewhere = self._count_elsewhere() if count else Counter[str]()
         try:
             with write() as connection:
                 if rows:
                     queue.accept(connection, rows)
-                elif self.problem:  # nobody may come while it is not ready: see whether it is
+                elif self.problem:
+                    # While it is not ready no request may come, so try whether a write succeeds.
                     queue.probe(connection)
                 if count:
                     counted = Counter(queue.waiting_by_key(connection))
                     self._waiting, self._since = counted + elsewhere, Counter()
-                    self._counted_at, self._again = time.monotonic(), False
+                    self._counted_at, self._refused_some = time.monotonic(), False
         except StateError as error:
             return error
         return None
 
-    def _elsewhere(self) -> Counter[str]:
-        with suppress(StateError):  # that is another's trouble
-            self._there = Counter(self._beside())
-        return self._there
-
-
-Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
-Write = Callable[[], AbstractContextManager[Connection]]
+    def _count_elsewhere(self) -> Counter[str]:
+        with suppress(StateError):  # the other place reports its own problems
+            self._last_elsewhere = Counter(self._elsewhere())
+        return self._last_elsewhere
 
 
 def _answer_all(arrived: list[tuple[Accepted, Waiter]], error: StateError | None) -> None:
-    """Wake who waits, in its own thread."""
+    """Answer the clients, each in the thread of its event loop."""
     waiters = [waiter for _, waiter in arrived]
     if waiters:
         waiters[0][0].call_soon_threadsafe(_answer, waiters, error)
 
 
 def _answer(waiters: list[Waiter], error: StateError | None) -> None:
-    for _, written in waiters:
-        if written.done():
+    for _, future in waiters:
+        if future.done():
             continue  # its client went away
         if error is None:
-            written.set_result(None)
+            future.set_result(None)
         else:
-            written.set_exception(error)
+            future.set_exception(error)

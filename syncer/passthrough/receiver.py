@@ -1,23 +1,20 @@
-"""The receiver: Segment's HTTP paths, answered once a request is durable
-(docs/facts/segment.md §4).
+"""The receiver: Segment's HTTP paths, answered once a request is durable.
 
-It looks at a request only as far as its answer needs: may the caller send, can the body be read,
-is it within the limits. Which calls are in it is found out later, from the same bytes.
+The paths and limits are those of docs/facts/segment.md §4. The receiver looks at a request only as
+far as its answer needs: whether the caller may send, whether the body can be read, whether it is
+within the limits. The processor later reads the calls from the same bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import re
 import time
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -27,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from state.errors import StateError
 from state.queue import Accepted
+from syncer.clock import now_ms
 from syncer.passthrough import scopes
 from syncer.passthrough.call import (
     BATCH,
@@ -43,6 +41,7 @@ from syncer.passthrough.call import (
 )
 from syncer.passthrough.inbox import Full, Inbox
 from syncer.passthrough.parsing import BadRequest, SlowToRead, parse, parse_quickly
+from syncer.passthrough.request import RETRY_LATER, Refusal, Request, unzipped
 from syncer.passthrough.scopes import SIGNED, WEBHOOK, Caller
 from syncer.passthrough.signature import Signed, verify
 
@@ -50,22 +49,18 @@ T = TypeVar("T")
 
 log = logging.getLogger("syncer.receiver")
 
-#: Segment's limit for a request; an event's own is in call.py. A signed webhook's batch of a caller
-#: with a key may be as large as Segment makes it.
+#: Segment's limits for a request; call.py has those of an event. A signed batch of a webhook that
+#: has a key may be as large as Segment makes it.
 MAX_REQUEST = 500 * 1024
 MAX_SINGLE = 32 * 1024
 MAX_WEBHOOK = 8 * 1024 * 1024
-#: Bodies that are larger are unzipped, checked and read beside the event loop, so many at a time:
-#: each could take it more than 5 ms.
-ON_LOOP, ASIDE = 64 * 1024, 2
-#: Keys that are none of ours which a body may name before one that is.
+#: Bytes from which a body is unzipped, checked and read outside of the event loop, since each step
+#: could block the loop for more than 5 ms; and how many bodies are at a time.
+ON_LOOP, THREADS = 64 * 1024, 2
+#: How many write keys of others may stand in a body before one of ours.
 OTHER_KEYS = 256
-#: Members that a gzip body may have; bytes that are unzipped at a time.
-MAX_MEMBERS, UNZIPPED = 64, 1024 * 1024
-#: The SDKs send figures about themselves there: taken and dropped.
+#: The route for figures that the SDKs send about themselves; the receiver drops them.
 METRICS = "m"
-#: What a caller is told to wait when it has to come back.
-COME_BACK = {"retry-after": "30"}
 
 _WRITE_KEY = b'"writeKey"'
 _TEXT_VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*+")')
@@ -80,101 +75,24 @@ _CORS = {
 #: Header names as a browser lists them before it sends them.
 _HEADER_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: *, *[!#$%&'*+.^_`|~0-9A-Za-z-]+)*")
 _ALLOW = {"access-control-allow-origin": "*", "access-control-expose-headers": "Retry-After"}
-#: One answer for all: it holds nothing of its request.
+#: One answer serves all requests: it depends on none.
 _ACCEPTED = Response(b'{"success": true}', media_type="application/json", headers=_ALLOW)
-
-
-class Refusal(Exception):
-    """A request that is refused: status, code, message and further headers of the answer."""
-
-    def __init__(
-        self, status: int, code: str, message: str, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.headers = status, code, headers or {}
-
-
-class Request:
-    """What the receiver asks of a request."""
-
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.method: str = scope["method"]
-        #: the path's parts; it may have further slashes at its end and between them
-        self.path = [part for part in scope["path"].split("/") if part]
-        self._scope, self._receive = scope, receive
-        #: the server's own, where it serves: see server.py
-        self._connection = scope.get("state", {}).get("connection")
-
-    def header(self, name: bytes) -> bytes:
-        """A header's value, the first one; b"" when it is not there."""
-        for found, value in self._scope["headers"]:
-            if found == name:
-                return bytes(value)
-        return b""
-
-    def query(self, name: str) -> str | None:
-        """A parameter of the query; the last one wins."""
-        found = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        return dict(found).get(name)
-
-    def is_known(self) -> None:
-        """Its caller has a key: when there is no room for all, others go first."""
-        if self._connection is not None:
-            self._connection.known = True
-
-    def is_wanted(self) -> None:
-        """Somebody still waits for its answer, or `ClientDisconnect`."""
-        if self._connection is not None and self._connection.lost:
-            raise ClientDisconnect
-
-    def holds(self, size: int) -> None:
-        """It holds so many bytes more than it sent, until it is answered."""
-        if size > 0 and self._connection is not None and not self._connection.charge(size):
-            busy = "too many requests at the same time; send it again later"
-            raise Refusal(503, "busy", busy, COME_BACK)
-
-    async def body(self, limit: int) -> bytes:
-        """The body as it came. (The server bounds its time.)"""
-        chunks, size = [], 0
-        if self.header(b"content-length").isdigit():
-            self._check_size(int(self.header(b"content-length")), limit)
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            self._check_size(size, limit)
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    async def drop_body(self, limit: int) -> None:
-        """Let the body pass by."""
-        size, more = 0, True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
-            self._check_size(size, limit)
-
-    def _check_size(self, size: int, limit: int) -> None:
-        if size > limit:
-            raise _too_large(limit)
 
 
 @dataclass
 class Receiver:
-    """The ASGI app. `callers` are those that may send, by their keys; none refuses all of them.
-    Without a `webhook_secret` there is no route for webhooks. `public_url` is where callers reach
-    it, for those that ask."""
+    """The ASGI app that takes calls in.
+
+    `callers` may send, each with its key; with none, every request is refused. Without a
+    `webhook_secret` the route of webhooks does not exist. `public_url` is the address that callers
+    reach, for SDKs that ask for it. `clock` returns epoch milliseconds.
+    """
 
     inbox: Inbox
     callers: tuple[Caller, ...]
     webhook_secret: str | None
     public_url: str | None = None
-    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    clock: Callable[[], int] = now_ms
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
@@ -190,42 +108,50 @@ class Receiver:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 20),
             registry=self.registry,
         )
-        self._aside, self._turns = ThreadPoolExecutor(ASIDE, "receiver"), asyncio.Semaphore(ASIDE)
+        self._threads = ThreadPoolExecutor(THREADS, "receiver")
+        self._free_threads = asyncio.Semaphore(THREADS)
 
     def app(self) -> ASGIApp:
-        """The app to serve."""
+        """Return the app to serve."""
         return self._serve
 
     def refused(self, code: str) -> None:
-        """Count a request that is refused, by its code; the server has some of its own."""
+        """Count a refused request by its code; the server refuses some itself."""
         self._refused.labels(code).inc()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             response = await self._answer(Request(scope, receive))
         except Refusal as refusal:
-            self.refused(refusal.code)
-            response = _refused(refusal)
+            response = self._refuse(refusal)
         except ClientDisconnect:
             self.refused("disconnected")
             return
-        except asyncio.CancelledError:  # the time that a stop gives is over
-            ends = Refusal(503, "stopping", "the receiver stops; send it again later", COME_BACK)
-            self.refused(ends.code)
-            response = _refused(ends)
+        except asyncio.CancelledError:  # the time that a stop allows is over
+            stopping = "the receiver stops; send it again later"
+            response = self._refuse(Refusal(503, "stopping", stopping, RETRY_LATER))
         except Exception:
             log.exception("a request could not be answered")
-            failed = Refusal(500, "internal", "the receiver failed; send it again later")
-            self.refused(failed.code)
-            response = _refused(failed)
+            failed = "the receiver failed; send it again later"
+            response = self._refuse(Refusal(500, "internal", failed))
         await response(scope, receive, send)
+
+    def _refuse(self, refusal: Refusal) -> Response:
+        self.refused(refusal.code)
+        body = {"success": False, "code": refusal.code, "message": str(refusal)}
+        return Response(
+            orjson.dumps(body),
+            status_code=refusal.status,
+            media_type="application/json",
+            headers={**_ALLOW, **refusal.headers},
+        )
 
     async def _answer(self, request: Request) -> Response:
         match request.path:
             case ["v1", route] if self._is_route(route):
                 if request.method == "OPTIONS":
                     return _preflight(request)
-                _check_method(request, "POST")
+                request.check_method("POST")
                 started = time.perf_counter()
                 try:
                     await self._take(route, request)
@@ -235,7 +161,7 @@ class Receiver:
             case ["v1", "projects", key, "settings"]:
                 if request.method == "OPTIONS":
                     return _preflight(request)
-                _check_method(request, "GET", "HEAD")
+                request.check_method("GET", "HEAD")
                 return self._settings(key)
         raise Refusal(404, "unknown_path", "there is no such path; Segment's begin with /v1/")
 
@@ -245,117 +171,140 @@ class Receiver:
         return route in ROUTES or route == METRICS
 
     async def _take(self, route: str, request: Request) -> None:
-        """Check a request and bring it in, or raise `Refusal`."""
-        if route == METRICS:  # of the SDKs themselves
+        """Check a request and store it, or raise `Refusal`."""
+        if route == METRICS:
             await request.drop_body(MAX_REQUEST)
             return
-        zipped = _zipped(request)
+        zipped = request.is_zipped()
         caller = self._caller(route, request)
         if caller is not None:
-            request.is_known()
-        signature = request.header(b"x-signature").decode("latin-1")
+            request.mark_known()
+        raw = await self._body(route, request, caller, zipped)
+        if route == WEBHOOK:
+            caller = await self._signed_by(request, caller, raw)
+        try:
+            try:
+                if len(raw) > ON_LOOP:
+                    raise SlowToRead
+                body, events, sender = self._read(route, caller, raw, parse_quickly)
+            except SlowToRead:
+                reading = (self._read, route, caller, raw, parse)
+                body, events, sender = await self._in_thread(request, *reading)
+        except BadRequest as bad:
+            raise Refusal(bad.status, bad.code, str(bad)) from None
+        if events:
+            del raw  # not kept twice while the commit runs
+            now, name = self.clock(), sender.name
+            await self._store(Accepted(route, body, events, now, name, sender.scopes))
+
+    async def _body(
+        self, route: str, request: Request, caller: Caller | None, zipped: bool
+    ) -> bytes:
+        """Return the body, unzipped, within the limit of the route."""
         limit = MAX_SINGLE if route in SINGLE else MAX_REQUEST
         if route == WEBHOOK:
-            if not signature:
+            if not request.header(b"x-signature"):
                 raise _unsigned()
             if caller is not None:
                 limit = MAX_WEBHOOK
         raw = await request.body(limit)
         if zipped:
             sent = len(raw)
-            raw = await self._beside(request, limit > MAX_REQUEST, _unzipped, raw, limit)
-            request.holds(len(raw) - sent)
-        large = len(raw) > ON_LOOP
-        if route == WEBHOOK:
-            assert self.webhook_secret is not None
-            secret = self.webhook_secret
-            signed = await self._beside(request, large, verify, secret, raw, signature)
-            if signed is Signed.NOT:
-                raise _unsigned()
-            caller = self._known(SIGNED if signed is Signed.WHOLE or caller else None)
-        try:
-            try:
-                if large:
-                    raise SlowToRead
-                body, events, by = self._read(route, caller, raw, parse_quickly)
-            except SlowToRead:
-                reading = (self._read, route, caller, raw, parse)
-                body, events, by = await self._beside(request, True, *reading)
-        except BadRequest as bad:
-            raise Refusal(bad.status, bad.code, str(bad)) from None
-        if events:
-            del raw  # not kept twice while the commit runs
-            await self._bring_in(Accepted(route, body, events, self.clock(), by.name, by.scopes))
+            if limit > MAX_REQUEST:
+                raw = await self._in_thread(request, unzipped, raw, limit)
+            else:
+                raw = unzipped(raw, limit)
+            request.charge(len(raw) - sent)
+        return raw
 
-    async def _bring_in(self, accepted: Accepted) -> None:
+    async def _signed_by(self, request: Request, caller: Caller | None, raw: bytes) -> Caller:
+        """Return the caller of a webhook; raise `Refusal` unless the signature is valid.
+
+        A signature that covers the first element only proves nothing of the others, so then a key
+        must say who sends.
+        """
+        assert self.webhook_secret is not None
+        signature = request.header(b"x-signature").decode("latin-1")
+        if len(raw) > ON_LOOP:
+            signed = await self._in_thread(request, verify, self.webhook_secret, raw, signature)
+        else:
+            signed = verify(self.webhook_secret, raw, signature)
+        if signed is Signed.NOT:
+            raise _unsigned()
+        return self._known(SIGNED if signed is Signed.WHOLE or caller else None)
+
+    async def _store(self, accepted: Accepted) -> None:
         try:
             await self.inbox.take(accepted)
         except Full:
             full = "the queue is full; send it again later"
-            raise Refusal(429, "queue_full", full, COME_BACK) from None
+            raise Refusal(429, "queue_full", full, RETRY_LATER) from None
         except StateError:
             lost = "it could not be stored; send it again later"
-            raise Refusal(503, "not_stored", lost, COME_BACK) from None
+            raise Refusal(503, "not_stored", lost, RETRY_LATER) from None
         self._accepted.inc(accepted.events)
 
-    async def _beside(
-        self, request: Request, large: bool, work: Callable[..., T], *arguments: Any
-    ) -> T:
-        """Do a piece of work: what may be large beside the event loop, in its turn and only while
-        somebody waits for it. (Who goes away at once and comes again would else have all done.)"""
-        if not large:
-            return work(*arguments)
-        async with self._turns:
-            request.is_wanted()
-            return await asyncio.get_running_loop().run_in_executor(self._aside, work, *arguments)
+    async def _in_thread(self, request: Request, work: Callable[..., T], *arguments: Any) -> T:
+        """Do a large piece of work outside of the event loop, in its turn.
+
+        It is not done if its client went away meanwhile: a client that goes and comes again would
+        have all of it done each time.
+        """
+        async with self._free_threads:
+            request.check_wanted()
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def _read(
         self, route: str, caller: Caller | None, raw: bytes, parsed: Callable[..., Any]
     ) -> tuple[bytes, int, Caller]:
-        """The body as it is stored, how many events it has, and who sent it. Nothing is parsed
-        before its caller is known, be it by a key that stands in the body."""
-        body, in_body = self._without_key(raw, OTHER_KEYS if caller is None else len(raw))
+        """Return the body as it is stored, the number of its events, and its sender.
+
+        Nothing is parsed before the sender is known, if only by a key that stands in the body.
+        """
+        body, in_body = self._without_keys(raw, OTHER_KEYS if caller is None else len(raw))
         self._known(caller or in_body)
-        # The parsed body is let go of here, not kept while the commit runs: a hundred small dicts
-        # per waiting request would push one another out of the processor's cache.
-        found = parsed(raw, exactly=route in SINGLE)
-        if route != WEBHOOK and isinstance(found, dict):
-            key = found.get("writeKey")
+        # The parsed body ends here and is not kept while the commit runs: a hundred small dicts
+        # a waiting request would push one another out of the processor's cache.
+        document = parsed(raw, exactly=route in SINGLE)
+        if route != WEBHOOK and isinstance(document, dict):
+            key = document.get("writeKey")
             if isinstance(key, str) and key.strip():
                 caller = scopes.find(self.callers, key)
         caller = self._known(caller)
-        return body, self._check(route, caller, found), caller
+        return body, self._check(route, caller, document), caller
 
     def _check(self, route: str, caller: Caller, body: Any) -> int:
-        """How many events a request has, where it may be taken."""
+        """Return the number of events of a request; raise `BadRequest` if it cannot be taken."""
         if route in BATCH or isinstance(body, list):
-            # Only what refuses a request whole; its events are looked at one by one later.
+            # Only for reasons to refuse the whole request; the processor checks single events.
             return count(route, body, MAX_WEBHOOK_EVENTS if route == WEBHOOK else MAX_EVENTS)
-        (found,) = split(route, body, received_at=self.clock(), make_id=lambda: "none")
-        if isinstance(found, Rejected) and route in SINGLE:
-            large = found.reason == TOO_LARGE
+        (event,) = split(route, body, received_at=self.clock(), make_id=lambda: "none")
+        if isinstance(event, Rejected) and route in SINGLE:
+            large = event.reason == TOO_LARGE
             raise BadRequest(
-                found.reason,
+                event.reason,
                 status=413 if large else 400,
                 code="too_large" if large else "invalid_event",
             )
-        if isinstance(found, Call) and (need := found.scope) not in caller.may:
-            raise BadRequest(scopes.NOT_ALLOWED[need], status=403, code="not_allowed")
+        if isinstance(event, Call) and (scope := event.scope) not in caller.may:
+            raise BadRequest(scopes.NOT_ALLOWED[scope], status=403, code="not_allowed")
         return 1
 
-    def _without_key(self, raw: bytes, others: int) -> tuple[bytes, Caller | None]:
-        """The body without any write key of ours; and whose the first one was. The search for it
-        ends after so many keys of others."""
-        # Looked for as plain bytes: a regular expression would try every byte of the body.
+    def _without_keys(self, raw: bytes, others: int) -> tuple[bytes, Caller | None]:
+        """Return the body without any write key of ours, and the caller with the first such key.
+
+        The search ends after `others` keys that are not ours.
+        """
+        # A search for plain bytes: a regular expression would try every byte of the body.
         first: Caller | None = None
         parts, start, at = list[bytes | memoryview](), 0, raw.find(_WRITE_KEY)
         view = memoryview(raw)  # copied once, when the parts are put together
         while at >= 0:
             at += len(_WRITE_KEY)
             match = _TEXT_VALUE.match(raw, at)
-            found = None if match is None else scopes.find(self.callers, _text(match[1]))
-            if match is not None and found is not None:
-                first = first or found
+            caller = None if match is None else scopes.find(self.callers, _text(match[1]))
+            if match is not None and caller is not None:
+                first = first or caller
                 parts += [view[start:at], b':""']
                 start = match.end()
             elif not parts:
@@ -366,11 +315,11 @@ class Receiver:
         return (b"".join([*parts, view[start:]]), first) if parts else (raw, None)
 
     def _caller(self, route: str, request: Request) -> Caller | None:
-        """Whose key stands outside of the body."""
-        found = scopes.find(self.callers, _key_of(request))
-        if found is None and route == WEBHOOK:
-            found = scopes.find(self.callers, request.query("key"))
-        return found
+        """Return the caller whose key stands outside of the body."""
+        caller = scopes.find(self.callers, request.basic_user())
+        if caller is None and route == WEBHOOK:
+            caller = scopes.find(self.callers, request.query("key"))
+        return caller
 
     def _known(self, caller: Caller | None) -> Caller:
         if caller is None:
@@ -378,8 +327,10 @@ class Receiver:
         return caller
 
     def _settings(self, key: str) -> Response:
-        """What analytics.js and the mobile SDKs ask Segment's CDN for at their start. Without
-        `apiHost` they go on with the one that the app has set."""
+        """Return the settings that analytics.js and the mobile SDKs ask Segment's CDN for.
+
+        Without `apiHost` they keep the address that the app has set.
+        """
         if scopes.find(self.callers, key) is None:
             raise Refusal(404, "unknown_write_key", "no such write key")
         segment = {"apiKey": key}
@@ -394,7 +345,7 @@ class Receiver:
 
 
 def count(route: str, body: Any, most: int) -> int:
-    """The number of events in a batch; raises `BadRequest` as `split` would."""
+    """Return the number of events in a batch; raise `BadRequest` where `split` would."""
     events = body if route == WEBHOOK else body.get("batch") if isinstance(body, dict) else None
     if not isinstance(events, list):
         raise BadRequest('the body is not an object with an array "batch"')
@@ -402,88 +353,27 @@ def count(route: str, body: Any, most: int) -> int:
         reason = f"{len(events)} events; a request takes up to {most}"
         raise BadRequest(reason, status=413, code="too_large")
     known = WEBHOOK_TYPES if route == WEBHOOK else TYPES
-    if events and not any(type(one) is dict and one.get("type") in known for one in events):
+    if events and not any(type(event) is dict and event.get("type") in known for event in events):
         raise BadRequest("nothing in the batch is a call: each is an object with a known type")
     return len(events)
 
 
-def _check_method(request: Request, *methods: str) -> None:
-    if request.method not in methods:
-        message = f"this path takes {methods[0]} only"
-        raise Refusal(405, "unknown_method", message, {"allow": ", ".join((*methods, "OPTIONS"))})
-
-
 def _preflight(request: Request) -> Response:
-    """What a browser asks before it sends: it may send the headers that it names."""
-    asked = request.header(b"access-control-request-headers")
-    if len(asked) > 4096 or not _HEADER_NAMES.fullmatch(asked):
+    """Answer what a browser asks before it sends: it may send the headers that it names."""
+    names = request.header(b"access-control-request-headers")
+    if len(names) > 4096 or not _HEADER_NAMES.fullmatch(names):
         return Response(status_code=204, headers=_CORS)
-    headers = _CORS | {"access-control-allow-headers": asked.decode()}
+    headers = _CORS | {"access-control-allow-headers": names.decode()}
     return Response(status_code=204, headers=headers)
-
-
-def _zipped(request: Request) -> bool:
-    encoding = request.header(b"content-encoding").strip().lower()
-    if encoding not in (b"", b"identity", b"gzip", b"x-gzip"):
-        raise Refusal(415, "unknown_encoding", "the only content-encoding taken is gzip")
-    return encoding.endswith(b"gzip")
-
-
-def _unzipped(raw: bytes, limit: int) -> bytes:
-    """What a gzip body holds, in all its members (RFC 1952, 2.2); zeros may follow them."""
-    parts, size, rest = list[bytes](), 0, raw
-    for _ in range(MAX_MEMBERS):
-        unzip = zlib.decompressobj(wbits=31)
-        while not unzip.eof:
-            try:
-                part = unzip.decompress(rest, UNZIPPED)
-            except zlib.error:
-                raise Refusal(400, "malformed", "the body is not gzip") from None
-            if not part and not unzip.eof:
-                raise Refusal(400, "malformed", "the gzip body ends early")
-            size += len(part)
-            if size > limit:
-                raise _too_large(limit)
-            parts.append(part)
-            rest = unzip.unconsumed_tail
-        rest = unzip.unused_data.lstrip(b"\0")
-        if not rest:
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-    raise Refusal(400, "malformed", f"the gzip body has more than {MAX_MEMBERS} members")
 
 
 def _unsigned() -> Refusal:
     return Refusal(401, "invalid_signature", "X-Signature does not match the body")
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(413, "too_large", f"the body is larger than {limit // 1024} KB")
-
-
-def _key_of(request: Request) -> str | None:
-    """The user name of Basic authorization: `base64(key:)`, the colon may be missing."""
-    scheme, _, text = request.header(b"authorization").partition(b" ")
-    if scheme.lower() != b"basic":
-        return None
-    try:
-        return base64.b64decode(text.strip()).decode().partition(":")[0]
-    except ValueError:  # not base64, not ASCII, not UTF-8
-        return None
-
-
 def _text(raw: bytes) -> str | None:
-    """The text that a JSON string stands for, however it is escaped."""
+    """Return the text of a JSON string, however it is escaped; None if it is not JSON."""
     try:
         return str(orjson.loads(raw))
     except orjson.JSONDecodeError:
         return None
-
-
-def _refused(refusal: Refusal) -> Response:
-    body = {"success": False, "code": refusal.code, "message": str(refusal)}
-    return Response(
-        orjson.dumps(body),
-        status_code=refusal.status,
-        media_type="application/json",
-        headers={**_ALLOW, **refusal.headers},
-    )

@@ -7,7 +7,7 @@ import hmac
 import re
 from enum import IntEnum
 
-#: An event has up to 32 KB and 64 levels; Segment adds some fields on its way.
+#: Bytes and levels of an element: an event has up to 32 KB and 64 levels, and Segment adds fields.
 _MAX_ELEMENT = 128 * 1024
 _MAX_DEPTH = 128
 _BLANK = re.compile(rb"[ \t\r\n]*")
@@ -21,28 +21,32 @@ class Signed(IntEnum):
 
 
 def verify(secret: str, raw_body: bytes, header: str | None) -> Signed:
-    """What `X-Signature`, a hex HMAC-SHA1, covers: the whole body or, where that is an array, its
-    first element. Segment signs no more of a batch than that. Both as they came, not written anew.
+    """Return how much of the body `X-Signature`, a hex HMAC-SHA1, covers.
+
+    That is the whole body or, if it is an array, its first element: Segment signs no more of a
+    batch. Both count byte by byte as they came.
     """
-    given = (header or "").strip().lower().encode("utf-8", "replace")
+    signature = (header or "").strip().lower().encode("utf-8", "replace")
     if not secret:
         return Signed.NOT
-    if _matches(secret, raw_body, given):
+    if _matches(secret, raw_body, signature):
         return Signed.WHOLE
     first = first_element(raw_body)
-    if first is not None and _matches(secret, first, given):
+    if first is not None and _matches(secret, first, signature):
         return Signed.FIRST
     return Signed.NOT
 
 
-def _matches(secret: str, signed: bytes, given: bytes) -> bool:
-    right = hmac.new(secret.encode(), signed, hashlib.sha1).hexdigest().encode()
-    return hmac.compare_digest(right, given)
+def _matches(secret: str, signed: bytes, signature: bytes) -> bool:
+    expected = hmac.new(secret.encode(), signed, hashlib.sha1).hexdigest().encode()
+    return hmac.compare_digest(expected, signature)
 
 
 def first_element(raw: bytes) -> bytes | None:
-    """The first element of a JSON array as it stands there; None when there is none, or it is out
-    of all bounds."""
+    """Return the bytes of the first element of a JSON array.
+
+    None if the body is not an array, the array is empty, or the element is too large or too deep.
+    """
     if not _starts_array(raw):
         return None
     start = _end_of_blank(raw, _end_of_blank(raw, 0) + 1)

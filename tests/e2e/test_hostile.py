@@ -238,7 +238,7 @@ def test_readiness_comes_back_without_a_call(
     monkeypatch.setattr(databases, "BUSY", 1)
     url, said = f"sqlite:///{tmp_path / 'syncer.db'}", list[str | None]()
     with closing(Database.open(url, "queue")) as database, closing(Bench(url)) as bench:
-        inbox = Inbox(database, 1000, trouble=said.append)
+        inbox = Inbox(database, 1000, on_problem=said.append)
         inbox.start()
         try:
             with database.write():

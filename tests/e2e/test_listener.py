@@ -355,12 +355,12 @@ def test_nothing_is_done_for_who_is_gone(served: Listener, monkeypatch: pytest.M
             connection = open_.enter_context(closing(served.connect()))
             connection.sendall(large)
             reset(connection)
-        wait_until(lambda: len(begun) == module.ASIDE, 10, what="the first of them")
+        wait_until(lambda: len(begun) == module.THREADS, 10, what="the first of them")
         assert served.ask(request(track())) == [(200, GOOD)]
     assert served.ask(request(track())) == [(200, GOOD)]
     gate.set()
     assert refusal(served.ask(large)[0])[0] == 400
-    assert len(begun) == module.ASIDE + 1
+    assert len(begun) == module.THREADS + 1
 
 
 # Keys before bodies
