@@ -1,7 +1,7 @@
-"""Columns of a warehouse as SQL that says the same in every engine.
+"""Columns of a warehouse as SQL that means the same in every engine.
 
-Ids and keys are compared by their bytes, whatever the collation; bytes are no text; a time beyond
-the year 9999 is of that year, which the drivers can read.
+Ids and keys compare by their bytes, whatever the collation. Bytes are not text. A time beyond the
+year 9999 becomes the end of that year, which the drivers can read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -38,17 +37,18 @@ from sqlalchemy import (
 from syncer.engage.values import BYTES, WORDS
 from syncer.errors import SourceError
 from syncer.ids import WHITE
+from syncer.json_text import compact
 
-#: Engines that we know: what they take is used, others get plain SQL.
+#: Engines whose own SQL we use; all others get plain SQL.
 KNOWN = {"sqlite", "postgresql"}
-#: Names that a statement of any other engine takes.
+#: Names that a statement may contain in any other engine.
 MOST_NAMES = 10_000
-#: No time before this is believed.
+#: A time before this is not believed.
 BELIEVED_FROM = datetime(2000, 1, 1, tzinfo=UTC)
 _LAST = datetime(9999, 12, 31, tzinfo=UTC)
 
-#: A time as text that PostgreSQL can cast without an error (but the 29th of February, which is
-#: taken for unreadable).
+#: A time as text that PostgreSQL can cast without an error. (The 29th of February counts as
+#: unreadable.)
 _TIME = (
     r"^\s*[12][0-9]{3}-"
     r"((01|03|05|07|08|10|12)-(0[1-9]|[12][0-9]|3[01])"
@@ -60,14 +60,17 @@ _TIME = (
 
 @dataclass(frozen=True)
 class Columns:
-    """The expressions of one engine; `white` is the white space that its encoding has."""
+    """The expressions of one engine; `white` is the white space of its encoding."""
 
     dialect: str
     white: str = WHITE
 
     @staticmethod
     def of(connection: Connection) -> Columns:
-        """Those of a connection. Raises SourceError where the engine takes two texts for one."""
+        """Return the columns of a connection.
+
+        Raise `SourceError` if the engine takes two different texts for equal.
+        """
         dialect = connection.dialect.name
         if dialect == "postgresql":
             encoding = connection.scalar(select(func.current_setting("server_encoding")))
@@ -78,35 +81,38 @@ class Columns:
 
     @property
     def known(self) -> bool:
+        """Whether we know this engine's own SQL."""
         return self.dialect in KNOWN
 
     # Texts
 
     def text(self, column: Column[Any]) -> ColumnElement[Any]:
-        """Ids or keys: NULL where it is no text."""
+        """Return a column of ids or keys as text, NULL where it is not text."""
         if self.dialect == "sqlite":
             return self._by_bytes(case((func.typeof(column) != "blob", cast(column, Text))))
         if self.dialect == "postgresql":
             return self._by_bytes(cast(column, Text))
-        # Where it is text already it stays as it is: TEXT is short at some warehouses.
+        # A text column stays as it is: TEXT is short in some warehouses.
         return column if isinstance(column.type, String) else cast(column, Text)
 
     def is_id(self, text: ColumnElement[Any]) -> ColumnElement[bool]:
-        """Whether a text says something, and can be read."""
+        """Return whether a text is not blank and can be read."""
         if self.dialect == "sqlite":
             return and_(func.trim(text, self.white) != "", func.is_utf8(cast(text, LargeBinary)))
         return self._trimmed(text) != ""
 
     def one_of(self, text: ColumnElement[Any], names: Collection[str]) -> ColumnElement[bool]:
-        """Whether a text is one of these names, however many they are: as one parameter, since the
-        parameters of a statement are few. One with NUL is no text of theirs."""
-        if self.known:
+        """Return whether a text is one of these names, however many they are.
+
+        The names are one parameter, because a statement may have only a few.
+        """
+        if self.known:  # no text there has a NUL
             names = [name for name in names if "\0" not in name]
         if self.dialect == "postgresql":
             listed = cast(literal(list(names), ARRAY(Text)), ARRAY(Text))
             return text.in_(select(func.unnest(listed)))
         if self.dialect == "sqlite":
-            each = func.json_each(orjson.dumps(list(names)).decode()).table_valued("value")
+            each = func.json_each(compact(list(names))).table_valued("value")
             return text.in_(select(each.c.value))
         if len(names) > MOST_NAMES:
             raise SourceError(
@@ -120,30 +126,32 @@ class Columns:
         return text if collation is None else collate(text, collation)
 
     def _trimmed(self, text: ColumnElement[Any], more: str = "") -> ColumnElement[Any]:
-        """A text without white space (and `more`) around it."""
+        """Return a text without white space (and `more`) around it."""
         return func.trim(text, self.white + more) if self.known else func.trim(text)
 
     # Values
 
     def value(self, column: Column[Any]) -> ColumnElement[Any]:
-        """A trait's value: text, or JSON where the column is that; `BYTES` for bytes."""
+        """Return a trait's value: text, or JSON if the column has that type; `BYTES` for bytes."""
         if self.dialect == "sqlite":
             return case((func.typeof(column) == "blob", BYTES), else_=cast(column, Text))
         if isinstance(column.type, LargeBinary):
             return case((column.is_not(None), BYTES))
-        # A number of JSON would lose digits when it is read.
+        # As text, because a JSON number would lose digits when it is read.
         return cast(column, Text) if isinstance(column.type, Numeric) else column
 
     def kinds(self, value: ColumnElement[Any]) -> tuple[ColumnElement[bool], ...]:
-        """Whether a value reads as true or false, as 1 or 0, or as neither, as `values.boolean`
-        reads it. One that is bytes says nothing; 1.0 and 0.0 are booleans on their way through a
-        column of real numbers, whereas a count is written 1."""
+        """Return whether a value reads as true or false, as 1 or 0, or as neither.
+
+        `values.boolean` reads the same. Bytes and nulls are none of the three. 1.0 and 0.0 count as
+        words: booleans look like this after a column of real numbers, whereas a count is written 1.
+        """
         quotes = '"' if isinstance(value.type, JSON) else ""
         text = func.lower(self._trimmed(self._by_bytes(cast(value, Text)), quotes))
         words: ColumnElement[bool] = text.in_((*WORDS, "1.0", "0.0"))
         digits = text.in_(("1", "0"))
         if self.known:
-            # 1.00 too: a number of a fixed scale shows all its places.
+            # 1.00 as well: a number of a fixed scale shows all its places.
             short = func.trim(text, "0.")
             one, zero = (and_(text.like(f"{digit}.%"), short == rest) for digit, rest in _DIGITS)
             words = or_(words, one, zero)
@@ -152,9 +160,9 @@ class Columns:
     # Times
 
     def instant(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """A time column as something that compares; NULL where it cannot be read."""
+        """Return a time column as a value that compares; NULL where it cannot be read."""
         if self.dialect == "sqlite":
-            return func.julianday(column)  # it keeps times as text of several forms
+            return func.julianday(column)  # SQLite stores times as text in several forms
         if isinstance(column.type, String):
             read = cast(column, DateTime(timezone=True))
             readable = self._by_bytes(column).op("~")(_TIME)
@@ -163,27 +171,27 @@ class Columns:
         return case((column > last, last), else_=column)
 
     def moment(self, moment: datetime) -> ColumnElement[Any]:
-        """A moment to compare instants with."""
+        """Return a moment to compare instants with."""
         if self.dialect == "sqlite":
             text = moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
             return func.julianday(text)
         return literal(moment, DateTime(timezone=True))
 
     def later(self, instant: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Five minutes after."""
+        """Return the instant five minutes later."""
         return instant + (5 / 1440 if self.dialect == "sqlite" else literal(timedelta(minutes=5)))
 
     def believed(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """The instant of a time column where it can be read and is from 2000 on, else NULL."""
+        """Return the instant of a time column; NULL if it is unreadable or before 2000."""
         at = self.instant(column)
         return case((at >= self.moment(BELIEVED_FROM), at))
 
     def shown(self, time: ColumnElement[Any]) -> ColumnElement[Any]:
-        """A time as it is read from the result."""
+        """Return a time as the result contains it."""
         return cast(time, Text) if self.dialect == "sqlite" else time
 
 
-#: How a digit that is followed by zeros alone looks when these are trimmed.
+#: A digit, and what remains of it and the zeros behind it once zeros and dots are trimmed.
 _DIGITS = (("1", "1"), ("0", ""))
 
 
@@ -197,7 +205,7 @@ def _check_collation(connection: Connection) -> None:
 
 
 def as_datetime(value: Any) -> datetime | None:
-    """What an instant (from 2000 on) comes out as: a datetime, or a Julian day from SQLite."""
+    """Return an instant of a result, a datetime or SQLite's Julian day, as a datetime in UTC."""
     if value is None:
         return None
     if isinstance(value, datetime):

@@ -1,8 +1,7 @@
-"""What Segment's Public API lists of a space: its audiences and computed traits, and whether what
-leaves them counts now.
+"""The audiences and computed traits of a Segment space, and when their exits count.
 
-Pure. Source of the fields and states: docs/facts/segment.md §1.2; of what a deleted audience
-leaves behind: docs/facts/segment.md §3.4.
+Pure. Sources: docs/facts/segment.md §1.2 for the fields and states, §3.4 for what a deleted
+audience leaves behind.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ AUDIENCE: Literal["audience"] = "audience"
 COMPUTED_TRAIT: Literal["computed_trait"] = "computed_trait"
 Kind = Literal["audience", "computed_trait"]
 
-#: What stands as the status of a trait of ours that is not listed any more.
+#: The status of a trait of ours that the Public API lists no more.
 UNLISTED = "Unlisted"
 
-#: While it is in one of these states, that somebody is not in it says nothing yet.
+#: The states in which an absence from a computation does not mean an exit yet.
 _UNSETTLED = {
     "Backfilling": "Segment is still computing its history",
     "Preparing": "Segment is preparing it",
@@ -32,7 +31,7 @@ _UNSETTLED = {
 
 @dataclass(frozen=True)
 class Computation:
-    """An audience or computed trait of users. `size` is how many Segment counts in it."""
+    """An audience or computed trait of users; `size` is the number that Segment counts in it."""
 
     key: str
     name: str
@@ -43,7 +42,7 @@ class Computation:
 
     @property
     def exits_wait(self) -> str | None:
-        """Why what leaves it must not be believed yet, in words; None while it is live."""
+        """The reason in words why exits must wait; None while the computation is live."""
         if self.status in _UNSETTLED:
             return f"its status is {self.status}, {_UNSETTLED[self.status]}"
         return None if self.enabled else "it is not enabled, so it is not computed"
@@ -51,8 +50,11 @@ class Computation:
 
 @dataclass(frozen=True)
 class Computations:
-    """All that is listed, by key. Where the Public API could not be read, `problem` says why, in
-    one line; then `kinds` are those that the last run knew, and no exit can be believed."""
+    """All computations of a space by key.
+
+    If the Public API could not be read, `problem` says why in one line, `kinds` are those that the
+    last run knew, and no exit can be believed.
+    """
 
     kinds: Mapping[str, Kind]
     computations: Mapping[str, Computation] = field(default_factory=dict)
@@ -60,12 +62,13 @@ class Computations:
 
     @classmethod
     def of(cls, computations: Iterable[Computation]) -> Self:
-        found = {one.key: one for one in computations}
-        return cls({one.key: one.kind for one in found.values()}, found)
+        """Return them from the entries of a list that could be read."""
+        by_key = {computation.key: computation for computation in computations}
+        return cls({key: computation.kind for key, computation in by_key.items()}, by_key)
 
     def exits_wait(self, key: str) -> str | None:
-        """Why exits of this key must wait."""
+        """Return why exits of a key must wait; None if they need not."""
         if self.problem is not None:
             return "the Public API could not be read"
-        found = self.computations.get(key)
-        return None if found is None else found.exits_wait
+        computation = self.computations.get(key)
+        return None if computation is None else computation.exits_wait

@@ -1,5 +1,6 @@
-"""Segment's Public API as far as we use it: what a space has of audiences and computed traits
-(docs/facts/segment.md §1.2). It lists them; who is in them it does not know.
+"""Segment's Public API: the audiences and computed traits of a space (docs/facts/segment.md §1.2).
+
+It lists them, but not their members.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ import orjson
 from syncer import __version__, egress
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation, Kind
 from syncer.errors import SourceError, Stopped
+from syncer.json_text import printable
 from syncer.retry import full_jitter, retry_after
 
-#: The most that one page of audiences may have.
+#: Entries of one page of audiences, at most.
 PAGE = 200
-#: Seconds that reading a listing may wait in all for its turn, and for trouble to pass.
+#: Seconds that the reading of the lists may wait in all.
 PATIENCE = 180.0
-#: Tries of one request where nothing says how long to wait.
+#: Tries of one request if no answer says how long to wait.
 TRIES = 5
-#: Seconds: how long a wait goes on before it looks whether to stop.
-_LOOK = 0.5
+#: Seconds between two checks, during a wait, whether to stop.
+_CHECK_EVERY = 0.5
 
-#: The two lists: path, its name in the answer, and the stability that has it.
+#: The two lists: the path, the name in the answer, and the API version that has it.
 _LISTS: tuple[tuple[Kind, str, str, str], ...] = (
     (AUDIENCE, "audiences", "audiences", "v1"),
     (COMPUTED_TRAIT, "computed-traits", "computedTraits", "v1alpha"),
@@ -36,8 +38,11 @@ _LISTS: tuple[tuple[Kind, str, str, str], ...] = (
 
 
 class PublicApi:
-    """Reads one space. `timeout` is seconds for each step of a request; `stop` says whether the
-    user asked to stop; clock (seconds), sleep and chance are there for the tests to set."""
+    """Reads the lists of one space.
+
+    `timeout` is the seconds of each step of a request, and `stop` returns whether the user asked to
+    stop. `clock` (seconds), `sleep` and `chance` can be set by tests.
+    """
 
     def __init__(
         self,
@@ -57,8 +62,11 @@ class PublicApi:
         self._stop, self._clock, self._sleep, self._chance = stop, clock, sleep, chance
 
     def computations(self) -> list[Computation]:
-        """Every audience and computed trait of users, whatever its state. `SourceError` where the
-        lists cannot be read to their end, `Stopped` where the user asked to stop."""
+        """Return every audience and computed trait of users, whatever its state.
+
+        Raise `SourceError` if the lists cannot be read to their end, `Stopped` if the user asked to
+        stop.
+        """
         until = self._clock() + PATIENCE
         headers = {
             "authorization": f"Bearer {self._token}",
@@ -72,16 +80,16 @@ class PublicApi:
             trust_env=False,
         ) as client:
             return [
-                found
+                entry
                 for kind, path, name, stability in _LISTS
                 for item in self._items(client, path, name, stability, until)
-                if (found := computation(item, kind)) is not None
+                if (entry := computation(item, kind)) is not None
             ]
 
     def _items(
         self, client: httpx.Client, path: str, name: str, stability: str, until: float
     ) -> Iterator[Any]:
-        """All of one list, page by page."""
+        """Yield the entries of one list, page by page."""
         url = f"{self._url}/spaces/{quote(self._space_id, safe='')}/{path}"
         accept = f"application/vnd.segment.{stability}+json"
         params = {"pagination.count": str(PAGE)}
@@ -100,7 +108,7 @@ class PublicApi:
     def _get(
         self, client: httpx.Client, url: str, params: dict[str, str], accept: str, until: float
     ) -> httpx.Response:
-        """The answer with status 200."""
+        """Return the answer with status 200, after as many tries as it needs."""
         tries = 0
         while True:
             if self._stop():
@@ -110,11 +118,11 @@ class PublicApi:
             try:
                 response = client.get(url, params=params, headers={"accept": accept})
             except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-                trouble = str(error).strip().split("\n")[0] or type(error).__name__
+                problem = str(error).strip().split("\n")[0] or type(error).__name__
             else:
                 if response.status_code == 200:
                     return response
-                trouble = f"status {response.status_code}"
+                problem = f"status {response.status_code}"
                 after = retry_after(response.headers.get("retry-after"), datetime.now(UTC))
                 if response.status_code < 500 and response.status_code not in (408, 429):
                     self._refused(url, response)
@@ -123,18 +131,18 @@ class PublicApi:
             elif tries < TRIES:
                 pause = full_jitter(tries, self._chance())
             else:
-                raise SourceError(f"the Public API: GET {url}: {trouble}, after {tries} tries")
+                raise SourceError(f"the Public API: GET {url}: {problem}, after {tries} tries")
             if self._clock() + pause > until:
                 raise SourceError(
-                    f"the Public API: GET {url}: {trouble}; it wants another {pause:.0f} s, and "
+                    f"the Public API: GET {url}: {problem}; it wants another {pause:.0f} s, and "
                     f"{PATIENCE:.0f} s in all are the most that a run waits"
                 )
             self._wait(pause)
 
     def _wait(self, seconds: float) -> None:
         while seconds > 0 and not self._stop():
-            self._sleep(min(seconds, _LOOK))
-            seconds -= _LOOK
+            self._sleep(min(seconds, _CHECK_EVERY))
+            seconds -= _CHECK_EVERY
 
     def _refused(self, url: str, response: httpx.Response) -> NoReturn:
         status = response.status_code
@@ -161,16 +169,21 @@ class PublicApi:
 
 
 def computation(item: Any, kind: Kind) -> Computation | None:
-    """One entry of a list; None where it is not of users. `SourceError` where it cannot be read."""
+    """Return one entry of a list, None if it is not about users.
+
+    Raise `SourceError` if it cannot be read.
+    """
     if not isinstance(item, dict):
         _unreadable(f"an entry is {_shown(item)}, not an object")
     key = item.get("key")
     if not isinstance(key, str) or not key:
         _unreadable(f"an entry has the key {_shown(key)}")
-    # The stable version says it in `audienceType`, the others in the definition.
+    # The stable version has the population in `audienceType`, the others in the definition.
     definition = _optional(item, "definition", dict, key) or {}
-    whom = _optional(item, "audienceType", str, key) or _optional(definition, "type", str, key)
-    if whom not in (None, "USERS"):
+    population = _optional(item, "audienceType", str, key) or _optional(
+        definition, "type", str, key
+    )
+    if population not in (None, "USERS"):
         return None
     enabled = item.get("enabled")
     if not isinstance(enabled, bool):
@@ -195,15 +208,15 @@ def _size(size: dict[str, Any], key: str) -> int | None:
 
 
 def _optional(item: dict[str, Any], name: str, kind: type, key: str) -> Any:
-    """A field that may be missing or null; what is there must be of its kind."""
-    found = item.get(name)
-    if found is not None and not isinstance(found, kind):
-        _unreadable(f"{key!r} has {name} = {_shown(found)}")
-    return found
+    """Return a field that may be missing or null; otherwise it must be of the kind."""
+    value = item.get(name)
+    if value is not None and not isinstance(value, kind):
+        _unreadable(f"{key!r} has {name} = {_shown(value)}")
+    return value
 
 
 def _data(response: httpx.Response, name: str) -> dict[str, Any]:
-    """`data` of an answer, with its list and its `pagination`."""
+    """Return `data` of an answer, checked to have the list and `pagination`."""
     try:
         document = orjson.loads(response.content)
     except orjson.JSONDecodeError:
@@ -218,16 +231,16 @@ def _data(response: httpx.Response, name: str) -> dict[str, Any]:
     return data
 
 
-def _unreadable(what: str) -> NoReturn:
-    raise SourceError(f"the Public API answered what cannot be read: {what}")
+def _unreadable(problem: str) -> NoReturn:
+    raise SourceError(f"the Public API sent an answer that cannot be read: {problem}")
 
 
 def _shown(value: Any) -> str:
-    return orjson.dumps(value).decode()[:80]
+    return printable(value)[:80]
 
 
 def _message(response: httpx.Response) -> str:
-    """What the first error of an answer says, else its text."""
+    """Return the message of the first error of an answer, or its text."""
     try:
         return str(orjson.loads(response.content)["errors"][0]["message"])
     except (orjson.JSONDecodeError, LookupError, TypeError):

@@ -1,6 +1,6 @@
 """Which rows of a warehouse count: the user's condition, `engage.filter`.
 
-Tools that copy tables mark what was deleted instead of deleting it (`_fivetran_deleted`).
+Tools that copy tables mark deleted rows instead of deleting them (`_fivetran_deleted`).
 """
 
 from __future__ import annotations
@@ -13,34 +13,36 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from syncer.errors import SourceError
 
-#: A text, which names nothing, a name in quotes, or a word.
+#: A text literal, which names nothing, a name in quotes, or a word.
 _PART = re.compile(r"""'(?:[^']|'')*'|"(?P<quoted>(?:[^"]|"")+)"|(?P<word>[^\W0-9]\w*)""")
 
 
 def conditions(
     connection: Connection, tables: Mapping[str, Table], condition: str
 ) -> dict[str, ColumnElement[bool]]:
-    """The condition for those of the tables that have the columns that it names; raises
-    SourceError where none has, and where it is none that the warehouse takes."""
+    """Return the condition for each table that has the columns that it names.
+
+    Raise `SourceError` if no table has them, or if the warehouse does not accept the condition.
+    """
     if not condition:
         return {}
     quoted, words = _names(condition)
     columns = {table: {column.name.lower() for column in tables[table].c} for table in tables}
     named = (quoted | words) & set().union(*columns.values())
-    having = [table for table in tables if named and named | quoted <= columns[table]]
-    if not having:
+    concerned = [table for table in tables if named and named | quoted <= columns[table]]
+    if not concerned:
         raise SourceError(
             f"engage.filter: no table of the warehouse has all columns of {condition!r}; name "
             "columns that are there, such as NOT _fivetran_deleted"
         )
-    found: ColumnElement[bool] = literal_column(f"({condition})")
-    for table in having:
-        _check(connection, tables[table], found)
-    return dict.fromkeys(having, found)
+    clause: ColumnElement[bool] = literal_column(f"({condition})")
+    for table in concerned:
+        _check(connection, tables[table], clause)
+    return dict.fromkeys(concerned, clause)
 
 
 def _names(condition: str) -> tuple[set[str], set[str]]:
-    """The names in quotes and the words of a condition, in small letters."""
+    """Return the names in quotes and the words of a condition, in small letters."""
     parts = list(_PART.finditer(condition))
     quoted = {part["quoted"].replace('""', '"').lower() for part in parts if part["quoted"]}
     return quoted, {part["word"].lower() for part in parts if part["word"]}

@@ -1,4 +1,4 @@
-"""The seam between Engage and the sync: what every way to pull must give."""
+"""The interface between a source of Engage's data and the sync: what every source provides."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import NamedTuple, Protocol
 
 
 class PulledCustomer(NamedTuple):
-    """All that the source says of one customer. The texts are JSON arrays of the same length, one
-    place a trait row; a key may stand twice while a merge is under way, then the newest counts.
+    """All that the source says of one customer.
 
-    They stay text because most customers did not change and their text was read before.
+    The texts are JSON arrays of the same length, with one element for each trait row. A key may
+    occur twice during a merge; then its newest row counts. They stay text because most customers
+    did not change, and the catalog remembers what it read.
     """
 
     customer_id: str
@@ -25,21 +26,21 @@ class PulledCustomer(NamedTuple):
 
 @dataclass(frozen=True)
 class ObservedKey:
-    """A trait key in the source, with how its values look over the whole population."""
+    """A trait key in the source, and the forms of its values over the whole population."""
 
     key: str
     rows: int
-    #: values that read true/false/t/f, or 1.0/0.0
+    #: the number of values that read true/false/t/f, or 1.0/0.0
     words: int
-    #: values that read 1/0
+    #: the number of values that read 1/0
     digits: int
-    #: values that are neither of these nor null
+    #: the number of values that are none of these, and not null
     others: int
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What the source itself counts in the snapshot that is being pulled."""
+    """The numbers that the source itself counts in the snapshot of a pull."""
 
     customers: int
     rows: int
@@ -47,7 +48,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class WithoutCustomerId:
-    """Profiles that have traits and no customer id: how many, and trait rows of theirs by key."""
+    """The number of profiles with traits and without a customer id, and of their rows by key."""
 
     profiles: int
     rows: dict[str, int]
@@ -60,14 +61,14 @@ class Everything:
 
 @dataclass(frozen=True)
 class ChangedSince:
-    """Pull, in full, the customers with a row that was loaded at or after `watermark`."""
+    """Pull in full the customers with a row that was loaded at or after `watermark` (ISO-8601)."""
 
     watermark: str
 
 
 @dataclass(frozen=True)
 class OnlyCustomers:
-    """Pull the named customers: a statement's worth, not a population."""
+    """Pull the named customers: a few, not a population."""
 
     customer_ids: tuple[str, ...]
 
@@ -76,36 +77,38 @@ Scope = Everything | ChangedSince | OnlyCustomers
 
 
 class Pull(Protocol):
-    """One consistent snapshot of the source. Raises `SourceError` for all that goes wrong."""
+    """One consistent snapshot of the source; every method raises `SourceError` if it fails."""
 
     def watermark(self) -> str | None:
-        """ISO-8601 time of the newest row; None where the source has none."""
+        """Return the ISO-8601 time of the newest row; None if the source has none."""
 
     def observed(self) -> list[ObservedKey]:
-        """Every trait key of the whole source, whatever the scope."""
+        """Return every trait key of the whole source, whatever the scope."""
 
     def count(self, keys: Collection[str]) -> Counted:
-        """What `customers(keys)` will give."""
+        """Return the numbers of customers and rows that `customers(keys)` will yield."""
 
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
-        """The customers in scope with their rows of `keys`, in UTF-8 byte order of the id."""
+        """Yield the customers in scope with their rows of `keys`, in UTF-8 byte order of the id."""
 
     def identified(self, customer_ids: Collection[str]) -> set[str]:
-        """Those of these customers of whom there is an identifier, whatever the scope: the others
-        were deleted. To be asked when `customers` was read."""
+        """Return those of these customers that have an identifier, whatever the scope.
+
+        The others were deleted. Call it after `customers` was read to its end.
+        """
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
-        """The profiles in scope that cannot be customers, counted."""
+        """Return the numbers of profiles in scope without a customer id, and of their rows."""
 
     def profiles_without_customer_id(self, keys: Collection[str]) -> Iterator[str]:
-        """Their Segment ids."""
+        """Yield the Segment ids of those profiles."""
 
 
 class Source(Protocol):
-    """A way to pull."""
+    """A way to pull from Engage."""
 
     def pull(self, scope: Scope) -> AbstractContextManager[Pull]:
         """Open a snapshot; leaving the block closes it."""
 
     def check(self) -> str:
-        """One line about what is there; `SourceError` when it cannot be pulled."""
+        """Return one line about what the source has; raise `SourceError` if no pull can work."""

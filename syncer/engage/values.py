@@ -1,8 +1,8 @@
-"""Trait values as Profiles Sync stores them: text, to be read leniently.
+"""Trait values as Profiles Sync stores them: text, read leniently.
 
-How `user_traits.value` is written is not documented (docs/facts/segment.md §1.3), so booleans come
-as `true/false/t/f/1/0` or `1.0/0.0`, and numbers and lists as their JSON text. What cannot be read
-costs itself: it is `Unreadable`, with the reason.
+Segment does not document how it writes `user_traits.value` (docs/facts/segment.md §1.3). Booleans
+come as `true/false/t/f/1/0` or `1.0/0.0`, numbers and lists as their JSON text. A value that cannot
+be read is `Unreadable`, with the reason, and does not stop the others.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any, NamedTuple
 import orjson
 
 from syncer.ids import cleaned
+from syncer.json_text import compact
 
 #: A trait's value at Amberflo. A list is a JSON list of whatever Engage computed.
 Value = bool | int | float | str | list[object]
 
-#: How a membership may be written, as a word or as a digit: 1.0 and 1.00 are what real numbers and
-#: those of a fixed scale show.
+#: A membership as a word, and as a digit: columns of real numbers and of a fixed scale show 1.0 and
+#: 1.00.
 WORDS = {"true": True, "t": True, "false": False, "f": False}
 _DIGIT = re.compile(r"([01])(?:\.0*)?")
-#: How nearly all memberships are written.
+#: The texts of nearly all memberships.
 USUAL = {"true": True, "false": False}
-#: Stands for a value that is bytes: the character for what cannot be shown, which every encoding of
-#: a warehouse has.
+#: Stands for a value that is bytes. It begins with the character "substitute", which every encoding
+#: of a warehouse has.
 BYTES = "\x1abytes"
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _ZERO = re.compile(r"-?0(\.0+)?([eE]|$)")
 #: Beyond this a JSON number loses digits in most readers, so it stays text.
 _EXACT = 2**53
-
 
 #: Why a value cannot be read.
 NO_BOOLEAN = "not a boolean"
@@ -41,31 +41,33 @@ CUT_OFF = "a list or object that is cut off"
 
 
 class Unreadable(NamedTuple):
-    """Stands for a value that cannot be read."""
+    """A value that cannot be read, and why."""
 
     reason: str
 
 
 def is_unreadable(raw: object) -> bool:
-    """Whether a stored value is none of which anything can be read."""
+    """Return whether nothing can be read of a stored value."""
     return isinstance(raw, Unreadable) or raw == BYTES
 
 
 def read_array(text: str) -> list[Any]:
-    """The values of a JSON array that an engine made, each `Unreadable` that cannot be read: an
-    engine may take for JSON, or for text, what is none."""
+    """Return the values of a JSON array that an engine made.
+
+    A value that cannot be read is `Unreadable`: engines let pass as JSON or text what is neither.
+    """
     try:
-        found: list[Any] = orjson.loads(text)
-        return found
+        values: list[Any] = orjson.loads(text)
+        return values
     except orjson.JSONDecodeError:
-        return [_element(one) for one in elements(text)]
+        return [_element(element) for element in elements(text)]
 
 
 def read_rows(text: str) -> list[list[Any]]:
-    """The rows of a JSON array of arrays, in the same way."""
+    """Return the rows of a JSON array of arrays, each as `read_array` reads it."""
     try:
-        found: list[list[Any]] = orjson.loads(text)
-        return found
+        rows: list[list[Any]] = orjson.loads(text)
+        return rows
     except orjson.JSONDecodeError:
         return [read_array(row) for row in elements(text)]
 
@@ -77,33 +79,33 @@ def _element(text: str) -> Any:
         return Unreadable(NO_UNICODE)
 
 
-#: What a JSON text is made of, as far as it matters where an element ends.
+#: The parts of a JSON text that decide where an element ends.
 _PART = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]|,|[^"\[{\]},]+', re.DOTALL)
 
 
 def elements(text: str) -> list[str]:
-    """The texts of the elements of a JSON array, whether or not they can be read."""
-    depth, start, found = 0, 1, []
+    """Return the texts of the elements of a JSON array, whether or not they can be read."""
+    depth, start, texts = 0, 1, []
     for part in _PART.finditer(text):
         if part[0] in ("[", "{"):
             depth += 1
         elif part[0] in ("]", "}"):
             depth -= 1
         if (depth == 1 and part[0] == ",") or depth == 0:
-            found.append(text[start : part.start()].strip())
+            texts.append(text[start : part.start()].strip())
             start = part.end()
             if depth == 0:
                 break
-    return found if found != [""] else []
+    return texts if texts != [""] else []
 
 
 def is_null(raw: object) -> bool:
-    """Whether a stored value says "no value": NULL, blank text, or the JSON text `null`."""
+    """Return whether a stored value means "no value": NULL, blank, or the JSON text `null`."""
     return raw is None or (isinstance(raw, str) and raw.strip().lower() in ("", "null"))
 
 
 def boolean(raw: object) -> bool | None:
-    """The membership a stored value says; None when it is no boolean."""
+    """Return the membership that a stored value states; None if it is not a boolean."""
     if isinstance(raw, str):
         text = raw.strip().lower()
         if (word := WORDS.get(text)) is not None:
@@ -118,8 +120,11 @@ def boolean(raw: object) -> bool | None:
 
 
 def typed(raw: object) -> Value | Unreadable:
-    """A computed trait's value: text that reads as true/false, a JSON number or a JSON list
-    becomes that type, everything else stays the text it is."""
+    """Return a computed trait's value.
+
+    A text that reads as true or false, as a JSON number or as a JSON list becomes that; any other
+    text stays text.
+    """
     if isinstance(raw, str):
         return _from_text(raw)
     if isinstance(raw, Unreadable):
@@ -128,7 +133,7 @@ def typed(raw: object) -> Value | Unreadable:
         return str(raw)
     if isinstance(raw, bool | int | float | list):
         return raw
-    return orjson.dumps(raw).decode()
+    return compact(raw)
 
 
 def _from_text(text: str) -> Value | Unreadable:
@@ -139,16 +144,16 @@ def _from_text(text: str) -> Value | Unreadable:
         return _number(stripped) if len(stripped) < 32 else text
     if stripped.startswith(("[", "{")):
         try:
-            found = orjson.loads(stripped)
+            document = orjson.loads(stripped)
         except orjson.JSONDecodeError:
             return Unreadable(CUT_OFF) if _is_cut_off(stripped) else text
-        if isinstance(found, list):
-            return found
+        if isinstance(document, list):
+            return document
     return Unreadable(NO_TEXT) if text == BYTES else cleaned(text)
 
 
 def _number(text: str) -> int | float | str:
-    """The number that a text says; the text where a JSON number would not say the same."""
+    """Return the number of a text, or the text if a JSON number would not mean the same."""
     number = float(text)
     too_small = number == 0 and not _ZERO.match(text)
     if not abs(number) < _EXACT or too_small:
@@ -156,7 +161,7 @@ def _number(text: str) -> int | float | str:
     return int(text) if text.lstrip("-").isdecimal() else number
 
 
-#: What a JSON list or object is made of, and what may be left of a part where it is cut.
+#: The tokens of a JSON list or object, and what may remain of a token where the text is cut.
 _TOKEN = re.compile(
     r'\s*(?:([\[{])|([\]}])|[,:]|"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null)', re.DOTALL
 )
@@ -164,22 +169,21 @@ _REST = re.compile(r'\s*(?:"(?:[^"\\]|\\.)*\\?|-|t(?:ru?)?|f(?:a(?:ls?)?)?|n(?:u
 
 
 def _is_cut_off(text: str) -> bool:
-    """Whether a text begins as a JSON list or object and ends before that does: warehouses cut
-    long text."""
+    """Return whether a text is the start of a JSON list or object: warehouses cut long texts."""
     depth = end = 0
     while token := _TOKEN.match(text, end):
         depth += (token[1] is not None) - (token[2] is not None)
         end = token.end()
         if depth == 0:
-            return False  # something stands behind it: a text
+            return False  # more text follows the list or object
     return _REST.fullmatch(text, end) is not None
 
 
-def same(one: Value | None, other: Value | None) -> bool:
-    """Equal as JSON: in Python True == 1, at Amberflo they differ."""
-    return one is other or orjson.dumps(one) == orjson.dumps(other)
+def same(first: Value | None, second: Value | None) -> bool:
+    """Return whether two values are equal as JSON: in Python True == 1, at Amberflo they differ."""
+    return first is second or orjson.dumps(first) == orjson.dumps(second)
 
 
 def counts(value: Any) -> int:
-    """1 for a member of an audience or a holder of a computed trait."""
+    """Return 1 for a member of an audience or a holder of a computed trait, otherwise 0."""
     return 0 if value is None or value is False else 1

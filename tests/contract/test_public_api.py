@@ -305,7 +305,7 @@ def page(*items: Any, name: str = "audiences", **pagination: Any) -> bytes:
 def test_an_answer_that_cannot_be_read(time: Time, body: bytes) -> None:
     """Half a list must not look as though the other half had been deleted."""
     with answering(lambda _: (200, body)) as url:
-        assert failed(url, time).startswith("the Public API answered what cannot be read: ")
+        assert failed(url, time).startswith("the Public API sent an answer that cannot be read: ")
     assert time.slept == []
 
 

@@ -434,7 +434,7 @@ def test_without_the_public_api_who_enters_enters_and_nobody_leaves(
         "nobody there": "after 5 tries; until it can be read, nothing that left is taken out",
         "token": "the Public API refuses the token (status 401): set engage.public_api.token",
         "pace": "status 429; it wants another 500 s",
-        "no JSON": "answered what cannot be read",
+        "no JSON": "sent an answer that cannot be read",
     }[trouble]
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

@@ -108,7 +108,7 @@ def test_its_size(size: Any, count: int | None) -> None:
 def test_what_cannot_be_read_is_named(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(SourceError) as error:
         computation(ALPHA | wrong, AUDIENCE)
-    assert str(error.value) == f"the Public API answered what cannot be read: {said}"
+    assert str(error.value) == f"the Public API sent an answer that cannot be read: {said}"
 
 
 JSON = st.recursive(
@@ -120,7 +120,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_anything_else_is_no_entry(item: Any) -> None:
-    with pytest.raises(SourceError, match="what cannot be read"):
+    with pytest.raises(SourceError, match="an answer that cannot be read"):
         computation(item, AUDIENCE)
 
 

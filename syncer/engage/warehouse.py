@@ -1,0 +1,200 @@
+"""The connection to a warehouse: its engine, one snapshot, and the tables of Profiles Sync."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    FromClause,
+    LargeBinary,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    select,
+)
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
+from syncer.engage.columns import Columns
+from syncer.engage.rows import conditions
+from syncer.errors import SourceError
+
+_OTHERS = {"seq", "received_at", "uuid_ts", "timestamp"}
+_COMMON = _OTHERS | {"canonical_segment_id"}
+_COLUMNS = {
+    "user_traits": _COMMON | {"name", "value"},
+    "user_identifiers": _COMMON | {"type", "value"},
+    "profile_merges": _COMMON | {"segment_id"},
+}
+#: Segment's set-up page writes one table in the singular.
+_OTHER_SPELLING = {"user_identifiers": "user_identifier"}
+
+
+@contextmanager
+def snapshot(url: URL) -> Iterator[Connection]:
+    """Open a read-only transaction that sees one state of the warehouse."""
+    engine = _engine(url)
+    try:
+        with translated_errors(url), engine.connect() as connection:
+            _begin_snapshot(connection)
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def readable_tables(
+    connection: Connection, schema: str, url: URL, columns: Columns, condition: str
+) -> dict[str, FromClause]:
+    """Return the three tables by Segment's name, with readable columns and the rows that count.
+
+    `condition` is the SQL of `engage.filter`. Raise `SourceError` if a table or column is missing.
+    """
+    tables = _reflect(connection, schema, url)
+    living = conditions(connection, tables, condition)
+    return {
+        name: _readable(name, table, columns, url, living.get(name))
+        for name, table in tables.items()
+    }
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        if url.get_backend_name() == "sqlite":
+            return _sqlite_engine(url)
+        if url.get_backend_name() == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")
+        return create_engine(url, connect_args=_CONNECT.get(url.get_backend_name(), {}))
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise SourceError(
+            f"engage.profiles_sync.url: the driver for {url.drivername} is not installed "
+            f"({error}); install it beside syncer"
+        ) from None
+
+
+#: A server that stores texts without an encoding would return them as bytes.
+_CONNECT: dict[str, dict[str, Any]] = {
+    "postgresql": {"connect_timeout": 30, "client_encoding": "utf8"}
+}
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    """Return a read-only engine, which never creates a file that is missing."""
+    if str(url.database or "").startswith("file:"):
+        engine = create_engine(url)
+    else:
+        address = f"file:{quote(str(Path(str(url.database or ''))))}?mode=ro"
+        engine = create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False, timeout=30),
+        )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # _begin_snapshot begins the transaction
+        connection.text_factory = _text
+        connection.create_function("is_utf8", 1, _is_utf8, deterministic=True)
+
+    return engine
+
+
+def _text(data: bytes) -> str:
+    """Return a text of SQLite, whose bytes may be anything: invalid UTF-8 becomes surrogates."""
+    return str(data, "utf-8", "surrogateescape")
+
+
+def _is_utf8(data: bytes | None) -> bool:
+    try:
+        return data is not None and bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def _begin_snapshot(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN")
+    elif connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+
+
+def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
+    """Return the three tables, or raise one line that says which table or column is missing."""
+    inspector = inspect(connection)
+    place = f"the schema {schema!r} of {shown(url)}" if schema else shown(url)
+    tables: dict[str, Table] = {}
+    for name, columns in _COLUMNS.items():
+        spelling = name
+        if not inspector.has_table(name, schema=schema or None):
+            spelling = _OTHER_SPELLING.get(name, name)
+            if spelling == name or not inspector.has_table(spelling, schema=schema or None):
+                raise SourceError(
+                    f"the table {name} is missing in {place}; Profiles Sync makes it when the "
+                    "materialized views are selected in its Selective Sync settings"
+                )
+        # Only the columns: to reflect keys and comments as well is slow on large warehouses.
+        reflected = inspector.get_columns(spelling, schema=schema or None)
+        present = [Column(column["name"], column["type"]) for column in reflected]
+        table = Table(spelling, MetaData(), *present, schema=schema or None)
+        missing = sorted(columns - set(table.c.keys()))
+        if missing:
+            raise SourceError(
+                f"the table {spelling} in {place} has no column {', '.join(missing)}; Profiles "
+                f"Sync makes it with {', '.join(sorted(columns))}"
+            )
+        tables[name] = table
+    return tables
+
+
+def _readable(
+    name: str,
+    table: Table,
+    columns: Columns,
+    url: URL,
+    condition: ColumnElement[bool] | None,
+) -> FromClause:
+    """Return a table as the pull reads it, with only the rows that meet the condition.
+
+    Ids and keys are text, and the value of a trait is what `Columns.value` makes of it.
+    """
+    expressions: list[ColumnElement[Any]] = []
+    for column_name in sorted(_COLUMNS[name]):
+        column = table.c[column_name]
+        if column_name in _OTHERS:
+            expressions.append(column)
+        elif (name, column_name) == ("user_traits", "value"):
+            expressions.append(columns.value(column).label(column_name))
+        elif columns.dialect != "sqlite" and isinstance(column.type, LargeBinary):
+            raise SourceError(
+                f"the column {column_name} of {table.name} in {shown(url)} holds bytes "
+                f"({column.type}), where text is needed; load it as text"
+            )
+        else:
+            expressions.append(columns.text(column).label(column_name))
+    statement = select(*expressions)
+    return (statement if condition is None else statement.where(condition)).subquery()
+
+
+def shown(url: URL) -> str:
+    """Return a URL for messages: without the password, and the query, which may hold another."""
+    return str(url.set(query={}))
+
+
+@contextmanager
+def translated_errors(url: URL) -> Iterator[None]:
+    """Turn errors of the driver into one line without the password."""
+    try:
+        yield
+    except (SQLAlchemyError, UnicodeError) as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise SourceError(f"the pull from {shown(url)} broke off: {reason}") from error
