@@ -182,7 +182,7 @@ def test_what_is_known_of_a_customer_with_an_id_that_is_too_long_stays(
     sqlite_warehouse.member("p1", LONG[0], "false")
     with closing(Database.open(f"sqlite:///{tmp_path / 'state.db'}")) as database:
         with database.write() as connection:
-            known = snapshot.CustomerState(LONG[0], '{"vip":true}', None, None, None, None)
+            known = snapshot.CustomerRow(LONG[0], '{"vip":true}', None, None, None, None)
             snapshot.insert_customers(connection, [known], 1, 1)
             snapshot.put_traits(connection, [snapshot.TraitRow("vip", "vip", "audience", 1)])
         result = sync(database, sqlite_warehouse)

@@ -396,7 +396,7 @@ def test_a_segment_id_that_vanished_by_a_merge_is_no_exit(warehouse: Warehouse) 
         result = runs.sync()
         with database.read() as connection:
             record = run_records.get(connection, result.run)
-            held = {row.customer_id: row.traits for row in snapshot.customers(connection)}
+            held = {row[0]: row[1] for row in snapshot.customers(connection)}
     assert record is not None
     assert (record["kind"], record["exited"], record["entered"]) == ("incremental", 0, 2)
     assert held == dict.fromkeys(("u1", "u2"), '{"churn":true,"vip":true}')
