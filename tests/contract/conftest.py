@@ -12,6 +12,12 @@ from sqlalchemy import Engine, create_engine
 
 from state.db.database import Database
 from tests.support import postgres
+from tests.support.hurry import hurry
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")

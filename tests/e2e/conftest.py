@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 
 from syncer.sandbox.engage import EngageSandbox
+from tests.support.hurry import hurry
 from tests.support.installation import Installation, installed
 from tests.support.warehouse import Warehouse
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch.setattr)
 
 
 @pytest.fixture

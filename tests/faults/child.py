@@ -44,6 +44,7 @@ from syncer.log import set_up as set_up_log
 from syncer.passthrough.processor import Processor
 from syncer.process.child import Lifeline
 from syncer.progress import LineProgress
+from tests.support.hurry import hurry
 
 from . import points
 from .scenario import Act, Process, SourceFault
@@ -179,10 +180,8 @@ class _Clock:
 
 def _hurry() -> None:
     """Shorter waits; nothing else changes."""
-    syncer.retry.BASE, syncer.retry.CAP = 0.02, 0.2
-    syncer.delivery.customers.LOOK = syncer.delivery.rate_share.LOOK = 0.1
+    hurry()
     syncer.delivery.customers.DRAIN = 2.0
-    syncer.daemon.worker.PAUSE_AFTER_TROUBLE = 0.1
     syncer.daemon.worker.LOOK = syncer.daemon.worker.DUE = syncer.delivery.meters.EMPTY = 0.05
 
 

@@ -32,9 +32,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import syncer.delivery.customers
-import syncer.delivery.rate_share
-import syncer.retry
 from syncer.cli import main
 from syncer.sandbox.amberflo import running
 from syncer.sandbox.faults import Faults
@@ -46,6 +43,7 @@ from tests.faults.amberflo import Recorder
 from tests.faults.fork import fork
 from tests.support import calls
 from tests.support.clock import moved
+from tests.support.hurry import hurry
 from tests.support.installation import API_KEY, Installation
 from tests.support.warehouse import Warehouse, text
 
@@ -478,15 +476,12 @@ def _said(hours: float) -> str:
 
 
 def test_histories_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncer.retry, "BASE", 0.02)
-    monkeypatch.setattr(syncer.retry, "CAP", 0.1)
-    monkeypatch.setattr(syncer.delivery.customers, "LOOK", 0.05)
-    monkeypatch.setattr(syncer.delivery.rate_share, "LOOK", 0.05)
+    hurry(monkeypatch.setattr)
     long = int(os.environ.get("HISTORIES", "0"))
     run_state_machine_as_test(
         Days,
         settings=settings(
-            max_examples=long or 12,
+            max_examples=long or 8,
             stateful_step_count=40 if long else 25,
             derandomize=not long,
             database=None,

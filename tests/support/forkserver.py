@@ -222,6 +222,7 @@ def main() -> None:
         "web.task_process",
     ):
         import_module(f"syncer.{module}")
+    import_module("tests.support.hurry").hurry()
     gc.freeze()  # else each process would write to all these pages as it ends
     with connection:
         request = serve(connection)

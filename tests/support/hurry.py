@@ -1,0 +1,34 @@
+"""Shorter waits of the program; nothing else changes.
+
+A test of what comes after a failed attempt need not wait as long as a failing Amberflo deserves.
+The tests in tests/unit/test_backoff.py hold the waits themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import syncer.daemon.worker
+import syncer.delivery.customers
+import syncer.delivery.meters
+import syncer.delivery.rate_share
+import syncer.retry
+
+#: (module, name, seconds)
+_WAITS: tuple[tuple[Any, str, float], ...] = (
+    (syncer.retry, "BASE", 0.02),
+    (syncer.retry, "CAP", 0.2),
+    (syncer.delivery.customers, "LOOK", 0.1),
+    (syncer.delivery.rate_share, "LOOK", 0.1),
+    (syncer.delivery.meters, "EMPTY", 0.1),
+    (syncer.delivery.meters, "KEY_REFUSED", 0.2),
+    (syncer.daemon.worker, "PAUSE_AFTER_TROUBLE", 0.1),
+    (syncer.daemon.worker, "LOOK", 0.1),
+    (syncer.daemon.worker, "DUE", 0.1),
+)
+
+
+def hurry(put: Any = setattr) -> None:
+    """Make the waits of this process short; `put(module, name, seconds)` sets one."""
+    for module, name, seconds in _WAITS:
+        put(module, name, seconds)
