@@ -1,4 +1,4 @@
-"""What was worked out before, bounded by bytes: customers may have any number of traits."""
+"""A cache of computed values, bounded by bytes: customers may have any number of traits."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ V = TypeVar("V")
 
 
 class Cache(Generic[K, V]):
-    """Values by key, up to `most` bytes; when more comes, all that is there goes. That is cheap,
-    and what is asked for often is soon there again."""
+    """Values by key, up to `most` bytes.
+
+    If one more does not fit, all values go: that is cheap, and frequent ones soon return.
+    """
 
     def __init__(self, most: int) -> None:
-        self._most = self._left = most
-        self._found: dict[K, V] = {}
-        #: the value of a key, or None
-        self.get: Callable[[K], V | None] = self._found.get
+        self._most = self._room = most
+        self._values: dict[K, V] = {}
+        #: returns the value of a key, or None
+        self.get: Callable[[K], V | None] = self._values.get
 
     def put(self, key: K, value: V, size: int) -> V:
-        """Keep a value, which with its key takes so many bytes, and give it back."""
-        if size > self._left:
-            self._found.clear()
-            self._left = self._most
-        if size <= self._left:
-            self._found[key] = value
-            self._left -= size
+        """Store a value that takes `size` bytes with its key; return the value."""
+        if size > self._room:
+            self._values.clear()
+            self._room = self._most
+        if size <= self._room:
+            self._values[key] = value
+            self._room -= size
         return value

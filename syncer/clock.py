@@ -1,8 +1,7 @@
-"""Times: this machine's clock, times from outside (one reader, and one rule of which are believed),
-and times as they are shown.
+"""Times: this machine's clock, one reader of times from outside, and the way times are shown.
 
 Rows of a pull and calls of a client name the same moments, and which is newer decides what is
-billed: so both are read here, to the millisecond, which is cut off and never rounded.
+billed. So both are read here, to the millisecond, which is cut off and never rounded.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 
-#: The earliest time that is believed, 2000-01-01, in epoch milliseconds. What is before it comes
-#: from a clock that was never set, or from a program that writes zero for "not known".
+#: The earliest time that is believed, 2000-01-01, in epoch milliseconds. An earlier one comes from
+#: a clock that was never set, or from a program that writes zero for "unknown".
 EARLIEST = 946_684_800_000
-#: A time may be so much later than its receipt (milliseconds): clocks differ.
+#: How much later than its receipt a time may be (milliseconds): clocks differ.
 AHEAD = 5 * 60 * 1000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,8 +36,10 @@ def now_ms() -> int:
 
 @lru_cache(maxsize=1000)  # the many changes of a run have one time
 def iso(milliseconds: int | None) -> str | None:
-    """Epoch milliseconds as ISO-8601 UTC: 2026-11-24T06:51:04.123Z. Any can be shown: what is
-    beyond the year 9999 or before 0 as +012025-11-24T06:51:04.123Z."""
+    """Return epoch milliseconds as ISO-8601 in UTC: 2026-11-24T06:51:04.123Z.
+
+    A year beyond 9999 or before 0 has six digits: +012025-11-24T06:51:04.123Z.
+    """
     if milliseconds is None:
         return None
     cycles, within = divmod(milliseconds, _CYCLE)
@@ -48,27 +49,27 @@ def iso(milliseconds: int | None) -> str | None:
     return (f"{year:04d}" if 0 <= year < 10_000 else f"{year:+07d}") + rest
 
 
-#: A time in epoch milliseconds, and whether it names its zone, so that it is comparable with one
-#: that does; else it is taken for UTC. (A plain tuple: each call that comes makes some.)
+#: A time in epoch milliseconds, and whether it names its zone. Without one it counts as UTC, but is
+#: not compared with a time that names its zone. (A plain tuple, because every call makes some.)
 Reading = tuple[int, bool]
 
 
 def read(raw: object) -> int | None:
-    """Epoch milliseconds of a time; None when it cannot be read. See `reading`."""
-    found = reading(raw)
-    return None if found is None else found[0]
+    """Return the epoch milliseconds of a time; None if it cannot be read. See `reading`."""
+    time_read = reading(raw)
+    return None if time_read is None else time_read[0]
 
 
 def since_1970(raw: object) -> int:
-    """The same for comparing: what cannot be read, or was before 1970, is oldest."""
+    """Return the same for comparisons: 0, the oldest, if it is unreadable or before 1970."""
     return max(0, read(raw) or 0)
 
 
 def believed(at: int | None, receipt: int) -> tuple[int, str | None]:
-    """The time to go by (epoch milliseconds), and why it is not what was said.
+    """Return the time to use (epoch milliseconds), and why it is not `at` itself.
 
-    It is never later than its receipt, so that nothing that is kept wins for ever. A time that
-    clocks which differ a little explain is the receipt without a reason.
+    It is never later than the receipt, so that no stored value wins for ever. A time that is a
+    little later, as clocks differ, becomes the receipt without a reason.
     """
     if at is None:
         return receipt, UNREADABLE
@@ -80,16 +81,18 @@ def believed(at: int | None, receipt: int) -> tuple[int, str | None]:
 
 
 def reading(raw: object) -> Reading | None:
-    """A time as warehouses and clients write it; None when it is none.
+    """Read a time as warehouses and clients write it; None if it is not a time.
 
-    ISO 8601, also without leading zeros (Segment's own sample has "2015-2-02T00:30:08.276Z"), with
-    any number of digits of a second, or without separators ("20261127023000"); what HTTP and e-mail
-    (RFC 1123), JavaScript's `Date`, Go's `time.Time`, Ruby, Java and C write as text; numbers of
-    seconds or milliseconds, also as text; digits of any script; `datetime` objects. Infinities and
-    years beyond 9999 are no times.
+    The forms are: ISO 8601, also without leading zeros (Segment's own sample has
+    "2015-2-02T00:30:08.276Z"), with any number of digits of a second, or without separators
+    ("20261127023000"); the texts of HTTP and e-mail (RFC 1123), of JavaScript's `Date`, Go's
+    `time.Time`, Ruby, Java and C; numbers of seconds or milliseconds, also as text; digits of any
+    script; `datetime` objects. Infinities and years beyond 9999 are not times.
     """
-    found = _of_text(raw) if isinstance(raw, str) else _of_other(raw)
-    return found if found is not None and _FIRST <= found[0] <= _LAST else None
+    time_read = _of_text(raw) if isinstance(raw, str) else _of_other(raw)
+    if time_read is None or not _FIRST <= time_read[0] <= _LAST:
+        return None
+    return time_read
 
 
 def _of_other(raw: object) -> Reading | None:
@@ -109,7 +112,7 @@ def _of_other(raw: object) -> Reading | None:
 # -- numbers and moments
 
 _EPOCH, _NAIVE_EPOCH = datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 1)
-#: The years 1 to 9999: what `datetime` can hold, so that any stored time can be shown.
+#: The years 1 to 9999, which `datetime` can express: so every stored time can be shown.
 _FIRST, _LAST = -62_135_596_800_000, 253_402_300_799_999
 #: Up to here a number counts seconds, beyond it milliseconds.
 _SECONDS = 10**11
@@ -118,7 +121,7 @@ _FOURTEEN = 10**13
 
 
 def _of_number(number: Decimal) -> Reading | None:
-    """As a decimal, since 1764210600.123 * 1000 is less than it should be as a double."""
+    """Read a number; it is a decimal, because 1764210600.123 * 1000 is too small as a double."""
     if not number.is_finite() or abs(number) > _LAST:
         return None
     if _FOURTEEN <= number < 10 * _FOURTEEN:
@@ -129,21 +132,21 @@ def _of_number(number: Decimal) -> Reading | None:
 def _of_datetime(moment: datetime) -> Reading:
     zoned = moment.tzinfo is not None
     since = moment - (_EPOCH if zoned else _NAIVE_EPOCH)
-    # By its parts: twice as fast as dividing it.
+    # From its parts: twice as fast as a division.
     return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000, zoned
 
 
 # -- text
 
-#: JavaScript writes the zone's name in the user's language behind it.
+#: Characters of a time at most: JavaScript appends the zone's name in the user's language.
 _LONGEST = 128
 _NUMBER = re.compile(r"-?[0-9]{9,16}(\.[0-9]+)?")
 _CLOCK = (
     r"(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{1,2})"
     r"(?::(?P<second>[0-9]{1,2})(?:[.,](?P<part>[0-9]+))?)?"
 )
-#: A zone: a name, or an offset that may have one before it (GMT+0100) and, as Go, Java and careless
-#: programs write it, something that says the same once more behind it.
+#: A zone: a name, or an offset. A name may precede the offset (GMT+0100), and the texts of Go, Java
+#: and careless programs repeat the zone after it.
 _ZONE = (
     r"(?P<name>Z|[A-Z]{2,4}(?![A-Z+-]))"
     r"|(?:UTC|GMT)? *(?P<sign>[+-])(?P<east>[0-9]{1,2}):?(?P<east_minutes>[0-9]{2})?"
@@ -177,7 +180,7 @@ _MONTHS = {
         start=1,
     )
 }
-#: Hours east of UTC of the zones that RFC 822 names. Other names mean several zones.
+#: Hours east of UTC of the zones that RFC 822 names. Other names are ambiguous.
 _NAMES = {
     **dict.fromkeys(("z", "utc", "gmt", "ut"), 0),
     **{"edt": -4, "est": -5, "cdt": -5, "cst": -6, "mdt": -6, "mst": -7, "pdt": -7, "pst": -8},
@@ -190,7 +193,7 @@ def _of_text(text: str) -> Reading | None:
     if not text.isascii():
         text = _ascii(text)
     text = text.strip()
-    # Only with a dash there or as YYYYMMDD: fromisoformat finds years in long numbers too.
+    # Only with a dash there or as YYYYMMDD: fromisoformat reads long numbers as years, too.
     if text[4:5] == "-" or (text[:8].isdecimal() and text[8:9] in ("", "T")):
         try:
             return _of_datetime(datetime.fromisoformat(text))
@@ -229,13 +232,13 @@ def _of_parts(parts: dict[str, str | None]) -> Reading | None:
 
 
 def _year(digits: str) -> int:
-    """A year of two digits is one from 1950 to 2049, as e-mail has it (RFC 5322, 4.3)."""
+    """Return a year; one of two digits lies from 1950 to 2049, as in e-mail (RFC 5322, 4.3)."""
     year = int(digits)
     return year if len(digits) == 4 else year + (2000 if year < 50 else 1900)
 
 
 def _east(parts: dict[str, str | None]) -> int | None:
-    """Minutes east of UTC; None: no zone is called so."""
+    """Return the minutes east of UTC; None if no zone has this name or offset."""
     if (name := parts["name"]) is not None:
         hours = _NAMES.get(name.lower())
         return None if hours is None else hours * 60
@@ -245,19 +248,19 @@ def _east(parts: dict[str, str | None]) -> int | None:
     return (hours * 60 + minutes) * (-1 if parts["sign"] == "-" else 1)
 
 
-#: What stands for a sign of ASCII in other scripts: the Arabic decimal point, the minus.
+#: Signs of other scripts and their ASCII: the Arabic decimal point, the minus.
 _SIGNS = {"\u066b": ".", "\u2212": "-"}
 
 
 def _ascii(text: str) -> str:
-    """Digits, signs and blanks of other scripts as those of ASCII, without marks of direction."""
-    found = []
+    """Return a text with ASCII digits, signs and blanks, and without marks of direction."""
+    characters = []
     for char in text:
         digit = unicodedata.decimal(char, None)
         if digit is not None:
-            found.append(str(digit))
+            characters.append(str(digit))
         elif unicodedata.category(char) == "Zs":
-            found.append(" ")
+            characters.append(" ")
         elif unicodedata.category(char) != "Cf":
-            found.append(_SIGNS.get(char, char))
-    return "".join(found)
+            characters.append(_SIGNS.get(char, char))
+    return "".join(characters)

@@ -1,6 +1,6 @@
-"""The way out: the proxy and the certificates that the environment names, for all that asks others.
+"""Outgoing requests: the proxy and the certificates that the environment names.
 
-A loopback address is always asked directly.
+Requests to a loopback address go there directly.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_ope
 from syncer.errors import ConfigError
 from syncer.input_text import has_valid_host
 
-#: Variables that name a file or folder of certificates to trust instead of the usual ones; the
-#: first that is set holds.
+#: Variables that name a file or folder of certificates to trust instead of the usual ones. The
+#: first one that is set counts.
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def check(environ: Mapping[str, str]) -> None:
-    """Raises what is wrong with what the environment names."""
+    """Raise `ConfigError` if the environment names a proxy or certificates that cannot work."""
     for scheme in ("https", "http"):
         proxy(f"{scheme}://example.com", environ)
     certificates(environ)
 
 
 def proxy(url: str, environ: Mapping[str, str] = os.environ) -> str | None:
-    """The URL of the proxy for requests to a URL; None: they go there directly."""
+    """Return the URL of the proxy for requests to a URL; None if they go there directly."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    left_out = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    exceptions = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     if _is_loopback(host) or any(
-        _covers(entry.strip().lower(), host, parts.port) for entry in left_out.split(",")
+        _covers(entry.strip().lower(), host, parts.port) for entry in exceptions.split(",")
     ):
         return None
     for name in (f"{parts.scheme}_proxy", "all_proxy"):
         for variable in (name, name.upper()):
-            # A web server gives a caller's header `Proxy` to what it runs as HTTP_PROXY.
-            by_caller = variable == "HTTP_PROXY" and "REQUEST_METHOD" in environ
-            found = environ.get(variable, "").strip()
-            if found and not by_caller:
-                return _proxy_url(variable, found)
+            # A CGI server puts a client's header `Proxy` into HTTP_PROXY.
+            from_client = variable == "HTTP_PROXY" and "REQUEST_METHOD" in environ
+            value = environ.get(variable, "").strip()
+            if value and not from_client:
+                return _proxy_url(variable, value)
     return None
 
 
@@ -57,8 +57,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _covers(entry: str, host: str, port: int | None) -> bool:
-    """Whether an entry of NO_PROXY is about a host: its name, a domain that it is in, with or
-    without its port, a network of its address, or all there are."""
+    """Return whether an entry of NO_PROXY covers a host.
+
+    An entry is the host's name or a domain above it, with or without its port, a network that its
+    address is in, or "*" for all hosts.
+    """
     if entry == "*":
         return True
     with suppress(ValueError):
@@ -74,14 +77,14 @@ def _proxy_url(variable: str, text: str) -> str:
     url = text if "://" in text else f"http://{text}"
     if not (re.fullmatch(r"https?://[^/\s?#]+/?", url) and has_valid_host(url)):
         raise ConfigError(  # without its value: it may hold a password
-            f"{variable}: this is no proxy that can be used; write for example "
+            f"{variable}: this is not the URL of a proxy; write for example "
             "http://proxy.example.com:3128, or unset it"
         )
     return url
 
 
 def certificates(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext | None:
-    """What servers' certificates are checked against; None: nothing is named, the usual ones."""
+    """Return what to check servers' certificates against; None for the usual authorities."""
     for variable in CERTIFICATES:
         if environ.get(variable, "").strip():
             return _trusting(variable, Path(environ[variable].strip()))
@@ -94,7 +97,7 @@ def _trusting(variable: str, path: Path) -> ssl.SSLContext:
             return ssl.create_default_context(capath=path)
         return ssl.create_default_context(cafile=path)
     except ssl.SSLError:
-        reason = "there is no certificate in it"
+        reason = "it has no certificate"
     except OSError as error:
         reason = error.strerror or type(error).__name__
     raise ConfigError(
@@ -104,7 +107,7 @@ def _trusting(variable: str, path: Path) -> ssl.SSLContext:
 
 
 def opener(url: str) -> OpenerDirector:
-    """What opens a URL the way the environment says."""
-    found = proxy(url)
-    proxies = {} if found is None else {urlsplit(url).scheme: found}
+    """Return an opener for a URL, with the proxy and the certificates of the environment."""
+    proxy_url = proxy(url)
+    proxies = {} if proxy_url is None else {urlsplit(url).scheme: proxy_url}
     return build_opener(ProxyHandler(proxies), HTTPSHandler(context=certificates()))

@@ -1,15 +1,15 @@
-"""Ids and keys from outside: which of them any database can keep, and the text that it can. Pure.
+"""Ids and keys from outside: which of them every database can store. Pure.
 
-Customers come from a warehouse and from calls, and both are the same customers: so what an id is,
-is said here, once.
+Customers come from a warehouse and from calls, and both name the same customers, so both use this
+one rule of what an id is.
 """
 
 from __future__ import annotations
 
-#: Ids and keys of traits stand together in indexes, which have room for so many bytes.
+#: Bytes of an id and of a key at most: both together must fit into an index.
 MAX_ID, MAX_KEY = 1000, 400
 
-#: All that `str.isspace` takes for white space: an id of nothing else is none.
+#: The characters that `str.isspace` takes for white space; an id needs another one.
 WHITE = (
     "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
     "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -21,7 +21,7 @@ ODD_ID = "customer id with characters that a database cannot keep"
 
 
 def problem(customer_id: str) -> str | None:
-    """Why a text can be no customer's id; None where it can."""
+    """Return why a text cannot be a customer's id; None if it can."""
     if customer_id.isascii() and len(customer_id) <= MAX_ID and "\0" not in customer_id:
         return NO_ID if not customer_id or customer_id.isspace() else None
     if customer_id.isspace():
@@ -32,14 +32,17 @@ def problem(customer_id: str) -> str | None:
 
 
 def storable(text: str, most: int) -> bool:
-    """Whether any database can keep a text as a key: up to so many bytes, no NUL, real Unicode."""
+    """Return whether every database can store a text as a key.
+
+    It has up to `most` bytes, no NUL and no lone surrogates.
+    """
     if len(text) > most or "\0" in text or not is_unicode(text):
         return False
     return text.isascii() or len(text.encode()) <= most
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8, so has no lone surrogates."""
+    """Return whether a text can be written as UTF-8: it has no lone surrogates."""
     if text.isascii():
         return True
     try:
@@ -50,7 +53,7 @@ def is_unicode(text: str) -> bool:
 
 
 def cleaned(text: str) -> str:
-    """Text that any database can keep: NUL and lone surrogates become U+FFFD."""
+    """Return a text that every database can store: NUL and lone surrogates become U+FFFD."""
     if not is_unicode(text):
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.replace("\0", "\ufffd")

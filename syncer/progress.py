@@ -1,4 +1,4 @@
-"""How far long work is: what it reports to, as lines for a log and as figures for `status`."""
+"""The progress of long work, as lines for a log and as figures for `status`."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any, Protocol
 
 from syncer.display import visible
 
-#: Seconds between two lines of progress where there is no terminal.
+#: Seconds between two lines of progress without a terminal.
 LINE_EVERY = 10.0
 #: Seconds between two figures for `status`.
 TELL_EVERY = 1.0
 
 
 class Progress(Protocol):
-    """Where long work tells how far it is."""
+    """The receiver of progress reports."""
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Show one line to the user."""
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage begins that will do `total` customers; so many were done before."""
+        """Report that a stage begins: `total` customers, of which `done` were done before."""
 
     def at(self, done: int) -> None:
-        """So many are done."""
+        """Report how many customers are done."""
 
     def end(self) -> None:
-        """The stage ended."""
+        """Report that the stage ended."""
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print(visible(text), file=sys.stderr, flush=True)
 
 
 class LineProgress:
-    """A line now and then, for log files and pipes; `tell` gets the same for `status`."""
+    """Writes a line now and then, for logs and pipes; `tell` takes the figures for `status`."""
 
     def __init__(
         self,
@@ -56,16 +56,16 @@ class LineProgress:
     def at(self, done: int) -> None:
         self._done = done
         now = time.monotonic()
-        found = self._estimate.at(done, now)
+        figures = self._estimate.at(done, now)
         if now - self._told >= TELL_EVERY:
             self._told = now
-            self._tell({"stage": self._stage, **found})
+            self._tell({"stage": self._stage, **figures})
         if now - self._printed >= LINE_EVERY:
             self._printed = now
-            left = found["seconds_left"]
+            seconds = figures["seconds_left"]
             self.say(
-                f"{self._stage}: {done:,} of {self._total:,}, {found['per_second']:,.0f}/s"
-                + (f", {left:.0f} s left" if left is not None else "")
+                f"{self._stage}: {done:,} of {self._total:,}, {figures['per_second']:,.0f}/s"
+                + (f", {seconds:.0f} s left" if seconds is not None else "")
             )
 
     def end(self) -> None:
@@ -78,8 +78,10 @@ class LineProgress:
 
 
 class Estimate:
-    """How fast a stage goes and how long it takes still, by what was done in the last `WINDOW`
-    seconds: what an earlier process did says nothing of how fast this one is."""
+    """Estimates the rate and the remaining time of a stage from the last `WINDOW` seconds.
+
+    Work that an earlier process did says nothing about the rate of this one.
+    """
 
     WINDOW = 30.0
 
@@ -88,17 +90,17 @@ class Estimate:
         self._marks = deque([(now, done)])
 
     def at(self, done: int, now: float) -> dict[str, Any]:
-        """The figures at a moment (seconds, monotonic)."""
+        """Return the figures at a moment (seconds, monotonic)."""
         if now - self._marks[-1][0] >= 0.5:
             self._marks.append((now, done))
         while len(self._marks) > 2 and now - self._marks[1][0] > self.WINDOW:
             self._marks.popleft()
         began, before = self._marks[0]
         rate = (done - before) / (now - began) if now > began else 0.0
-        left = (self._total - done) / rate if rate > 0 else None
+        seconds_left = (self._total - done) / rate if rate > 0 else None
         return {
             "done": done,
             "total": self._total,
             "per_second": round(rate, 1),
-            "seconds_left": None if left is None else round(left, 1),
+            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
         }

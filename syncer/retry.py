@@ -5,23 +5,25 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-#: Seconds: the bound of the first wait, doubling from there, and the bound of all.
+#: Seconds: the bound of the first wait, which doubles each time, and the bound of every wait.
 BASE, CAP = 0.25, 20.0
-#: Seconds: no answer makes us wait longer. The state takes what is put off for longer as put off by
-#: a wrong clock (`state.due.LONGEST`, the same bound).
+#: Seconds: no answer makes us wait longer. The state takes a longer delay for the work of a wrong
+#: clock (`state.due.LONGEST`, the same bound).
 LONGEST = 600.0
-#: For so long is put off what fails again and again while others get through.
+#: Seconds until the next try of a customer that fails again and again while others succeed.
 PUT_OFF = 0.9 * LONGEST
 
 
 def full_jitter(attempts: int, chance: float) -> float:
-    """Seconds to wait after `attempts` failed ones: a `chance` in [0, 1) of the doubling bound."""
+    """Return the seconds to wait after `attempts` failures: `chance` in [0, 1) of the bound."""
     return chance * min(CAP, BASE * 2.0 ** min(attempts - 1, 32))
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds of a Retry-After header, given in seconds or as an HTTP date, at most
-    `LONGEST`; None if unreadable."""
+    """Return the seconds of a Retry-After header, at most `LONGEST`; None if it is unreadable.
+
+    The header has seconds or an HTTP date.
+    """
     if header is None:
         return None
     text = header.strip()

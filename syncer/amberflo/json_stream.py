@@ -1,7 +1,7 @@
-"""A JSON array of objects, read as its bytes come: it may be larger than memory. Pure.
+"""Reads a JSON array of objects as its bytes arrive; the array may be larger than memory. Pure.
 
-A JSON reader wants a whole text. So only the brackets are looked at here, to find where an object
-ends, and a reader (record.py) has that.
+A JSON reader needs a whole text. So this module only follows the brackets to find the end of each
+object, and gives the object to a reader (codec.py).
 """
 
 from __future__ import annotations
@@ -11,32 +11,39 @@ from typing import Any
 
 from syncer.amberflo.codec import read
 
-#: Bytes: an object that is larger is none of a customer.
+#: Bytes of one object at most: no customer is larger.
 LARGEST = 16 << 20
-#: What JSON allows between its parts.
+#: The blanks that JSON allows between its parts.
 BLANK = b" \t\n\r"
-#: All up to the next bracket. Whole strings belong to it: what stands in one is no bracket.
+#: Everything up to the next bracket, including whole strings: what they contain is not a bracket.
 _RUN = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+
+NOT_OBJECTS = "this is not a JSON array of objects"
 
 
 class ArrayReader:
-    """Feed it the bytes in pieces of any size. `whole` says whether the array has ended; where it
-    has not at the end of the bytes, they broke off."""
+    """Reads the array from pieces of any size.
+
+    `whole` is true once the array has ended. If it is false after the last piece, bytes are
+    missing.
+    """
 
     def __init__(self) -> None:
-        self._rest = b""  # what comes after the last whole object
-        self._seen = 0  # how much of it was looked at
+        self._rest = b""  # the bytes after the last whole object
+        self._seen = 0  # how many of them were searched
         self._depth = 0
-        self._before = b""  # what must stand before the next object
+        self._before = b""  # the bytes that must precede the next object
         self.whole = False
 
     def feed(self, piece: bytes) -> list[dict[str, Any]]:
-        """The objects that are whole by now and were not before. ValueError when this cannot be an
-        array of objects."""
+        """Return the objects that this piece completes.
+
+        Raise `ValueError` if the bytes cannot be an array of objects.
+        """
         text = self._rest + piece
-        found: list[dict[str, Any]] = []
+        objects: list[dict[str, Any]] = []
         start, at = 0, _run_end(text, self._seen)
-        # A quote here is a string whose end has not come yet.
+        # A quote here begins a string whose end has not arrived yet.
         while at < len(text) and text[at] != ord('"'):
             bracket = text[at : at + 1]
             at += 1
@@ -51,7 +58,7 @@ class ArrayReader:
             else:
                 self._depth -= 1
                 if self._depth == 1:
-                    found.append(_object(text[start:at]))
+                    objects.append(_object(text[start:at]))
                     start = at
                 elif self._depth <= 0:
                     self._expect(text[start:at], b"" if self.whole or self._depth < 0 else b"]")
@@ -62,21 +69,21 @@ class ArrayReader:
             self._expect(self._rest, b"")
         if len(self._rest) > LARGEST:
             raise ValueError(f"an object is larger than {LARGEST:,} bytes")
-        return found
+        return objects
 
     def _expect(self, text: bytes, wanted: bytes) -> None:
         if text.strip(BLANK) != wanted:
-            raise ValueError("this is no JSON array of objects")
+            raise ValueError(NOT_OBJECTS)
 
 
 def _run_end(text: bytes, start: int) -> int:
     match = _RUN.match(text, start)
-    assert match is not None  # it matches nothing, too
+    assert match is not None  # it matches an empty text as well
     return match.end()
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    found = read(text)
-    if not isinstance(found, dict):
-        raise ValueError("this is no JSON array of objects")
-    return found
+    value = read(text)
+    if not isinstance(value, dict):
+        raise ValueError(NOT_OBJECTS)
+    return value

@@ -1,36 +1,36 @@
-"""The pace of requests: a rate that goes down when Amberflo says 429 and comes back by itself.
+"""The rate of requests: it falls when Amberflo answers 429, and recovers by itself.
 
-Amberflo publishes no rate limit (docs/facts/amberflo.md §1.7), so the configured rate is a wish and
-the answers decide. Pure: the clock (seconds, monotonic) is passed in.
+Amberflo publishes no rate limit (docs/facts/amberflo.md §1.7), so the configured rate is an upper
+bound and the answers decide. Pure: the clock (seconds, monotonic) is passed in.
 """
 
 from __future__ import annotations
 
-#: On 429 the rate is multiplied by this, at most once in `SETTLE` seconds; while none comes it is
-#: multiplied by `RECOVER` every `SETTLE` seconds.
+#: A 429 multiplies the rate by `SLOW_DOWN`, at most once in `SETTLE` seconds. Without a 429 the
+#: rate is multiplied by `RECOVER` every `SETTLE` seconds.
 SLOW_DOWN, RECOVER, SETTLE = 0.5, 1.25, 1.0
 SLOWEST = 0.2
-#: Seconds over which the rate is measured where none is configured.
+#: Seconds over which the rate is measured if none is configured.
 WINDOW = 5.0
 
 
 class RateLimiter:
-    """Gives each request its moment. `rate` is requests per second; 0 is as fast as it goes.
+    """Decides when each request may start. `rate` is requests per second; 0 is unlimited.
 
-    Where several processes deliver, each takes its part of the configured rate (`divide`).
+    If several processes deliver, each uses its part of the configured rate (`divide`).
 
-    A 429 now and then is its own customer's to wait for; all slow down when more than a `share` of
-    the requests of a window, and at least `least`, are refused so.
+    A single 429 delays its own customer only. All requests slow down once more than the part
+    `share` of a window's requests, and at least `least` of them, are answered with 429.
     """
 
     def __init__(self, rate: float, *, share: float = 0.2, least: int = 4) -> None:
         self._whole = self._wanted = rate
         self._share, self._least, self._throttled = share, least, 0
-        self._allowed: float | None = None  # set while Amberflo wants it slower
-        self._ceiling = rate  # where an unlimited rate was when it was slowed down
-        self._next = 0.0
-        self._settled = 0.0
-        # The measured rate: start and count of this window, rate of the one before
+        self._allowed: float | None = None  # the rate while Amberflo wants fewer requests
+        self._ceiling = rate  # for an unlimited rate: the measured one before it was slowed down
+        self._next = 0.0  # when the next request may start
+        self._settled = 0.0  # when the rate may change again
+        # The measured rate: the start and the count of this window, the rate of the last one
         self._window, self._before = (0.0, 0), 0.0
 
     @property
@@ -44,7 +44,7 @@ class RateLimiter:
         return self._whole > 0
 
     def divide(self, workers: int) -> None:
-        """So many share the configured rate from now on."""
+        """Share the configured rate among so many workers from now on."""
         wanted = self._whole / max(workers, 1)
         if self._whole and wanted != self._wanted:
             if self._allowed is not None:
@@ -52,8 +52,10 @@ class RateLimiter:
             self._wanted = self._ceiling = wanted
 
     def reserve(self, now: float, requests: int = 1) -> float:
-        """Take the next free moment for a request, or for several in a row; gives the seconds to
-        wait for it."""
+        """Reserve the next free moment for one request, or for several in a row.
+
+        Return the seconds to wait for it.
+        """
         started, count = self._window
         if now - started > WINDOW:
             self._window, self._before = (now, requests), count / (now - started)
@@ -66,12 +68,14 @@ class RateLimiter:
         return start - now
 
     def backlog(self, now: float) -> float:
-        """Seconds until the next free moment: for so long the requests that wait have work."""
+        """Return the seconds until the next free moment, which is the time of waiting requests."""
         return max(self._next - now, 0.0)
 
     def slow_down(self, now: float, after: float | None) -> None:
-        """Amberflo answered 429: when too many did, wait for `after` seconds if it says so, and go
-        on slower."""
+        """Note a 429; if there are too many, lower the rate.
+
+        `after` is the number of seconds that Amberflo asks to wait, if it does.
+        """
         self._throttled += 1
         if self._throttled < max(self._least, self._share * self._window[1]):
             return
@@ -86,13 +90,13 @@ class RateLimiter:
         self._settled = now + (after or 0.0) + SETTLE
 
     def speed_up(self, now: float) -> None:
-        """Amberflo took a request."""
+        """Note a request that Amberflo accepted; raise the rate if it was lowered."""
         if self._allowed is None or now < self._settled:
             return
         self._allowed *= RECOVER
         self._settled = now + SETTLE
         if self._allowed >= self._ceiling:
-            # Back where it was; an unlimited rate becomes unlimited again.
+            # The rate is as before; an unlimited rate becomes unlimited again.
             self._allowed = None
 
     def _measured(self, now: float) -> float:

@@ -1,6 +1,6 @@
-"""What Amberflo holds: all customers as it lists them, or one by its id.
+"""Reads Amberflo's customers: all of them, or one by its id.
 
-A request that does not get through is made again, as a delivery would. Nothing is written.
+A request that fails is repeated, as in a delivery. Nothing is written.
 """
 
 from __future__ import annotations
@@ -21,72 +21,82 @@ from syncer.retry import full_jitter
 
 Answer = TypeVar("Answer")
 
-#: Customers of a page, the first number that Amberflo takes: it documents 10 as the default and no
-#: bound (docs/facts/amberflo.md §1.1). Where it gives fewer than asked, the pages are of that many.
+#: Customers of a page: the first number that Amberflo accepts. It documents 10 as the default and
+#: no bound (docs/facts/amberflo.md §1.1).
 LIMITS = (1000, 100, 10)
-#: Bytes of JSON that a page may be expected to have. Two are in memory, read, which takes ten times
-#: as much.
+#: Expected bytes of JSON of a page at most. Two pages are in memory as objects, which take ten
+#: times as much.
 PAGE_BYTES = 1 << 20
-#: Records that a list is handed over in.
+#: Records of one batch of the list of all customers.
 BATCH = 1000
-#: Seconds after which a pause looks whether to stop.
-GLANCE = 0.2
-#: Times that a request fails after which it is given up where others got through meanwhile.
+#: Seconds between two checks, during a pause, whether to stop.
+CHECK_EVERY = 0.2
+#: Failures after which a request is given up if others succeeded meanwhile.
 GIVEN_UP = 6
-#: Times that the list of all is tried: it may be too large to be had at all.
+#: Tries of the list of all customers, which may be too large to arrive at all.
 TRIES = 3
 
 
 @dataclass
 class CustomerReader:
-    """Reads through `client`. Where nothing gets through for `patience` seconds that ends all with
-    the reason, and so does `stop`. A request that Amberflo refuses, or that does not get through
-    while others do, raises Refused or TryAgain: it is about what was asked for."""
+    """Reads through `client`.
+
+    Every method raises `AmberfloError` if no request succeeds for `patience` seconds, and `Stopped`
+    once `stop` returns true. A request that Amberflo refuses, or that fails while others succeed,
+    raises `Refused` or `TryAgain`: the reason is this request.
+    """
 
     client: AmberfloClient
     patience: float = 300.0
     stop: Callable[[], bool] = lambda: False
     chance: Callable[[], float] = random.random
-    #: when the newest request began that got through
-    through: float = float("-inf")
+    #: when the newest request began that succeeded (seconds, monotonic)
+    last_success: float = float("-inf")
 
     async def one(self, customer_id: str) -> Record | None:
-        """The customer's record; None where it is not there, or deleted: such a one Amberflo hides
-        from its lists only (docs/facts/amberflo.md §1.6)."""
+        """Return the customer's record; None if it is missing or deleted.
+
+        Amberflo hides deleted customers in its lists only (docs/facts/amberflo.md §1.6).
+        """
         try:
             record = await self._insist(lambda: self.client.get_customer(customer_id))
         except Refused as refused:
-            if self.through == float("-inf"):  # it is about nobody in particular
+            if self.last_success == float("-inf"):  # it concerns more than this customer
                 raise AmberfloError(str(refused)) from None
             raise
         return None if record is None or record.get("deleteTime") else record
 
     async def newest(self, limit: int) -> list[Record]:
-        """The customers that changed last, the newest first; asked for once. Raises AmberfloError
-        where they are not to be had."""
+        """Return the customers that changed last, the newest first.
+
+        There is one try, which raises `AmberfloError` if it fails.
+        """
         return await self.client.newest_customers(limit)
 
     async def pages(self) -> AsyncGenerator[list[Record]]:
-        """All customers, page by page. Those made or deleted meanwhile move the pages, so one may
-        come twice or not at all. Raises Refused where there are no pages."""
+        """Yield all customers, page by page.
+
+        Customers that are created or deleted meanwhile move the pages, so a customer may come twice
+        or not at all. Raise `Refused` if Amberflo has no pages.
+        """
         limit, before = await self._first_page()
         number = 1
         while before:
             number += 1
-            # The next page comes while this one is worked on.
-            coming = asyncio.create_task(self._page(number, limit))
+            # The next page loads while the caller works on this one.
+            loading = asyncio.create_task(self._page(number, limit))
             try:
                 yield before
-                found = await coming
+                page = await loading
             finally:
-                coming.cancel()
-                await asyncio.gather(coming, return_exceptions=True)
-            if found == before:  # a server that gives its last page for ever
+                loading.cancel()
+                await asyncio.gather(loading, return_exceptions=True)
+            if page == before:  # the server repeats its last page for ever
                 return
-            before = found
+            before = page
 
     async def _first_page(self) -> tuple[int, list[Record]]:
-        """The first page, of as many customers as Amberflo takes and as have room."""
+        """Return the size of pages that Amberflo accepts and that fits, and the first page."""
         least = LIMITS[-1]
         few = await self._page(1, least)
         if len(few) < least:
@@ -102,8 +112,11 @@ class CustomerReader:
         return await self._insist(lambda: self.client.page_of_customers(number, limit))
 
     async def everybody(self) -> AsyncGenerator[list[Record]]:
-        """All customers, out of one array with all of them, read as it comes; from its beginning
-        again where it breaks off. Raises Refused or TryAgain where it cannot be had."""
+        """Yield all customers in batches, out of one array, while it arrives.
+
+        If the array breaks off, it starts again from its beginning. Raise `Refused` or `TryAgain`
+        if it does not arrive whole.
+        """
         for attempt in range(1, TRIES + 1):
             try:
                 async with aclosing(self._listed()) as batches:
@@ -132,29 +145,29 @@ class CustomerReader:
         yield batch
 
     async def _insist(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """The answer, however often it takes to get it."""
+        """Return the answer, after as many tries as it needs."""
         began = time.monotonic()
         until, attempts = began + self.patience, 0
         while True:
             if self.stop():
-                raise Stopped("stopped before all was looked at")
+                raise Stopped("stopped before everything was read")
             now = time.monotonic()
             try:
-                found = await ask()
-                self.through = max(self.through, now)
-                return found
+                answer = await ask()
+                self.last_success = max(self.last_success, now)
+                return answer
             except TryAgain as problem:
                 attempts += 1
-                if attempts >= GIVEN_UP and self.through > began:
+                if attempts >= GIVEN_UP and self.last_success > began:
                     raise
                 if time.monotonic() > until:
                     raise AmberfloError(
-                        f"Amberflo gave no answer of use for {self.patience:g} s: {problem}"
+                        f"Amberflo sent no usable answer for {self.patience:g} s: {problem}"
                     ) from None
                 await self._wait(attempts, problem)
 
     async def _wait(self, attempts: int, problem: TryAgain) -> None:
         wait = max(full_jitter(attempts, self.chance()), problem.after or 0.0)
         until = time.monotonic() + min(wait, self.patience)
-        while not self.stop() and (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, GLANCE))
+        while not self.stop() and (seconds := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(seconds, CHECK_EVERY))

@@ -1,8 +1,7 @@
-"""Writing a customer: read, merge, write, as PUT replaces the whole record (docs/facts/amberflo.md
-§1.4).
+"""Writes a customer: read, merge, write. PUT replaces the record (docs/facts/amberflo.md §1.4).
 
-Amberflo has no conditional write. So a record is read once more right before it is written, and is
-merged anew where somebody else wrote it meanwhile; what they write in the instant between the two
+Amberflo has no conditional write. So the record is read once more right before the write, and
+merged anew if somebody else wrote it meanwhile. What others write in the instant between these two
 requests is lost, and nothing shows it.
 """
 
@@ -15,12 +14,12 @@ from syncer.amberflo.codec import Record
 from syncer.amberflo.record import holds_already, without_nulls
 from syncer.errors import Refused, TryAgain
 
-#: What a record is to be, given the one that is there.
+#: Returns the new record of a customer, given the current one.
 Merge = Callable[[Record | None], Record]
 
-#: Statuses of a PUT that may say that it makes no customer: which one Amberflo has is open.
+#: Statuses that may mean that PUT does not create a customer: Amberflo documents none.
 UNKNOWN = frozenset({400, 404, 409, 410, 422})
-#: Times that a record is merged anew because others write it.
+#: How often a record is merged anew because others write it.
 TRIES = 5
 
 
@@ -32,9 +31,12 @@ async def write(
     create: bool = True,
     always: bool = True,
 ) -> bool:
-    """Write what `merge` makes of the customer; gives whether it was written. It is not where it
-    is not there and not to be made (`create`), nor, unless `always`, where Amberflo holds it so
-    already, as it may store values. Raises what Amberflo answered."""
+    """Write what `merge` makes of the customer; return whether it was written.
+
+    Without `create` a customer that is missing stays missing. Without `always` a customer is not
+    written if Amberflo has this record already, as it may store values. Raise what Amberflo
+    answered.
+    """
     current = await client.get_customer(customer_id)
     for _ in range(TRIES):
         if current is None:
@@ -51,20 +53,20 @@ async def write(
             return True
         except Refused:
             current = await client.get_customer(customer_id)
-            if current != before:  # such as a stage that moved on: Amberflo takes no older one
+            if current != before:  # others wrote it, such as a lifecycle stage that moved on
                 continue
-            if merge(before) == (bare := without_nulls(merge(before))):
+            if merge(before) == (cleaned := without_nulls(merge(before))):
                 raise
-        await client.put_customer(bare)
+        await client.put_customer(cleaned)
         return True
-    raise TryAgain(f"the customer {customer_id!r} is written by others all the time")
+    raise TryAgain(f"others write the customer {customer_id!r} all the time")
 
 
 async def _make(client: AmberfloClient, record: Record) -> None:
     try:
         await client.put_customer(record)
     except Refused as refused:
-        # Amberflo says PUT upserts, its SDKs POST what is new (docs/facts/amberflo.md §1.3).
+        # Amberflo says that PUT upserts; its SDKs POST a new one (docs/facts/amberflo.md §1.3).
         if refused.status not in UNKNOWN:
             raise
         await client.post_customer(record)

@@ -150,7 +150,7 @@ class ConsistentReader:
 
     def check_stop(self) -> None:
         if self.stop():
-            raise Stopped("stopped before all was looked at")
+            raise Stopped("stopped before everything was read")
 
 
 def present(batch: list[Record]) -> dict[str, Record]:

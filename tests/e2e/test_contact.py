@@ -336,7 +336,7 @@ def test_where_amberflo_cannot_be_reached_it_says_so(world: World) -> None:
     with pytest.raises(KeyRefused), world.contact(key="wrong"):
         pass
     world.amberflo.faults = Faults.parse("503=1")
-    with pytest.raises(AmberfloError, match="gave no answer of use"), world.contact():
+    with pytest.raises(AmberfloError, match="sent no usable answer"), world.contact():
         pass
 
 
@@ -431,4 +431,4 @@ def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation
         known.faults = Faults.parse("503=1")
         installation.configure(patience=0.3)
         said = installation.run("diff", "--amberflo", exit_code=1)
-        assert "error: Amberflo gave no answer of use" in said.stderr
+        assert "error: Amberflo sent no usable answer" in said.stderr

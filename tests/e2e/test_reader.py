@@ -118,7 +118,7 @@ def test_a_list_that_breaks_off_is_read_from_its_beginning() -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "says"),
     [
-        (b'{"items": []}', TryAgain, "no JSON array of objects"),
+        (b'{"items": []}', TryAgain, "not a JSON array of objects"),
         (b"<html>", TryAgain, "broke off"),
         (b"", TryAgain, "broke off"),
         (413, Refused, "answered 413: no"),
@@ -220,7 +220,7 @@ def test_one_that_is_answered_404_is_not_there_where_there_are_pages() -> None:
 
 
 def test_patience_ends() -> None:
-    with pytest.raises(AmberfloError, match=r"gave no answer of use for 0\.2 s: GET .* 503"):
+    with pytest.raises(AmberfloError, match=r"sent no usable answer for 0\.2 s: GET .* 503"):
         run(Server(503), one)
 
 

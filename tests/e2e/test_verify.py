@@ -414,14 +414,14 @@ def test_where_amberflo_is_of_no_use_it_says_why(
 
     amberflo.faults = Faults.parse("503=1")
     installation.configure(patience=0.3)
-    error(r"error: Amberflo gave no answer of use for 0\.3 s: GET http\S+ answered 503")
+    error(r"error: Amberflo sent no usable answer for 0\.3 s: GET http\S+ answered 503")
     installation.configure(api_key="wrong")
     error(r"error: Amberflo refuses the API key \(status 401\).*")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/customers"
         installation.configure(customers_url=url, patience=0.3)
-        error(r"error: Amberflo gave no answer of use for 0\.3 s: GET http\S+: Cannot connect .*")
+        error(r"error: Amberflo sent no usable answer for 0\.3 s: GET http\S+: Cannot connect .*")
 
 
 def test_a_run_at_the_same_time_is_no_drift(
@@ -659,7 +659,7 @@ def test_a_stop_ends_it(installation: Installation, amberflo: Amberflo, synced: 
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=10)
     assert process.returncode == 1
-    assert said.splitlines()[-1] == "error: stopped before all was looked at"
+    assert said.splitlines()[-1] == "error: stopped before everything was read"
 
 
 def test_while_a_run_goes_on_nothing_is_repaired(

@@ -1103,7 +1103,7 @@ def test_what_kubernetes_tells_of_a_service_is_no_setting(file: Path, service: s
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_certificates_that_cannot_be_read_are_said_at_once(file: Path, variable: str) -> None:
-    for path, why in (("/none.pem", "No such file or directory"), (str(file), "there is no cert")):
+    for path, why in (("/none.pem", "No such file or directory"), (str(file), "it has no cert")):
         with pytest.raises(ConfigError) as error:
             load(file, {variable: path})
         assert str(error.value).startswith(f"{variable}: {path} cannot be used ({why}")
@@ -1122,4 +1122,4 @@ def test_certificates_that_cannot_be_read_are_said_at_once(file: Path, variable:
 )
 def test_a_proxy_that_cannot_be_used_is_said_at_once(file: Path, url: str) -> None:
     line = refused(file, {"https_proxy": url})
-    assert line.startswith("https_proxy: this is no proxy that can be used; write for example http")
+    assert line.startswith("https_proxy: this is not the URL of a proxy; write for example http")
