@@ -41,7 +41,7 @@ from state.db.database import Database
 from state.snapshot import CustomerRow, TraitRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery
-from syncer.process.runtime import set_for_throughput
+from syncer.process.runtime import tune_for_throughput
 from syncer.sandbox.amberflo import AmberfloSandbox
 
 KEY = "benchmark"
@@ -151,7 +151,7 @@ def main() -> None:
         if which == "bare":
             seconds, work = asyncio.run(bare(url, options.customers, options.concurrency))
         else:  # as `syncer` runs it
-            set_for_throughput()
+            tune_for_throughput()
             seconds, work = uvloop.run(delivery(url, options.customers, options.concurrency))
         requests = 2 * options.customers
         print(json.dumps([requests / seconds, work / requests]))

@@ -161,12 +161,12 @@ def serve(which: str, folder: str) -> None:
         from syncer.passthrough.inbox import Inbox
         from syncer.passthrough.receiver import Receiver
         from syncer.passthrough.scopes import SCOPES, Caller
-        from syncer.process.runtime import set_for_commits_beside_a_busy_loop, set_for_throughput
+        from syncer.process.runtime import tune_for_receiver, tune_for_throughput
 
         inbox = Inbox(Database.open(f"sqlite:///{folder}/state.db", "queue"), 1_000_000_000)
         inbox.start()
-        set_for_throughput()  # as the daemon does
-        set_for_commits_beside_a_busy_loop()
+        tune_for_throughput()  # as the daemon does
+        tune_for_receiver()
         stop_inbox = inbox.stop
         app = Receiver(inbox, (Caller("bench", frozenset(SCOPES), KEY),), None).app()
     ended = False

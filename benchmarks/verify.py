@@ -38,7 +38,7 @@ from state.db.database import Database
 from state.snapshot import TraitRow
 from syncer.app import App
 from syncer.config import load
-from syncer.process.runtime import set_for_throughput
+from syncer.process.runtime import tune_for_throughput
 from syncer.progress import LineProgress
 from syncer.sandbox.amberflo import AmberfloSandbox, Call
 
@@ -122,7 +122,7 @@ def verify(url: str, folder: Path) -> int:
 
 
 def one(url: str, which: str, folder: Path) -> None:
-    set_for_throughput()
+    tune_for_throughput()
     started = time.perf_counter()
     found = uvloop.run(bare(url)) if which == "bare" else verify(url, folder)
     seconds = time.perf_counter() - started

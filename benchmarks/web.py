@@ -27,11 +27,11 @@ from sqlalchemy import Connection
 from state.db.database import Database
 from state.history import sizes
 from syncer.process.server import bind, serve
-from syncer.web.app import Door
-from syncer.web.context import Desk
+from syncer.web.app import SecureApp
+from syncer.web.context import Context
 from syncer.web.server import READS, WRITES
 from syncer.web.session import Sessions
-from syncer.web.tasks import Work
+from syncer.web.tasks import Tasks
 
 TOKEN = "benchmark-token-of-the-page"
 DAY = 86_400_000
@@ -123,9 +123,9 @@ def fill(connection: Connection, customers: int, now: int) -> None:
 def served(state: Database, calls: Database) -> Iterator[int]:
     """The page on a free port."""
     listener = bind("127.0.0.1", 0)
-    desk = Desk(state, calls, Work(None))  # type: ignore[arg-type]
-    door = Door(Sessions(TOKEN), "127.0.0.1", around=desk.around)
-    app = door.app(desk.bound(READS), desk.bound(WRITES))
+    context = Context(state, calls, Tasks(None))  # type: ignore[arg-type]
+    secure = SecureApp(Sessions(TOKEN), "127.0.0.1", layout=context.layout)
+    app = secure.build(context.bind(READS), context.bind(WRITES))
     over = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(serve(app, listener, over.is_set)))
     thread.start()

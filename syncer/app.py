@@ -1,4 +1,4 @@
-"""The composition root: builds the parts from the config and joins them."""
+"""The composition root: builds the parts of the service from its config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
-    Sequence,
 )
 from contextlib import (
     AbstractContextManager,
@@ -24,15 +23,14 @@ from contextlib import (
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import scrypt
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import uvloop
 from sqlalchemy.engine import URL
 
-from state import failures, holds, queue, runs, snapshot
+from state import holds, runs, snapshot
 from state.db import workers
 from state.db.database import Database, shown
 from state.db.locks import lock
@@ -43,12 +41,10 @@ from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.reader import CustomerReader
 from syncer.config import Config
-from syncer.databases import opened
+from syncer.databases import open_database
 from syncer.delivery.customers import CustomerDelivery, Delivery
-from syncer.delivery.meters import MeterDelivery
 from syncer.delivery.rate_share import Share
 from syncer.engage.profiles_sync import ProfilesSync
-from syncer.engage.public_api import PublicApi
 from syncer.engage.source import Source
 from syncer.errors import AmberfloError, ConfigError, StateError
 from syncer.passthrough.processor import Processor
@@ -63,13 +59,16 @@ from syncer.sync.runs import Runs, Selection
 from syncer.verify.result import Verification
 from syncer.verify.verifier import Verifier
 
-#: Seconds that a command waits for Amberflo, and for others, before it erases a customer.
+if TYPE_CHECKING:
+    from syncer.engage.public_api import PublicApi
+
+#: Seconds that a command waits for Amberflo, and for other processes, to erase a customer.
 FORGET_WAIT = 30.0
 
 
 @dataclass
 class App:
-    """The service with its settings. `stop` says whether the user asked to stop."""
+    """The service with its settings. `stop` returns whether a stop was asked for."""
 
     config: Config
     progress: Progress
@@ -77,8 +76,8 @@ class App:
 
     @contextmanager
     def runs(self, *, writes: bool = True) -> Iterator[Runs]:
-        """Runs on the configured state; without `writes` only for looking (`diff`)."""
-        source = self.source()  # what is wrong with it is said before a state is made
+        """Open the state for runs; without `writes` they can only compare (`diff`)."""
+        source = self.source()  # its errors come before a state is created
         public_api, settings = self.public_api(), self.config.engage.public_api
         with self.state(writes=writes) as database:
             yield Runs(
@@ -98,15 +97,15 @@ class App:
             )
 
     def state(self, *, writes: bool) -> AbstractContextManager[Database]:
-        """The state database; without `writes` nothing is made where nothing is."""
-        return opened(self.config, writes=writes)
+        """Open the state; without `writes` it is read-only and never created."""
+        return open_database(self.config, writes=writes)
 
     def queue(self, *, writes: bool) -> AbstractContextManager[Database]:
-        """The queue of calls, as `state`."""
-        return opened(self.config, "queue", writes=writes)
+        """Open the queue of calls, as `state`."""
+        return open_database(self.config, "queue", writes=writes)
 
     def source(self) -> Source:
-        """The configured way to pull from Engage."""
+        """Return the configured source of Engage's data."""
         settings = self.config.engage.profiles_sync
         url = settings.url
         if url.get_backend_name() == "sqlite" and not str(url.database or "").startswith("file:"):
@@ -125,16 +124,19 @@ class App:
         )
 
     def public_api(self) -> PublicApi | None:
-        """Segment's Public API, where it is to be asked."""
+        """Return the client of Segment's Public API, if it is configured."""
         settings = self.config.engage.public_api
         if settings is None:
             return None
+        # Not at the top: httpx loads its command line with rich and click (9 MB).
+        from syncer.engage.public_api import PublicApi
+
         return PublicApi(
             settings.token.get_secret_value(), settings.space_id, url=settings.url, stop=self.stop
         )
 
     def processor(self, queue: Database, state: Database) -> Processor:
-        """What sorts accepted calls."""
+        """Return the processor of accepted calls."""
         engage = self.config.engage
         return Processor(
             queue,
@@ -146,7 +148,7 @@ class App:
         )
 
     def client(self) -> AmberfloClient:
-        """A client for Amberflo; use it as `async with`."""
+        """Return a client of Amberflo, for `async with`."""
         settings = self.config.amberflo
         return AmberfloClient(
             settings.api_key.get_secret_value(),
@@ -158,22 +160,24 @@ class App:
         )
 
     def check_amberflo(self) -> None:
-        """Raises what is wrong with the key or the way to Amberflo, and where it is another account
-        than the state is about."""
+        """Raise what is wrong with Amberflo's key or URL.
+
+        Also raises if the account is not the one that the state belongs to.
+        """
 
         async def check() -> None:
             async with self.client() as client:
                 await client.check()
 
         asyncio.run(check())
-        # What is wrong with the state is not Amberflo's.
+        # An error of the state is not one of Amberflo.
         with suppress(StateError, ConfigError), self.state(writes=False) as database:
             self.account(database).look()
 
     def _deliver_run(
         self, database: Database, run: int, progress: Callable[[int], None]
     ) -> Delivery:
-        """Deliver what a run waits for, beside whoever else delivers."""
+        """Deliver the customers of a run; other processes may deliver at the same time."""
 
         account = self.account(database).check()
 
@@ -187,7 +191,7 @@ class App:
             return uvloop.run(deliver(worker))
 
     def account(self, database: Database) -> AmberfloAccount:
-        """The Amberflo account of the settings, for the state."""
+        """Return the configured Amberflo account, to compare with that of the state."""
         settings = self.config.amberflo
         api_key = settings.api_key.get_secret_value()
         return AmberfloAccount(
@@ -201,7 +205,7 @@ class App:
         client: AmberfloClient,
         account: str | None = None,
     ) -> CustomerDelivery:
-        """What delivers the customers that are due, to the `account` that was checked."""
+        """Return the delivery of due customers to the `account` that was checked."""
         settings = self.config.amberflo
         return CustomerDelivery(
             database=database,
@@ -215,27 +219,6 @@ class App:
             stop=self.stop,
         )
 
-    def retry(self, found: Runs, ids: Collection[int] | None, until: int) -> Delivery:
-        """Send what was refused again, up to a number, all or the numbered ones: customers as they
-        are now, meter records the same bytes."""
-        refused = partial(failures.refused, found.database, ids=ids, until=until)
-        customers = (str(row["customer_id"]) for row in refused(failures.CUSTOMER))
-        delivery = Delivery()
-        if (first := next(customers, None)) is not None:
-            delivery = found.send_again(chain([first], customers))
-        meters = refused(failures.METER)
-        while rows := list(islice(meters, failures.CHUNK)):
-            sent, again = self.retry_meters(found.database, rows)
-            delivery.delivered += sent
-            delivery.failed += again
-            if (left := len(rows) - sent - again) > 0:
-                delivery.problem = delivery.problem or (
-                    f"Amberflo did not take {left:,} meter records in time: they stay due, and "
-                    "what was not tried stays a failure"
-                )
-                break
-        return delivery
-
     def verify(
         self,
         database: Database,
@@ -243,8 +226,10 @@ class App:
         *,
         repair: Callable[[Iterable[str]], Delivery] | None = None,
     ) -> Verification:
-        """Compare what Amberflo holds now with what it should hold: of all customers, or of one.
-        With `repair` (that of `Runs`) what differs is repaired. Close the result when done."""
+        """Compare what Amberflo holds with what it should hold, of all customers or of one.
+
+        `repair` (that of `Runs`) repairs what differs. The caller closes the result.
+        """
         settings = self.config.amberflo
         with database.read() as connection:
             owned = snapshot.owned(connection) - holds.traits_in_force(connection)
@@ -268,22 +253,24 @@ class App:
 
     @contextmanager
     def _look(self, database: Database, *, must: bool, anew: bool) -> Iterator[Destination | None]:
-        """What Amberflo holds, read for a full compare; `anew` says that it acknowledged nothing to
-        this state. Where Amberflo cannot be read that is raised if it `must` be; else one line says
-        so, and there is nothing."""
+        """Read what Amberflo holds, for a full compare.
+
+        `anew` says that Amberflo has acknowledged nothing to this state. If Amberflo cannot be
+        read, that is raised if it `must` be; else one line says so, and the result is None.
+        """
         with closing(replace(self._contact(database), anew=anew)) as contact:
             try:
                 contact.read()
-                found: Destination | None = contact
-            except AmberfloError as problem:
+                readable: Destination | None = contact
+            except AmberfloError as error:
                 if must:
                     raise
-                self.progress.say(f"what Amberflo holds is not compared: {problem}")
-                found = None
-            yield found
+                self.progress.say(f"what Amberflo holds is not compared: {error}")
+                readable = None
+            yield readable
 
     def _glance(self, database: Database) -> int:
-        """How many of the customers that changed last at Amberflo are not as the state has them."""
+        """Count customers that differ from the state, of those that changed last at Amberflo."""
         with closing(self._contact(database)) as contact:
             return contact.glance()
 
@@ -301,9 +288,9 @@ class App:
 
     @asynccontextmanager
     async def _holdings(self, database: Database) -> AsyncIterator[CustomerReader]:
-        """What Amberflo holds, read as one of those that share the configured rate."""
+        """Open a reader of Amberflo's customers that takes its share of the configured rate."""
         async with self.client() as client:
-            with self._one_of_them(database) as state:
+            with self._registered_reader(database) as state:
                 share = Share(state, client.pace)
                 await share.begin()
                 keeping = asyncio.create_task(share.keep())
@@ -316,73 +303,33 @@ class App:
                     await asyncio.gather(keeping, return_exceptions=True)
 
     @contextmanager
-    def _one_of_them(self, database: Database) -> Iterator[Database]:
-        """Count among those that speak to Amberflo, where the rate is limited and the state is
-        there to be written; gives the database that says who else does."""
-        there = database.engine.url.database not in (None, "", ":memory:")
+    def _registered_reader(self, database: Database) -> Iterator[Database]:
+        """Register as a process that uses Amberflo's rate; return the database of all of them.
+
+        That is needed only if the rate is limited, and possible only if the state can be written.
+        """
+        stored = database.engine.url.database not in (None, "", ":memory:")
         with ExitStack() as stack:
-            if there and self.config.amberflo.rate:
+            if stored and self.config.amberflo.rate:
                 with suppress(StateError):
                     state = stack.enter_context(self.state(writes=True))
                     stack.enter_context(workers.join(state, "reader"))
             yield database
 
-    def retry_meters(
-        self, database: Database, rows: Sequence[Mapping[str, Any]]
-    ) -> tuple[int, int]:
-        """Send refused meter records again, the same bytes, beside a daemon that may run; gives how
-        many Amberflo took and refused."""
-        now = _now()
-        records = [(row["message_id"], row["via"] or "") for row in rows]
-        with self.queue(writes=True) as calls:
-            with calls.write() as connection:
-                for row, (message_id, key) in zip(rows, records, strict=True):
-                    queue.send_again(connection, message_id, row["request"].encode(), now, key)
-            with database.write() as connection:
-                failures.remove(connection, [row["id"] for row in rows])
-            workers.bury(database, calls)
-            with workers.join(database, "retry", calls) as worker:
-                asyncio.run(self._deliver_meters(calls, database, worker, records))
-            with calls.read() as connection:
-                left = queue.unsettled(connection, records)
-        with database.read() as connection:
-            refused = failures.count(connection, [row["ref"] for row in rows])
-        return len(rows) - refused - left, refused
-
-    async def _deliver_meters(
-        self,
-        calls: Database,
-        database: Database,
-        worker: Worker,
-        records: Collection[tuple[str, str]],
-    ) -> None:
-        """Deliver meter records until these (each a messageId and its key) are settled, or for as
-        long as `amberflo.patience`."""
-        until = time.monotonic() + self.config.amberflo.patience
-
-        def done() -> bool:
-            with calls.read() as connection:
-                left = queue.unsettled(connection, records)
-            return self.stop() or not left or time.monotonic() > until
-
-        async with self.client() as client:
-            await MeterDelivery(calls, database, worker.number, client, done, judged=True).run()
-
     def compact(self, database: Database) -> Compacted:
-        """Take out of the history what is older than `retention.history`, and finish what a
-        compaction left undone."""
+        """Remove changes older than `retention.history`, and finish an interrupted compaction."""
         keep = int(self.config.retention.history * 1000)
         with lock(database, "history"):
             return compact(database, _now() - keep if keep else None, _now, self.stop)
 
     def forget(self, database: Database, calls: Database, *, wait: float = FORGET_WAIT) -> Forget:
-        """What forgets customers; waits so many seconds for Amberflo and for other processes."""
+        """Return what erases customers; it waits `wait` seconds for Amberflo and for others."""
         wait = min(wait, self.config.amberflo.patience)
 
         def anonymize_customer(row: CustomerRow, owned: Collection[str]) -> bool:
             self.account(database).check()
 
-            async def say() -> bool:
+            async def send() -> bool:
                 settings = self.config.amberflo
                 async with self.client() as client:
                     return await anonymize(
@@ -394,7 +341,7 @@ class App:
                         protected=settings.protected,
                     )
 
-            return asyncio.run(say())
+            return asyncio.run(send())
 
         @contextmanager
         def working() -> Iterator[Worker]:
@@ -418,7 +365,7 @@ class App:
             "customer_id": engage.customer_id,
             "audiences": engage.audiences,
             "computed_traits": engage.computed_traits,
-            "source": [engage.source, _told_apart(engage.profiles_sync.url)],
+            "source": [engage.source, _fingerprint(engage.profiles_sync.url)],
             "schema": engage.profiles_sync.schema_,
         }
         if engage.filter:
@@ -435,9 +382,11 @@ class App:
         )
 
 
-def _told_apart(url: URL) -> str:
-    """A text that says whether it is the same URL, to be stored: neither the password nor what is
-    in the query can be read from it, and finding it by trying is slow."""
+def _fingerprint(url: URL) -> str:
+    """Return a text that is the same for the same URL, to be stored.
+
+    It reveals neither the password nor the query, and guessing them from it is slow.
+    """
     if not url.query:
         return shown(url)
     salt, query = shown(url).encode(), repr(sorted(url.query.items())).encode()
@@ -445,16 +394,16 @@ def _told_apart(url: URL) -> str:
 
 
 def _now() -> int:
-    """Epoch milliseconds."""
+    """Return epoch milliseconds."""
     return time.time_ns() // 1_000_000
 
 
-def teller(database: Database) -> Any:
-    """What puts a run's progress where `status` finds it."""
+def progress_recorder(database: Database) -> Callable[[Mapping[str, Any] | None], None]:
+    """Return a function that records the progress of the current run, for `status`."""
 
-    def tell(doing: Mapping[str, Any] | None) -> None:
-        # It is only to look at: nothing breaks where somebody else writes just now.
+    def record(progress: Mapping[str, Any] | None) -> None:
+        # Progress is only for display: a database that is busy now is no failure.
         with suppress(StateError), database.write() as connection:
-            runs.tell(connection, None if doing is None else orjson.dumps(doing).decode())
+            runs.tell(connection, None if progress is None else orjson.dumps(progress).decode())
 
-    return tell
+    return record

@@ -1,4 +1,4 @@
-"""Where the state and the queue of calls are, by the settings."""
+"""Open the databases of the state and of the queue of calls, as configured."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from syncer.config import Config
 from syncer.errors import ConfigError
 
 
-def settled(config: Config) -> Config:
-    """The settings with the one true path of the state: looked up once, so that all processes of a
-    daemon have the same one, whatever becomes of a symbolic link meanwhile."""
+def with_resolved_state(config: Config) -> Config:
+    """Return the settings with the resolved path of the state.
+
+    It is resolved once, so that all processes of a daemon have the same path even if a symbolic
+    link changes.
+    """
     state = config.state.model_copy(update={"url": resolved(config.state.url)})
     return config.model_copy(update={"state": state})
 
 
 @contextmanager
-def opened(config: Config, part: str = "state", *, writes: bool) -> Iterator[Database]:
-    """A part of the state for the block; without `writes` nothing is made where nothing is."""
+def open_database(config: Config, part: str = "state", *, writes: bool) -> Iterator[Database]:
+    """Open a part of the state; without `writes` it is read-only and never created."""
     url = config.state.url
     path = sqlite_path(url)
     if path is not None:
@@ -34,8 +37,8 @@ def opened(config: Config, part: str = "state", *, writes: bool) -> Iterator[Dat
         database.close()
 
 
-def try_out(config: Config) -> None:
-    """Raises what would keep a run from working on the state; makes nothing and leaves nothing."""
+def check_databases(config: Config) -> None:
+    """Raise what would prevent a run on the state; creates nothing."""
     url = config.state.url
     if (path := sqlite_path(url)) is not None:
         _check_place(path)
@@ -54,9 +57,9 @@ def _check_place(path: Path) -> None:
         ) from None
     except OSError:
         raise ConfigError(
-            f"state.url: the folder {folder} does not exist; make it, or name another"
+            f"state.url: the folder {folder} does not exist; create it or name another"
         ) from None
     if path.exists() and not path.is_file():
         raise ConfigError(
-            f"state.url: {path} is there, and is no file; name a file, or one that is not there yet"
+            f"state.url: {path} is not a file; name a file, or a path that does not exist yet"
         )

@@ -1,4 +1,4 @@
-"""Every error this program raises on purpose, in one tree.
+"""Every error that this program raises on purpose, in one tree.
 
     Exception
      ├─ SyncerError              one line for the user, with the exit status it ends in
@@ -6,17 +6,17 @@
      │   ├─ SourceError          Engage's data cannot be read in full          exit 1
      │   ├─ AmberfloError        Amberflo cannot be used
      │   │   ├─ KeyRefused       the API key is wrong                          exit 1
-     │   │   ├─ OtherAccount     not the account that the state is about       exit 1
-     │   │   ├─ Refused          it does not take this request as it is
-     │   │   └─ TryAgain         it did not take this request now; send it again later
+     │   │   ├─ OtherAccount     not the account that the state belongs to     exit 1
+     │   │   ├─ Refused          it refused this request
+     │   │   └─ TryAgain         this request failed now; send it again later
      │   ├─ passthrough.parsing.BadRequest  a call that is refused whole, with its HTTP status
-     │   ├─ Stopped              the user or the system asked us to stop       exit 1
+     │   ├─ Stopped              the user or the system asked for a stop       exit 1
      │   └─ NotFound             no such run, customer, audience or failure    exit 1
      └─ state.errors.StateError  the state database cannot be used             exit 1
          ├─ NotKept              a moment before the history begins          exit 2
          └─ Locked               another run is going on
 
-`EXIT_HELD` is no error: the run went well and the guard kept something back.
+`EXIT_HELD` is not an error: the run succeeded and the guard held something.
 """
 
 from __future__ import annotations
@@ -47,38 +47,41 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_HELD = 0, 1, 2, 3
 
 
 class SyncerError(Exception):
-    """Base of the tree. `str(error)` is one line, complete, without a secret."""
+    """The base of the tree. `str(error)` is one complete line without a secret."""
 
     exit_code = EXIT_FAILED
 
 
 class ConfigError(SyncerError):
-    """A setting is missing, unknown or wrong: file, key, what is wrong, what would be right."""
+    """A setting is missing, unknown or wrong; the message says what would be right."""
 
     exit_code = EXIT_USAGE
 
 
 class SourceError(SyncerError):
-    """The pull from Engage broke off or cannot start; nothing of it was taken."""
+    """The pull from Engage failed; nothing of it was used."""
 
 
 class AmberfloError(SyncerError):
-    """Amberflo cannot be used at all; what was to be sent stays due."""
+    """Amberflo cannot be used; everything stays due."""
 
 
 class KeyRefused(AmberfloError):
-    """Amberflo answered 401 or 403, also to a request that only shows the key: every further
-    request would fail the same way."""
+    """Amberflo answers 401 or 403, also to a request that only tests the key."""
 
 
 class OtherAccount(AmberfloError):
-    """Amberflo's URL or key changed, and what was acknowledged is not there: it would get nobody
-    whom the state believes to be there already."""
+    """Amberflo's URL or key changed, and the new account lacks what the old one acknowledged.
+
+    A run would send only what changed since, so most customers would be missing.
+    """
 
 
 class Refused(AmberfloError):
-    """Amberflo refused one request: its `request`, the `status` and `body` it answered. That is a
-    verdict on what was sent only while other requests like it get through."""
+    """Amberflo refused a request: the `request`, and the `status` and `body` of the response.
+
+    The refusal concerns the request's content only while similar requests succeed.
+    """
 
     def __init__(self, reason: str, *, request: str, status: int | None, body: str) -> None:
         super().__init__(reason)
@@ -86,13 +89,16 @@ class Refused(AmberfloError):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it is a redirect: that tells where to go, and not what is wrong."""
+        """Whether it is a redirect, which says nothing about the content."""
         return self.status is not None and 300 <= self.status < 400
 
 
 class TryAgain(AmberfloError):
-    """A request did not get through (429, 5xx, network, an answer that is none): the `request`, the
-    `status` and `body` of the answer where one came, and its Retry-After in seconds (`after`)."""
+    """A request failed for now: 429, 5xx, no connection, or a response that is not Amberflo's.
+
+    It has the `request`, the `status` and `body` of the response if there was one, and its
+    Retry-After in seconds (`after`).
+    """
 
     def __init__(
         self,
@@ -108,8 +114,8 @@ class TryAgain(AmberfloError):
 
 
 class Stopped(SyncerError):
-    """A stop was asked for; what is not done yet stays due."""
+    """A stop was asked for; the rest stays due."""
 
 
 class NotFound(SyncerError):
-    """What the command names is not there."""
+    """The run, customer, audience or failure that a command names does not exist."""

@@ -1,4 +1,4 @@
-"""Logging: one event a line on stderr, as text or as JSON; ids beside the text, never a secret."""
+"""Logging to stderr: one event a line, as text or JSON, with ids and without secrets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import orjson
 
 from syncer.display import visible, visible_json, visible_lines
 
-#: What every record has; the rest was given as `extra`: ids such as run or customer_id.
-_USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+#: The attributes of every record; the others are `extra`: ids such as run or customer_id.
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 def set_up(form: Literal["text", "json"] = "text", level: str = "info") -> None:
@@ -19,8 +19,8 @@ def set_up(form: Literal["text", "json"] = "text", level: str = "info") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Json() if form == "json" else Line())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in ("apscheduler", "httpx"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ("apscheduler", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -29,7 +29,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _ids(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name, value in vars(record).items() if name not in _USUAL}
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
 class Line(logging.Formatter):
@@ -38,7 +38,7 @@ class Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         ids = "".join(f" {name}={value}" for name, value in _ids(record).items())
         text = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{ids}"
-        text = visible(" ".join(text.splitlines()))  # an id may hold anything
+        text = visible(" ".join(text.splitlines()))  # an id may have line breaks
         if record.exc_info:
             text += f"\n{visible_lines(self.formatException(record.exc_info))}"
         return text

@@ -1,4 +1,4 @@
-"""The progress of long work, as lines for a log and as figures for `status`."""
+"""The progress of long work: lines for a log, and figures for `status`."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ from typing import Any, Protocol
 
 from syncer.display import visible
 
-#: Seconds between two lines of progress without a terminal.
+#: Seconds between two lines of progress.
 LINE_EVERY = 10.0
-#: Seconds between two figures for `status`.
-TELL_EVERY = 1.0
+#: Seconds between two records of the figures for `status`.
+RECORD_EVERY = 1.0
 
 
 class Progress(Protocol):
-    """The receiver of progress reports."""
+    """Receives the progress of long work."""
 
     def say(self, text: str) -> None:
-        """Show one line to the user."""
+        """Show a line to the user."""
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
-        """Report that a stage begins: `total` customers, of which `done` were done before."""
+        """Begin a stage of `total` customers, of which `done` were done before."""
 
     def at(self, done: int) -> None:
-        """Report how many customers are done."""
+        """Set how many customers are done."""
 
     def end(self) -> None:
-        """Report that the stage ended."""
+        """End the stage."""
 
 
 def say(text: str) -> None:
-    """Print one line on stderr."""
+    """Print a line to stderr."""
     print(visible(text), file=sys.stderr, flush=True)
 
 
 class LineProgress:
-    """Writes a line now and then, for logs and pipes; `tell` takes the figures for `status`."""
+    """Writes a line from time to time; `record` gets the figures for `status`, None at the end."""
 
     def __init__(
         self,
         line: Callable[[str], None] = say,
-        tell: Callable[[Mapping[str, Any] | None], None] = lambda doing: None,
+        record: Callable[[Mapping[str, Any] | None], None] = lambda figures: None,
     ) -> None:
-        self.say, self._tell = line, tell
+        self.say, self._record = line, record
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
         self._stage, self._total, self._done = stage, total, done
-        self._started = self._printed = self._told = time.monotonic()
+        self._started = self._printed = self._recorded = time.monotonic()
         self._estimate = Estimate(total, done, self._started)
-        self._tell({"stage": stage, **self._estimate.at(done, self._started)})
+        self._record({"stage": stage, **self._estimate.at(done, self._started)})
 
     def at(self, done: int) -> None:
         self._done = done
         now = time.monotonic()
         figures = self._estimate.at(done, now)
-        if now - self._told >= TELL_EVERY:
-            self._told = now
-            self._tell({"stage": self._stage, **figures})
+        if now - self._recorded >= RECORD_EVERY:
+            self._recorded = now
+            self._record({"stage": self._stage, **figures})
         if now - self._printed >= LINE_EVERY:
             self._printed = now
             seconds = figures["seconds_left"]
@@ -69,18 +69,18 @@ class LineProgress:
             )
 
     def end(self) -> None:
-        self._tell(None)
-        took = time.monotonic() - self._started
+        self._record(None)
+        seconds = time.monotonic() - self._started
         if self._stage == "comparing":
-            self.say(f"compared {self._total:,} customers in {took:.1f} s")
+            self.say(f"compared {self._total:,} customers in {seconds:.1f} s")
         else:
-            self.say(f"{self._stage}: {self._done:,} of {self._total:,} in {took:.1f} s")
+            self.say(f"{self._stage}: {self._done:,} of {self._total:,} in {seconds:.1f} s")
 
 
 class Estimate:
-    """Estimates the rate and the remaining time of a stage from the last `WINDOW` seconds.
+    """The rate of a stage and the time that it still takes, by the last `WINDOW` seconds.
 
-    Work that an earlier process did says nothing about the rate of this one.
+    Earlier work, such as that of an earlier process, says nothing about the present rate.
     """
 
     WINDOW = 30.0
@@ -90,17 +90,17 @@ class Estimate:
         self._marks = deque([(now, done)])
 
     def at(self, done: int, now: float) -> dict[str, Any]:
-        """Return the figures at a moment (seconds, monotonic)."""
+        """Return the figures at a time in monotonic seconds."""
         if now - self._marks[-1][0] >= 0.5:
             self._marks.append((now, done))
         while len(self._marks) > 2 and now - self._marks[1][0] > self.WINDOW:
             self._marks.popleft()
         began, before = self._marks[0]
         rate = (done - before) / (now - began) if now > began else 0.0
-        seconds_left = (self._total - done) / rate if rate > 0 else None
+        seconds = (self._total - done) / rate if rate > 0 else None
         return {
             "done": done,
             "total": self._total,
             "per_second": round(rate, 1),
-            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
+            "seconds_left": None if seconds is None else round(seconds, 1),
         }

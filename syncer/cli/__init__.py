@@ -1,6 +1,6 @@
 """The command line. Results go to stdout, everything else to stderr.
 
-Exit status: 0 good, 1 failed, 2 usage or config, 3 the guard held something (docs/design.md §5).
+Exit status: 0 success, 1 failure, 2 usage or config, 3 something is held (docs/design.md §5).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import click
 
 from syncer import __version__
 from syncer.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NotKept, StateError, SyncerError
-from syncer.process.runtime import set_for_throughput
+from syncer.process.runtime import tune_for_throughput
 from syncer.progress import say
 
 
 def main() -> NoReturn:
-    """The `syncer` program."""
-    set_for_throughput()
+    """Run the `syncer` program."""
+    tune_for_throughput()
     try:
-        # Without standalone mode click gives the status of an Exit, else what the command returned.
+        # Without standalone mode click returns the status of an Exit, else the command's result.
         status = cli.main(standalone_mode=False) or EXIT_OK
     except click.ClickException as error:
         error.show()
@@ -37,13 +37,13 @@ def main() -> NoReturn:
         say(f"error: {error}")
         status = EXIT_USAGE if isinstance(error, NotKept) else EXIT_FAILED
     except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
+        # The reader of our output closed it, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_OK
     sys.exit(status)
 
 
-#: The modules that have the commands.
+#: The modules of the commands.
 COMMANDS = {
     "demo": "sandbox",
     "sandbox": "sandbox",
@@ -63,7 +63,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Imports a command when it is called: the daemon stays small without the others' modules."""
+    """Imports a command's module when it is called, so that the daemon does not load the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -72,11 +72,11 @@ class Commands(click.Group):
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
-        found: click.Command = getattr(import_module(f"syncer.cli.{module}"), cmd_name)
-        return found
+        command: click.Command = getattr(import_module(f"syncer.cli.{module}"), cmd_name)
+        return command
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="syncer")
 def cli() -> None:
-    """Keeps Amberflo's customers in step with Segment Engage."""
+    """Keep Amberflo's customers in step with Segment Engage."""

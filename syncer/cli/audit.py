@@ -1,4 +1,4 @@
-"""`audit`: who was in which audience, when, and when Amberflo learned of it."""
+"""`audit`: the history of customers, audiences and runs, and what Amberflo acknowledged."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from state import snapshot
 from state.history import listings, past, retention
 from state.history.listings import ENTERED, EXITED, MOVED, Entry
 from syncer.cli import output
-from syncer.cli.documents import entry_json, undelivered_json, value
+from syncer.cli.documents import entry_json, shown, undelivered_json, value
 from syncer.cli.options import (
     config_option,
     csv_option,
     json_option,
-    looking,
     moment,
+    open_for_reading,
     readable,
     wants_json,
 )
@@ -34,7 +34,7 @@ from syncer.errors import NotFound, NotKept
 from syncer.privacy.forget import check_not_forgotten
 from syncer.progress import say
 
-#: Rows of a table where --limit does not say.
+#: The rows of a table without --limit.
 TABLE = 1000
 
 TIMES = ("observed_at", "recorded_at", "delivered_at")
@@ -47,7 +47,9 @@ UNDELIVERED = ("customer_id", *VALUES, "run", "source", "via", *TIMES[:2], "refu
 Row = dict[str, Any]
 
 number = click.IntRange(min=1, max=2**63 - 1)
-at_option = click.option("--at", callback=moment, metavar="TIME", help="As recorded here by then.")
+at_option = click.option(
+    "--at", callback=moment, metavar="TIME", help="As recorded here by this time."
+)
 at_run_option = click.option("--at-run", type=number, metavar="N", help="As of the end of run N.")
 since_option = click.option(
     "--since", callback=moment, metavar="TIME", help="Recorded at or after this."
@@ -59,10 +61,10 @@ key_option = click.option(
     "--key", callback=readable, metavar="KEY", help="Only this audience or computed trait."
 )
 limit_option = click.option(
-    "--limit", type=number, help=f"Only so many [default: all, of a table {TABLE:,}]."
+    "--limit", type=number, help=f"At most so many [default: all; tables {TABLE:,}]."
 )
 newest_option = click.option(
-    "--limit", type=number, help=f"Only the newest so many [default: all, of a table {TABLE:,}]."
+    "--limit", type=number, help=f"Only the newest N [default: all; tables {TABLE:,}]."
 )
 
 
@@ -70,7 +72,7 @@ newest_option = click.option(
 @config_option
 @json_option
 def audit(config: Path | None, as_json: bool) -> None:
-    """Who was in which audience, when, and when Amberflo learned of it."""
+    """Show who was in which audience when, and when Amberflo acknowledged it."""
 
 
 audit.add_command(seal)
@@ -100,25 +102,25 @@ def audit_customer(
     key: str | None,
     limit: int | None,
 ) -> None:
-    """A customer's present traits and their history."""
+    """Show a customer's present traits and their history."""
     with _asking(config, as_json) as connection:
         check_not_forgotten(connection, customer_id)
         customer = snapshot.get(connection, customer_id)
         if customer is None:
-            raise NotFound(f"the customer {customer_id!r} is not known here")
+            raise NotFound(f"the customer {customer_id!r} is unknown")
         at = _moment(connection, at, at_run, since, until)
         traits = orjson.loads(customer.traits)
         if at is not None:
             until = at + 1
-            found = past.traits_at(connection, customer_id, at)
-            traits = {trait: value(text) for trait, text in sorted(found.items())}
+            texts = past.traits_at(connection, customer_id, at)
+            traits = {trait: value(text) for trait, text in sorted(texts.items())}
         else:
-            _say_what_is_kept(connection, since)
+            _warn_if_compacted(connection, since)
         if key is not None:
             key = _key(connection, key)
             rows = snapshot.traits(connection, released=True)
             names = {row.trait for row in rows if row.key == key}
-            traits = {trait: one for trait, one in traits.items() if trait in names}
+            traits = {trait: present for trait, present in traits.items() if trait in names}
         ask = partial(
             listings.of_customer, connection, customer_id, key=key, since=since, until=until
         )
@@ -132,7 +134,7 @@ def audit_customer(
             output.print_csv(CHANGE, _cells(CHANGE, _newest(ask, limit)))
         else:
             when = "now" if at is None else f"at {iso(at)}"
-            values = [[trait, orjson.dumps(one).decode()] for trait, one in traits.items()]
+            values = [[trait, shown(present)] for trait, present in traits.items()]
             output.print_table(("trait", "value"), values, title=f"{customer_id} {when}")
             total = sum(1 for _ in ask())
             _print_table(CHANGE, _newest(ask, limit or TABLE), total, limit, title="history")
@@ -145,8 +147,10 @@ def audit_customer(
 @csv_option
 @since_option
 @until_option
-@click.option("--at", callback=moment, metavar="TIME", help="Who was in, as recorded here by then.")
-@click.option("--at-run", type=number, metavar="N", help="Who was in, as of the end of run N.")
+@click.option(
+    "--at", callback=moment, metavar="TIME", help="Members as recorded here by this time."
+)
+@click.option("--at-run", type=number, metavar="N", help="Members as of the end of run N.")
 @newest_option
 def audit_audience(
     key: str,
@@ -159,14 +163,14 @@ def audit_audience(
     at_run: int | None,
     limit: int | None,
 ) -> None:
-    """Who entered and left an audience; or with --at who was in."""
+    """Show who entered and left an audience; with --at its members at a time."""
     with _asking(config, as_json) as connection:
         at = _moment(connection, at, at_run, since, until)
         key = _key(connection, key)
         if at is not None:
             _print_members(connection, key, at, wants_json(as_json), as_csv, limit)
             return
-        _say_what_is_kept(connection, since)
+        _warn_if_compacted(connection, since)
         ask = partial(listings.of_key, connection, key, since, until)
         if wants_json(as_json):
             output.print_json_with_lists(
@@ -177,7 +181,7 @@ def audit_audience(
                 },
             )
             return
-        columns, ask = ("what", *MOVE), partial(ask, steps=MOVED)
+        columns, ask = ("change", *MOVE), partial(ask, steps=MOVED)
         if as_csv:
             output.print_csv(columns, _cells(columns, _newest(ask, limit)))
             return
@@ -192,14 +196,14 @@ def _print_members(
 ) -> None:
     ask = partial(past.members_at, connection, key, at)
     if as_csv:
-        output.print_csv(("customer_id",), ([one] for one in ask(limit=limit)))
+        output.print_csv(("customer_id",), ([customer_id] for customer_id in ask(limit=limit)))
         return
     count = past.count_at(connection, key, at)
     if as_json:
         document = {"audience": key, **_as_of(connection, at), "count": count}
         output.print_json_with_lists(document, {"members": ask(limit=limit)})
         return
-    rows = ({"customer_id": one} for one in ask(limit=limit or TABLE))
+    rows = ({"customer_id": customer_id} for customer_id in ask(limit=limit or TABLE))
     _print_table(("customer_id",), rows, count, limit)
     output.stdout().print(f"{count:,} in {key} at {iso(at)}")
 
@@ -214,13 +218,13 @@ def _print_members(
 def audit_run(
     run: int, config: Path | None, as_json: bool, as_csv: bool, key: str | None, limit: int | None
 ) -> None:
-    """Everything that a run changed, one audience or computed trait after another."""
+    """Show all changes of a run, by audience or computed trait."""
     with _asking(config, as_json) as connection:
         record = run_records.get(connection, run)
         if record is None:
             raise NotFound(f"there is no run {run}; `syncer runs` lists them")
         key = None if key is None else _key(connection, key)
-        _say_what_is_kept(connection, record["committed_at"])
+        _warn_if_compacted(connection, record["committed_at"])
         ask = partial(listings.of_run, connection, run, key=key)
         if wants_json(as_json):
             document = {"run": run, "kind": record["kind"], "state": record["state"]}
@@ -230,13 +234,15 @@ def audit_run(
             rows = map(entry_json, ask(limit=limit))
             output.print_csv(CHANGE_OF_RUN, _cells(CHANGE_OF_RUN, rows))
         else:
-            moves = [one for one in listings.run_moves(connection, run) if key in (None, one.key)]
+            moves = [
+                move for move in listings.run_moves(connection, run) if key in (None, move.key)
+            ]
             output.print_table(
                 ("key", "entered", "exited", "other"),
-                [[one.key, one.entered, one.exited, one.other] for one in moves],
+                [[move.key, move.entered, move.exited, move.other] for move in moves],
                 title=f"run {run} ({record['kind']}) {record['state']}",
             )
-            total = sum(one.entered + one.exited + one.other for one in moves)
+            total = sum(move.entered + move.exited + move.other for move in moves)
             rows = map(entry_json, ask(limit=limit or TABLE))
             _print_table(CHANGE_OF_RUN, rows, total, limit)
 
@@ -247,7 +253,7 @@ def audit_run(
 @csv_option
 @limit_option
 def audit_undelivered(config: Path | None, as_json: bool, as_csv: bool, limit: int | None) -> None:
-    """What Amberflo has not acknowledged, by customer."""
+    """Show what Amberflo has not acknowledged, by customer."""
     with _asking(config, as_json) as connection:
         ask = partial(listings.undelivered, connection)
         if as_csv and not wants_json(as_json):
@@ -271,7 +277,7 @@ def audit_undelivered(config: Path | None, as_json: bool, as_csv: bool, limit: i
 @json_option
 @csv_option
 def audit_at(at: int, config: Path | None, as_json: bool, as_csv: bool) -> None:
-    """How many were in each audience, as recorded here by a time."""
+    """Count the members of each audience, as recorded here by a time."""
     with _asking(config, as_json) as connection:
         as_of = _as_of(connection, at)
         audiences = [
@@ -293,9 +299,11 @@ def audit_at(at: int, config: Path | None, as_json: bool, as_csv: bool) -> None:
 
 @contextmanager
 def _asking(config: Path | None, as_json: bool) -> Iterator[Connection]:
-    """The history, as it is at one moment. A question about a time before it is refused; who wants
-    JSON gets that as a document, too."""
-    with looking(config) as database, database.read() as connection:
+    """Open the history, as it is at one moment.
+
+    It prints a JSON document for a time before the history begins, and raises `NotKept`.
+    """
+    with open_for_reading(config) as database, database.read() as connection:
         try:
             yield connection
         except NotKept as error:
@@ -306,16 +314,16 @@ def _asking(config: Path | None, as_json: bool) -> Iterator[Connection]:
 
 
 def _as_of(connection: Connection, at: int) -> Row:
-    """What every answer as of a moment says first. Raises `NotKept` where there is none."""
+    """Return the first fields of each answer as of a time; raises `NotKept` if there is none."""
     return {"at": iso(at), "known_since": iso(past.check_known(connection, at))}
 
 
 def _moment(
     connection: Connection, at: int | None, at_run: int | None, *span: int | None
 ) -> int | None:
-    """The one moment that is asked for, by its time or by a run."""
+    """Return the time that --at or --at-run names."""
     if at is not None and at_run is not None:
-        raise click.UsageError("--at and --at-run are one moment each: leave one out")
+        raise click.UsageError("use either --at or --at-run")
     if at_run is None:
         name = "--at"
     else:
@@ -326,34 +334,34 @@ def _moment(
         at = record["committed_at"]
         if at is None:
             raise NotFound(f"run {at_run} is {record['state']}: it wrote nothing")
-    if at is not None and any(one is not None for one in span):
-        raise click.UsageError(f"{name} is one moment: leave --since and --until out")
+    if at is not None and any(bound is not None for bound in span):
+        raise click.UsageError(f"{name} is one moment: use it without --since and --until")
     if at is not None:
         past.check_known(connection, at)
     return at
 
 
 def _key(connection: Connection, key_or_trait: str) -> str:
-    found = listings.key_of(connection, key_or_trait)
-    if found is None:
+    key = listings.key_of(connection, key_or_trait)
+    if key is None:
         raise NotFound(
             f"no audience or computed trait with the key {key_or_trait!r} was ever synced"
         )
-    return found
+    return key
 
 
-def _say_what_is_kept(connection: Connection, since: int | None) -> None:
-    """A list that reaches back into what was compacted is told to be a part."""
+def _warn_if_compacted(connection: Connection, since: int | None) -> None:
+    """Warn that a list is incomplete if it reaches into the compacted history."""
     begins = retention.begins(connection)
     if begins is not None and (since is None or since <= begins):
         say(
-            f"the history begins at {iso(begins)}: of what was before only the last change "
-            "of each trait is kept"
+            f"the history begins at {iso(begins)}: of earlier changes only the last of each trait "
+            "is kept"
         )
 
 
 def _newest(ask: Callable[..., Iterable[Entry]], limit: int | None) -> Iterator[Row]:
-    """All changes, or the newest so many; oldest first either way."""
+    """Return all changes, or the newest ones; the oldest first either way."""
     if limit is None:
         return map(entry_json, ask())
     return map(entry_json, reversed(list(ask(newest_first=True, limit=limit))))
@@ -364,7 +372,7 @@ def _json(names: Sequence[str], rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _cells(columns: Sequence[str], rows: Iterable[Row]) -> Iterator[list[Any]]:
-    """Rows of CSV or of a table; a trait's value is JSON there, and absent is empty."""
+    """Return rows of CSV or of a table: a trait's value as JSON, absent as empty."""
     for row in rows:
         yield [
             orjson.dumps(row[name]).decode()
@@ -377,7 +385,7 @@ def _cells(columns: Sequence[str], rows: Iterable[Row]) -> Iterator[list[Any]]:
 def _print_table(
     columns: Sequence[str], rows: Iterable[Row], total: int, limit: int | None, title: str = ""
 ) -> None:
-    """A table of as many rows as it may have, and how many there are more."""
+    """Print a table, and how many rows it leaves out."""
     output.print_table(columns, _cells(columns, rows), title=title)
     more = total - (limit or TABLE)
     if more > 0:

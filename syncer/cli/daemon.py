@@ -13,7 +13,7 @@ from syncer import log
 from syncer.cli.options import config_option, config_path, listen_for_stop
 from syncer.config import Config, load
 from syncer.daemon.service import run
-from syncer.databases import settled
+from syncer.databases import with_resolved_state
 
 
 @click.command()
@@ -21,18 +21,18 @@ from syncer.databases import settled
 def daemon(config: Path | None) -> None:
     """Receive calls, run syncs on schedule and deliver, until SIGTERM.
 
-    It drains and stops within 20 seconds. SIGHUP reads the config again.
+    It drains and stops within 20 seconds. SIGHUP reloads the config.
     """
     path, stop = config_path(config), listen_for_stop(quiet=True)
-    asked = threading.Event()
-    signal.signal(signal.SIGHUP, lambda *_: asked.set())
+    requested = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: requested.set())
 
     def reread() -> Config | None:
-        if not asked.is_set():
+        if not requested.is_set():
             return None
-        asked.clear()
-        return settled(load(path, os.environ))
+        requested.clear()
+        return with_resolved_state(load(path, os.environ))
 
-    loaded = settled(load(path, os.environ))
+    loaded = with_resolved_state(load(path, os.environ))
     log.set_up(loaded.log.format, loaded.log.level)
     run(loaded, stop, reread)

@@ -1,4 +1,4 @@
-"""The demo: the whole story on this machine, against the sandbox."""
+"""The demo: syncs, calls and an audit on this machine, against the sandbox."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from syncer.sandbox.environment import Environment, environment
 from syncer.sync.runs import Result
 
 USERS, AUDIENCES = 1000, 10
-#: What another integration has put at Amberflo before us; it must still be there at the end.
+#: A trait that another integration wrote to Amberflo before us; it must survive.
 FOREIGN = {"stripeId": "cus_sandbox"}
-#: What the identify call says.
+#: The traits of the identify call.
 IDENTIFIED = {"plan": "premium"}
 
 
@@ -36,8 +36,10 @@ def demo(
     stop: Callable[[], bool],
     keep: Callable[[Environment], None] | None,
 ) -> bool:
-    """Play it in `folder`; gives whether Amberflo ends up equal to what Engage says. With `keep`
-    the sandbox serves on while that runs."""
+    """Play the demo in `folder`; return whether Amberflo is equal to Engage at the end.
+
+    `keep` is called at the end, while the sandbox still serves.
+    """
     say = output.stdout().print
 
     def head(text: str) -> None:
@@ -47,7 +49,7 @@ def demo(
     with environment(folder, users=USERS, audiences=AUDIENCES) as on:
         app = App(Config.model_validate(tomllib.loads(on.config)), progress, stop)
         say(f"Engage: a Profiles Sync database with {USERS:,} profiles, {AUDIENCES} audiences")
-        say(f"Amberflo: {on.amberflo_url}, one customer is there already, with a Stripe id")
+        say(f"Amberflo: {on.amberflo_url}, it has one customer already, with a Stripe id")
         first = next(on.engage.expected()).customer_id
         record = {"customerId": first, "customerName": "before", "traits": FOREIGN}
         on.amberflo.customers[first] = record
@@ -60,14 +62,14 @@ def demo(
             f"   {evolution.entered.total():,} memberships entered, "
             f"{evolution.exited.total():,} exited, {evolution.merged:,} profiles merged away"
         )
-        head("3. The next sync sends only who changed.")
+        head("3. The next sync sends only the customers that changed.")
         puts = _sync(app, on, say)
         say(f"   {len(evolution.changed):,} customers differ, {puts:,} were sent")
         head("4. Page, screen, track and identify calls are passed on as they happen.")
         _calls(folder, on, first, say)
-        head("5. The audit of one of them: what changed, when, and when Amberflo learned of it.")
+        head("5. The audit of a customer: what changed, when, and when Amberflo acknowledged it.")
         _audit(app, evolution.changed)
-        head("6. What Amberflo holds next to what Engage says.")
+        head("6. What Amberflo holds, beside what Engage says.")
         equal = _compare(on, first)
         say("equal" if equal else "NOT equal")
         if keep is not None:
@@ -76,7 +78,7 @@ def demo(
 
 
 def _sync(app: App, on: Environment, say: Callable[[str], None]) -> int:
-    """A run; gives how many customers were written."""
+    """Make a run; return how many customers were written."""
     on.amberflo.reset_stats()
     with app.runs() as runs:
         result: Result = runs.sync()
@@ -91,7 +93,7 @@ def _sync(app: App, on: Environment, say: Callable[[str], None]) -> int:
 
 
 def _calls(folder: Path, on: Environment, customer_id: str, say: Callable[[str], None]) -> None:
-    """Start the daemon, send it calls as an SDK would, and wait for them at Amberflo."""
+    """Start the daemon, send it calls as an SDK does, and wait until Amberflo has them."""
     config = folder / "config.toml"
     config.write_text(on.config, encoding="utf-8")
     daemon = subprocess.Popen(
@@ -134,9 +136,11 @@ def _arrived(on: Environment, customer_id: str) -> bool:
 
 
 def _audit(app: App, changed: set[str]) -> None:
-    """The history of a customer that the second run took out of an audience, if there is one."""
+    """Print the history of a customer that left an audience in the second run, if there is one."""
     with app.state(writes=False) as database, database.read() as connection:
-        histories = [list(listings.of_customer(connection, one)) for one in sorted(changed)]
+        histories = [
+            list(listings.of_customer(connection, customer_id)) for customer_id in sorted(changed)
+        ]
     histories.sort(key=lambda rows: not any(row.before == "true" for row in rows))
     output.print_table(
         ("trait", "before", "after", "in Segment", "recorded here", "Amberflo has it"),
@@ -152,14 +156,16 @@ def _audit(app: App, changed: set[str]) -> None:
 
 
 def _compare(on: Environment, foreign: str) -> bool:
-    """A line per trait: how often it is true (or set) on either side, and how often the two
-    differ. The customer with the foreign trait must have it still."""
-    there = on.amberflo.customers
+    """Print for each trait how often it is true (or set) on either side, and how often they differ.
+
+    The customer with the foreign trait must still have it.
+    """
+    customers = on.amberflo.customers
     wanted = {customer.customer_id: customer for customer in on.engage.expected()}
     counts: dict[str, list[int]] = {}
-    equal = there.keys() == wanted.keys()
+    equal = customers.keys() == wanted.keys()
     for customer_id, customer in wanted.items():
-        has = there.get(customer_id, {})
+        has = customers.get(customer_id, {})
         right = merged(
             {"traits": FOREIGN | IDENTIFIED} if customer_id == foreign else None,
             customer_id=customer_id,
@@ -180,7 +186,7 @@ def _compare(on: Environment, foreign: str) -> bool:
         ("trait", "Engage", "Amberflo", "differ"),
         [[name, *counts[name]] for name in sorted(counts) if name not in FOREIGN | IDENTIFIED],
     )
-    output.stdout().print(f"customers: Engage {len(wanted):,}, Amberflo {len(there):,}")
-    kept = there[foreign].get("traits", {}).items() >= FOREIGN.items()
+    output.stdout().print(f"customers: Engage {len(wanted):,}, Amberflo {len(customers):,}")
+    kept = customers[foreign].get("traits", {}).items() >= FOREIGN.items()
     output.stdout().print(f"the Stripe id of {foreign} is {'still there' if kept else 'LOST'}")
     return equal

@@ -1,4 +1,4 @@
-"""The JSON shapes of the command line (docs/design.md §5)."""
+"""The JSON documents and lines that several commands print (docs/reference/json.md)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from state.history.listings import ENTERED, EXITED, Entry, Undelivered
 from state.holds import Hold
 from syncer.cli import output
 from syncer.clock import iso
+from syncer.status import Daemon
 from syncer.sync.destination import FirstContact
 from syncer.sync.diff import CustomerChange
 from syncer.sync.runs import Compared
+from syncer.verify.result import Drift
 
 
 def run_json(record: Any) -> dict[str, Any]:
@@ -28,12 +30,23 @@ def run_json(record: Any) -> dict[str, Any]:
         "started_at": iso(record["started_at"]),
         "ended_at": iso(record["ended_at"]),
         **{name: record[name] for name in names},
-        "doing": value(record["doing"]),
+        "progress": value(record["doing"]),
+    }
+
+
+def daemon_json(daemon: Daemon) -> dict[str, Any]:
+    return {
+        "pid": daemon.pid,
+        "host": daemon.host,
+        "started_at": iso(daemon.started_at),
+        "schedules": daemon.schedules,
+        "next_run": iso(daemon.next_run),
+        "next_is_full": daemon.next_is_full,
     }
 
 
 def hold_json(hold: Hold, customers: int) -> dict[str, Any]:
-    """A hold, and of how many customers it keeps something back now."""
+    """Return a hold with the number of customers of which it holds something now."""
     return {
         "hold": hold.id,
         "trait": hold.trait,
@@ -69,42 +82,61 @@ def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
         "deleted": change.deleted,
         "changes": [
             {
-                "trait": one.trait,
-                "key": one.key,
-                "before": one.before,
-                "after": one.after,
-                "observed_at": iso(one.observed_at),
-                "held": all_held or decision.holds(one),
-                "waiting": decision.waits(one),
-                "source": one.source,
+                "trait": difference.trait,
+                "key": difference.key,
+                "before": difference.before,
+                "after": difference.after,
+                "observed_at": iso(difference.observed_at),
+                "held": all_held or decision.holds(difference),
+                "waiting": decision.waits(difference),
+                "source": difference.source,
             }
-            for one in change.changes
+            for difference in change.changes
         ],
     }
 
 
 def first_contact_json(first: FirstContact) -> dict[str, Any]:
-    """What a full run finds at Amberflo under our names; `unknown` are customers there that the
-    state does not know, be they Engage's or not."""
+    """Return what Amberflo has under our names before a full run.
+
+    `unknown` counts customers at Amberflo that the state does not know, whether Engage does or not.
+    """
     return {
         "traits": [
             {
-                "trait": one.trait,
-                "found": one.found,
-                "differ": one.differ,
-                "examples": [example._asdict() for example in one.examples],
+                "trait": sums.trait,
+                "customers": sums.found,
+                "differ": sums.differ,
+                "examples": [
+                    {
+                        "customer_id": example.customer_id,
+                        "actual": example.found,
+                        "expected": example.expected,
+                    }
+                    for example in sums.examples
+                ],
             }
-            for one in first.by_name()
+            for sums in first.by_name()
         ],
         "unknown": first.unknown,
     }
 
 
+def drift_json(drift: Drift) -> dict[str, Any]:
+    """Return a trait that differs at Amberflo."""
+    return {
+        "customer_id": drift.customer_id,
+        "trait": drift.trait,
+        "expected": drift.expected,
+        "actual": drift.found,
+    }
+
+
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """A change of the history; commands print of it what the design names."""
+    """Return a change of the history; each command prints some of the fields."""
     return {
         "customer_id": entry.customer_id,
-        "what": {ENTERED: "entered", EXITED: "exited"}.get(entry.step),
+        "change": {ENTERED: "entered", EXITED: "exited"}.get(entry.step),
         "trait": entry.trait,
         "key": entry.key,
         "before": value(entry.before),
@@ -135,6 +167,6 @@ def run_line(record: Any) -> str:
     )
 
 
-def said(value: Any) -> str:
-    """A trait's value in a line of text."""
+def shown(value: Any) -> str:
+    """Return a trait's value for a line of text."""
     return "absent" if value is None else orjson.dumps(value).decode()

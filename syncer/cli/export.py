@@ -1,7 +1,7 @@
-"""The export of the history with its seals, for somebody who does not take our word.
+"""Export the history with its seals, for others to verify.
 
-A folder with JSON Lines and a manifest; docs/audit.md has the program that checks them. Times are
-epoch milliseconds and hashes hex there, as they are hashed.
+The export is a folder with JSON Lines and a manifest; docs/audit.md has a program that verifies
+them. Its times are epoch milliseconds and its hashes hex, as in the hashed bytes.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from state.history.proof import Leaf, Proof
 from state.history.seal import CHANGES, LEAF, LINK, Link
 from syncer.errors import NotFound, SyncerError
 
-#: The files of changes and of what the last compaction kept of older ones, and what is said of all.
+#: The files of the changes, of what the last compaction kept of older ones, and of the seals.
 CHANGES_FILE, KEPT_FILE, MANIFEST = "changes.jsonl", "kept.jsonl", "manifest.json"
 _COLUMNS = (*LEAF, "delivered_at", "leaf")
 _KEY = LEAF.index("key")
 
 
 class Export:
-    """Writes what a proof shows it (`state.history.proof.Witness`) into an empty folder: all of it,
-    or from the first seal of run `since` on. With `key` changes of other keys are hashes only."""
+    """Writes what a proof visits (`state.history.proof.Witness`) into an empty folder.
+
+    With `since` it begins at the first seal of that run. With `key` changes of other keys are
+    exported as hashes only.
+    """
 
     def __init__(self, folder: Path, since: int | None = None, key: str | None = None) -> None:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             if any(folder.iterdir()):
-                raise SyncerError(f"the folder {folder} is not empty; name one that is not there")
+                raise SyncerError(f"the folder {folder} is not empty; name a new one")
             self._files = {name: _File(folder / name) for name in (CHANGES_FILE, KEPT_FILE)}
         except OSError as error:
             raise SyncerError(f"cannot write to the folder {folder}: {error.strerror}") from None
@@ -54,8 +57,8 @@ class Export:
         if name == KEPT_FILE and self.since is not None:
             rows = False
         self._into = self._files[name] if rows else None
-        said = {column: getattr(link, column) for column in (*LINK, "hash")}
-        self._seals.append(said | {"file": name if rows else None})
+        document = {column: getattr(link, column) for column in (*LINK, "hash")}
+        self._seals.append(document | {"file": name if rows else None})
 
     def change(self, change: Leaf) -> None:
         if self._into is None:
@@ -72,13 +75,16 @@ class Export:
         self._into.write(orjson.dumps(line) + b"\n")
 
     def finish(self, proof: Proof, *, tool: str, at: str) -> dict[str, Any]:
-        """Write the manifest, last of all: a folder without one is no export. Gives it without the
-        seals. Where the proof failed, or the run is not there, nothing stays."""
+        """Write the manifest; return it without the seals.
+
+        It comes last: a folder without it is not an export. If the proof failed, or there is no
+        such run, the files are deleted.
+        """
         if proof.broken or not self._seals:
             self.discard()
             if not proof.broken:
                 raise NotFound(
-                    "there is nothing sealed yet: `syncer sync` seals"
+                    "nothing is sealed yet: `syncer sync` seals"
                     if self.since is None
                     else f"no run since {self.since} is sealed; `syncer runs` lists them"
                 )

@@ -1,4 +1,4 @@
-"""`failures`: what Amberflo refused for good, with retry and discard."""
+"""`failures`: what Amberflo refused, to send again or to discard."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from syncer.cli.options import (
     application,
     config_option,
     json_option,
-    looking,
+    open_for_reading,
     readable,
     wants_json,
 )
 from syncer.clock import iso
 from syncer.errors import EXIT_FAILED, NotFound, SyncerError
 from syncer.progress import say
+from syncer.resend import resend
 
-#: Rows of a table where --limit does not say.
+#: The rows of a table without --limit.
 TABLE = 1000
 
 customer_option = click.option(
-    "--customer", metavar="ID", callback=readable, help="Only those of this customer."
+    "--customer", metavar="ID", callback=readable, help="Only failures of this customer."
 )
 newest_option = click.option(
     "--limit",
     type=click.IntRange(min=1, max=2**63 - 1),
-    help=f"Only the newest so many [default: all, of a table {TABLE:,}].",
+    help=f"Only the newest N [default: all; tables {TABLE:,}].",
 )
 
 
@@ -48,8 +49,10 @@ def failures(
     customer: str | None,
     limit: int | None,
 ) -> None:
-    """What Amberflo refused for good, with the request and its answer; and calls that could not be
-    taken, of which the newest are kept."""
+    """List what Amberflo refused, with the request and the response, and invalid calls.
+
+    Of invalid calls only the newest are kept.
+    """
     if context.invoked_subcommand is None:
         list_failures(config, as_json, customer, limit)
 
@@ -62,14 +65,14 @@ def failures(
 def failures_list(
     config: Path | None, as_json: bool, customer: str | None, limit: int | None
 ) -> None:
-    """The failures, oldest first."""
+    """List the failures, oldest first."""
     list_failures(config, as_json, customer, limit)
 
 
 def list_failures(
     config: Path | None, as_json: bool, customer: str | None, limit: int | None
 ) -> None:
-    with looking(config) as database, database.read() as connection:
+    with open_for_reading(config) as database, database.read() as connection:
         each = partial(records.each, connection, customer_id=customer)
         if wants_json(as_json):
             rows = each(limit=limit)
@@ -99,9 +102,9 @@ def list_failures(
 
 
 def _check_chosen(database: Database, ids: tuple[int, ...], everything: bool) -> int:
-    """The number of the newest failure; raises where what is named is not there."""
+    """Return the number of the newest failure; raises if a named one does not exist."""
     if bool(ids) == everything:
-        raise click.UsageError("name failures by their numbers, or all of them with --all")
+        raise click.UsageError("name failures by their numbers, or use --all")
     with database.read() as connection:
         missing = set(ids) - {row["id"] for row in records.find(connection, ids)}
         if missing:
@@ -111,18 +114,18 @@ def _check_chosen(database: Database, ids: tuple[int, ...], everything: bool) ->
 
 @failures.command("retry")
 @click.argument("ids", type=int, nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--all", "everything", is_flag=True, help="All failures.")
 @config_option
 @json_option
 def failures_retry(
     ids: tuple[int, ...], everything: bool, config: Path | None, as_json: bool
 ) -> None:
-    """Send them again now; while a daemon runs, it sends the meter records."""
+    """Send failures again now; while a daemon runs, it sends the meter records."""
     app = application(config)
-    with app.runs() as found:
-        newest = _check_chosen(found.database, ids, everything)
-        _check_sendable(found.database, ids)
-        delivery = app.retry(found, None if everything else ids, newest)
+    with app.runs() as runs:
+        newest = _check_chosen(runs.database, ids, everything)
+        _check_sendable(runs.database, ids)
+        delivery = resend(app, runs, None if everything else ids, newest)
     if wants_json(as_json):
         output.print_json({"delivered": delivery.delivered, "failed": delivery.failed})
     say(f"{delivery.delivered:,} delivered, {delivery.failed:,} refused again")
@@ -137,22 +140,22 @@ def _check_sendable(database: Database, ids: tuple[int, ...]) -> None:
         for row in records.find(connection, ids):
             if records.only_discarded(row):
                 raise SyncerError(
-                    f"failure {row['id']} is a call that cannot be taken ({row['reason']}): "
-                    "it can only be discarded"
+                    f"failure {row['id']} is an invalid call ({row['reason']}): it can only be "
+                    "discarded"
                 )
         if not ids and (calls := records.count_calls(connection)):
-            say(f"{calls:,} calls cannot be taken as they are: they stay until discarded")
+            say(f"{calls:,} calls are invalid: they stay until discarded")
 
 
 @failures.command("discard")
 @click.argument("ids", type=int, nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option("--all", "everything", is_flag=True, help="All failures.")
 @config_option
 @json_option
 def failures_discard(
     ids: tuple[int, ...], everything: bool, config: Path | None, as_json: bool
 ) -> None:
-    """Forget them; what they wanted is not sent until the customer changes or is resynced."""
+    """Discard failures; their content is not sent until the customer changes or is resynced."""
     with application(config).state(writes=True) as database:
         newest = _check_chosen(database, ids, everything)
         if everything:

@@ -1,4 +1,4 @@
-"""`forget`: erase a customer here and what is personal of it at Amberflo, and keep it out."""
+"""`forget`: erase a customer here, anonymize it at Amberflo, and keep it out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from syncer.progress import say
 @config_option
 @json_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--undo", is_flag=True, help="Let the customer in again; what was erased is gone.")
+@click.option(
+    "--undo", is_flag=True, help="Let the customer in again; erased data is not restored."
+)
 @click.option(
     "--pending",
     is_flag=True,
-    help="Those whom Segment's deletes beyond passthrough.deletes_per_day name.",
+    help="The customers of Segment's deletes beyond passthrough.deletes_per_day.",
 )
 def forget(
     customer_id: str | None,
@@ -36,14 +38,15 @@ def forget(
 ) -> None:
     """Erase a customer, and keep it out from then on.
 
-    At Amberflo its name becomes its id, its email and the traits of identify calls go; usage and
-    memberships stay, as Engage has them. Here everything goes, the history too.
+    At Amberflo its name becomes its id, and its email and the traits of identify calls are
+    removed; usage and memberships stay, as Engage has them. Here everything is erased, with the
+    history.
 
-    Segment's delete calls do the same, so many a day; what comes beyond waits for `--pending`,
-    which lists whom and erases them, or with `--undo` leaves them as they are.
+    Segment's delete calls do the same, up to a number a day. Further ones wait for `--pending`,
+    which lists and erases those customers, or with `--undo` leaves them as they are.
     """
     if (customer_id is None) != pending:
-        raise click.UsageError("name one customer, or say --pending")
+        raise click.UsageError("name a customer, or use --pending")
     app = application(config)
     if customer_id is None:
         _forget_pending(app, as_json, yes=yes, undo=undo)
@@ -58,11 +61,11 @@ def _forget_pending(app: App, as_json: bool, *, yes: bool, undo: bool) -> None:
         if not waiting:
             if as_json:
                 output.print_json({"pending": [], "forgotten": 0})
-            say("no deletion waits for a word")
+            say("no deletion is pending")
             return
         if not as_json:
             rows = [[customer_id, iso(at)] for customer_id, at in waiting]
-            output.print_table(("customer", "asked at"), rows)
+            output.print_table(("customer", "requested at"), rows)
         if not (yes or undo):
             click.confirm(
                 f"Erase these {len(waiting):,} customers here, and their names, emails and "
@@ -74,14 +77,16 @@ def _forget_pending(app: App, as_json: bool, *, yes: bool, undo: bool) -> None:
         ids = [customer_id for customer_id, _ in waiting]
         erased, problem = (0, None) if undo else forgetting.forget_waiting(ids)
         if undo:
-            for one in ids:
-                forgetting.lift(one)
+            for pending in ids:
+                forgetting.lift(pending)
     if as_json:
-        asked = [{"customer_id": one, "asked_at": iso(at)} for one, at in waiting]
-        output.print_json({"pending": asked, "forgotten": erased})
+        requests = [
+            {"customer_id": customer_id, "asked_at": iso(at)} for customer_id, at in waiting
+        ]
+        output.print_json({"pending": requests, "forgotten": erased})
     say(f"{len(ids):,} stay as they are" if undo else f"{erased:,} customers are erased")
     if problem is not None:
-        say(f"a daemon erases the other {len(ids) - erased:,} when it can: {problem}")
+        say(f"the daemon will erase the other {len(ids) - erased:,}: {problem}")
 
 
 def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: bool) -> None:
@@ -96,12 +101,12 @@ def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: b
         forgetting = app.forget(state, calls)
         if undo:
             if not forgetting.lift(customer_id):
-                raise NotFound(f"the customer {customer_id!r} is not forgotten")
+                raise NotFound(f"the customer {customer_id!r} was not forgotten")
             if as_json:
                 output.print_json({"customer_id": customer_id, "forgotten": False})
             say(
-                "it may come in again: `syncer resync --customer` brings it back, or the next "
-                "`syncer sync --full`"
+                "the customer is let in again: `syncer resync --customer` brings it back, or "
+                "the next `syncer sync --full`"
             )
             return
         erased, at_amberflo = forgetting.forget(customer_id)
@@ -120,12 +125,12 @@ def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: b
                 "traces": not clean,
             }
         )
-    here = "the customer is erased" if erased.known else "it was not known here"
-    there = "has its id for a name now and no email" if at_amberflo else "does not know it"
-    gone = f"{erased.changes:,} changes and {erased.failures:,} failures erased"
-    say(f"{here}, Amberflo {there}; {gone}")
+    here = "the customer is erased" if erased.known else "the customer was unknown here"
+    amberflo = "has only its id as its name" if at_amberflo else "does not know it"
+    counts = f"{erased.changes:,} changes and {erased.failures:,} failures erased"
+    say(f"{here}, Amberflo {amberflo}; {counts}")
     if not clean:
         say(
-            "calls that were taken before wait to be delivered, or somebody reads the database: "
-            "the daemon, or the next `syncer forget`, removes the traces in the files afterwards"
+            "earlier calls wait to be delivered, or the database is being read: the daemon, or the "
+            "next `syncer forget`, removes the traces in the files afterwards"
         )

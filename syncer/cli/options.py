@@ -1,4 +1,4 @@
-"""What commands share: options, settings, and the wish to stop."""
+"""What commands share: options, settings, and the request to stop."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from state.db.database import Database
-from syncer.cli import output
+from syncer.cli.progress_bar import progress
 from syncer.config import Config, load
-from syncer.databases import opened, settled
+from syncer.databases import open_database, with_resolved_state
 from syncer.progress import say
 
 if TYPE_CHECKING:
@@ -42,32 +42,34 @@ csv_option = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 
 
 def readable(_context: click.Context, _param: click.Parameter, text: str | None) -> str | None:
-    """A text that a database can be asked for."""
+    """Accept only UTF-8, which a database can search for."""
     try:
         (text or "").encode()
     except UnicodeEncodeError:
-        raise click.BadParameter("its bytes are not UTF-8; give the text in UTF-8") from None
+        raise click.BadParameter("the text is not UTF-8") from None
     return text
 
 
 def moment(_context: click.Context, _param: click.Parameter, text: str | None) -> int | None:
-    """Epoch milliseconds of an ISO-8601 time or date; UTC when it names no zone."""
+    """Read an ISO-8601 time or date, in UTC unless it names a zone, as epoch milliseconds."""
     if text is None:
         return None
     try:
-        found = datetime.fromisoformat(text)
-        if found.tzinfo is None:
-            found = found.replace(tzinfo=UTC)
-        return round(found.astimezone(UTC).timestamp() * 1000)
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is None:
+            time = time.replace(tzinfo=UTC)
+        return round(time.astimezone(UTC).timestamp() * 1000)
     except (ValueError, OverflowError):
         raise click.BadParameter(
-            f"{text!r} is no time; write for example 2026-11-01 or 2026-11-01T12:00:00Z"
+            f"{text!r} is not a time; write for example 2026-11-01 or 2026-11-01T12:00:00Z"
         ) from None
 
 
 def config_path(path: Path | None) -> Path:
-    """Where a command's config is: its own --config, its group's, the
-    environment's, the default."""
+    """Return the config's path.
+
+    It is the command's --config, else its group's, else $SYNCER_CONFIG, else the default.
+    """
     context: click.Context | None = click.get_current_context()
     while path is None and context is not None:
         path = context.params.get("config")
@@ -76,8 +78,8 @@ def config_path(path: Path | None) -> Path:
 
 
 def settings(path: Path | None) -> Config:
-    """The config of a command."""
-    return settled(load(config_path(path), os.environ))
+    """Load the config of a command."""
+    return with_resolved_state(load(config_path(path), os.environ))
 
 
 def wants_json(as_json: bool) -> bool:
@@ -86,30 +88,30 @@ def wants_json(as_json: bool) -> bool:
 
 
 class Stop:
-    """Set by the first Ctrl-C or SIGTERM; a second Ctrl-C ends at once. Says so, unless `quiet`."""
+    """Set by the first Ctrl-C or SIGTERM. A second Ctrl-C ends the command at once."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._asked = threading.Event()
+        self._requested = threading.Event()
 
     def __call__(self) -> bool:
-        return self._asked.is_set()
+        return self._requested.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Until it is asked for, or so long; gives whether it was."""
-        return self._asked.wait(seconds)
+        """Wait until a stop is requested, or for `seconds`; return whether it is."""
+        return self._requested.wait(seconds)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         if self() and number == signal.SIGINT:
             raise KeyboardInterrupt
         first = not self()
-        self._asked.set()
+        self._requested.set()
         if first and not self._quiet:
-            say("stopping: what is under way ends first")
+            say("stopping when the work under way has ended")
 
 
 def listen_for_stop(*, quiet: bool = False) -> Stop:
-    """`quiet`: for who says it in the log."""
+    """Listen for Ctrl-C and SIGTERM. With `quiet` no line on stderr says that it stops."""
     stop = Stop(quiet)
     signal.signal(signal.SIGINT, stop.handle)
     signal.signal(signal.SIGTERM, stop.handle)
@@ -117,14 +119,14 @@ def listen_for_stop(*, quiet: bool = False) -> Stop:
 
 
 def application(config: Path | None) -> App:
-    """The app of a command that may take long: it stops cleanly when asked to."""
-    from syncer.app import App  # not at the top: the daemon's own process does without it
+    """Return the app for a command that may take long: a request stops it cleanly."""
+    from syncer.app import App  # not at the top: the daemon's own process does not load it
 
-    return App(settings(config), output.progress(), listen_for_stop())
+    return App(settings(config), progress(), listen_for_stop())
 
 
 @contextmanager
-def looking(config: Path | None) -> Iterator[Database]:
-    """The state of a command that only looks."""
-    with opened(settings(config), writes=False) as database:
+def open_for_reading(config: Path | None) -> Iterator[Database]:
+    """Open the state read-only."""
+    with open_database(settings(config), writes=False) as database:
         yield database

@@ -1,4 +1,4 @@
-"""`runs`: what every run did, and the decision on what the guard held."""
+"""`runs`: what each run did, and decisions on what the guard held."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from state import runs as run_records
 from state.holds import Hold
 from syncer.cli import output
 from syncer.cli.documents import hold_json, run_json, run_line, trait_json
-from syncer.cli.options import application, config_option, json_option, looking, wants_json
-from syncer.cli.sync import end, forget_deleted
+from syncer.cli.options import application, config_option, json_option, open_for_reading, wants_json
+from syncer.cli.sync import exit_with, forget_deleted
 from syncer.clock import iso
 from syncer.errors import NotFound
 from syncer.progress import say
@@ -24,10 +24,10 @@ from syncer.sync.runs import Attribution, Runs
 @click.group(invoke_without_command=True)
 @config_option
 @json_option
-@click.option("--limit", type=click.IntRange(min=1), help="Only the newest so many.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the newest N.")
 @click.pass_context
 def runs(context: click.Context, config: Path | None, as_json: bool, limit: int | None) -> None:
-    """The runs, the newest first; and what the guard held."""
+    """List the runs, and decide on what the guard held."""
     if context.invoked_subcommand is None:
         list_runs(config, as_json, limit)
 
@@ -35,14 +35,14 @@ def runs(context: click.Context, config: Path | None, as_json: bool, limit: int 
 @runs.command("list")
 @config_option
 @json_option
-@click.option("--limit", type=click.IntRange(min=1), help="Only the newest so many.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the newest N.")
 def runs_list(config: Path | None, as_json: bool, limit: int | None) -> None:
-    """The runs, the newest first."""
+    """List the runs, the newest first."""
     list_runs(config, as_json, limit)
 
 
 def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
-    with looking(config) as database, database.read() as connection:
+    with open_for_reading(config) as database, database.read() as connection:
         records = run_records.newest(connection, limit)
     if wants_json(as_json):
         output.print_json([run_json(record) for record in records])
@@ -63,11 +63,13 @@ def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
 @config_option
 @json_option
 def runs_show(run: int, config: Path | None, as_json: bool) -> None:
-    """One run with its sums by trait."""
-    with looking(config) as database, database.read() as connection:
+    """Show a run with its sums by trait."""
+    with open_for_reading(config) as database, database.read() as connection:
         record = run_records.get(connection, run)
         traits = run_records.traits(connection, run)
-        found = [(one, holds.count(connection, one.id)) for one in holds.of_run(connection, run)]
+        run_holds = [
+            (hold, holds.count(connection, hold.id)) for hold in holds.of_run(connection, run)
+        ]
     if record is None:
         raise NotFound(f"there is no run {run}; `syncer runs` lists them")
     if wants_json(as_json):
@@ -75,7 +77,7 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
             {
                 **run_json(record),
                 "traits": [trait_json(row) for row in traits],
-                "holds": [hold_json(one, customers) for one, customers in found],
+                "holds": [hold_json(hold, customers) for hold, customers in run_holds],
             }
         )
         return
@@ -85,8 +87,8 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
             output.stdout().print(f"{row['trait']}: {count:,} skipped: {reason}")
         if row["waiting"]:
             output.stdout().print(f"{row['trait']}: {row['waiting']:,} wait for Segment")
-    for one, customers in found:
-        output.stdout().print(_hold_line(one, customers))
+    for hold, customers in run_holds:
+        output.stdout().print(_hold_line(hold, customers))
     output.stdout().print(run_line(record))
     if record["error"]:
         output.stdout().print(record["error"])
@@ -104,11 +106,11 @@ def _hold_line(hold: Hold, customers: int) -> str:
     )
 
 
-def word_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`--by` and `--because`: who decides, and why."""
+def attribution_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --by and --because: who decides, and why."""
     for option in (
-        click.option("--because", metavar="TEXT", help="Why; it is kept with the decision."),
-        click.option("--by", metavar="NAME", help="Who decides; it is kept with the decision."),
+        click.option("--because", metavar="TEXT", help="The reason; kept with the decision."),
+        click.option("--by", metavar="NAME", help="Who decides; kept with the decision."),
     ):
         command = option(command)
     return command
@@ -116,7 +118,7 @@ def word_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @runs.command("approve")
 @click.argument("run", type=int)
-@word_options
+@attribution_options
 @config_option
 @json_option
 def runs_approve(
@@ -124,18 +126,18 @@ def runs_approve(
 ) -> None:
     """Let through what the guard held in a run.
 
-    Compares everything anew, and sends of what was held as much as Engage still says.
+    It compares everything again, and sends what was held as far as Engage still says it.
     """
     app = application(config)
-    with app.runs() as found:
-        result = found.approve(run, Attribution(by, because))
-        forget_deleted(app, found, result)
-        end(found, result, wants_json(as_json))
+    with app.runs() as runner:
+        result = runner.approve(run, Attribution(by, because))
+        forget_deleted(app, runner, result)
+        exit_with(runner, result, wants_json(as_json))
 
 
 @runs.command("reject")
 @click.argument("run", type=int)
-@word_options
+@attribution_options
 @config_option
 @json_option
 def runs_reject(
@@ -143,11 +145,11 @@ def runs_reject(
 ) -> None:
     """Keep what the guard held in a run from being sent.
 
-    It lasts until Engage says something else of a customer, or `runs lift` takes it back.
+    It lasts until Engage's data of a customer changes, or `runs lift` takes it back.
     """
-    with application(config).runs() as found:
-        found.reject(run, Attribution(by, because))
-        _tell(found, run, as_json, "rejected: nothing of what it held will be sent")
+    with application(config).runs() as runner:
+        runner.reject(run, Attribution(by, because))
+        _report(runner, run, as_json, "rejected: nothing that it held will be sent")
 
 
 @runs.command("lift")
@@ -155,16 +157,16 @@ def runs_reject(
 @config_option
 @json_option
 def runs_lift(run: int, config: Path | None, as_json: bool) -> None:
-    """Take back the rejection of what a run held; the next run judges it anew."""
-    with application(config).runs() as found:
-        found.lift(run)
-        _tell(found, run, as_json, "lifted: the next run judges anew what it held")
+    """Take back the rejection of what a run held; the next run decides again."""
+    with application(config).runs() as runner:
+        runner.lift(run)
+        _report(runner, run, as_json, "lifted: the next run decides again on what it held")
 
 
-def _tell(found: Runs, run: int, as_json: bool, what: str) -> None:
-    with found.database.read() as connection:
+def _report(runner: Runs, run: int, as_json: bool, outcome: str) -> None:
+    with runner.database.read() as connection:
         record = run_records.get(connection, run)
     if wants_json(as_json):
         output.print_json(run_json(record))
     else:
-        say(f"run {run} {what}")
+        say(f"run {run} {outcome}")

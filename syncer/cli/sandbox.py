@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from syncer.cli import output
 from syncer.cli.demo import demo as play
 from syncer.cli.options import Stop, listen_for_stop
+from syncer.cli.progress_bar import progress
 from syncer.config import duration
 from syncer.errors import EXIT_FAILED
 from syncer.progress import say
@@ -33,21 +33,21 @@ def faults_option(command: Command) -> Command:
         "--faults",
         callback=parsed,
         metavar="SPEC",
-        help='What Amberflo gets wrong how often: "429=0.05,500=0.02,drop=0.01,slow=0.1".',
+        help='Faults of Amberflo and their rates: "429=0.05,500=0.02,drop=0.01,slow=0.1".',
     )(command)
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave the sandbox serving until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep the sandbox serving until Ctrl-C.")
 def demo(keep: bool) -> None:
-    """The whole story on this machine, in under a minute.
+    """Show how it works, on this machine and in under a minute.
 
-    A first sync, a few hours of change, a second sync, an audit.
+    A first sync, a few hours of changes, a second sync, calls, an audit.
     """
     stop = listen_for_stop()
     with tempfile.TemporaryDirectory(prefix="syncer-demo-") as folder:
         kept = (lambda on: _keep(on, Path(folder), stop)) if keep else None
-        if not play(Path(folder), output.progress(), stop, kept):
+        if not play(Path(folder), progress(), stop, kept):
             raise click.exceptions.Exit(EXIT_FAILED)
 
 
@@ -59,14 +59,21 @@ def _keep(on: Environment, folder: Path, stop: Stop) -> None:
 @click.command()
 @click.option("--users", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option("--audiences", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="The same gives the same.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Amberflo's [default: free]")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="The same seed makes the same data."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Amberflo's port [default: a free one].",
+)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Where Engage's database and the state go [default: a temporary one].",
+    help="The folder of Engage's database and the state [default: a temporary one].",
 )
-@click.option("--evolve", metavar="EVERY", help='Let 2.5 h pass at Engage every so often: "60s".')
+@click.option("--evolve", metavar="EVERY", help='Let 2.5 h pass at Engage at this interval: "60s".')
 @faults_option
 def sandbox(
     users: int,
@@ -77,9 +84,9 @@ def sandbox(
     evolve: str | None,
     faults: Faults | None,
 ) -> None:
-    """Stand-ins for Engage and Amberflo on loopback, until stopped.
+    """Serve stand-ins for Engage and Amberflo on loopback, until stopped.
 
-    Prints a config that points at them.
+    It prints a config that points at them.
     """
     try:
         every = None if evolve is None else duration(evolve)

@@ -1,5 +1,4 @@
-"""`audit seal` and `audit compact`: whether the history is as it was sealed, and how much of it is
-kept."""
+"""`audit seal` and `audit compact`: verify the seals of the history, and shorten it."""
 
 from __future__ import annotations
 
@@ -10,11 +9,11 @@ from typing import Any
 import click
 
 from state.history import listings
-from state.history.proof import Broken, prove
+from state.history.proof import Broken, Proof, prove
 from syncer import __version__
 from syncer.cli import output
 from syncer.cli.export import Export
-from syncer.cli.options import application, config_option, json_option, looking, wants_json
+from syncer.cli.options import application, config_option, json_option, open_for_reading, wants_json
 from syncer.clock import iso
 from syncer.errors import EXIT_FAILED, NotFound
 from syncer.progress import say
@@ -23,15 +22,15 @@ from syncer.progress import say
 @click.command("seal")
 @config_option
 @json_option
-@click.option("--expect", metavar="HASH", help="A head kept elsewhere that the chain must contain.")
+@click.option("--expect", metavar="HASH", help="An earlier head that the chain must contain.")
 @click.option(
     "--export",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write the history with its hashes into this folder, for others to check.",
+    help="Write the history with its hashes into this folder, for others to verify.",
 )
 @click.option("--since", type=int, metavar="RUN", help="Export from this run on.")
-@click.option("--audience", metavar="KEY", help="Export of others only the hashes.")
+@click.option("--audience", metavar="KEY", help="Export other audiences as hashes only.")
 def seal(
     config: Path | None,
     as_json: bool,
@@ -40,14 +39,14 @@ def seal(
     since: int | None,
     audience: str | None,
 ) -> None:
-    """Prove that nobody edited the history since it was sealed.
+    """Verify that nobody edited the history since it was sealed.
 
-    Exit status 1 names the first place where the chain does not hold.
+    On failure it names the first place that does not match, and ends with status 1.
     """
     if folder is None and (since is not None or audience is not None):
-        raise click.UsageError("--since and --audience are for --export FOLDER")
+        raise click.UsageError("--since and --audience need --export")
     exported: dict[str, Any] = {}
-    with looking(config) as database, database.read() as connection:
+    with open_for_reading(config) as database, database.read() as connection:
         key = None if audience is None else listings.key_of(connection, audience)
         if audience is not None and key is None:
             raise NotFound(f"no audience with the key {audience!r} was ever synced")
@@ -79,32 +78,38 @@ def seal(
             }
         )
     elif proof.broken is None:
-        out = output.stdout()
-        out.print(f"head {proof.head}" if proof.head else "nothing is sealed yet")
-        out.print(
-            f"{proof.seals:,} seals hold for {proof.changes:,} changes"
-            + (f", {proof.erased:,} of them erased" if proof.erased else "")
-            + "; when Amberflo acknowledged a change (delivered_at) is not sealed"
-        )
-        if proof.begins is not None:
-            out.print(
-                f"the history begins at {iso(proof.begins)}: {proof.compacted:,} seals are "
-                "compacted"
-                + (", a compaction was cut off and goes on next time" if proof.unfinished else "")
-            )
-        if proof.unsealed:
-            out.print(f"{proof.unsealed:,} changes by calls are not sealed yet: the next run does")
-        if exported:
-            out.print(f"{exported['changes']:,} changes exported to {folder}")
+        _print_proof(proof, exported, folder)
     if proof.broken is not None:
         say(f"error: the history is not as it was sealed: {_place(proof.broken)}")
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
+def _print_proof(proof: Proof, exported: dict[str, Any], folder: Path | None) -> None:
+    out = output.stdout()
+    out.print(f"head {proof.head}" if proof.head else "nothing is sealed yet")
+    out.print(
+        f"{proof.seals:,} seals hold for {proof.changes:,} changes"
+        + (f", {proof.erased:,} of them erased" if proof.erased else "")
+        + "; the times of Amberflo's acknowledgements (delivered_at) are not sealed"
+    )
+    if proof.begins is not None:
+        out.print(
+            f"the history begins at {iso(proof.begins)}: {proof.compacted:,} seals are "
+            "compacted"
+            + ("; the next compaction finishes an interrupted one" if proof.unfinished else "")
+        )
+    if proof.unsealed:
+        out.print(
+            f"{proof.unsealed:,} changes by calls are not sealed yet: the next run seals them"
+        )
+    if exported:
+        out.print(f"{exported['changes']:,} changes exported to {folder}")
+
+
 def _place(broken: Broken) -> str:
     at = [
-        f"{what} {number}"
-        for what, number in (("run", broken.run), ("seal", broken.seal))
+        f"{name} {number}"
+        for name, number in (("run", broken.run), ("seal", broken.seal))
         if number is not None
     ]
     return broken.what + (f" ({', '.join(at)})" if at else "")
@@ -112,7 +117,7 @@ def _place(broken: Broken) -> str:
 
 def _broken_json(broken: Broken) -> dict[str, Any]:
     return {
-        "what": broken.what,
+        "problem": broken.what,
         "seal": broken.seal,
         "run": broken.run,
         "change": broken.change,
@@ -123,10 +128,10 @@ def _broken_json(broken: Broken) -> dict[str, Any]:
 @config_option
 @json_option
 def compact(config: Path | None, as_json: bool) -> None:
-    """Take out of the history what is older than retention.history.
+    """Remove changes older than retention.history.
 
-    The last change of each trait of each customer stays, so the history still answers for every
-    moment since. The daemon does this once a day.
+    The last change of each trait of each customer stays, so that the history still answers for
+    every later time. The daemon does this once a day.
     """
     app = application(config)
     with app.state(writes=True) as database:
@@ -134,9 +139,9 @@ def compact(config: Path | None, as_json: bool) -> None:
     if wants_json(as_json):
         output.print_json({"removed": done.removed, "kept": done.kept, "begins": iso(done.begins)})
     if done.broken is not None:
-        say(f"error: nothing is removed, the history does not hold: {_place(done.broken)}")
+        say(f"error: nothing was removed, the seals do not match: {_place(done.broken)}")
         raise click.exceptions.Exit(EXIT_FAILED)
     if not app.config.retention.history:
-        say("retention.history is not set: the history is kept for ever")
+        say("retention.history is not set: the whole history is kept")
     begins = f"; the history begins at {iso(done.begins)}" if done.begins else ""
     say(f"{done.removed:,} changes removed{begins}")

@@ -1,4 +1,4 @@
-"""`sync`, `diff` and `resync`: one run now, or what it would change."""
+"""`sync`, `diff` and `resync`: make a run now, or show what it would change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from syncer.cli.documents import (
     first_contact_json,
     run_json,
     run_line,
-    said,
+    shown,
     trait_json,
 )
 from syncer.cli.options import application, config_option, json_option
@@ -38,36 +38,42 @@ from syncer.sync.runs import Compared, Result, Runs, trait_sums
 @click.option(
     "--new-account",
     is_flag=True,
-    help="The settings are a new account's: send everybody.",
+    help="The settings are those of a new account: send every customer.",
 )
 def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool, new_account: bool) -> None:
-    """One run now, until delivered.
+    """Make a run now, until delivered.
 
-    The first one pulls everything; later ones what changed since.
+    The first run pulls everything, later ones what changed since.
     """
     app = application(config)
     if dry_run and new_account:
-        raise click.UsageError("--new-account sends everybody; it cannot be tried with --dry-run")
+        raise click.UsageError(
+            "--new-account cannot be combined with --dry-run: it sends every customer"
+        )
     if dry_run:
         show_diff(app, full=full, customers=False, as_json=as_json)
         return
     with app.runs() as runs:
         result = runs.sync(full=full, new_account=new_account)
         forget_deleted(app, runs, result)
-        end(runs, result, as_json)
+        exit_with(runs, result, as_json)
 
 
 @click.command()
 @config_option
 @json_option
-@click.option("--full", is_flag=True, help="As a reconcile would see it.")
+@click.option("--full", is_flag=True, help="Compare everything (a reconcile).")
 @click.option("--customers", is_flag=True, help="List the customers that would change.")
-@click.option("--amberflo", is_flag=True, help="Read Amberflo too: what a full run finds there.")
+@click.option(
+    "--amberflo",
+    is_flag=True,
+    help="Read Amberflo, too, and show what a full run would correct there.",
+)
 def diff(config: Path | None, as_json: bool, full: bool, customers: bool, amberflo: bool) -> None:
-    """The membership diff that the next run would make.
+    """Show what the next run would change.
 
-    Writes nothing. Asks Amberflo nothing without --amberflo, which names the values that stand
-    there under our names and that a full run would take over or correct.
+    It writes nothing. It asks Amberflo only with --amberflo, which lists the values there under
+    our names that a full run would adopt or correct.
     """
     show_diff(
         application(config), full=full, customers=customers, as_json=as_json, amberflo=amberflo
@@ -77,7 +83,7 @@ def diff(config: Path | None, as_json: bool, full: bool, customers: bool, amberf
 @click.command()
 @config_option
 @json_option
-@click.option("--audience", metavar="KEY", help="Only who is or was in this audience.")
+@click.option("--audience", metavar="KEY", help="Only customers that are or were in this audience.")
 @click.option("--customer", metavar="ID", help="Only this customer.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def resync(
@@ -85,12 +91,12 @@ def resync(
 ) -> None:
     """Pull everything and send it again, changed or not."""
     if audience and customer:
-        raise click.UsageError("name an audience or a customer, not both")
+        raise click.UsageError("use either --audience or --customer")
     app = application(config)
     whom = (
         f"customer {customer}"
         if customer
-        else f"everybody who is or was in {audience}"
+        else f"all customers that are or were in {audience}"
         if audience
         else "every customer"
     )
@@ -99,25 +105,27 @@ def resync(
     with app.runs() as runs:
         result = runs.resync(audience=audience, customer_id=customer)
         forget_deleted(app, runs, result)
-        end(runs, result, as_json)
+        exit_with(runs, result, as_json)
 
 
 def forget_deleted(app: App, runs: Runs, result: Result) -> None:
-    """Forget whom a run found deleted in Segment, where the config says so."""
+    """Erase the customers that a run found deleted in Segment, if the config says so."""
     if not runs.selection.forget_deleted:
         return
     try:
         with app.queue(writes=True) as calls:
             erased = app.forget(runs.database, calls).forget_all_asked()
     except SyncerError as error:
-        result.problems.append(f"who was deleted in Segment is not forgotten yet: {error}")
+        result.problems.append(
+            f"customers that were deleted in Segment are not erased yet: {error}"
+        )
     else:
         if erased:
-            say(f"{erased:,} customers that were deleted in Segment are forgotten")
+            say(f"{erased:,} customers that were deleted in Segment are erased")
 
 
-def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
-    """Report a run and leave with its exit status."""
+def exit_with(runs: Runs, result: Result, as_json: bool) -> NoReturn:
+    """Report a run and exit with its status."""
     with runs.database.read() as connection:
         record = run_records.get(connection, result.run)
         traits = run_records.traits(connection, result.run)
@@ -129,9 +137,9 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
                 **run_json(record),
                 "traits": [trait_json(row) for row in traits],
                 "seal": head,
-                "held_because": result.held,
+                "hold_reasons": result.held,
                 "waiting": result.waiting,
-                "mismatches": [asdict(one) for one in result.mismatches],
+                "mismatches": [asdict(mismatch) for mismatch in result.mismatches],
                 "problems": result.problems,
                 "notices": result.notices,
             }
@@ -140,36 +148,43 @@ def end(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         output.print_table(output.TRAIT_COLUMNS, output.trait_rows(traits))
         output.stdout().print(run_line(record))
         output.stdout().print(f"seal {head}")
-    if record["without_customer_id"]:
-        say(
-            f"{record['without_customer_id']:,} profiles have no customer id and cannot be billed: "
-            "`syncer diff --full --customers` lists them"
-        )
-    for key, reason in result.held.items():
-        say(f"held: {key}: {reason}")
-    if result.held:
-        say(f"nothing of what is held was sent; `syncer runs approve {result.run}` lets it through")
-    for key, reason in result.waiting.items():
-        say(f"waiting: {key}: {reason}")
-    if result.waiting:
-        say("every run compares everything until what waits is settled")
-    for one in result.mismatches:
-        say(f"mismatch: {one.key}: Segment counts {one.segment:,} members, here are {one.here:,}")
-    for notice in result.notices:
-        say(notice)
-    for problem in result.problems:
-        say(f"error: {problem}")
+    _say_what_needs_attention(result, record["without_customer_id"])
     if result.problems:
         raise click.exceptions.Exit(EXIT_FAILED)
     raise click.exceptions.Exit(EXIT_HELD if result.held else EXIT_OK)
 
 
+def _say_what_needs_attention(result: Result, without_customer_id: int) -> None:
+    if without_customer_id:
+        say(
+            f"{without_customer_id:,} profiles have no customer id and cannot be billed: "
+            "`syncer diff --full --customers` lists them"
+        )
+    for key, reason in result.held.items():
+        say(f"held: {key}: {reason}")
+    if result.held:
+        say(f"nothing that is held was sent; `syncer runs approve {result.run}` lets it through")
+    for key, reason in result.waiting.items():
+        say(f"waiting: {key}: {reason}")
+    if result.waiting:
+        say("while something waits, every run compares everything")
+    for mismatch in result.mismatches:
+        say(
+            f"mismatch: {mismatch.key}: {mismatch.segment:,} members in Segment, "
+            f"{mismatch.here:,} here"
+        )
+    for notice in result.notices:
+        say(notice)
+    for problem in result.problems:
+        say(f"error: {problem}")
+
+
 def show_diff(
     app: App, *, full: bool, customers: bool, as_json: bool, amberflo: bool = False
 ) -> None:
-    with ExitStack() as held:
-        runs = held.enter_context(app.runs(writes=False))
-        compared = held.enter_context(closing(runs.diff(full=full, amberflo=amberflo)))
+    with ExitStack() as stack:
+        runs = stack.enter_context(app.runs(writes=False))
+        compared = stack.enter_context(closing(runs.diff(full=full, amberflo=amberflo)))
         _print_diff(runs, compared, customers, as_json)
     for notice in compared.catalog.notices:
         say(notice)
@@ -185,15 +200,15 @@ def show_diff(
     for key, reason in decision.waiting.items():
         say(f"would wait: {key}: {reason}")
     if ignored := compared.catalog.ignored:
-        shown = ", ".join([*ignored[:10], *(["…"] if len(ignored) > 10 else [])])
-        say(f"left out, the Public API lists no such audience: {shown}")
+        names = ", ".join([*ignored[:10], *(["…"] if len(ignored) > 10 else [])])
+        say(f"left out, as the Public API does not list it: {names}")
 
 
 def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
     would = Applied()
     for change in compared.plan:
         held = compared.decision.split(change).held
-        would.held.update(one.key for one in held)
+        would.held.update(difference.key for difference in held)
         would.deleted += change.deleted
     tally = compared.tally
     traits = [trait_json(row) for row in trait_sums(compared, would)]
@@ -240,34 +255,29 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
 
 
 def _print_first_contact(first: FirstContact) -> None:
-    found = first.by_name()
-    rows = [(one.trait, one.found, one.differ) for one in found]
-    output.print_table(("trait at Amberflo", "found", "differ"), rows)
-    for one in found:
-        for example in one.examples:
+    sums = first.by_name()
+    rows = [(trait.trait, trait.found, trait.differ) for trait in sums]
+    output.print_table(("trait at Amberflo", "customers", "differ"), rows)
+    for trait in sums:
+        for example in trait.examples:
             output.print_line(
-                f"{example.customer_id}: {one.trait} is {said(example.found)} at Amberflo, "
-                f"{said(example.expected)} by Engage"
+                f"{example.customer_id}: {trait.trait} is {shown(example.found)} at Amberflo, "
+                f"{shown(example.expected)} by Engage"
             )
     output.stdout().print(
-        f"{first.unknown:,} customers at Amberflo are not known here; a value that differs "
-        "counts where Engage knows the customer"
+        f"{first.unknown:,} customers at Amberflo are unknown here; values that differ are counted "
+        "for customers that Engage knows"
     )
 
 
 def _change_line(compared: Compared, change: CustomerChange) -> str:
     decision = compared.decision
     all_held = decision.holds_deletion(change)
-    parts = [
-        f"{one.trait}: {said(one.before)} → {said(one.after)}"
-        + (
-            " (waiting)"
-            if decision.waits(one)
-            else " (held)"
-            if all_held or decision.holds(one)
-            else ""
-        )
-        for one in change.changes
-    ]
+    parts = []
+    for difference in change.changes:
+        held = all_held or decision.holds(difference)
+        note = " (waiting)" if decision.waits(difference) else " (held)" if held else ""
+        values = f"{shown(difference.before)} → {shown(difference.after)}"
+        parts.append(f"{difference.trait}: {values}{note}")
     mark = "deleted" if change.deleted else "changed" if change.known else "new"
     return f"{mark} {change.customer_id}: {', '.join(parts) or 'name or email'}"

@@ -1,4 +1,4 @@
-"""`traits`: which traits at Amberflo are ours, and giving one back."""
+"""`traits`: list the traits that we own at Amberflo, and release one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from syncer.cli.options import (
 )
 from syncer.clock import iso
 from syncer.config import EngageConfig
-from syncer.databases import opened
+from syncer.databases import open_database
 from syncer.engage.selection import KeySelection, named
 from syncer.errors import ConfigError, NotFound
 from syncer.progress import say
@@ -38,7 +38,7 @@ COLUMNS = ("key", "trait", "kind", "members", "status", "released_at")
 @json_option
 @click.pass_context
 def traits(context: click.Context, config: Path | None, as_json: bool) -> None:
-    """The traits at Amberflo that are ours, and those that were given back."""
+    """List the traits that we own at Amberflo, and release one."""
     if context.invoked_subcommand is None:
         list_traits(config, as_json)
 
@@ -47,19 +47,21 @@ def traits(context: click.Context, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def traits_list(config: Path | None, as_json: bool) -> None:
-    """The traits by their key."""
+    """List the traits by their key, with those that were released."""
     list_traits(config, as_json)
 
 
 def list_traits(config: Path | None, as_json: bool) -> None:
-    found = settings(config)
-    with opened(found, writes=False) as database, database.read() as connection:
+    loaded = settings(config)
+    with open_database(loaded, writes=False) as database, database.read() as connection:
         rows = snapshot.traits(connection, released=True)
-    documents = [_json(row, found.engage) for row in rows]
+    documents = [_json(row, loaded.engage) for row in rows]
     if wants_json(as_json):
         output.print_json(documents)
     else:
-        output.print_table(COLUMNS, [[one[name] for name in COLUMNS] for one in documents])
+        output.print_table(
+            COLUMNS, [[document[name] for name in COLUMNS] for document in documents]
+        )
 
 
 def _json(row: TraitRow, engage: EngageConfig) -> dict[str, Any]:
@@ -74,8 +76,7 @@ def _json(row: TraitRow, engage: EngageConfig) -> dict[str, Any]:
 
 
 def _status(row: TraitRow, engage: EngageConfig) -> str | None:
-    """What is to be known of a trait: that it is ours no more, or left as it is, or what Segment's
-    Public API says of it."""
+    """Return "released", "left out" of the config, or what Segment's Public API says."""
     if row.released_at is not None:
         return "released"
     if KeySelection(engage.audiences, engage.computed_traits).kind(row.key) is None:
@@ -89,10 +90,10 @@ def _status(row: TraitRow, engage: EngageConfig) -> str | None:
 @json_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def traits_release(key: str, config: Path | None, as_json: bool, yes: bool) -> None:
-    """Give a trait back: it is ours no more.
+    """Release a trait, so that we no longer own it.
 
-    Its customers get back what Amberflo had under its name before us, or lose it where that was
-    nothing. Nothing takes it again but its exact name in the config.
+    Customers get back the value that Amberflo had before us, or lose the trait if there was none.
+    Only its exact name in the config makes it ours again.
     """
     app = application(config)
     engage = app.config.engage
@@ -105,13 +106,13 @@ def traits_release(key: str, config: Path | None, as_json: bool, yes: bool) -> N
         ):
             if named(key, keys):
                 raise ConfigError(
-                    f"{setting} names {key!r}, so the next run would take it again: take it out of "
-                    "the list first"
+                    f"{setting} names {key!r}, so the next run would make it ours again: remove it "
+                    "from the list first"
                 )
         if not yes:
             click.confirm(
-                f"Give {key} back? The trait {trait.trait!r} of its customers at Amberflo becomes "
-                "what it was before us, or is taken away.",
+                f"Release {key}? The trait {trait.trait!r} of its customers at Amberflo becomes "
+                "what it was before us, or is removed.",
                 abort=True,
                 err=True,
             )
@@ -121,20 +122,20 @@ def traits_release(key: str, config: Path | None, as_json: bool, yes: bool) -> N
     if wants_json(as_json):
         output.print_json({"key": key, "trait": trait.trait, **released._asdict()})
     say(
-        f"{key} is given back: {released.restored:,} of {released.customers:,} customers get back "
+        f"{key} is released: {released.restored:,} of {released.customers:,} customers get back "
         "what Amberflo had before us, the others lose it; the next `syncer sync`, or the daemon, "
-        "tells Amberflo"
+        "sends that"
     )
 
 
 def _ours(trait: TraitRow | None, key: str) -> TraitRow:
     if trait is None:
-        raise NotFound(f"no trait with the key {key!r} is ours; `syncer traits` lists them")
+        raise NotFound(f"we own no trait with the key {key!r}; `syncer traits` lists ours")
     if trait.released_at is not None:
-        raise NotFound(f"{key} was given back at {iso(trait.released_at)} already")
+        raise NotFound(f"{key} was released already, at {iso(trait.released_at)}")
     return trait
 
 
 def _now() -> int:
-    """Epoch milliseconds."""
+    """Return epoch milliseconds."""
     return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""`verify`: what Amberflo holds now, against what it should hold."""
+"""`verify`: compare what Amberflo holds with what it should hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from syncer.cli import output
-from syncer.cli.documents import said
+from syncer.cli.documents import drift_json, shown
 from syncer.cli.options import application, config_option, json_option
 from syncer.errors import EXIT_FAILED
 from syncer.progress import say
@@ -22,81 +22,84 @@ from syncer.verify.result import Verification
 @click.option(
     "--repair",
     is_flag=True,
-    help="Compare with Engage anew and send what differs.",
+    help="Compare with Engage again and send what differs.",
 )
 @config_option
 @json_option
 def verify(config: Path | None, as_json: bool, customer: str | None, repair: bool) -> None:
     """Compare what Amberflo holds with what it should hold.
 
-    Writes nothing anywhere without --repair.
+    It writes nothing without --repair.
     """
     app = application(config)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         if repair:
-            runs = held.enter_context(app.runs())
-            found = app.verify(runs.database, customer, repair=runs.repair)
+            runs = stack.enter_context(app.runs())
+            verification = app.verify(runs.database, customer, repair=runs.repair)
         else:
-            found = app.verify(held.enter_context(app.state(writes=False)), customer)
-        with closing(found):
+            verification = app.verify(stack.enter_context(app.state(writes=False)), customer)
+        with closing(verification):
             if as_json:
-                print_json(found)
+                print_json(verification)
             else:
-                print_text(found)
-            end(found, repair)
+                print_text(verification)
+            exit_with(verification, repair)
 
 
-def print_json(found: Verification) -> None:
+def print_json(verification: Verification) -> None:
     document: dict[str, Any] = {
-        "checked": found.checked,
-        "equal": found.equal,
-        "pending": found.pending,
-        "repaired": found.repaired,
+        "checked": verification.checked,
+        "equal": verification.equal,
+        "pending": verification.pending,
+        "repaired": verification.repaired,
         "traits": [
             {"trait": trait, "equal": equal, "drifted": drifted}
-            for trait, equal, drifted in found.traits()
+            for trait, equal, drifted in verification.traits()
         ],
     }
     output.print_json_with_lists(
         document,
         {
-            "missing": found.findings.missing(),
-            "drifted": (drift._asdict() for drift in found.drifts()),
-            "extra": found.findings.extra(),
+            "missing": verification.findings.missing(),
+            "drifted": map(drift_json, verification.drifts()),
+            "extra": verification.findings.extra(),
         },
     )
 
 
-def print_text(found: Verification) -> None:
-    for line in _lines(found):
+def print_text(verification: Verification) -> None:
+    for line in _lines(verification):
         output.print_line(line)
-    output.print_table(("trait", "equal", "drifted"), found.traits())
+    output.print_table(("trait", "equal", "drifted"), verification.traits())
     output.stdout().print(
-        f"{found.checked:,} customers checked: {found.equal:,} equal, {found.missing:,} missing, "
-        f"{found.drifted:,} drifted, {found.pending:,} still to be sent"
+        f"{verification.checked:,} customers checked: {verification.equal:,} equal, "
+        f"{verification.missing:,} missing, {verification.drifted:,} drifted, "
+        f"{verification.pending:,} still to be sent"
     )
-    if found.extra:
+    if verification.extra:
         output.stdout().print(
-            f"{found.extra:,} more at Amberflo were never sent: --json lists them"
+            f"{verification.extra:,} more at Amberflo were never sent by us: --json lists them"
         )
 
 
 def _lines(verification: Verification) -> Iterator[str]:
     for customer_id in verification.findings.missing():
         yield f"missing {customer_id}"
-    for one in verification.drifts():
-        found, expected = said(one.found), said(one.expected)
-        yield f"drifted {one.customer_id}: {one.trait} is {found}, not {expected}"
+    for drift in verification.drifts():
+        actual, expected = shown(drift.found), shown(drift.expected)
+        yield f"drifted {drift.customer_id}: {drift.trait} is {actual}, not {expected}"
 
 
-def end(found: Verification, repair: bool) -> None:
-    """Say what is left to do, and leave with status 1 if something is."""
-    for problem in found.problems:
+def exit_with(verification: Verification, repair: bool) -> None:
+    """Report what is left to do, and exit with status 1 if something is."""
+    for problem in verification.problems:
         say(f"error: {problem}")
     if repair:
-        say(f"{found.repaired:,} of {found.missing + found.drifted:,} repaired")
-    if found.good:
+        say(
+            f"{verification.repaired:,} of {verification.missing + verification.drifted:,} repaired"
+        )
+    if verification.good:
         return
     if not repair:
-        say("`syncer verify --repair` sends again what is missing or differs")
+        say("`syncer verify --repair` sends what is missing or differs")
     raise click.exceptions.Exit(EXIT_FAILED)

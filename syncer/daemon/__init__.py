@@ -1,2 +1,4 @@
-"""The daemon: a process that receives calls and schedules, one beside it that works the calls off
-and delivers, and one for each run while it goes on."""
+"""The daemon: a process that receives calls and schedules runs, and its child processes.
+
+The worker processes calls and delivers; each run, the page and each of its tasks is a child, too.
+"""

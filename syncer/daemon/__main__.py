@@ -1,15 +1,15 @@
-"""A process beside the daemon's own; see process.py. It is the daemon that starts these."""
+"""The entry point of the daemon's child processes (see process/child.py)."""
 
 from __future__ import annotations
 
 import sys
 
-from syncer.process.child import TELL, settle_in
+from syncer.process.child import WITH_RESULT, join_parent
 
 
 def main() -> None:
     name = sys.argv[1]
-    config, arguments, lifeline = settle_in()
+    config, arguments, lifeline = join_parent()
     if name == "worker":
         from syncer.daemon.worker import work
 
@@ -22,10 +22,10 @@ def main() -> None:
         from syncer.web.server import serve_page
 
         serve_page(config, lifeline.ended, int(arguments[0]))
-    elif name in TELL:
-        from syncer.web.task_process import asked
+    elif name in WITH_RESULT:
+        from syncer.web.task_process import run_task
 
-        asked(config, lifeline.ended, name, arguments)
+        run_task(config, lifeline.ended, name, arguments)
     else:
         sys.exit(f"there is no process {name!r}")
 

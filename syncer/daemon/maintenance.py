@@ -1,5 +1,7 @@
-"""What the worker does now and then beside its work: erase whom Segment's delete calls name, clean
-the files after that, and take out of the history what is older than it is to be kept."""
+"""The worker's periodic jobs: erase customers, remove their traces from the files, compact history.
+
+Segment's delete calls name the customers to erase; `retention.history` says how old changes get.
+"""
 
 from __future__ import annotations
 
@@ -11,66 +13,75 @@ from state.db.database import Database
 from state.errors import Locked, StateError
 from syncer.app import App
 from syncer.errors import SyncerError
-from syncer.process.problem import Trouble
+from syncer.process.problem import ProblemLog
 
 log = logging.getLogger("syncer")
 
-#: Seconds between two looks whether a customer is to be erased.
-LOOK = 1.0
-#: Seconds until the files are cleaned again after an erasure, and where that could not be yet.
-SCRUB, SCRUB_AGAIN = 600.0, 2.0
-#: Seconds between two compactions of the history, and after something of all this went wrong.
-COMPACT, AFTER_TROUBLE = 86_400.0, 60.0
+#: Seconds between two checks whether there is a customer to erase.
+CHECK_EVERY = 1.0
+#: Seconds until the files are scrubbed again after a success, and while something prevents it.
+SCRUB_EVERY, RETRY_SCRUB_AFTER = 600.0, 2.0
+#: Seconds between two compactions of the history.
+COMPACT_EVERY = 86_400.0
+#: Seconds until a job that failed is tried again.
+RETRY_AFTER = 60.0
 
 
-def do_all(app: App, state: Database, calls: Database, stop: Callable[[], bool]) -> None:
-    """Do them until `stop`; in a thread of its own, as they may take long. Where several workers
-    do, a lock lets one at a time."""
+def run(app: App, state: Database, calls: Database, stop: Callable[[], bool]) -> None:
+    """Do the jobs until `stop` returns true.
+
+    It needs a thread of its own, as a job may take long. Of several workers a lock lets one at a
+    time do a job.
+    """
     forget = app.forget(state, calls, wait=0.0)
 
-    def forget_all() -> float:
+    def forget_customers() -> float:
         erased = forget.forget_all_asked()
         if erased:
             log.info("forget: %d customers erased", erased)
-        return LOOK
+        return CHECK_EVERY
 
-    def scrub() -> float:
+    def scrub_files() -> float:
         if not forget.traces():
-            return LOOK
-        return SCRUB if forget.scrub() else SCRUB_AGAIN
+            return CHECK_EVERY
+        return SCRUB_EVERY if forget.scrub() else RETRY_SCRUB_AFTER
 
-    def compact() -> float:
-        done = app.compact(state)
-        if done.broken:
-            raise SyncerError(f"nothing is removed, the history does not hold: {done.broken.what}")
-        if done.removed:
-            log.info("retention: %d changes removed, %d kept", done.removed, done.kept)
-        return COMPACT
+    def compact_history() -> float:
+        result = app.compact(state)
+        if result.broken:
+            raise SyncerError(f"nothing was removed, the seals do not match: {result.broken.what}")
+        if result.removed:
+            log.info("retention: %d changes removed, %d kept", result.removed, result.kept)
+        return COMPACT_EVERY
 
-    chores = [_Chore("forget", forget_all), _Chore("traces", scrub), _Chore("retention", compact)]
+    jobs = [
+        _Job("forget", forget_customers),
+        _Job("traces", scrub_files),
+        _Job("retention", compact_history),
+    ]
     while not stop():
-        for chore in chores:
-            chore()
+        for job in jobs:
+            job.do_if_due()
         time.sleep(0.2)
 
 
-class _Chore:
-    """Something to do now and then: it says itself in how many seconds again."""
+class _Job:
+    """A periodic job: `do` returns in how many seconds it is due again."""
 
-    def __init__(self, what: str, do: Callable[[], float]) -> None:
+    def __init__(self, name: str, do: Callable[[], float]) -> None:
         self._do = do
-        self._trouble = Trouble(what)
+        self._problems = ProblemLog(name)
         self._next = 0.0
 
-    def __call__(self) -> None:
+    def do_if_due(self) -> None:
         if time.monotonic() < self._next:
             return
         try:
-            wait = self._do()
-            self._trouble(None)
+            pause = self._do()
+            self._problems(None)
         except Locked:
-            wait = LOOK  # a run is going on, for instance
+            pause = CHECK_EVERY  # a run is going on, for instance
         except (SyncerError, StateError) as error:
-            self._trouble(str(error))
-            wait = AFTER_TROUBLE
-        self._next = time.monotonic() + wait
+            self._problems(str(error))
+            pause = RETRY_AFTER
+        self._next = time.monotonic() + pause

@@ -1,4 +1,4 @@
-"""What the database knows of every stage, for Prometheus."""
+"""Metrics for Prometheus that are read from the database."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from state.db.database import Database
 from syncer.daemon.schedule import Slot
 
 
-class Figures:
-    """A collector. `slot` is the next run's, where this process schedules."""
+class StateCollector:
+    """Collects the metrics. `slot` is that of the next run if this process schedules."""
 
     def __init__(self, calls: Database, state: Database) -> None:
         self._calls, self._state = calls, state
@@ -35,29 +35,29 @@ class Figures:
             oldest = queue.oldest_waiting(connection)
             by_key = queue.waiting_by_key(connection)
         calls = CounterMetricFamily(
-            "syncer_calls", "Calls by what became of them", None, ["what", "reason"]
+            "syncer_calls", "Calls by their outcome", None, ["outcome", "reason"]
         )
         requests = CounterMetricFamily(
             "syncer_amberflo_requests", "Requests to Amberflo", None, ["method", "status"]
         )
-        keys = CounterMetricFamily("syncer_key_calls", "Calls by the key", None, ["key"])
-        for (what, reason), value in sorted(counters.items()):
-            if what == "key":
+        keys = CounterMetricFamily("syncer_key_calls", "Calls by key", None, ["key"])
+        for (outcome, reason), value in sorted(counters.items()):
+            if outcome == "key":
                 keys.add_metric([reason], value)
-            elif what == "amberflo":
+            elif outcome == "amberflo":
                 requests.add_metric(reason.split(" "), value)
             else:
-                calls.add_metric([what, reason], value)
+                calls.add_metric([outcome, reason], value)
         yield calls
         yield keys
         yield requests
         waiting = GaugeMetricFamily(
-            "syncer_key_waiting", "Calls and meter records that wait, by the key", labels=["key"]
+            "syncer_key_waiting", "Waiting calls and meter records by key", labels=["key"]
         )
         for key, value in sorted(by_key.items()):
             waiting.add_metric([key], value)
         yield waiting
-        yield GaugeMetricFamily("syncer_calls_unprocessed", "Calls in the inbox", inbox)
+        yield GaugeMetricFamily("syncer_calls_unprocessed", "Calls to process", inbox)
         yield GaugeMetricFamily("syncer_meters_waiting", "Meter records to deliver", records)
         lag = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
         yield GaugeMetricFamily("syncer_lag_seconds", "Age of the oldest waiting call", lag)
@@ -73,29 +73,31 @@ class Figures:
             traits = snapshot.traits(connection)
             active = alerts.active(connection)
             processes = workers.all_of(connection)
-            early_calls = pending_calls.count(connection)
+            pending = pending_calls.count(connection)
             deletes = suppression.waiting_count(connection)
         yield GaugeMetricFamily("syncer_customers_waiting", "Customers to deliver", customers)
         yield GaugeMetricFamily(
-            "syncer_calls_early", "Calls of Engage whose key no pull knows yet", early_calls
+            "syncer_calls_pending",
+            "Engage calls that wait for a pull to know their key",
+            pending,
         )
         yield GaugeMetricFamily(
-            "syncer_deletes_waiting", "Deletes that wait for somebody's word", deletes
+            "syncer_deletes_waiting", "Deletions that wait for a person", deletes
         )
-        yield GaugeMetricFamily("syncer_failures", "Failures that wait for somebody", failed)
+        yield GaugeMetricFamily("syncer_failures", "Failures", failed)
         runs_ended = CounterMetricFamily("syncer_runs", "Runs", None, ["kind", "state"])
         for (kind, state), value in sorted(ended.items()):
             runs_ended.add_metric([kind, state], value)
         yield runs_ended
-        changes = CounterMetricFamily(
-            "syncer_run_sums", "What runs found and did, in sum", None, ["what"]
-        )
-        for what, value in sums.items():
-            changes.add_metric([what], value)
+        changes = CounterMetricFamily("syncer_run_sums", "Sums over all runs", None, ["outcome"])
+        for outcome, value in sums.items():
+            changes.add_metric([outcome], value)
         yield changes
         if last is not None:
             yield GaugeMetricFamily(
-                "syncer_last_good_run_timestamp_seconds", "When it started", last / 1000
+                "syncer_last_good_run_timestamp_seconds",
+                "When the last good run started",
+                last / 1000,
             )
         members = GaugeMetricFamily("syncer_members", "Members", labels=["trait", "kind"])
         for row in traits:
@@ -105,11 +107,11 @@ class Figures:
         for key in sorted(held):
             gauge.add_metric([key], 1)
         yield gauge
-        alerting = GaugeMetricFamily("syncer_alert", "Alerts that are not over", labels=["name"])
+        alerting = GaugeMetricFamily("syncer_alert", "Alerts", labels=["name"])
         for alert in active:
             alerting.add_metric([alert["name"]], 1)
         yield alerting
-        kinds = GaugeMetricFamily("syncer_processes", "Processes at work", labels=["kind"])
+        kinds = GaugeMetricFamily("syncer_processes", "Running processes", labels=["kind"])
         for kind in sorted({row["kind"] for row in processes}):
             kinds.add_metric([kind], sum(row["kind"] == kind for row in processes))
         yield kinds

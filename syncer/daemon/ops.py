@@ -1,5 +1,7 @@
-"""Health and metrics, on a listener of their own and in a thread of their own: neither what callers
-do nor what they are answered keeps an orchestrator or Prometheus waiting."""
+"""Health and metrics, on a listener and in a thread of their own.
+
+So the load of the receiver does not keep an orchestrator or Prometheus waiting.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +17,38 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from state.errors import StateError
-from syncer.process.server import DRAIN, serve
+from syncer.process.limits import DRAIN_TIMEOUT
+from syncer.process.server import serve
 
 log = logging.getLogger("syncer")
 
-#: Connections at a time.
+#: The most connections at a time.
 CONNECTIONS = 100
-#: Seconds without a sign of life of the loop that takes calls, after which it does not live.
-SILENT = 30.0
+#: Seconds without a beat of the receiver's event loop after which it counts as hanging.
+HANGS_AFTER = 30.0
 
 
 class Ops:
-    """Serves `/healthz`, `/readyz` and `/metrics`. `problem` gives in few words what keeps the
-    service from working, if something does; what is wrong in detail is in the log. `beat` is to be
-    called by the loop that takes calls."""
+    """Serves `/healthz`, `/readyz` and `/metrics`.
+
+    `problem` returns in few words what keeps the service from working, or None; details are in the
+    log. The receiver's event loop calls `beat`.
+    """
 
     def __init__(self, registry: CollectorRegistry, problem: Callable[[], str | None]) -> None:
         self._registry, self._problem = registry, problem
-        self._beaten = time.monotonic()
-        self._over = threading.Event()
+        self._last_beat = time.monotonic()
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def beat(self) -> None:
-        self._beaten = time.monotonic()
+        self._last_beat = time.monotonic()
 
     def start(self, listener: socket.socket) -> None:
-        """Serve on a socket that listens, in a thread."""
+        """Serve on a listening socket, in a thread."""
         self._thread = threading.Thread(
             target=lambda: asyncio.run(
-                serve(self, listener, self._over.is_set, connections=CONNECTIONS)
+                serve(self, listener, self._stopping.is_set, connections=CONNECTIONS)
             ),
             name="ops",
             daemon=True,
@@ -51,28 +56,28 @@ class Ops:
         self._thread.start()
 
     def stop(self) -> None:
-        self._over.set()
+        self._stopping.set()
         if self._thread is not None:
-            self._thread.join(DRAIN + 2)
+            self._thread.join(DRAIN_TIMEOUT + 2)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found: dict[str, Callable[[], Response]] = {
+        routes: dict[str, Callable[[], Response]] = {
             "/healthz": self._healthy,
             "/readyz": self._ready,
             "/metrics": self._metrics,
         }
-        answer = found.get(scope["path"])
+        answer = routes.get(scope["path"])
         if answer is None:
-            response = _text("/healthz, /readyz and /metrics are here\n", 404)
+            response = _text("try /healthz, /readyz or /metrics\n", 404)
         elif scope["method"] not in ("GET", "HEAD"):
-            response = _text("GET only\n", 405)
+            response = _text("only GET is allowed\n", 405)
         else:
-            # Beside the loop: it may ask the database.
+            # In a thread: it may query the database.
             response = await asyncio.to_thread(answer)
         await response(scope, receive, send)
 
     def _hangs(self) -> bool:
-        return time.monotonic() - self._beaten > SILENT
+        return time.monotonic() - self._last_beat > HANGS_AFTER
 
     def _healthy(self) -> Response:
         return _text("calls are not taken\n", 503) if self._hangs() else _text("alive\n")

@@ -1,5 +1,7 @@
-"""A run of the daemon: a process of its own, so that neither its memory nor its work is a burden to
-the calls, and what becomes of it cannot take the daemon along."""
+"""The child process of one run.
+
+Neither its memory nor its load affects the receiver, and its crash does not end the daemon.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from contextlib import suppress
 
 from state import runs
 from state.errors import Locked, StateError
-from syncer.app import App, teller
+from syncer.app import App, progress_recorder
 from syncer.config import Config
-from syncer.databases import opened
+from syncer.databases import open_database
 from syncer.errors import ConfigError, Stopped, SyncerError
-from syncer.process.child import BUSY
+from syncer.process.child import EXIT_BUSY
 from syncer.progress import LineProgress
 from syncer.sync.runs import Result
 
@@ -23,16 +25,16 @@ log = logging.getLogger("syncer.run")
 
 
 def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
-    """The process of one run. Exits with 0, 1 where it failed, or `BUSY`."""
+    """Make a run. Exits with 0, with 1 if it failed, or with EXIT_BUSY."""
     app, began = App(config, LineProgress(log.info), stop), time.time_ns() // 1_000_000
     try:
-        with app.runs() as found:
-            found.patience = 0.0
-            found.progress = LineProgress(log.info, teller(found.database))
-            _report(found.sync(full=full))
+        with app.runs() as runner:
+            runner.patience = 0.0
+            runner.progress = LineProgress(log.info, progress_recorder(runner.database))
+            _report(runner.sync(full=full))
     except Locked as busy:
         log.info("%s", busy)
-        sys.exit(BUSY)
+        sys.exit(EXIT_BUSY)
     except Stopped as stopped:
         log.info("%s", stopped)
         sys.exit(1)
@@ -43,12 +45,12 @@ def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
 
 
 def _record(config: Config, began: int, full: bool, error: str) -> None:
-    """Put a run on record that failed before it could do so itself."""
+    """Record a run that failed before it could record itself."""
     kind, now = "reconcile" if full else "incremental", time.time_ns() // 1_000_000
     values = {"state": runs.FAILED, "ended_at": now, "error": error}
     with (
         suppress(StateError, ConfigError),
-        opened(config, writes=True) as database,
+        open_database(config, writes=True) as database,
         database.write() as connection,
     ):
         newest = runs.newest(connection, 1)

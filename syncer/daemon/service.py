@@ -1,7 +1,7 @@
-"""The daemon's own process: it receives calls, keeps the schedule and the processes beside it.
+"""The daemon's own process: it receives calls, schedules runs, and supervises child processes.
 
-The processes share nothing but the database, so neither a slow Amberflo nor a large run keeps a
-caller waiting. Its life is `start`, `wait`, `drain`, `stop`.
+The processes share nothing but the database, so neither a slow Amberflo nor a large run delays a
+caller. The life of the service is `start`, `wait`, `drain`, `stop`.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from state.errors import Locked, StateError
 from syncer import log as logs
 from syncer.config import Config, ScheduleConfig, changes
 from syncer.cron import CronLine
+from syncer.daemon import reload
 from syncer.daemon.alerts import Alerts
-from syncer.daemon.metrics import Figures
+from syncer.daemon.metrics import StateCollector
 from syncer.daemon.ops import Ops
-from syncer.daemon.schedule import Busy, Past, Rhythm, Schedule, Slot
-from syncer.databases import opened
+from syncer.daemon.reload import Part
+from syncer.daemon.schedule import AnotherRun, Past, Rhythm, Schedule, Slot
+from syncer.databases import open_database
 from syncer.errors import ConfigError
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.process import systemd
-from syncer.process.child import BUSY, Beside
-from syncer.process.problem import Trouble
-from syncer.process.runtime import set_for_commits_beside_a_busy_loop
+from syncer.process.child import EXIT_BUSY, ChildProcess
+from syncer.process.problem import ProblemLog
+from syncer.process.runtime import tune_for_receiver
 from syncer.process.server import bind, serve
 
 log = logging.getLogger("syncer")
 
-#: Seconds that the processes beside get to end after a stop; the whole must not take 20.
-DRAIN = 16.0
-#: Seconds between two looks at the clock and at what there is to alert of.
-GLANCE, LOOK = 5.0, 10.0
-#: Seconds between two tries to become the daemon that schedules (others may have died).
-SUCCESSION = 5.0
-#: Seconds until the page is shown again after its process ended.
-PAGE_AGAIN = 1.0
-#: Settings that take a new start.
-FIXED = ("passthrough.listen", "ops.listen", "state.url", "web", "web.listen")
+#: Seconds that child processes get to end after a stop; the whole daemon must end within 20.
+CHILDREN_END_WITHIN = 16.0
+#: Seconds between two checks of the clock, and between two searches for alerts.
+CLOCK_EVERY, ALERTS_EVERY = 5.0, 10.0
+#: Seconds between two attempts to become the daemon that schedules (the other may have died).
+SUCCESSION_EVERY = 5.0
+#: Seconds until the page's process is started again after it ended.
+RESTART_PAGE_AFTER = 1.0
 
 
 def run(
@@ -58,9 +58,12 @@ def run(
     stop: Callable[[], bool],
     reread: Callable[[], Config | None] = lambda: None,
 ) -> None:
-    """Receive, schedule and deliver until `stop` says so. `reread` gives the settings anew when
-    somebody asked for that (SIGHUP), None else; it raises `ConfigError` where they are wrong."""
-    set_for_commits_beside_a_busy_loop()
+    """Receive, schedule and deliver until `stop` returns true.
+
+    `reread` returns the new settings after a request to reload them (SIGHUP), else None; it raises
+    `ConfigError` if they are wrong.
+    """
+    tune_for_receiver()
     with Service(config, stop, reread) as service:
         service.wait()
         service.drain()
@@ -68,17 +71,17 @@ def run(
 
 
 class Service:
-    """Use as a context manager: entering starts it."""
+    """A context manager: entering it starts the service."""
 
     def __init__(
         self, config: Config, stop: Callable[[], bool], reread: Callable[[], Config | None]
     ) -> None:
         self._config, self._stop, self._reread = config, stop, reread
-        self._held = ExitStack()
+        self._resources = ExitStack()
         self._ending = threading.Event()
         self._schedule: Schedule | None = None
-        self._run: Beside | None = None
-        self._page: Beside | None = None
+        self._run: ChildProcess | None = None
+        self._page: ChildProcess | None = None
         self._page_listener: socket.socket | None = None
         self._replacing = False
 
@@ -87,60 +90,60 @@ class Service:
             self._start()
         except BaseException:
             self._ending.set()
-            self._held.close()
+            self._resources.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._held.close()
+        self._resources.close()
 
     def _start(self) -> None:
-        config, held = self._config, self._held
-        self._state = held.enter_context(opened(config, writes=True))
+        config, resources = self._config, self._resources
+        self._state = resources.enter_context(open_database(config, writes=True))
         if self._state.engine.dialect.name == "sqlite":
-            # A moment's patience: `status` takes it to see whether it is free.
-            held.enter_context(lock(self._state, "daemon", wait=0.5))
-        self._calls = held.enter_context(opened(config, "queue", writes=True))
+            # It waits a moment: `status` takes the lock to see whether it is free.
+            resources.enter_context(lock(self._state, "daemon", wait=0.5))
+        self._calls = resources.enter_context(open_database(config, "queue", writes=True))
         self._listener = bind(*config.passthrough.address)
-        held.callback(self._listener.close)
+        resources.callback(self._listener.close)
         self._ops_listener = bind(*config.ops.address, "ops.listen")
-        held.callback(self._ops_listener.close)
+        resources.callback(self._ops_listener.close)
         if config.web is not None:
             self._page_listener = bind(*config.web.address, "web.listen")
-            held.callback(self._page_listener.close)
+            resources.callback(self._page_listener.close)
         workers.bury(self._state, self._calls)
-        self._me = held.enter_context(workers.join(self._state, workers.DAEMON))
-        self._worker = Beside("worker", config)
-        self._show_page()
-        held.callback(self._end_beside)
+        self._me = resources.enter_context(workers.join(self._state, workers.DAEMON))
+        self._worker = ChildProcess("worker", config)
+        self._start_page()
+        resources.callback(self._end_children)
         self._inbox = Inbox(
             self._calls,
             config.passthrough.queue_limit,
-            lambda: self._worker.ring(),
-            Trouble("inbox"),
+            lambda: self._worker.wake(),
+            ProblemLog("inbox"),
             self._customers_waiting,
         )
         self._inbox.start()
-        held.callback(self._inbox.stop)
-        self._figures = Figures(self._calls, self._state)
+        resources.callback(self._inbox.stop)
+        self._collector = StateCollector(self._calls, self._state)
         registry = CollectorRegistry()
-        registry.register(self._figures)
+        registry.register(self._collector)
         self._receiver = Receiver(
             inbox=self._inbox, callers=(), webhook_secret=None, registry=registry
         )
-        self._let_callers_in()
+        self._configure_receiver()
         self._ops = Ops(registry, self._problem)
         self._ops.start(self._ops_listener)
-        held.callback(self._ops.stop)
+        resources.callback(self._ops.stop)
         self._alerts = Alerts(self._state, self._calls, config.alerts)
-        for name, target in (("reload", self._reload_when_asked), ("schedule", self._schedule_all)):
+        for name, target in (("reload", self._watch), ("schedule", self._schedule_forever)):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
-            held.callback(thread.join, DRAIN)
+            resources.callback(thread.join, CHILDREN_END_WITHIN)
 
     def wait(self) -> None:
-        """Serve until somebody wants us to stop."""
+        """Serve until a stop is asked for."""
         log.info("health and metrics are at %s", _url(self._ops_listener))
         log.info("receiving on %s", _url(self._listener))
         if self._page_listener is not None:
@@ -149,141 +152,143 @@ class Service:
         watchdog = systemd.Watchdog()
 
         def over() -> bool:
-            watchdog()  # from the loop itself: where that hangs, nobody hears us
+            watchdog()  # from the event loop itself: systemd restarts us if it hangs
             self._ops.beat()
             if self._stop():
                 self._ending.set()
-                self._tell_beside_to_end()
-            return self._stop() or not self._alive()
+                self._ask_children_to_end()
+            return self._stop() or not self._worker_alive()
 
         receiver = self._receiver
-        uvloop.run(serve(receiver.app(), self._listener, over, refused=receiver.refused))
-        if not self._alive() and not self._stop():
+        uvloop.run(serve(receiver.app(), self._listener, over, on_refused=receiver.refused))
+        if not self._worker_alive() and not self._stop():
             raise StateError("the worker process ended unexpectedly; start the daemon again")
 
     def drain(self) -> None:
-        """Let end what is under way; what has not begun stays due."""
+        """Let the work under way end; the rest stays due."""
         systemd.notify("STOPPING=1")
         log.info("stopping")
         self._ending.set()
-        self._tell_beside_to_end()
+        self._ask_children_to_end()
 
     def _customers_waiting(self) -> dict[str, int]:
-        """Customers that calls made due, by key: they count as what waits of it."""
+        """Count the customers that calls of each key made due: they are part of its backlog."""
         with self._state.read() as connection:
             return outbox.backlog_by_key(connection)
 
     def _problem(self) -> str | None:
-        """What keeps us from working, in words for anybody: no path, no name."""
+        """Return what keeps us from working; anybody may read it, so it has no path and no name."""
         if self._inbox.problem is not None or not self._inbox.alive:
             return "calls cannot be stored"
         if self._ending.is_set():
             return "stopping"
-        return None if self._alive() else "the worker process ended"
+        return None if self._worker_alive() else "the worker process ended"
 
-    # The processes beside
+    # Child processes
 
-    def _alive(self) -> bool:
+    def _worker_alive(self) -> bool:
         return self._replacing or self._worker.alive
 
-    def _tell_beside_to_end(self) -> None:
-        for process in (self._worker, self._run, self._page):
-            if process is not None:
-                process.tell_to_end()
+    def _ask_children_to_end(self) -> None:
+        for child in (self._worker, self._run, self._page):
+            if child is not None:
+                child.ask_to_end()
 
-    def _end_beside(self) -> None:
-        until = time.monotonic() + DRAIN
-        self._tell_beside_to_end()
-        for process in (self._run, self._worker, self._page):
-            if process is not None:
-                process.end(max(until - time.monotonic(), 1.0))
+    def _end_children(self) -> None:
+        until = time.monotonic() + CHILDREN_END_WITHIN
+        self._ask_children_to_end()
+        for child in (self._run, self._worker, self._page):
+            if child is not None:
+                child.end(max(until - time.monotonic(), 1.0))
 
-    def _show_page(self) -> None:
-        """Serve the page, where there is one; what becomes of it is no concern of the calls."""
+    def _start_page(self) -> None:
+        """Start the page's process, if the config has a page. Its crash does not affect calls."""
         if self._page_listener is not None:
             number = self._page_listener.fileno()
-            self._page = Beside("page", self._config, str(number), keeps=number)
+            self._page = ChildProcess("page", self._config, str(number), inherit=number)
 
     # The schedule
 
-    def _schedule_all(self) -> None:
-        """Schedule runs and alert, while no other daemon does."""
-        trouble = Trouble("schedule")
+    def _schedule_forever(self) -> None:
+        """Schedule runs and find alerts, while no other daemon does."""
+        problems = ProblemLog("schedule")
         while not self._ending.is_set():
             try:
                 with lock(
-                    self._state, "schedule", wait=3600, every=SUCCESSION / 2, stop=self._is_ending
+                    self._state,
+                    "schedule",
+                    wait=3600,
+                    every=SUCCESSION_EVERY / 2,
+                    stop=self._ending.is_set,
                 ) as check:
-                    trouble(None)
+                    problems(None)
                     self._schedule_while(check)
             except Locked:
                 pass
             except (StateError, ConfigError) as error:
-                trouble(str(error))
-                self._ending.wait(SUCCESSION)
-
-    def _is_ending(self) -> bool:
-        return self._ending.is_set()
+                problems(str(error))
+                self._ending.wait(SUCCESSION_EVERY)
 
     def _schedule_while(self, check: Callable[[], None]) -> None:
         schedule = Schedule(
             _rhythm(self._config.schedule),
             lambda: past(self._state),
             self._make_run,
-            tell=self._tell_slot,
+            on_slot=self._record_slot,
         )
-        trouble, looked = Trouble("alerts"), 0.0
-        schedule.start(at_once=left_undone(self._state))
+        problems, checked = ProblemLog("alerts"), 0.0
+        schedule.start(at_once=needs_run(self._state))
         self._schedule = schedule
         try:
-            while not self._ending.wait(GLANCE):
+            while not self._ending.wait(CLOCK_EVERY):
                 check()
-                schedule.glance()
-                if time.monotonic() - looked >= LOOK:
-                    looked = time.monotonic()
-                    trouble(self._look())
+                schedule.check_clock()
+                if time.monotonic() - checked >= ALERTS_EVERY:
+                    checked = time.monotonic()
+                    problems(self._check_alerts())
         finally:
             self._schedule = None
             if self._run is not None:
-                self._run.end(DRAIN)
+                self._run.end(CHILDREN_END_WITHIN)
             schedule.stop()
 
-    def _look(self) -> str | None:
+    def _check_alerts(self) -> str | None:
         try:
-            self._alerts.look()
+            self._alerts.check()
         except StateError as error:
             return str(error)
         return None
 
     def _make_run(self, full: bool) -> None:
-        """Make a run in a process of its own."""
+        """Make a run in a child process."""
         if self._ending.is_set():
             return
-        self._run = Beside("run", self._config, *(["full"] if full else []))
+        self._run = ChildProcess("run", self._config, *(["full"] if full else []))
         if self._ending.is_set():
-            self._run.tell_to_end()
+            self._run.ask_to_end()
         status = self._run.wait()
-        if status == BUSY:
-            raise Busy
+        if status == EXIT_BUSY:
+            raise AnotherRun
         if status not in (0, 1):
             log.error("the run's process ended with status %s", status)
 
-    def _tell_slot(self, slot: Slot) -> None:
-        self._figures.slot = slot
+    def _record_slot(self, slot: Slot) -> None:
+        self._collector.slot = slot
         log.info(
-            "the next run starts in %.0f minutes", max(slot.at - time.time(), 0) / 60,
+            "the next run starts in %.0f minutes",
+            max(slot.at - time.time(), 0) / 60,
             extra={"kind": "full" if slot.full else "incremental"},
-        )  # fmt: skip
-        doing = orjson.dumps({"next_run": int(slot.at * 1000), "full": slot.full}).decode()
+        )
+        plan = orjson.dumps({"next_run": int(slot.at * 1000), "full": slot.full}).decode()
         try:
             with self._state.write() as connection:
-                workers.tell(connection, self._me.number, doing)
+                workers.tell(connection, self._me.number, plan)
         except StateError as error:
             log.warning("%s", error)
 
     # Reloading
 
-    def _let_callers_in(self) -> None:
+    def _configure_receiver(self) -> None:
         settings = self._config.passthrough
         secret = settings.webhook_secret
         self._receiver.callers = settings.callers
@@ -291,63 +296,56 @@ class Service:
         self._receiver.public_url = settings.public_url
         self._inbox.limit, self._inbox.share = settings.queue_limit, settings.share
 
-    def _reload_when_asked(self) -> None:
+    def _watch(self) -> None:
+        """Restart the page's process if it ended, and reload the config when asked to."""
         while not self._ending.wait(0.2):
-            self._look_after_page()
+            self._restart_page_if_ended()
             try:
                 config = self._reread()
             except ConfigError as error:
-                log.error("the config was read again and is wrong, the old one stays: %s", error)
+                log.error("the reloaded config is wrong, the old one stays in effect: %s", error)
                 continue
             if config is not None:
                 systemd.reloading()
-                self._take_config(config)
+                self._reload(config)
                 systemd.notify("READY=1")
 
-    def _look_after_page(self) -> None:
+    def _restart_page_if_ended(self) -> None:
         if self._page is None or self._page.alive or self._ending.is_set():
             return
         status = self._page.wait()
         log.error("the page's process ended with status %s; it is started again", status)
-        if not self._ending.wait(PAGE_AGAIN):
-            self._show_page()
+        if not self._ending.wait(RESTART_PAGE_AFTER):
+            self._start_page()
 
-    def _take_config(self, config: Config) -> None:
-        """Go on with new settings, and say which changed."""
+    def _reload(self, config: Config) -> None:
+        """Apply new settings, and log the keys that changed."""
         changed = changes(self._config, config)
         if not changed:
-            log.info("the config was read again: nothing changed")
+            log.info("the config was reloaded: nothing changed")
             return
-        log.info("the config was read again; changed: %s", ", ".join(changed))
-        for key in set(changed) & set(FIXED):
-            log.warning("%s stays as it was until the daemon is started again", key)
-        kept = {"state": self._config.state, "ops": self._config.ops}
-        passthrough = config.passthrough.model_copy(
-            update={"listen": self._config.passthrough.listen}
-        )
-        web = config.web
-        if web is None or self._config.web is None:
-            web = self._config.web
-        else:
-            web = web.model_copy(update={"listen": self._config.web.listen})
-        self._config = config.model_copy(update={**kept, "passthrough": passthrough, "web": web})
-        sections = {key.partition(".")[0] for key in changed}
+        log.info("the config was reloaded; changed: %s", ", ".join(changed))
+        for key in changed:
+            if Part.DAEMON in reload.restarts(key):
+                log.warning("%s takes effect when the daemon is started again", key)
+        self._config = reload.applicable(self._config, config)
         logs.set_up(config.log.format, config.log.level)
-        self._let_callers_in()
+        self._configure_receiver()
         self._alerts.config = config.alerts
-        if sections & {"amberflo", "engage", "log", "retention"}:
+        parts = reload.parts_to_restart(changed)
+        if Part.WORKER in parts:
             self._replace_worker()
-        if self._page is not None and sections & {"web", "amberflo", "engage", "guard", "log"}:
-            self._page.end(DRAIN)
-            self._show_page()
-        if "schedule" in sections and self._schedule is not None:
+        if Part.PAGE in parts and self._page is not None:
+            self._page.end(CHILDREN_END_WITHIN)
+            self._start_page()
+        if Part.SCHEDULE in parts and self._schedule is not None:
             self._schedule.change(_rhythm(config.schedule))
 
     def _replace_worker(self) -> None:
         self._replacing = True
         try:
-            self._worker.end(DRAIN)
-            self._worker = Beside("worker", self._config)
+            self._worker.end(CHILDREN_END_WITHIN)
+            self._worker = ChildProcess("worker", self._config)
         finally:
             self._replacing = False
 
@@ -362,15 +360,15 @@ def _rhythm(settings: ScheduleConfig) -> Rhythm:
 
 
 def past(database: Database) -> Past:
-    """When the last good run and the last good one that compared everything began."""
+    """Return when the last good run began, and the last good one that compared everything."""
     with database.read() as connection:
         start, full = runs.last_good(connection, ()), runs.last_good(connection, runs.FULL)
     return Past(None if start is None else start / 1000, None if full is None else full / 1000)
 
 
-def left_undone(database: Database) -> bool:
-    """Whether the newest run was cut off, stopped or failed: the next start makes a run at once."""
+def needs_run(database: Database) -> bool:
+    """Whether to run at once: there is no run yet, or the newest was cut off, stopped or failed."""
     with database.read() as connection:
         newest = runs.newest(connection, 1)
-    bad = (runs.RUNNING, runs.INTERRUPTED, runs.FAILED)
-    return not newest or newest[0]["state"] in bad
+    incomplete = (runs.RUNNING, runs.INTERRUPTED, runs.FAILED)
+    return not newest or newest[0]["state"] in incomplete

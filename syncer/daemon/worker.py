@@ -1,6 +1,7 @@
-"""The worker: a process that processes accepted calls, and delivers meter records and customers.
+"""The worker process: processes accepted calls, and delivers meter records and customers.
 
-Several daemons on one PostgreSQL have one each: all of them deliver, one processes calls.
+Each daemon has a worker. Several daemons on one PostgreSQL deliver side by side; only one of their
+workers processes calls.
 """
 
 from __future__ import annotations
@@ -30,148 +31,160 @@ from syncer.delivery.meters import MeterDelivery
 from syncer.errors import SyncerError
 from syncer.passthrough.processor import Processor
 from syncer.process.child import Lifeline
-from syncer.process.problem import Trouble
+from syncer.process.problem import ProblemLog
 from syncer.progress import LineProgress
 
-#: How long a messageId is known, in milliseconds.
+#: How long a messageId is remembered, in milliseconds.
 DEDUPLICATED = 24 * 3600 * 1000
-#: Seconds between two tries after something went wrong for all.
-PAUSE_AFTER_TROUBLE = 5.0
-#: Seconds between two looks for what is due, where nothing says that there is something.
-DUE = 2.0
-#: Seconds between two looks after the other workers and into an inbox that nobody told of, and
-#: between two counts for the metrics.
-LOOK, COUNT = 1.0, 5.0
+#: Seconds until the next attempt after a failure that concerns everything.
+RETRY_AFTER = 5.0
+#: Seconds between two queries for due customers while no event announces any.
+DUE_EVERY = 2.0
+#: Seconds between two checks of the other workers, and of the inbox while no event announces calls.
+CHECK_EVERY = 1.0
+#: Seconds between two updates of the request counters, and between two deletions of messageIds.
+COUNT_EVERY, PURGE_EVERY = 5.0, 60.0
 
 
 def work(config: Config, lifeline: Lifeline) -> None:
-    """Sort and deliver until the lifeline ends."""
+    """Process and deliver until the lifeline ends."""
     stop = lifeline.ended
     app = App(config, LineProgress(), stop)
-    trouble = Trouble("worker")
+    problems = ProblemLog("worker")
     with app.state(writes=True) as state, app.queue(writes=True) as calls:
         while not stop():
             try:
                 workers.bury(state, calls)
                 with workers.join(state, "worker", calls) as worker:
-                    trouble(None)
-                    uvloop.run(_work(app, state, calls, worker, lifeline.rung))
-            except* StateError as problem:  # such as a connection that broke
-                trouble(str(problem.exceptions[0]))
-                _wait(PAUSE_AFTER_TROUBLE, stop)
+                    problems(None)
+                    uvloop.run(_work(app, state, calls, worker, lifeline.woken))
+            except* StateError as errors:  # such as a broken connection
+                problems(str(errors.exceptions[0]))
+                _wait(RETRY_AFTER, stop)
 
 
 async def _work(
-    app: App, state: Database, calls: Database, worker: Worker, rung: threading.Event
+    app: App, state: Database, calls: Database, worker: Worker, woken: threading.Event
 ) -> None:
     processor, broken = app.processor(calls, state), threading.Event()
+
+    def stop() -> bool:
+        # A thread is not cancelled with its task group, so it has to ask.
+        return app.stop() or broken.is_set()
+
     try:
         async with app.client() as client, asyncio.TaskGroup() as tasks:
-            meters = MeterDelivery(calls, state, worker.number, client, app.stop, Trouble("meters"))
-            news = News(asyncio.get_running_loop(), [meters.arrived, asyncio.Event()])
-            # A thread is not cancelled with its group: it has to be told.
-            stop = lambda: app.stop() or broken.is_set()  # noqa: E731
-            tasks.create_task(asyncio.to_thread(_process_all, processor, rung, news.came, stop))
-            tasks.create_task(asyncio.to_thread(maintenance.do_all, app, state, calls, stop))
-            tasks.create_task(_wake_at_the_end(news, app.stop))
-            for work in (
+            meters = MeterDelivery(
+                calls, state, worker.number, client, app.stop, ProblemLog("meters")
+            )
+            customers_due = asyncio.Event()
+            arrivals = Arrivals(asyncio.get_running_loop(), [meters.arrived, customers_due])
+            tasks.create_task(
+                asyncio.to_thread(_process_all, processor, woken, arrivals.announce, stop)
+            )
+            tasks.create_task(asyncio.to_thread(maintenance.run, app, state, calls, stop))
+            tasks.create_task(_announce_stop(arrivals, app.stop))
+            for task in (
                 meters.run(),
-                _deliver_customers(app, state, worker, client, news.events[1]),
-                _look_after(app, state, calls, worker, client),
+                _deliver_customers(app, state, worker, client, customers_due),
+                _supervise(app, state, calls, worker, client),
             ):
-                tasks.create_task(_until_broken(work, broken))
+                tasks.create_task(_until_broken(task, broken))
     finally:
         broken.set()
 
 
 @dataclass(frozen=True)
-class News:
-    """Wakes who waits for something to deliver; any thread may say that something came."""
+class Arrivals:
+    """Wakes the deliveries when there may be something to deliver. Any thread may announce."""
 
     loop: asyncio.AbstractEventLoop
     events: list[asyncio.Event]
 
-    def came(self) -> None:
-        for one in self.events:
-            self.loop.call_soon_threadsafe(one.set)
+    def announce(self) -> None:
+        for event in self.events:
+            self.loop.call_soon_threadsafe(event.set)
 
 
-async def _wake_at_the_end(news: News, stop: Callable[[], bool]) -> None:
+async def _announce_stop(arrivals: Arrivals, stop: Callable[[], bool]) -> None:
     while not stop():
         await asyncio.sleep(0.25)
-    news.came()
+    arrivals.announce()
 
 
-async def _until_broken(work: Coroutine[Any, Any, None], broken: threading.Event) -> None:
-    """Do it; where it breaks, say so at once: the group ends only when all of it has."""
+async def _until_broken(task: Coroutine[Any, Any, None], broken: threading.Event) -> None:
+    """Await the task; if it fails, tell the threads at once: the group waits for them."""
     try:
-        await work
+        await task
     except BaseException:
         broken.set()
         raise
 
 
 def _process_all(
-    processor: Processor, rung: threading.Event, came: Callable[[], None], stop: Callable[[], bool]
+    processor: Processor,
+    woken: threading.Event,
+    announce: Callable[[], None],
+    stop: Callable[[], bool],
 ) -> None:
-    """Sort calls as they come; one process at a time does, so that they stay in order."""
-    trouble = Trouble("calls")
+    """Process calls as they come. Only one process at a time does, so that they stay in order."""
+    problems = ProblemLog("calls")
     while not stop():
         try:
             with lock(processor.state_database, "sorting", wait=5, every=1, stop=stop) as check:
-                _process_while(processor, rung, came, check, trouble, stop)
+                _process_while(processor, woken, announce, check, problems, stop)
         except Locked:
-            pass  # another daemon does
+            pass  # another daemon processes
         except StateError as error:
-            trouble(str(error))
+            problems(str(error))
             _wait(1.0, stop)
 
 
 def _process_while(
     processor: Processor,
-    rung: threading.Event,
-    came: Callable[[], None],
+    woken: threading.Event,
+    announce: Callable[[], None],
     check: Callable[[], None],
-    trouble: Callable[[str | None], None],
+    problems: Callable[[str | None], None],
     stop: Callable[[], bool],
 ) -> None:
     checked = 0.0
     while not stop():
-        if time.monotonic() - checked > LOOK:
+        if time.monotonic() - checked > CHECK_EVERY:
             check()
             processor.settle_early()
             checked = time.monotonic()
-        rung.clear()
+        woken.clear()
         if processor.process():
-            came()
+            announce()
         else:
-            rung.wait(LOOK)
-        trouble(None)
+            woken.wait(CHECK_EVERY)
+        problems(None)
 
 
 async def _deliver_customers(
     app: App, state: Database, worker: Worker, client: AmberfloClient, arrived: asyncio.Event
 ) -> None:
     """Deliver whenever customers are due."""
-    trouble = Trouble("customers")
+    problems = ProblemLog("customers")
     while not app.stop():
         arrived.clear()
-        pause = DUE
+        pause = DUE_EVERY
         try:
             with state.read() as connection:
                 due = outbox.any_due(connection, int(time.time() * 1000))
                 nothing = not due and outbox.oldest_due(connection) is None
             if nothing:
-                trouble(None)  # a run may have delivered what we could not
+                problems(None)  # a run may have delivered what we could not
             elif due:
                 account = await asyncio.to_thread(app.account(state).check)
                 result = await app.customer_delivery(state, worker, client, account).run()
-                trouble(result.problem)
-                pause = PAUSE_AFTER_TROUBLE if result.problem else 0.0
+                problems(result.problem)
+                pause = RETRY_AFTER if result.problem else 0.0
         except (StateError, SyncerError) as error:
-            trouble(str(error))
-            pause = PAUSE_AFTER_TROUBLE
-        if pause == PAUSE_AFTER_TROUBLE:
+            problems(str(error))
+            pause = RETRY_AFTER
+        if pause == RETRY_AFTER:
             await _sleep(pause, app.stop)
         else:
             with suppress(TimeoutError):
@@ -184,26 +197,26 @@ async def _sleep(seconds: float, stop: Callable[[], bool]) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _look_after(
+async def _supervise(
     app: App, state: Database, calls: Database, worker: Worker, client: AmberfloClient
 ) -> None:
-    """Still live for the others? Take over from the dead; count; forget old messageIds."""
-    trouble, counted, purged = Trouble("queue"), 0.0, 0.0
+    """Check our registration, clean up after dead workers, update counters, drop messageIds."""
+    problems, counted, purged = ProblemLog("queue"), 0.0, 0.0
     while not app.stop():
         await asyncio.to_thread(worker.check)
         now = time.monotonic()
         try:
             await asyncio.to_thread(workers.bury, state, calls)
-            if now - counted > COUNT:
+            if now - counted > COUNT_EVERY:
                 counted = now
                 await asyncio.to_thread(_count, calls, client)
-            if now - purged > 60:
+            if now - purged > PURGE_EVERY:
                 purged = now
                 await asyncio.to_thread(_purge, calls)
-            trouble(None)
+            problems(None)
         except StateError as error:
-            trouble(str(error))
-        await asyncio.sleep(LOOK)
+            problems(str(error))
+        await asyncio.sleep(CHECK_EVERY)
     _count(calls, client)
 
 
@@ -212,11 +225,13 @@ def _count(calls: Database, client: AmberfloClient) -> None:
     answers, client.answers = client.answers, Counter()
     if answers:
         with calls.write() as connection:
-            queue.count(connection, {("amberflo", what): n for what, n in answers.items()})
+            queue.count(
+                connection, {("amberflo", answer): number for answer, number in answers.items()}
+            )
 
 
 def _purge(calls: Database) -> None:
-    """Forget messageIds after a day."""
+    """Delete messageIds after a day."""
     with calls.write() as connection:
         queue.purge(connection, int(time.time() * 1000) - DEDUPLICATED)
 

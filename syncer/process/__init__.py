@@ -1,1 +1,1 @@
-"""What every process of the service needs: its start, its server, its child processes."""
+"""What every process of the service needs: its start, its HTTP server, its child processes."""

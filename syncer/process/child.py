@@ -1,8 +1,8 @@
-"""Processes beside the daemon's own: `python -m syncer.daemon worker` and `… run`.
+"""Child processes of the daemon: `python -m syncer.daemon worker`, `… run`, `… page` and tasks.
 
-Each gets the settings and what it is to do through its standard input, so that nothing of a
-customer stands in the list of processes. That stays open as its lifeline: it closes when the daemon
-ends, however it ends, so no process is left behind.
+A child reads its settings and arguments from standard input, so that the list of processes shows no
+customer's data. Standard input stays open as a lifeline: it closes when the daemon ends, however it
+ends, so that no child is left behind.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from contextlib import suppress
 
 from syncer import log
 from syncer.config import Config
-from syncer.process.runtime import set_for_throughput
+from syncer.process.runtime import tune_for_throughput
 
-#: Exit status of a run's process where another run was going on (EX_TEMPFAIL).
-BUSY = 75
-#: Processes that say on their standard output how they ended.
-TELL = frozenset({"approve", "resync", "retry"})
+#: The exit status of a run's process if another run was going on (EX_TEMPFAIL of sysexits.h).
+EXIT_BUSY = 75
+#: Names of children that write a result to standard output.
+WITH_RESULT = frozenset({"approve", "resync", "retry"})
 
 
-class Beside:
-    """A process that does what its name says until it is done or told to end."""
+class ChildProcess:
+    """A child that runs until its work is done or it is asked to end."""
 
     def __init__(
-        self, name: str, config: Config, *arguments: str, keeps: int | None = None
+        self, name: str, config: Config, *arguments: str, inherit: int | None = None
     ) -> None:
-        """`keeps` is a file that it inherits."""
-        # Without -P it would import what lies in the folder that the daemon was started in.
+        """Start it. `inherit` is a file descriptor that it keeps open."""
+        # Without -P it would import modules from the folder in which the daemon was started.
         command = [sys.executable, "-P", "-m", "syncer.daemon", name]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if name in TELL else None,
-            pass_fds=() if keeps is None else (keeps,),
+            stdout=subprocess.PIPE if name in WITH_RESULT else None,
+            pass_fds=() if inherit is None else (inherit,),
         )
         assert self._process.stdin is not None
         self._lifeline, self._closing = self._process.stdin, threading.Lock()
-        with suppress(BrokenPipeError):  # it ended at once; `alive` says so
+        with suppress(BrokenPipeError):  # it ended at once; `alive` shows that
             pickle.dump((config, arguments), self._lifeline)
             self._lifeline.flush()
         os.set_blocking(self._lifeline.fileno(), False)
@@ -55,65 +55,63 @@ class Beside:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ring(self) -> None:
-        """Say that there is something to do. Where it was told often and did not listen yet, it
-        knows."""
+    def wake(self) -> None:
+        """Signal that there is work. A full pipe means that it has unread signals already."""
         with self._closing, suppress(BlockingIOError, BrokenPipeError, ValueError):
             os.write(self._lifeline.fileno(), b"!")
 
-    def told(self) -> bytes:
-        """What it says until it ends, where its name is in TELL."""
+    def result(self) -> bytes:
+        """Wait until it ends; return what it wrote. Only for names in WITH_RESULT."""
         assert self._process.stdout is not None
         with self._process.stdout as stream:
             return stream.read()
 
-    def tell_to_end(self) -> None:
-        """Close its lifeline: it drains and ends. Any thread may."""
+    def ask_to_end(self) -> None:
+        """Close its lifeline, upon which it drains and ends. Any thread may call this."""
         with self._closing, suppress(BrokenPipeError):
             self._lifeline.close()
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Until it ended, or so long; gives its exit status if it did."""
+        """Wait for its end; return its exit status, or None if it still runs after `seconds`."""
         try:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
-        self.tell_to_end()  # closes our end
+        self.ask_to_end()  # closes our end of the pipe
         return status
 
     def end(self, seconds: float) -> None:
-        """Tell it to end, and kill it where that takes longer: what it had under way is done again
-        at the next start."""
-        self.tell_to_end()
+        """Ask it to end, and kill it after `seconds`. The next start redoes unfinished work."""
+        self.ask_to_end()
         if self.wait(seconds) is None:
             self._process.kill()
             self.wait()
 
 
 class Lifeline:
-    """The other end: `ended()` says whether to end, `rung` is set when there is something to do."""
+    """The child's end of the pipe: `woken` is set when there is work or the daemon wants an end."""
 
     def __init__(self) -> None:
-        self.rung = threading.Event()
+        self.woken = threading.Event()
         self._ended = threading.Event()
         threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
 
     def ended(self) -> bool:
+        """Whether this process shall end."""
         return self._ended.is_set()
 
     def _listen(self) -> None:
         while os.read(sys.stdin.fileno(), 4096):
-            self.rung.set()
+            self.woken.set()
         self._ended.set()
-        self.rung.set()
+        self.woken.set()
 
 
-def settle_in() -> tuple[Config, tuple[str, ...], Lifeline]:
-    """The first thing in a process beside: gives the settings, what its name needs besides, and our
-    end of the lifeline."""
+def join_parent() -> tuple[Config, tuple[str, ...], Lifeline]:
+    """Begin a child process: return its settings, its arguments and its lifeline."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the daemon gets them and ends us
+        signal.signal(number, signal.SIG_IGN)  # the daemon handles them and ends us
     config, arguments = pickle.load(sys.stdin.buffer)
     log.set_up(config.log.format, config.log.level)
-    set_for_throughput()
+    tune_for_throughput()
     return config, arguments, Lifeline()

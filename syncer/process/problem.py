@@ -1,4 +1,4 @@
-"""Trouble: what is wrong for a whole path of the daemon is said once, and once that it is over."""
+"""Log a lasting problem once when it begins, and once when it is over."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import logging
 log = logging.getLogger("syncer")
 
 
-class Trouble:
+class ProblemLog:
     """Call it with the problem each time it shows, and with None each time there is none."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._said: str | None = None
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._problem: str | None = None
 
     def __call__(self, problem: str | None) -> None:
-        if problem is not None and self._said is None:
-            log.error("%s: %s", self._what, problem)
-        elif problem is None and self._said is not None:
-            log.info("%s: it works again", self._what)
-        self._said = problem
+        if problem is not None and self._problem is None:
+            log.error("%s: %s", self._part, problem)
+        elif problem is None and self._problem is not None:
+            log.info("%s: it works again", self._part)
+        self._problem = problem

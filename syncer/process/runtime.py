@@ -1,4 +1,4 @@
-"""The Python interpreter, set for throughput: called once at the start of each of our processes."""
+"""Tune the Python interpreter, at the start of each process."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import gc
 import sys
 
 
-def set_for_throughput() -> None:
-    """Fewer garbage collections: a request makes hundreds of objects that go with it, so looking
-    every 700 for more to free finds nothing and costs a tenth of the time (docs/benchmarks.md)."""
+def tune_for_throughput() -> None:
+    """Collect garbage less often.
+
+    A request makes hundreds of objects that reference counting frees. The default collection after
+    700 objects frees nothing and costs a tenth of the time (docs/benchmarks.md).
+    """
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
 
-def set_for_commits_beside_a_busy_loop() -> None:
-    """A thread that commits must not wait 5 ms for the event loop each time it needs the
-    interpreter. Only for the receiver: where the loop is all there is, hand-overs cost more."""
+def tune_for_receiver() -> None:
+    """Switch threads every 0.5 ms.
+
+    Else a thread that commits waits 5 ms for the event loop each time that it needs the
+    interpreter. Only for the receiver: in a process without such a thread, switches cost more.
+    """
     sys.setswitchinterval(0.0005)

@@ -1,6 +1,6 @@
-"""What systemd wants to hear (sd_notify): ready, reloading, stopping, and that we live.
+"""Notify systemd (sd_notify): ready, reloading, stopping, and alive.
 
-A datagram to the socket that NOTIFY_SOCKET names; without it nothing is said.
+A notification is a datagram to the socket that NOTIFY_SOCKET names; without it nothing is sent.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from contextlib import suppress
 
 
 def notify(*lines: str) -> None:
-    """Say lines such as READY=1 to systemd, if it listens."""
+    """Send lines such as READY=1."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     to = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    with to, suppress(OSError):  # who listened went away; that is not ours to end for
+    with to, suppress(OSError):  # systemd may have closed it: no reason for us to end
         to.sendto("\n".join(lines).encode(), address)
 
 
 def reloading() -> None:
-    """A reload began; READY=1 ends it."""
+    """Notify that a reload begins; READY=1 ends it."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 class Watchdog:
-    """Tells systemd that we live, twice as often as it wants to hear it (WATCHDOG_USEC)."""
+    """Notifies that we live, twice as often as systemd requires (WATCHDOG_USEC)."""
 
     def __init__(self) -> None:
         self._every = int(os.environ.get("WATCHDOG_USEC") or 0) / 2e6

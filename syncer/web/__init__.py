@@ -1,5 +1,5 @@
-"""The operator's page: what goes on, what changed for whom, and the decisions that need a person.
+"""The operator's page: the state of the service, what changed for which customer, and decisions.
 
-Served by the daemon beside the receiver, in a process of its own. Pages are made here and work
-without JavaScript; htmx only keeps what moves up to date. Times are shown in UTC.
+The daemon starts a process of its own for it. Pages are rendered on the server and work without
+JavaScript; htmx only refreshes the parts that change. Times are shown in UTC.
 """

@@ -1,4 +1,4 @@
-"""The geometry of a chart of sizes over time. Pure; the template draws it."""
+"""Compute the geometry of a chart of sizes over time. Pure; the template draws it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 
 from state.history.past import Size
 
-#: The drawing's size and the space at its sides, in its own units.
+#: The size of the drawing and its margins, in SVG units.
 WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 34
-#: Dates below it.
+#: The number of dates on the x axis.
 DATES = 5
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A line across, or a date below, with its text."""
+    """A horizontal line, or a date on the x axis, with its label."""
 
     at: float
     text: str
@@ -26,7 +26,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """`line` and `area` are points for SVG; `sizes` the same for a table, the newest first."""
+    """`line` and `area` are SVG points; `sizes` are the same data as a table, newest first."""
 
     sizes: list[Size]
     line: str
@@ -38,7 +38,7 @@ class Chart:
 
 
 def chart(sizes: Sequence[Size]) -> Chart | None:
-    """The chart of two sizes or more; None of fewer."""
+    """Return the chart of at least two sizes; None for fewer."""
     if len(sizes) < 2:
         return None
     counts = [size.members for size in sizes]
@@ -71,7 +71,7 @@ def chart(sizes: Sequence[Size]) -> Chart | None:
 
 
 def _round(count: int) -> int:
-    """The next number above that four equal parts can be told of."""
+    """Round up to a number whose quarters are round numbers, too."""
     if count < 4:
         return count
     unit: int = 10 ** max(0, math.floor(math.log10(count)) - 1)

@@ -1,4 +1,4 @@
-"""What the pages are made from: the databases, the work under way, the time."""
+"""What handlers work with: the databases, the tasks under way, the clock."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any
 
 from state import failures, holds
 from state.db.database import Database
-from syncer.web.messages import Answer, Visit
-from syncer.web.tasks import Work
+from syncer.web.messages import Request, Response
+from syncer.web.tasks import Tasks
 
-#: A page of the desk.
-Handler = Callable[["Desk", Visit], Answer]
+#: Answers a request in a context.
+Handler = Callable[["Context", Request], Response]
 
 
 @dataclass
-class Desk:
-    """`clock` is epoch milliseconds."""
+class Context:
+    """`clock` returns epoch milliseconds."""
 
     state: Database
     calls: Database
-    work: Work
+    tasks: Tasks
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
-    def bound(self, handlers: Mapping[str, Handler]) -> dict[str, Callable[[Visit], Answer]]:
+    def bind(self, handlers: Mapping[str, Handler]) -> dict[str, Callable[[Request], Response]]:
+        """Return the handlers by their path, each with this context."""
         return {path: partial(handler, self) for path, handler in handlers.items()}
 
-    def around(self) -> dict[str, Any]:
-        """What every page shows around its own: what is asked for, and what needs somebody."""
+    def layout(self) -> dict[str, Any]:
+        """Return the data that every page shows: recent tasks, and how much needs a person."""
         with self.state.read() as connection:
-            failed = failures.count(connection)
+            refused = failures.count(connection)
             held = len(holds.open_keys(connection))
-        return {"tasks": self.work.recent(), "needs": {"refused": failed, "held": held}}
+        return {"tasks": self.tasks.recent(), "needs": {"refused": refused, "held": held}}

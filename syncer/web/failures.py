@@ -1,65 +1,65 @@
-"""Failures: what Amberflo refused for good, to be sent again or let go."""
+"""The page of failures: what Amberflo refused, to send again or to discard."""
 
 from __future__ import annotations
 
 from state import failures
-from syncer.web.context import Desk
-from syncer.web.messages import ROWS, Answer, GoTo, Missing, Page, Visit, Wrong, whole
+from syncer.web.context import Context
+from syncer.web.messages import ROWS, BadRequest, NotFound, Page, Redirect, Request, Response, whole
 from syncer.web.task_process import ALL
 
 
-def listing(desk: Desk, visit: Visit) -> Answer:
-    before = visit.number("before")
-    with desk.state.read() as connection:
-        found = failures.page(connection, before=before, limit=ROWS + 1)
+def listing(context: Context, request: Request) -> Response:
+    before = request.number("before")
+    with context.state.read() as connection:
+        page = failures.page(connection, before=before, limit=ROWS + 1)
         count = failures.count(connection)
         newest = failures.newest(connection)
-    rows = [{**row, "retried": not failures.only_discarded(row)} for row in found[:ROWS]]
+    rows = [{**row, "retried": not failures.only_discarded(row)} for row in page[:ROWS]]
     return Page(
         "failures.html",
         {
             "failures": rows,
             "count": count,
             "newest": newest,
-            "next": rows[-1]["id"] if len(found) > ROWS else None,
+            "next": rows[-1]["id"] if len(page) > ROWS else None,
             "paged": before is not None,
         },
     )
 
 
-def retry(desk: Desk, visit: Visit) -> Answer:
-    ids, newest = _chosen(desk, visit)
+def retry(context: Context, request: Request) -> Response:
+    ids, newest = _chosen(context, request)
     title = "sending all failures again" if ids is None else f"sending failure {ids[0]} again"
     which = ALL if ids is None else str(ids[0])
-    desk.work.begin(title, title, "retry", which, str(newest))
-    return GoTo("/failures")
+    context.tasks.begin(title, title, "retry", which, str(newest))
+    return Redirect("/failures")
 
 
-def discard(desk: Desk, visit: Visit) -> Answer:
-    ids, newest = _chosen(desk, visit)
+def discard(context: Context, request: Request) -> Response:
+    ids, newest = _chosen(context, request)
     if ids is None:
-        removed = failures.discard_until(desk.state, newest)
+        removed = failures.discard_until(context.state, newest)
     else:
-        with desk.state.write() as connection:
+        with context.state.write() as connection:
             removed = failures.remove(connection, ids)
-    desk.work.done("failures", f"{removed:,} discarded")
-    return GoTo("/failures")
+    context.tasks.done("failures", f"{removed:,} discarded")
+    return Redirect("/failures")
 
 
-def _chosen(desk: Desk, visit: Visit) -> tuple[list[int] | None, int]:
-    """One failure, or None for all; and the newest one that whoever chose can have seen."""
-    which, newest = visit.posted("which"), whole("newest", visit.posted("newest"))
+def _chosen(context: Context, request: Request) -> tuple[list[int] | None, int]:
+    """Return the chosen failure (None for all), and the newest one that the user can have seen."""
+    which, newest = request.posted("which"), whole("newest", request.posted("newest"))
     assert newest is not None
     if which == ALL:
         return None, newest
     number = whole("which", which)
     assert number is not None
-    with desk.state.read() as connection:
-        found = failures.find(connection, [number])
-    if not found:
-        raise Missing(f"there is no failure {number} any more")
-    if visit.path.endswith("/retry") and failures.only_discarded(found[0]):
-        raise Wrong(f"failure {number} is a call that cannot be taken: it can only be discarded")
+    with context.state.read() as connection:
+        chosen = failures.find(connection, [number])
+    if not chosen:
+        raise NotFound(f"failure {number} does not exist any more")
+    if request.path.endswith("/retry") and failures.only_discarded(chosen[0]):
+        raise BadRequest(f"failure {number} is an invalid call: it can only be discarded")
     return [number], newest
 
 

@@ -1,4 +1,4 @@
-"""What a handler gets and gives: a visit, and a page or where to go on; and what may be wrong."""
+"""What a handler takes and returns: a request and a response; and the errors that it raises."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 
 #: Rows of one page of a list.
 ROWS = 50
-#: The largest number that a database takes.
+#: The largest integer that a database column holds.
 LARGEST = 2**63 - 1
 
 
-class Wrong(Exception):
-    """What was asked for cannot be done as it was asked; one line says why."""
+class BadRequest(Exception):
+    """The request is wrong; `str(error)` is one line that says why."""
 
-    status, title = 400, "That cannot be read"
+    status, title = 400, "Bad request"
 
 
-class Missing(Wrong):
-    """What was asked for is not there."""
+class NotFound(BadRequest):
+    """The requested thing does not exist."""
 
     status, title = 404, "Not found"
 
 
-class NotNow(Wrong):
-    """What was asked for does not fit how things are."""
+class Conflict(BadRequest):
+    """The request is not possible in the present state."""
 
-    status, title = 409, "Not now"
+    status, title = 409, "Not possible now"
 
 
 @dataclass(frozen=True)
 class Page:
-    """A template and what it shows. `part`: of a page that is there already."""
+    """A template and its data. `part` says that it replaces a part of a page in the browser."""
 
     template: str
     data: Mapping[str, Any]
@@ -43,23 +43,23 @@ class Page:
 
 
 @dataclass(frozen=True)
-class GoTo:
-    """Go on there, after a POST."""
+class Redirect:
+    """Where the browser goes after a POST."""
 
     url: str
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """What the asking page shows is right still."""
+class NoContent:
+    """The page in the browser is up to date."""
 
 
-Answer = Page | GoTo | Nothing
+Response = Page | Redirect | NoContent
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A request that may be answered. `which` is the number in its path, if it has one."""
+class Request:
+    """A request that passed all checks. `which` is the number in its path, if it has one."""
 
     path: str
     query: Mapping[str, str]
@@ -69,65 +69,65 @@ class Visit:
 
     @property
     def run(self) -> int:
-        """The number of a run in the path."""
+        """The number of the run in the path."""
         if not (self.which.isascii() and self.which.isdigit()):
-            raise Missing(f"there is no run {self.which[:50]!r}")
+            raise NotFound(f"there is no run {self.which[:50]!r}")
         if len(self.which) > 100:
-            raise Wrong(f"the number of a run has {len(self.which):,} digits; none has so many")
+            raise BadRequest(f"a run's number of {len(self.which):,} digits is too long")
         return int(self.which)
 
     def text(self, name: str) -> str:
-        """A parameter of the URL, "" when it is not there."""
+        """Return a parameter of the URL, "" if it is absent."""
         return _text(name, self.query.get(name, ""))
 
     def posted(self, name: str) -> str:
-        """A field of the form that must be there."""
-        found = _text(name, self.form.get(name, ""))
-        if not found:
-            raise Wrong(f"the form has no {name}")
-        return found
+        """Return a field that the form must have."""
+        text = _text(name, self.form.get(name, ""))
+        if not text:
+            raise BadRequest(f"the form has no {name}")
+        return text
 
     def number(self, name: str) -> int | None:
-        """A whole number from the URL; None when it is not there."""
+        """Return a whole number from the URL; None if it is absent."""
         return whole(name, self.text(name))
 
     def one_of(self, name: str, *choices: str) -> str:
-        """One of some words, the first when none is there."""
-        found = self.text(name) or choices[0]
-        if found not in choices:
-            raise Wrong(f"{name} is {found[:50]!r}; it can be {', '.join(choices)}")
-        return found
+        """Return the choice that the URL names; the first if it names none."""
+        choice = self.text(name) or choices[0]
+        if choice not in choices:
+            raise BadRequest(f"{name} is {choice[:50]!r}; it must be one of {', '.join(choices)}")
+        return choice
 
     def moment(self, name: str) -> int | None:
-        """Epoch milliseconds of a time in the URL; None when it is not there."""
+        """Return a time from the URL in epoch milliseconds; None if it is absent."""
         text = self.text(name)
         if not text:
             return None
         try:
-            found = datetime.fromisoformat(text)
-            if found.tzinfo is None:
-                found = found.replace(tzinfo=UTC)
-            return round(found.astimezone(UTC).timestamp() * 1000)
+            time = datetime.fromisoformat(text)
+            if time.tzinfo is None:
+                time = time.replace(tzinfo=UTC)
+            return round(time.astimezone(UTC).timestamp() * 1000)
         except (ValueError, OverflowError):
-            raise Wrong(
-                f"{name} is {text[:50]!r}, which is no time; write for example 2026-11-01 or "
+            raise BadRequest(
+                f"{name} is {text[:50]!r}, which is not a time; write for example 2026-11-01 or "
                 "2026-11-01T12:00"
             ) from None
 
 
 def whole(name: str, text: str) -> int | None:
-    """A whole number, None for an empty text."""
+    """Read a whole number; None for an empty text."""
     if not text:
         return None
     digits = text.lstrip("0") or "0"
     if not (text.isascii() and text.isdigit()):
-        raise Wrong(f"{name} is {text[:50]!r}; it must be a whole number")
+        raise BadRequest(f"{name} is {text[:50]!r}; it must be a whole number")
     if len(digits) > len(str(LARGEST)) or int(digits) > LARGEST:
-        raise Wrong(f"{name} is {text[:50]!r}; it can be a whole number up to {LARGEST}")
+        raise BadRequest(f"{name} is {text[:50]!r}; it must be at most {LARGEST}")
     return int(digits)
 
 
 def _text(name: str, text: str) -> str:
     if "\0" in text:
-        raise Wrong(f"{name} has a character that no id has")
+        raise BadRequest(f"{name} has a NUL character")
     return text

@@ -1,4 +1,4 @@
-"""Pages from templates: how numbers, times and values are written. The one home of Jinja."""
+"""Render pages from templates, with filters for numbers, times and values. The home of Jinja."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from markupsafe import Markup, escape
 
 from syncer.clock import iso
 
-#: Characters of a request or an answer that are shown.
-CUT = 4000
-#: What is served beside the pages: the media type by the end of the name.
+#: The characters of a request or a response that a page shows.
+MAX_TEXT = 4000
+#: The media types of static files, by the end of their name.
 _TYPES = {
     ".css": "text/css",
     ".js": "text/javascript",
@@ -27,17 +27,17 @@ _TYPES = {
 
 
 def assets() -> dict[str, tuple[bytes, str]]:
-    """The files beside the pages, with their media types, by name."""
+    """Return the static files by name: each its bytes and its media type."""
     folder = resources.files("syncer.web") / "static"
     return {
-        one.name: (one.read_bytes(), _TYPES["." + one.name.rpartition(".")[2]])
-        for one in folder.iterdir()
-        if one.is_file()
+        file.name: (file.read_bytes(), _TYPES["." + file.name.rpartition(".")[2]])
+        for file in folder.iterdir()
+        if file.is_file()
     }
 
 
 class Templates:
-    """Renders; what a template names must be there."""
+    """Renders templates; a name without a value is an error."""
 
     def __init__(self) -> None:
         self._environment = Environment(
@@ -60,9 +60,9 @@ class Templates:
 
 
 def link(path: str, **query: object) -> str:
-    """A URL of ours; what is None or empty is left out."""
-    given = {name: one for name, one in query.items() if one is not None and one != ""}
-    return f"{path}?{urlencode(given)}" if given else path
+    """Return a URL of ours, without the parameters that are None or empty."""
+    present = {name: value for name, value in query.items() if value is not None and value != ""}
+    return f"{path}?{urlencode(present)}" if present else path
 
 
 def number(count: int) -> str:
@@ -70,7 +70,7 @@ def number(count: int) -> str:
 
 
 def time(milliseconds: int | None) -> Markup:
-    """A moment to the second; the machine-readable one has milliseconds."""
+    """Format a time to the second; the machine-readable form has milliseconds."""
     if milliseconds is None:
         return Markup('<span class="none">–</span>')
     exact = _exact(milliseconds)
@@ -79,12 +79,12 @@ def time(milliseconds: int | None) -> Markup:
 
 
 def day(milliseconds: int) -> str:
-    """A moment to the minute, for the table of a chart."""
+    """Format a time to the minute, for the table of a chart."""
     return _to_the_minute(milliseconds).replace("T", " ")
 
 
 def field(milliseconds: int | None) -> str:
-    """A moment as the value of a form's field."""
+    """Format a time as the value of a form field."""
     if milliseconds is None:
         return ""
     return _to_the_minute(milliseconds)
@@ -101,14 +101,14 @@ def _to_the_minute(milliseconds: int) -> str:
 
 
 def value(text: str | None) -> Markup:
-    """A trait's value (JSON), or that it is absent."""
+    """Format a trait's value (JSON); None is absent."""
     if text is None:
         return Markup('<span class="none">absent</span>')
     return Markup("<code>{}</code>").format(cut(text, 200))
 
 
 def span(seconds: float) -> str:
-    """A length of time in the unit that fits."""
+    """Format seconds in a unit that fits."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:
@@ -117,15 +117,15 @@ def span(seconds: float) -> str:
 
 
 def ticks(text: str) -> Markup:
-    """A message whose commands stand in backticks."""
+    """Format a message that has commands in backticks."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
-def cut(text: str, size: int = CUT) -> str:
+def cut(text: str, size: int = MAX_TEXT) -> str:
     return text if len(text) <= size else f"{text[:size]} … ({len(text):,} characters)"
 
 
 def values(text: str) -> dict[str, str]:
-    """The values (JSON) of an object (JSON), by name."""
-    found = orjson.loads(text)
-    return {name: orjson.dumps(found[name]).decode() for name in sorted(found)}
+    """Return the values (JSON) of an object (JSON), by name."""
+    members = orjson.loads(text)
+    return {name: orjson.dumps(members[name]).decode() for name in sorted(members)}

@@ -1,4 +1,4 @@
-"""Runs: all of them, one with its sums and what it changed, and the decision on what is held."""
+"""Pages of runs: the list, one run with its sums and changes, decisions on what the guard held."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 from state import holds, runs
 from state.history import listings
 from state.history.listings import Entry
-from syncer.web.context import Desk
-from syncer.web.messages import LARGEST, ROWS, Answer, GoTo, Missing, NotNow, Page, Visit
+from syncer import status
+from syncer.web.context import Context
+from syncer.web.messages import LARGEST, ROWS, Conflict, NotFound, Page, Redirect, Request, Response
 
 STEPS = {
     "": None,
@@ -22,56 +23,57 @@ STEPS = {
 }
 
 
-def listing(desk: Desk, visit: Visit) -> Answer:
-    with desk.state.read() as connection:
-        found = runs.newest(connection, ROWS + 1, before=visit.number("before"))
-    rows = found[:ROWS]
-    return Page("runs.html", {"runs": rows, "next": rows[-1]["id"] if len(found) > ROWS else None})
+def listing(context: Context, request: Request) -> Response:
+    with context.state.read() as connection:
+        page = runs.newest(connection, ROWS + 1, before=request.number("before"))
+    rows = page[:ROWS]
+    return Page("runs.html", {"runs": rows, "next": rows[-1]["id"] if len(page) > ROWS else None})
 
 
-def one(desk: Desk, visit: Visit) -> Answer:
-    step, key, after = visit.one_of("step", *STEPS), visit.text("key"), visit.number("after")
-    with desk.state.read() as connection:
-        record = _run(connection, visit)
+def detail(context: Context, request: Request) -> Response:
+    step, key, after = request.one_of("step", *STEPS), request.text("key"), request.number("after")
+    with context.state.read() as connection:
+        record = _run(connection, request)
         traits = [
             {**row, "reasons": orjson.loads(row["reasons"])}
-            for row in runs.traits(connection, visit.run)
+            for row in runs.traits(connection, request.run)
         ]
-        changes = _changes(connection, visit.run, traits, key, step, after)
-        found = [
-            (one, holds.count(connection, one.id)) for one in holds.of_run(connection, visit.run)
+        changes = _changes(connection, request.run, traits, key, step, after)
+        run_holds = [
+            (hold, holds.count(connection, hold.id))
+            for hold in holds.of_run(connection, request.run)
         ]
-        undecided = bool(holds.undecided(connection, visit.run))
+        undecided = bool(holds.undecided(connection, request.run))
     return Page(
         "run.html",
         {
             "run": record,
-            "doing": orjson.loads(record["doing"]) if record["doing"] else None,
+            "progress": status.progress(record),
             "traits": traits,
             "changes": changes[:ROWS],
             "next": changes[ROWS - 1].id if len(changes) > ROWS else None,
             "filter": {"key": key, "step": step},
             "paged": after is not None,
-            "approving": desk.work.under_way(_name(visit.run)),
-            "holds": found,
+            "approving": context.tasks.under_way(_task_name(request.run)),
+            "holds": run_holds,
             "undecided": undecided,
-            "open": any(one.decision is None for one, _ in found),
+            "open": any(hold.decision is None for hold, _ in run_holds),
         },
     )
 
 
-def approve(desk: Desk, visit: Visit) -> Answer:
-    _held(desk, visit)
-    title = f"approval of run {visit.run}"
-    desk.work.begin(_name(visit.run), title, "approve", str(visit.run))
-    return GoTo(f"/runs/{visit.run}")
+def approve(context: Context, request: Request) -> Response:
+    _check_undecided(context, request)
+    title = f"approval of run {request.run}"
+    context.tasks.begin(_task_name(request.run), title, "approve", str(request.run))
+    return Redirect(f"/runs/{request.run}")
 
 
-def reject(desk: Desk, visit: Visit) -> Answer:
-    _held(desk, visit)
-    desk.work.reject(visit.run)
-    desk.work.done(f"run {visit.run}", "rejected: nothing of what it held will be sent")
-    return GoTo(f"/runs/{visit.run}")
+def reject(context: Context, request: Request) -> Response:
+    _check_undecided(context, request)
+    context.tasks.reject(request.run)
+    context.tasks.done(f"run {request.run}", "rejected: nothing that it held will be sent")
+    return Redirect(f"/runs/{request.run}")
 
 
 def _changes(
@@ -82,44 +84,47 @@ def _changes(
     step: str,
     after: int | None,
 ) -> list[Entry]:
-    """A page of what a run changed. Of all traits, but with one step: trait by trait, and only of
-    those that have it by the run's sums; else a few among millions were looked for."""
+    """Return a page of the changes of a run.
+
+    Entries (or exits) of all traits are read trait by trait, only for traits that have some by the
+    run's sums: a search for a few among millions would take too long.
+    """
     find = partial(listings.of_run, connection, run, steps=STEPS[step])
     if key or not step:
         return list(find(key=key or None, after_id=after, limit=ROWS + 1))
     last = listings.entry(connection, after) if after is not None else None
-    having = sorted(row["key"] for row in traits if row[step] or row["changed"])
-    found: list[Entry] = []
-    for one in having:
-        if (last is None or one >= last.key) and len(found) <= ROWS:
-            place = after if last is not None and one == last.key else None
-            found += find(key=one, after_id=place, limit=ROWS + 1 - len(found))
-    return found
+    keys = sorted(row["key"] for row in traits if row[step] or row["changed"])
+    changes: list[Entry] = []
+    for trait_key in keys:
+        if (last is None or trait_key >= last.key) and len(changes) <= ROWS:
+            place = after if last is not None and trait_key == last.key else None
+            changes += find(key=trait_key, after_id=place, limit=ROWS + 1 - len(changes))
+    return changes
 
 
-def _held(desk: Desk, visit: Visit) -> None:
-    """Only what is held can be decided on."""
-    with desk.state.read() as connection:
-        record = _run(connection, visit)
-        undecided = holds.undecided(connection, visit.run)
+def _check_undecided(context: Context, request: Request) -> None:
+    """Raise `Conflict` unless the run holds something that awaits a decision."""
+    with context.state.read() as connection:
+        record = _run(connection, request)
+        undecided = holds.undecided(connection, request.run)
     if not undecided:
-        raise NotNow(
-            f"run {visit.run} is {record['state']}: it holds nothing that waits for a decision"
+        raise Conflict(
+            f"run {request.run} is {record['state']}: it holds nothing that awaits a decision"
         )
-    if desk.work.under_way(_name(visit.run)):
-        raise NotNow(f"the approval of run {visit.run} is under way")
+    if context.tasks.under_way(_task_name(request.run)):
+        raise Conflict(f"the approval of run {request.run} is under way")
 
 
-def _run(connection: Connection, visit: Visit) -> runs.Record:
-    found = runs.get(connection, visit.run) if visit.run <= LARGEST else None
-    if found is None:
-        raise Missing(f"there is no run {visit.run}")
-    return found
+def _run(connection: Connection, request: Request) -> runs.Record:
+    record = runs.get(connection, request.run) if request.run <= LARGEST else None
+    if record is None:
+        raise NotFound(f"there is no run {request.run}")
+    return record
 
 
-def _name(run: int) -> str:
+def _task_name(run: int) -> str:
     return f"approve {run}"
 
 
-READS = {"/runs": listing, "/runs/{which}": one}
+READS = {"/runs": listing, "/runs/{which}": detail}
 WRITES = {"/runs/{which}/approve": approve, "/runs/{which}/reject": reject}

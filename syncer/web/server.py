@@ -1,4 +1,4 @@
-"""The page's process: its server, and what keeps the sizes by the hour up to date."""
+"""The page's process: its server, and the thread that updates the hourly audience sizes."""
 
 from __future__ import annotations
 
@@ -14,47 +14,54 @@ from state.db.database import Database
 from state.errors import StateError
 from state.history import sizes
 from syncer.config import Config
-from syncer.databases import opened
-from syncer.process.problem import Trouble
+from syncer.databases import open_database
+from syncer.process.problem import ProblemLog
 from syncer.process.server import serve
 from syncer.web import audiences, customers, failures, overview, runs
-from syncer.web.app import Door
-from syncer.web.context import Desk
-from syncer.web.revoked import EndedInState
+from syncer.web.app import SecureApp
+from syncer.web.context import Context
+from syncer.web.revoked import StoredRevocations
 from syncer.web.session import Sessions
-from syncer.web.tasks import Work
+from syncer.web.tasks import Tasks
 
 log = logging.getLogger("syncer.web")
 
-#: Seconds between two looks at what is to be counted.
-COUNT = 1.0
+#: Seconds between two checks for changes to add to the sizes.
+SIZES_EVERY = 1.0
 
 
 def serve_page(config: Config, stop: Callable[[], bool], number: int) -> None:
-    """The process beside the daemon that serves the page, on the file `number` of a socket that
-    listens already, until `stop` says so."""
+    """Serve the page until `stop` returns true.
+
+    `number` is the file descriptor of a listening socket that the daemon opened.
+    """
     assert config.web is not None
-    listener, work = socket.socket(fileno=number), Work(config)
-    with opened(config, writes=True) as state, opened(config, "queue", writes=True) as calls:
-        desk = Desk(state, calls, work)
-        door = Door(
-            Sessions(config.web.token.get_secret_value(), ended=EndedInState(state)),
+    listener, tasks = socket.socket(fileno=number), Tasks(config)
+    with (
+        open_database(config, writes=True) as state,
+        open_database(config, "queue", writes=True) as calls,
+    ):
+        context = Context(state, calls, tasks)
+        secure = SecureApp(
+            Sessions(config.web.token.get_secret_value(), revoked=StoredRevocations(state)),
             config.web.address[0],
             config.web.hosts,
-            around=desk.around,
+            layout=context.layout,
         )
-        threading.Thread(target=_count, args=(state, stop), name="sizes", daemon=True).start()
-        pages = door.app(desk.bound(READS), desk.bound(WRITES))
+        threading.Thread(
+            target=_update_sizes, args=(state, stop), name="sizes", daemon=True
+        ).start()
+        pages = secure.build(context.bind(READS), context.bind(WRITES))
         try:
             uvloop.run(serve(pages, listener, stop))
         finally:
-            work.close()
+            tasks.close()
             listener.close()
 
 
-def _count(state: Database, stop: Callable[[], bool]) -> None:
-    """Keep the sizes by the hour up to date."""
-    trouble = Trouble("sizes")
+def _update_sizes(state: Database, stop: Callable[[], bool]) -> None:
+    """Keep the hourly audience sizes up to date."""
+    problems = ProblemLog("sizes")
     while not stop():
         more = False
         try:
@@ -63,10 +70,10 @@ def _count(state: Database, stop: Callable[[], bool]) -> None:
             if due:
                 with state.write(alone=True) as connection:
                     more = sizes.fold(connection)
-            trouble(None)
+            problems(None)
         except StateError as error:
-            trouble(str(error))
-        time.sleep(0.02 if more else COUNT)
+            problems(str(error))
+        time.sleep(0.02 if more else SIZES_EVERY)
 
 
 READS = overview.READS | runs.READS | customers.READS | audiences.READS | failures.READS

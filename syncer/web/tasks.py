@@ -1,5 +1,7 @@
-"""What somebody asked for on the page and takes a while: each in a process of its own, as the
-daemon's runs are. How it ended is kept until the page's process ends."""
+"""Tasks that a user starts on the page and that take a while: each runs in a child process.
+
+Results are kept until the page's process ends.
+"""
 
 from __future__ import annotations
 
@@ -12,91 +14,91 @@ import orjson
 
 from syncer.app import App
 from syncer.config import Config
-from syncer.process.child import Beside
+from syncer.process.child import ChildProcess
 from syncer.progress import LineProgress
 
 log = logging.getLogger("syncer.web")
 
-#: Seconds that it gets to end when told to.
-DRAIN = 10.0
-#: Seconds for which how it ended is shown, and how many are remembered.
-SHOWN, KEPT = 600.0, 5
+#: Seconds that a task gets to end when it is asked to.
+END_WITHIN = 10.0
+#: Seconds for which a result is shown, and how many tasks are kept.
+SHOWN_FOR, KEPT = 600.0, 5
 
 
 @dataclass
 class Task:
-    """`text` says how it ended, once it did."""
+    """`text` is the result once the task has ended. Times are epoch milliseconds."""
 
     name: str
     title: str
     began: int
     text: str = ""
     ended: int | None = None
-    good: bool = True
+    ok: bool = True
 
 
 @dataclass
-class Work:
-    """Makes processes, and watches them in threads."""
+class Tasks:
+    """Starts child processes, and waits for each in a thread."""
 
     config: Config
     _tasks: list[Task] = field(default_factory=list)
-    _beside: dict[str, Beside] = field(default_factory=dict)
+    _children: dict[str, ChildProcess] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ending: bool = False
 
-    def begin(self, name: str, title: str, what: str, *arguments: str) -> None:
-        """Do it (see asked.py), unless what has that name is under way already."""
+    def begin(self, name: str, title: str, action: str, *arguments: str) -> None:
+        """Start an action of task_process.py, unless a task of that name is under way."""
         with self._lock:
-            if self._ending or name in self._beside:
+            if self._ending or name in self._children:
                 return
             task = Task(name, title, _now())
-            beside = self._beside[name] = Beside(what, self.config, *arguments)
+            child = self._children[name] = ChildProcess(action, self.config, *arguments)
             self._tasks = [*self._tasks, task][-KEPT:]
         log.info("%s: began", title)
-        watch = threading.Thread(target=self._watch, args=(task, beside), name="asked", daemon=True)
+        watch = threading.Thread(target=self._watch, args=(task, child), name="task", daemon=True)
         watch.start()
 
     def done(self, title: str, text: str) -> None:
-        """Show that something was done at once."""
+        """Show the result of something that took no time."""
         log.info("%s: %s", title, text)
         with self._lock:
             self._tasks = [*self._tasks, Task(title, title, _now(), text, _now())][-KEPT:]
 
     def reject(self, run: int) -> None:
-        """Leave what a run held as it is; raises `Locked` where another run goes on."""
-        with App(self.config, LineProgress(log.info)).runs() as found:
-            found.reject(run)
+        """Reject what a run holds; raises `Locked` while another run is going on."""
+        with App(self.config, LineProgress(log.info)).runs() as runs:
+            runs.reject(run)
 
     def under_way(self, name: str) -> bool:
-        return name in self._beside
+        return name in self._children
 
     def recent(self) -> list[Task]:
-        """What goes on or ended not long ago, the newest first."""
-        since = _now() - SHOWN * 1000
-        return [one for one in reversed(self._tasks) if one.ended is None or one.ended > since]
+        """Return the tasks that are under way or ended recently, the newest first."""
+        since = _now() - SHOWN_FOR * 1000
+        return [task for task in reversed(self._tasks) if task.ended is None or task.ended > since]
 
     def close(self) -> None:
-        """Tell all to end, and see that they do."""
+        """End all tasks."""
         with self._lock:
             self._ending = True
-            there = list(self._beside.values())
-        for one in there:
-            one.tell_to_end()
-        for one in there:
-            one.end(DRAIN)
+            children = list(self._children.values())
+        for child in children:
+            child.ask_to_end()
+        for child in children:
+            child.end(END_WITHIN)
 
-    def _watch(self, task: Task, beside: Beside) -> None:
+    def _watch(self, task: Task, child: ChildProcess) -> None:
         try:
-            ended = orjson.loads(beside.told())
-            task.good, task.text = bool(ended["good"]), str(ended["says"])
+            result = orjson.loads(child.result())
+            task.ok, task.text = bool(result["ok"]), str(result["message"])
         except orjson.JSONDecodeError:
-            task.good, task.text = False, "it ended unexpectedly; the log says more"
-        beside.end(DRAIN)
+            task.ok, task.text = False, "it ended unexpectedly; see the log"
+        child.end(END_WITHIN)
         task.ended = _now()
         with self._lock:
-            del self._beside[task.name]
-        log.log(logging.INFO if task.good else logging.ERROR, "%s: %s", task.title, task.text)
+            del self._children[task.name]
+        log.log(logging.INFO if task.ok else logging.ERROR, "%s: %s", task.title, task.text)
 
 
 def _now() -> int:

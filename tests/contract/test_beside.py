@@ -1,4 +1,4 @@
-"""The processes beside the daemon: what they import, and what the list of processes shows."""
+"""The child processes of the daemon: what they import, and what the list of processes shows."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from syncer.config import Config
-from syncer.process.child import Beside
+from syncer.process.child import ChildProcess
 
 TRAP = "from pathlib import Path\nPath('trap').touch()\nraise SystemExit(7)\n"
 
 
-def test_a_process_beside_imports_nothing_of_the_folder_it_is_started_in(
+def test_a_child_process_imports_nothing_of_the_folder_it_is_started_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("orjson", "pickle", "syncer", "sitecustomize"):
@@ -21,7 +21,7 @@ def test_a_process_beside_imports_nothing_of_the_folder_it_is_started_in(
     config = Config.model_validate(
         {"amberflo": {"api_key": "x"}, "engage": {"profiles_sync": {"url": "sqlite:///x.db"}}}
     )
-    process = Beside("nothing", config, "ann@example.com")
+    process = ChildProcess("nothing", config, "ann@example.com")
     shown = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
     assert process.wait(30) == 1
     assert capfd.readouterr().err == "there is no process 'nothing'\n"

@@ -21,7 +21,7 @@ from state.db.locks import lock, lock_holder, run_lock
 from state.errors import Locked, StateError
 from syncer.cli.export import Export
 from syncer.config import Config
-from syncer.databases import opened, try_out
+from syncer.databases import check_databases, open_database
 from syncer.errors import ConfigError
 from tests.support.locks import held_elsewhere
 
@@ -199,7 +199,7 @@ def test_another_user_is_told_in_one_line(shared_folder: Path) -> None:
         with (
             somebody_else(),
             pytest.raises((StateError, ConfigError)) as caught,
-            opened(config, writes=writes) as state,
+            open_database(config, writes=writes) as state,
             run_lock(state),
         ):
             pass
@@ -207,7 +207,7 @@ def test_another_user_is_told_in_one_line(shared_folder: Path) -> None:
         return str(caught.value)
 
     assert told(writes=True).endswith("Permission denied")
-    with opened(config, writes=True) as state, run_lock(state):
+    with open_database(config, writes=True) as state, run_lock(state):
         pass
     line = told(writes=False)
     assert "unable to open database file; its files and their folder must be those of the" in line
@@ -257,11 +257,11 @@ def test_what_is_no_file_is_left_as_it_is(tmp_path: Path, make: Callable[[Path],
     place.chmod(0o640)
     settings = settings_of(f"sqlite:///{place}")
     for attempt in (
-        lambda: try_out(settings),
-        lambda: opened(settings, writes=True).__enter__(),
-        lambda: opened(settings, writes=False).__enter__(),
+        lambda: check_databases(settings),
+        lambda: open_database(settings, writes=True).__enter__(),
+        lambda: open_database(settings, writes=False).__enter__(),
     ):
-        with pytest.raises(ConfigError, match="is there, and is no file; name a file"):
+        with pytest.raises(ConfigError, match="is not a file; name a file"):
             attempt()
     assert stat.S_IMODE(place.stat().st_mode) == 0o640
     assert list(tmp_path.iterdir()) == [place]
@@ -269,13 +269,13 @@ def test_what_is_no_file_is_left_as_it_is(tmp_path: Path, make: Callable[[Path],
 
 def test_trying_out_makes_nothing(tmp_path: Path, url: str) -> None:
     settings = settings_of(url)
-    try_out(settings)
+    check_databases(settings)
     assert list(tmp_path.iterdir()) == []
-    with opened(settings, writes=True) as state, run_lock(state):
+    with open_database(settings, writes=True) as state, run_lock(state):
         before = sorted(one.name for one in tmp_path.iterdir())
-        try_out(settings)
+        check_databases(settings)
         assert sorted(one.name for one in tmp_path.iterdir()) == before
-    with opened(settings, writes=False) as state, state.read() as connection:
+    with open_database(settings, writes=False) as state, state.read() as connection:
         assert "syncer_check" not in inspect(connection).get_table_names()
 
 
@@ -297,8 +297,8 @@ def test_trying_out_says_what_keeps_a_run_from_working(
     folder.mkdir()
     settings = settings_of(f"sqlite:///{folder / 'syncer.db'}")
     with (
-        opened(settings, "queue", writes=True),
-        opened(settings, writes=True) as state,
+        open_database(settings, "queue", writes=True),
+        open_database(settings, writes=True) as state,
         lock(state, "run"),
         lock(state, "schedule"),
     ):
@@ -306,15 +306,15 @@ def test_trying_out_says_what_keeps_a_run_from_working(
     for one in (folder, *folder.iterdir()):
         os.chown(one, 65534, -1)
     with somebody_else():
-        try_out(settings)
+        check_databases(settings)
     os.chown(folder / whose, 0, -1)
     (folder / whose).chmod(0o755 if not whose else 0o600)
     with somebody_else(), pytest.raises(StateError, match=line):
-        try_out(settings)
+        check_databases(settings)
 
 
 def test_trying_out_on_postgresql_leaves_nothing(empty_postgres: str) -> None:
-    try_out(settings_of(empty_postgres))
+    check_databases(settings_of(empty_postgres))
     engine = create_engine(empty_postgres)
     assert inspect(engine).get_table_names() == []
     engine.dispose()

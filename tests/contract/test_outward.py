@@ -104,7 +104,7 @@ def test_the_webhook_of_alerts(proxy: Proxy, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'syncer.db'}"
     settings = AlertsConfig(webhook=SecretStr("http://slack.invalid/hook"))
     with closing(Database.open(url)) as state, closing(Database.open(url, "queue")) as calls:
-        assert Alerts(state, calls, settings)._tell("text")
+        assert Alerts(state, calls, settings)._post("text")
     assert proxy.seen == [("POST", "http://slack.invalid/hook", BY)]
 
 
@@ -134,5 +134,5 @@ def test_a_webhook_that_answers_no_http_breaks_nothing(tmp_path: Path, answer: b
         thread = Thread(target=serve)
         thread.start()
         hook = SecretStr(f"http://127.0.0.1:{server.getsockname()[1]}/hook")
-        assert not Alerts(state, calls, AlertsConfig(webhook=hook))._tell("text")
+        assert not Alerts(state, calls, AlertsConfig(webhook=hook))._post("text")
         thread.join()

@@ -110,7 +110,7 @@ def test_another_account_is_refused_before_anything_changes(
             "account. Set it back, or let `syncer sync --new-account` send everybody to the new one"
         )
     said = installation.run("check", exit_code=1)
-    assert "BAD   amberflo: amberflo.customers_url is" in said.stdout
+    assert "FAIL  amberflo: amberflo.customers_url is" in said.stdout
     assert (len(other.customers), other.stats()["puts"], first.stats()["puts"]) == (there, {}, {})
     assert noted(installation) == was
     assert installation.json("runs")[0]["state"] == "failed"
@@ -147,7 +147,7 @@ def test_a_new_account_gets_everybody(
 
 def test_with_a_dry_run_there_is_no_new_account(installation: Installation, synced: int) -> None:
     said = installation.run("sync", "--new-account", "--dry-run", exit_code=2)
-    assert "--new-account sends everybody" in said.stderr
+    assert "--new-account cannot be combined with --dry-run" in said.stderr
 
 
 def test_an_account_that_nothing_was_acknowledged_at_may_be_changed(

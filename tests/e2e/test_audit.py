@@ -139,8 +139,8 @@ def test_entered_and_exited(installation: Installation, story: list[dict[str, se
         rows = rows_of(installation, "audit", "audience", trait)
         assert len(rows) == len(whole["entered"]) + len(whole["exited"])
         for side in ("entered", "exited"):
-            assert [row for row in rows if row["what"] == side] == [
-                {"what": side, **{name: as_csv(value) for name, value in one.items()}}
+            assert [row for row in rows if row["change"] == side] == [
+                {"change": side, **{name: as_csv(value) for name, value in one.items()}}
                 for one in whole[side]
             ]
         moved += len(document["entered"]) + len(document["exited"])
@@ -234,14 +234,14 @@ def test_times_in_several_formats(
     beyond = ("0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00")
     for text in ("yesterday", "2026-13-01", "", "12", *beyond):
         said = installation.run("audit", "at", text, exit_code=2).stderr
-        assert f"{text!r} is no time; write for example 2026-11-01" in said
+        assert f"{text!r} is not a time; write for example 2026-11-01" in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["customer", "nobody"], 1, "the customer 'nobody' is not known here"),
-        (["customer", "a\udcff"], 2, "its bytes are not UTF-8"),
+        (["customer", "nobody"], 1, "the customer 'nobody' is unknown"),
+        (["customer", "a\udcff"], 2, "the text is not UTF-8"),
         (["audience", "no such"], 1, "with the key 'no such' was ever synced"),
         (["run", "99"], 1, "there is no run 99; `syncer runs` lists them"),
         (["run", "0"], 2, "0 is not in the range"),
@@ -249,16 +249,20 @@ def test_times_in_several_formats(
         (["run", "1", "--key", "no such"], 1, "with the key 'no such' was ever synced"),
         (["audience", "{trait}", "--at-run", "99"], 1, "there is no run 99"),
         (["audience", "{trait}", "--at-run", "4"], 1, "run 4 is failed: it wrote nothing"),
-        (["audience", "{trait}", "--at-run", "1", "--at", "2026-01-01"], 2, "leave one out"),
+        (
+            ["audience", "{trait}", "--at-run", "1", "--at", "2026-01-01"],
+            2,
+            "use either --at or --at-run",
+        ),
         (
             ["audience", "{trait}", "--at", "2026-01-01", "--since", "2026-01-01"],
             2,
-            "--at is one moment: leave --since and --until out",
+            "--at is one moment: use it without --since and --until",
         ),
         (
             ["customer", "{customer}", "--at-run", "1", "--until", "2026-01-01"],
             2,
-            "--at-run is one moment: leave --since and --until out",
+            "--at-run is one moment: use it without --since and --until",
         ),
         (["customer", "{customer}", "--key", "no such"], 1, "was ever synced"),
         (["audience", "{trait}", "--limit", "0"], 2, "0 is not in the range"),

@@ -104,7 +104,7 @@ def test_an_edit_is_named(synced: Installation) -> None:
     document = synced.json("audit", "seal", exit_code=1)
     assert document["holds"] is False
     assert document["broken"] == {
-        "what": f"change {number} is not as it was sealed",
+        "problem": f"change {number} is not as it was sealed",
         "seal": 2,
         "run": 2,
         "change": number,
@@ -130,7 +130,7 @@ def test_the_export_can_be_checked_without_us(
     assert all(line["delivered_at"] for line in lines)
 
     done = synced.run("audit", "seal", "--export", str(folder), exit_code=1)
-    assert done.stderr == f"error: the folder {folder} is not empty; name one that is not there\n"
+    assert done.stderr == f"error: the folder {folder} is not empty; name a new one\n"
 
 
 def test_an_export_says_where_a_change_comes_from(
@@ -366,7 +366,7 @@ def test_old_history_is_compacted_and_answers_the_same(
             "was in before\n"
         )
         assert (
-            f"the history begins at {begins}: of what was"
+            f"the history begins at {begins}: of earlier changes"
             in installation.run("audit", *question).stderr
         )
 
@@ -413,7 +413,7 @@ def test_the_daemon_compacts(
 def test_without_a_retention_nothing_is_removed(synced: Installation) -> None:
     done = synced.run("audit", "compact")
     assert done.stderr == (
-        "retention.history is not set: the history is kept for ever\n0 changes removed\n"
+        "retention.history is not set: the whole history is kept\n0 changes removed\n"
     )
 
 

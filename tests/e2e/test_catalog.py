@@ -137,7 +137,7 @@ def test_exits_wait_for_segment_and_come_with_the_next_run(
 
     run = synced.json("sync")
     check_sums(run)
-    assert (run["kind"], run["state"], run["held_because"]) == ("incremental", "done", {})
+    assert (run["kind"], run["state"], run["hold_reasons"]) == ("incremental", "done", {})
     assert list(run["waiting"]) == [key]
     assert "its status is Backfilling" in run["waiting"][key]
     row = by_key(run)[key]
@@ -256,7 +256,7 @@ def test_a_mass_exit_waits_before_the_guard_looks_at_it(
     set_status(space, "Live", key)
     run = synced.json("sync", exit_code=3)
     check_sums(run)
-    assert (run["state"], list(run["held_because"]), run["waiting"]) == ("held", [key], {})
+    assert (run["state"], list(run["hold_reasons"]), run["waiting"]) == ("held", [key], {})
     assert synced.holds() == before
     assert [row["key"] for row in synced.json("status")["held"]] == [key]
     run = synced.json("runs", "approve", str(run["run"]))
@@ -275,11 +275,11 @@ def test_an_approval_is_not_for_what_waits(
         source.commit()
     set_status(space, "Locked", waits)
     run = synced.json("sync", "--full", exit_code=3)
-    assert (list(run["held_because"]), list(run["waiting"])) == ([held], [waits])
+    assert (list(run["hold_reasons"]), list(run["waiting"])) == ([held], [waits])
     assert [row["key"] for row in synced.json("status")["held"]] == [held]
     set_status(space, "Live", waits)
     run = synced.json("runs", "approve", str(run["run"]), exit_code=3)
-    assert list(run["held_because"]) == [waits]
+    assert list(run["hold_reasons"]) == [waits]
     found = synced.holds().values()
     assert not any(record["traits"].get(held) for record in found)
     assert any(record["traits"].get(waits) for record in found)
@@ -296,7 +296,7 @@ def test_a_custom_trait_is_no_audience(
     run = synced.json("sync", "--full")
     assert (run["state"], run["due"], "has_pet" in by_key(run)) == ("done", 0, False)
     assert synced.holds() == had
-    left_out = "left out, the Public API lists no such audience: has_pet"
+    left_out = "left out, as the Public API does not list it: has_pet"
     assert left_out in synced.run("diff").stderr
     # Somebody makes an audience of that key: rows of before count, though no watermark shows them.
     space.listed = [*space.listed, Listed("has_pet")]
@@ -373,7 +373,7 @@ def test_an_audience_deleted_in_engage_is_held(
         run = synced.json("sync", "--full", exit_code=3)
         check_sums(run)
         assert run["state"] == "held"
-        assert run["held_because"] == {key: since + why}
+        assert run["hold_reasons"] == {key: since + why}
         assert {
             one: record["traits"][key]
             for one, record in synced.holds().items()
@@ -535,7 +535,7 @@ def test_sizes_that_differ_are_told(
         {"key": "nobody_pulled", "segment": 11, "here": 0},
     ]
     said = synced.run("sync", "--full").stderr
-    assert f"mismatch: {key}: Segment counts {2 * here:,} members, here are {here:,}" in said
+    assert f"mismatch: {key}: {2 * here:,} members in Segment, {here:,} here" in said
     # A partial run does not know; a wider tolerance does not tell.
     assert synced.json("sync")["mismatches"] == []
     synced.configure(more=section(url, size_tolerance=1.0))
@@ -584,12 +584,12 @@ def test_check_tells_what_is_listed(
     (line,) = [row for row in installation.json("check") if row["check"] == "catalog"]
     assert line == {
         "check": "catalog",
-        "good": True,
-        "says": "3 audiences, 3 computed traits, 1 not live",
+        "ok": True,
+        "message": "3 audiences, 3 computed traits, 1 not live",
     }
     installation.configure(more=section(url, token="wrong"))
     said = installation.run("check", exit_code=1).stdout
-    assert "BAD   catalog: the Public API refuses the token (status 401)" in said
+    assert "FAIL  catalog: the Public API refuses the token (status 401)" in said
     installation.configure()
     assert not [row for row in installation.json("check") if row["check"] == "catalog"]
 
@@ -627,7 +627,7 @@ def test_the_sandbox_has_a_catalog(tmp_path: Path) -> None:
         installation = Installation(tmp_path, on.amberflo, on.amberflo_url)
         installation.config.write_text(on.config, encoding="utf-8")
         (line,) = [row for row in installation.json("check") if row["check"] == "catalog"]
-        assert line["says"].startswith("4 audiences, ")
+        assert line["message"].startswith("4 audiences, ")
         for _ in range(2):
             run = installation.json("sync", "--full")
             assert (run["state"], run["waiting"], run["mismatches"]) == ("done", {}, [])

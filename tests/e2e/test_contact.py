@@ -403,11 +403,11 @@ def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation
             "traits": [
                 {
                     "trait": "vip",
-                    "found": 3,
+                    "customers": 3,
                     "differ": 2,
                     "examples": [
-                        {"customer_id": "left", "found": True, "expected": False},
-                        {"customer_id": "taken", "found": "set by the CRM", "expected": None},
+                        {"customer_id": "left", "actual": True, "expected": False},
+                        {"customer_id": "taken", "actual": "set by the CRM", "expected": None},
                     ],
                 }
             ],
@@ -426,8 +426,8 @@ def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation
         document = installation.json("diff", "--amberflo")
         assert document["kind"] == "reconcile"
         found = {one["trait"]: one["examples"] for one in document["amberflo"]["traits"]}
-        assert found["silver"] == [{"customer_id": "m2", "found": "bright", "expected": None}]
-        assert {"customer_id": "m3", "found": False, "expected": True} in found["vip"]
+        assert found["silver"] == [{"customer_id": "m2", "actual": "bright", "expected": None}]
+        assert {"customer_id": "m3", "actual": False, "expected": True} in found["vip"]
         known.faults = Faults.parse("503=1")
         installation.configure(patience=0.3)
         said = installation.run("diff", "--amberflo", exit_code=1)

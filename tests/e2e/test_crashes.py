@@ -277,7 +277,7 @@ def test_a_delivery_that_is_asked_to_stop_ends_soon_and_is_taken_up(
     no_traceback(said)
     (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "customers are not delivered and stay due" in error
-    assert "stopping: what is under way ends first" in said
+    assert "stopping when the work under way has ended" in said
 
     (run,) = installation.json("runs")
     assert run["state"] == "interrupted"

@@ -68,7 +68,7 @@ def test_the_newest_are_shown_and_all_of_them_as_json(
 
 def test_all_are_sent_again_but_for_what_can_only_be_discarded(refused: Installation) -> None:
     done = refused.run("failures", "retry", "--all")
-    assert "2 calls cannot be taken as they are: they stay until discarded" in done.stderr
+    assert "2 calls are invalid: they stay until discarded" in done.stderr
     assert f"{MANY:,} delivered, 0 refused again" in done.stderr
     sent = sorted(record["uniqueId"] for record in refused.amberflo.records)
     assert sent == sorted(f"m{number}" for number in range(MANY))

@@ -140,11 +140,11 @@ def test_a_forgotten_customer_does_not_come_back(
     assert synced.json("audit", "seal")["holds"]
 
     done = synced.run("forget", "--undo", customer)
-    assert "it may come in again" in done.stderr
+    assert "the customer is let in again" in done.stderr
     assert synced.json("sync", "--full")["due"] == 1
     assert synced.holds() == expected_records(engage)
     done = synced.run("forget", "--undo", customer, exit_code=1)
-    assert done.stderr == f"error: the customer {customer!r} is not forgotten\n"
+    assert done.stderr == f"error: the customer {customer!r} was not forgotten\n"
 
 
 def test_one_that_was_never_known_is_kept_out(
@@ -213,12 +213,12 @@ def test_one_that_only_amberflo_knows_is_redacted_there(synced: Installation) ->
     synced.amberflo.faults = Faults.parse("500=1")
     done = synced.run("forget", "u9", "--yes", exit_code=1)
     assert done.stderr.startswith("error: nothing was erased, Amberflo did not take the last write")
-    assert "is not forgotten" in synced.run("forget", "u9", "--undo", exit_code=1).stderr
+    assert "was not forgotten" in synced.run("forget", "u9", "--undo", exit_code=1).stderr
     synced.amberflo.faults = Faults()
 
     done = synced.run("forget", "u9", "--yes")
     assert done.stderr == (
-        "it was not known here, Amberflo has its id for a name now and no email; 0 changes and 0 "
+        "the customer was unknown here, Amberflo has only its id as its name; 0 changes and 0 "
         "failures erased\n"
     )
     record = synced.amberflo.customers["u9"]
@@ -464,7 +464,7 @@ def test_records_that_wait_are_billed_first(installation: Installation) -> None:
         wait_until(lambda: found.metrics()["syncer_meters_waiting"], what="the record")
     installation.amberflo.faults = Faults()
     done = installation.run("forget", user, "--yes")
-    assert "calls that were taken before wait to be delivered" in done.stderr
+    assert "earlier calls wait to be delivered" in done.stderr
     assert traces(installation, user).keys() == {"syncer-queue.db"}
     with daemon(installation) as found:
         assert len(found.by_customer(user)) == 1

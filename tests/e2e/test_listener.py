@@ -32,8 +32,8 @@ from syncer.passthrough import receiver as module
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.scopes import SCOPES, Caller
-from syncer.process import server
-from syncer.process.runtime import set_for_commits_beside_a_busy_loop
+from syncer.process import limits, server
+from syncer.process.runtime import tune_for_receiver
 from tests.support.daemon import GOOD, KEY
 from tests.support.events import SECRET, unique
 from tests.support.processes import wait_until
@@ -110,7 +110,7 @@ def serving(
 
         def run() -> None:
             serves = app or receiver.app()
-            loop(server.serve(serves, listener, over.is_set, refused=count))
+            loop(server.serve(serves, listener, over.is_set, on_refused=count))
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -187,7 +187,7 @@ def test_the_end_of_a_connection_is_kept_beside_an_upgrade(served: Listener) -> 
 
 
 def test_heads_up_to_a_bound(served: Listener) -> None:
-    room = server.MAX_HEAD - len(request(headers=BASIC)) - 100
+    room = limits.MAX_HEAD - len(request(headers=BASIC)) - 100
     large = b"cookie: " + b"c" * (room - 20) + b"\r\n"
     many = b"".join(b"x-%d: y\r\n" % number for number in range(490))
     for headers in (large, many):
@@ -315,14 +315,14 @@ def test_what_a_request_holds_counts_until_the_app_is_done(
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         connection = scope["state"]["connection"]
-        crowd = connection._crowd
-        asyncio.current_task().add_done_callback(lambda _: held.append(crowd.held))
+        pool = connection._pool
+        asyncio.current_task().add_done_callback(lambda _: held.append(pool.held))
         while (await receive()).get("more_body"):
             pass
         gone.set()
         while not connection.lost:
             await asyncio.sleep(0.01)
-        held.append(crowd.held)
+        held.append(pool.held)
 
     with serving(tmp_path, loop, app) as found:
         with closing(found.connect()) as connection:
@@ -420,7 +420,7 @@ def test_a_dear_body_of_a_caller_keeps_no_other_waiting(
 @pytest.fixture
 def as_in_the_daemon() -> Iterator[None]:
     before = sys.getswitchinterval()
-    set_for_commits_beside_a_busy_loop()
+    tune_for_receiver()
     yield
     sys.setswitchinterval(before)
 
@@ -431,10 +431,15 @@ def as_in_the_daemon() -> Iterator[None]:
 @pytest.fixture
 def hasty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     """A server that has little time for anything."""
-    times = {"REQUEST_TIME": 0.5, "WRITE_TIME": 0.5, "IDLE": 1.0, "LINGER": 0.3}
+    times = {
+        "REQUEST_TIMEOUT": 0.5,
+        "WRITE_TIMEOUT": 0.5,
+        "IDLE_TIMEOUT": 1.0,
+        "LINGER_TIMEOUT": 0.3,
+    }
     for name, seconds in times.items():
-        monkeypatch.setattr(server, name, seconds)
-    monkeypatch.setattr(server, "SLOWEST", 2000)
+        monkeypatch.setattr(limits, name, seconds)
+    monkeypatch.setattr(limits, "MIN_BODY_RATE", 2000)
     with serving(tmp_path) as found:
         yield found
 
@@ -498,7 +503,7 @@ def test_who_reads_no_answer_is_let_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """While the answer is written, and when what is left of it waits in a buffer of ours."""
-    monkeypatch.setattr(server, "WRITE_TIME", 0.5)
+    monkeypatch.setattr(limits, "WRITE_TIMEOUT", 0.5)
     body = b"x" * size
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -545,9 +550,9 @@ def test_requests_far_ahead_of_their_answers_are_not_kept(served: Listener) -> N
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
     """A server with few places and little room."""
-    monkeypatch.setattr(server, "CONNECTIONS", 40)
-    monkeypatch.setattr(server, "ROOM", 1024 * 1024)
-    monkeypatch.setattr(server, "STUCK", 0.3)
+    monkeypatch.setattr(limits, "CONNECTIONS", 40)
+    monkeypatch.setattr(limits, "MAX_HELD", 1024 * 1024)
+    monkeypatch.setattr(limits, "EVICTABLE_AFTER", 0.3)
     with serving(tmp_path) as found:
         yield found
 
@@ -589,7 +594,7 @@ def _ended(connection: socket.socket) -> bool:
 def test_who_is_in_use_stays_and_one_too_many_is_told(
     small: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "STUCK", 60.0)
+    monkeypatch.setattr(limits, "EVICTABLE_AFTER", 60.0)
     with ExitStack() as open_:
         full = request(track())
         held = [open_.enter_context(closing(small.connect())) for _ in range(40)]
@@ -625,27 +630,27 @@ def test_bodies_that_never_end_have_little_room(small: Listener, unknown: bool) 
 
 def test_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """The soft limit, often 1,024, is raised as far as the hard one lets it."""
-    limits = [(1024, 4096)]
+    rlimits = [(1024, 4096)]
 
     def set_limit(_: int, pair: tuple[int, int]) -> None:
-        limits.append(pair)
+        rlimits.append(pair)
 
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "getrlimit", lambda _: rlimits[-1])
     monkeypatch.setattr(resource, "setrlimit", set_limit)
     assert server.allowed(500) == 500
-    assert limits == [(1024, 4096)]
+    assert rlimits == [(1024, 4096)]
     assert server.allowed(2000) == 2000
-    assert limits[-1] == (2128, 4096)
-    assert server.allowed(9000) == 4096 - server.OTHER_FILES
-    limits.append((200, 200))
-    assert server.allowed(2000) == 200 - server.OTHER_FILES
+    assert rlimits[-1] == (2128, 4096)
+    assert server.allowed(9000) == 4096 - limits.OTHER_FILES
+    rlimits.append((200, 200))
+    assert server.allowed(2000) == 200 - limits.OTHER_FILES
 
 
 def test_a_stop_answers_what_does_not_come_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """503, so that an SDK sends it again; and no traceback."""
-    monkeypatch.setattr(server, "DRAIN", 0.5)
+    monkeypatch.setattr(limits, "DRAIN_TIMEOUT", 0.5)
     with ExitStack() as open_:
         with serving(tmp_path) as found:
             connection = open_.enter_context(closing(found.connect()))

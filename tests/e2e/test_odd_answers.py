@@ -177,11 +177,11 @@ def test_a_missing_customer_and_a_wrong_url_are_told_apart(
     installation.amberflo.missing = missing
     good = installation.config.read_text()
     installation.config.write_text(good.replace("/customers", "/customer"))
-    assert "BAD   amberflo: " in installation.run("check", exit_code=1).stdout
+    assert "FAIL  amberflo: " in installation.run("check", exit_code=1).stdout
     run = installation.run("sync", exit_code=1)
     assert "is amberflo.customers_url right?" in run.stderr
     installation.config.write_text(good)
-    assert "good  amberflo: " in installation.run("check").stdout
+    assert "ok    amberflo: " in installation.run("check").stdout
     assert installation.json("sync")["delivered"] == 30
     assert sorted(installation.amberflo.customers) == ids
 

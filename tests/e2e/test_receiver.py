@@ -327,9 +327,9 @@ def test_the_operators_paths(receiver: Daemon) -> None:
         "syncer_calls_received_total": 3,
         'syncer_requests_refused_total{code="malformed"}': 1,
         "syncer_request_seconds_count": 2,
-        'syncer_calls_total{reason="track",what="call"}': 3,
-        'syncer_calls_total{reason="",what="delivered"}': 2,
-        f'syncer_calls_total{{reason="{BAD_VALUE}",what="rejected"}}': 1,
+        'syncer_calls_total{outcome="call",reason="track"}': 3,
+        'syncer_calls_total{outcome="delivered",reason=""}': 2,
+        f'syncer_calls_total{{outcome="rejected",reason="{BAD_VALUE}"}}': 1,
         "syncer_failures": 1,
     }
     assert {name: after[name] - before.get(name, 0) for name in gone} == gone

@@ -31,7 +31,7 @@ def hold(installation: Installation, customer_id: str, **traits: Any) -> None:
 
 def drifts(document: dict[str, Any]) -> list[tuple[str, str, Any, Any]]:
     return [
-        (row["customer_id"], row["trait"], row["expected"], row["found"])
+        (row["customer_id"], row["trait"], row["expected"], row["actual"])
         for row in document["drifted"]
     ]
 

@@ -172,7 +172,7 @@ def test_what_the_config_leaves_out_stays_as_it_is(
     left_out = "beta is left out by engage.audiences: its 3 members stay as they are"
     for arguments in (["sync"], ["sync", "--full"], ["resync", "--yes"]):
         run = installation.json(*arguments)
-        assert (run["state"], run["held_because"], run["problems"]) == ("done", {}, [])
+        assert (run["state"], run["hold_reasons"], run["problems"]) == ("done", {}, [])
         assert run["notices"][0].startswith(left_out)
         assert [row["key"] for row in run["traits"]] == ["vip"]
     assert left_out in installation.run("diff").stderr
@@ -198,7 +198,7 @@ def test_what_is_held_of_a_trait_ends_when_the_config_leaves_it_out(
     installation.run("sync", "--full", exit_code=3)
     choose(installation, "vip")
     run = installation.json("sync")
-    assert (run["state"], run["held_because"]) == ("done", {})
+    assert (run["state"], run["hold_reasons"]) == ("done", {})
     assert installation.json("status")["held"] == []
     assert len(installation.members("beta")) == 40
 
@@ -279,7 +279,7 @@ def test_what_cannot_be_given_back_is_told(
     assert status(taken)["plan"][1] == 4
     taken.run("traits", "release", "plan", "--yes")
     said = taken.run("traits", "release", "plan", "--yes", exit_code=1).stderr
-    assert "plan was given back at 2" in said
+    assert "plan was released already, at 2" in said
 
 
 def test_the_list_is_a_table_too(taken: Installation) -> None:

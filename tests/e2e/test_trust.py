@@ -100,7 +100,7 @@ def test_a_public_key_changes_nothing_of_others(
             assert installation.json("audit", "customer", one)["changes"] == rows
         for reason in (NOT_ALLOWED[MEMBERSHIPS], ENGAGES, PROTECTED, NOTHING_OF_OURS):
             assert found.calls("dropped", reason) >= 1, reason
-        assert found.metrics()["syncer_calls_early"] == 0
+        assert found.metrics()["syncer_calls_pending"] == 0
 
         # What a run changes of them later leaves what others put there.
         engage.observe()
@@ -180,12 +180,12 @@ def test_calls_of_engage_wait_for_a_run_to_know_their_trait(
         found.batch(engage_call(user, "Not Yet Pulled", True, "2026-01-01T00:00:00.000Z"))
         found.settle()
         assert found.calls("waiting", WAITS) == 1
-        assert found.metrics()["syncer_calls_early"] == 1
+        assert found.metrics()["syncer_calls_pending"] == 1
         assert user not in installation.holds()
         know(f"sqlite:///{installation.folder / 'syncer.db'}", "Not Yet Pulled")
         wait_until(lambda: found.calls("customer", "engage"), what="the call")
         assert found.customer(user)["traits"] == {"not_yet_pulled": True}
-        assert found.metrics()["syncer_calls_early"] == 0
+        assert found.metrics()["syncer_calls_pending"] == 0
         assert found.calls("dropped", UNKNOWN) == 0
         # An audience stays one.
         (audience, *_) = installation.holds()[sorted(installation.holds())[0]]["traits"]

@@ -208,7 +208,7 @@ def plant(amberflo: Amberflo, synced: list[str]) -> tuple[list[str], Drifts]:
 
 
 def listed(document: dict[str, Any]) -> Drifts:
-    names = ("customer_id", "trait", "expected", "found")
+    names = ("customer_id", "trait", "expected", "actual")
     rows = [tuple(row[name] for name in names) for row in document["drifted"]]
     return sorted(rows, key=lambda one: one[:2])
 

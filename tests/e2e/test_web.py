@@ -181,7 +181,7 @@ def test_a_wrong_token_and_logging_out(browser: Any, operator: Operator) -> None
     page.goto("/runs/1")
     page.get_by_label("Token").fill("not the token")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_have_text("This is not the token.")
+    expect(page.get_by_role("alert")).to_have_text("The token is wrong.")
     assert context.cookies() == []
     page.get_by_label("Token").fill(TOKEN)
     page.keyboard.press("Enter")
@@ -254,7 +254,7 @@ def test_from_a_run_to_a_customer_and_back(page: Any, operator: Operator) -> Non
     page.goto("/runs")
     page.get_by_role("link", name="1", exact=True).click()
     heading(page).to_have_text("Run 1")
-    rows = page.get_by_role("region", name="What it changed").locator("tbody tr")
+    rows = page.get_by_role("region", name="Changes of this run").locator("tbody tr")
     expect(rows).to_have_count(50)
     page.get_by_label("Trait", exact=True).select_option(operator.other)
     page.get_by_label("Change", exact=True).select_option("entered")
@@ -287,10 +287,10 @@ def test_searching_as_one_types(page: Any, operator: Operator) -> None:
     expect(box).to_be_focused()
     rows.get_by_role("link").click()
     heading(page).to_have_text(wanted)
-    expect(page.get_by_role("main")).to_contain_text("not as it should be")
+    expect(page.get_by_role("main")).to_contain_text("out of step")
     expect(page.get_by_role("heading", name="Failures")).to_be_visible()
     page.goto("/customers?q=nobody-has-this-id")
-    expect(page.get_by_role("main")).to_contain_text("No customer is known here")
+    expect(page.get_by_role("main")).to_contain_text("No customer has an id")
 
 
 def test_an_audience_over_time(page: Any, operator: Operator) -> None:
@@ -309,7 +309,7 @@ def test_an_audience_over_time(page: Any, operator: Operator) -> None:
     page.goto(f"/audience?key={operator.other}")
     page.get_by_label("Until").fill("2001-01-01T00:00")
     page.get_by_role("button", name="Show").click()
-    expect(page.get_by_role("main")).to_contain_text("There is no such change in this time.")
+    expect(page.get_by_role("main")).to_contain_text("No such change in this time.")
 
 
 def test_what_is_wrong_is_told(browser: Any, operator: Operator) -> None:
@@ -319,10 +319,10 @@ def test_what_is_wrong_is_told(browser: Any, operator: Operator) -> None:
     )
     page = context.new_page()
     for path, status, text in (
-        ("/customer?id=nobody", 404, "the customer 'nobody' is not known here"),
+        ("/customer?id=nobody", 404, "the customer 'nobody' is unknown"),
         ("/runs/999", 404, "there is no run 999"),
         (f"/audience/members?key={operator.other}&at=2001-01-01", 404, "it cannot tell who was in"),
-        (f"/audience?key={operator.other}&since=yesterday", 400, "which is no time"),
+        (f"/audience?key={operator.other}&since=yesterday", 400, "which is not a time"),
         (f"/audience?key={operator.other}&since=2026-02-02&until=2026-01-01", 400, "before until"),
     ):
         answer = page.goto(path)
@@ -344,7 +344,7 @@ def test_all_is_read_and_done_without_javascript(browser: Any, operator: Operato
         page.get_by_role("button", name="Retry").click()
         heading(page).to_have_text("Failures")
         page.wait_for_timeout(100)
-        expect(page.get_by_role("region", name="What was asked for")).to_contain_text("Sending")
+        expect(page.get_by_role("region", name="Tasks")).to_contain_text("Sending")
 
 
 def test_the_keyboard_is_enough(page: Any, operator: Operator) -> None:
@@ -383,7 +383,7 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     page.get_by_role("row", name=re.compile(rf"^{run} ")).get_by_role("link").click()
     expect(page.get_by_role("heading", name="A decision is needed")).to_be_visible()
     page.get_by_role("button", name="Reject").click()
-    expect(page.get_by_role("main")).to_contain_text("nothing of what it held will be sent")
+    expect(page.get_by_role("main")).to_contain_text("nothing that it held will be sent")
     assert operator.state(run) == "rejected"
     assert page.get_by_role("button", name="Approve").count() == 0
     assert had == {one: record["traits"].get(operator.lost) for one, record in
@@ -399,7 +399,7 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     run = operator.run("held")
     page.goto(f"/runs/{run}")
     page.get_by_role("button", name="Approve").click()
-    tasks = page.get_by_role("region", name="What was asked for")
+    tasks = page.get_by_role("region", name="Tasks")
     expect(tasks).to_contain_text(f"Approval of run {run}: under way")
     expect(tasks).to_contain_text(
         re.compile(rf"Approval of run {run}: run \d+ done"), timeout=30_000
@@ -421,7 +421,7 @@ def test_sending_a_customer_again(page: Any, operator: Operator) -> None:
     installation.amberflo.customers[done]["traits"] = {"stripeId": "cus_1"}
     page.goto(f"/customer?id={done}")
     page.get_by_role("button", name="Send again").click()
-    tasks = page.get_by_role("region", name="What was asked for")
+    tasks = page.get_by_role("region", name="Tasks")
     expect(tasks).to_contain_text(f"Sending {done} again: run")
     assert operator.holds(done)[operator.other] is True
     assert operator.holds(done)["stripeId"] == "cus_1"
@@ -440,14 +440,14 @@ def test_retrying_and_discarding_failures(page: Any, operator: Operator) -> None
     expect(row).to_contain_text("unknown field 'strange'")
     row.get_by_role("button", name="Retry").click()
     expect(rows.filter(has_text=mended)).to_have_count(0, timeout=30_000)
-    expect(page.get_by_role("region", name="What was asked for")).to_contain_text("1 delivered")
+    expect(page.get_by_role("region", name="Tasks")).to_contain_text("1 delivered")
     call = rows.filter(has_text="value is no finite number").first
     assert call.get_by_role("button", name="Retry").count() == 0
     rows.filter(has_text=stays).get_by_role("button", name="Discard").click()
     expect(rows.filter(has_text=stays)).to_have_count(0)
     page.get_by_text("Discard all", exact=True).click()
     page.get_by_role("button", name="Yes, discard all").click()
-    expect(page.get_by_role("main")).to_contain_text("Nothing that was sent is refused.")
+    expect(page.get_by_role("main")).to_contain_text("Amberflo refused nothing.")
     assert installation.json("failures") == []
 
 
@@ -496,12 +496,12 @@ def test_a_form_of_another_site_does_nothing(browser: Any, operator: Operator) -
     )
     with attacker(lambda: form) as url:
         page.goto(url)
-        expect(page.get_by_role("main")).to_contain_text("this form was sent from elsewhere")
+        expect(page.get_by_role("main")).to_contain_text("this form comes from another site")
     # From a page of ours, but without what only our own forms know.
     page.goto("/failures")
     page.evaluate("document.querySelectorAll('input[name=form_token]').forEach(i => i.value = 'x')")
     page.get_by_role("button", name=re.compile("Discard failure")).first.click()
-    expect(page.get_by_role("main")).to_contain_text("this form was not made for this session")
+    expect(page.get_by_role("main")).to_contain_text("this form belongs to another session")
     with attacker(lambda: f'<iframe src="{operator.url}/"></iframe>') as url:
         page.goto(url)
         frame = page.frames[1]
@@ -516,7 +516,7 @@ def test_another_host_name_is_refused(browser: Any, operator: Operator) -> None:
     page = context.new_page()
     answer = page.goto(operator.url.replace("127.0.0.1", "evil.test"))
     assert answer.status == 421
-    expect(page.get_by_role("main")).to_contain_text("not served under that host name")
+    expect(page.get_by_role("main")).to_contain_text("this page has another host name")
     assert page.goto(operator.url.replace("127.0.0.1", "localhost")).status == 200
     context.close()
 

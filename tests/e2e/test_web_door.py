@@ -15,12 +15,12 @@ import pytest
 from state.db.database import Database
 from syncer.config import Config
 from syncer.process.server import bind, serve
-from syncer.web.app import Door
-from syncer.web.context import Desk
-from syncer.web.revoked import EndedInState
+from syncer.web.app import SecureApp
+from syncer.web.context import Context
+from syncer.web.revoked import StoredRevocations
 from syncer.web.server import READS, WRITES
-from syncer.web.session import TRIES, Sessions
-from syncer.web.tasks import Work
+from syncer.web.session import ATTEMPTS, Sessions
+from syncer.web.tasks import Tasks
 
 TOKEN = "the-token-of-the-page-0"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -43,12 +43,12 @@ def served(folder: Path) -> Iterator[httpx.Client]:
             "state": {"url": url},
         }
     )
-    work = Work(config)
-    desk = Desk(state, calls, work)
-    sessions = Sessions(TOKEN, ended=EndedInState(state))
-    door = Door(sessions, "127.0.0.1", ["syncer.example.com"], around=desk.around)
+    tasks = Tasks(config)
+    context = Context(state, calls, tasks)
+    sessions = Sessions(TOKEN, revoked=StoredRevocations(state))
+    secure = SecureApp(sessions, "127.0.0.1", ["syncer.example.com"], layout=context.layout)
     listener, over = bind("127.0.0.1", 0), threading.Event()
-    app = door.app(desk.bound(READS), desk.bound(WRITES))
+    app = secure.build(context.bind(READS), context.bind(WRITES))
     thread = threading.Thread(target=lambda: asyncio.run(serve(app, listener, over.is_set)))
     thread.start()
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -58,7 +58,7 @@ def served(folder: Path) -> Iterator[httpx.Client]:
     finally:
         over.set()
         thread.join()
-        work.close()
+        tasks.close()
         listener.close()
         state.close()
         calls.close()
@@ -145,10 +145,10 @@ def test_a_bearer_needs_no_session(client: httpx.Client) -> None:
 def test_wrong_tries_are_slowed_down_and_the_right_one_never(tmp_path: Path) -> None:
     """Else anybody could keep the operator out."""
     with served(tmp_path) as client:
-        for _ in range(TRIES):
+        for _ in range(ATTEMPTS):
             answer = log_in(client, "not-the-token-at-all")
             assert answer.status_code == 401
-            assert "This is not the token." in answer.text
+            assert "The token is wrong." in answer.text
         for answer in (
             log_in(client, "not-the-token-at-all"),
             client.get("/runs", headers={"authorization": "Bearer wrong"}),
@@ -243,10 +243,10 @@ def test_a_page_that_breaks_says_no_more_than_that(
     with served(tmp_path) as client:
         answer = client.get("/runs", headers={"cookie": "syncer_session=secret"})
     assert answer.status_code == 500
-    assert "this page broke; the log says why" in answer.text
+    assert "an error occurred; the log has the details" in answer.text
     assert "secret" not in answer.text
     assert answer.headers["content-security-policy"] == POLICY
-    assert [one.message for one in caplog.records] == ["a page broke"]
+    assert [one.message for one in caplog.records] == ["a page failed"]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_other_host_names_are_refused(client: httpx.Client, host: str, good: boo
         answer = client.get(path, headers={"host": host, **BEARER})
         assert (answer.status_code == 421) is not good
         if not good:
-            assert "web.hosts in the config" in answer.text
+            assert "web.hosts" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_form_needs_the_token_of_its_session(client: httpx.Client) -> None:
         data = {"form_token": token, "which": "all", "newest": "9"}
         answer = client.post("/failures/discard", data=data, headers=SAME)
         assert answer.status_code == 403
-        assert "load it again" in answer.text
+        assert "load the page again" in answer.text
     answer = client.post("/failures/discard", content=b"a" * 70_000, headers=SAME)
     assert answer.status_code == 413
 
@@ -318,20 +318,20 @@ def test_a_form_needs_the_token_of_its_session(client: httpx.Client) -> None:
         ("/nothing", 404, "there is no page /nothing"),
         ("/runs/7", 404, "there is no run 7"),
         (f"/runs/{'9' * 30}", 404, "there is no run 999"),
-        (f"/runs/{'9' * 5000}", 400, "the number of a run has 5,000 digits"),
+        (f"/runs/{'9' * 5000}", 400, "5,000 digits is too long"),
         ("/runs/x", 404, "there is no run &#39;x&#39;"),
         ("/runs/%D9%A7", 404, "there is no run"),
-        ("/customer?id=<b>", 404, "the customer &#39;&lt;b&gt;&#39; is not known here"),
-        ("/customer", 404, "the customer &#39;&#39; is not known here"),
-        ("/customer?id=%00", 400, "id has a character that no id has"),
+        ("/customer?id=<b>", 404, "the customer &#39;&lt;b&gt;&#39; is unknown"),
+        ("/customer", 404, "the customer &#39;&#39; is unknown"),
+        ("/customer?id=%00", 400, "id has a NUL character"),
         ("/audience?key=x", 404, "no audience or trait with the key"),
         ("/audience/members?key=x", 404, "no audience or trait with the key"),
         ("/runs?before=x", 400, "before is &#39;x&#39;; it must be a whole number"),
         ("/failures?before=-1", 400, "it must be a whole number"),
-        (f"/failures?before={'0' * 20}{'9' * 30}", 400, f"a whole number up to {2**63 - 1}"),
-        (f"/runs?before={'9' * 5000}", 400, "it can be a whole number up to"),
-        (f"/runs?before={2**63}", 400, "it can be a whole number up to"),
-        (f"/runs?before={'0' * 5000}7", 200, "There was no run"),
+        (f"/failures?before={'0' * 20}{'9' * 30}", 400, f"it must be at most {2**63 - 1}"),
+        (f"/runs?before={'9' * 5000}", 400, "it must be at most"),
+        (f"/runs?before={2**63}", 400, "it must be at most"),
+        (f"/runs?before={'0' * 5000}7", 200, "No run yet."),
         ("/customers?before=%E2%80%AE", 200, "No customer"),
     ],
 )
@@ -346,11 +346,11 @@ def test_what_is_not_there_or_cannot_be_read_says_so(
 
 def test_an_empty_state_is_told_of(client: httpx.Client) -> None:
     for path, says in {
-        "/": "There was no run yet.",
-        "/runs": "There was no run yet.",
-        "/customers": "No customer is known here",
-        "/audiences": "No audience was synced yet.",
-        "/failures": "Nothing that was sent is refused.",
+        "/": "No run yet.",
+        "/runs": "No run yet.",
+        "/customers": "No customer has an id that begins like this.",
+        "/audiences": "No audience is synced yet.",
+        "/failures": "Amberflo refused nothing.",
     }.items():
         assert says in client.get(path, headers=BEARER).text
 
@@ -358,10 +358,15 @@ def test_an_empty_state_is_told_of(client: httpx.Client) -> None:
 def test_what_cannot_be_done_says_why(client: httpx.Client) -> None:
     for path, data, status, says in (
         ("/runs/7/approve", {}, 404, "there is no run 7"),
-        ("/failures/retry", {"which": "3", "newest": "3"}, 404, "there is no failure 3 any more"),
+        (
+            "/failures/retry",
+            {"which": "3", "newest": "3"},
+            404,
+            "failure 3 does not exist",
+        ),
         ("/failures/retry", {"which": "3"}, 400, "the form has no newest"),
         ("/failures/retry", {"which": "x", "newest": "3"}, 400, "must be a whole number"),
-        ("/customer/send-again", {"id": "x"}, 404, "is not known here"),
+        ("/customer/send-again", {"id": "x"}, 404, "is unknown"),
     ):
         answer = client.post(path, data=data, headers=BEARER)
         assert (answer.status_code, says in answer.text) == (status, True), answer.text

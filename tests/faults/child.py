@@ -114,7 +114,7 @@ class Play:
 
         def end() -> None:
             found._ended.set()
-            found.rung.set()
+            found.woken.set()
 
         self._end = end
         return found
@@ -182,7 +182,9 @@ def _hurry() -> None:
     """Shorter waits; nothing else changes."""
     hurry()
     syncer.delivery.customers.DRAIN = 2.0
-    syncer.daemon.worker.LOOK = syncer.daemon.worker.DUE = syncer.delivery.meters.EMPTY = 0.05
+    syncer.daemon.worker.CHECK_EVERY = syncer.daemon.worker.DUE_EVERY = (
+        syncer.delivery.meters.EMPTY
+    ) = 0.05
 
 
 def _fill_the_disk(pages: int) -> None:

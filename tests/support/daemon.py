@@ -104,7 +104,7 @@ class Daemon:
 
     def calls(self, what: str, reason: str = "") -> float:
         """How many calls ended so."""
-        name = f'syncer_calls_total{{reason="{reason}",what="{what}"}}'
+        name = f'syncer_calls_total{{outcome="{what}",reason="{reason}"}}'
         return self.metrics().get(name, 0.0)
 
     def waiting(self) -> float:

@@ -22,7 +22,7 @@ _WAITS: tuple[tuple[Any, str, float], ...] = (
     (syncer.delivery.rate_share, "LOOK", 0.1),
     (syncer.delivery.meters, "EMPTY", 0.1),
     (syncer.delivery.meters, "KEY_REFUSED", 0.2),
-    (syncer.daemon.worker, "PAUSE_AFTER_TROUBLE", 0.1),
+    (syncer.daemon.worker, "RETRY_AFTER", 0.1),
     (syncer.daemon.worker, "LOOK", 0.1),
     (syncer.daemon.worker, "DUE", 0.1),
 )

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from state.failures import CALLS
 from syncer.config import AlertsConfig
-from syncer.daemon.alerts import Facts, found
+from syncer.daemon.alerts import Facts, conditions
 
 GOOD = Facts(held={}, failures=0, errors=[], lag=0.0, silent=0.0)
 BOUNDS = AlertsConfig()
 
 
 def test_where_all_is_well_there_is_none() -> None:
-    assert found(GOOD, BOUNDS) == {}
+    assert conditions(GOOD, BOUNDS) == {}
 
 
 def test_a_held_audience_says_what_to_do() -> None:
-    assert found(replace(GOOD, held={"vip": 7, "churn": 9}), BOUNDS) == {
+    assert conditions(replace(GOOD, held={"vip": 7, "churn": 9}), BOUNDS) == {
         "held:churn": "changes of churn are held since run 9: `syncer runs show 9`, then "
         "`syncer runs approve 9` or `syncer runs reject 9`",
         "held:vip": "changes of vip are held since run 7: `syncer runs show 7`, then "
@@ -30,36 +30,38 @@ def test_a_held_audience_says_what_to_do() -> None:
 
 
 def test_failures_are_one_alert() -> None:
-    (text,) = found(replace(GOOD, failures=1234), BOUNDS).values()
-    assert text == "Amberflo does not take 1,234: `syncer failures` lists them"
+    (text,) = conditions(replace(GOOD, failures=1234), BOUNDS).values()
+    assert text == "Amberflo refused 1,234: `syncer failures` lists them"
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5])
 def test_a_run_that_fails_once_is_none_yet(number: int) -> None:
-    alerts = found(replace(GOOD, errors=["the newest", *["older"] * 4][:number]), BOUNDS)
+    alerts = conditions(replace(GOOD, errors=["the newest", *["older"] * 4][:number]), BOUNDS)
     expected = {"runs": f"{number} runs in a row failed: the newest"} if number > 1 else {}
     assert alerts == expected
 
 
 @pytest.mark.parametrize(("name", "bound"), [("lag", BOUNDS.lag), ("silent", BOUNDS.silent)])
 def test_bounds_are_kept_and_then_passed(name: str, bound: float) -> None:
-    assert found(replace(GOOD, **{name: bound}), BOUNDS) == {}
-    assert found(replace(GOOD, **{name: bound + 1}), BOUNDS).keys() == {name}
+    assert conditions(replace(GOOD, **{name: bound}), BOUNDS) == {}
+    assert conditions(replace(GOOD, **{name: bound + 1}), BOUNDS).keys() == {name}
     wider = BOUNDS.model_copy(update={name: bound * 2})
-    assert found(replace(GOOD, **{name: bound + 1}), wider) == {}
+    assert conditions(replace(GOOD, **{name: bound + 1}), wider) == {}
 
 
 def test_times_are_told_in_minutes_and_hours() -> None:
-    alerts = found(replace(GOOD, lag=90 * 60.0, silent=50 * 3600.0), BOUNDS)
-    assert alerts["lag"] == "what waits longest to reach Amberflo waits 90 minutes"
-    assert alerts["silent"].startswith("the source has brought nothing new for 50 hours: look at")
+    alerts = conditions(replace(GOOD, lag=90 * 60.0, silent=50 * 3600.0), BOUNDS)
+    assert alerts["lag"] == "delivery to Amberflo is 90 minutes behind"
+    assert alerts["silent"].startswith("the source has had nothing new for 50 hours: check")
 
 
 def test_calls_that_could_not_be_taken_are_not_laid_to_amberflo() -> None:
-    alerts = found(replace(GOOD, calls=7), BOUNDS)
-    assert alerts["calls"].startswith("7 calls cannot be taken as they are: `syncer failures`")
+    alerts = conditions(replace(GOOD, calls=7), BOUNDS)
+    assert alerts["calls"].startswith("7 calls are invalid: `syncer failures`")
     assert "Amberflo" not in alerts["calls"]
-    assert found(replace(GOOD, calls=CALLS), BOUNDS)["calls"].startswith("10,000 or more calls")
+    assert conditions(replace(GOOD, calls=CALLS), BOUNDS)["calls"].startswith(
+        "10,000 or more calls"
+    )
 
 
 FACTS = st.builds(
@@ -75,7 +77,7 @@ FACTS = st.builds(
 
 @given(FACTS)
 def test_each_fact_has_its_own_alert(facts: Facts) -> None:
-    alerts = found(facts, BOUNDS)
+    alerts = conditions(facts, BOUNDS)
     expected = {f"held:{key}" for key in facts.held}
     expected |= {"failures"} if facts.failures else set()
     expected |= {"calls"} if facts.calls else set()
@@ -87,6 +89,6 @@ def test_each_fact_has_its_own_alert(facts: Facts) -> None:
     for name in alerts:
         if name.startswith("held:"):
             rest = {key: run for key, run in facts.held.items() if f"held:{key}" != name}
-            assert found(replace(facts, held=rest), BOUNDS) == {
+            assert conditions(replace(facts, held=rest), BOUNDS) == {
                 other: text for other, text in alerts.items() if other != name
             }

@@ -59,13 +59,14 @@ FLOORS: list[set[str]] = [
     {"syncer.event_times", "syncer.log", "syncer.process.runtime", "syncer.process.problem"},
     {"syncer.engage", "syncer.amberflo", "syncer.sandbox", "syncer.passthrough.scopes"},
     {"syncer.config"},
-    {"syncer.databases", "syncer.process"},
+    {"syncer.databases", "syncer.process", "syncer.status"},
     {"syncer.delivery"},
     {"syncer.passthrough"},
     {"syncer.privacy"},
     {"syncer.sync"},
     {"syncer.verify"},
     {"syncer.app"},
+    {"syncer.resend"},
     {"syncer.web"},
     {"syncer.daemon"},
     {"syncer.cli"},
@@ -129,7 +130,7 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ("apscheduler", {"syncer/daemon/schedule.py"}),
         ("cronsim", {"syncer/cron.py"}),
         ("sqlmodel", {"state/db/tables.py"}),
-        ("rich", {"syncer/cli/output.py"}),
+        ("rich", {"syncer/cli/output.py", "syncer/cli/progress_bar.py"}),
         (
             "starlette",
             {
@@ -140,23 +141,13 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
             },
         ),
         ("jinja2", {"syncer/web/render.py"}),
-        ("uvicorn", {"syncer/process/server.py"}),
-        ("httptools", {"syncer/process/server.py"}),
+        ("uvicorn", {"syncer/process/server.py", "syncer/process/protocol.py"}),
+        ("httptools", {"syncer/process/protocol.py"}),
     ],
 )
 def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> None:
     found = {file.relative_to(ROOT) for file in FILES if uses(file, library)}
     assert all(any(file.is_relative_to(home) for home in homes) for file in found), found
-
-
-def test_the_config_loads_no_schedule_and_no_terminal() -> None:
-    """Every process reads it, and these two take 14 and 7 MB."""
-    code = "import sys, syncer.config; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.split()
-    assert "syncer.config" in loaded
-    assert {"apscheduler", "rich"}.isdisjoint(loaded)
 
 
 def test_the_pure_core_does_no_io() -> None:
@@ -176,3 +167,26 @@ def test_the_pure_core_does_no_io() -> None:
     for file in pure:
         for module in ("time", "random", "os", "socket", "sqlalchemy", "httpx", "asyncio"):
             assert not uses(ROOT / "syncer" / file, module), f"{file} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("module", "libraries"),
+    [
+        ("syncer.config", ["apscheduler", "httpx", "rich"]),
+        ("syncer.daemon.service", ["httpx", "rich"]),
+        ("syncer.daemon.worker", ["apscheduler", "httpx", "rich"]),
+        ("syncer.daemon.run_process", ["apscheduler", "httpx", "rich"]),
+        ("syncer.web.server", ["apscheduler", "httpx", "rich"]),
+        ("syncer.web.task_process", ["apscheduler", "httpx", "rich"]),
+    ],
+)
+def test_a_process_loads_no_library_that_it_does_not_need(
+    module: str, libraries: list[str]
+) -> None:
+    """`rich` (7 MB, also loaded by httpx) is for terminals; only the daemon schedules (14 MB)."""
+    program = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.split()
+    assert module in loaded
+    assert set(libraries).isdisjoint(loaded)

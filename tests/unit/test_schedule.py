@@ -315,7 +315,7 @@ def test_an_end_while_a_slot_comes_due_is_quiet_and_plans_nothing_more() -> None
         Rhythm(HOUR, MINUTE, CronLine("0 3 * * *")),
         lambda: Past(None, None),
         lambda full: time.sleep(0.1),
-        tell=told.append,
+        on_slot=told.append,
         scheduler=BackgroundScheduler(timezone=UTC, executors={"default": executor}),
     )
     schedule.start()

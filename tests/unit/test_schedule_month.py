@@ -25,8 +25,8 @@ from state.db.database import Database
 from state.errors import StateError
 from syncer.cron import CronLine
 from syncer.daemon import schedule as schedules
-from syncer.daemon.schedule import Busy, Past, Rhythm, Schedule, Slot
-from syncer.daemon.service import left_undone, past
+from syncer.daemon.schedule import AnotherRun, Past, Rhythm, Schedule, Slot
+from syncer.daemon.service import needs_run, past
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 EVERY, JITTER = 2.5 * HOUR, 20 * MINUTE
@@ -105,7 +105,7 @@ class World:
 
     def glance(self) -> None:
         if self.schedule is not None:
-            self.schedule.glance()
+            self.schedule.check_clock()
 
     def when(self, days: int, hours: float) -> float:
         """The real time of an hour (UTC) so many days after the beginning, while nobody has set
@@ -122,17 +122,17 @@ class World:
             Rhythm(EVERY, JITTER, CronLine("0 3 * * *")),
             lambda: self.past(),
             self.run,
-            tell=self.told.append,
+            on_slot=self.told.append,
             chance=self.random.random,
             scheduler=scheduler,
         )
-        self.schedule.start(at_once=left_undone(self.database))
+        self.schedule.start(at_once=needs_run(self.database))
         self.schedule.stop()
         self.schedule = None
 
     def run(self, full: bool) -> None:
         if self.by_hand_goes_on:
-            raise Busy
+            raise AnotherRun
         assert len(self.ends) == len(self.starts), "a run began while another went on"
         start = Start(self.real, time.time(), full)
         self.starts.append(start)
@@ -393,7 +393,7 @@ def test_a_run_that_breaks_does_not_end_the_schedule(
 
     world.takes = takes
     world.daemon(3 * DAY)
-    assert caplog.text.count("the run broke") == 1
+    assert caplog.text.count("the run failed") == 1
     assert_in_rhythm(world.starts)
 
 

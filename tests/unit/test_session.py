@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.web.revoked import Ended
-from syncer.web.session import LASTS, PERIOD, TRIES, Sessions, Tries
+from syncer.web.revoked import RevokedSessions
+from syncer.web.session import ATTEMPT_PERIOD, ATTEMPTS, LIFETIME, LoginThrottle, Sessions
 
 TOKEN = "a-token-of-the-page"
 SESSIONS = Sessions(TOKEN)
@@ -26,7 +26,7 @@ def test_a_session_lasts_its_time_and_a_restart_and_says_nothing() -> None:
     assert TOKEN not in value
     assert value != sessions.open()
     assert Sessions(TOKEN, lambda: now).holds(value)
-    now += LASTS - 1
+    now += LIFETIME - 1
     assert sessions.holds(value)
     now += 1
     assert not sessions.holds(value)
@@ -39,7 +39,7 @@ def test_a_new_token_ends_all_sessions() -> None:
 
 def test_an_ended_session_is_over_and_forgotten_when_it_would_be() -> None:
     now = 1_000_000.0
-    ended = Ended(lambda: now)
+    ended = RevokedSessions(lambda: now)
     sessions = Sessions(TOKEN, lambda: now, ended)
     one, other = sessions.open(), sessions.open()
     sessions.end(one)
@@ -48,7 +48,7 @@ def test_an_ended_session_is_over_and_forgotten_when_it_would_be() -> None:
         sessions.end(wrong)
     assert len(ended._until) == 1
     assert one not in str(ended._until)
-    now += LASTS
+    now += LIFETIME
     sessions.end(other)
     new = sessions.open()
     sessions.end(new)
@@ -70,12 +70,12 @@ def test_no_text_is_a_session(text: str) -> None:
 
 def test_too_many_wrong_tries_make_a_pause() -> None:
     now = 5.0
-    tries = Tries(lambda: now)
-    for _ in range(TRIES):
-        assert tries.pause() == 0
-        tries.wrong()
-    assert tries.pause() == PERIOD
-    now += PERIOD - 1
-    assert tries.pause() == 1
+    throttle = LoginThrottle(lambda: now)
+    for _ in range(ATTEMPTS):
+        assert throttle.pause() == 0
+        throttle.add_failure()
+    assert throttle.pause() == ATTEMPT_PERIOD
+    now += ATTEMPT_PERIOD - 1
+    assert throttle.pause() == 1
     now += 1
-    assert tries.pause() == 0
+    assert throttle.pause() == 0

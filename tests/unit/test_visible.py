@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.cli import output
+from syncer.cli.progress_bar import BarProgress
 from syncer.display import visible, visible_json, visible_lines
 from syncer.log import Json, Line
 from syncer.progress import say
@@ -73,7 +74,7 @@ def test_tables_lines_and_json_show_it_escaped(capsys: pytest.CaptureFixture[str
     output.stdout().print(HOSTILE)
     output.print_line(HOSTILE)
     say(HOSTILE)
-    output.BarProgress().say(HOSTILE)
+    BarProgress().say(HOSTILE)
     output.print_json({"id": HOSTILE})
     output.print_json_list([HOSTILE])
     output.print_json_with_lists({"id": HOSTILE}, {"ids": [HOSTILE]})

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from state.history.past import Size
 from syncer.web import render
 from syncer.web.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart
-from syncer.web.messages import Visit, Wrong
+from syncer.web.messages import BadRequest, Request
 
 
-def visit(**query: str) -> Visit:
-    return Visit("/", query, {}, "")
+def visit(**query: str) -> Request:
+    return Request("/", query, {}, "")
 
 
 def test_times_are_utc_and_exact_for_machines() -> None:
@@ -50,7 +50,7 @@ def test_links_leave_out_what_is_empty() -> None:
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "٣", "9" * 30, str(2**63), "1\0"])
 def test_a_number_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(Wrong):
+    with pytest.raises(BadRequest):
         visit(after=text).number("after")
 
 
@@ -60,7 +60,7 @@ def test_moments_without_a_zone_are_utc() -> None:
     assert visit().moment("at") is None
     beyond = ("0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00")
     for wrong in ("yesterday", "2026-13-01", "99999-01-01", *beyond):
-        with pytest.raises(Wrong, match="is no time; write for example"):
+        with pytest.raises(BadRequest, match="is not a time; write for example"):
             visit(at=wrong).moment("at")
 
 

@@ -1,0 +1,65 @@
+"""Show progress on stderr: a bar on a terminal, else lines."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from syncer.cli.output import VisibleConsole
+from syncer.progress import LineProgress
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:,.0f}/s", style="dim")
+
+
+class BarProgress:
+    """A bar with the rate and the remaining time."""
+
+    def __init__(self) -> None:
+        self._console = VisibleConsole(stderr=True, highlight=False, markup=False)
+        self._bar: Progress | None = None
+
+    def say(self, text: str) -> None:
+        self._console.print(text)
+
+    def begin(self, stage: str, total: int, done: int = 0) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task(stage, total=total, completed=done)
+        self._bar.start()
+
+    def at(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            task = self._bar.tasks[0]
+            if not task.finished and task.description == "comparing":
+                self._bar.update(self._task, completed=task.total)
+            self._bar.stop()
+            self._bar = None
+
+
+def progress() -> BarProgress | LineProgress:
+    """Return a bar if stderr is a terminal, else lines."""
+    return BarProgress() if sys.stderr.isatty() else LineProgress()

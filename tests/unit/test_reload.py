@@ -1,0 +1,73 @@
+"""Which parts a reload of the config restarts, and which keys it cannot change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from syncer.config import Config, changes
+from syncer.daemon.reload import RESTARTS, Part, applicable, parts_to_restart, restarts
+
+TOKEN = "t" * 32
+
+
+def config(**settings: Any) -> Config:
+    required: dict[str, Any] = {
+        "amberflo": {"api_key": "x"},
+        "engage": {"profiles_sync": {"url": "sqlite:///x.db"}},
+        "web": {"token": TOKEN},
+    }
+    return Config.model_validate(required | settings)
+
+
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        ("amberflo.rate", {Part.WORKER, Part.PAGE}),
+        ("engage.public_api.token", {Part.WORKER, Part.PAGE}),
+        ("guard.max_exits", {Part.PAGE}),
+        ("passthrough.deletes_per_day", {Part.WORKER}),
+        ("passthrough.write_keys", set()),
+        ("alerts.webhook", set()),
+        ("schedule.every", {Part.SCHEDULE}),
+        ("web", {Part.DAEMON}),
+        ("web.token", {Part.PAGE}),
+        ("web.listen", {Part.DAEMON}),
+        ("state.url", {Part.DAEMON}),
+    ],
+)
+def test_a_key_restarts_the_parts_that_read_it(key: str, parts: set[Part]) -> None:
+    assert restarts(key) == parts
+    assert parts_to_restart([key, "alerts.lag"]) == parts
+
+
+def test_the_table_names_sections_and_keys_that_exist() -> None:
+    fields = Config.model_fields
+    for key in RESTARTS:
+        section, _, name = key.partition(".")
+        assert section in fields
+        if name not in ("", "*"):
+            assert hasattr(getattr(config(), section), name)
+
+
+def test_a_reload_keeps_what_needs_a_restart_of_the_daemon() -> None:
+    old = config()
+    new = config(
+        state={"url": "sqlite:///other.db"},
+        ops={"listen": "127.0.0.1:1"},
+        passthrough={"listen": "127.0.0.1:2", "deletes_per_day": 7},
+        web={"token": "u" * 32, "listen": "127.0.0.1:3"},
+    )
+    kept = [key for key in changes(old, new) if Part.DAEMON in restarts(key)]
+    assert kept == ["state.url", "passthrough.listen", "ops.listen", "web.listen"]
+    assert changes(old, applicable(old, new)) == ["passthrough.deletes_per_day", "web.token"]
+
+
+@pytest.mark.parametrize("page", ["appears", "goes"])
+def test_a_page_neither_appears_nor_goes_with_a_reload(page: str) -> None:
+    old, new = config(), config(web=None)
+    if page == "appears":
+        old, new = new, old
+    assert changes(old, new) == ["web"]
+    assert applicable(old, new) == old
