@@ -23,8 +23,8 @@ _WAITS: tuple[tuple[Any, str, float], ...] = (
     (syncer.delivery.meters, "EMPTY", 0.1),
     (syncer.delivery.meters, "KEY_REFUSED", 0.2),
     (syncer.daemon.worker, "RETRY_AFTER", 0.1),
-    (syncer.daemon.worker, "LOOK", 0.1),
-    (syncer.daemon.worker, "DUE", 0.1),
+    (syncer.daemon.worker, "CHECK_EVERY", 0.1),
+    (syncer.daemon.worker, "DUE_EVERY", 0.1),
 )
 
 
