@@ -6,24 +6,22 @@ compiled anew; a process of the program opens each once.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.util import LRUCache
 
-_compiled: dict[type, Any] = {}
+_compiled: defaultdict[type, LRUCache[Any, Any]] = defaultdict(lambda: LRUCache(2000))
 
 
 def share() -> None:
     """From now on all engines of a dialect have one cache of compiled statements."""
-    make = Engine.__init__
-
-    def sharing(engine: Engine, pool: Any, dialect: Any, *rest: Any, **options: Any) -> None:
-        make(engine, pool, dialect, *rest, **options)
-        cache = _compiled.setdefault(type(dialect), engine._compiled_cache)
-        engine._compiled_cache = cache
-
-    Engine.__init__ = sharing  # type: ignore[method-assign]
+    Engine._compiled_cache = property(  # type: ignore[assignment]
+        lambda engine: _compiled[type(engine.dialect)],
+        lambda _engine, _its_own: None,
+    )
     # The dialect is a part of a statement's key.
     DefaultDialect.__eq__ = lambda one, other: type(one) is type(other)  # type: ignore[method-assign]
     DefaultDialect.__hash__ = lambda one: hash(type(one))  # type: ignore[method-assign]
