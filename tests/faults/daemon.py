@@ -27,7 +27,7 @@ from syncer.sandbox.faults import Faults
 
 from .checks import Evidence
 from .scenario import Scenario
-from .theatre import API_KEY, CONFIG, Theatre, now
+from .world import API_KEY, CONFIG, World, now
 
 WRITE_KEY = "write-key"
 #: Seconds that anything may take until it is as it must be.
@@ -58,7 +58,7 @@ _OVER = re.compile(r"INFO syncer: (customers|meters|calls|worker|queue|schedule|
 class Daemon:
     """A daemon in a place, with what befalls it."""
 
-    theatre: Theatre
+    world: World
     rng: Random
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
@@ -76,7 +76,7 @@ class Daemon:
         finally:
             self._end()
         left = [f"process {pid}" for pid in _beside(str(self._config))]
-        evidence = self.theatre.evidence()
+        evidence = self.world.evidence()
         evidence.left_processes += left
         return evidence
 
@@ -84,8 +84,8 @@ class Daemon:
         """A trouble while Engage and the calls go on; then it is over."""
         said = self._said()
         with self._trouble(trouble):
-            self.theatre.engage.evolve(2.0, 0.05)
-            self.theatre.model.look(len(self.theatre.amberflo.writes))
+            self.world.engage.evolve(2.0, 0.05)
+            self.world.model.look(len(self.world.amberflo.writes))
             self._call()
         self._call()
         self._until_equal(trouble)
@@ -103,16 +103,16 @@ class Daemon:
             yield
 
     def _amberflo_is_down(self) -> Iterator[None]:
-        self.theatre.amberflo.faults = Faults.parse("drop_before=1")
+        self.world.amberflo.faults = Faults.parse("drop_before=1")
         yield
         time.sleep(LASTS)
-        self.theatre.amberflo.faults = Faults()
+        self.world.amberflo.faults = Faults()
 
     def _amberflo_takes_no_key(self) -> Iterator[None]:
-        self.theatre.amberflo._key = b"another"
+        self.world.amberflo._key = b"another"
         yield
         time.sleep(LASTS)
-        self.theatre.amberflo._key = API_KEY.encode()
+        self.world.amberflo._key = API_KEY.encode()
 
     def _a_wrong_key_in_the_config(self) -> Iterator[None]:
         self._configure("wrong")
@@ -124,8 +124,8 @@ class Daemon:
 
     def _the_warehouse_is_gone(self) -> Iterator[None]:
         yield
-        self.theatre.engage._engine.dispose()
-        path = self.theatre.folder / "engage.db"
+        self.world.engage._engine.dispose()
+        path = self.world.folder / "engage.db"
         path.rename(path.with_suffix(".away"))
         time.sleep(LASTS)
         path.with_suffix(".away").rename(path)
@@ -136,14 +136,14 @@ class Daemon:
         # The daemon says so and ends; who watches over it starts it again.
         assert self.process is not None
         if self.process.wait(BOUND) != 1:
-            self.theatre.notes.append(f"the daemon ended with {self.process.returncode}, not 1")
+            self.world.notes.append(f"the daemon ended with {self.process.returncode}, not 1")
         self._start()
 
     def _the_run_is_killed(self) -> Iterator[None]:
-        self.theatre.amberflo.faults = Faults.parse("slow=1,slow_seconds=0.1")
+        self.world.amberflo.faults = Faults.parse("slow=1,slow_seconds=0.1")
         yield
         self._kill_beside("run")
-        self.theatre.amberflo.faults = Faults()
+        self.world.amberflo.faults = Faults()
 
     def _the_daemon_is_killed(self) -> Iterator[None]:
         yield
@@ -157,26 +157,26 @@ class Daemon:
 
     @property
     def _config(self) -> Path:
-        return self.theatre.folder / "daemon.toml"
+        return self.world.folder / "daemon.toml"
 
     def _configure(self, key: str) -> None:
-        theatre = self.theatre
+        world = self.world
         values = {
             "key": key,
-            "amberflo": theatre.amberflo_url,
+            "amberflo": world.amberflo_url,
             "rate": 0,
             "concurrency": 8,
             "timeout": "2s",
             "patience": "2s",
             # Nobody decides on holds here, so nothing is held.
             "max_exits": 1.0,
-            "engage": theatre.folder / "engage.db",
-            "state": theatre.state_url,
+            "engage": world.folder / "engage.db",
+            "state": world.state_url,
         }
         self._config.write_text(CONFIG.format(**values) + MORE)
 
     def _start(self) -> None:
-        log = self.theatre.folder / "logs" / f"daemon-{len(self.logs)}.log"
+        log = self.world.folder / "logs" / f"daemon-{len(self.logs)}.log"
         self.logs.append(log)
         command = [sys.executable, "-m", "syncer", "daemon", "--config", str(self._config)]
         environment = {**os.environ, "SYNCER_CONFIG": str(self._config)}
@@ -199,10 +199,10 @@ class Daemon:
         try:
             status = self.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.theatre.notes.append("the daemon does not end within 20 s of SIGTERM")
+            self.world.notes.append("the daemon does not end within 20 s of SIGTERM")
             return
         if status:
-            self.theatre.notes.append(f"the daemon ended with {status} after SIGTERM")
+            self.world.notes.append(f"the daemon ended with {status} after SIGTERM")
 
     def _end(self) -> None:
         """Nothing stays behind, however it went."""
@@ -232,9 +232,9 @@ class Daemon:
 
     def _call(self) -> None:
         """Some calls, each until it is taken."""
-        theatre = self.theatre
-        for event in theatre.model.calls(self.rng, 5, now()):
-            position = len(theatre.amberflo.writes)
+        world = self.world
+        for event in world.model.calls(self.rng, 5, now()):
+            position = len(world.amberflo.writes)
 
             def taken(event: dict[str, object] = event) -> bool:
                 body = {"writeKey": WRITE_KEY, "batch": [event]}
@@ -244,21 +244,21 @@ class Daemon:
                 return False
 
             self._until(taken, "a call is taken")
-            theatre.model.accepted([event], position)
+            world.model.accepted([event], position)
 
     def _until_equal(self, what: str) -> None:
         """Until a run has seen what Engage says, and Amberflo holds it."""
-        theatre, began = self.theatre, now()
+        world, began = self.world, now()
 
         def equal() -> bool:
-            runs = theatre.tables("run")["run"]
+            runs = world.tables("run")["run"]
             seen = any(run["committed_at"] and run["started_at"] >= began for run in runs)
-            evidence = theatre.evidence()
+            evidence = world.evidence()
             missing = evidence.meters.keys() - {record["uniqueId"] for record in evidence.records}
             return seen and not missing and _json(evidence.holds) == _json(evidence.expected)
 
         self._until(equal, f"all is equal after {what}")
-        theatre.model.observe()
+        world.model.observe()
 
     def _until(self, true: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + BOUND
@@ -275,24 +275,24 @@ class Daemon:
         told, over = _count(_TOLD, lines), _count(_OVER, lines)
         for path, times in told.items():
             if times > over[path] + 1:
-                self.theatre.notes.append(f"{path} told {times} times while {trouble}: {lines}")
+                self.world.notes.append(f"{path} told {times} times while {trouble}: {lines}")
         if any("Traceback" in line for line in lines):
-            self.theatre.notes.append(f"something broke while {trouble}: {lines}")
+            self.world.notes.append(f"something broke while {trouble}: {lines}")
 
 
 class Waited(Exception):
     """What must come does not."""
 
 
-def play(theatre: Theatre, seed: int) -> Evidence:
+def play(world: World, seed: int) -> Evidence:
     """The troubles of a seed in this place."""
-    daemon = Daemon(theatre, Random(f"daemon/{seed}"))
-    theatre.model.look(0)
+    daemon = Daemon(world, Random(f"daemon/{seed}"))
+    world.model.look(0)
     try:
         return daemon.play()
     except Waited as waited:
-        theatre.notes.append(f"{waited}: {daemon._said()[-20:]}")
-        return theatre.evidence()
+        world.notes.append(f"{waited}: {daemon._said()[-20:]}")
+        return world.evidence()
 
 
 def draw(seed: int, *, postgres: bool = False) -> Scenario:

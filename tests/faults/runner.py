@@ -25,7 +25,7 @@ from . import checks
 from .child import Play
 from .fork import Child
 from .scenario import Process, Round, Scenario, SourceFault
-from .theatre import BOUND, Theatre, now
+from .world import BOUND, World, now
 
 #: Seconds a worker gets to go on when the runs beside it are over.
 LINGER = 0.3
@@ -64,7 +64,7 @@ def play(
 
 
 @dataclass
-class Performance(Theatre):
+class Performance(World):
     """One scenario being played."""
 
     #: the newest run that was looked at

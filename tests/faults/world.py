@@ -61,7 +61,7 @@ url = "{state}"
 
 
 @dataclass
-class Theatre:
+class World:
     """The place of one scenario: both stand-ins, the files, and what is true there."""
 
     scenario: Scenario
@@ -92,12 +92,12 @@ class Theatre:
         state = postgres if scenario.postgres else f"sqlite:///{folder / 'state' / 'syncer.db'}"
         with closing(engage), running(amberflo) as url:
             engage.fill(scenario.profiles, scenario.audiences)
-            theatre = cls(scenario, folder, str(state), amberflo, url, engage, Model(engage))
-            theatre._configure()
+            world = cls(scenario, folder, str(state), amberflo, url, engage, Model(engage))
+            world._configure()
             try:
-                yield theatre
+                yield world
             finally:
-                for child in theatre.children:
+                for child in world.children:
                     child.kill()
 
     def _configure(self) -> None:
