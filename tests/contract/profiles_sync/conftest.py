@@ -1,0 +1,43 @@
+"""Warehouses on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.space import (
+    Warehouse,
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Warehouse]:
+    """A warehouse without tables, on each engine; on PostgreSQL in a schema of its own."""
+    if request.param == "sqlite":
+        found = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+    else:
+        found = Warehouse(request.getfixturevalue("empty_postgres"), "my_space")
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture
+def warehouse(empty: Warehouse) -> Warehouse:
+    empty.create()
+    return empty
+
+
+@pytest.fixture
+def sqlite_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    found = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture
+def postgres_warehouse(empty_postgres: str) -> Iterator[Warehouse]:
+    found = Warehouse(empty_postgres)
+    yield found
+    found.engine.dispose()

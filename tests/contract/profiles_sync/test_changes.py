@@ -1,0 +1,214 @@
+"""What an incremental pull takes up, and all of it against a reading in plain Python."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from syncer.engage.source import (
+    ChangedSince,
+    Everything,
+    OnlyCustomers,
+    Scope,
+)
+from tests.contract.profiles_sync.helpers import assert_watermark
+from tests.support.space import (
+    HOUR_LATER,
+    KEYS,
+    T0,
+    TWO_LATER,
+    Warehouse,
+)
+
+# only what changed
+
+
+SINCE = "2026-03-04T11:30:00.000+00:00"
+
+
+def test_a_customer_is_touched_by_a_trait_an_identifier_or_a_merge(warehouse: Warehouse) -> None:
+    for number in range(5):
+        warehouse.member(f"p{number}", f"u{number}")
+    warehouse.trait("p1", "total", "1", TWO_LATER)
+    warehouse.id("p2", "a@b.c", TWO_LATER, type="email")
+    warehouse.merge("p9", "p3", TWO_LATER)
+    assert warehouse.touched(SINCE, overlap=60) == ["u1", "u2", "u3"]
+
+
+def test_a_touched_customer_comes_with_all_rows_of_all_its_profiles(warehouse: Warehouse) -> None:
+    warehouse.member("p1", "u1")
+    warehouse.id("p2", "u1")
+    warehouse.id("p2", "u2")
+    warehouse.trait("p2", "total", "5")
+    warehouse.trait("p2", "churn", "true", TWO_LATER)
+    warehouse.member("p3", "u3")
+    found = {one.customer_id: one for one in warehouse.pulled(ChangedSince(SINCE), overlap=60)}
+    assert {one: sorted(json.loads(row.keys)) for one, row in found.items()} == {
+        "u1": ["churn", "total", "vip"],
+        "u2": ["churn", "total"],
+    }
+
+
+def test_a_merge_touches_what_it_ends_in(warehouse: Warehouse) -> None:
+    """The chain's end, though its own rows are old."""
+    warehouse.merge("b", "c")
+    warehouse.merge("a", "b", TWO_LATER)
+    warehouse.member("c", "u1")
+    warehouse.trait("a", "churn", "true")
+    warehouse.member("d", "u4")
+    (one,) = warehouse.pulled(ChangedSince(SINCE), overlap=60)
+    assert one.customer_id == "u1"
+    assert sorted(json.loads(one.keys)) == ["churn", "vip"]
+
+
+def test_a_row_of_a_merged_profile_touches_the_customer(warehouse: Warehouse) -> None:
+    warehouse.merge("old", "new")
+    warehouse.member("new", "u1")
+    warehouse.trait("old", "churn", "true", TWO_LATER)
+    assert warehouse.touched(SINCE, overlap=60) == ["u1"]
+
+
+def test_the_overlap_looks_back(warehouse: Warehouse) -> None:
+    warehouse.member("p1", "u1", at=HOUR_LATER)
+    warehouse.member("p2", "u2", at=TWO_LATER)
+    since = "2026-03-04T12:00:00.000+00:00"
+    assert warehouse.touched(since, overlap=0) == ["u2"]
+    assert warehouse.touched(since, overlap=3599) == ["u2"]
+    assert warehouse.touched(since, overlap=3600) == ["u1", "u2"]
+
+
+def test_profiles_without_an_id_are_counted_in_scope(warehouse: Warehouse) -> None:
+    warehouse.trait("old one", "vip", "true", T0)
+    warehouse.trait("new one", "vip", "true", TWO_LATER)
+    with warehouse.source(overlap=60).pull(ChangedSince(SINCE)) as pull:
+        assert pull.without_customer_id(KEYS).profiles == 1
+        assert list(pull.profiles_without_customer_id(KEYS)) == ["new one"]
+
+
+def test_only_the_named_customers(warehouse: Warehouse) -> None:
+    for number in range(3):
+        warehouse.member(f"p{number}", f"u{number}")
+    warehouse.id("other", "u1")
+    warehouse.trait("other", "total", "4")
+    (one,) = warehouse.pulled(OnlyCustomers(("u1",)))
+    assert (one.customer_id, sorted(json.loads(one.keys))) == ("u1", ["total", "vip"])
+    several = warehouse.pulled(OnlyCustomers(("u2", "nobody", "u0")))
+    assert [one.customer_id for one in several] == ["u0", "u2"]
+    many = (*(f"nobody {number}" for number in range(498)), "u1", "u2")
+    assert [one.customer_id for one in warehouse.pulled(OnlyCustomers(many))] == ["u1", "u2"]
+    assert warehouse.pulled(OnlyCustomers(())) == []
+    assert warehouse.pulled(OnlyCustomers(("nobody",))) == []
+    assert warehouse.pulled(OnlyCustomers(("' OR 1=1 --",))) == []
+
+
+def test_the_watermark_is_the_newest_load_of_any_table(warehouse: Warehouse) -> None:
+    with warehouse.source().pull(Everything()) as pull:
+        assert pull.watermark() is None
+    warehouse.merge("p9", "p9", "2026-03-04T12:00:00.500Z")
+    warehouse.id("p9", "u9", HOUR_LATER, uuid_ts=None)
+    warehouse.trait("p9", "vip", "true", T0, timestamp=TWO_LATER, received_at=TWO_LATER)
+    for scope in (Everything(), OnlyCustomers(("nobody",))):
+        with warehouse.source().pull(scope) as pull:
+            assert_watermark(pull, "2026-03-04T12:00:00.500+00:00")
+    warehouse.id("p9", "u10", "2026-03-04T12:00:01Z")
+    with warehouse.source().pull(Everything()) as pull:
+        assert_watermark(pull, "2026-03-04T12:00:01.000+00:00")
+
+
+def test_a_row_from_the_future_does_not_hide_what_comes_before(warehouse: Warehouse) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    warehouse.member("p1", "u1", at="2999-01-01T00:00:00Z")
+    with warehouse.source().pull(Everything()) as pull:
+        watermark = datetime.fromisoformat(pull.watermark() or "")
+    assert before < watermark < datetime.now(UTC) + timedelta(seconds=1)
+    warehouse.member("p2", "u2", at=datetime.now(UTC).isoformat())
+    assert warehouse.touched(watermark.isoformat(), overlap=5) == ["u1", "u2"]
+
+
+# against a reading of the tables in plain Python
+
+
+class Model:
+    """The same tables as lists, and what should be pulled of them, worked out the slow way."""
+
+    def __init__(self, seed: int) -> None:
+        rng = random.Random(seed)
+        profiles = [f"p{n}" for n in range(14)]
+        times = [f"2026-03-04T{hour:02d}:00:00Z" for hour in range(10, 16)]
+        self.merges = [
+            (rng.choice(profiles), rng.choice(profiles), rng.choice(times))
+            for _ in range(rng.randrange(12))
+        ]
+        self.ids = [
+            (rng.choice(profiles), rng.choice(["user_id", "user_id", "email"]), user, time)
+            for user in ("u1", "u2", "é", "Z", "🦊", "", "u7", "u8")
+            for time in rng.sample(times, rng.choice([1, 1, 2]))
+        ]
+        self.traits = [
+            (rng.choice(profiles), rng.choice([*KEYS, "name", "plan"]), str(n), rng.choice(times))
+            for n in range(40)
+        ]
+
+    def fill(self, warehouse: Warehouse) -> None:
+        for old, into, time in self.merges:
+            warehouse.merge(old, into, time)
+        for profile, kind, value, time in self.ids:
+            warehouse.id(profile, value, time, type=kind)
+        for profile, name, value, time in self.traits:
+            warehouse.trait(profile, name, value, time)
+
+    def profile(self, segment_id: str) -> str:
+        newest: dict[str, str] = {}
+        for old, into, _ in sorted(self.merges, key=lambda row: row[2]):  # stable: seq goes up
+            newest[old] = into
+        seen, here = {segment_id}, segment_id
+        while newest.get(here, here) != here:
+            here = newest[here]
+            if here in seen:
+                return segment_id
+            seen.add(here)
+        return here
+
+    def expected(self, since: str = "", only: str = "") -> dict[str, Counter[tuple[str, str]]]:
+        customers: dict[str, set[str]] = {}
+        for profile, kind, value, _ in self.ids:
+            if kind == "user_id" and value:
+                customers.setdefault(value, set()).add(self.profile(profile))
+        touched = {self.profile(row[0]) for row in (*self.ids, *self.traits) if row[-1] >= since}
+        touched |= {self.profile(into) for _, into, time in self.merges if time >= since}
+        found = {}
+        for customer, profiles in customers.items():
+            if (only and customer != only) or (since and not profiles & touched):
+                continue
+            rows = Counter(
+                (name, value)
+                for profile, name, value, _ in self.traits
+                if self.profile(profile) in profiles and name != "plan"
+            )
+            if rows:
+                found[customer] = rows
+        return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_pull_is_what_the_tables_say(warehouse: Warehouse, seed: int) -> None:
+    model = Model(seed)
+    model.fill(warehouse)
+    scopes: list[tuple[Scope, dict[str, str]]] = [(Everything(), {})]
+    for since in ("2026-03-04T12:00:00Z", "2026-03-04T15:00:00Z"):
+        scopes.append((ChangedSince(since), {"since": since}))
+    scopes.append((OnlyCustomers(("🦊",)), {"only": "🦊"}))
+    for scope, asked in scopes:
+        found = warehouse.pulled(scope, overlap=0)
+        rows: dict[str, Counter[tuple[str, str]]] = {}
+        for one in found:
+            pairs = zip(json.loads(one.keys), json.loads(one.values), strict=True)
+            rows[one.customer_id] = Counter(pairs)
+            rows[one.customer_id].update((key, value) for key, value, _ in json.loads(one.profile))
+        assert rows == model.expected(**asked), scope
+        assert list(rows) == sorted(rows, key=str.encode)
+        assert len(rows) == len(found)

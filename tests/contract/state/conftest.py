@@ -1,0 +1,13 @@
+"""What the tests of the state share."""
+
+from __future__ import annotations
+
+import pytest
+
+from state.db import tables
+
+
+@pytest.fixture(params=sorted(tables.PARTS))
+def part(request: pytest.FixtureRequest) -> str:
+    """The parts of the state; on SQLite each is a file of its own."""
+    return str(request.param)

@@ -1,0 +1,75 @@
+"""Short ways into the state for these tests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from state import failures, queue, runs, snapshot
+from state.db import tables
+from state.db.database import Database
+from state.history.record import ChangeRow
+from state.queue import EventRow
+from state.snapshot import CustomerRow
+from tests.support.state import NOW, records
+
+
+def known(state: CustomerRow, rev: int = 1) -> snapshot.Known:
+    """What a comparison reads of it."""
+    return (state.customer_id, state.traits, state.name, state.email, state.stamps, rev, None)
+
+
+def change(customer_id: str, key: str, before: Any, after: Any, at: int | None = 7) -> ChangeRow:
+    texts = [None if value is None else json.dumps(value) for value in (before, after)]
+    return ChangeRow(customer_id, key, key.lower(), texts[0], texts[1], at)
+
+
+def names(part: str) -> set[str]:
+    """The tables of a part, with the one that records its migrations."""
+    return {one.name for one in tables.PARTS[part]} | {record_of(part)}
+
+
+def record_of(part: str) -> str:
+    return "schema_version" if part == "state" else f"{part}_schema_version"
+
+
+def queued(calls: Database, *message_ids: str, at: int | None = NOW) -> None:
+    """Meter records that are due at a time; None: calls that are no meter, or settled."""
+    with calls.write() as connection:
+        rows = [
+            EventRow(one, None if at is None else one.encode(), at or NOW, at)
+            for one in message_ids
+        ]
+        assert queue.store_processed(connection, [], rows) == len(rows)
+
+
+def claimed(calls: Database, worker: int, now: int = NOW, limit: int = 100) -> list[str]:
+    with calls.write() as connection:
+        return [one.message_id for one in queue.claim(connection, worker, now, limit)]
+
+
+def numbers(calls: Database) -> dict[str, int]:
+    return {one["message_id"]: one["id"] for one in records(calls, "event").values()}
+
+
+def start(database: Database, kind: str = "initial", **values: Any) -> int:
+    with database.write() as connection:
+        run = runs.start(connection, kind, NOW, '{"a": 1}')
+        if values:
+            runs.set_values(connection, run, values)
+    return run
+
+
+def failure(customer_id: str, reason: str = "no", **more: Any) -> dict[str, Any]:
+    return {
+        "ref": failures.customer_ref(customer_id),
+        "kind": failures.CUSTOMER,
+        "customer_id": customer_id,
+        "reason": reason,
+        "status": 400,
+        "request": "PUT …",
+        "body": '{"errorMessage": "no 🦊"}',
+        "attempts": 3,
+        "failed_at": NOW,
+        **more,
+    }

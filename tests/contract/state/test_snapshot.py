@@ -1,0 +1,584 @@
+"""What the state knows of customers, and what is due, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import gc
+import random
+import tracemalloc
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from state import failures, lanes, outbox, queue, snapshot
+from state.db.batches import ROWS
+from state.db.database import Database
+from state.history import listings, past
+from state.history.record import add_changes, last_observed
+from state.snapshot import CustomerRow, TraitRow
+from tests.contract.state.helpers import change, claimed, known, queued
+from tests.support.state import NOW, as_claimed, ask, due, due_ids, put, records, row
+
+
+def to_send(
+    state: CustomerRow, rev: int, attempts: int, run: int | None = None, acked_rev: int = 0
+) -> CustomerRow:
+    """The row that a delivery claims, less when it became due and who claims it."""
+    return state._replace(rev=rev, attempts=attempts, run=run, acked_rev=acked_rev)
+
+
+def claimed_rows(database: Database, now: int) -> list[CustomerRow]:
+    return [one._replace(due_at=None, claimed_by=None, acked_at=None) for one in due(database, now)]
+
+
+def desired(database: Database, *ids: str) -> list[CustomerRow]:
+    """The desired states of customers."""
+    rows = ask(database, lambda c: snapshot.find(c, ids))
+    return sorted(CustomerRow(*one[:6]) for one in rows)
+
+
+def delivered(database: Database, customer_id: str) -> list[int | None]:
+    """`delivered_at` of the customer's history, oldest first."""
+    found = ask(database, lambda c: list(listings.of_customer(c, customer_id)))
+    return [change.delivered_at for change in found]
+
+
+# the snapshot
+
+
+def test_customers_come_in_utf8_byte_order(database: Database) -> None:
+    """Not in the order of a language, nor of UTF-16 (which has 🦊 before ～)."""
+    ids = ["a", "B", "b", "A", "Z", "_", "é", "z", "zz", "ß", "10", "9", " 9", "a b", "a-b", "ab"]
+    ids += ["用户", "🦊", "～", "ä", "a\u0301", "o'neil", 'say "hi"', "back\\slash", "%", "u/1"]
+    mixed = random.Random(1).sample(ids, len(ids))
+    put(database, *map(row, mixed))
+    with database.write() as connection:
+        changes = [change(one, "vip", None, True) for one in mixed]
+        add_changes(connection, changes, 1, NOW)
+    expected = sorted(ids, key=str.encode)
+    assert ask(database, lambda c: [one[0] for one in snapshot.customers(c)]) == expected
+    assert due_ids(database) == expected
+    assert ask(database, lambda c: list(past.members_at(c, "vip", NOW))) == expected
+
+
+def test_rows_come_back_as_they_went_in(database: Database) -> None:
+    rows = [
+        row("u1", "Zoë 🦊", "a@b.c", vip=True, tags=["é", 1, False]),
+        row("u2", None, None)._replace(called='{"a": [1, 2]}', stamps='{"vip": 3}'),
+        row("u3", "", "", spent=12.5),
+    ]
+    put(database, *rows)
+    assert ask(database, lambda c: list(snapshot.customers(c))) == list(map(known, rows))
+    assert desired(database, "u3", "u2", "u1", "u9") == rows
+    assert ask(database, lambda c: snapshot.find(c, [])) == []
+    assert ask(database, snapshot.size) == 3
+
+
+def test_find_gives_the_known_ones(database: Database) -> None:
+    rows = [row("u1", vip=True), row("U1"), row("🦊")]
+    put(database, *rows)
+    found = ask(database, lambda c: snapshot.known(c, ["🦊", "u1", "u9", "' OR 1=1 --"]))
+    assert sorted(found) == [known(rows[0]), known(rows[2])]
+    assert ask(database, lambda c: snapshot.known(c, [])) == []
+
+
+def test_a_new_customer_is_due_at_once(database: Database) -> None:
+    new = row("u1", "Name", "a@b.c", vip=True)._replace(called="{}")
+    put(database, new)
+    assert claimed_rows(database, NOW) == [to_send(new, 1, 0)]
+    (found,) = records(database).values()
+    assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (0, None, NOW)
+
+
+def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
+    put(database, row("u1", "Name", "a@b.c", vip=True), row("u2"))
+    new = row("u1", None, "new@b.c", vip=False)
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u2", 1)], NOW)
+        snapshot.update_customers(connection, [new], NOW + 5)
+    assert claimed_rows(database, NOW + 5) == [to_send(new, 2, 0, acked_rev=1)]
+    found = records(database)["u1"]
+    assert (found["acked_rev"], found["due_at"]) == (1, NOW + 5)
+    with database.write() as connection:
+        outbox.postpone(connection, [("u1", 3, NOW + 900)])
+        snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 6)
+    found = records(database)["u1"]
+    assert (found["rev"], found["attempts"], found["due_at"]) == (3, 0, NOW + 6)
+
+
+def test_a_note_changes_what_is_known_and_sends_nothing(database: Database) -> None:
+    put(database, row("u1", vip=True), row("u2"), row("u3"))
+    noted = row("u1", "Name", "a@b.c", vip=True)._replace(called='{"a": 1}', stamps='{"b": 2}')
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW + 1)
+        outbox.postpone(connection, [("u2", 2, NOW + 50)])
+        snapshot.touch_customers(connection, [noted, row("u2")])
+    assert desired(database, "u1") == [noted]
+    found = records(database)
+    assert (found["u1"]["rev"], found["u1"]["due_at"]) == (1, None)
+    assert (found["u2"]["rev"], found["u2"]["due_at"], found["u2"]["attempts"]) == (1, NOW + 50, 2)
+
+
+def test_more_rows_than_one_statement_takes(database: Database) -> None:
+    ids = [f"u{n:05d}" for n in range(2 * ROWS + 7)]
+    put(database, *(row(one, vip=False) for one in ids))
+    with database.write() as connection:
+        snapshot.update_customers(connection, [row(one, vip=True) for one in ids], NOW)
+        changes = [change(one, "vip", False, True) for one in ids]
+        add_changes(connection, changes, 1, NOW)
+    found = ask(database, lambda c: list(snapshot.customers(c)))
+    assert found == [known(row(one, vip=True), rev=2) for one in ids]
+    assert len(ask(database, lambda c: snapshot.find(c, ids))) == len(ids)
+    assert ask(database, lambda c: list(past.members_at(c, "vip", NOW))) == ids
+    assert {one["rev"] for one in records(database).values()} == {2}
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed(one, 2) for one in ids], NOW + 1)
+    assert ask(database, outbox.backlog) == 0
+
+
+def test_traits_are_recorded_and_members_added(database: Database) -> None:
+    with database.write() as connection:
+        first = [
+            TraitRow("Vip", "vip", "audience", 3),
+            TraitRow("spent", "spent", "computed_trait", 1),
+        ]
+        snapshot.put_traits(connection, first)
+        second = [TraitRow("Vip", "vip_2", "computed_trait", -2), TraitRow("a", "a", "audience", 0)]
+        snapshot.put_traits(connection, second)
+        snapshot.put_traits(connection, [])
+    found = ask(database, snapshot.traits)
+    assert sorted(found) == [
+        TraitRow("Vip", "vip_2", "computed_trait", 1),
+        TraitRow("a", "a", "audience", 0),
+        TraitRow("spent", "spent", "computed_trait", 1),
+    ]
+
+
+def test_what_is_said_of_traits_stays_when_members_are_added(database: Database) -> None:
+    rows = [TraitRow("Vip", "vip", "audience", 3), TraitRow("b", "b", "audience", 1)]
+    said = rows[0]._replace(name="Very important", status="Live", size=2**40, members=99)
+    with database.write() as connection:
+        snapshot.put_traits(connection, rows)
+        snapshot.describe_traits(connection, [said, TraitRow("no", "no", "audience", 0)])
+        snapshot.put_traits(connection, [rows[0]._replace(members=-1)])
+    assert ask(database, snapshot.traits) == [said._replace(members=2), rows[1]]
+    with database.write() as connection:
+        snapshot.describe_traits(connection, [said._replace(status="Unlisted", size=None)])
+    assert ask(database, snapshot.traits)[0] == said._replace(
+        status="Unlisted", size=None, members=2
+    )
+
+
+def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+    with database.write() as connection:
+        add_changes(connection, [change("u1", "Vip", None, True, 41)], 1, NOW)
+        snapshot.update_customers(connection, [row("u1")], NOW + 1)
+        changes = [change("u1", "Vip", True, False, None), change("u1", "spent", None, 2.5)]
+        add_changes(connection, [*changes, change("u2", "Vip", None, 1, 9)], None, NOW + 1)
+    found = ask(database, lambda c: [one._asdict() for one in listings.of_customer(c, "u1")])
+    numbers = [one.pop("id") for one in found]
+    assert numbers == sorted(set(numbers))
+    assert [one.pop("step") for one in found] == [1, -1, 0]
+    assert {one.pop("via") for one in found} == {None}
+    salts = ask(database, lambda c: c.execute(text("SELECT salt FROM change")).scalars().all())
+    assert len(set(salts)) == len(salts) == 4
+    assert all(salts)
+    common = {"customer_id": "u1", "delivered_at": None, "source": None}
+    second = common | {"run": None, "rev": 2, "recorded_at": NOW + 1}
+    assert found == [
+        common
+        | {"run": 1, "rev": 1, "key": "Vip", "trait": "vip", "before": None, "after": "true"}
+        | {"observed_at": 41, "recorded_at": NOW},
+        second
+        | {"key": "Vip", "trait": "vip", "before": "true", "after": "false", "observed_at": None},
+        second
+        | {"key": "spent", "trait": "spent", "before": None, "after": "2.5", "observed_at": 7},
+    ]
+
+
+def test_the_time_of_the_row_that_told_the_newest_change(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+
+    def last(customer_id: str, key: str) -> Any:
+        return ask(database, lambda connection: last_observed(connection, customer_id, key))
+
+    def add(key: str, at: int | None, run: int | None = 1) -> None:
+        with database.write() as connection:
+            changes = [change("u1", key, None, at, at), change("u2", key, None, at, 99)]
+            add_changes(connection, changes, run, NOW)
+
+    for at in (50, 70, 60):
+        add("vip", at)
+        add("churn", 98)
+    assert last("u1", "vip") == 60
+    assert last("u1", "no such") is None
+    assert last("u3", "vip") is None
+    for gone in (None, NOW, NOW + 5):  # a row that vanished, or of the future
+        add("vip", gone)
+        assert last("u1", "vip") is None
+    add("vip", NOW - 1)
+    assert last("u1", "vip") == NOW - 1
+    add("vip", 80, run=None)  # a call said it
+    assert last("u1", "vip") is None
+
+
+def test_a_change_that_is_no_membership_enters_nobody(database: Database) -> None:
+    put(database, row("u1"))
+    said = change("u1", "beta", None, True)._replace(source="identify", step=0)
+    with database.write() as connection:
+        add_changes(connection, [said, change("u1", "vip", None, True)], None, NOW)
+    found = records(database, "change").values()
+    assert [(one["key"], one["source"], one["step"]) for one in found] == [
+        ("beta", "identify", 0),
+        ("vip", None, 1),
+    ]
+    assert ask(database, lambda c: past.count_at(c, "beta")) == 0
+
+
+def test_what_was_given_back(database: Database) -> None:
+    with database.write() as connection:
+        rows = [TraitRow(key, key.lower(), "audience", 0) for key in ("Vip", "beta")]
+        snapshot.put_traits(connection, rows)
+        assert snapshot.released(connection) == set()
+        connection.execute(text("UPDATE trait SET released_at = 1 WHERE key = 'Vip'"))
+        assert snapshot.released(connection) == {"Vip", "vip"}
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite", "postgresql"])
+def test_customers_are_streamed_not_collected(
+    request: pytest.FixtureRequest, tmp_path: Path, engine_name: str
+) -> None:
+    if engine_name == "postgresql":
+        url = request.getfixturevalue("empty_postgres")
+    else:
+        url = f"sqlite:///{tmp_path / 'syncer.db'}"
+    with closing(Database.open(url)) as database:
+        put(database, *(row(f"u{n:05d}", text="x" * 2000) for n in range(6000)))
+        with database.read() as connection:
+            tracemalloc.start()
+            stream = snapshot.customers(connection)
+            try:
+                first = next(stream)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert first[0] == "u00000"
+            # All are 12 MB, and what one fetch brings is 0.4 MB.
+            assert 200_000 < peak < 3_000_000
+            if engine_name == "postgresql":
+                cursors = connection.execute(text("SELECT statement FROM pg_cursors")).all()
+                assert any("FROM customer ORDER" in str(one).replace("\\n", "") for one in cursors)
+            assert sum(1 for _ in stream) == 5999
+
+
+def test_a_stream_that_nobody_reads_to_its_end_is_closed(database: Database) -> None:
+    """A cursor left open warns when it is collected, and here a warning is an error."""
+    put(database, *(row(f"u{n:05d}") for n in range(3 * ROWS)))
+    with database.write() as connection:
+        changes = [change(f"u{n:05d}", "vip", None, True) for n in range(3 * ROWS)]
+        add_changes(connection, changes, 1, NOW)
+    with database.read() as connection:
+        streams: list[Any] = [snapshot.customers(connection)]
+        streams.append(listings.of_key(connection, "vip", None, None))
+        for stream in streams:
+            next(stream)
+            stream.close()
+        del stream, streams
+    gc.collect()
+
+
+# what is due
+
+
+def test_those_that_wait_longest_come_first(database: Database) -> None:
+    put(database, row("b"), row("a"), now=NOW + 2)
+    put(database, row("d"), now=NOW + 1)
+    put(database, row("c"), now=NOW + 3)
+    assert due_ids(database, NOW + 3) == ["d", "a", "b", "c"]
+    assert due_ids(database, NOW + 2) == ["d", "a", "b"]
+    assert due_ids(database, NOW) == []
+    assert [one[0] for one in due(database, NOW + 3, 2)] == ["d", "a"]
+    assert ask(database, outbox.oldest_due) == NOW + 1
+    assert ask(database, outbox.backlog) == 4
+
+
+def test_a_postponed_customer_waits_until_a_run_takes_it_over(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+    with database.write() as connection:
+        outbox.postpone(connection, [("u1", 4, NOW + 900)])
+    assert due_ids(database) == ["u2"]
+    assert ask(database, outbox.backlog) == 2
+    (later,) = due(database, NOW + 900)[1:]
+    assert (later.customer_id, later.attempts) == ("u1", 4)
+
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed("u2", 1)], NOW)
+        assert outbox.adopt(connection, 7, NOW + 5) == 1
+    assert claimed_rows(database, NOW + 5) == [to_send(row("u1"), 1, 0, run=7)]
+    assert (records(database)["u2"]["due_at"], records(database)["u2"]["run"]) == (None, None)
+
+
+def test_what_a_clock_put_off_that_was_set_back_since_waits_no_longer(
+    database: Database, calls: Database
+) -> None:
+    """Nothing is put off for more than ten minutes; half an hour is a wrong clock's."""
+    longest, half_hour = 600_000, 1_800_000
+    put(database, row("honest"), now=NOW + longest)
+    queued(calls, "honest", at=NOW + longest)
+    assert not ask(database, lambda c: outbox.any_due(c, NOW))
+    assert not ask(calls, lambda c: queue.any_due(c, NOW))
+    assert (due_ids(database), claimed(calls, 1)) == ([], [])
+    put(database, row("later"), now=NOW + 9 * half_hour)
+    put(database, row("late"), now=NOW + half_hour)
+    queued(calls, "late", at=NOW + half_hour)
+    assert ask(database, lambda c: outbox.any_due(c, NOW))
+    assert ask(calls, lambda c: queue.any_due(c, NOW))
+    assert due_ids(database) == ["late", "later"]
+    assert claimed(calls, 1) == ["late"]
+    put(database, row("now"))
+    assert due_ids(database) == ["now"]  # what is due comes first
+    assert not ask(calls, lambda c: queue.any_due(c, NOW))
+
+
+def test_a_customer_is_due_also_while_it_is_in_work(database: Database) -> None:
+    """Whoever begins to deliver frees what a delivery of its own that broke had claimed."""
+    put(database, row("u1"))
+    with database.write() as connection:
+        assert len(outbox.claim(connection, 1, NOW, 10)) == 1
+    assert ask(database, lambda c: outbox.any_due(c, NOW))
+    assert not ask(database, lambda c: outbox.any_due(c, NOW - 1))
+
+
+def test_what_is_taken_over_keeps_its_place(database: Database) -> None:
+    put(database, row("late"), now=NOW - 100)
+    put(database, row("soon"), now=NOW + 100)
+    with database.write() as connection:
+        assert outbox.adopt(connection, 7, NOW) == 2
+    assert due_ids(database) == ["late", "soon"]
+    assert ask(database, outbox.oldest_due) == NOW - 100
+
+
+def test_a_run_takes_over_what_waits_for_another_and_for_none(database: Database) -> None:
+    put(database, row("older"), run=3)
+    put(database, row("own"), run=7)
+    put(database, row("called"), row("sent"), row("parked"))
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed("sent", 1)], NOW)
+        outbox.dead_letter(connection, [as_claimed("parked", 1)])
+        assert outbox.claim(connection, 5, NOW, 1)[0].customer_id == "called"
+        assert outbox.adopt(connection, 7, NOW) == 3
+    found = records(database)
+    assert {one: found[one]["run"] for one in found} == {
+        **dict.fromkeys(("older", "own", "called"), 7),
+        **dict.fromkeys(("sent", "parked")),
+    }
+    assert found["called"]["claimed_by"] == 5  # whoever has it in work delivers it
+
+
+def test_what_waits_for_a_run_is_counted_by_itself(database: Database) -> None:
+    put(database, row("u1"), row("u2"), now=NOW + 2, run=3)
+    put(database, row("u3"), now=NOW + 1)
+    assert [ask(database, lambda c, run=run: outbox.backlog(c, run)) for run in (None, 3, 4)] == [
+        3, 2, 0,
+    ]  # fmt: skip
+    oldest = [ask(database, lambda c, run=run: outbox.oldest_due(c, run)) for run in (None, 3, 4)]
+    assert oldest == [NOW + 1, NOW + 2, None]
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW)
+    assert ask(database, lambda c: outbox.backlog(c, 3)) == 1
+
+
+def test_a_run_waits_for_what_it_wrote(database: Database) -> None:
+    put(database, row("u1", vip=True), run=3)
+    put(database, row("u2"), run=3)
+    with database.write() as connection:
+        snapshot.update_customers(connection, [row("u1")], NOW, 4)
+        snapshot.update_customers(connection, [row("u2", vip=True)], NOW)  # a call, not a run
+    assert {one: found["run"] for one, found in records(database).items()} == {"u1": 4, "u2": 3}
+
+
+def test_since_when_the_oldest_waits(database: Database) -> None:
+    """Where it was tried before, the time of the next attempt says nothing of that."""
+    assert ask(database, outbox.waits_since) is None
+    put(database, row("u1"), row("u2"), now=NOW)
+    with database.write() as connection:
+        add_changes(connection, [change("u1", "vip", None, True)], 1, NOW - 5)
+        add_changes(connection, [change("u2", "vip", None, True)], 1, NOW - 9)
+        outbox.acknowledge(connection, [as_claimed("u2", 1)], NOW)
+    assert ask(database, outbox.waits_since) == NOW
+    with database.write() as connection:
+        outbox.postpone(connection, [("u1", 3, NOW + 900)])
+    assert ask(database, outbox.waits_since) == NOW - 5
+    put(database, row("u3"), now=NOW - 7)
+    assert ask(database, outbox.waits_since) == NOW - 7
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u3", 1)], NOW)
+    assert ask(database, outbox.waits_since) is None
+
+
+def test_an_acknowledged_customer_is_not_due(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+    with database.write() as connection:
+        add_changes(connection, [change(one, "vip", None, True) for one in ("u1", "u2")], 1, NOW)
+        outbox.postpone(connection, [("u1", 2, NOW)])
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW + 9)
+    found = records(database)["u1"]
+    assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (1, NOW + 9, None)
+    assert found["attempts"] == 0
+    assert due_ids(database) == ["u2"]
+    assert (delivered(database, "u1"), delivered(database, "u2")) == ([NOW + 9], [None])
+
+
+def test_a_customer_that_changed_since_stays_due(database: Database) -> None:
+    put(database, row("u1", vip=True))
+    with database.write() as connection:
+        add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
+        snapshot.update_customers(connection, [row("u1", vip=False)], NOW + 1)
+        add_changes(connection, [change("u1", "vip", True, False)], 2, NOW + 1)
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW + 2)
+    (left,) = due(database, NOW + 1)
+    assert (left.rev, left.traits) == (2, '{"vip": false}')
+    assert records(database)["u1"]["acked_rev"] == 1
+    assert delivered(database, "u1") == [NOW + 2, None]
+
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed("u1", 2)], NOW + 3)
+    assert due_ids(database, NOW + 9) == []
+    assert delivered(database, "u1") == [NOW + 2, NOW + 3]
+
+
+def test_one_acknowledgement_delivers_all_changes_up_to_it(database: Database) -> None:
+    put(database, row("u1"))
+    with database.write() as connection:
+        for number in range(3):
+            if number:
+                snapshot.update_customers(connection, [row("u1")], NOW)
+            add_changes(connection, [change("u1", "vip", None, number)], number, NOW)
+        outbox.acknowledge(connection, [as_claimed("u1", 3)], NOW + 3)
+    assert delivered(database, "u1") == [NOW + 3] * 3
+
+
+def test_a_parked_customer_waits_for_a_change(database: Database) -> None:
+    put(database, row("u1"), row("u2"))
+    with database.write() as connection:
+        add_changes(connection, [change("u1", "vip", None, True)], 1, NOW)
+        outbox.postpone(connection, [("u1", 3, NOW)])
+        outbox.dead_letter(connection, [as_claimed("u1", 1)])
+    assert due_ids(database) == ["u2"]
+    assert records(database)["u1"]["attempts"] == 0
+    assert delivered(database, "u1") == [None]
+    with database.write() as connection:
+        assert outbox.adopt(connection, 7, NOW) == 1
+        snapshot.update_customers(connection, [row("u2")], NOW)
+        outbox.dead_letter(connection, [as_claimed("u2", 1)])
+    assert due_ids(database) == ["u2"]
+    with database.write() as connection:
+        snapshot.update_customers(connection, [row("u1")], NOW)
+        outbox.acknowledge(connection, [as_claimed("u1", 2), as_claimed("u2", 2)], NOW + 1)
+    assert delivered(database, "u1") == [NOW + 1]
+
+
+def sent_again(database: Database, **whom: Any) -> int:
+    with database.write() as connection:
+        return outbox.send_again(connection, NOW + 50, **whom)
+
+
+def test_customers_can_be_sent_again(database: Database) -> None:
+    put(database, row("u1"), row("u2"), row("u3"))
+    with database.write() as connection:
+        changes = [change("u1", "vip", None, True), change("u2", "churn", None, True)]
+        changes += [change("u1", "vip", True, False), change("u3", "vip", None, True)]
+        add_changes(connection, changes, 1, NOW)
+        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ("u1", "u2")], NOW + 1)
+        outbox.dead_letter(connection, [as_claimed("u3", 1)])
+    assert due_ids(database, NOW + 99) == []
+
+    assert sent_again(database, customer_ids=["u2", "nobody"], run=0) == 1
+    assert due_ids(database, NOW + 99) == due_ids(database, NOW + 99, run=0) == ["u2"]
+    assert due_ids(database, NOW + 49) == []
+    assert sent_again(database, customer_ids=["nobody"]) == 0
+    assert sent_again(database, customer_ids=[]) == 0
+    assert sent_again(database, key="vip") == 2
+    assert due_ids(database, NOW + 99) == ["u1", "u2", "u3"]
+    assert sent_again(database, key="no such") == 0
+
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ("u1", "u2", "u3")], NOW + 60)
+    assert {one["rev"] for one in records(database).values()} == {1}
+    assert delivered(database, "u1") == [NOW + 1, NOW + 1]  # Amberflo knew it by then
+    assert delivered(database, "u3") == [NOW + 60]
+    assert sent_again(database) == 3
+    assert due_ids(database, NOW + 99) == ["u1", "u2", "u3"]
+    assert due_ids(database, NOW + 99, run=0) == []
+    assert sent_again(database, key="vip", customer_ids=["u1", "u2"], run=4) == 1
+    assert due_ids(database, NOW + 99, run=4) == ["u1"]
+
+
+def test_more_customers_than_one_statement_takes_are_sent_again(database: Database) -> None:
+    ids = [f"u{n:05d}" for n in range(2 * ROWS + 7)]
+    put(database, *(row(one) for one in ids))
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ids], NOW)
+    assert sent_again(database, customer_ids=ids[1:], run=4) == len(ids) - 1
+    assert ask(database, lambda c: outbox.backlog(c, 4)) == len(ids) - 1
+
+
+# What is put off, and what is sent to see
+
+
+def test_what_is_put_off_waits_by_itself(database: Database) -> None:
+    put(database, row("u1"), row("u2"), run=3)
+    with database.write() as connection:
+        rows = {one.customer_id: one for one in outbox.claim(connection, 1, NOW, 9)}
+        assert outbox.put_off(connection, [(rows["u1"], NOW + 900)]) == {3: 1}
+        outbox.release(connection, ["u2"])
+    assert records(database)["u1"]["line"] == lanes.PUT_OFF
+    assert ask(database, lambda c: outbox.backlog(c, 3)) == 1
+    assert ask(database, outbox.oldest_due) == NOW  # that of the other one
+    assert due_ids(database, NOW + 899) == ["u2"]
+    assert due_ids(database, NOW + 900) == ["u2", "u1"]
+    with database.write() as connection:
+        assert outbox.adopt(connection, 4, NOW + 1) == 1  # no run waits for it
+    assert due_ids(database, NOW + 1, run=4) == ["u2", "u1"]  # but it is tried
+    with database.write() as connection:
+        snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 2)
+    found = records(database)["u1"]
+    assert (found["line"], found["attempts"]) == (lanes.RUN, 0)
+
+
+def test_what_changed_in_work_is_not_put_off(database: Database) -> None:
+    put(database, row("u1"))
+    with database.write() as connection:
+        (claimed,) = outbox.claim(connection, 1, NOW, 9)
+        snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 1)
+        outbox.put_off(connection, [(claimed, NOW + 900)])
+    assert due_ids(database, NOW + 1) == ["u1"]
+
+
+def test_who_is_sent_to_see_is_acknowledged_and_due_until_then(database: Database) -> None:
+    put(database, row("u1"), row("u2"), row("u3"))
+    with database.write() as connection:
+        outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW)
+        outbox.acknowledge(connection, [as_claimed("u2", 1)], NOW + 1)
+        found = outbox.claim_acknowledged(connection, 1, NOW + 2, 1)
+        assert [one.customer_id for one in found] == ["u2"]
+        assert found[0].again
+    assert due_ids(database, NOW + 2) == ["u3"]
+    with database.write() as connection:
+        outbox.dead_letter(connection, found)
+    assert due_ids(database, NOW + 2) == ["u3"]
+    assert records(database)["u2"]["acked_rev"] == 1
+
+
+def test_a_failure_keeps_the_time_when_it_failed_first(database: Database) -> None:
+    failure = {"ref": "customer:u1", "kind": failures.CUSTOMER, "customer_id": "u1"}
+    failure |= {"reason": "no", "request": "", "body": "", "attempts": 1}
+    with database.write() as connection:
+        failures.put(connection, [{**failure, "failed_at": NOW}])
+        failures.put(connection, [{**failure, "failed_at": NOW + 5, "attempts": 2}])
+        (found,) = failures.find(connection)
+        assert (found["failed_at"], found["attempts"]) == (NOW, 2)
+        assert failures.customers_since(connection, NOW + 1) == 0

@@ -1,0 +1,518 @@
+"""The comparison against an oracle, on random customers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncer.engage import catalog as catalogs
+from syncer.engage.catalog import KnownTrait
+from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
+from syncer.engage.source import PulledCustomer
+from syncer.ids import problem
+from syncer.sync import diff as comparison
+from syncer.sync.diff import (
+    CustomerChange,
+    Sums,
+    Tally,
+    TraitChange,
+    compare,
+    look_up,
+    merge,
+)
+from tests.unit.compare.helpers import (
+    JULY,
+    JULY_MS,
+    JUNE,
+    JUNE_MS,
+    MAY,
+    MAY_MS,
+    ORDERS,
+    PROBLEMS,
+    TRAITS,
+    Stored,
+    known,
+    make_catalog,
+    pulled,
+    run,
+)
+
+#: What a stored value means, so that the oracle does not read values itself.
+MEMBERSHIPS: list[tuple[object, object]] = [
+    *((raw, True) for raw in ("true", "T", "1", True, 1)),
+    *((raw, False) for raw in ("false", "f", " 0", False, 0)),
+    *((raw, "null") for raw in (None, "", "null")),
+    *((raw, "garbage") for raw in ("perhaps", "2", 7)),
+]
+
+
+COMPUTED: list[tuple[object, object]] = [
+    *((raw, ("value", raw)) for raw in ("text", "007", 1, 1.0, True, False, 0)),
+    *(("1", ("value", 1)), ("450.00", ("value", 450.0)), ("true", ("value", True))),
+    *((f" {json.dumps(raw)}", ("value", raw)) for raw in (["a"], [], [1, True])),
+    *((raw, "null") for raw in (None, " ", "null")),
+]
+
+
+TIMES: list[tuple[str | None, int | None]] = [
+    *((MAY, MAY_MS), (JUNE, JUNE_MS), (JULY, JULY_MS)),
+    *((None, None), ("soon", None)),
+]
+
+
+TraitRow = tuple[str, object, object, str | None, int | None]
+
+
+@dataclass
+class Rows:
+    """What the source says of a customer: (key, raw, meaning, time text, time)."""
+
+    traits: list[TraitRow]
+    profile: list[tuple[str, str | None, str | None, int]]
+
+
+@dataclass
+class State:
+    """What Amberflo should hold of a customer."""
+
+    traits: dict[str, Any]
+    name: str | None = None
+    email: str | None = None
+    stamps: dict[str, list[int]] | None = None
+
+
+@dataclass
+class World:
+    pull: dict[str, Rows]
+    snapshot: dict[str, State]
+
+    def rows(self) -> list[PulledCustomer]:
+        return [
+            pulled(
+                customer_id,
+                *((key, raw, time) for key, raw, _, time, _ in rows.traits),
+                profile=[(key, value, time) for key, value, time, _ in rows.profile],
+            )
+            for customer_id, rows in in_order(self.pull)
+        ]
+
+    def known(self) -> list[Stored]:
+        return [
+            known(customer_id, state.traits, state.name, state.email, state.stamps)
+            for customer_id, state in in_order(self.snapshot)
+        ]
+
+
+def in_order(customers: dict[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(customers.items(), key=lambda item: item[0].encode())
+
+
+def possible_rows(trait: KnownTrait) -> list[list[TraitRow]]:
+    """No row, one, or two (a merge under way) of a trait: one choice, so that much is tried."""
+    values = COMPUTED if trait.kind == COMPUTED_TRAIT else MEMBERSHIPS
+    ones: list[TraitRow] = [
+        (trait.key, raw, meaning, *TIMES[number % len(TIMES)])
+        for number, (raw, meaning) in enumerate(values)
+    ]
+    twos: list[list[TraitRow]] = [
+        [(trait.key, *values[first], *time), (trait.key, *values[second], *other)]
+        for first in range(0, len(values), 2)
+        for second in range(1, len(values), 3)
+        for time in TIMES
+        for other in TIMES
+    ]
+    return [[], *([row] for row in ones), *twos[::7]]
+
+
+def possible_profiles(key: str, value: str) -> list[list[tuple[str, str | None, str | None, int]]]:
+    """Of equal keys the later row is the newer one, as the source orders them."""
+    return [
+        [],
+        [(key, value, MAY, MAY_MS)],
+        [(key, None, MAY, MAY_MS)],
+        [(key, "", None, 0), (key, value, MAY, MAY_MS)],
+        [(key, value, MAY, MAY_MS), (key, "x" + value, JUNE, JUNE_MS)],
+        [(key, value, MAY, MAY_MS), (key, "null", JULY, JULY_MS)],
+    ]
+
+
+#: The source has no row of "lost". Half of the time a trait has none or one.
+ROWS = [
+    st.sampled_from([*rows, *rows[: len(rows) // 4] * 4])
+    for rows in (possible_rows(trait) for trait in TRAITS if trait.key != "lost")
+]
+
+
+PROFILES = [
+    st.sampled_from(possible_profiles("email", "a@example.com")),
+    st.sampled_from(possible_profiles("name", "Ada")),
+]
+
+
+@st.composite
+def rows_of_a_customer(draw: st.DrawFn) -> Rows:
+    traits = [row for rows in ROWS for row in draw(rows)]
+    profile = [row for rows in PROFILES for row in draw(rows)]
+    if draw(st.booleans()):
+        # of the rows of one key the later one is the newer one in either order
+        traits.reverse()
+        profile.sort(key=lambda row: row[3])
+    return Rows(traits, profile)
+
+
+STAMPED = ["vip", "lost", "total", "tags", "gold_club", "stranger", "name", "email"]
+
+
+STAMPS = [1, MAY_MS, MAY_MS + 1, JUNE_MS, JUNE_MS + 1, JULY_MS, JULY_MS + 1]
+
+
+MEMBER = st.sampled_from([None, True, False])
+
+
+VALUE = st.sampled_from([None, None, "text", 1, 1.0, True, 450.0, ["a"]])
+
+
+STATES = st.builds(
+    lambda vip, orders, lost, gold, total, tags, stranger, name, email, stamps: State(
+        {
+            key: value
+            for key, value in {
+                "vip": vip,
+                "order_completed_last_30days": orders,
+                "lost": lost,
+                "gold_club": gold,
+                "total": total,
+                "tags": tags,
+                "stranger": stranger,
+            }.items()
+            if value is not None
+        },
+        name,
+        email,
+        stamps,
+    ),
+    *(MEMBER, MEMBER, MEMBER, MEMBER, VALUE, VALUE, VALUE),
+    st.sampled_from([None, "Ada", "Zoë"]),
+    st.sampled_from([None, "a@example.com"]),
+    st.none()
+    | st.dictionaries(
+        st.sampled_from(STAMPED),
+        st.tuples(st.sampled_from(STAMPS), st.sampled_from(STAMPS)).map(list),
+        max_size=3,
+    ),
+)
+
+
+TEXTS = st.text(min_size=1, max_size=3) | st.sampled_from(["a", "b", "é", "z", "\uffff", "😀"])
+
+
+#: `look_up` leaves rows unpaired whose id can be no customer's; `with_usable_ids` drops these.
+IDS = TEXTS.filter(lambda text: problem(text) is None)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    ids = draw(st.lists(IDS, unique=True, max_size=6))
+    where = {one: draw(st.sampled_from(["both", "both", "pull", "snapshot"])) for one in ids}
+    return World(
+        {one: draw(rows_of_a_customer()) for one in ids if where[one] != "snapshot"},
+        {one: draw(STATES) for one in ids if where[one] != "pull"},
+    )
+
+
+@dataclass
+class Expected:
+    """What the oracle says."""
+
+    states: dict[str, State]
+    new: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+    unchanged: set[str] = field(default_factory=set)
+    changes: dict[str, list[TraitChange]] = field(default_factory=dict)
+    sums: dict[str, Sums] = field(default_factory=lambda: {trait.key: Sums() for trait in TRAITS})
+
+
+def is_same(one: object, other: object) -> bool:
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def oracle(world: World, *, whole: bool = True) -> Expected:
+    """docs/design.md §3, straight: each customer on its own, all in dicts."""
+    expected = Expected(dict(world.snapshot))
+    for customer_id in {*world.pull, *(world.snapshot if whole else ())}:
+        _expect(customer_id, world, expected, whole)
+    return expected
+
+
+def _expect(customer_id: str, world: World, expected: Expected, whole: bool) -> None:
+    before = world.snapshot.get(customer_id)
+    rows = world.pull.get(customer_id, Rows([], []))
+    newest: dict[str, tuple[object, int | None]] = {}
+    for key, _, meaning, _, at in rows.traits:
+        if key not in newest or (at or 0) >= (newest[key][1] or 0):
+            newest[key] = (meaning, at)
+    was = before.traits if before else {}
+    stamps = (before.stamps if before else None) or {}
+    profile: dict[str, tuple[str | None, int]] = {"name": (None, 0), "email": (None, 0)}
+    for key, value, _, at in rows.profile:
+        if at >= max(profile[key][1], stamps.get(key, [0, 0])[0]):
+            profile[key] = ("" if value in (None, "", "null") else value, at)
+
+    now: dict[str, Any] = {}
+    for name in {*was, *(trait.name for trait in TRAITS)}:
+        mine = [trait for trait in TRAITS if trait.name == name and trait.key not in PROBLEMS]
+        if not mine:
+            keep = name in was
+        else:
+            meaning, at_or_none = newest.get(mine[0].key, ("absent", None))
+            said, received = stamps.get(name, [0, 0])
+            called = received > JUNE_MS and said >= (at_or_none or 0)
+            open_ = meaning == "absent" and not whole
+            keep = (called or open_ or meaning == "garbage") and name in was
+            if called:
+                pass
+            elif isinstance(meaning, bool):
+                now[name] = meaning
+            elif isinstance(meaning, tuple):
+                now[name] = meaning[1]
+            elif mine[0].kind == AUDIENCE and name in was and not keep:
+                now[name] = False
+        if keep:
+            now[name] = was[name]
+    somebody = any(
+        meaning is True or isinstance(meaning, tuple)
+        for key, (meaning, _) in newest.items()
+        if key not in PROBLEMS
+    )
+    if before is None and not somebody:
+        now = {}
+    after = State(
+        now,
+        _pulled(profile["name"][0], before.name if before else None),
+        _pulled(profile["email"][0], before.email if before else None),
+        before.stamps if before else None,
+    )
+
+    changes = []
+    for trait in TRAITS:
+        sums = expected.sums[trait.key]
+        there = trait.key in newest
+        if trait.key in PROBLEMS or (there and newest[trait.key][0] == "garbage"):
+            sums.pulled += there
+            if there:
+                sums.reasons[PROBLEMS.get(trait.key, "not a boolean")] += 1
+            continue
+        one, other = was.get(trait.name), now.get(trait.name)
+        if is_same(one, other):
+            sums.pulled += there
+            sums.unchanged += there
+            continue
+        sums.pulled += 1
+        sums.vanished += not there
+        if trait.kind == AUDIENCE and other is True:
+            sums.entered += 1
+        elif trait.kind == AUDIENCE and one is True:
+            sums.exited += 1
+        else:
+            sums.changed += 1
+            sums.dropped += trait.kind == COMPUTED_TRAIT and other is None
+        at = newest[trait.key][1] if there else None
+        changes.append(TraitChange(trait.key, trait.name, one, other, at))
+
+    if before is None:
+        if somebody:
+            expected.new.add(customer_id)
+            expected.states[customer_id] = after
+            expected.changes[customer_id] = changes
+    elif changes or (after.name, after.email) != (before.name, before.email):
+        expected.changed.add(customer_id)
+        expected.states[customer_id] = after
+        expected.changes[customer_id] = changes
+    else:
+        expected.unchanged.add(customer_id)
+
+
+def _pulled(row: str | None, before: str | None) -> str | None:
+    """A name or email: an explicit null ("" here) takes away what we had."""
+    if row is None or (row == "" and before is None):
+        return before
+    return row
+
+
+def applied(world: World, changes: Iterable[CustomerChange]) -> dict[str, State]:
+    found = dict(world.snapshot)
+    for change in changes:
+        before = found.get(change.customer_id, State({}))
+        found[change.customer_id] = State(
+            change.traits,
+            before.name if change.name is None else change.name,
+            before.email if change.email is None else change.email,
+            before.stamps,
+        )
+    return found
+
+
+def whole(world: World) -> tuple[list[CustomerChange], Tally]:
+    return run(world.rows(), world.known())
+
+
+def told(change: CustomerChange) -> tuple[str, list[str]]:
+    """A customer's changes as comparable text (1 is not True)."""
+    return change.customer_id, [json.dumps(one) for one in change.changes]
+
+
+THOROUGH = settings(max_examples=150, deadline=None)
+
+
+@THOROUGH
+@given(worlds())
+def test_states_changes_and_sums_are_those_of_the_oracle(world: World) -> None:
+    changes, tally = whole(world)
+    expected = oracle(world)
+    found = applied(world, changes)
+    assert is_same(
+        {one: vars(state) for one, state in found.items()},
+        {one: vars(state) for one, state in expected.states.items()},
+    )
+    assert {change.customer_id for change in changes if not change.known} == expected.new
+    assert {change.customer_id for change in changes if change.known} == expected.changed
+    for change in changes:
+        want = sorted(expected.changes[change.customer_id], key=lambda one: one.trait)
+        assert told(change)[1] == [json.dumps(one) for one in want]
+    assert tally.sums == expected.sums
+    assert (tally.new, tally.changed, tally.unchanged) == (
+        len(expected.new),
+        len(expected.changed),
+        len(expected.unchanged),
+    )
+
+
+@THOROUGH
+@given(worlds())
+def test_a_partial_pull_gives_the_changes_of_its_own_customers(world: World) -> None:
+    tally = Tally(make_catalog())
+    there = {one.customer_id: one for one in world.known()}
+    pairs = look_up(
+        world.rows(), lambda ids: [there[one] for one in ids if one in there], at_a_time=2
+    )
+    changes = list(compare(pairs, tally.catalog, tally, JUNE_MS, whole=False))
+    expected = oracle(world, whole=False)
+    assert {change.customer_id for change in changes} == expected.new | expected.changed
+    assert tally.sums == expected.sums
+    assert tally.unchanged == len(expected.unchanged)
+
+
+@THOROUGH
+@given(worlds())
+def test_the_changes_of_a_customer_are_the_difference_of_its_traits(world: World) -> None:
+    """Nothing may go to Amberflo that the history does not tell, nor the other way round."""
+    for change in whole(world)[0]:
+        assert change.known == (change.customer_id in world.snapshot)
+        state = world.snapshot.get(change.customer_id, State({}))
+        before = state.traits
+        if change.known:
+            assert change.name is None or change.name != state.name
+            assert change.email is None or change.email != state.email
+        differing = {
+            name
+            for name in {*before, *change.traits}
+            if not is_same(before.get(name), change.traits.get(name))
+        }
+        assert [one.trait for one in change.changes] == sorted(differing)
+        for one in change.changes:
+            assert is_same(one.before, before.get(one.trait))
+            assert is_same(one.after, change.traits.get(one.trait))
+
+
+@THOROUGH
+@given(worlds())
+def test_the_sums_close(world: World) -> None:
+    """docs/design.md §3.8: pulled = unchanged + entered + exited + changed + skipped, by trait."""
+    changes, tally = whole(world)
+    for sums in tally.sums.values():
+        parts = (sums.unchanged, sums.entered, sums.exited, sums.changed, sums.skipped)
+        assert sums.pulled == sum(parts)
+        assert min(parts) >= 0
+        assert sums.dropped <= sums.changed
+        assert sums.vanished <= sums.differing
+    differing = Counter(one.key for change in changes for one in change.changes)
+    assert differing == Counter({key: s.differing for key, s in tally.sums.items() if s.differing})
+    assert tally.customers == len(world.pull)
+    assert tally.rows == sum(len(r.traits) + len(r.profile) for r in world.pull.values())
+    assert len(changes) == tally.new + tally.changed
+    ids = [change.customer_id for change in changes]
+    assert ids == [one for one, _ in in_order(dict.fromkeys(ids))]
+
+
+@THOROUGH
+@given(worlds())
+def test_comparing_again_after_the_changes_finds_none(world: World) -> None:
+    changes, _ = whole(world)
+    again, tally = whole(World(world.pull, applied(world, changes)))
+    assert again == []
+    assert (tally.new, tally.changed) == (0, 0)
+    assert all(sums.differing == 0 for sums in tally.sums.values())
+
+
+@THOROUGH
+@given(worlds())
+def test_the_fast_path_gives_what_the_slow_one_gives(world: World) -> None:
+    """Texts that are equal JSON but not equal text take the slow path."""
+    fast, fast_tally = whole(world)
+    slow, slow_tally = run(
+        world.rows(), [one._replace(traits=" " + one.traits) for one in world.known()]
+    )
+    assert [told(change) for change in slow] == [told(change) for change in fast]
+    assert slow == fast
+    assert slow_tally.sums == fast_tally.sums
+    assert slow_tally.unchanged == fast_tally.unchanged
+
+
+@THOROUGH
+@given(worlds())
+def test_how_many_readings_are_remembered_changes_nothing(world: World) -> None:
+    changes, tally = whole(world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogs, "READINGS", 1)
+        few, few_tally = whole(world)
+    assert [told(change) for change in few] == [told(change) for change in changes]
+    assert few == changes
+    assert few_tally.sums == tally.sums
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        True,
+        False,
+    ],
+)
+def test_memory_stays_flat_however_many_sets_of_keys_there_are(
+    monkeypatch: pytest.MonkeyPatch, sent: bool
+) -> None:
+    """Sparse audiences make as many sets of keys as customers."""
+    tally = Tally(make_catalog())
+    monkeypatch.setattr(catalogs, "LAYOUTS", 1000)
+    monkeypatch.setattr(comparison, "KEYS_COUNTED", 2 * (len(tally.catalog.by_key) + 1))
+    keys = ("vip", ORDERS, "lost")
+    sets = [[one, *others] for one in keys for others in ([], ["total"], ["Tags"]) for _ in "12"]
+    ids = [f"u{number:02}" for number in range(len(sets))]
+    most = 0
+
+    def rows() -> Iterable[PulledCustomer]:
+        nonlocal most
+        for customer_id, there in zip(ids, sets, strict=True):
+            yield pulled(customer_id, *((key, None, MAY) for key in there))
+            most = max(most, len(tally.unchanged_layouts))
+
+    snapshot = [known(customer_id, {}) for customer_id in ids] if sent else []
+    assert list(compare(merge(rows(), snapshot), tally.catalog, tally)) == []
+    assert sum(sums.pulled for sums in tally.sums.values()) == sum(map(len, sets))
+    assert most <= 3
