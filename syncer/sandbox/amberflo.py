@@ -1,15 +1,14 @@
 """A strict stand-in for Amberflo's customers and ingest APIs, for the demo and the tests.
 
-It follows what Amberflo's own SDKs and documents say (docs/facts/amberflo.md §1, §2, §3). Where
-they leave a question unanswered it takes one side, the strict one as a rule; each such choice is
-marked "open".
+It follows Amberflo's own SDKs and documents (docs/facts/amberflo.md §1, §2, §3). Where they leave a
+question open it takes one side, usually the strict one; each such choice is marked "open".
 
     with running(AmberfloSandbox("key")) as url:
         ...  # PUT {url}/customers, POST {url}/ingest
 
-What it saw is on the object (`customers`, `records`, `stats()`) and, for another process on the
-same machine, under `/_sandbox/`: GET `stats`, GET `records`, POST `faults`, POST `customers`,
-POST `reset-stats`, POST `odd`.
+The object shows what it received (`customers`, `records`, `stats()`), and so do, for another
+process on the same machine, the paths under `/_sandbox/`: GET `stats`, GET `records`, POST
+`faults`, POST `customers`, POST `reset-stats`, POST `odd`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = ["AmberfloSandbox", "running"]
 Json = dict[str, Any]
 
 PIECE = 1 << 16
-MAX_BODY = 1 << 20  # aiohttp bounds the body as sent to the same
+MAX_BODY = 1 << 20  # aiohttp bounds the body before unzipping to the same size
 STAGES = ("ONBOARDING", "TRIAL", "ACTIVE", "OFFBOARDED")
 SERVER_OWNED = frozenset({"id", "createTime", "updateTime", "deleteTime", "deactivateTimeStamp"})
 OPTIONAL: dict[str, type] = {
@@ -55,7 +54,7 @@ SORTS = ("id", "customerName", "customerEmail", "createTime", "updateTime")
 SEARCHED = ("customerId", "customerName", "customerEmail")
 
 STORES = ("native", "text", "text only")
-#: What may be odd of an answer: see `AmberfloSandbox`.
+#: The odd answers: see `AmberfloSandbox`.
 ODD = (
     "302",
     "400",
@@ -82,29 +81,33 @@ RECORD_FIELDS = (
     "dimensions",
 )
 DIMENSION_VALUE = re.compile(r"[ !\-_.*'()&$@=;:+,?0-9a-zA-Z]{1,200}")
-"""The documented regex for dimension values, as far as it is known; no `/` and no `|`
+"""The documented regex for dimension values, as far as it is known: no `/` and no `|`
 (docs/facts/amberflo.md §2.3)."""
 
 
 class Refusal(Exception):
-    """A request that is answered with an error status and Amberflo's error body
-    (docs/facts/amberflo.md §1.7)."""
+    """A request that is answered with an error status and Amberflo's error body.
+
+    Source: docs/facts/amberflo.md §1.7.
+    """
 
     def __init__(self, status: int, body: Json) -> None:
         super().__init__(status, body)
         self.status, self.body = status, body
 
     def answer(self) -> web.Response:
+        """Return the error as an answer."""
         return _json(self.body, self.status)
 
 
 def refuse(why: str) -> NoReturn:
+    """Raise the refusal of an invalid request."""
     raise Refusal(400, {"errorMessage": f"Invalid request: {why}"})
 
 
 @dataclass(slots=True)
 class Call:
-    """One request; `customer` is the id in its path or, where it writes one, in its body."""
+    """One request; `customer` is the id in its path or, in a write, in its body."""
 
     query: Mapping[str, str]
     customer: str
@@ -115,20 +118,21 @@ class Call:
 class AmberfloSandbox:
     """Amberflo's customers and meter records in memory, behind the real HTTP surface.
 
-    `put_unknown` says what a PUT of an unknown id does, which the sources leave open
-    (docs/facts/amberflo.md §1.3): "create" it or "refuse" it. `max_records` bounds one ingest
-    request (open: docs/facts/amberflo.md §2.2). Whether paging gives traits is open too
-    (docs/facts/amberflo.md §1.1), and of the list only likely: `paging_traits` and `list_traits`
-    say so. What becomes of a trait that is no text is open (docs/facts/amberflo.md §1.5): `stores`
-    it "native", as "text", or a write with one is refused where it is "text only". A `missing`
-    customer is answered "empty" or "404" (docs/facts/amberflo.md §1.1).
+    The options are questions that the sources leave open (docs/facts/amberflo.md):
 
-    `odd` says what goes wrong with all requests about a customer, or with meter records of one, by
-    its id, or with all requests ("*"): one of `ODD`, which are statuses, a page with 200 ("html"),
-    JSON that is no record, another customer's record, a body that ends early ("cut"), or a record
-    that is not taken, and not counted ("short"); with "PUT " before it only what is written.
-    `after_read` is called with the id when a customer was read, before the answer: what others do
-    in that moment.
+    - `put_unknown`: a PUT of an unknown id will "create" it or "refuse" it (§1.3);
+    - `max_records`: the records of one ingest request at most (§2.2);
+    - `paging_traits`, `list_traits`: whether pages and the list contain traits (§1.1);
+    - `stores`: a trait that is not text is stored "native", as "text", or, with "text only", its
+      write is refused (§1.5);
+    - `missing`: the answer for a missing customer is "empty" or "404" (§1.1).
+
+    `odd` maps a customer's id, or "*" for all requests, to what goes wrong with requests about the
+    customer or its meter records. It is one of `ODD`: a status, a page with status 200 ("html"),
+    JSON that is not a record, another customer's record, a body that ends early ("cut"), or a
+    record that is not stored and not counted ("short"). With "PUT " before it, only writes go
+    wrong. `after_read` is called with the id when a customer was read, before the answer: it does
+    what others do in that moment.
 
     `faults` and all of these may be replaced at any time.
     """
@@ -184,7 +188,7 @@ class AmberfloSandbox:
     # -- serving
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the base URL; OSError where the port is taken."""
+        """Listen, and return the base URL; raise `OSError` if the port is in use."""
         if self._runner is not None:
             raise RuntimeError("the sandbox is running already")
         server = web.Server(self._serve, access_log=None, auto_decompress=False)
@@ -201,15 +205,15 @@ class AmberfloSandbox:
             runner, self._runner = self._runner, None
             await runner.cleanup()
 
-    # -- what was seen
+    # -- counts
 
     def stats(self) -> Json:
-        """What happened since the start or the last `reset_stats`.
+        """Return the counts since the start or the last `reset_stats`.
 
-        `requests` counts every request that named a route, also the refused and the dropped;
-        `puts` those that were processed; `records` what was ingested, `duplicates` discarded;
-        `overlapping_writes` the writes of a customer that began while another one of the same
-        customer was in progress; `faults` by what befell (a `drop` is one of its two kinds).
+        `requests` are all requests to a known route, including refused and dropped ones; `puts` are
+        the processed PUTs by customer. `records` are the ingested records, `duplicates` the
+        discarded ones. `overlapping_writes` are writes that began while another write of the same
+        customer was in progress. `faults` counts by fault; a `drop` is one of its two kinds.
         """
         return {
             "requests": dict(self._requests),
@@ -221,7 +225,7 @@ class AmberfloSandbox:
         }
 
     def reset_stats(self) -> None:
-        """Count from nothing again; customers and records stay."""
+        """Set all counts to zero; customers and records stay."""
         self._requests: Counter[str] = Counter()
         self._puts: Counter[str] = Counter()
         self._faults_seen: Counter[str] = Counter()
@@ -239,15 +243,15 @@ class AmberfloSandbox:
             return refusal.answer()
 
     async def _product(self, request: web.BaseRequest, path: str) -> web.Response:
-        """Key, fault, body, route, answer: in this order."""
+        """Answer a request of the API: key, fault, body, route, answer, in this order."""
         label, customer = f"{request.method} {path}", ""
         if label not in self._routes and path.startswith("/customers/"):
             label, customer = f"{request.method} /customers/{{id}}", path[len("/customers/") :]
         route = self._routes.get(label)
         if route is not None:
             self._requests[label] += 1
-        given = request.headers.get("x-api-key", "").encode(errors="surrogateescape")
-        if not hmac.compare_digest(given, self._key):
+        key = request.headers.get("x-api-key", "").encode(errors="surrogateescape")
+        if not hmac.compare_digest(key, self._key):
             raise Refusal(401, {"message": "Unauthorized"})
         if route is None or "/" in customer:
             raise Refusal(404, {"message": "Not Found"})
@@ -276,7 +280,7 @@ class AmberfloSandbox:
         return _cut(request) if fault.failure == "drop_after" else answer
 
     async def _linger(self, customer: str, delay: float) -> None:
-        """Stay in progress for a moment, so that a write sent at the same time is noticed."""
+        """Stay in progress for a moment, so that an overlapping write is noticed."""
         self._overlapping_writes += bool(self._writing[customer])
         self._writing[customer] += 1
         try:
@@ -305,14 +309,14 @@ class AmberfloSandbox:
         return answer
 
     def _odd_answer(self, request: web.BaseRequest, call: Call) -> web.Response | None:
-        """What befalls the customers, or the meter records, that a request is about."""
+        """Return the odd answer for the customers or meter records of a request, if any."""
         ids = {"*", *self._ids(call)} if self.odd else set()
-        found = [self.odd[one] for one in sorted(ids) if one in self.odd]
+        answers = [self.odd[customer] for customer in sorted(ids) if customer in self.odd]
         if request.method not in ("PUT", "POST"):
-            found = [one for one in found if not one.startswith("PUT ")]
-        if not found or found[0].endswith("short"):
+            answers = [answer for answer in answers if not answer.startswith("PUT ")]
+        if not answers or answers[0].endswith("short"):
             return None
-        match odd := found[0].removeprefix("PUT "):
+        match odd := answers[0].removeprefix("PUT "):
             case "[1]":
                 return _json([1])
             case "other":
@@ -323,29 +327,28 @@ class AmberfloSandbox:
 
     @staticmethod
     def _ids(call: Call) -> set[str]:
-        """Of the customers that a request names."""
+        """Return the ids of the customers that a request names."""
         if call.customer or "customerId" in call.query:
             return {call.customer or call.query["customerId"]}
         try:
-            found = orjson.loads(call.body) if call.body else []
+            document = orjson.loads(call.body) if call.body else []
         except orjson.JSONDecodeError:
-            found = []
-        named = found if isinstance(found, list) else [found]
-        return {str(one.get("customerId")) for one in named if isinstance(one, dict)}
+            document = []
+        items = document if isinstance(document, list) else [document]
+        return {str(item.get("customerId")) for item in items if isinstance(item, dict)}
 
     # -- customers (docs/facts/amberflo.md §1)
 
     def _get_customers(self, call: Call) -> web.Response:
-        """All of them, not paginated and sent bit by bit; with `customerId` the one, or `{}` with
-        200."""
+        """Return all customers in one array, in pieces; with `customerId` that one, or `{}`."""
         if "customerId" in call.query:
-            return self._found(call.query["customerId"])
+            return self._one_customer(call.query["customerId"])
         return _json_array(self._shown(self._listed(), self.list_traits))
 
     def _get_customer(self, call: Call) -> web.Response:
-        return self._found(call.customer)
+        return self._one_customer(call.customer)
 
-    def _found(self, customer_id: str) -> web.Response:
+    def _one_customer(self, customer_id: str) -> web.Response:
         customer = self.customers.get(customer_id)
         if customer is None and self.missing == "404":
             raise Refusal(404, {"message": "Customer not found"})
@@ -354,9 +357,12 @@ class AmberfloSandbox:
         return answer
 
     def _page_customers(self, call: Call) -> web.Response:
-        """`limit` is 10, `page` 1, `sort` id and `isAscending` true by default
-        (docs/facts/amberflo.md §1.1)."""
-        limit, page = (_positive(call.query, *of) for of in (("limit", 10), ("page", 1)))
+        """Return one page of customers.
+
+        By default `limit` is 10, `page` 1, `sort` id and `isAscending` true
+        (docs/facts/amberflo.md §1.1).
+        """
+        limit, page = _positive(call.query, "limit", 10), _positive(call.query, "page", 1)
         sort = call.query.get("sort", "id")
         ascending = call.query.get("isAscending", "true")
         search = call.query.get("search", "")
@@ -365,21 +371,21 @@ class AmberfloSandbox:
         if ascending not in ("true", "false"):
             refuse("'isAscending' must be true or false")
         listed = self._listed()
-        found = [c for c in listed if any(search in c.get(name, "") for name in SEARCHED)]
+        rows = [c for c in listed if any(search in c.get(name, "") for name in SEARCHED)]
         absent = 0 if sort.endswith("Time") else ""
-        found.sort(key=lambda c: c["customerId"])  # or ties would stand in another order each time
-        found.sort(key=lambda c: c.get(sort, absent), reverse=ascending == "false")
+        rows.sort(key=lambda c: c["customerId"])  # so that equal ones have one order each time
+        rows.sort(key=lambda c: c.get(sort, absent), reverse=ascending == "false")
         metadata = {
             "totalRowCount": len(listed),
-            "filteredRowCount": len(found),
+            "filteredRowCount": len(rows),
             "limit": limit,
             "page": page,
-            "totalFilteredPages": -(-len(found) // limit),
+            "totalFilteredPages": -(-len(rows) // limit),
             "isAscending": ascending == "true",
             "sort": sort,
             "search": search,
         }
-        items = list(self._shown(found[(page - 1) * limit : page * limit], self.paging_traits))
+        items = list(self._shown(rows[(page - 1) * limit : page * limit], self.paging_traits))
         return _json({"items": items, "metadata": metadata})
 
     def _create_customer(self, call: Call) -> web.Response:
@@ -393,10 +399,10 @@ class AmberfloSandbox:
         return self._store(customer, {})
 
     def _replace_customer(self, call: Call) -> web.Response:
-        """The whole record, so what is left out is gone (docs/facts/amberflo.md §1.4).
+        """Replace the whole record: missing fields are gone (docs/facts/amberflo.md §1.4).
 
-        Open: the stage, which only moves forward, stays when left out; a deleted customer is
-        replaced and stays deleted.
+        Open: a missing stage, which only moves forward, stays; a deleted customer is replaced and
+        stays deleted.
         """
         customer = self._given(call.body)
         call.customer, call.writes = customer["customerId"], True
@@ -408,7 +414,7 @@ class AmberfloSandbox:
         return answer
 
     def _move_stage(self, call: Call) -> web.Response:
-        """Forward only (docs/facts/amberflo.md §1.1)."""
+        """Move a customer's stage, forward only (docs/facts/amberflo.md §1.1)."""
         asked = _parsed(call.body)
         if not isinstance(asked, dict):
             refuse("not a JSON object")
@@ -422,7 +428,7 @@ class AmberfloSandbox:
         return self._store({**fields, "lifecycleStage": stage}, customer)
 
     def _delete_customer(self, call: Call) -> web.Response:
-        """Soft: offboarded and hidden from the lists (docs/facts/amberflo.md §1.6)."""
+        """Delete softly: offboard, and hide from the lists (docs/facts/amberflo.md §1.6)."""
         customer = self.customers.get(call.customer)
         if customer is None:
             refuse("Customer not found")
@@ -430,7 +436,7 @@ class AmberfloSandbox:
         return _json(customer)
 
     def _given(self, body: bytes) -> Json:
-        """The customer of a body, with its traits as they are stored."""
+        """Return the customer of a body, with its traits as they are stored."""
         customer = _customer(body)
         traits = customer.get("traits", {})
         if self.stores == "text only":
@@ -463,17 +469,17 @@ class AmberfloSandbox:
         return [c for c in self.customers.values() if "deleteTime" not in c]
 
     def _shown(self, customers: Iterable[Json], traits: bool) -> Iterator[Json]:
-        for one in customers:
-            yield one if traits else {name: one[name] for name in one if name != "traits"}
+        for customer in customers:
+            yield customer if traits else {k: customer[k] for k in customer if k != "traits"}
 
     # -- meter records (docs/facts/amberflo.md §2)
 
     def _ingest(self, call: Call) -> web.Response:
-        """Take all of the records or, where one is bad, none; the answer is text, not JSON."""
+        """Store all of the records or, if one is bad, none; the answer is text, not JSON."""
         records = [_record(index, raw) for index, raw in enumerate(_documents(call.body))]
         if self.max_records is not None and len(records) > self.max_records:
             refuse(f"{len(records)} records; one request takes up to {self.max_records}")
-        taken = [one for one in records if self.odd.get(one["customerId"]) != "short"]
+        taken = [record for record in records if self.odd.get(record["customerId"]) != "short"]
         for record in taken:
             identity = _identity(record)
             if identity in self._known_records:
@@ -502,7 +508,7 @@ class AmberfloSandbox:
         return _json({"faults": str(self.faults)})
 
     def _seed_customers(self, body: bytes) -> web.Response:
-        """Store records as they are, with what the server owns filled in where it is missing."""
+        """Store records as they are, and fill in missing fields that the server owns."""
         seeds = _parsed(body)
         if not isinstance(seeds, list):
             refuse("not a JSON array of customers")
@@ -516,17 +522,17 @@ class AmberfloSandbox:
         now = _now()
         for seed in seeds:
             owned = {"id": seed["customerId"], "createTime": now, "updateTime": now}
-            given = {"customerName": seed["customerId"], "lifecycleStage": "ACTIVE"}
-            self.customers[seed["customerId"]] = {**given, "enabled": True, **owned, **seed}
+            defaults = {"customerName": seed["customerId"], "lifecycleStage": "ACTIVE"}
+            self.customers[seed["customerId"]] = {**defaults, "enabled": True, **owned, **seed}
         return _json({"customers": len(seeds)})
 
     def _set_odd(self, body: bytes) -> web.Response:
         odd = _parsed(body)
         if not isinstance(odd, dict):
-            refuse("not a JSON object of what is odd by customer id")
-        for what in odd.values():
-            if not isinstance(what, str) or what.removeprefix("PUT ") not in ODD:
-                refuse(f"{what!r} is nothing odd; good are {', '.join(ODD)}")
+            refuse("not a JSON object of odd answers by customer id")
+        for answer in odd.values():
+            if not isinstance(answer, str) or answer.removeprefix("PUT ") not in ODD:
+                refuse(f"{answer!r} is not an odd answer; good are {', '.join(ODD)}")
         self.odd = odd
         return _json({"odd": odd})
 
@@ -535,16 +541,29 @@ class AmberfloSandbox:
         return _json({})
 
 
-# -- what a body may hold
+# -- what a body may contain
 
 
 def _customer(body: bytes) -> Json:
-    """The customer in a POST or PUT body, without what the server owns
-    (docs/facts/amberflo.md §1.2, §3)."""
+    """Return the customer in a POST or PUT body, without the fields that the server owns.
+
+    Source: docs/facts/amberflo.md §1.2, §3.
+    """
     customer = _parsed(body)
     if not isinstance(customer, dict):
         refuse("not a JSON object")
     customer = {name: value for name, value in customer.items() if name not in SERVER_OWNED}
+    _check_fields(customer)
+    _check_traits(customer.get("traits", {}))
+    if "lifecycleStage" in customer:
+        # The Go SDK sends it in lower case (docs/facts/amberflo.md §1.2).
+        customer["lifecycleStage"] = customer["lifecycleStage"].upper()
+        if customer["lifecycleStage"] not in STAGES:
+            refuse(f"'lifecycleStage' must be one of {', '.join(STAGES)}")
+    return customer
+
+
+def _check_fields(customer: Json) -> None:
     if unknown := sorted(customer.keys() - CUSTOMER_FIELDS):
         refuse(f"unknown field {unknown[0]!r}")
     for name in ("customerId", "customerName"):
@@ -555,19 +574,16 @@ def _customer(body: bytes) -> Json:
             refuse(f"{name!r} must be a {_KINDS[kind]}")
     if "customerEmail" in customer and not _is_text(customer["customerEmail"]):
         refuse("'customerEmail' must not be blank; leave it out")
-    for name, value in customer.get("traits", {}).items():
+
+
+def _check_traits(traits: Json) -> None:
+    for name, value in traits.items():
         if not name.strip():
             refuse("'traits' has a blank key")
         if not _is_trait(value):
             refuse(
                 f"trait {name!r} must be a string that is not blank, a boolean, a number or a list"
             )
-    if "lifecycleStage" in customer:
-        # The Go SDK sends it in lower case (docs/facts/amberflo.md §1.2).
-        customer["lifecycleStage"] = customer["lifecycleStage"].upper()
-        if customer["lifecycleStage"] not in STAGES:
-            refuse(f"'lifecycleStage' must be one of {', '.join(STAGES)}")
-    return customer
 
 
 def _as_text(value: object) -> str:
@@ -575,15 +591,20 @@ def _as_text(value: object) -> str:
 
 
 def _is_trait(value: object) -> bool:
-    """Open (docs/facts/amberflo.md §1.5): Segment has a number, the SDKs want strings."""
+    """Return whether a trait may have a value.
+
+    Open (docs/facts/amberflo.md §1.5): Segment's sample has a number, the SDKs want strings.
+    """
     if isinstance(value, list):
         return all(isinstance(item, str | bool | int | float) for item in value)
     return isinstance(value, bool | int | float) or _is_text(value)
 
 
 def _documents(body: bytes) -> list[object]:
-    """The records of a body: one object, an array, or an object per line
-    (docs/facts/amberflo.md §2.1)."""
+    """Return the records of a body: one object, an array, or an object a line.
+
+    Source: docs/facts/amberflo.md §2.1.
+    """
     try:
         parsed: object = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -595,39 +616,45 @@ def _documents(body: bytes) -> list[object]:
 
 
 def _record(index: int, raw: object) -> Json:
-    """One meter record with the fields of the default schema; others are dropped
-    (docs/facts/amberflo.md §2.1)."""
+    """Return one meter record with the fields of the default schema; others are dropped.
 
-    def bad(why: str) -> NoReturn:
-        refuse(f"record {index}: {why}")
-
+    Source: docs/facts/amberflo.md §2.1.
+    """
     if not isinstance(raw, dict):
-        bad("not a JSON object")
-    for name in ("customerId", "meterApiName"):
-        if not _is_text(raw.get(name)):
-            bad(f"{name!r} must be a string that is not blank")
-    value, moment = raw.get("meterValue"), raw.get("meterTimeInMillis")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        bad("'meterValue' must be a number")
-    # Open (docs/facts/amberflo.md §2.2): only one SDK refuses a time in the future, so it is taken.
-    if isinstance(moment, bool) or not isinstance(moment, int) or moment < 1:
-        bad("'meterTimeInMillis' must be a positive integer")
-    if not isinstance(raw.get("uniqueId", ""), str):
-        bad("'uniqueId' must be a string")
-    dimensions = raw.get("dimensions", {})
-    if not isinstance(dimensions, dict):
-        bad("'dimensions' must be an object")
-    for name, text in dimensions.items():
-        if not name.strip():
-            bad("'dimensions' has a blank key")
-        if not (_is_text(text) and DIMENSION_VALUE.fullmatch(text)):
-            bad(f"dimension {name!r} must match {DIMENSION_VALUE.pattern} and not be blank")
+        refuse(f"record {index}: not a JSON object")
+    for problem in _record_problems(raw):
+        refuse(f"record {index}: {problem}")
     return {name: raw[name] for name in RECORD_FIELDS if name in raw}
 
 
+def _record_problems(raw: Json) -> Iterator[str]:
+    for name in ("customerId", "meterApiName"):
+        if not _is_text(raw.get(name)):
+            yield f"{name!r} must be a string that is not blank"
+    value, moment = raw.get("meterValue"), raw.get("meterTimeInMillis")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        yield "'meterValue' must be a number"
+    # Open (docs/facts/amberflo.md §2.2): only one SDK refuses a time in the future; so it is good.
+    if isinstance(moment, bool) or not isinstance(moment, int) or moment < 1:
+        yield "'meterTimeInMillis' must be a positive integer"
+    if not isinstance(raw.get("uniqueId", ""), str):
+        yield "'uniqueId' must be a string"
+    dimensions = raw.get("dimensions", {})
+    if not isinstance(dimensions, dict):
+        yield "'dimensions' must be an object"
+        return
+    for name, text in dimensions.items():
+        if not name.strip():
+            yield "'dimensions' has a blank key"
+        if not (_is_text(text) and DIMENSION_VALUE.fullmatch(text)):
+            yield f"dimension {name!r} must match {DIMENSION_VALUE.pattern} and not be blank"
+
+
 def _identity(record: Json) -> tuple[object, ...]:
-    """Every attribute: a record is a duplicate only when none differs
-    (docs/facts/amberflo.md §2.4)."""
+    """Return every attribute: a record is a duplicate only if none differs.
+
+    Source: docs/facts/amberflo.md §2.4.
+    """
     dimensions = frozenset(record.get("dimensions", {}).items())
     return (*(record.get(name) for name in RECORD_FIELDS[:-1]), dimensions)
 
@@ -677,7 +704,7 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 
 def _json_array(items: Iterable[object]) -> web.Response:
-    """An array that is not made as a whole: an answer of unknown length."""
+    """Answer with an array that is sent while it is made, so its length is unknown."""
 
     async def pieces() -> AsyncIterator[bytes]:
         piece = b"["
@@ -692,8 +719,10 @@ def _json_array(items: Iterable[object]) -> web.Response:
 
 
 async def _read(request: web.BaseRequest) -> bytes:
-    """The body, unzipped where it says so (docs/facts/amberflo.md §2.1); at most 1 MiB, also when
-    unzipped (open)."""
+    """Return the body, unzipped if its header says so (docs/facts/amberflo.md §2.1).
+
+    It has at most 1 MiB, also unzipped (open).
+    """
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:
@@ -721,7 +750,7 @@ def _unzipped(body: bytes) -> bytes:
 
 
 def _cut_short(request: web.BaseRequest) -> web.Response:
-    """The head of an answer and a part of its body, and then the end of the connection."""
+    """Send the head of an answer and a part of its body, then close the connection."""
     if request.transport is not None:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
         request.transport.write(head + b'{"customerId": ')
@@ -735,7 +764,7 @@ def _check(name: str, value: str, good: tuple[str, ...]) -> None:
 
 
 def _cut(request: web.BaseRequest) -> web.Response:
-    """Close the connection at once; what is returned goes nowhere."""
+    """Close the connection at once; the returned answer goes nowhere."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()

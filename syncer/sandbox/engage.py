@@ -1,15 +1,15 @@
-"""The stand-in for Segment Engage: a Profiles Sync warehouse with people in it who move on.
+"""A stand-in for Segment Engage: a Profiles Sync warehouse whose profiles change over time.
 
     sandbox = EngageSandbox("sqlite:///engage.db")
-    sandbox.fill(10_000)      # the three tables of Profiles Sync, full of profiles
+    sandbox.fill(10_000)      # the three tables of Profiles Sync, with 10,000 profiles
     ...                       # a sync runs; Amberflo must hold sandbox.expected()
-    sandbox.observe()         # that sync is what later ones are compared with
+    sandbox.observe()         # later syncs are compared with that one
     sandbox.evolve()          # some hours later: entries, exits, new values, merges, new users
     ...                       # and so on
 
-`expected()` and `Evolution` are told from the model, never from the tables, so they can judge who
-reads the tables. A profile is a pure function of the seed and its number: only the profiles that
-merged or changed are kept in memory. The tables have no key and no index; a reader cannot count
+`expected()` and `Evolution` come from the model, never from the tables, so they can judge a reader
+of the tables. A profile is a pure function of the seed and its number: only the profiles that
+merged or changed are kept in memory. The tables have no key and no index, so that no reader depends
 on any. Names, values and ids depend on the seed alone, times also on the clock.
 """
 
@@ -55,7 +55,7 @@ AUDIENCES = (
     "newsletter_subscribers",
     "churn_risk",
 )
-#: Computed traits are the keys that start so: a number for most profiles, text or a list for some.
+#: The prefix of computed traits: a number for most profiles, text or a list for some.
 COMPUTED_PREFIX = "total_revenue_"
 REVENUE = "total_revenue_180_days"
 
@@ -63,7 +63,7 @@ Value = bool | int | float | str | list[Any]
 
 
 class Customer(NamedTuple):
-    """What Amberflo must say of one customer id."""
+    """What Amberflo must have of one customer id."""
 
     customer_id: str
     traits: dict[str, Value]
@@ -73,20 +73,20 @@ class Customer(NamedTuple):
 
 @dataclass(frozen=True)
 class Evolution:
-    """How the present differs from what the last `observe()` saw (before one: from nothing)."""
+    """The differences from what the last `observe()` saw, or from nothing without one."""
 
-    #: Customers whose traits, name or email differ, the new ones included.
+    #: Customers whose traits, name or email differ, including new ones.
     changed: set[str]
-    #: Per audience, the customers that are in it now and were not, and the other way round.
+    #: The number of customers by audience that entered it, and that left it.
     entered: Counter[str]
     exited: Counter[str]
-    #: Of the step itself: profiles that were born, and that another one absorbed.
+    #: The number of profiles that the step itself created, and merged away.
     created: int
     merged: int
 
 
 class Moment(NamedTuple):
-    """When something happened: the last four columns of a row, shared by many rows."""
+    """The time columns of a row, shared by many rows."""
 
     seq: int
     received_at: str
@@ -100,20 +100,24 @@ Traits = dict[str, tuple[str | None, Moment]]
 
 @dataclass(slots=True)
 class Profile:
+    """A profile with its external ids and traits."""
+
     segment_id: str
     #: (type, value) of each external id.
     ids: dict[tuple[str, str], Moment]
     traits: Traits
     #: The segment ids that are this profile now, itself included, and since when.
     segments: dict[str, Moment]
-    #: A profile that merged into this one and whose rows still stand.
+    #: A profile that merged into this one and whose rows are still in the tables.
     standing: Profile | None = None
 
     def customers(self) -> list[str]:
+        """Return the customer ids of the profile."""
         ids = self.ids if self.standing is None else self.ids | self.standing.ids
         return [value for kind, value in ids if kind == "user_id"]
 
     def newest(self) -> Traits:
+        """Return the newest row of each trait."""
         if self.standing is None:
             return self.traits
         mine, theirs = self.traits, self.standing.traits
@@ -123,7 +127,7 @@ class Profile:
 class EngageSandbox:
     """One space of Engage in the database at `url` (SQLite or PostgreSQL).
 
-    The clock is now unless given; `evolve` moves it on, so start in the past to end up at now.
+    `clock` is now by default. `evolve` moves it on, so start in the past to end at the present.
     """
 
     def __init__(
@@ -140,23 +144,24 @@ class EngageSandbox:
         self._seed = seed
         self.clock = (clock or datetime.now(UTC)).astimezone(UTC)
         self.audiences: tuple[str, ...] = ()
-        self._loaded = self.clock  # of the last hourly sync into the warehouse
+        self._loaded = self.clock  # the time of the last hourly sync into the warehouse
         self._past: list[Moment] = []
         self._count = 0
         self._step = 0
-        #: By number, the profiles that are no longer as they were born; None is merged away.
+        #: The profiles by number that changed since their creation; None is merged away.
         self._kept: dict[int, Profile | None] = {}
         self._observed = False
-        #: What the last `observe()` saw of the customers of kept profiles.
+        #: The customers of kept profiles as the last `observe()` saw them.
         self._known: dict[str, Customer] = {}
 
     def close(self) -> None:
+        """Close the connections to the database."""
         self._engine.dispose()
 
-    # What is in the warehouse
+    # The content of the warehouse
 
     def fill(self, users: int, audiences: int = 10) -> None:
-        """Start over with this many profiles. The tables of an older sandbox are dropped."""
+        """Start over with this many profiles; the tables of an older sandbox are dropped."""
         self.audiences = _audience_keys(audiences)
         self._count, self._step, self._observed = users, 0, False
         self._kept, self._known = {}, {}
@@ -175,10 +180,13 @@ class EngageSandbox:
                 self._write(connection, chunk)
 
     def evolve(self, hours: float = 2.5, fraction: float = 0.01, *, vanish: int = 0) -> Evolution:
-        """Let time pass: one transaction in the warehouse, rows with the `uuid_ts` of the hourly
-        sync that brought them. About `fraction` of the profiles change one trait each (but never
-        fewer than one of every kind of change), a few merge, some users are new. `vanish` more
-        profiles lose a trait: its row goes, which only a full pull can see, or becomes NULL."""
+        """Let time pass, in one transaction of the warehouse.
+
+        Rows have the `uuid_ts` of the hourly sync that brought them. About `fraction` of the
+        profiles change one trait each (at least one profile for each kind of change), a few merge,
+        and some users are new. `vanish` more profiles lose a trait: its row goes, which only a full
+        pull can see, or becomes NULL.
+        """
         self._step += 1
         rng = Random(f"{self._seed}/{self._step}")
         since, self.clock = self._loaded, self.clock + timedelta(hours=hours)
@@ -205,12 +213,14 @@ class EngageSandbox:
             self._rewrite(connection, [profile for _, profile in self._profiles(touched)])
         return self._evolution(len(created), len(merged))
 
-    # What Amberflo must hold
+    # What Amberflo must have
 
     def expected(self) -> Iterator[Customer]:
-        """Every customer that must exist at Amberflo, by the byte order of its id, as a sync that
-        runs now leaves it: what the profile says, and what an earlier sync made of it. That memory
-        is `observe()`'s: who was sent stays, and a membership that vanished is false."""
+        """Yield every customer that must exist at Amberflo after a sync, in byte order of the id.
+
+        A customer has what its profile says and what earlier syncs left, as `observe()` remembers
+        it: a customer that was sent stays, and a membership that vanished is false.
+        """
         numbers = sorted(
             (customer, number)
             for number in range(self._count)
@@ -224,18 +234,18 @@ class EngageSandbox:
                 yield customer
 
     def sizes(self) -> Counter[str]:
-        """How many profiles are in each audience now, and have each computed trait."""
-        found = Counter(dict.fromkeys(self.audiences, 0))
+        """Return the number of profiles in each audience, and with each computed trait."""
+        sizes = Counter(dict.fromkeys(self.audiences, 0))
         for _, profile in self._profiles():
             for key, (text, _) in profile.newest().items():
                 if key in self.audiences:
-                    found[key] += text == "true"
+                    sizes[key] += text == "true"
                 elif key.startswith(COMPUTED_PREFIX) and text is not None:
-                    found[key] += 1
-        return found
+                    sizes[key] += 1
+        return sizes
 
     def observe(self) -> None:
-        """Call it whenever a sync has run, before the next `evolve()`."""
+        """Remember the present state: call it after each sync, before the next `evolve()`."""
         for profile in self._kept.values():
             if profile is not None:
                 self._remember(profile)
@@ -249,7 +259,7 @@ class EngageSandbox:
                 self._known[customer_id] = record
 
     def _record(self, traits: Traits, customer_id: str) -> Customer | None:
-        """None where the customer was never sent and is in nothing."""
+        """Return a customer; None if it was never sent, is in no audience and has no trait."""
         member: dict[str, Value] = {}
         computed: dict[str, Value] = {}
         for key, (text, _) in traits.items():
@@ -299,7 +309,7 @@ class EngageSandbox:
         return profile.customers() if profile is not None else ()
 
     def _take(self, number: int) -> Profile:
-        """The profile to change; what was observed of it before is remembered first."""
+        """Return a profile that will change; first remember what `observe()` saw of it."""
         profile = self._profile(number)
         assert profile is not None
         if number not in self._kept:
@@ -309,7 +319,7 @@ class EngageSandbox:
         return profile
 
     def _drawn(self, rng: Random) -> Iterator[int]:
-        """Numbers of living profiles, each once, in random order."""
+        """Yield the numbers of existing profiles, each once, in random order."""
         drawn: set[int] = set()
         while len(drawn) < self._count:
             number = rng.randrange(self._count)
@@ -322,7 +332,7 @@ class EngageSandbox:
         return shake_256(b"%d/%d" % (self._seed, number)).digest(64 + 2 * len(self.audiences))
 
     def _born(self, number: int, moments: Sequence[Moment]) -> Profile:
-        """The profile of this number, as its dice fell."""
+        """Return the profile of a number as it is created, from the dice of the number."""
         dice = self._dice(number)
         segment_id = "use_" + dice[:27].translate(_BASE62).decode()
         first, second, third = (
@@ -354,10 +364,10 @@ class EngageSandbox:
             traits["email"] = (email, second)
         return Profile(segment_id, ids, traits, {segment_id: first})
 
-    # What happens to them
+    # Changes of profiles
 
     def _give_birth(self, births: int, moments: Sequence[Moment]) -> list[int]:
-        """New profiles; one in four is not identified yet."""
+        """Create profiles; one in four is not identified yet."""
         numbers = list(range(self._count, self._count + births))
         for n, number in enumerate(numbers):
             self._kept[number] = profile = self._born(number, moments)
@@ -381,7 +391,7 @@ class EngageSandbox:
             traits[rng.choice(outside)] = ("true", moment)
 
     def _vanish(self, n: int, traits: Traits, moment: Moment) -> None:
-        """Every other time a membership, else a computed trait, NULL or gone."""
+        """Remove a membership or, every other time, a computed trait: as NULL, or its row."""
         audiences = [key for key in traits if key in self.audiences]
         computed = [key for key in traits if key.startswith(COMPUTED_PREFIX)]
         if n % 2 == 0 and audiences:
@@ -394,14 +404,17 @@ class EngageSandbox:
     def _merge_pairs(
         self, numbers: Iterator[int], moments: Iterable[Moment], *, late: bool
     ) -> list[int]:
-        """Merge the next two profiles at each moment. Where the rows come late, the row of
-        `profile_merges` is there and the old profile's rows stand until the next step."""
+        """Merge the next two profiles at each moment.
+
+        If the rows come `late`, the row of `profile_merges` exists already, and the rows of the old
+        profile stay until the next step.
+        """
         merged = []
         for moment, winner, loser in zip(moments, numbers, numbers, strict=False):
             into, gone = self._take(winner), self._take(loser)
             both = into.traits.keys() & gone.traits.keys()
             if any(into.traits[key][1].seq == gone.traits[key][1].seq for key in both):
-                continue  # nobody could tell which one is newer
+                continue  # both have one time, so neither is newer
             into.segments |= dict.fromkeys(gone.segments, moment)
             into.standing, self._kept[loser] = gone, None
             if not late:
@@ -410,7 +423,7 @@ class EngageSandbox:
         return merged
 
     def _settle(self, moment: Moment) -> list[int]:
-        """What came late is there now."""
+        """Complete the merges whose rows came late."""
         late = [number for number, profile in self._profiles(self._kept) if profile.standing]
         for number in late:
             _absorb(self._take(number), moment)
@@ -419,7 +432,7 @@ class EngageSandbox:
     # Time
 
     def _moments(self, since: datetime, until: datetime, count: int) -> list[Moment]:
-        """So many moments in between, in order and none twice."""
+        """Return `count` different moments in between, in order."""
         step = (until - since) / (count + 1)
         return [self._moment(since + step * n) for n in range(1, count + 1)]
 
@@ -430,7 +443,7 @@ class EngageSandbox:
         return Moment(seq, *map(self._text, (received, loaded, at)))
 
     def _text(self, at: datetime) -> str:
-        """As SQLAlchemy's DateTime stores it on SQLite; PostgreSQL is told that it is UTC."""
+        """Return a time as SQLAlchemy stores it in SQLite, with its zone for PostgreSQL."""
         return at.strftime("%Y-%m-%d %H:%M:%S.%f") + ("+00" if self._postgres else "")
 
     # The tables
@@ -438,8 +451,8 @@ class EngageSandbox:
     def _create(self, connection: Connection) -> None:
         if self._schema:
             connection.execute(CreateSchema(self._schema, if_not_exists=True))
-        there = inspect(connection).get_table_names(schema=self._schema or None)
-        if _MARK not in there and any(name in there for name in _COLUMNS):
+        existing = inspect(connection).get_table_names(schema=self._schema or None)
+        if _MARK not in existing and any(name in existing for name in _COLUMNS):
             raise ConfigError(
                 f"{self._engine.url} already has tables of Profiles Sync that no sandbox made; "
                 "give the sandbox a database or a schema of its own"
@@ -472,7 +485,7 @@ class EngageSandbox:
         self._write(connection, profiles)
 
     def _insert(self, connection: Connection, table: Table, rows: list[tuple[object, ...]]) -> None:
-        """Past SQLAlchemy, whose handling of each value takes longer than all the rest."""
+        """Insert without SQLAlchemy, whose work on each value takes longer than all the rest."""
         name = connection.dialect.identifier_preparer.format_table(table)
         if self._postgres:
             driver: Any = connection.connection.driver_connection
@@ -480,11 +493,11 @@ class EngageSandbox:
                 for row in rows:
                     copy.write_row(row)
             return
-        one = f"({', '.join('?' * len(table.c))})"
+        placeholders = f"({', '.join('?' * len(table.c))})"
         ten = [tuple(chain.from_iterable(rows[n : n + 10])) for n in range(0, len(rows) - 9, 10)]
         for width, batch in ((10, ten), (1, rows[10 * len(ten) :])):
             if batch:
-                values = ", ".join([one] * width)
+                values = ", ".join([placeholders] * width)
                 connection.exec_driver_sql(f"INSERT INTO {name} VALUES {values}", batch)
 
 
@@ -493,7 +506,7 @@ _COLUMNS = {
     "user_identifiers": ("canonical_segment_id", "type", "value"),
     "profile_merges": ("canonical_segment_id", "segment_id"),
 }
-#: The table that says that a sandbox made the others and may drop them.
+#: The table that marks the others as made by a sandbox, which may drop them.
 _MARK = "engage_sandbox"
 
 
@@ -513,7 +526,7 @@ def _tables(schema: str) -> dict[str, Table]:
     return tables
 
 
-#: What a profile does in a step, in turn.
+#: The kinds of change in a step, in turn.
 _CHANGES = (
     *("enter", "exit", "revenue", "enter", "exit"),
     *("name", "enter", "email", "enter", "revenue"),
@@ -523,7 +536,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BASE62 = bytes(map(ord, (digits + ascii_letters) * 4 + digits[:8]))
 _FIRST = ("Ada", "Zoë", "Björn", "美咲", "Łukasz", "Grace", "Mbali", "Noor", "Siân", "Tomás", "Уля")
 _LAST = ("Lovelace", "Ångström", "O'Neil", "van der Berg", "佐藤", "Nowak", "de la Cruz", "Hopper")
-#: Ids that a URL, a CSV or an ASCII mind would trip over.
+#: Ids that break programs which build URLs or CSV carelessly, or expect ASCII.
 _AWKWARD = (
     "ünï-{}",
     "用户{}",
@@ -539,7 +552,7 @@ _AWKWARD = (
 
 
 def _user_ids(number: int, dice: bytes) -> tuple[str, ...]:
-    """Mostly one; 5 % have none, 3 % two; 3 % have an awkward one."""
+    """Return the user ids of a profile: mostly one; 5 % have none, 3 % two, 3 % an awkward one."""
     if dice[61] < 13:
         return ()
     plain = f"u{number:06d}"
@@ -574,7 +587,7 @@ def _wins(row: tuple[object, Moment], other: tuple[object, Moment] | None) -> bo
 
 
 def _absorb(profile: Profile, moment: Moment) -> None:
-    """Take over the rows of the merged profile: with their own times, loaded at this moment."""
+    """Take over the rows of the merged profile with their own times, loaded at this moment."""
     gone = profile.standing
     assert gone is not None
     for name, (value, at) in gone.traits.items():
@@ -586,7 +599,7 @@ def _absorb(profile: Profile, moment: Moment) -> None:
 
 
 def _typed(text: str) -> Value:
-    """Text that reads as true or false, a number or a JSON list becomes that; else it stays."""
+    """Return a boolean, a number or a list for a text that reads as one; else the text."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""The stage: both stand-ins running on loopback, and a config that points at them."""
+"""The stand-ins of Segment and Amberflo on loopback, and a config that points at them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncer.sandbox.engage import EngageSandbox, Evolution
 from syncer.sandbox.faults import Faults
 from syncer.sandbox.public_api import PublicApiSandbox, listed_by
 
-#: The Engage stand-in starts so far back, so that what it lets happen is past, not future.
+#: How far in the past the Engage stand-in starts, so that its later changes are not in the future.
 STARTS_BEFORE = timedelta(days=30)
 
 CONFIG = """\
@@ -63,7 +63,7 @@ class Environment:
     write_key: str
 
     def evolve(self, hours: float = 2.5, fraction: float = 0.01) -> Evolution:
-        """Let time pass at Engage, and the Public API know of it."""
+        """Let time pass at Engage, and list the new sizes in the Public API."""
         evolution = self.engage.evolve(hours=hours, fraction=fraction)
         self.public_api.listed = listed_by(self.engage)
         return evolution
@@ -79,7 +79,7 @@ def environment(
     faults: Faults | None = None,
     port: int = 0,
 ) -> Iterator[Environment]:
-    """Fill Engage's database in `folder`, serve its Public API and Amberflo, for the block."""
+    """Fill Engage's database in `folder`, and serve its Public API and Amberflo for the block."""
     api_key, write_key, token, space_id = (
         f"sandbox-{kind}-{secrets.token_hex(8)}" for kind in ("api", "write", "token", "space")
     )

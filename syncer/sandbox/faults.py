@@ -1,4 +1,4 @@
-"""Which requests to a stand-in go wrong, and how: rates with a seed, so that a run repeats."""
+"""The faults of a stand-in: which requests fail and how, at random from a seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import accumulate
 __all__ = ["Fault", "Faults"]
 
 FAILURES = ("429", "500", "503", "drop_before", "drop_after", "drop")
-"""At most one of these befalls a request, so their rates add up to 1 at most."""
+"""A request has at most one of these, so their rates add up to at most 1."""
 RATES = (*FAILURES, "slow")
 SETTINGS = ("retry_after", "slow_seconds")
 _GOOD = f"{', '.join(RATES)} (rates from 0 to 1), {' and '.join(SETTINGS)} (seconds)"
@@ -18,7 +18,7 @@ _GOOD = f"{', '.join(RATES)} (rates from 0 to 1), {' and '.join(SETTINGS)} (seco
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What befalls one request; `failure` is None where it is answered as it should be."""
+    """The fault of one request; `failure` is None if it is answered normally."""
 
     failure: str | None = None
     slow: bool = False
@@ -26,12 +26,12 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """Rates by name, drawn once per request from a generator of its own.
+    """Rates of faults by name, drawn once a request from a generator of its own.
 
-    - `429`, `500`, `503`: this status instead of an answer; 429 says `Retry-After: retry_after`;
-    - `drop_before`: the connection is cut, the request not processed;
-    - `drop_after`: the request is processed, then the connection is cut with no answer;
-    - `drop`: one of the two, as likely as the other;
+    - `429`, `500`, `503`: this status instead of an answer; 429 has `Retry-After: retry_after`;
+    - `drop_before`: the connection is cut and the request not processed;
+    - `drop_after`: the request is processed, then the connection is cut without an answer;
+    - `drop`: one of the two, both equally likely;
     - `slow`: the answer, or the failure, comes `slow_seconds` late.
     """
 
@@ -80,13 +80,13 @@ class Faults:
         )
 
     def draw(self) -> Fault:
-        """Say what befalls the next request. Always two numbers, so one rate moves no other."""
+        """Draw the fault of the next request: always two numbers, so rates stay independent."""
         point, slow = self._random.random(), self._random.random() < self.rates.get("slow", 0.0)
         failure = next((name for limit, name in self._limits if point < limit), None)
         return Fault(failure, slow)
 
     def __str__(self) -> str:
-        """The spec that `parse` reads back."""
+        """Return the spec that `parse` reads."""
         settings = {"retry_after": self.retry_after, "slow_seconds": self.slow_seconds}
         return ",".join(f"{name}={value}" for name, value in (self.rates | settings).items())
 

@@ -1,13 +1,13 @@
 """A strict stand-in for Segment's Public API: the lists of a space's audiences and computed traits.
 
-It follows docs/facts/segment.md §1.2. Where the sources leave a question unanswered it takes one
-side, the strict one as a rule; each such choice is marked "open".
+It follows docs/facts/segment.md §1.2. Where the sources leave a question open it takes one side,
+usually the strict one; each such choice is marked "open".
 
     with running(PublicApiSandbox("token", "space", listed=[Listed("vip")])) as url:
         ...  # GET {url}/spaces/space/audiences
 
-What it saw is on the object (`requests`, `stats()`); `listed` and `faults` may be replaced at any
-time.
+The object shows what it received (`requests`, `stats()`); `listed` and `faults` may be replaced at
+any time.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = ["LIMITS", "Listed", "PublicApiSandbox", "listed_by", "running"]
 
 Json = dict[str, Any]
 
-#: Requests a minute that each list takes.
+#: Requests a minute that each list allows.
 LIMITS = {"audiences": 60, "computed-traits": 25}
 #: The versions that have each list.
 VERSIONS = {"audiences": ("v1", "v1beta", "v1alpha"), "computed-traits": ("v1alpha",)}
-#: What the list is called in the answer.
+#: The name of each list in the answer.
 NAMES = {"audiences": "audiences", "computed-traits": "computedTraits"}
 MOST = 200
 MINUTE = 60.0
@@ -49,8 +49,11 @@ _WHEN = "2006-01-02T15:04:05.000Z"
 
 @dataclass(frozen=True)
 class Listed:
-    """An audience or a computed trait of the space. `of` is whom it is of: USERS, ACCOUNTS,
-    LINKED; a `status` or `size` of None is left out of the answer."""
+    """An audience or a computed trait of the space.
+
+    `of` is its population: USERS, ACCOUNTS or LINKED. A `status` or `size` of None is left out of
+    the answer.
+    """
 
     key: str
     name: str | None = None
@@ -62,7 +65,7 @@ class Listed:
 
 
 def listed_by(engage: EngageSandbox) -> list[Listed]:
-    """What that space lists now, all of it live, each audience with its size."""
+    """Return the list of a space: all of it live, each audience with its size."""
     sizes = engage.sizes()
     computed = sorted(key for key in sizes if key.startswith(COMPUTED_PREFIX))
     return [
@@ -79,14 +82,17 @@ class Refusal(Exception):
         self.status, self.error, self.headers = status, error, headers
 
     def answer(self) -> web.Response:
+        """Return the error as an answer."""
         answer = _json({"errors": [self.error]}, self.status)
         answer.headers.update({name.replace("_", "-"): v for name, v in self.headers.items()})
         return answer
 
 
 class PublicApiSandbox:
-    """One space behind the real HTTP surface. `per_minute` bounds the requests to each list; none
-    is bounded that it does not name."""
+    """One space behind the real HTTP surface.
+
+    `per_minute` bounds the requests to each list that it names.
+    """
 
     def __init__(
         self,
@@ -109,7 +115,7 @@ class PublicApiSandbox:
         self.reset_stats()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the base URL; OSError where the port is taken."""
+        """Listen, and return the base URL; raise `OSError` if the port is in use."""
         runner = web.ServerRunner(web.Server(self._serve, access_log=None), shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, host, port).start()
@@ -123,8 +129,11 @@ class PublicApiSandbox:
             await runner.cleanup()
 
     def stats(self) -> Json:
-        """Since the start or the last `reset_stats`: `requests` by list, also the refused and the
-        dropped, `answers` given by status, `faults` by what befell."""
+        """Return the counts since the start or the last `reset_stats`.
+
+        They are `requests` by list, including refused and dropped ones, `answers` by status, and
+        `faults` by fault.
+        """
         return {
             "requests": dict(self._requests),
             "answers": dict(self._answers),
@@ -132,7 +141,7 @@ class PublicApiSandbox:
         }
 
     def reset_stats(self) -> None:
-        """Count from nothing again, the requests of this minute too."""
+        """Set all counts to zero, including the requests of this minute."""
         self._requests: Counter[str] = Counter()
         self._answers: Counter[int] = Counter()
         self._faults_seen: Counter[str] = Counter()
@@ -161,15 +170,15 @@ class PublicApiSandbox:
         return answer
 
     def _list(self, request: web.BaseRequest) -> str:
-        """Which list a request asks for: token first, then path and space, then version."""
+        """Return the list that a request asks for; check token, path, space, version, in order."""
         parts = request.raw_path.partition("?")[0].strip("/").split("/")
         which = parts[2] if len(parts) == 3 else ""
         if which in NAMES:
             self._requests[which] += 1
             self.requests.append((which, dict(request.query)))
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        given = token.encode(errors="surrogateescape")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._token):
+        sent = token.encode(errors="surrogateescape")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent, self._token):
             raise Refusal(401, {"type": "Unauthorized", "message": "Invalid token"})
         if request.method != "GET" or parts[0] != "spaces" or which not in NAMES:
             raise Refusal(404, {"type": "NotFound", "message": "Unknown endpoint"})
@@ -190,38 +199,38 @@ class PublicApiSandbox:
         )
         query = dict(request.query)
         if unknown := sorted(query.keys() - known):  # open
-            _invalid(unknown[0], "is no parameter")
+            _invalid(unknown[0], "is not a parameter")
         if query.get("include", "schedules") != "schedules":
             _invalid("include", "must be schedules")
         count = query.get("pagination.count", str(MOST))
         if not (count.isascii() and count.isdecimal() and 1 <= int(count) <= MOST):
             _invalid("pagination.count", f"must be from 1 to {MOST}")
         kind = "audience" if which == "audiences" else "computed_trait"
-        found = [one for one in self.listed if one.kind == kind]
+        entries = [entry for entry in self.listed if entry.kind == kind]
         start = _start(query["pagination.cursor"]) if "pagination.cursor" in query else 0
-        if start and start >= len(found):
+        if start and start >= len(entries):
             raise Refusal(404, {"type": "NotFound", "message": "No such page"})
         end = start + int(count)
-        pagination: Json = {"current": _cursor(start), "totalEntries": len(found)}
-        if end < len(found):
+        pagination: Json = {"current": _cursor(start), "totalEntries": len(entries)}
+        if end < len(entries):
             pagination["next"] = _cursor(end)
         stable = _version(request) != "v1alpha"
-        items = [self._item(one, stable) for one in found[start:end]]
+        items = [self._item(entry, stable) for entry in entries[start:end]]
         answer = _json({"data": {NAMES[which]: items, "pagination": pagination}})
         answer.headers.update(headers)
         return answer
 
     def _take_turn(self, which: str) -> dict[str, str]:
-        """Count the request in its minute; the headers that say how many are left."""
+        """Count the request in its minute; return the headers with how many remain."""
         if which not in self.per_minute:
             return {}
         now, limit = self._clock(), self.per_minute[which]
         since, taken = self._minutes.get(which, (now, 0))
         if now - since >= MINUTE:
             since, taken = now, 0
-        left = since + MINUTE - now
+        seconds = since + MINUTE - now
         if taken >= limit:
-            raise _too_many(math.ceil(left), taken + 1, left)
+            raise _too_many(math.ceil(seconds), taken + 1, seconds)
         self._minutes[which] = since, taken + 1
         return {
             "X-RateLimit-Consumed": str(taken + 1),
@@ -229,28 +238,28 @@ class PublicApiSandbox:
             "X-RateLimit-Reset": formatdate(since + MINUTE, usegmt=True),
         }
 
-    def _item(self, one: Listed, stable: bool) -> Json:
-        """An entry as the version has it: the stable one moved `type` and added the size."""
+    def _item(self, entry: Listed, stable: bool) -> Json:
+        """Return an entry of a version: the stable one moved `type` and added the size."""
         item: Json = {
-            "id": f"{'aud' if one.kind == 'audience' else 'tra'}_{one.key}",
+            "id": f"{'aud' if entry.kind == 'audience' else 'tra'}_{entry.key}",
             "spaceId": self._space_id,
-            "name": one.name or one.key,
-            "key": one.key,
-            "enabled": one.enabled,
+            "name": entry.name or entry.key,
+            "key": entry.key,
+            "enabled": entry.enabled,
             "definition": {"query": "event('Purchased').count() >= 1"},
             "createdBy": "somebody",
             "updatedBy": "somebody",
             "createdAt": _WHEN,
             "updatedAt": _WHEN,
         }
-        if one.status is not None:
-            item["status"] = one.status
-        if one.kind == "audience" and stable:
-            item |= {"audienceType": one.of, "computeCadence": {"type": "REALTIME"}}
-            if one.size is not None:
-                item["size"] = {"count": one.size, "type": one.of.replace("LINKED", "ENTITIES")}
+        if entry.status is not None:
+            item["status"] = entry.status
+        if entry.kind == "audience" and stable:
+            item |= {"audienceType": entry.of, "computeCadence": {"type": "REALTIME"}}
+            if entry.size is not None:
+                item["size"] = {"count": entry.size, "type": entry.of.replace("LINKED", "ENTITIES")}
         else:
-            item["definition"]["type"] = one.of
+            item["definition"]["type"] = entry.of
         return item
 
 
@@ -269,7 +278,7 @@ def _start(cursor: str) -> int:
     except (binascii.Error, ValueError):
         text = ""
     if not (text.isascii() and text.isdecimal()):
-        _invalid("pagination.cursor", "is no cursor of this list")
+        _invalid("pagination.cursor", "is not a cursor of this list")
     return int(text)
 
 
@@ -277,10 +286,10 @@ def _invalid(field: str, why: str) -> NoReturn:
     raise Refusal(422, {"type": "Invalid", "message": f"{field} {why}", "field": field})
 
 
-def _too_many(after: int, taken: int, left: float | None = None) -> Refusal:
+def _too_many(after: int, taken: int, seconds: float | None = None) -> Refusal:
     data = {
         "remainingPoints": 0,
-        "msBeforeNext": round(1000 * (after if left is None else left)),
+        "msBeforeNext": round(1000 * (after if seconds is None else seconds)),
         "consumedPoints": taken,
     }
     error = {"type": "RequestError", "message": "Too many requests", "data": data}
@@ -288,7 +297,7 @@ def _too_many(after: int, taken: int, left: float | None = None) -> Refusal:
 
 
 def _cut(request: web.BaseRequest) -> web.Response:
-    """Close the connection at once; what is returned goes nowhere."""
+    """Close the connection at once; the returned answer goes nowhere."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()

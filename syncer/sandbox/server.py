@@ -1,4 +1,4 @@
-"""Running a stand-in beside the program that uses it."""
+"""Runs a stand-in in a thread of the program that uses it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Protocol
 
 
 class StandIn(Protocol):
-    """What can be served."""
+    """A stand-in that can be served."""
 
     async def start(self, host: str, port: int) -> str:
-        """Listen, and return the base URL; OSError where the port is taken."""
+        """Listen, and return the base URL; raise `OSError` if the port is in use."""
 
     async def stop(self) -> None:
         """Close the listener and every connection."""
@@ -29,14 +29,20 @@ def running(sandbox: StandIn, host: str = "127.0.0.1", port: int = 0) -> Iterato
         stop = asyncio.Event()
         try:
             url = await sandbox.start(host, port)
-        except BaseException as error:
+        except (OSError, RuntimeError) as error:  # the port is in use, or it runs already
             started.set_exception(error)
             return
         started.set_result((url, asyncio.get_running_loop(), stop))
         await stop.wait()
         await sandbox.stop()
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="sandbox", daemon=True)
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        finally:
+            started.cancel()  # has no effect once it has a result
+
+    thread = threading.Thread(target=run, name="sandbox", daemon=True)
     thread.start()
     try:
         url, loop, stop = started.result()

@@ -16,6 +16,7 @@ import pytest
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation
 from syncer.engage.public_api import PATIENCE, TRIES, PublicApi
 from syncer.errors import SourceError, Stopped
+from syncer.retry import full_jitter
 from syncer.sandbox.faults import Faults
 from syncer.sandbox.public_api import Listed, PublicApiSandbox, running
 
@@ -154,13 +155,13 @@ def test_too_many_requests_wait_as_long_as_they_are_told(time: Time) -> None:
 def test_trouble_is_tried_again_with_jitter(
     sandbox: PublicApiSandbox, url: str, time: Time, fault: str
 ) -> None:
-    """Waits of half of 0.25, 0.5, 1 and 2 seconds."""
+    """Each wait is half of its bound, which doubles."""
     sandbox.faults = Faults({fault: 1.0})
     line = failed(url, time)
     assert line.startswith(f"the Public API: GET {url}/spaces/{SPACE}/audiences: ")
     assert line.endswith(f", after {TRIES} tries")
     assert sandbox.stats()["requests"] == {"audiences": TRIES}
-    assert time.waited == pytest.approx(0.125 + 0.25 + 0.5 + 1.0)
+    assert time.waited == pytest.approx(sum(full_jitter(tries, 0.5) for tries in range(1, TRIES)))
 
 
 @pytest.mark.parametrize("seed", range(4))
