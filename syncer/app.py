@@ -89,8 +89,8 @@ class App:
                 progress=self.progress,
                 stop=self.stop,
                 account=self.account(database),
-                look=partial(self._look, database),
-                glance=partial(self._glance, database),
+                look=partial(self._open_destination, database),
+                glance=partial(self._count_outdated, database),
                 computations=public_api.computations if public_api else None,
                 trait_values=self.config.amberflo.trait_values,
                 size_tolerance=settings.size_tolerance if settings else 0.0,
@@ -195,7 +195,7 @@ class App:
         settings = self.config.amberflo
         api_key = settings.api_key.get_secret_value()
         return AmberfloAccount(
-            database, partial(self._holdings, database), settings.customers_url, api_key
+            database, partial(self._customer_reader, database), settings.customers_url, api_key
         )
 
     def customer_delivery(
@@ -235,7 +235,7 @@ class App:
             owned = snapshot.owned(connection) - holds.traits_in_force(connection)
         return Verifier(
             database=database,
-            connect=partial(self._holdings, database),
+            connect=partial(self._customer_reader, database),
             owned=owned,
             asking=EngageLookup(
                 database,
@@ -252,16 +252,18 @@ class App:
         ).verify(customer_id, repair)
 
     @contextmanager
-    def _look(self, database: Database, *, must: bool, anew: bool) -> Iterator[Destination | None]:
+    def _open_destination(
+        self, database: Database, *, must: bool, anew: bool
+    ) -> Iterator[Destination | None]:
         """Read what Amberflo holds, for a full compare.
 
         `anew` says that Amberflo has acknowledged nothing to this state. If Amberflo cannot be
         read, that is raised if it `must` be; else one line says so, and the result is None.
         """
-        with closing(replace(self._contact(database), anew=anew)) as contact:
+        with closing(replace(self._destination(database), anew=anew)) as destination:
             try:
-                contact.read()
-                readable: Destination | None = contact
+                destination.read()
+                readable: Destination | None = destination
             except AmberfloError as error:
                 if must:
                     raise
@@ -269,16 +271,16 @@ class App:
                 readable = None
             yield readable
 
-    def _glance(self, database: Database) -> int:
+    def _count_outdated(self, database: Database) -> int:
         """Count customers that differ from the state, of those that changed last at Amberflo."""
-        with closing(self._contact(database)) as contact:
-            return contact.glance()
+        with closing(self._destination(database)) as destination:
+            return destination.glance()
 
-    def _contact(self, database: Database) -> Destination:
+    def _destination(self, database: Database) -> Destination:
         settings = self.config.amberflo
         return Destination(
             database=database,
-            connect=partial(self._holdings, database),
+            connect=partial(self._customer_reader, database),
             progress=self.progress,
             as_strings=settings.trait_values == "string",
             protected=settings.protected,
@@ -287,7 +289,7 @@ class App:
         )
 
     @asynccontextmanager
-    async def _holdings(self, database: Database) -> AsyncIterator[CustomerReader]:
+    async def _customer_reader(self, database: Database) -> AsyncIterator[CustomerReader]:
         """Open a reader of Amberflo's customers that takes its share of the configured rate."""
         async with self.client() as client:
             with self._registered_reader(database) as state:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from state import alerts, failures, holds, outbox, pending_calls, queue, runs, snapshot, suppression
+from state import pending_calls, queue, runs, snapshot, suppression
 from state.db import workers
 from state.db.database import Database
+from syncer import status
 from syncer.daemon.schedule import Slot
 
 
@@ -63,19 +64,18 @@ class StateCollector:
         yield GaugeMetricFamily("syncer_lag_seconds", "Age of the oldest waiting call", lag)
 
     def _of_the_state(self) -> Iterator[Metric]:
+        facts = status.gather(self._state, self._calls)
         with self._state.read() as connection:
-            customers = outbox.backlog(connection)
-            failed = failures.count(connection)
             ended = runs.counts(connection)
             sums = runs.totals(connection)
             last = runs.last_good(connection, ())
-            held = holds.open_keys(connection)
             traits = snapshot.traits(connection)
-            active = alerts.active(connection)
             processes = workers.all_of(connection)
             pending = pending_calls.count(connection)
             deletes = suppression.waiting_count(connection)
-        yield GaugeMetricFamily("syncer_customers_waiting", "Customers to deliver", customers)
+        yield GaugeMetricFamily(
+            "syncer_customers_waiting", "Customers to deliver", facts.waiting_customers
+        )
         yield GaugeMetricFamily(
             "syncer_calls_pending",
             "Engage calls that wait for a pull to know their key",
@@ -84,7 +84,7 @@ class StateCollector:
         yield GaugeMetricFamily(
             "syncer_deletes_waiting", "Deletions that wait for a person", deletes
         )
-        yield GaugeMetricFamily("syncer_failures", "Failures", failed)
+        yield GaugeMetricFamily("syncer_failures", "Failures", facts.failures)
         runs_ended = CounterMetricFamily("syncer_runs", "Runs", None, ["kind", "state"])
         for (kind, state), value in sorted(ended.items()):
             runs_ended.add_metric([kind, state], value)
@@ -104,11 +104,11 @@ class StateCollector:
             members.add_metric([row.trait, row.kind], row.members)
         yield members
         gauge = GaugeMetricFamily("syncer_held", "Audiences held by the guard", labels=["audience"])
-        for key in sorted(held):
+        for key in sorted(facts.held):
             gauge.add_metric([key], 1)
         yield gauge
         alerting = GaugeMetricFamily("syncer_alert", "Alerts", labels=["name"])
-        for alert in active:
+        for alert in facts.alerts:
             alerting.add_metric([alert["name"]], 1)
         yield alerting
         kinds = GaugeMetricFamily("syncer_processes", "Running processes", labels=["kind"])
