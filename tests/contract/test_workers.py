@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -32,10 +31,10 @@ from syncer.passthrough.processor import Processor
 from syncer.sync.commit import Writer
 from syncer.sync.decision import Decision
 from syncer.sync.diff import CustomerChange, TraitChange
+from tests.support import processes
 from tests.support.postgres import end_others
 from tests.support.state import NOW, as_claimed, ask, put, records, row
 
-ROOT = Path(__file__).parents[2]
 #: A worker that claims two customers and two meter records and holds them until it is told to go
 #: on; then it leaves.
 HOLD = """
@@ -76,12 +75,8 @@ print(json.dumps([customers, events]))
 
 
 def python(script: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+    return processes.start(
+        *("-c", script, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -413,10 +408,10 @@ def test_threads_never_get_the_same(url: str, database: Database, calls: Databas
 def test_processes_never_get_the_same(url: str, database: Database, calls: Database) -> None:
     customers(database, 400)
     events(calls, 400)
-    start = time.time() + 1.5
-    processes = [python(CLAIM, url, NOW, start, worker) for worker in (1, 2, 3)]
-    said = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    start = time.time() + 0.5
+    claiming = [python(CLAIM, url, NOW, start, worker) for worker in (1, 2, 3)]
+    said = [process.communicate(timeout=60)[0] for process in claiming]
+    assert [process.returncode for process in claiming] == [0, 0, 0]
     got = [json.loads(line) for line in said]
     assert sorted(one for mine, _ in got for one in mine) == [f"u{n:04d}" for n in range(400)]
     assert sorted(one for _, mine in got for one in mine) == [f"m{n:04d}" for n in range(400)]

@@ -22,6 +22,7 @@ from sqlalchemy import create_engine, text
 from state.db.database import Database
 from state.history import seal
 from syncer.sandbox.engage import EngageSandbox
+from tests.support import processes
 from tests.support.daemon import daemon
 from tests.support.installation import Installation
 from tests.support.processes import wait_until
@@ -432,8 +433,8 @@ def test_a_compaction_may_be_killed_at_any_moment(
     with closing(state(installation)) as database:
         before = database.execute("SELECT count(*) FROM change").fetchone()[0]
         for number in range(4):
-            process = subprocess.Popen(
-                [sys.executable, "-c", slow, "audit", "compact", "--config", installation.config],
+            process = processes.start(
+                *("-c", slow, "audit", "compact", "--config", installation.config),
                 stderr=subprocess.PIPE,
             )
             seals = database.execute("SELECT count(*) FROM seal").fetchone()[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from state.db.database import Database
 from state.db.locks import run_lock
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
+from tests.support import processes
 from tests.support.daemon import Daemon, daemon, know
 from tests.support.events import engage_call, sign, unique
 from tests.support.installation import Installation, expected_records
@@ -323,9 +323,13 @@ def test_forgetting_may_be_killed_at_any_moment(
     customer, record = personal(synced, engage)
     before = synced.json("audit", "customer", customer)
     program = KILLED.format(place=place, after=after)
-    command = [sys.executable, "-c", program, "forget", customer, "--yes"]
-    done = subprocess.run([*command, "--config", synced.config], check=False, capture_output=True)
-    assert done.returncode == -signal.SIGKILL
+    forgetting = processes.start(
+        *("-c", program, "forget", customer, "--yes", "--config", synced.config),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    forgetting.communicate()
+    assert forgetting.returncode == -signal.SIGKILL
     assert synced.json("audit", "seal")["holds"]
     if erased:
         synced.run("audit", "customer", customer, exit_code=1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from state.errors import StateError
 from state.history.record import add_changes
 from state.snapshot import TraitRow
 from tests.contract.state.helpers import change, names, record_of
+from tests.support import processes
 from tests.support.state import NOW, ask, put, records, row
 
 
@@ -261,19 +260,12 @@ Database.open(sys.argv[1]).close()
 
 
 def test_processes_may_migrate_at_once(url: str, engine: Engine) -> None:
-    root = str(Path(__file__).parents[3])
-    start = str(time.time() + 1.0)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", OPEN, url, start],
-            env={**os.environ, "PYTHONPATH": root},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
+    start = time.time() + 0.5
+    opening = [
+        processes.start("-c", OPEN, url, start, stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
-    said = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
+    said = [process.communicate(timeout=60)[1] for process in opening]
+    assert [process.returncode for process in opening] == [0, 0, 0], said
     assert versions(engine, "state") == newest("state")
 
 
