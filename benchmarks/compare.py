@@ -31,7 +31,9 @@ from typing import Any
 from syncer.engage.catalog_builder import build
 from syncer.engage.source import ObservedKey, PulledCustomer
 from syncer.json_text import canonical
-from syncer.sync.diff import Tally, compare, merge
+from syncer.sync.diff import compare
+from syncer.sync.join import merge
+from syncer.sync.tally import Tally
 
 PULL = "SELECT customer_id, keys, value_texts, times, profile FROM pull ORDER BY customer_id"
 SNAPSHOT = (

@@ -52,10 +52,12 @@ from syncer.privacy.anonymize import anonymize
 from syncer.privacy.forget import Forget
 from syncer.progress import Progress
 from syncer.sync.amberflo_account import AmberfloAccount
+from syncer.sync.comparison import Comparison
 from syncer.sync.destination import Destination
 from syncer.sync.engage_lookup import EngageLookup
 from syncer.sync.guard import Guard
-from syncer.sync.runs import Runs, Selection
+from syncer.sync.runs import Runs
+from syncer.sync.trait_selection import Selection
 from syncer.verify.result import Verification
 from syncer.verify.verifier import Verifier
 
@@ -80,20 +82,25 @@ class App:
         source = self.source()  # its errors come before a state is created
         public_api, settings = self.public_api(), self.config.engage.public_api
         with self.state(writes=writes) as database:
-            yield Runs(
+            comparison = Comparison(
                 database=database,
                 source=source,
                 selection=self._selection(),
                 guard=Guard(**self.config.guard.model_dump()),
-                deliver=lambda run, progress: self._deliver_run(database, run, progress),
                 progress=self.progress,
                 stop=self.stop,
-                account=self.account(database),
-                look=partial(self._open_destination, database),
-                glance=partial(self._count_outdated, database),
                 computations=public_api.computations if public_api else None,
-                trait_values=self.config.amberflo.trait_values,
+                open_destination=partial(self._open_destination, database),
+                count_newer=partial(self._count_newer, database),
                 size_tolerance=settings.size_tolerance if settings else 0.0,
+            )
+            yield Runs(
+                database=database,
+                comparison=comparison,
+                deliver=lambda run, progress: self._deliver_run(database, run, progress),
+                progress=self.progress,
+                account=self.account(database),
+                trait_values=self.config.amberflo.trait_values,
             )
 
     def state(self, *, writes: bool) -> AbstractContextManager[Database]:
@@ -253,28 +260,28 @@ class App:
 
     @contextmanager
     def _open_destination(
-        self, database: Database, *, must: bool, anew: bool
+        self, database: Database, *, must: bool, new_account: bool
     ) -> Iterator[Destination | None]:
         """Read what Amberflo holds, for a full compare.
 
-        `anew` says that Amberflo has acknowledged nothing to this state. If Amberflo cannot be
-        read, that is raised if it `must` be; else one line says so, and the result is None.
+        `new_account` says that it acknowledged nothing to this state. If Amberflo cannot be read,
+        `must` raises AmberfloError; otherwise one line says so, and there is nothing.
         """
-        with closing(replace(self._destination(database), anew=anew)) as destination:
+        with closing(replace(self._destination(database), new_account=new_account)) as destination:
+            readable = True
             try:
                 destination.read()
-                readable: Destination | None = destination
-            except AmberfloError as error:
+            except AmberfloError as problem:
                 if must:
                     raise
-                self.progress.say(f"what Amberflo holds is not compared: {error}")
-                readable = None
-            yield readable
+                self.progress.say(f"what Amberflo holds is not compared: {problem}")
+                readable = False
+            yield destination if readable else None
 
-    def _count_outdated(self, database: Database) -> int:
-        """Count customers that differ from the state, of those that changed last at Amberflo."""
+    def _count_newer(self, database: Database) -> int:
+        """Count the customers that changed last at Amberflo and differ from the state."""
         with closing(self._destination(database)) as destination:
-            return destination.glance()
+            return destination.count_newer()
 
     def _destination(self, database: Database) -> Destination:
         settings = self.config.amberflo

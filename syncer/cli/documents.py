@@ -12,9 +12,9 @@ from syncer.cli import output
 from syncer.clock import iso
 from syncer.status import Daemon
 from syncer.sync.destination import FirstContact
-from syncer.sync.diff import CustomerChange
-from syncer.sync.runs import Compared
 from syncer.verify.result import Drift
+from syncer.sync.changes import CustomerChange
+from syncer.sync.compared import Compared
 
 
 def run_json(record: Any) -> dict[str, Any]:

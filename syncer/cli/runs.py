@@ -18,7 +18,8 @@ from syncer.cli.sync import exit_with, forget_deleted
 from syncer.clock import iso
 from syncer.errors import NotFound
 from syncer.progress import say
-from syncer.sync.runs import Attribution, Runs
+from syncer.sync.decision import Attribution
+from syncer.sync.runs import Runs
 
 
 @click.group(invoke_without_command=True)

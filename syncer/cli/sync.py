@@ -24,10 +24,11 @@ from syncer.cli.documents import (
 from syncer.cli.options import application, config_option, json_option
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
 from syncer.progress import say
-from syncer.sync.commit import Applied
+from syncer.sync.changes import CustomerChange
+from syncer.sync.compared import Compared
 from syncer.sync.destination import FirstContact
-from syncer.sync.diff import CustomerChange
-from syncer.sync.runs import Compared, Result, Runs, trait_sums
+from syncer.sync.runs import Result, Runs
+from syncer.sync.tally import Applied
 
 
 @click.command()
@@ -206,12 +207,12 @@ def show_diff(
 
 def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
     would = Applied()
-    for change in compared.plan:
+    for change in compared.changes:
         held = compared.decision.split(change).held
         would.held.update(difference.key for difference in held)
         would.deleted += change.deleted
     tally = compared.tally
-    traits = [trait_json(row) for row in trait_sums(compared, would)]
+    traits = [trait_json(row) for row in compared.trait_sums(would)]
     document = {
         "kind": compared.kind,
         "complete": True,
@@ -230,7 +231,7 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
         output.print_json_with_lists(
             document,
             {
-                "changes": (change_json(compared, change) for change in compared.plan),
+                "changes": (change_json(compared, change) for change in compared.changes),
                 "profiles_without_customer_id": runs.without_customer_id(compared),
             },
         )
@@ -248,7 +249,7 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
         if first is not None:
             _print_first_contact(first)
         if customers:
-            for change in compared.plan:
+            for change in compared.changes:
                 output.print_line(_change_line(compared, change))
             for profile in runs.without_customer_id(compared):
                 output.print_line(f"no customer id: profile {profile}")

@@ -1,52 +1,215 @@
-"""The commit of a run: its changes laid over the state, the history, and what is held.
+"""The commit of a run: one transaction that lays its changes over the state.
 
-All of it is one transaction of the caller's. Calls may have come since the comparison, so changes
-are laid over the state as it is now.
+Calls may have come since the comparison, so each change is laid over the customer as it is now. The
+history, the holds, what is due at Amberflo, the run's sums and the seal are part of the same
+transaction.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import orjson
 from sqlalchemy import Connection
 
-from state import holds, identify_traits, snapshot, suppression
+from state import holds, outbox, runs, snapshot, suppression
+from state.db import metadata
 from state.db.batches import ROWS
-from state.db.tables import IDENTIFY
+from state.db.database import Database
+from state.history import seal
 from state.history.record import ChangeRow, add_changes, step_of
 from state.holds import Kept
-from state.snapshot import CustomerRow
-from syncer.chunks import CHUNK_SIZE
-from syncer.engage.catalog import KnownTrait
+from state.snapshot import CustomerRow, TraitRow
+from syncer.chunks import CHUNK_SIZE, chunks
+from syncer.engage.computations import UNLISTED
 from syncer.engage.values import Value, counts, same
 from syncer.event_times import Stamp, read_stamps, write_stamps
 from syncer.json_text import canonical, compact_or_none
-from syncer.sync.decision import Decision
-from syncer.sync.diff import AMBERFLO, CustomerChange, TraitChange, leaves, size_of
+from syncer.sync.amberflo_account import AmberfloAccount
+from syncer.sync.changes import AMBERFLO, CustomerChange, TraitChange, leaves, size_of
+from syncer.sync.compared import Compared
+from syncer.sync.decision import Approval, Decision
+from syncer.sync.tally import Applied, Sums
+from syncer.sync.trait_owners import rename_traits, take_from_calls
 
 
-@dataclass
-class Applied:
-    """What a run's changes came to: by key, changes held, members more or less, and members that
-    left without an approval; how many customers have something held, and were deleted; the hold of
-    each key."""
+@dataclass(frozen=True)
+class Redelivery:
+    """The customers to send again, changed or not.
 
-    held: Counter[str] = field(default_factory=Counter)
-    members: Counter[str] = field(default_factory=Counter)
-    left: Counter[str] = field(default_factory=Counter)
-    held_customers: int = 0
-    deleted: int = 0
-    holds: dict[str, int] = field(default_factory=dict)
+    These are the customers that are or were in an audience, or the named ones; with neither, all
+    customers. `less_held` leaves out customers of whom something is held.
+    """
+
+    audience: str | None = None
+    customer_ids: Iterable[str] | None = None
+    less_held: bool = False
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Applies what a run compared, at `now` (epoch milliseconds).
+
+    `new_account` is the Amberflo account if the settings name a new one from now on. `check_stop`
+    raises if the user asked to stop; the transaction is then undone.
+    """
+
+    database: Database
+    run: int
+    compared: Compared
+    now: int
+    approval: Approval | None = None
+    redelivery: Redelivery | None = None
+    new_account: AmberfloAccount | None = None
+    #: how the values of traits are sent: "native" or "string"
+    trait_values: str = "native"
+    #: whether customers that were deleted in Segment are to be forgotten
+    forget_deleted: bool = False
+    check_stop: Callable[[], None] = lambda: None
+
+    def apply(self) -> Applied:
+        """Write everything in one transaction, and return what it came to."""
+        run, now, catalog = self.run, self.now, self.compared.catalog
+        with self.database.write(alone=True) as connection:
+            if self.new_account is not None:
+                self.new_account.begin_anew(connection, now)
+            self._approve(connection)
+            suppression.keep(connection, self.compared.tally.returned)
+            rename_traits(connection, catalog.renamed, run, now)
+            take_from_calls(connection, catalog.by_name, run, now)
+            applied = self._write_changes(connection)
+            self._close_holds(connection)
+            self._put_traits(connection, applied)
+            self._send_again(connection)
+            self._put_record(connection, applied)
+            seal.seal(connection, run, now)
+        return applied
+
+    def _approve(self, connection: Connection) -> None:
+        if self.approval is None:
+            return
+        holds.decide(
+            connection,
+            self.approval.holds,
+            holds.APPROVED,
+            self.now,
+            by=self.approval.attribution.by,
+            because=self.approval.attribution.because,
+            run=self.run,
+        )
+
+    def _write_changes(self, connection: Connection) -> Applied:
+        """Write the changes that the decision lets through, and record those that it holds."""
+        compared = self.compared
+        writer = Writer(
+            connection,
+            self.run,
+            self.now,
+            compared.decision,
+            horizon=compared.horizon,
+            recount=compared.tally.recount,
+            sizes=compared.sizes,
+            forget=self.forget_deleted,
+        )
+        for number, change in enumerate(compared.changes):
+            if number % 2048 == 0:
+                self.check_stop()
+            writer.write(change)
+        writer.flush()
+        return writer.applied
+
+    def _close_holds(self, connection: Connection) -> None:
+        """Close what older holds keep back and Engage does not say any more."""
+        compared, run, now = self.compared, self.run, self.now
+        if compared.whole:
+            holds.stay(connection, compared.tally.unconfirmed_deletions, run)
+            holds.end_unseen(connection, {*compared.catalog.by_name, holds.DELETED}, run, now)
+        for trait, customer_ids in compared.mentioned:
+            holds.end_unsaid(connection, trait, customer_ids, run, now)
+        left_out = {trait.name for trait in compared.catalog.left_out}
+        withdrawn = [
+            hold.id for trait, hold in holds.open_holds(connection).items() if trait in left_out
+        ]
+        reason = "the config leaves it out"
+        holds.decide(connection, withdrawn, holds.WITHDRAWN, now, because=reason, run=run)
+        holds.close_empty(connection, run, now)
+
+    def _put_traits(self, connection: Connection, applied: Applied) -> None:
+        """Record the traits, and what the Public API says of them."""
+        catalog, listed = self.compared.catalog, self.compared.computations
+        snapshot.put_traits(
+            connection,
+            [
+                TraitRow(trait.key, trait.name, trait.kind, applied.members[trait.key])
+                for trait in catalog.by_name.values()
+            ],
+        )
+        if listed is None or listed.problem is not None:
+            return
+        rows = []
+        for row in snapshot.traits(connection):
+            computation = listed.computations.get(row.key)
+            if computation is None:
+                status = UNLISTED if row.key in catalog.unlisted else None
+                rows.append(row._replace(status=status, size=None))
+            else:
+                name, status, size = computation.name, computation.status, computation.size
+                rows.append(row._replace(name=name, status=status, size=size))
+        snapshot.describe_traits(connection, rows)
+
+    def _send_again(self, connection: Connection) -> None:
+        """Make customers due that did not change."""
+        again = self.redelivery
+        if again is not None and again.customer_ids is None:
+            outbox.send_again(connection, self.now, key=again.audience)
+        elif again is not None and again.customer_ids is not None:
+            for part in chunks(iter(again.customer_ids)):
+                ids = set(part)
+                if again.less_held:
+                    ids -= {customer_id for customer_id, _ in holds.in_force(connection, ids)}
+                outbox.send_again(connection, self.now, customer_ids=ids)
+        # Once everybody is due, all values at Amberflo are in the configured form.
+        unknown = metadata.get(connection, metadata.TRAIT_VALUES) is None
+        if unknown or again == Redelivery():
+            metadata.put(connection, metadata.TRAIT_VALUES, self.trait_values)
+
+    def _put_record(self, connection: Connection, applied: Applied) -> None:
+        """Record the run's sums, and take over what earlier runs left due."""
+        compared, run, now = self.compared, self.run, self.now
+        runs.add_traits(connection, run, compared.trait_sums(applied))
+        applied.due = outbox.adopt(connection, run, now)
+        values = {
+            **_totals(compared.tally.sums.values()),
+            "kind": compared.kind,
+            "committed_at": now,
+            "watermark": compared.watermark,
+            "without_customer_id": compared.without_id.profiles,
+            "due": applied.due + applied.held_customers,
+            "held": applied.held_customers,
+            "deleted": applied.deleted,
+            "hold": applied.holds.get(holds.DELETED),
+            "first_contact": compared.tally.first_contact,
+        }
+        runs.set_values(connection, run, values)
+
+
+def _totals(sums: Iterable[Sums]) -> dict[str, int]:
+    totals = dict.fromkeys(("pulled", "entered", "exited", "changed", "unchanged", "skipped"), 0)
+    for trait_sums in sums:
+        for name in totals:
+            totals[name] += getattr(trait_sums, name)
+    return totals
 
 
 @dataclass
 class Writer:
-    """Writes a run's changes in bulk: `write` each, then `flush`. `recount` is told what becomes of
-    a change that was counted; `sizes` gives members before and how many would leave, by key, for a
-    hold's record; `forget` says that customers deleted in Segment are to be forgotten."""
+    """Writes a run's changes in bulk: `write` each, then `flush`.
+
+    `recount` takes a change that was counted, and what became of it (None: nothing). `sizes`
+    returns members before the run and how many would leave, by trait key, for the record of a hold.
+    `forget` says that customers deleted in Segment are to be forgotten.
+    """
 
     connection: Connection
     run: int
@@ -68,28 +231,28 @@ class Writer:
     def write(self, change: CustomerChange) -> None:
         """Take a customer's change, and keep back what the decision holds of it."""
         kept, held, left = self.decision.split(change)
-        for one in left:
-            self.recount(one, None)
+        for uncounted in left:
+            self.recount(uncounted, None)
         if kept is None and change.known and change.compared:
             self._compared.append(change.customer_id)
         if held or self.decision.holds_deletion(change):
             self._hold(change, held)
         if kept is not None:
-            # Who has something held is not done with: a later run finds the deletion again.
+            # If something is held of the customer, a later run must find its deletion again.
             self._changes.append(kept._replace(deleted=False) if held else kept)
             self._size += size_of(kept)
         if len(self._changes) >= ROWS or self._size >= CHUNK_SIZE:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was taken since the last time."""
+        """Write what was taken since the last flush."""
         ids = [change.customer_id for change in self._changes]
-        there = {one.customer_id: one for one in snapshot.find(self.connection, ids)}
+        states = {state.customer_id: state for state in snapshot.find(self.connection, ids)}
         new: list[CustomerRow] = []
         old: list[CustomerRow] = []
         rows: list[ChangeRow] = []
         for change in self._changes:
-            state = there.get(change.customer_id)
+            state = states.get(change.customer_id)
             laid, made = laid_over(state, change, self.horizon)
             if state is None:
                 new.append(laid)
@@ -112,16 +275,17 @@ class Writer:
         self.applied.held.update(one.key for one in held)
         if self.decision.holds_deletion(change):
             if change.ruling == "rejected":
-                self._again(change.customer_id, holds.DELETED)
+                self._stay_rejected(change.customer_id, holds.DELETED)
             else:
                 reason = self.decision.deletions or ""
                 row = Kept(change.customer_id, None, None, None)
                 self._keep(holds.DELETED, holds.DELETED, reason, row)
             return
         for one in held:
-            if one.ruling == "rejected":
-                self._again(change.customer_id, one.trait)
-            elif self.decision.guards(one):
+            obstacle = self.decision.obstacle(one)
+            if obstacle == "rejected":
+                self._stay_rejected(change.customer_id, one.trait)
+            elif obstacle == "held":
                 row = Kept(
                     change.customer_id,
                     compact_or_none(one.before),
@@ -147,7 +311,8 @@ class Writer:
         if len(self._kept[key]) >= ROWS:
             self._flush_kept(key, trait)
 
-    def _again(self, customer_id: str, trait: str) -> None:
+    def _stay_rejected(self, customer_id: str, trait: str) -> None:
+        """Note that the run found again what was rejected."""
         self._rejected.setdefault(trait, []).append(customer_id)
 
     def _flush_kept(self, key: str, trait: str) -> None:
@@ -197,8 +362,11 @@ class Writer:
 def laid_over(
     state: CustomerRow | None, change: CustomerChange, horizon: int
 ) -> tuple[CustomerRow, list[TraitChange]]:
-    """A customer's state with a change laid over it, and what that changed: nothing, where a call
-    since the comparison said the same, or something that the pull cannot know of."""
+    """Lay a change over a customer's state; return the new state and the changes that it made.
+
+    A change makes none if a call since the comparison said the same, or said something that the
+    pull cannot know of.
+    """
     if state is None:
         traits = canonical(change.traits)
         new = CustomerRow(change.customer_id, traits, change.name, change.email, None, None)
@@ -218,7 +386,7 @@ def laid_over(
             continue
         else:
             made.append(one._replace(before=was))
-            kept.pop(one.trait, None)  # what is there now is no call's word any more
+            kept.pop(one.trait, None)  # the value does not come from a call any more
         if one.after is None:
             now.pop(one.trait, None)
         else:
@@ -226,60 +394,16 @@ def laid_over(
     pulled = (("name", change.name, change.name_at), ("email", change.email, change.email_at))
     taken = {"name": state.name, "email": state.email}
     for key, value, at in pulled:
-        if _holds(value, at, stamps.get(key), horizon):
+        if _is_newest(value, at, stamps.get(key), horizon):
             taken[key] = value
             if key in kept:
-                kept[key] = Stamp(at, 0)  # Engage's word, as of its row
+                kept[key] = Stamp(at, 0)  # Engage says so, at the time of its row
     laid = state._replace(traits=canonical(now), name=taken["name"], email=taken["email"])
     return (laid if kept == stamps else laid._replace(stamps=write_stamps(kept))), made
 
 
-def _holds(pulled: str | None, at: int, stamp: Stamp | None, horizon: int) -> bool:
-    """Whether a name or email that was pulled counts: no call since then said a newer one."""
+def _is_newest(pulled: str | None, at: int, stamp: Stamp | None, horizon: int) -> bool:
+    """Return whether a pulled name or email counts: no call since then said a newer one."""
     if pulled is None:
         return False
     return stamp is None or stamp.received <= horizon or stamp.at <= at
-
-
-def renamed(connection: Connection, given: Mapping[str, KnownTrait], run: int, now: int) -> None:
-    """Keys gave their names to others (`given`, by the old key): whoever has the trait goes over,
-    with a row for each. Amberflo has it already."""
-    for old, trait in given.items():
-        after = ""
-        while holders := snapshot.with_trait(connection, trait.name, after, ROWS):
-            rows, told = [], {}
-            for one in holders:
-                value = compact_or_none(orjson.loads(one.traits)[trait.name])
-                told[one.customer_id] = one.acked_at if one.acked_rev == one.rev else None
-                for key, before, now_has in ((old, value, None), (trait.key, None, value)):
-                    rows.append(
-                        ChangeRow(one.customer_id, key, trait.name, before, now_has, now, "renamed")
-                    )
-            add_changes(connection, rows, run, now, delivered_at=told)
-            after = holders[-1].customer_id
-
-
-def taken_from_calls(connection: Connection, names: Collection[str], run: int, now: int) -> None:
-    """Names that become Engage's are no client's any more: what identify calls said of them goes,
-    with a row for each customer; at Amberflo too, where nobody has written something else."""
-    for name in set(names) - snapshot.owned(connection):
-        after = ""
-        while found := snapshot.with_identify_trait(connection, name, after, ROWS):
-            rows, left = [], []
-            for state in found:
-                said = identify_traits.load(state.called)
-                was = said.get(name)
-                if was is None:
-                    continue
-                said[name] = was.says(None, now)
-                left.append(state._replace(called=identify_traits.dump(said)))
-                if was.value is not None:
-                    before = compact_or_none(was.value)
-                    rows.append(
-                        ChangeRow(
-                            state.customer_id, name, name, before, None, now, IDENTIFY, step=0
-                        )
-                    )
-            snapshot.update_customers(connection, left, now, run)
-            add_changes(connection, rows, run, now)
-            after = found[-1].customer_id

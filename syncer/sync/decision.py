@@ -1,23 +1,88 @@
 """The decision: what of a run's changes may go through.
 
-Pure. It joins what the guard holds, what waits for Segment, and what somebody decided before; so
-every change meets one place that says whether it is applied.
+Pure. The decision joins what the guard holds, what waits for Segment, and what people decided. It
+is the only place that says whether a change is applied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from state import holds
+from state.holds import Hold
 from syncer.engage.catalog import Catalog
+from syncer.engage.computations import Computations
 from syncer.engage.values import Value, same
-from syncer.sync.diff import AMBERFLO, CustomerChange, TraitChange, leaves
+from syncer.sync import readiness
+from syncer.sync.changes import AMBERFLO, CustomerChange, TraitChange, leaves
+from syncer.sync.guard import Guard
+from syncer.sync.tally import Tally
+
+#: Why a change is not applied: somebody rejected it, it waits for an approval, or it waits until
+#: Segment has computed its trait.
+Obstacle = Literal["rejected", "held", "waiting"]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The name of the person who decides on a hold, and the reason that this person states."""
+
+    by: str | None = None
+    because: str | None = None
+
+
+#: Nobody states a name or a reason.
+ANONYMOUS = Attribution()
+
+
+@dataclass(frozen=True)
+class Approval:
+    """Approved holds (numbers) with the changes that runs up to `run` put under them."""
+
+    holds: frozenset[int]
+    run: int
+    attribution: Attribution
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a decision is based on.
+
+    `members` maps trait keys to the members before the run, `excused` to the changes that leave and
+    that somebody decided on already. `conflicts` maps keys that must not overwrite others' values
+    at Amberflo to the number of customers with such a value. `left` maps trait names to the members
+    that left within a day before, `deleted` counts customers deleted in Segment within that day.
+    `whole` says that the run pulled all customers.
+    """
+
+    catalog: Catalog
+    tally: Tally
+    members: Mapping[str, int]
+    excused: Mapping[str, int]
+    computations: Computations | None
+    conflicts: Mapping[str, int]
+    open_holds: Mapping[str, Hold]
+    left: Mapping[str, int]
+    deleted: int
+    whole: bool
+    approved: Collection[int] = ()
+
+    def still_open(self, trait: str) -> str | None:
+        """Return why the changes of a trait stay held, if an open hold is not approved."""
+        hold = self.open_holds.get(trait)
+        if hold is None or hold.id in self.approved:
+            return None
+        return f"held since run {hold.since_run}: {hold.reason}"
 
 
 class Split(NamedTuple):
-    """A customer's change, taken apart: what is applied (None: nothing), what is held, and what is
-    neither: without what is held the customer is in nothing, so it is nobody yet."""
+    """A customer's change, taken apart.
+
+    `kept` is applied (None: nothing is), `held` is not. `left` is neither: without what is held, a
+    customer that nobody knew is in no audience, so it is not created.
+    """
 
     kept: CustomerChange | None
     held: list[TraitChange]
@@ -26,8 +91,12 @@ class Split(NamedTuple):
 
 @dataclass
 class Decision:
-    """`held` maps trait keys to why all their changes are held, `waiting` those of which what
-    leaves waits for Segment to the reason; `deletions` says why deleted customers are held."""
+    """What may go through.
+
+    `held` maps the trait keys whose changes are all held to the reason, `waiting` the keys whose
+    leaving changes wait for Segment. `deletions` says why deleted customers are held (None: they
+    are not).
+    """
 
     catalog: Catalog
     held: dict[str, str] = field(default_factory=dict)
@@ -35,14 +104,14 @@ class Decision:
     deletions: str | None = None
 
     def split(self, change: CustomerChange) -> Split:
-        """What of a customer's change goes through, and what does not."""
+        """Take a customer's change apart into what goes through and what does not."""
         all_held = self.holds_deletion(change)
         held = [one for one in change.changes if all_held or self.holds(one)]
         if not (held or all_held):
             return Split(change, [], [])
         kept = [one for one in change.changes if one not in held]
-        # What Amberflo has stays there, so it is on record: the next write must not take it away.
-        stays = [one._replace(after=one.before) for one in held if _writing_tells(one)]
+        # Amberflo keeps these values, so they are recorded: the next write must not remove them.
+        stays = [one._replace(after=one.before) for one in held if _writing_applies(one)]
         traits = _without(change.traits, held)
         if change.known:
             deletes = change.deleted and not all_held
@@ -55,51 +124,107 @@ class Decision:
         deleted = change.deleted and not all_held
         return Split(change._replace(traits=traits, changes=changes, deleted=deleted), held, [])
 
-    def holds(self, one: TraitChange) -> bool:
-        """Whether a change is not applied."""
-        if one.ruling == "rejected":
-            return True
-        return self.waits(one) or self.guards(one)
+    def obstacle(self, change: TraitChange) -> Obstacle | None:
+        """Return why a change is not applied; None if it is applied."""
+        if change.ruling == "rejected":
+            return "rejected"
+        if self._guards(change):
+            return "held"
+        return "waiting" if self.waits(change) else None
 
-    def guards(self, one: TraitChange) -> bool:
-        """Whether a change needs somebody's word."""
-        if one.key not in self.held or one.ruling is not None:
-            return False
-        is_there = one.source == AMBERFLO and same(one.before, one.after)
-        return not (is_there or _mends(one))
+    def holds(self, change: TraitChange) -> bool:
+        """Return whether a change is not applied."""
+        return self.obstacle(change) is not None
+
+    def waits(self, change: TraitChange) -> bool:
+        """Return whether a change waits until Segment has computed the trait."""
+        return change.key in self.waiting and leaves(change, self.catalog.by_key[change.key].kind)
 
     def holds_deletion(self, change: CustomerChange) -> bool:
-        """Whether nothing of a change is applied, since the customer was deleted in Segment."""
+        """Return whether nothing of a change is applied because Segment deleted the customer."""
         if not change.deleted or change.ruling == "approved":
             return False
         return change.ruling == "rejected" or self.deletions is not None
 
-    def waits(self, one: TraitChange) -> bool:
-        """Whether a change waits until Segment has computed the trait."""
-        return one.key in self.waiting and leaves(one, self.catalog.by_key[one.key].kind)
+    def _guards(self, change: TraitChange) -> bool:
+        """Return whether a change needs an approval that it does not have."""
+        if change.key not in self.held or change.ruling is not None:
+            return False
+        is_there = change.source == AMBERFLO and same(change.before, change.after)
+        return not (is_there or _restores(change))
 
 
-def _mends(one: TraitChange) -> bool:
-    """Whether a change only puts back at Amberflo what is recorded, and takes nothing away there
-    that is not."""
-    return one.source == AMBERFLO and same(one.was, one.after) and not _writing_tells(one)
+def decide(guard: Guard, evidence: Evidence) -> Decision:
+    """Decide what of a comparison may go through."""
+    catalog, tally, computations = evidence.catalog, evidence.tally, evidence.computations
+    still_held = {
+        catalog.by_name[trait].key: reason
+        for trait in evidence.open_holds
+        if trait in catalog.by_name and (reason := evidence.still_open(trait)) is not None
+    }
+    held = guard.held(
+        tally.sums,
+        evidence.members,
+        whole=evidence.whole,
+        still={key: reason for key, reason in still_held.items() if tally.sums[key].differing},
+        excused=evidence.excused,
+        left={trait.key: evidence.left.get(trait.name, 0) for trait in catalog.by_name.values()},
+        lost=catalog.by_key.keys() - set(catalog.keys),
+        unlisted=catalog.unlisted,
+        waiting=readiness.waiting(computations, tally.sums, ()) if computations else (),
+    )
+    waiting = readiness.waiting(computations, tally.sums, held) if computations else {}
+    conflicts = {
+        key: f"{holds.FIRST_CONTACT}: {customers:,} customers have another value at Amberflo under "
+        "this name"
+        for key, customers in evidence.conflicts.items()
+        if customers and key not in held
+    }
+    return Decision(catalog, held | conflicts, waiting, _deletions(guard, evidence))
 
 
-def _writing_tells(one: TraitChange) -> bool:
-    """Whether the next write of what is recorded would do at Amberflo what is held: take away what
-    is not recorded here."""
-    if one.source != AMBERFLO or one.before is None:
+def _deletions(guard: Guard, evidence: Evidence) -> str | None:
+    """Return why customers that were deleted in Segment are held, if they are."""
+    tally = evidence.tally
+    if tally.deleted and (reason := evidence.still_open(holds.DELETED)) is not None:
+        return reason
+    return guard.held_deletions(
+        tally.deleted - evidence.excused[holds.DELETED],
+        tally.known,
+        evidence.deleted,
+        nobody=not tally.customers,
+    )
+
+
+def _restores(change: TraitChange) -> bool:
+    """Return whether a change only restores at Amberflo what is recorded here.
+
+    It must not remove a value there that is not recorded here.
+    """
+    return (
+        change.source == AMBERFLO
+        and same(change.was, change.after)
+        and not _writing_applies(change)
+    )
+
+
+def _writing_applies(change: TraitChange) -> bool:
+    """Return whether the next write of what is recorded would itself apply a held change.
+
+    It would: each write removes at Amberflo the values of ours that are not recorded here.
+    """
+    if change.source != AMBERFLO or change.before is None:
         return False
-    return one.was is None or (one.before is True and one.was is not True)
+    return change.was is None or (change.before is True and change.was is not True)
 
 
 def _without(traits: dict[str, Value], held: list[TraitChange]) -> dict[str, Value]:
-    """The traits as they are before what is held."""
-    found = dict(traits)
-    for one in held:
-        before = one.before if _writing_tells(one) else one.was
+    """Return the traits as they are before the held changes."""
+    remaining = dict(traits)
+    for change in held:
+        before = change.before if _writing_applies(change) else change.was
         if before is None:
-            found.pop(one.trait, None)
+            remaining.pop(change.trait, None)
         else:
-            found[one.trait] = before
-    return found
+            remaining[change.trait] = before
+    return remaining

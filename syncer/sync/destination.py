@@ -31,7 +31,7 @@ from syncer.engage.computations import AUDIENCE
 from syncer.errors import AmberfloError, Refused, TryAgain
 from syncer.progress import Progress
 from syncer.sync.consistent_reader import ConsistentReader, ListingResult, present
-from syncer.sync.diff import GONE, DestinationState, Pair
+from syncer.sync.join import GONE, DestinationState, JoinedRow
 from syncer.sync.owned_traits import EngageTraits, OwnedTraits, engage_traits
 from syncer.sync.roster import DriftedRow, Roster, RosterRow
 
@@ -62,7 +62,7 @@ class Destination:
     at_a_time: int = 16
     stop: Callable[[], bool] = lambda: False
     #: this account acknowledged nothing to the state
-    anew: bool = False
+    new_account: bool = False
     #: what the listing showed
     listed: ListingResult = ListingResult.NOBODY
     #: drifted customers that Amberflo says were updated after our newest acknowledgement …
@@ -80,7 +80,7 @@ class Destination:
 
     # Reading Amberflo
 
-    def glance(self) -> int:
+    def count_newer(self) -> int:
         """How many of the customers that changed last at Amberflo are not as it acknowledged them
         to this state: an older copy of the state shows so, at the cost of one request. 0 where
         Amberflo cannot tell."""
@@ -110,7 +110,7 @@ class Destination:
         """Find the customers of the state that Amberflo does not hold as it should: `owned` are the
         names that are ours. A listing may lag, so each is read once more alone, and counts only
         where nothing is on its way to it."""
-        if self.listed is ListingResult.NOBODY or not self._sent or self.anew:
+        if self.listed is ListingResult.NOBODY or not self._sent or self.new_account:
             return
         names = frozenset(owned)
         with self.database.read() as connection:
@@ -249,7 +249,13 @@ class Destination:
         ours = OwnedTraits(audiences, self.as_strings, self.protected)
         before = partial(self.before, connection=connection)
         return FirstContact(
-            before, catalog, ours, self.roster.unknown, self.unknown, self.notice, anew=self.anew
+            before,
+            catalog,
+            ours,
+            self.roster.unknown,
+            self.unknown,
+            self.notice,
+            new_account=self.new_account,
         )
 
     # What was found
@@ -296,7 +302,7 @@ class Destination:
 
     def _was_told(self, row: CustomerRow) -> bool:
         """Whether this account acknowledged a customer to the state."""
-        return row.acked_rev > 0 and not self.anew
+        return row.acked_rev > 0 and not self.new_account
 
     def _free(self, traits: Mapping[str, Any]) -> dict[str, Any]:
         """The traits less those that are protected: these are nobody's to compare."""
@@ -396,9 +402,9 @@ class FirstContact:
     notice: str | None = None
     traits: dict[str, TraitFirstContact] = field(default_factory=dict)
     #: as that of `Destination`
-    anew: bool = False
+    new_account: bool = False
 
-    def noting(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
+    def noting(self, pairs: Iterable[JoinedRow]) -> Iterator[JoinedRow]:
         """The same pairs of a full compare; those are counted that Amberflo does not hold as the
         state believes. Of who is not in the pull Engage says nothing."""
         for row, known, seen in pairs:

@@ -8,12 +8,12 @@ from functools import cached_property
 
 from state import snapshot, suppression
 from state.db.database import Database
-from syncer.engage.catalog import Catalog, KnownTrait
-from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
+from syncer.engage.catalog import Catalog
+from syncer.engage.computations import AUDIENCE
 from syncer.engage.selection import matches
 from syncer.engage.source import OnlyCustomers, Source
 from syncer.sync.owned_traits import EngageTraits, OwnedTraits, engage_traits
-from syncer.sync.runs import Selection
+from syncer.sync.trait_selection import Selection, known_trait
 
 #: Customers that Engage is asked about at a time.
 AT_A_TIME = 500
@@ -50,11 +50,9 @@ class EngageLookup:
     def _catalog(self) -> Catalog:
         with self.database.read() as connection:
             rows = snapshot.traits(connection)
-        known = []
-        for row in rows:
-            audience = row.kind == AUDIENCE
-            chosen = self.selection.audiences if audience else self.selection.computed_traits
-            if matches(row.key, chosen):
-                kind = AUDIENCE if audience else COMPUTED_TRAIT
-                known.append(KnownTrait(row.key, row.trait, kind))
+        known = [
+            trait
+            for trait in map(known_trait, rows)
+            if matches(trait.key, self.selection.globs(trait.kind))
+        ]
         return Catalog(known, {}, [])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from syncer.sync.diff import Sums
+from syncer.sync.tally import Sums
 
 #: So long (milliseconds) a run's exits count beside those of the runs after it.
 DAY = 24 * 3600 * 1000

@@ -1,85 +1,122 @@
-"""What stands beside a comparison's rows: who was deleted, what Amberflo has, what was decided.
+"""The join: each customer of a pull beside what the state, and Amberflo, have of it.
 
-Each is a step that the stream of a comparison goes through, some hundred customers at a time, so
-that memory stays flat.
+Both sides come in UTF-8 byte order of the customer id (which is the order of Python strings), so
+one walk over the two finds all pairs (docs/design.md §6). The other functions are steps that the
+stream of joined rows goes through, some hundred customers at a time, so that memory stays flat.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import orjson
-from sqlalchemy import Connection
-
-from state import holds
-from state.holds import InForce
 from syncer.chunks import CHUNK, chunks
-from syncer.engage.catalog import Catalog
 from syncer.engage.source import PulledCustomer
+from syncer.errors import SourceError, SyncerError
 from syncer.event_times import read_stamps
-from syncer.sync.diff import (
-    GONE,
-    CustomerChange,
-    DestinationState,
-    Pair,
-    Ruling,
-    Tally,
-    TraitChange,
-    leaves,
-    size_of,
-    size_of_pair,
-)
+from syncer.ids import problem
 from syncer.sync.spool import Spool
+from syncer.sync.tally import Tally
+
+#: A customer as the snapshot has it: id, traits (canonical JSON), name, email, the JSON of the
+#: times of what came by a call (None: nothing did), the number of its state, and the first run that
+#: pulled it with all others (None: none did). Any tuple of these will do, so that a million rows
+#: need not be copied into a class of ours.
+SnapshotRow = tuple[str, str, str | None, str | None, str | None, int, int | None]
 
 
-class MentionedCustomers:
-    """The customers of whom a pull has a row of some trait: (trait, customer ids), many times;
-    on disk, as `Spool`."""
+class DestinationState(NamedTuple):
+    """What Amberflo has of a customer, all its traits by name, where that is not what the snapshot
+    has: `rev` is the number of the customer's state that it was held against (None: unknown);
+    `missing`: Amberflo has no record of it any more; `judged` are the names that this is about
+    (None: all)."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._spool = Spool(folder)
-        self._ids: dict[str, list[str]] = {}
+    rev: int | None
+    traits: Mapping[str, Any]
+    missing: bool = False
+    judged: Collection[str] | None = None
 
-    def noted(
-        self, pairs: Iterator[Pair], catalog: Catalog, traits: Collection[str]
-    ) -> Iterator[Pair]:
-        """The same pairs; the customers with a row of one of these traits are noted."""
-        keys = {catalog.by_name[name].key: name for name in traits if name in catalog.by_name}
-        return self._noted(pairs, keys) if keys else pairs
 
-    def _noted(self, pairs: Iterator[Pair], keys: Mapping[str, str]) -> Iterator[Pair]:
-        for pair in pairs:
-            row = pair[0]
-            assert row is not None  # a part is pulled, and nobody else is looked at
-            for key in set(orjson.loads(row.keys)) & keys.keys():
-                self._note(keys[key], row.customer_id)
+#: A customer as Engage has it, as the snapshot has it, and as Amberflo has it where that is looked
+#: at and differs. `GONE` is a customer that Engage deleted, None one that the pull does not have.
+JoinedRow = tuple[PulledCustomer | None, SnapshotRow | None, DestinationState | None]
+
+#: Stands for the row of a customer that was deleted in Segment.
+GONE = PulledCustomer("", "", "", "", "")
+
+
+def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[SnapshotRow]) -> Iterator[JoinedRow]:
+    """Full outer join of the two sorted streams: a customer of the snapshot that the pull does
+    not have comes as (None, known)."""
+    known_ones = _in_order(snapshot)
+    known = next(known_ones, None)
+    last = ""
+    for row in pulled:
+        customer_id = row[0]
+        if customer_id <= last:
+            raise SourceError(
+                f"the pull is out of order: {customer_id!r} came after {last!r}; it must be in "
+                "UTF-8 byte order, each customer once"
+            )
+        last = customer_id
+        while known is not None and known[0] < customer_id:
+            yield None, known, None
+            known = next(known_ones, None)
+        if known is not None and known[0] == customer_id:
+            yield row, known, None
+            known = next(known_ones, None)
+        else:
+            yield row, None, None
+    while known is not None:
+        yield None, known, None
+        known = next(known_ones, None)
+
+
+def _in_order(snapshot: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:
+    last = ""
+    for known in snapshot:
+        if known[0] < last:
+            raise SyncerError(
+                f"the snapshot is out of order: {known[0]!r} came after {last!r}; "
+                "nothing was changed"
+            )
+        last = known[0]
+        yield known
+
+
+def look_up(
+    pulled: Iterable[PulledCustomer],
+    find: Callable[[Collection[str]], Iterable[SnapshotRow]],
+    at_a_time: int = CHUNK,
+) -> Iterator[JoinedRow]:
+    """Join a part of the customers with the snapshot, for runs that do not pull all of them."""
+    for chunk in chunks(iter(pulled), size_of_row, most=at_a_time):
+        ids = [row.customer_id for row in chunk if problem(row.customer_id) is None]
+        known = {one[0]: one for one in find(ids)}
+        for row in chunk:
+            yield row, known.get(row.customer_id), None
+
+
+def with_usable_ids(pairs: Iterable[JoinedRow], tally: Tally) -> Iterator[JoinedRow]:
+    """The same pairs less those whose row has an id that can be no customer's: they are counted,
+    and what is known of them stays as it is."""
+    for pair in pairs:
+        row = pair[0]
+        if row is None or (reason := problem(row[0])) is None:
             yield pair
-
-    def _note(self, trait: str, customer_id: str) -> None:
-        ids = self._ids.setdefault(trait, [])
-        ids.append(customer_id)
-        if len(ids) >= CHUNK:
-            self._spool.append((trait, self._ids.pop(trait)))
-
-    def __iter__(self) -> Iterator[tuple[str, list[str]]]:
-        yield from self._ids.items()
-        yield from self._spool
-
-    def close(self) -> None:
-        self._spool.close()
+        else:
+            tally.leave_out_id(row, reason)
 
 
 def mark_deleted(
-    pairs: Iterable[Pair],
+    pairs: Iterable[JoinedRow],
     identified: Callable[[Collection[str]], Collection[str]],
     horizon: int,
     unconfirmed_deletions: list[str],
     folder: Path | None = None,
-) -> Iterator[Pair]:
+) -> Iterator[JoinedRow]:
     """Yield the same pairs, last those of customers that the pull lacks.
 
     A pair gets `GONE` for a row if Engage has no identifier of the customer any more; Engage is
@@ -106,12 +143,12 @@ def mark_deleted(
 
 
 def add_without_traits(
-    pairs: Iterable[Pair],
+    pairs: Iterable[JoinedRow],
     unknown: Iterator[str],
     identified: Callable[[Collection[str]], Collection[str]],
     tally: Tally,
     folder: Path | None = None,
-) -> Iterator[Pair]:
+) -> Iterator[JoinedRow]:
     """The same pairs of a full compare, and at the end the customers of whom Engage says nothing
     but that it has them: neither pulled nor known, with an identifier, among those that Amberflo
     has (`unknown`, in byte order of the id, as the pairs are). Each has a row without a trait."""
@@ -138,9 +175,9 @@ def _was_called(known: Sequence[Any], horizon: int) -> bool:
     return any(one.received > horizon for one in read_stamps(known[4]).values())
 
 
-def beside(
-    pairs: Iterable[Pair], before: Callable[[Collection[str]], Mapping[str, DestinationState]]
-) -> Iterator[Pair]:
+def with_destination(
+    pairs: Iterable[JoinedRow], before: Callable[[Collection[str]], Mapping[str, DestinationState]]
+) -> Iterator[JoinedRow]:
     """The same pairs, with what Amberflo has of a customer where that is not what is known."""
     for part in chunks(iter(pairs), size_of_pair):
         found = before([_id(pair) for pair in part])
@@ -148,7 +185,7 @@ def beside(
             yield row, known, found.get(_id((row, known, None)))
 
 
-def _id(pair: Pair) -> str:
+def _id(pair: JoinedRow) -> str:
     row, known, _ = pair
     if known is not None:
         return known[0]
@@ -156,62 +193,12 @@ def _id(pair: Pair) -> str:
     return row.customer_id
 
 
-class Rulings:
-    """What was decided on what a comparison finds: before, or by the approval that it is made for
-    (of the holds `approved` what runs up to `until` found). `excused` counts, by key, what leaves
-    and needs no guard any more."""
+def size_of_row(row: PulledCustomer) -> int:
+    """About the bytes that a pulled row takes."""
+    return sum(map(len, row))
 
-    def __init__(
-        self,
-        connection: Connection,
-        tally: Tally,
-        approved: Collection[int] = (),
-        until: int = 0,
-    ) -> None:
-        self._connection, self._tally = connection, tally
-        self._approved, self._until = approved, until
-        self.traits = holds.traits_in_force(connection)
-        self.excused: Counter[str] = Counter()
 
-    def read(self, changes: Iterable[CustomerChange]) -> Iterator[CustomerChange]:
-        """The same changes with their rulings."""
-        for part in chunks(iter(changes), size_of):
-            decided: dict[tuple[str, str], InForce] = {}
-            if self.traits:
-                decided = holds.in_force(self._connection, [one.customer_id for one in part])
-            for change in part:
-                yield self._ruled(change, decided)
-
-    def _ruled(
-        self, change: CustomerChange, decided: Mapping[tuple[str, str], InForce]
-    ) -> CustomerChange:
-        if change.deleted:
-            self._tally.deleted += 1
-            # These are guarded as deletions, and no trait's exits beside that.
-            self.excused.update(one.key for one in change.changes if self._leaves(one))
-            found = decided.get((change.customer_id, holds.DELETED))
-            ruling = None if found is None else self._ruling(found, None, None)
-            self.excused[holds.DELETED] += ruling is not None
-            return change._replace(ruling=ruling)
-        changes = []
-        for one in change.changes:
-            found = decided.get((change.customer_id, one.trait))
-            if found is not None:
-                ruling = self._ruling(found, one.after, one.observed_at)
-                self.excused[one.key] += ruling is not None and self._leaves(one)
-                changes.append(one._replace(ruling=ruling))
-            else:
-                changes.append(one)
-        return change._replace(changes=changes)
-
-    def _ruling(self, found: InForce, after: Any, observed_at: int | None) -> Ruling | None:
-        """What was decided on this change; None where Engage says something that nobody saw."""
-        if found.after != (None if after is None else orjson.dumps(after).decode()):
-            return None
-        if found.hold in self._approved and found.since_run <= self._until:
-            return "approved"
-        newer = observed_at is not None and observed_at > (found.observed_at or 0)
-        return "rejected" if found.decision == holds.REJECTED and not newer else None
-
-    def _leaves(self, one: TraitChange) -> bool:
-        return leaves(one, self._tally.catalog.by_key[one.key].kind)
+def size_of_pair(pair: JoinedRow) -> int:
+    """About the bytes that a pair takes, with what is looked up of it."""
+    row, known, _ = pair
+    return (0 if row is None else size_of_row(row)) + (0 if known is None else 3 * len(known[1]))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import AUDIENCE, UNLISTED, Computations
 from syncer.engage.selection import matches
-from syncer.sync.diff import Sums
+from syncer.sync.tally import Sums
 
 #: So many members more or less are never a mismatch.
 SLACK = 10

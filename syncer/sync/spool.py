@@ -1,7 +1,7 @@
-"""A list on disk: what a run has found, between the comparison and the commit.
+"""Lists on disk: they hold what a run found, between the comparison and the commit.
 
-The pull may take minutes; the transaction that applies it must not, others wait for it. The file
-has no name, so nothing of a run that died stays behind.
+The pull may take minutes. The transaction that applies it must not take so long, because others
+wait for it. The file has no name, so a run that died leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from typing import IO, Any
 import orjson
 
 from syncer.errors import SyncerError
+from syncer.sync.changes import CustomerChange, TraitChange
 
 
 class Spool:
-    """A list of JSON values: append all, then iterate as often as you like. It is in `folder`, or
-    where nothing can be made there, and without one, in the temporary folder of the system. What
-    is wrong with the disk is raised as SyncerError."""
+    """A list of JSON values: append all, then iterate as often as needed.
+
+    The file is in `folder`. Without a folder, or if no file can be made there, it is in the
+    system's temporary folder. An error of the disk is raised as SyncerError.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._file = _new_file(folder)
@@ -36,8 +39,28 @@ class Spool:
         return map(orjson.loads, self._file)
 
     def close(self) -> None:
-        with suppress(OSError):  # what could not be written is not wanted any more
+        with suppress(OSError):  # nobody needs what could not be written
             self._file.close()
+
+
+class ChangeSpool:
+    """The changes of customers that a comparison found, on disk as in `Spool`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._spool = Spool(folder)
+        self.customers = 0
+
+    def append(self, change: CustomerChange) -> None:
+        self._spool.append(change)
+        self.customers += 1
+
+    def __iter__(self) -> Iterator[CustomerChange]:
+        for fields in self._spool:
+            change = CustomerChange._make(fields)
+            yield change._replace(changes=list(map(TraitChange._make, change.changes)))
+
+    def close(self) -> None:
+        self._spool.close()
 
 
 def _new_file(folder: Path | None) -> IO[bytes]:

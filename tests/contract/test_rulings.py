@@ -12,8 +12,9 @@ from state.removable import removable
 from state.snapshot import TraitRow
 from syncer.engage.catalog import Catalog, KnownTrait
 from syncer.engage.computations import COMPUTED_TRAIT
-from syncer.sync.diff import CustomerChange, Ruling, Tally, TraitChange
-from syncer.sync.join import Rulings
+from syncer.sync.changes import CustomerChange, Ruling, TraitChange
+from syncer.sync.rulings import Rulings
+from syncer.sync.tally import Tally
 from tests.support.state import NOW, ask, due, put, row
 
 CATALOG = Catalog([KnownTrait("spent", "spent", COMPUTED_TRAIT)], {}, [])

@@ -32,7 +32,7 @@ from syncer.passthrough.mapping import RESERVED_NAME
 from syncer.passthrough.pending import PATIENCE, TOO_MANY, UNKNOWN
 from syncer.passthrough.processor import Processor
 from syncer.passthrough.scopes import DEFAULT_SCOPES, DELETE, NOT_ALLOWED, SCOPES, SIGNED
-from syncer.sync.commit import taken_from_calls
+from syncer.sync.trait_owners import take_from_calls
 from tests.support.state import NOW, ask, records
 
 HOUR = 3_600_000
@@ -51,7 +51,7 @@ class Desk:
     def know(self, key: str, kind: str = "audience") -> None:
         """A run pulls a trait."""
         with self.state.write(alone=True) as connection:
-            taken_from_calls(connection, [key], 1, self.now)
+            take_from_calls(connection, [key], 1, self.now)
             snapshot.put_traits(connection, [TraitRow(key, key, kind, 0)])
 
     @property

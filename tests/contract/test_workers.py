@@ -28,9 +28,9 @@ from state.queue import Accepted, EventRow
 from syncer.engage.catalog import Catalog, KnownTrait
 from syncer.engage.computations import AUDIENCE
 from syncer.passthrough.processor import Processor
+from syncer.sync.changes import CustomerChange, TraitChange
 from syncer.sync.commit import Writer
 from syncer.sync.decision import Decision
-from syncer.sync.diff import CustomerChange, TraitChange
 from tests.support import processes
 from tests.support.postgres import end_others
 from tests.support.state import NOW, as_claimed, ask, put, records, row

@@ -24,7 +24,7 @@ from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.faults import Faults
 from syncer.sync.consistent_reader import ListingResult
 from syncer.sync.destination import Destination, Example
-from syncer.sync.diff import DestinationState
+from syncer.sync.join import DestinationState
 from syncer.sync.owned_traits import EngageTraits
 from tests.support.installation import API_KEY, Installation
 from tests.support.warehouse import Warehouse

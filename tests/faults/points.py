@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from state import queue, snapshot
+from state import outbox, queue
 from state.db import workers
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery, Outcomes
@@ -19,22 +19,25 @@ from syncer.delivery.meters import MeterDelivery
 from syncer.delivery.rate_share import Share
 from syncer.engage.profiles_sync import ProfilesSyncPull
 from syncer.passthrough.processor import Processor
+from syncer.sync import commit
+from syncer.sync.commit import Commit
+from syncer.sync.comparison import Comparison
 from syncer.sync.runs import Runs
 
 #: (owner, attribute, point before it, point after it); inside a transaction where it says so.
 _WRAPPED: tuple[tuple[Any, str, str | None, str | None], ...] = (
-    (Runs, "_compare", "pull.before", "pull.after"),
-    (Runs, "_commit", "commit.before", "commit.after"),
-    (snapshot, "add_changes", None, "commit.middle"),
-    (snapshot, "take_over", None, "commit.last"),
+    (Comparison, "compare", "pull.before", "pull.after"),
+    (Commit, "apply", "commit.before", "commit.after"),
+    (commit, "add_changes", None, "commit.middle"),
+    (outbox, "adopt", None, "commit.last"),
     (Runs, "_finish", "finish.before", "finish.after"),
     (Share, "begin", "join.after", None),
-    (snapshot, "claim", None, "claim.inside"),
+    (outbox, "claim", None, "claim.inside"),
     (CustomerDelivery, "_claim", None, "claim.after"),
     (AmberfloClient, "get_customer", None, "get.after"),
     (AmberfloClient, "put_customer", "put.before", "put.after"),
     (Outcomes, "_write", "outcome.before", "outcome.after"),
-    (snapshot, "acknowledge", None, "outcome.inside"),
+    (outbox, "acknowledge", None, "outcome.inside"),
     (CustomerDelivery, "_drain", "drain", None),
     (workers, "_leave", "leave.before", None),
     (Processor, "_apply", None, "process.applied"),

@@ -26,8 +26,10 @@ from syncer.engage.catalog import Catalog, KnownTrait
 from syncer.engage.computations import AUDIENCE
 from syncer.event_times import Stamp, read_stamps
 from syncer.sandbox.amberflo import AmberfloSandbox, running
+from syncer.sync.changes import CustomerChange, TraitChange
 from syncer.sync.commit import laid_over
-from syncer.sync.diff import ENGAGE_WINS, CustomerChange, Tally, TraitChange
+from syncer.sync.diff import ENGAGE_WINS
+from syncer.sync.tally import Tally
 
 from .runner import play
 from .scenario import CALM, Act, Process, Round

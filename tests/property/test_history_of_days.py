@@ -37,7 +37,7 @@ from syncer.sandbox.amberflo import running
 from syncer.sandbox.faults import Faults
 from syncer.sync.diff import compare
 from syncer.sync.guard import Guard
-from syncer.sync.join import Rulings
+from syncer.sync.rulings import Rulings
 from tests.faults import points
 from tests.faults.amberflo import Recorder
 from tests.faults.fork import fork

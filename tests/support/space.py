@@ -24,8 +24,10 @@ from syncer.engage.source import (
     PulledCustomer,
     Scope,
 )
+from syncer.sync.comparison import Comparison
 from syncer.sync.guard import Guard
-from syncer.sync.runs import Runs, Selection
+from syncer.sync.runs import Runs
+from syncer.sync.trait_selection import Selection
 
 T0 = "2026-03-04T10:00:00Z"
 HOUR_LATER = "2026-03-04T11:00:00Z"
@@ -122,7 +124,7 @@ class Warehouse:
     def changes(self, **settings: Any) -> list[tuple[str, dict[str, Any], str | None, str | None]]:
         with closing(Database.open("sqlite://")) as database:
             compared = runs_on(database, self.source(**settings)).diff()
-            found = [(one.customer_id, one.traits, one.name, one.email) for one in compared.plan]
+            found = [(one.customer_id, one.traits, one.name, one.email) for one in compared.changes]
             compared.close()
         return found
 
@@ -161,11 +163,7 @@ def runs_on(
             sent.append(len(due))
         return Delivery(delivered=len(due))
 
-    return Runs(
-        database=database,
-        source=source,
-        selection=Selection(("vip", "churn"), ("total",), "{}"),
-        guard=Guard(),
-        deliver=deliver,
-        progress=progress or Quiet(),
-    )
+    progress = progress or Quiet()
+    selection = Selection(("vip", "churn"), ("total",), "{}")
+    comparison = Comparison(database, source, selection, Guard(), progress)
+    return Runs(database, comparison, deliver, progress)

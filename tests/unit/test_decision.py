@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from syncer.engage.catalog_builder import build
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.engage.source import ObservedKey
+from syncer.sync.changes import CustomerChange, Ruling, TraitChange, leaves
 from syncer.sync.decision import Decision, Split
-from syncer.sync.diff import CustomerChange, Ruling, TraitChange, leaves
 
 CATALOG = build(
     [ObservedKey(key, 9, 9, 0, 0) for key in ("vip", "fine", "held", "spent")],

@@ -13,8 +13,10 @@ from state.suppression import Forgotten
 from syncer.engage.catalog_builder import build
 from syncer.engage.source import ObservedKey, PulledCustomer
 from syncer.json_text import canonical
-from syncer.sync.diff import Known, Tally, compare, merge
+from syncer.sync.diff import compare
+from syncer.sync.join import SnapshotRow, merge
 from syncer.sync.suppressed import without_suppressed
+from syncer.sync.tally import Tally
 
 KEYS = ["vip", "churn", "new"]
 
@@ -26,7 +28,7 @@ def pulled(customer_id: str, *keys: str, name: str | None = None) -> PulledCusto
     return PulledCustomer(customer_id, *texts, json.dumps(profile))
 
 
-def known(customer_id: str, **traits: Any) -> Known:
+def known(customer_id: str, **traits: Any) -> SnapshotRow:
     return customer_id, canonical(traits), None, None, None, 1, 1
 
 
@@ -35,7 +37,9 @@ def gone(*erased: str, pending: set[str] | None = None) -> Forgotten:
     return Forgotten("salt", hashes, pending or set())
 
 
-def compared(pull: list[PulledCustomer], there: list[Known], who: Forgotten) -> tuple[Any, Tally]:
+def compared(
+    pull: list[PulledCustomer], there: list[SnapshotRow], who: Forgotten
+) -> tuple[Any, Tally]:
     observed = [ObservedKey(key, 1, 1, 0, 0) for key in KEYS]
     catalog = build(observed, [], audiences=["*"], computed_traits=[])
     tally = Tally(catalog)

@@ -16,8 +16,8 @@ from syncer.engage.computations import (
 )
 from syncer.engage.source import ObservedKey
 from syncer.sync import readiness
-from syncer.sync.diff import Sums
 from syncer.sync.readiness import Mismatch
+from syncer.sync.tally import Sums
 
 LOCKED = Computation("vip", "Vip", AUDIENCE, "Locked")
 LIVE = Computation("vip", "Vip", AUDIENCE, "Live")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.sync.diff import Sums
 from syncer.sync.guard import Guard
+from syncer.sync.tally import Sums
 
 
 def held(

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncer.engage.values import Value
-from syncer.sync.diff import CustomerChange, TraitChange
-from syncer.sync.plan import Plan
+from syncer.sync.changes import CustomerChange, TraitChange
+from syncer.sync.spool import ChangeSpool
 
 TEXT = st.text(max_size=8)
 LISTS: st.SearchStrategy[list[object]] = st.lists(
@@ -50,8 +50,8 @@ CHANGES = st.builds(
 )
 
 
-def plan_of(changes: list[CustomerChange]) -> Plan:
-    plan = Plan()
+def plan_of(changes: list[CustomerChange]) -> ChangeSpool:
+    plan = ChangeSpool()
     for change in changes:
         plan.append(change)
     return plan
@@ -92,7 +92,7 @@ def test_a_plan_that_was_looked_at_can_be_iterated_from_the_start() -> None:
 
 
 def test_an_empty_plan() -> None:
-    plan = Plan()
+    plan = ChangeSpool()
     assert (list(plan), plan.customers) == ([], 0)
     plan.close()
 

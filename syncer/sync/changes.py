@@ -1,0 +1,70 @@
+"""The changes that a comparison finds: of a trait, and of a customer. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from syncer.engage.computations import AUDIENCE, Kind
+from syncer.engage.values import Value
+
+#: The source of a change that is against what Amberflo has (see `tables.SOURCES`).
+AMBERFLO, DELETED = "amberflo", "deleted"
+#: What was decided on a change before this run, or by it: see state/holds.py.
+Ruling = Literal["approved", "rejected"]
+
+
+class TraitChange(NamedTuple):
+    """One trait of one customer; None stands for absent. `observed_at` is Segment's time in
+    epoch milliseconds, None for a row that vanished. `source` is as in `tables.SOURCES`: where it
+    is "amberflo", `before` is what Amberflo has, and `recorded` what the snapshot has instead."""
+
+    key: str
+    trait: str
+    before: Value | None
+    after: Value | None
+    observed_at: int | None
+    source: str | None = None
+    recorded: Value | None = None
+    ruling: Ruling | None = None
+
+    @property
+    def was(self) -> Value | None:
+        """What the snapshot has before."""
+        return self.recorded if self.source == AMBERFLO else self.before
+
+
+class CustomerChange(NamedTuple):
+    """A customer that differs: the traits of Engage that Amberflo should hold from now on, and the
+    name and email where they change ("": taken away), each with Segment's time of it (epoch
+    milliseconds). `deleted` says that Segment has no identifier of it left, and `ruling` what was
+    decided on that."""
+
+    customer_id: str
+    known: bool
+    traits: dict[str, Value]
+    name: str | None
+    email: str | None
+    changes: list[TraitChange]
+    name_at: int = 0
+    email_at: int = 0
+    deleted: bool = False
+    ruling: Ruling | None = None
+    #: a run that compares all has pulled it
+    compared: bool = False
+
+
+def leaves(change: TraitChange, kind: Kind) -> bool:
+    """Whether a member leaves, or a computed trait loses its value, as `Sums.leaving` counts."""
+    if kind == AUDIENCE:
+        return change.before is True and change.after is not True
+    return change.after is None
+
+
+#: What a value or a change takes beside its text.
+_ONE = 300
+
+
+def size_of(change: CustomerChange) -> int:
+    """About the bytes that a change takes."""
+    texts = sum(len(value) for value in change.traits.values() if isinstance(value, str | list))
+    return _ONE * (len(change.traits) + len(change.changes)) + 2 * texts

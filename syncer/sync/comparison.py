@@ -1,0 +1,433 @@
+"""The comparison of a run: a pull against the snapshot, and what of it may go through.
+
+The comparison writes nothing to the state. It leaves its changes on disk, for the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+
+from state import holds, runs, snapshot, suppression
+from state.db.database import Database
+from syncer.clock import now_ms
+from syncer.clock import read as milliseconds
+from syncer.engage.catalog import Catalog
+from syncer.engage.computations import UNLISTED, Computation, Computations
+from syncer.engage.source import (
+    ChangedSince,
+    Everything,
+    OnlyCustomers,
+    Pull,
+    PulledCustomer,
+    Scope,
+    Source,
+    WithoutCustomerId,
+)
+from syncer.errors import AmberfloError, NotFound, SourceError, Stopped
+from syncer.event_times import horizon
+from syncer.progress import Progress
+from syncer.sync import readiness
+from syncer.sync.compared import Compared, RunKind
+from syncer.sync.decision import Approval, Decision, Evidence, decide
+from syncer.sync.destination import Destination, FirstContact
+from syncer.sync.diff import ENGAGE_WINS, compare
+from syncer.sync.guard import DAY, Guard
+from syncer.sync.join import (
+    JoinedRow,
+    add_without_traits,
+    look_up,
+    mark_deleted,
+    merge,
+    with_destination,
+    with_usable_ids,
+)
+from syncer.sync.readiness import Mismatch
+from syncer.sync.rulings import MentionedCustomers, Rulings
+from syncer.sync.spool import ChangeSpool
+from syncer.sync.suppressed import without_suppressed
+from syncer.sync.tally import Tally
+from syncer.sync.trait_selection import Selection, kind_of, members_by_key
+
+
+class OpenDestination(Protocol):
+    """Reads what Amberflo holds; `new_account` says that it acknowledged nothing to this state.
+
+    If Amberflo cannot be read, `must` raises the error; otherwise the context is None.
+    """
+
+    def __call__(
+        self, *, must: bool, new_account: bool
+    ) -> AbstractContextManager[Destination | None]: ...
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compares what a source has with the snapshot of the state.
+
+    `clock` returns epoch milliseconds; `stop` returns whether the user asked to stop.
+    """
+
+    database: Database
+    source: Source
+    selection: Selection
+    guard: Guard
+    progress: Progress
+    stop: Callable[[], bool] = lambda: False
+    #: lists the audiences and traits of the Public API; None if it is not to be asked
+    computations: Callable[[], list[Computation]] | None = None
+    #: reads what Amberflo holds, before all is compared; None if it is not to be read
+    open_destination: OpenDestination | None = None
+    #: counts the customers that are newer at Amberflo than in this state, before a partial
+    #: comparison; None if Amberflo is not to be asked
+    count_newer: Callable[[], int] | None = None
+    #: the share of Segment's count of an audience by which ours may differ
+    size_tolerance: float = 0.05
+    clock: Callable[[], int] = now_ms
+
+    def compare(
+        self,
+        kind: RunKind,
+        scope: Scope,
+        approval: Approval | None = None,
+        *,
+        new_account: bool = False,
+        must_read_amberflo: bool = False,
+    ) -> Compared:
+        """Compare what is in scope.
+
+        Everything is compared instead if a new trait turns up, because Amberflo may hold values
+        under its name, or if the state seems older than what Amberflo holds. `must_read_amberflo`
+        raises AmberfloError if Amberflo cannot be read for a comparison of everything; for the
+        first run and a `new_account` that is always so.
+        """
+        computations = self._computations()  # asked before the pull: it may take minutes
+        if isinstance(scope, ChangedSince) and self.count_newer and (newer := self.count_newer()):
+            self.progress.say(
+                f"{newer:,} of the customers that changed last at Amberflo are not as this state "
+                "has them: it may be an older copy, so all is compared"
+            )
+            kind, scope = "reconcile", Everything()
+        try:
+            must = must_read_amberflo or kind == "initial" or new_account
+            with self._destination(scope, must=must, new_account=new_account) as destination:
+                return self._compare(kind, scope, approval, computations, destination)
+        except _NewTraits as new:
+            self.progress.say(f"new: {new}: comparing all")
+        with self._destination(Everything(), must=must_read_amberflo) as destination:
+            return self._compare("reconcile", Everything(), approval, computations, destination)
+
+    def without_amberflo(self) -> Comparison:
+        """Return the same comparison, which asks Amberflo nothing."""
+        return replace(self, open_destination=None, count_newer=None)
+
+    def profiles_without_customer_id(self, compared: Compared) -> Iterator[str]:
+        """Yield the Segment ids of the profiles that a comparison had to leave out."""
+        with self.source.pull(compared.scope) as pull:
+            yield from pull.profiles_without_customer_id(compared.catalog.keys)
+
+    def check_stop(self) -> None:
+        """Raise Stopped if the user asked to stop."""
+        if self.stop():
+            raise Stopped("stopped before anything was changed; the next run starts anew")
+
+    def _computations(self) -> Computations | None:
+        """Ask the Public API; if it cannot be read, use what earlier runs knew as ours."""
+        if self.computations is None:
+            return None
+        try:
+            return Computations.of(self.computations())
+        except SourceError as error:
+            with self.database.read() as connection:
+                rows = snapshot.traits(connection)
+            known = {row.key: kind_of(row) for row in rows if row.status != UNLISTED}
+            if not known:
+                raise SourceError(
+                    f"{error}; no earlier run knows which traits are audiences, so nothing was sent"
+                ) from None
+            problem = f"{error}; until it can be read, nothing that left is taken out"
+            return Computations(known, problem=problem)
+
+    @contextmanager
+    def _destination(
+        self, scope: Scope, *, must: bool, new_account: bool = False
+    ) -> Iterator[Destination | None]:
+        """Open what Amberflo holds, for a comparison of everything."""
+        if self.open_destination is None or not isinstance(scope, Everything):
+            yield None
+            return
+        with self.source.pull(scope):
+            pass  # a fault of the source is reported before Amberflo is read
+        with self.open_destination(must=must, new_account=new_account) as destination:
+            yield destination
+
+    def _compare(
+        self,
+        kind: RunKind,
+        scope: Scope,
+        approval: Approval | None,
+        computations: Computations | None,
+        destination: Destination | None,
+    ) -> Compared:
+        with self.source.pull(scope) as pull, self.database.read() as connection:
+            one_pull = _PullComparison(
+                self, kind, scope, approval, computations, pull, connection, destination
+            )
+            return one_pull.compared()
+
+
+class _PullComparison:
+    """One comparison, while its pull and its view of the state are open."""
+
+    def __init__(
+        self,
+        settings: Comparison,
+        kind: RunKind,
+        scope: Scope,
+        approval: Approval | None,
+        computations: Computations | None,
+        pull: Pull,
+        connection: Connection,
+        destination: Destination | None,
+    ) -> None:
+        self.settings, self.kind, self.scope, self.approval = settings, kind, scope, approval
+        self.computations, self.pull, self.connection = computations, pull, connection
+        self.selection, self.whole = settings.selection, isinstance(scope, Everything)
+        self.traits = snapshot.traits(connection)
+        released = snapshot.traits(connection, released=True)
+        self.catalog = self.selection.catalog(
+            pull.observed(),
+            self.traits,
+            [row for row in released if row.released_at is not None],
+            computations,
+        )
+        self.new = self._new_traits()
+        self.tally = Tally(self.catalog)
+        self.members = members_by_key(self.traits, self.catalog)
+        if approval is None:
+            self.rulings = Rulings(connection, self.tally)
+        else:
+            self.rulings = Rulings(connection, self.tally, approval.holds, approval.run)
+        self.first_contact = self._first_contact(destination)
+
+    def compared(self) -> Compared:
+        """Compare all that the pull has, and decide what may go through."""
+        settings, tally, folder = self.settings, self.tally, self.settings.database.folder
+        watermark, began = self.pull.watermark(), settings.clock()
+        # Until when calls that came are in the source too; in a resync Engage wins over all calls.
+        newest = milliseconds(watermark) or settings.clock()
+        known_until = ENGAGE_WINS if self.kind == "resync" else horizon(newest, settings.clock())
+        changes, mentioned = ChangeSpool(folder), MentionedCustomers(folder)
+        try:
+            rows = self._rows(mentioned, known_until)
+            differing = compare(
+                rows,
+                self.catalog,
+                tally,
+                known_until,
+                whole=self.whole,
+                forget=self.selection.forget_deleted,
+            )
+            for change in self.rulings.read(differing):
+                changes.append(change)
+            self._check_complete()
+            without_id = self._without_id()
+            tally.check_sums()
+            decision = self._decide()
+        except BaseException:
+            changes.close()
+            mentioned.close()
+            raise
+        if not self._settles_all(decision):
+            watermark = None
+        compared = Compared(
+            kind=self.kind,
+            scope=self.scope,
+            catalog=self.catalog,
+            tally=tally,
+            changes=changes,
+            decision=decision,
+            members=self.members,
+            watermark=None if isinstance(self.scope, OnlyCustomers) else (watermark or ""),
+            without_id=without_id,
+            # A call that comes during the comparison is newer than the pull, whoever wins.
+            horizon=min(known_until, began),
+            mentioned=mentioned,
+            excused=self.rulings.excused,
+            computations=self.computations,
+            mismatches=self._mismatches(decision),
+            first_contact=self.first_contact,
+        )
+        if self.first_contact is not None and self.first_contact.notice is not None:
+            compared.notices.append(self.first_contact.notice)
+        compared.notices += tally.notices()
+        return compared
+
+    # Before the pull is read
+
+    def _new_traits(self) -> list[str]:
+        """Return the keys that become ours by this run; a partial pull cannot take them in."""
+        # A key that is refused for its name does not become ours.
+        ours = {trait.key for trait in self.catalog.by_name.values()}
+        new = sorted(ours - {row.key for row in self.traits})
+        if new and isinstance(self.scope, ChangedSince):
+            raise _NewTraits(new, self.catalog)
+        return new
+
+    def _first_contact(self, destination: Destination | None) -> FirstContact | None:
+        """Return what Amberflo holds under the names of the run, if it can be read."""
+        first = None
+        if destination is not None:
+            try:
+                first = destination.first_contact(self.catalog, self.connection)
+            except AmberfloError as problem:
+                self.settings.progress.say(f"what Amberflo holds is not compared: {problem}")
+        if first is None and self.whole and self.new and self.selection.hold_first_contact:
+            raise SourceError(
+                'Amberflo cannot be read, and engage.first_contact is "hold": '
+                f"{', '.join(self.new[:5])} must wait until it can; nothing was changed"
+            )
+        return first
+
+    # The stream
+
+    def _rows(self, mentioned: MentionedCustomers, known_until: int) -> Iterator[JoinedRow]:
+        """Yield the customers to compare, each joined with what the state and Amberflo have."""
+        pull, tally, progress = self.pull, self.tally, self.settings.progress
+        counted = pull.count(self.catalog.keys)
+        progress.begin("comparing", counted.customers)
+        # Closed here, so that a stop leaves no cursor open behind its connection.
+        with (
+            closing(pull.customers(self.catalog.keys)) as customers,
+            closing(snapshot.customers(self.connection)) as known,
+        ):
+            pulled = self._until_stopped(customers)
+            if self.whole:
+                rows: Iterable[JoinedRow] = self._all_rows(pulled, known, known_until)
+            else:
+                found = look_up(pulled, lambda ids: snapshot.known(self.connection, ids))
+                valid = with_usable_ids(found, tally)
+                rows = mentioned.noted(valid, self.catalog, self.rulings.traits)
+            if self.first_contact is not None:
+                rows = with_destination(rows, self.first_contact.before)
+            rows = without_suppressed(rows, suppression.load(self.connection), tally)
+            yield from rows if self.first_contact is None else self.first_contact.noting(rows)
+        progress.end()
+        tally.counted = counted
+
+    def _all_rows(
+        self, pulled: Iterator[PulledCustomer], known: Iterator[Any], known_until: int
+    ) -> Iterator[JoinedRow]:
+        """Join all customers of the pull with all customers of the state."""
+        pull, tally, folder = self.pull, self.tally, self.settings.database.folder
+        rows = merge(pulled, known)
+        if self.first_contact is not None:
+            unknown = self.first_contact.unknown_ids()
+            rows = add_without_traits(rows, unknown, pull.identified, tally, folder)
+        rows = with_usable_ids(rows, tally)
+        undecided = tally.unconfirmed_deletions
+        return mark_deleted(rows, pull.identified, known_until, undecided, folder)
+
+    def _until_stopped(self, pulled: Iterator[PulledCustomer]) -> Iterator[PulledCustomer]:
+        """Yield the same rows and report the progress; raise Stopped if the user stops."""
+        for number, row in enumerate(pulled):
+            if number % 2048 == 0:
+                self.settings.progress.at(number)
+                self.settings.check_stop()
+            yield row
+
+    # After the pull is read
+
+    def _check_complete(self) -> None:
+        """Raise SourceError if the pull is not complete (docs/design.md §3.7)."""
+        tally, counted = self.tally, self.tally.counted
+        assert counted is not None
+        customers = tally.customers - tally.silent
+        if (customers, tally.rows) != (counted.customers, counted.rows):
+            raise SourceError(
+                f"the pull ended early: {customers:,} customers with {tally.rows:,} rows of "
+                f"{counted.customers:,} with {counted.rows:,} that the source counts"
+            )
+
+    def _without_id(self) -> WithoutCustomerId:
+        """Count the rows of profiles without a customer id as skipped."""
+        tally, scope = self.tally, self.scope
+        if isinstance(scope, OnlyCustomers):
+            if not tally.customers and not snapshot.known(self.connection, scope.customer_ids):
+                named = ", ".join(map(repr, scope.customer_ids))
+                raise NotFound(f"Engage has no customer {named}")
+            return WithoutCustomerId(0, {})
+        without_id = self.pull.without_customer_id(self.catalog.keys)
+        for key, count in without_id.rows.items():
+            tally.sums[key].pulled += count
+            tally.sums[key].reasons["no customer id"] += count
+        return without_id
+
+    def _decide(self) -> Decision:
+        """Decide what may go through: the guard, Segment, and decisions that people made before."""
+        connection, day = self.connection, self.settings.clock() - DAY
+        self.tally.known = snapshot.size(connection)
+        evidence = Evidence(
+            catalog=self.catalog,
+            tally=self.tally,
+            members=self.members,
+            excused=self.rulings.excused,
+            computations=self.computations,
+            conflicts=self._conflicts(),
+            open_holds=holds.open_holds(connection),
+            left=runs.left_since(connection, day),
+            deleted=holds.deleted_since(connection, day),
+            whole=self.whole,
+            approved=self.approval.holds if self.approval else (),
+        )
+        return decide(self.settings.guard, evidence)
+
+    def _conflicts(self) -> dict[str, int]:
+        """Return the new keys under whose names Amberflo has other values, with their number.
+
+        There are none unless the config holds such traits.
+        """
+        first = self.first_contact
+        if first is None or not self.selection.hold_first_contact:
+            return {}
+        known = set() if first.new_account else {row.trait for row in self.traits}
+        return {
+            self.catalog.by_name[name].key: trait.differ
+            for name, trait in first.traits.items()
+            if name not in known
+        }
+
+    def _settles_all(self, decision: Decision) -> bool:
+        """Return whether the next run may start where this one ends.
+
+        It may not if something waits for Segment, or if the run left rows aside that may be ours.
+        """
+        if decision.waiting:
+            return False
+        statuses = {row.key: row.status for row in self.traits}
+        return self.computations is None or not readiness.unseen(
+            self.computations, self.catalog, statuses, whole=self.whole
+        )
+
+    def _mismatches(self, decision: Decision) -> list[Mismatch]:
+        """Return the audiences of which Segment counts another number of members."""
+        if not self.computations or not self.whole:
+            return []
+        here = readiness.members_after(
+            self.tally.sums, self.members, decision.held, decision.waiting
+        )
+        return readiness.mismatches(
+            self.computations, here, self.selection.audiences, self.settings.size_tolerance
+        )
+
+
+class _NewTraits(Exception):
+    """Keys that become ours by what a partial pull has seen; the text names them."""
+
+    def __init__(self, keys: Sequence[str], catalog: Catalog) -> None:
+        shown = [f"{key} ({catalog.by_key[key].kind.replace('_', ' ')})" for key in keys[:5]]
+        super().__init__(", ".join([*shown, *(["…"] if len(keys) > 5 else [])]))

@@ -1,0 +1,118 @@
+"""What people decided on a run's changes, and whom a partial pull has a say on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from state import holds
+from state.holds import InForce
+from syncer.chunks import CHUNK, chunks
+from syncer.engage.catalog import Catalog
+from syncer.sync.changes import CustomerChange, Ruling, TraitChange, leaves, size_of
+from syncer.sync.join import JoinedRow
+from syncer.sync.spool import Spool
+from syncer.sync.tally import Tally
+
+
+class Rulings:
+    """What was decided on what a comparison finds: before, or by the approval that it is made for
+    (of the holds `approved` what runs up to `until` found). `excused` counts, by key, what leaves
+    and needs no guard any more."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        tally: Tally,
+        approved: Collection[int] = (),
+        until: int = 0,
+    ) -> None:
+        self._connection, self._tally = connection, tally
+        self._approved, self._until = approved, until
+        self.traits = holds.traits_in_force(connection)
+        self.excused: Counter[str] = Counter()
+
+    def read(self, changes: Iterable[CustomerChange]) -> Iterator[CustomerChange]:
+        """The same changes with their rulings."""
+        for part in chunks(iter(changes), size_of):
+            decided: dict[tuple[str, str], InForce] = {}
+            if self.traits:
+                decided = holds.in_force(self._connection, [one.customer_id for one in part])
+            for change in part:
+                yield self._ruled(change, decided)
+
+    def _ruled(
+        self, change: CustomerChange, decided: Mapping[tuple[str, str], InForce]
+    ) -> CustomerChange:
+        if change.deleted:
+            self._tally.deleted += 1
+            # These are guarded as deletions, and no trait's exits beside that.
+            self.excused.update(one.key for one in change.changes if self._leaves(one))
+            found = decided.get((change.customer_id, holds.DELETED))
+            ruling = None if found is None else self._ruling(found, None, None)
+            self.excused[holds.DELETED] += ruling is not None
+            return change._replace(ruling=ruling)
+        changes = []
+        for one in change.changes:
+            found = decided.get((change.customer_id, one.trait))
+            if found is not None:
+                ruling = self._ruling(found, one.after, one.observed_at)
+                self.excused[one.key] += ruling is not None and self._leaves(one)
+                changes.append(one._replace(ruling=ruling))
+            else:
+                changes.append(one)
+        return change._replace(changes=changes)
+
+    def _ruling(self, found: InForce, after: Any, observed_at: int | None) -> Ruling | None:
+        """What was decided on this change; None where Engage says something that nobody saw."""
+        if found.after != (None if after is None else orjson.dumps(after).decode()):
+            return None
+        if found.hold in self._approved and found.since_run <= self._until:
+            return "approved"
+        newer = observed_at is not None and observed_at > (found.observed_at or 0)
+        return "rejected" if found.decision == holds.REJECTED and not newer else None
+
+    def _leaves(self, one: TraitChange) -> bool:
+        return leaves(one, self._tally.catalog.by_key[one.key].kind)
+
+
+class MentionedCustomers:
+    """The customers of whom a pull has a row of some trait: (trait, customer ids), many times;
+    on disk, as `Spool`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._spool = Spool(folder)
+        self._ids: dict[str, list[str]] = {}
+
+    def noted(
+        self, pairs: Iterator[JoinedRow], catalog: Catalog, traits: Collection[str]
+    ) -> Iterator[JoinedRow]:
+        """The same pairs; the customers with a row of one of these traits are noted."""
+        keys = {catalog.by_name[name].key: name for name in traits if name in catalog.by_name}
+        return self._noted(pairs, keys) if keys else pairs
+
+    def _noted(self, pairs: Iterator[JoinedRow], keys: Mapping[str, str]) -> Iterator[JoinedRow]:
+        for pair in pairs:
+            row = pair[0]
+            assert row is not None  # a part is pulled, and nobody else is looked at
+            for key in set(orjson.loads(row.keys)) & keys.keys():
+                self._note(keys[key], row.customer_id)
+            yield pair
+
+    def _note(self, trait: str, customer_id: str) -> None:
+        ids = self._ids.setdefault(trait, [])
+        ids.append(customer_id)
+        if len(ids) >= CHUNK:
+            self._spool.append((trait, self._ids.pop(trait)))
+
+    def __iter__(self) -> Iterator[tuple[str, list[str]]]:
+        yield from self._ids.items()
+        yield from self._spool
+
+    def close(self) -> None:
+        self._spool.close()
