@@ -75,6 +75,14 @@ def forgotten_at(connection: Connection, customer_id: str) -> int | None:
     return None if found is None else int(found)
 
 
+def is_suppressed(connection: Connection, customer_id: str) -> bool:
+    """Return whether a customer must not come in: it was erased, or is about to be."""
+    pending = select(ERASURE.c.customer_id).where(ERASURE.c.customer_id == customer_id, _MAY)
+    if connection.execute(pending).first() is not None:
+        return True
+    return forgotten_at(connection, customer_id) is not None
+
+
 def ask(connection: Connection, customer_id: str, now: int, run: int | None = None) -> bool:
     """A customer is to be erased when Amberflo has taken its last write, as a run found or somebody
     asked; asked twice it is once. One that waits for somebody's word has it when somebody asks.

@@ -19,6 +19,11 @@ def full_jitter(attempts: int, chance: float) -> float:
     return chance * min(CAP, BASE * 2.0 ** min(attempts - 1, 32))
 
 
+def wait(attempts: int, chance: float, after: float | None = None) -> float:
+    """Return the seconds to wait after `attempts` failed ones: at least `after`, a Retry-After."""
+    return max(full_jitter(attempts, chance), after or 0.0)
+
+
 def retry_after(header: str | None, now: datetime) -> float | None:
     """Return the seconds of a Retry-After header, at most `LONGEST`; None if it is unreadable.
 

@@ -13,11 +13,12 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from syncer import retry
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record, written
 from syncer.amberflo.json_stream import ArrayReader
 from syncer.errors import AmberfloError, Refused, Stopped, TryAgain
-from syncer.retry import full_jitter
+from syncer.pause import sleep
 
 Answer = TypeVar("Answer")
 
@@ -29,8 +30,6 @@ LIMITS = (1000, 100, 10)
 PAGE_BYTES = 1 << 20
 #: Records of one batch of the list of all customers.
 BATCH = 1000
-#: Seconds between two checks, during a pause, whether to stop.
-CHECK_EVERY = 0.2
 #: Failures after which a request is given up if others succeeded meanwhile.
 GIVEN_UP = 6
 #: Tries of the list of all customers, which may be too large to arrive at all.
@@ -167,7 +166,5 @@ class CustomerReader:
                 await self._wait(attempts, problem)
 
     async def _wait(self, attempts: int, problem: TryAgain) -> None:
-        wait = max(full_jitter(attempts, self.chance()), problem.after or 0.0)
-        until = time.monotonic() + min(wait, self.patience)
-        while not self.stop() and (seconds := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(seconds, CHECK_EVERY))
+        wait = retry.wait(attempts, self.chance(), problem.after)
+        await sleep(min(wait, self.patience), self.stop)

@@ -30,6 +30,7 @@ from syncer.daemon import maintenance
 from syncer.delivery.meters import MeterDelivery
 from syncer.errors import SyncerError
 from syncer.passthrough.processor import Processor
+from syncer.pause import sleep
 from syncer.process.child import Lifeline
 from syncer.process.problem import ProblemLog
 from syncer.progress import LineProgress
@@ -185,16 +186,10 @@ async def _deliver_customers(
             problems(str(error))
             pause = RETRY_AFTER
         if pause == RETRY_AFTER:
-            await _sleep(pause, app.stop)
+            await sleep(pause, app.stop)
         else:
             with suppress(TimeoutError):
                 await asyncio.wait_for(arrived.wait(), pause)
-
-
-async def _sleep(seconds: float, stop: Callable[[], bool]) -> None:
-    until = time.monotonic() + seconds
-    while not stop() and time.monotonic() < until:
-        await asyncio.sleep(0.1)
 
 
 async def _supervise(

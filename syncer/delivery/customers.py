@@ -17,38 +17,32 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import Connection
-
-from state import failures, outbox, runs
+from state import outbox, runs
 from state.db import metadata, workers
 from state.db.database import Database
 from state.db.workers import Worker
 from state.errors import Busy
 from state.removable import removable
 from state.snapshot import CustomerRow
+from syncer import retry
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
-from syncer.amberflo.rate_limit import RateLimiter
 from syncer.amberflo.writer import write
+from syncer.clock import now_ms
 from syncer.delivery.desired import to_put
+from syncer.delivery.outcomes import Later, Never, Outcome, Outcomes, PutOff, Sent, Settled
+from syncer.delivery.page_size import PageSize
 from syncer.delivery.rate_share import LOOK, Share
 from syncer.errors import KeyRefused, Refused, TryAgain
-from syncer.retry import PUT_OFF, full_jitter
 
-#: Due customers that are claimed at a time: at most, and seconds' worth of work. What is claimed
-#: goes before all that comes later, however urgent, so of a limited rate no more is claimed than
-#: keeps it busy.
-PAGE, PAGE_SECONDS = 500, 0.5
 #: Refusals that are a verdict, where others get through after each.
 REFUSALS = 2
 #: Requests that the patience lasts for at least: at a low rate few can be made in its time.
 PATIENT = 30
-#: Seconds that an outcome waits for a long commit of a run.
-BUSY = 300.0
 #: Seconds after which a pause looks whether to stop.
 GLANCE = 0.2
 #: Seconds that requests under way get to end after a stop.
@@ -79,47 +73,6 @@ class Claimed(NamedTuple):
     row: CustomerRow
     owned: frozenset[str]
     to_see: bool = False
-
-
-@dataclass(frozen=True)
-class Sent:
-    """Amberflo has the customer as of `rev`."""
-
-    row: CustomerRow
-
-
-@dataclass(frozen=True)
-class Later:
-    """It did not get through; `wait` seconds until the next attempt."""
-
-    row: CustomerRow
-    wait: float
-
-
-@dataclass(frozen=True)
-class PutOff:
-    """It does not get through, and others do: it is tried again now and then."""
-
-    row: CustomerRow
-    problem: TryAgain | Refused
-
-
-@dataclass(frozen=True)
-class Never:
-    """Refused for good."""
-
-    row: CustomerRow
-    problem: Refused
-
-
-@dataclass(frozen=True)
-class Settled:
-    """One that was sent to see, and was not taken: Amberflo has it as before."""
-
-    row: CustomerRow
-
-
-Outcome = Sent | Later | PutOff | Never | Settled
 
 
 @dataclass
@@ -174,8 +127,8 @@ class CustomerDelivery:
         self._seen: TryAgain | Refused | None = None
         self._wake = asyncio.Event()
         self._outcomes = Outcomes(self.database)
-        self._last_success = self._looked = self._claimed_at = time.monotonic()
-        self._page = self._least()
+        self._last_success = self._looked = time.monotonic()
+        self._page = PageSize(self.client.pace, self.concurrency, self._looked)
         self._last_problem = "no answer"
         self._finished = -1
         with self.database.write(beside=True) as connection:
@@ -229,33 +182,8 @@ class CustomerDelivery:
         return self._queue.empty() and len(self._in_work) == waiting
 
     def _low(self) -> bool:
-        """Whether there is little left of what was claimed."""
-        if not self._in_work:
-            return True
-        if self._queue.qsize() >= min(self.concurrency, self._page):
-            return False
-        return not self._pace.limited or self._pace.backlog(time.monotonic()) < PAGE_SECONDS
-
-    def _least(self) -> int:
-        """The smallest page: work for all, or, of a limited rate, some seconds' worth of it. (A
-        customer takes two requests.)"""
-        if not self._pace.limited:
-            return self.concurrency
-        return max(1, min(PAGE, int(self._pace.rate * PAGE_SECONDS / 2)))
-
-    def _next_page(self) -> int:
-        """How many to claim: as many as were worked off of late in PAGE_SECONDS."""
-        now = time.monotonic()
-        lasted, self._claimed_at = now - self._claimed_at, now
-        if self._pace.limited:
-            return self._least()
-        if lasted < PAGE_SECONDS:
-            return min(self._page * 2, PAGE)
-        return max(self._page // 2, self._least()) if lasted > 2 * PAGE_SECONDS else self._page
-
-    @property
-    def _pace(self) -> RateLimiter:
-        return self.client.pace
+        """Return whether little is left of what was claimed."""
+        return not self._in_work or self._page.is_low(self._queue.qsize(), time.monotonic())
 
     async def _take(self) -> int:
         """Claim and queue the next due customers; gives how many."""
@@ -268,13 +196,13 @@ class CustomerDelivery:
     def _claim(self) -> list[Claimed]:
         """A delivery may last for hours: which traits are ours is read with each claim. Should that
         change after it, the customers concerned are due again."""
-        page = self._page = self._next_page()
+        page = self._page.next(time.monotonic())
         try:
             with self.database.write() as connection:
                 if self.account not in (None, metadata.get(connection, metadata.ACCOUNT)):
                     self.result.problem = "the Amberflo account was changed meanwhile"
                     return []
-                rows = outbox.claim(connection, self.worker.number, _now(), page, self.for_run)
+                rows = outbox.claim(connection, self.worker.number, now_ms(), page, self.for_run)
                 owned = removable(connection, rows) if rows else {}
         except Busy:  # a run commits
             return []
@@ -323,7 +251,7 @@ class CustomerDelivery:
     @property
     def _patient(self) -> float:
         """Seconds."""
-        least = PATIENT / self._pace.rate if self._pace.limited else 0.0
+        least = PATIENT / self.client.pace.rate if self.client.pace.limited else 0.0
         return max(self.patience, least)
 
     async def _moment(self) -> None:
@@ -416,9 +344,8 @@ class CustomerDelivery:
         return self._later(row, problem)
 
     def _later(self, row: CustomerRow, problem: TryAgain | Refused) -> Later:
-        wait = full_jitter(row.attempts + 1, self.chance())
         after = problem.after if isinstance(problem, TryAgain) else None
-        return Later(row, max(wait, after or 0.0))
+        return Later(row, retry.wait(row.attempts + 1, self.chance(), after))
 
     # Whose fault it is
 
@@ -485,7 +412,7 @@ class CustomerDelivery:
                 if self.account not in (None, metadata.get(connection, metadata.ACCOUNT)):
                     return None
                 rows = outbox.claim_acknowledged(
-                    connection, self.worker.number, _now(), SENT_TO_SEE
+                    connection, self.worker.number, now_ms(), SENT_TO_SEE
                 )
                 owned = removable(connection, rows) if rows else {}
         except Busy:  # a run commits
@@ -497,96 +424,3 @@ class CustomerDelivery:
             self.result.delivered += 1
         elif isinstance(outcome, Never | PutOff):
             self.result.failed += not outcome.row.put_off
-
-
-class Outcomes:
-    """Writes outcomes to the database: all that came in while one commit ran go into the next, so
-    the workers share its fsync."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._waiting: list[tuple[Outcome, asyncio.Future[None]]] = []
-        self._some = asyncio.Event()
-
-    async def write(self, outcome: Outcome) -> None:
-        """Returns when the outcome is on disk."""
-        written = asyncio.get_running_loop().create_future()
-        self._waiting.append((outcome, written))
-        self._some.set()
-        await written
-
-    async def write_all(self) -> None:
-        while True:
-            await self._some.wait()
-            self._some.clear()
-            batch, self._waiting = self._waiting, []
-            await self._commit([outcome for outcome, _ in batch])
-            for _, written in batch:
-                if not written.done():
-                    written.set_result(None)
-
-    async def _commit(self, outcomes: Sequence[Outcome]) -> None:
-        """Write them, also where a long commit of a run goes on: they happened."""
-        until = time.monotonic() + BUSY
-        while True:
-            try:
-                return await asyncio.to_thread(self._write, outcomes)
-            except Busy:
-                if time.monotonic() > until:
-                    raise
-
-    def _write(self, outcomes: Sequence[Outcome]) -> None:
-        now = _now()
-        sent = [one.row for one in outcomes if isinstance(one, Sent)]
-        later = [one for one in outcomes if isinstance(one, Later)]
-        put_off = [one for one in outcomes if isinstance(one, PutOff)]
-        never = [one for one in outcomes if isinstance(one, Never)]
-        settled = [one.row for one in outcomes if isinstance(one, Settled)]
-        with self._database.write(beside=True) as connection:
-            if sent:
-                for run, finished in sorted(outbox.acknowledge(connection, sent, now).items()):
-                    runs.add_outcomes(connection, run, delivered=finished)
-                # Whoever recorded that they were refused: it may be another process.
-                refs = [failures.customer_ref(row.customer_id) for row in sent]
-                failures.clear(connection, refs)
-            if later:
-                outbox.postpone(
-                    connection,
-                    [
-                        (one.row.customer_id, one.row.attempts + 1, now + int(one.wait * 1000))
-                        for one in later
-                    ],
-                )
-            if put_off:
-                at = now + int(PUT_OFF * 1000)
-                self._count(connection, outbox.put_off(connection, [(o.row, at) for o in put_off]))
-            if never:
-                self._count(connection, outbox.dead_letter(connection, [one.row for one in never]))
-            if settled:
-                outbox.dead_letter(connection, settled)
-            if put_off or never:
-                failed: list[Never | PutOff] = [*put_off, *never]
-                failures.put(connection, [_failure(one, now) for one in failed])
-
-    def _count(self, connection: Connection, finished: Mapping[int, int]) -> None:
-        for run, customers in sorted(finished.items()):
-            runs.add_outcomes(connection, run, failed=customers)
-
-
-def _failure(outcome: Never | PutOff, now: int) -> dict[str, object]:
-    return {
-        "ref": failures.customer_ref(outcome.row.customer_id),
-        "kind": failures.CUSTOMER,
-        "customer_id": outcome.row.customer_id,
-        "reason": str(outcome.problem),
-        "status": outcome.problem.status,
-        "request": outcome.problem.request,
-        "body": outcome.problem.body,
-        "attempts": outcome.row.attempts + 1,
-        "failed_at": now,
-    }
-
-
-def _now() -> int:
-    """Epoch milliseconds."""
-    return time.time_ns() // 1_000_000

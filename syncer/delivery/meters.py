@@ -25,9 +25,11 @@ from state import failures, queue
 from state.db.database import Database
 from state.errors import StateError
 from state.queue import DueEvent
+from syncer import retry
 from syncer.amberflo.client import NOT_NOW, AmberfloClient
+from syncer.clock import now_ms
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
-from syncer.retry import PUT_OFF, full_jitter
+from syncer.retry import PUT_OFF
 
 #: Records of a request, as Amberflo's own SDKs send them.
 BATCH = 100
@@ -96,10 +98,10 @@ class MeterDelivery:
 
     def _claim(self) -> list[DueEvent]:
         with self.queue_database.read() as connection:
-            if not queue.any_due(connection, _now()):
+            if not queue.any_due(connection, now_ms()):
                 return []
         with self.queue_database.write() as connection:
-            return queue.claim(connection, self.worker, _now(), BATCH)
+            return queue.claim(connection, self.worker, now_ms(), BATCH)
 
     async def _deliver(self, batch: Sequence[DueEvent]) -> None:
         """Send a batch; what stood alone before goes alone."""
@@ -208,7 +210,7 @@ class MeterDelivery:
             return
         attempts = 1 + max(event.attempts for event in events)
         after = problem.after if isinstance(problem, TryAgain) else None
-        wait = max(full_jitter(attempts, self.chance()), after or 0.0)
+        wait = retry.wait(attempts, self.chance(), after)
         if isinstance(problem, KeyRefused):
             wait = max(wait, KEY_REFUSED)
         await self._write(postponed=events, wait=wait)
@@ -256,7 +258,7 @@ class MeterDelivery:
                 queue.settle(connection, [failed.id])
                 queue.count(connection, {("failed", ""): 1})
             if postponed:
-                due_at = _now() + int(wait * 1000)
+                due_at = now_ms() + int(wait * 1000)
                 queue.postpone(connection, [event.id for event in postponed], due_at)
 
     def _clear_failures(self, tried: Collection[DueEvent]) -> None:
@@ -285,11 +287,6 @@ def _failure(event: DueEvent, problem: Refused | TryAgain) -> dict[str, object]:
         "request": event.record.decode(),
         "body": problem.body,
         "attempts": event.attempts + 1,
-        "failed_at": _now(),
+        "failed_at": now_ms(),
         "via": event.key or None,
     }
-
-
-def _now() -> int:
-    """Epoch milliseconds."""
-    return time.time_ns() // 1_000_000

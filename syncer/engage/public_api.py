@@ -19,6 +19,7 @@ from syncer import __version__, egress
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation, Kind
 from syncer.errors import SourceError, Stopped
 from syncer.json_text import printable
+from syncer.pause import sleep_thread
 from syncer.retry import full_jitter, retry_after
 
 #: Entries of one page of audiences, at most.
@@ -27,8 +28,6 @@ PAGE = 200
 PATIENCE = 180.0
 #: Tries of one request if no answer says how long to wait.
 TRIES = 5
-#: Seconds between two checks, during a wait, whether to stop.
-_CHECK_EVERY = 0.5
 
 #: The two lists: the path, the name in the answer, and the API version that has it.
 _LISTS: tuple[tuple[Kind, str, str, str], ...] = (
@@ -137,12 +136,7 @@ class PublicApi:
                     f"the Public API: GET {url}: {problem}; it wants another {pause:.0f} s, and "
                     f"{PATIENCE:.0f} s in all are the most that a run waits"
                 )
-            self._wait(pause)
-
-    def _wait(self, seconds: float) -> None:
-        while seconds > 0 and not self._stop():
-            self._sleep(min(seconds, _CHECK_EVERY))
-            seconds -= _CHECK_EVERY
+            sleep_thread(pause, self._stop, self._sleep)
 
     def _refused(self, url: str, response: httpx.Response) -> NoReturn:
         status = response.status_code

@@ -13,12 +13,12 @@ import random
 import time
 from collections.abc import Collection
 
+from syncer import retry
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
 from syncer.amberflo.writer import write
 from syncer.delivery.desired import Desired, to_put
 from syncer.errors import TryAgain
-from syncer.retry import full_jitter
 
 
 async def anonymize(
@@ -43,7 +43,7 @@ async def anonymize(
             return await write(client, row.customer_id, merge, create=False)
         except TryAgain as problem:
             attempts += 1
-            wait = max(full_jitter(attempts, random.random()), problem.after or 0.0)
+            wait = retry.wait(attempts, random.random(), problem.after)
             if time.monotonic() + wait > until:
                 raise
             await asyncio.sleep(wait)

@@ -21,6 +21,7 @@ from state.db.workers import Worker
 from state.erasure import Erased, Taken
 from state.errors import Locked
 from state.snapshot import CustomerRow
+from syncer.clock import now_ms
 from syncer.errors import AmberfloError, NotFound, SyncerError
 
 
@@ -46,7 +47,7 @@ class Forget:
     #: finishes a compaction that was cut off: it must not find less than it left
     settle: Callable[[], object]
     wait: float = 0.0
-    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    clock: Callable[[], int] = now_ms
 
     def forget(self, customer_id: str) -> Forgot:
         """Forget one, also one that only Amberflo knows: this state may be a new one. When Amberflo
@@ -153,8 +154,8 @@ class Forget:
 
 
 def check_not_forgotten(connection: Connection, customer_id: str) -> None:
-    """Raises what to do when a command names a customer that was forgotten."""
-    if customer_id in suppression.load(connection):
+    """Raise NotFound, with what to do, if a customer was forgotten or is about to be."""
+    if suppression.is_suppressed(connection, customer_id):
         raise NotFound(
             f"the customer {customer_id!r} was forgotten; `syncer forget --undo` lets it in again"
         )

@@ -14,8 +14,9 @@ from typing import Any
 from state import outbox, queue
 from state.db import workers
 from syncer.amberflo.client import AmberfloClient
-from syncer.delivery.customers import CustomerDelivery, Outcomes
+from syncer.delivery.customers import CustomerDelivery
 from syncer.delivery.meters import MeterDelivery
+from syncer.delivery.outcomes import Outcomes
 from syncer.delivery.rate_share import Share
 from syncer.engage.profiles_sync import ProfilesSyncPull
 from syncer.passthrough.processor import Processor

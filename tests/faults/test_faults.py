@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from syncer.amberflo.client import AmberfloClient
-from syncer.delivery.customers import CustomerDelivery, Sent
+from syncer.delivery.customers import CustomerDelivery
+from syncer.delivery.outcomes import Sent
 from syncer.sync.guard import Guard
 
 from . import checks

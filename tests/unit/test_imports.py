@@ -53,6 +53,7 @@ FLOORS: list[set[str]] = [
         "syncer.chunks",
         "syncer.cron",
         "syncer.egress",
+        "syncer.pause",
         "syncer.retry",
         "syncer.progress",
     },

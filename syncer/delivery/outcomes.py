@@ -1,0 +1,161 @@
+"""What became of customers that were sent, and how it is recorded.
+
+Each outcome is a verdict on one customer. The outcomes that come in while one commit runs go into
+the next, so that the workers of a delivery share its fsync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from state import failures, outbox, runs
+from state.db.database import Database
+from state.errors import Busy
+from state.snapshot import CustomerRow
+from syncer.clock import now_ms
+from syncer.errors import Refused, TryAgain
+from syncer.retry import PUT_OFF
+
+#: Seconds that an outcome waits for a long commit of a run.
+BUSY = 300.0
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Amberflo has the customer as of `rev`."""
+
+    row: CustomerRow
+
+
+@dataclass(frozen=True)
+class Later:
+    """The customer did not get through; `wait` seconds until the next attempt."""
+
+    row: CustomerRow
+    wait: float
+
+
+@dataclass(frozen=True)
+class PutOff:
+    """The customer does not get through, and others do: it is tried again now and then."""
+
+    row: CustomerRow
+    problem: TryAgain | Refused
+
+
+@dataclass(frozen=True)
+class Never:
+    """Amberflo refused the customer for good."""
+
+    row: CustomerRow
+    problem: Refused
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A probe was not taken: Amberflo has the customer as before."""
+
+    row: CustomerRow
+
+
+Outcome = Sent | Later | PutOff | Never | Settled
+
+
+class Outcomes:
+    """Writes outcomes to the database, many in one commit."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[tuple[Outcome, asyncio.Future[None]]] = []
+        self._some = asyncio.Event()
+
+    async def write(self, outcome: Outcome) -> None:
+        """Return when the outcome is on disk."""
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append((outcome, written))
+        self._some.set()
+        await written
+
+    async def write_all(self) -> None:
+        """Write what comes in, until cancelled."""
+        while True:
+            await self._some.wait()
+            self._some.clear()
+            batch, self._waiting = self._waiting, []
+            await self._commit([outcome for outcome, _ in batch])
+            for _, written in batch:
+                if not written.done():
+                    written.set_result(None)
+
+    async def _commit(self, outcomes: Sequence[Outcome]) -> None:
+        """Write outcomes, and wait for a long commit of a run if there is one: they happened."""
+        until = time.monotonic() + BUSY
+        while True:
+            try:
+                return await asyncio.to_thread(self._write, outcomes)
+            except Busy:
+                if time.monotonic() > until:
+                    raise
+
+    def _write(self, outcomes: Sequence[Outcome]) -> None:
+        now = now_ms()
+        with self._database.write(beside=True) as connection:
+            _acknowledge(connection, [it.row for it in outcomes if isinstance(it, Sent)], now)
+            _postpone(connection, [it for it in outcomes if isinstance(it, Later)], now)
+            _give_up(connection, [it for it in outcomes if isinstance(it, PutOff | Never)], now)
+            settled = [it.row for it in outcomes if isinstance(it, Settled)]
+            if settled:
+                outbox.dead_letter(connection, settled)
+
+
+def _acknowledge(connection: Connection, rows: Sequence[CustomerRow], now: int) -> None:
+    if not rows:
+        return
+    for run, customers in sorted(outbox.acknowledge(connection, rows, now).items()):
+        runs.add_outcomes(connection, run, delivered=customers)
+    # Another process may have recorded that Amberflo refused them.
+    failures.clear(connection, [failures.customer_ref(row.customer_id) for row in rows])
+
+
+def _postpone(connection: Connection, later: Sequence[Later], now: int) -> None:
+    if later:
+        outbox.postpone(
+            connection,
+            [(it.row.customer_id, it.row.attempts + 1, now + int(it.wait * 1000)) for it in later],
+        )
+
+
+def _give_up(connection: Connection, failed: Sequence[PutOff | Never], now: int) -> None:
+    at = now + int(PUT_OFF * 1000)
+    put_off = [(it.row, at) for it in failed if isinstance(it, PutOff)]
+    never = [it.row for it in failed if isinstance(it, Never)]
+    if put_off:
+        _count_failed(connection, outbox.put_off(connection, put_off))
+    if never:
+        _count_failed(connection, outbox.dead_letter(connection, never))
+    if failed:
+        failures.put(connection, [_failure(it, now) for it in failed])
+
+
+def _count_failed(connection: Connection, finished: Mapping[int, int]) -> None:
+    for run, customers in sorted(finished.items()):
+        runs.add_outcomes(connection, run, failed=customers)
+
+
+def _failure(outcome: Never | PutOff, now: int) -> dict[str, object]:
+    return {
+        "ref": failures.customer_ref(outcome.row.customer_id),
+        "kind": failures.CUSTOMER,
+        "customer_id": outcome.row.customer_id,
+        "reason": str(outcome.problem),
+        "status": outcome.problem.status,
+        "request": outcome.problem.request,
+        "body": outcome.problem.body,
+        "attempts": outcome.row.attempts + 1,
+        "failed_at": now,
+    }
