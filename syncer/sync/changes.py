@@ -14,9 +14,12 @@ Ruling = Literal["approved", "rejected"]
 
 
 class TraitChange(NamedTuple):
-    """One trait of one customer; None stands for absent. `observed_at` is Segment's time in
-    epoch milliseconds, None for a row that vanished. `source` is as in `tables.SOURCES`: where it
-    is "amberflo", `before` is what Amberflo has, and `recorded` what the snapshot has instead."""
+    """The change of one trait of one customer; None stands for absent.
+
+    `observed_at` is Segment's time in epoch milliseconds, None for a row that vanished. `source` is
+    as in `tables.SOURCES`: if it is "amberflo", `before` is what Amberflo has, and `recorded` is
+    what the snapshot has instead.
+    """
 
     key: str
     trait: str
@@ -34,10 +37,13 @@ class TraitChange(NamedTuple):
 
 
 class CustomerChange(NamedTuple):
-    """A customer that differs: the traits of Engage that Amberflo should hold from now on, and the
-    name and email where they change ("": taken away), each with Segment's time of it (epoch
-    milliseconds). `deleted` says that Segment has no identifier of it left, and `ruling` what was
-    decided on that."""
+    """What changes of a customer.
+
+    `traits` are the traits of Engage that Amberflo should hold from now on. `name` and `email` are
+    set if they change ("": taken away), each with Segment's time of it (epoch milliseconds).
+    `deleted` says that Segment has no identifier of the customer any more, and `ruling` what people
+    decided on that.
+    """
 
     customer_id: str
     known: bool
@@ -54,7 +60,7 @@ class CustomerChange(NamedTuple):
 
 
 def leaves(change: TraitChange, kind: Kind) -> bool:
-    """Whether a member leaves, or a computed trait loses its value, as `Sums.leaving` counts."""
+    """Return whether a member leaves, or a computed trait loses its value, as in `Sums.leaving`."""
     if kind == AUDIENCE:
         return change.before is True and change.after is not True
     return change.after is None
@@ -65,6 +71,6 @@ _ONE = 300
 
 
 def size_of(change: CustomerChange) -> int:
-    """About the bytes that a change takes."""
+    """Return about the bytes that a change takes."""
     texts = sum(len(value) for value in change.traits.values() if isinstance(value, str | list))
     return _ONE * (len(change.traits) + len(change.changes)) + 2 * texts

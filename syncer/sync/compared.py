@@ -75,7 +75,7 @@ class Compared:
         if key == holds.DELETED:
             return self.tally.known, self.tally.deleted
         sums = self.tally.sums[key]
-        return self.members.get(key, 0) + sums.found, sums.leaving - self.excused.get(key, 0)
+        return self.members.get(key, 0) + sums.unrecorded, sums.leaving - self.excused.get(key, 0)
 
     def trait_sums(self, applied: Applied) -> list[dict[str, Any]]:
         """Return a row of sums for each trait with rows in the pull, as in `tables.RunTrait`."""

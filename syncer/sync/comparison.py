@@ -44,7 +44,7 @@ from syncer.sync.join import (
     mark_deleted,
     merge,
     with_destination,
-    with_usable_ids,
+    with_valid_ids,
 )
 from syncer.sync.readiness import Mismatch
 from syncer.sync.rulings import MentionedCustomers, Rulings
@@ -309,8 +309,8 @@ class _PullComparison:
             if self.whole:
                 rows: Iterable[JoinedRow] = self._all_rows(pulled, known, known_until)
             else:
-                found = look_up(pulled, lambda ids: snapshot.known(self.connection, ids))
-                valid = with_usable_ids(found, tally)
+                partial = look_up(pulled, lambda ids: snapshot.known(self.connection, ids))
+                valid = with_valid_ids(partial, tally)
                 rows = mentioned.noted(valid, self.catalog, self.rulings.traits)
             if self.first_contact is not None:
                 rows = with_destination(rows, self.first_contact.before)
@@ -328,7 +328,7 @@ class _PullComparison:
         if self.first_contact is not None:
             unknown = self.first_contact.unknown_ids()
             rows = add_without_traits(rows, unknown, pull.identified, tally, folder)
-        rows = with_usable_ids(rows, tally)
+        rows = with_valid_ids(rows, tally)
         undecided = tally.unconfirmed_deletions
         return mark_deleted(rows, pull.identified, known_until, undecided, folder)
 
@@ -346,7 +346,7 @@ class _PullComparison:
         """Raise SourceError if the pull is not complete (docs/design.md §3.7)."""
         tally, counted = self.tally, self.tally.counted
         assert counted is not None
-        customers = tally.customers - tally.silent
+        customers = tally.customers - tally.without_traits
         if (customers, tally.rows) != (counted.customers, counted.rows):
             raise SourceError(
                 f"the pull ended early: {customers:,} customers with {tally.rows:,} rows of "

@@ -144,7 +144,7 @@ class _Diff:
         held = {} if remote is None else ours(remote, self.catalog, {})
         traits = self._carry_over(reading, held, ())
         if not reading.somebody and all(same(held[name], traits.get(name)) for name in held):
-            self.tally.same(reading)
+            self.tally.count_unchanged(reading)
             return None
         self.tally.new += 1
         changes = self._differences(reading, {}, times, traits, held)
@@ -178,7 +178,7 @@ class _Diff:
         if remote is not None and remote.rev != rev:
             remote = None  # the customer changed after Amberflo was read
         if reading.text == known_traits and remote is None:
-            self.tally.same(reading)
+            self.tally.count_unchanged(reading)
             traits, changes = reading.traits, []
         else:
             before = orjson.loads(known_traits)
@@ -318,7 +318,7 @@ class _Diff:
             # Amberflo has another value than is recorded: the change is against that.
             change = TraitChange(trait.key, name, has, now, observed_at, AMBERFLO, was)
             self.tally.first_contact += has is not None
-            sums.found += trait.kind == AUDIENCE and has is True and was is not True
+            sums.unrecorded += trait.kind == AUDIENCE and has is True and was is not True
         count_change(sums, trait, change)
         return change
 
@@ -342,7 +342,7 @@ class _Diff:
     def _readable(self, rows: list[list[Any]]) -> list[list[Any]]:
         """Return the rows of name and email that can be read; the others change nothing."""
         readable = [row for row in rows if not is_unreadable(row[1])]
-        self.tally.unread += len(rows) - len(readable)
+        self.tally.unreadable += len(rows) - len(readable)
         return readable
 
 

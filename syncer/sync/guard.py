@@ -18,8 +18,11 @@ DAY = 24 * 3600 * 1000
 
 @dataclass(frozen=True)
 class Guard:
-    """Limits: a share of a trait's members, and a number below which the share does not count; the
-    same for small audiences, and for customers that were deleted in Segment."""
+    """The limits of what may leave without an approval.
+
+    They are a share of a trait's members, and a number below which the share does not count; the
+    same for small audiences, and for customers that were deleted in Segment.
+    """
 
     max_exits: float = 0.2
     min_exits: int = 100
@@ -40,20 +43,20 @@ class Guard:
         unlisted: Collection[str] = (),
         waiting: Collection[str] = (),
     ) -> dict[str, str]:
-        """Trait keys to hold, each with the reason in words.
+        """Return the trait keys to hold, each with the reason in words.
 
-        `members` are those before the run; `whole` says that all customers were pulled; `still` are
-        keys with an open hold, and its reason; of what leaves, `excused` is decided already and
-        `left` went within a day before; `lost` are keys that nothing is pulled of any more,
-        `unlisted` those of them that Segment's Public API does not list; `waiting` are keys of
-        which nothing that leaves is applied anyway.
+        `members` are those before the run; `whole` says that all customers were pulled. `still`
+        maps keys with an open hold to its reason. Of the changes that leave, `excused` counts those
+        that people decided on already; `left` counts members that left within a day before. `lost`
+        are keys that the pull has no rows of any more, `unlisted` those of them that Segment's
+        Public API does not list. Of the keys in `waiting` nothing that leaves is applied anyway.
         """
-        found: dict[str, str] = {}
+        held: dict[str, str] = {}
         for key, trait in sums.items():
-            before = members.get(key, 0) + trait.found
+            before = members.get(key, 0) + trait.unrecorded
             leaving = trait.leaving - excused.get(key, 0)
             if key in still:
-                found[key] = still[key]
+                held[key] = still[key]
             elif not trait.differing or key in waiting:
                 pass  # the guard looks at those that wait when they are to be applied
             elif (
@@ -61,21 +64,24 @@ class Guard:
                 and before
                 and (key in lost or (whole and trait.pulled == trait.vanished))
             ):
-                found[key] = (
+                held[key] = (
                     "the Public API lists it no more: it was deleted in Engage, or never was an "
                     f"audience or computed trait of users; it had {before:,} members"
                     if key in unlisted
                     else f"the pull has no rows of it, and it had {before:,} members"
                 )
             elif leaving > 0 and (why := self._too_many(leaving, left.get(key, 0), before)):
-                found[key] = why
-        return found
+                held[key] = why
+        return held
 
     def held_deletions(
         self, deleted: int, before: int, gone: int, *, nobody: bool = False
     ) -> str | None:
-        """Why customers that were deleted in Segment are held, if so: `deleted` by this run of
-        `before`, after `gone` within a day before; `nobody`: the pull had no customer at all."""
+        """Return why customers that were deleted in Segment are held; None if they are not.
+
+        The run deletes `deleted` of `before` customers; `gone` were deleted within a day before.
+        `nobody` says that the pull had no customer at all.
+        """
         number, all_of_them = deleted + gone, before + gone
         if deleted and (nobody or deleted * 2 > before):
             return (

@@ -22,16 +22,18 @@ from syncer.sync.tally import Tally
 
 #: A customer as the snapshot has it: id, traits (canonical JSON), name, email, the JSON of the
 #: times of what came by a call (None: nothing did), the number of its state, and the first run that
-#: pulled it with all others (None: none did). Any tuple of these will do, so that a million rows
-#: need not be copied into a class of ours.
+#: pulled it with all others (None: none did). It is a plain tuple, so that the rows of the database
+#: need not be copied, a million of them.
 SnapshotRow = tuple[str, str, str | None, str | None, str | None, int, int | None]
 
 
 class DestinationState(NamedTuple):
-    """What Amberflo has of a customer, all its traits by name, where that is not what the snapshot
-    has: `rev` is the number of the customer's state that it was held against (None: unknown);
-    `missing`: Amberflo has no record of it any more; `judged` are the names that this is about
-    (None: all)."""
+    """What Amberflo has of a customer, if that is not what the snapshot has.
+
+    `traits` are all its traits by name. `rev` is the number of the customer's state at the time of
+    the comparison (None: unknown). `missing` says that Amberflo has no record of it any more.
+    `judged` are the trait names that this is about (None: all).
+    """
 
     rev: int | None
     traits: Mapping[str, Any]
@@ -39,8 +41,9 @@ class DestinationState(NamedTuple):
     judged: Collection[str] | None = None
 
 
-#: A customer as Engage has it, as the snapshot has it, and as Amberflo has it where that is looked
-#: at and differs. `GONE` is a customer that Engage deleted, None one that the pull does not have.
+#: A customer as Engage has it, as the snapshot has it, and as Amberflo has it (None: Amberflo was
+#: not read, or has the same). Engage's part is `GONE` if Engage deleted the customer, and None if
+#: the pull does not have it.
 JoinedRow = tuple[PulledCustomer | None, SnapshotRow | None, DestinationState | None]
 
 #: Stands for the row of a customer that was deleted in Segment.
@@ -48,10 +51,12 @@ GONE = PulledCustomer("", "", "", "", "")
 
 
 def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[SnapshotRow]) -> Iterator[JoinedRow]:
-    """Full outer join of the two sorted streams: a customer of the snapshot that the pull does
-    not have comes as (None, known)."""
-    known_ones = _in_order(snapshot)
-    known = next(known_ones, None)
+    """Join the two sorted streams in full, as a full outer join.
+
+    A customer of the snapshot that the pull does not have comes as (None, known, None).
+    """
+    in_order = _in_order(snapshot)
+    known = next(in_order, None)
     last = ""
     for row in pulled:
         customer_id = row[0]
@@ -63,15 +68,15 @@ def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[SnapshotRow]) -> 
         last = customer_id
         while known is not None and known[0] < customer_id:
             yield None, known, None
-            known = next(known_ones, None)
+            known = next(in_order, None)
         if known is not None and known[0] == customer_id:
             yield row, known, None
-            known = next(known_ones, None)
+            known = next(in_order, None)
         else:
             yield row, None, None
     while known is not None:
         yield None, known, None
-        known = next(known_ones, None)
+        known = next(in_order, None)
 
 
 def _in_order(snapshot: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:
@@ -94,99 +99,106 @@ def look_up(
     """Join a part of the customers with the snapshot, for runs that do not pull all of them."""
     for chunk in chunks(iter(pulled), size_of_row, most=at_a_time):
         ids = [row.customer_id for row in chunk if problem(row.customer_id) is None]
-        known = {one[0]: one for one in find(ids)}
+        known = {customer[0]: customer for customer in find(ids)}
         for row in chunk:
             yield row, known.get(row.customer_id), None
 
 
-def with_usable_ids(pairs: Iterable[JoinedRow], tally: Tally) -> Iterator[JoinedRow]:
-    """The same pairs less those whose row has an id that can be no customer's: they are counted,
-    and what is known of them stays as it is."""
-    for pair in pairs:
-        row = pair[0]
+def with_valid_ids(rows: Iterable[JoinedRow], tally: Tally) -> Iterator[JoinedRow]:
+    """Yield the same rows less those with an invalid customer id.
+
+    These are counted, and what is known of them stays as it is.
+    """
+    for joined in rows:
+        row = joined[0]
         if row is None or (reason := problem(row[0])) is None:
-            yield pair
+            yield joined
         else:
-            tally.leave_out_id(row, reason)
+            tally.skip_invalid_id(row, reason)
 
 
 def mark_deleted(
-    pairs: Iterable[JoinedRow],
+    rows: Iterable[JoinedRow],
     identified: Callable[[Collection[str]], Collection[str]],
     horizon: int,
     unconfirmed_deletions: list[str],
     folder: Path | None = None,
 ) -> Iterator[JoinedRow]:
-    """Yield the same pairs, last those of customers that the pull lacks.
+    """Yield the same rows, last those of customers that the pull lacks.
 
-    A pair gets `GONE` for a row if Engage has no identifier of the customer any more; Engage is
-    asked when the pull is read. Only customers that Engage had before are marked. If a call came
-    after `horizon`, Engage may have the customer again: it is noted in `unconfirmed_deletions` and
-    left as it is. Until the pull is read these pairs lie on disk, in a `Spool`.
+    A row gets `GONE` for what Engage has if Engage has no identifier of the customer any more;
+    Engage is asked when the pull is read. Only customers that Engage had before are marked. If a
+    call came after `horizon`, Engage may have the customer again: it is noted in
+    `unconfirmed_deletions` and left as it is. Until the pull is read, these rows are on disk, in a
+    `Spool`.
     """
     with closing(Spool(folder)) as vanished:
-        for pair in pairs:
-            if pair[0] is None:
-                vanished.append(pair[1])
+        for joined in rows:
+            if joined[0] is None:
+                vanished.append(joined[1])
             else:
-                yield pair
-        for known in chunks(iter(vanished), lambda one: len(one[1])):
-            had = [one[0] for one in known if one[6] is not None]
+                yield joined
+        for customers in chunks(iter(vanished), lambda known: len(known[1])):
+            had = [known[0] for known in customers if known[6] is not None]
             gone = set(had).difference(identified(had))
-            for one in known:
-                if one[0] not in gone:
-                    yield None, tuple(one), None
-                elif _was_called(one, horizon):
-                    unconfirmed_deletions.append(one[0])
+            for known in customers:
+                if known[0] not in gone:
+                    yield None, tuple(known), None
+                elif _was_called(known, horizon):
+                    unconfirmed_deletions.append(known[0])
                 else:
-                    yield GONE, tuple(one), None
+                    yield GONE, tuple(known), None
 
 
 def add_without_traits(
-    pairs: Iterable[JoinedRow],
+    rows: Iterable[JoinedRow],
     unknown: Iterator[str],
     identified: Callable[[Collection[str]], Collection[str]],
     tally: Tally,
     folder: Path | None = None,
 ) -> Iterator[JoinedRow]:
-    """The same pairs of a full compare, and at the end the customers of whom Engage says nothing
-    but that it has them: neither pulled nor known, with an identifier, among those that Amberflo
-    has (`unknown`, in byte order of the id, as the pairs are). Each has a row without a trait."""
+    """Yield the same rows of a full compare, and then customers without a trait.
+
+    These customers are neither pulled nor known, Amberflo has them (`unknown`, in byte order of the
+    id, as the rows are), and Engage has an identifier of them. Each gets a pulled row without a
+    trait.
+    """
     with closing(Spool(folder)) as unpaired:
-        left = next(unknown, None)
-        for pair in pairs:
-            customer_id = _id(pair)
-            while left is not None and left.encode() < customer_id.encode():
-                unpaired.append(left)
-                left = next(unknown, None)
-            if left == customer_id:
-                left = next(unknown, None)
-            yield pair
-        while left is not None:
-            unpaired.append(left)
-            left = next(unknown, None)
+        listed = next(unknown, None)
+        for joined in rows:
+            customer_id = _id(joined)
+            while listed is not None and listed.encode() < customer_id.encode():
+                unpaired.append(listed)
+                listed = next(unknown, None)
+            if listed == customer_id:
+                listed = next(unknown, None)
+            yield joined
+        while listed is not None:
+            unpaired.append(listed)
+            listed = next(unknown, None)
         for customer_ids in chunks(iter(unpaired)):
             for customer_id in sorted(identified(customer_ids)):
-                tally.silent += 1
+                tally.without_traits += 1
                 yield PulledCustomer(customer_id, "[]", "[]", "[]", "[]"), None, None
 
 
 def _was_called(known: Sequence[Any], horizon: int) -> bool:
-    return any(one.received > horizon for one in read_stamps(known[4]).values())
+    """Return whether a call came of a customer after `horizon`."""
+    return any(stamp.received > horizon for stamp in read_stamps(known[4]).values())
 
 
 def with_destination(
-    pairs: Iterable[JoinedRow], before: Callable[[Collection[str]], Mapping[str, DestinationState]]
+    rows: Iterable[JoinedRow], before: Callable[[Collection[str]], Mapping[str, DestinationState]]
 ) -> Iterator[JoinedRow]:
-    """The same pairs, with what Amberflo has of a customer where that is not what is known."""
-    for part in chunks(iter(pairs), size_of_pair):
-        found = before([_id(pair) for pair in part])
+    """Yield the same rows, with what Amberflo has of a customer if that is not what is known."""
+    for part in chunks(iter(rows), size_of_joined):
+        remote = before(list(map(_id, part)))
         for row, known, _ in part:
-            yield row, known, found.get(_id((row, known, None)))
+            yield row, known, remote.get(_id((row, known, None)))
 
 
-def _id(pair: JoinedRow) -> str:
-    row, known, _ = pair
+def _id(joined: JoinedRow) -> str:
+    row, known, _ = joined
     if known is not None:
         return known[0]
     assert row is not None
@@ -194,11 +206,11 @@ def _id(pair: JoinedRow) -> str:
 
 
 def size_of_row(row: PulledCustomer) -> int:
-    """About the bytes that a pulled row takes."""
+    """Return about the bytes that a pulled row takes."""
     return sum(map(len, row))
 
 
-def size_of_pair(pair: JoinedRow) -> int:
-    """About the bytes that a pair takes, with what is looked up of it."""
-    row, known, _ = pair
+def size_of_joined(joined: JoinedRow) -> int:
+    """Return about the bytes that a joined row takes, with what is looked up of it."""
+    row, known, _ = joined
     return (0 if row is None else size_of_row(row)) + (0 if known is None else 3 * len(known[1]))

@@ -1,8 +1,8 @@
-"""The gate: exits that wait until Segment has computed their trait, and whether the sizes agree.
+"""The readiness of traits: exits wait until Segment has computed their trait; are the sizes equal?
 
-Pure. An audience that is being computed anew says of members that they are not in it: billing them
-off would be wrong, and right again an hour later. Unlike what the guard holds, such exits need
-nobody's word; the first run that finds the trait live applies them.
+Pure. While Segment recomputes an audience, it says of members that they are not in it. Ending their
+billing would be wrong, and right again an hour later. Unlike what the guard holds, such exits need
+no approval: the first run that finds the trait live applies them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from syncer.engage.computations import AUDIENCE, UNLISTED, Computations
 from syncer.engage.selection import matches
 from syncer.sync.tally import Sums
 
-#: So many members more or less are never a mismatch.
+#: A difference of at most this many members is never a mismatch.
 SLACK = 10
 
 
@@ -31,21 +31,25 @@ class Mismatch:
 def waiting(
     listing: Computations, sums: Mapping[str, Sums], held: Collection[str]
 ) -> dict[str, str]:
-    """Trait keys with changes that leave and must wait, each with the reason in words; what the
-    guard holds is not among them."""
+    """Return the trait keys with leaving changes that must wait, each with the reason in words.
+
+    Keys that the guard holds are not among them.
+    """
     return {
-        key: f"{found.leaving:,} that left stay as they are for now: {reason}"
-        for key, found in sums.items()
-        if found.leaving and key not in held and (reason := listing.exits_wait(key)) is not None
+        key: f"{trait.leaving:,} that left stay as they are for now: {reason}"
+        for key, trait in sums.items()
+        if trait.leaving and key not in held and (reason := listing.exits_wait(key)) is not None
     }
 
 
 def unseen(
     listing: Computations, catalog: Catalog, statuses: Mapping[str, str | None], *, whole: bool
 ) -> bool:
-    """Whether the run left rows aside that may be ours: where the list could not be read, or where
-    a partial run finds a key of ours in it that was not there before. `statuses` are those of all
-    traits known before the run."""
+    """Return whether the run left rows aside that may be ours.
+
+    It did if the listing could not be read, or if a partial run finds a key of ours in it that was
+    not listed before. `statuses` are those of all traits known before the run.
+    """
     new = (key for key in catalog.keys if key in listing.kinds)
     return listing.problem is not None or (
         not whole and any(statuses.get(key, UNLISTED) == UNLISTED for key in new)
@@ -58,25 +62,31 @@ def members_after(
     held: Collection[str],
     waiting: Collection[str],
 ) -> dict[str, int]:
-    """How many are in each audience when the run is applied."""
+    """Return how many members each audience has when the run is applied."""
     return {
         key: before.get(key, 0)
-        + (0 if key in held else found.entered - (0 if key in waiting else found.exited))
-        for key, found in sums.items()
+        + (0 if key in held else trait.entered - (0 if key in waiting else trait.exited))
+        for key, trait in sums.items()
     }
 
 
 def mismatches(
     listing: Computations, here: Mapping[str, int], audiences: Collection[str], tolerance: float
 ) -> list[Mismatch]:
-    """The live audiences that are `audiences` (globs) and of which Segment's count differs by more
-    than a share of it. `here` are our members by key."""
-    found = [
-        Mismatch(one.key, one.size, here.get(one.key, 0))
-        for one in listing.computations.values()
-        if one.kind == AUDIENCE and one.size is not None and one.exits_wait is None
-        if matches(one.key, audiences)
+    """Return the live audiences of which Segment's count differs by more than a share of it.
+
+    `audiences` are globs of the keys, `here` are our members by key.
+    """
+    counted = [
+        Mismatch(computation.key, computation.size, here.get(computation.key, 0))
+        for computation in listing.computations.values()
+        if computation.kind == AUDIENCE
+        and computation.size is not None
+        and computation.exits_wait is None
+        and matches(computation.key, audiences)
     ]
     return [
-        one for one in found if abs(one.segment - one.here) > max(tolerance * one.segment, SLACK)
+        audience
+        for audience in counted
+        if abs(audience.segment - audience.here) > max(tolerance * audience.segment, SLACK)
     ]

@@ -14,6 +14,7 @@ from state import holds
 from state.holds import InForce
 from syncer.chunks import CHUNK, chunks
 from syncer.engage.catalog import Catalog
+from syncer.json_text import compact_or_none
 from syncer.sync.changes import CustomerChange, Ruling, TraitChange, leaves, size_of
 from syncer.sync.join import JoinedRow
 from syncer.sync.spool import Spool
@@ -21,9 +22,12 @@ from syncer.sync.tally import Tally
 
 
 class Rulings:
-    """What was decided on what a comparison finds: before, or by the approval that it is made for
-    (of the holds `approved` what runs up to `until` found). `excused` counts, by key, what leaves
-    and needs no guard any more."""
+    """What people decided on the changes that a comparison finds.
+
+    They decided before the run, or by the approval that it is made for: of the holds `approved`,
+    what runs up to `until` hold. `excused` counts, by trait key, the changes that leave and that
+    the guard need not judge any more.
+    """
 
     def __init__(
         self,
@@ -38,11 +42,11 @@ class Rulings:
         self.excused: Counter[str] = Counter()
 
     def read(self, changes: Iterable[CustomerChange]) -> Iterator[CustomerChange]:
-        """The same changes with their rulings."""
+        """Yield the same changes with their rulings."""
         for part in chunks(iter(changes), size_of):
             decided: dict[tuple[str, str], InForce] = {}
             if self.traits:
-                decided = holds.in_force(self._connection, [one.customer_id for one in part])
+                decided = holds.in_force(self._connection, [change.customer_id for change in part])
             for change in part:
                 yield self._ruled(change, decided)
 
@@ -51,58 +55,60 @@ class Rulings:
     ) -> CustomerChange:
         if change.deleted:
             self._tally.deleted += 1
-            # These are guarded as deletions, and no trait's exits beside that.
+            # The guard counts these as deletions, and not also as exits of each trait.
             self.excused.update(one.key for one in change.changes if self._leaves(one))
-            found = decided.get((change.customer_id, holds.DELETED))
-            ruling = None if found is None else self._ruling(found, None, None)
+            hold = decided.get((change.customer_id, holds.DELETED))
+            ruling = None if hold is None else self._ruling(hold, None, None)
             self.excused[holds.DELETED] += ruling is not None
             return change._replace(ruling=ruling)
         changes = []
         for one in change.changes:
-            found = decided.get((change.customer_id, one.trait))
-            if found is not None:
-                ruling = self._ruling(found, one.after, one.observed_at)
+            hold = decided.get((change.customer_id, one.trait))
+            if hold is not None:
+                ruling = self._ruling(hold, one.after, one.observed_at)
                 self.excused[one.key] += ruling is not None and self._leaves(one)
                 changes.append(one._replace(ruling=ruling))
             else:
                 changes.append(one)
         return change._replace(changes=changes)
 
-    def _ruling(self, found: InForce, after: Any, observed_at: int | None) -> Ruling | None:
-        """What was decided on this change; None where Engage says something that nobody saw."""
-        if found.after != (None if after is None else orjson.dumps(after).decode()):
+    def _ruling(self, hold: InForce, after: Any, observed_at: int | None) -> Ruling | None:
+        """Return the decision on a change; None if Engage says something that nobody decided on."""
+        if hold.after != compact_or_none(after):
             return None
-        if found.hold in self._approved and found.since_run <= self._until:
+        if hold.hold in self._approved and hold.since_run <= self._until:
             return "approved"
-        newer = observed_at is not None and observed_at > (found.observed_at or 0)
-        return "rejected" if found.decision == holds.REJECTED and not newer else None
+        newer = observed_at is not None and observed_at > (hold.observed_at or 0)
+        return "rejected" if hold.decision == holds.REJECTED and not newer else None
 
-    def _leaves(self, one: TraitChange) -> bool:
-        return leaves(one, self._tally.catalog.by_key[one.key].kind)
+    def _leaves(self, change: TraitChange) -> bool:
+        return leaves(change, self._tally.catalog.by_key[change.key].kind)
 
 
 class MentionedCustomers:
-    """The customers of whom a pull has a row of some trait: (trait, customer ids), many times;
-    on disk, as `Spool`."""
+    """The customers of whom a pull has a row of some traits: (trait, customer ids), many times.
+
+    They are on disk, as in `Spool`.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._spool = Spool(folder)
         self._ids: dict[str, list[str]] = {}
 
     def noted(
-        self, pairs: Iterator[JoinedRow], catalog: Catalog, traits: Collection[str]
+        self, rows: Iterator[JoinedRow], catalog: Catalog, traits: Collection[str]
     ) -> Iterator[JoinedRow]:
-        """The same pairs; the customers with a row of one of these traits are noted."""
+        """Yield the same rows, and note the customers with a row of one of these traits."""
         keys = {catalog.by_name[name].key: name for name in traits if name in catalog.by_name}
-        return self._noted(pairs, keys) if keys else pairs
+        return self._noted(rows, keys) if keys else rows
 
-    def _noted(self, pairs: Iterator[JoinedRow], keys: Mapping[str, str]) -> Iterator[JoinedRow]:
-        for pair in pairs:
-            row = pair[0]
-            assert row is not None  # a part is pulled, and nobody else is looked at
+    def _noted(self, rows: Iterator[JoinedRow], keys: Mapping[str, str]) -> Iterator[JoinedRow]:
+        for joined in rows:
+            row = joined[0]
+            assert row is not None  # a partial pull joins only the rows that it has
             for key in set(orjson.loads(row.keys)) & keys.keys():
                 self._note(keys[key], row.customer_id)
-            yield pair
+            yield joined
 
     def _note(self, trait: str, customer_id: str) -> None:
         ids = self._ids.setdefault(trait, [])

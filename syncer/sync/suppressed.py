@@ -1,4 +1,4 @@
-"""Customers that were forgotten are left out of a pull."""
+"""The filter of a comparison: customers that were forgotten do not come in again."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ REASON = "forgotten"
 
 
 def without_suppressed(
-    pairs: Iterable[JoinedRow], gone: Forgotten, tally: Tally
+    rows: Iterable[JoinedRow], suppressed: Forgotten, tally: Tally
 ) -> Iterable[JoinedRow]:
-    """The pairs of a comparison less the customers that must not come in; `tally` counts what was
-    pulled of them as skipped."""
-    return _others(pairs, gone, tally) if gone else pairs
+    """Yield the rows of a comparison less the customers that must not come in.
+
+    `tally` counts what was pulled of them as skipped.
+    """
+    return _without(rows, suppressed, tally) if suppressed else rows
 
 
-def _others(pairs: Iterable[JoinedRow], gone: Forgotten, tally: Tally) -> Iterator[JoinedRow]:
-    for row, known, seen in pairs:
-        # Who is erased is not known; only who is about to be is.
+def _without(rows: Iterable[JoinedRow], suppressed: Forgotten, tally: Tally) -> Iterator[JoinedRow]:
+    for row, known, seen in rows:
+        # Erased customers have no row in the snapshot; those about to be erased do.
         name = known[0] if known is not None else row.customer_id if row is not None else ""
-        if name not in (gone if known is None else gone.pending):
+        if name not in (suppressed if known is None else suppressed.pending):
             yield row, known, seen
-        elif name in gone.doubted and row is not None and row is not GONE:
+        elif name in suppressed.doubted and row is not None and row is not GONE:
             tally.returned.append(name)
             yield row, known, seen
         elif row is not None and row is not GONE:
-            tally.leave_out(row, REASON)
+            tally.skip(row, REASON)

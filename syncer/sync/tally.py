@@ -35,7 +35,7 @@ class Sums:
     #: computed traits that lost their value; they are in `changed`
     dropped: int = 0
     #: members that Amberflo has and the snapshot does not know
-    found: int = 0
+    unrecorded: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -61,10 +61,10 @@ class Tally:
         self.new = self.changed = self.unchanged = 0
         #: customers and trait rows that the source gave, to hold against its own count
         self.customers = self.rows = 0
-        #: customers among these that have an identifier there and no row of a trait
-        self.silent = 0
+        #: customers among these that have an identifier in Engage and no row of a trait
+        self.without_traits = 0
         self.counted: Counted | None = None
-        #: customers that were to be forgotten, and that Segment has again
+        #: customers that were about to be forgotten, and that Segment has again
         self.returned: list[str] = []
         #: customers that Segment may have deleted, and of whom a call came that it may not know yet
         self.unconfirmed_deletions: list[str] = []
@@ -72,24 +72,24 @@ class Tally:
         self.known = self.deleted = 0
         #: values that Amberflo has under names of ours and the snapshot does not know of
         self.first_contact = 0
-        #: ids that can be no customer's, by the reason, and some of them
-        self.unusable: Counter[str] = Counter()
+        #: invalid customer ids by the reason, and some of them
+        self.invalid_ids: Counter[str] = Counter()
         self.examples: list[str] = []
         #: names and emails that cannot be read
-        self.unread = 0
+        self.unreadable = 0
         #: customers whose traits did not change, by the keys they have
         self.unchanged_layouts: Counter[Layout] = Counter()
 
-    def same(self, reading: Reading) -> None:
-        """A customer whose traits did not change."""
+    def count_unchanged(self, reading: Reading) -> None:
+        """Count a customer whose traits did not change."""
         if reading.skipped:
             for key, reason in reading.skipped:
                 self.sums[key].reasons[reason] += 1
                 self.sums[key].unchanged -= 1  # the layout counts it as such
         self.unchanged_layouts[reading.layout] += 1
 
-    def leave_out(self, row: PulledCustomer, reason: str) -> None:
-        """A customer that is not looked at: what was pulled of it is skipped."""
+    def skip(self, row: PulledCustomer, reason: str) -> None:
+        """Count a customer that is not compared: all that was pulled of it is skipped."""
         keys = orjson.loads(row.keys)
         self.customers += 1
         self.rows += len(keys) + len(read_rows(row.profile))
@@ -97,15 +97,15 @@ class Tally:
             self.sums[key].pulled += 1
             self.sums[key].reasons[reason] += 1
 
-    def leave_out_id(self, row: PulledCustomer, reason: str) -> None:
-        """A customer whose id can be none."""
-        self.leave_out(row, reason)
-        self.unusable[reason] += 1
+    def skip_invalid_id(self, row: PulledCustomer, reason: str) -> None:
+        """Count a customer with an invalid id, and keep some for a notice."""
+        self.skip(row, reason)
+        self.invalid_ids[reason] += 1
         if len(self.examples) < EXAMPLES:
             self.examples.append(row.customer_id[:40])
 
     def recount(self, counted: TraitChange, made: TraitChange | None) -> None:
-        """A change that was counted came to another one in the end, or (None) to none."""
+        """Correct the count of a change that came to another one in the end, or (None) to none."""
         sums, trait = self.sums[counted.key], self.catalog.by_key[counted.key]
         count_change(sums, trait, counted, -1)
         if made is None:
@@ -134,16 +134,19 @@ class Tally:
     def notices(self) -> list[str]:
         """Return a line for each kind of customer that could not be read."""
         notices = []
-        if self.unusable:
-            reasons = "; ".join(f"{count:,}: {why}" for why, count in self.unusable.items())
+        if self.invalid_ids:
+            reasons = "; ".join(f"{count:,}: {why}" for why, count in self.invalid_ids.items())
             shown = ", ".join(map(repr, self.examples))
             notices.append(f"customers that are skipped ({reasons}), such as {shown}")
-        if self.unread:
-            notices.append(f"{self.unread:,} names and emails cannot be read and stay as they are")
+        if self.unreadable:
+            notices.append(
+                f"{self.unreadable:,} names and emails cannot be read and stay as they are"
+            )
         return notices
 
 
 def count_change(sums: Sums, trait: KnownTrait, change: TraitChange, by: int = 1) -> None:
+    """Count a change in the sums of its trait, or take it out (`by` -1)."""
     if trait.kind != AUDIENCE:
         sums.changed += by
         sums.dropped += by * (change.after is None)
@@ -152,7 +155,7 @@ def count_change(sums: Sums, trait: KnownTrait, change: TraitChange, by: int = 1
     elif change.before is True and change.after is not True:
         sums.exited += by
     else:
-        sums.changed += by  # absent → false: Amberflo learns of it, nobody entered or left
+        sums.changed += by  # absent → false: Amberflo gets the value, nobody entered or left
 
 
 @dataclass

@@ -159,9 +159,9 @@ def test_what_was_decided_is_not_counted() -> None:
 
 def test_members_whom_only_amberflo_knew_count_as_members() -> None:
     found = exits(150)
-    found.found = 1000
+    found.unrecorded = 1000
     assert held(found, 0) is None
-    found.found = 500
+    found.unrecorded = 500
     assert held(found, 0) == "150 of 500 members would leave, more than 20%"
 
 
