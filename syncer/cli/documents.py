@@ -11,10 +11,10 @@ from state.holds import Hold
 from syncer.cli import output
 from syncer.clock import iso
 from syncer.status import Daemon
-from syncer.sync.destination import FirstContact
-from syncer.verify.result import Drift
 from syncer.sync.changes import CustomerChange
 from syncer.sync.compared import Compared
+from syncer.sync.first_contact import FirstContact
+from syncer.verify.result import Drift
 
 
 def run_json(record: Any) -> dict[str, Any]:

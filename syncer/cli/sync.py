@@ -26,7 +26,7 @@ from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
 from syncer.progress import say
 from syncer.sync.changes import CustomerChange
 from syncer.sync.compared import Compared
-from syncer.sync.destination import FirstContact
+from syncer.sync.first_contact import FirstContact
 from syncer.sync.runs import Result, Runs
 from syncer.sync.tally import Applied
 

@@ -13,7 +13,7 @@ from syncer.engage.catalog import Catalog
 from syncer.engage.computations import Computations
 from syncer.engage.source import Everything, Scope, WithoutCustomerId
 from syncer.sync.decision import Decision
-from syncer.sync.destination import FirstContact
+from syncer.sync.first_contact import FirstContact
 from syncer.sync.readiness import Mismatch
 from syncer.sync.rulings import MentionedCustomers
 from syncer.sync.spool import ChangeSpool

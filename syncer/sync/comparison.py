@@ -34,8 +34,9 @@ from syncer.progress import Progress
 from syncer.sync import readiness
 from syncer.sync.compared import Compared, RunKind
 from syncer.sync.decision import Approval, Decision, Evidence, decide
-from syncer.sync.destination import Destination, FirstContact
+from syncer.sync.destination import Destination
 from syncer.sync.diff import ENGAGE_WINS, compare
+from syncer.sync.first_contact import FirstContact
 from syncer.sync.guard import DAY, Guard
 from syncer.sync.join import (
     JoinedRow,

@@ -55,7 +55,7 @@ class EngageTraits(NamedTuple):
     """What Engage says of a customer: its traits by name, and the names of what cannot be read."""
 
     traits: dict[str, Any]
-    unread: frozenset[str] = frozenset()
+    unreadable: frozenset[str] = frozenset()
 
 
 def engage_traits(catalog: Catalog, row: PulledCustomer) -> EngageTraits:
@@ -65,5 +65,5 @@ def engage_traits(catalog: Catalog, row: PulledCustomer) -> EngageTraits:
     if reading.layout.twice:
         keys, values, _ = newest(keys, values, row.times)
         reading = catalog.read(keys, values)
-    unread = (catalog.by_key[key] for key, _ in reading.skipped if key in catalog.by_key)
-    return EngageTraits(reading.traits, frozenset(trait.name for trait in unread))
+    unreadable = (catalog.by_key[key] for key, _ in reading.skipped if key in catalog.by_key)
+    return EngageTraits(reading.traits, frozenset(trait.name for trait in unreadable))

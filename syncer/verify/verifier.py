@@ -216,7 +216,7 @@ class Verifier:
             found = record["traits"][name]
             if said is None:
                 drifts.append(Difference(name, None, found))
-            elif name not in said.unread and not ours.right(name, found, said.traits):
+            elif name not in said.unreadable and not ours.right(name, found, said.traits):
                 drifts.append(Difference(name, ours.expected(name, found, said.traits), found))
         if drifts:
             self._found.checked += 1

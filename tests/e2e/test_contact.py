@@ -23,7 +23,8 @@ from syncer.errors import AmberfloError, KeyRefused
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.faults import Faults
 from syncer.sync.consistent_reader import ListingResult
-from syncer.sync.destination import Destination, Example
+from syncer.sync.destination import Destination
+from syncer.sync.first_contact import Example
 from syncer.sync.join import DestinationState
 from syncer.sync.owned_traits import EngageTraits
 from tests.support.installation import API_KEY, Installation
@@ -141,7 +142,7 @@ def test_who_is_unknown_here_and_what_it_holds(world: World) -> None:
     world.amberflo.hold("gone", vip=True)
     world.amberflo.customers["gone"]["deleteTime"] = 1
     with world.contact() as contact:
-        assert contact.listed is ListingResult.WITH_TRAITS
+        assert contact.listing is ListingResult.WITH_TRAITS
         assert contact.before(["known", "unknown", "gone", "nobody"]) == {
             "unknown": DestinationState(None, {"vip": "true", "plan": "pro"}, False)
         }
@@ -313,7 +314,7 @@ def test_in_every_way_that_amberflo_can_be_read(
     world.amberflo.hold("k0", vip=False)
     vars(world.amberflo).update(switches)
     with world.contact() as contact:
-        assert contact.listed is listed
+        assert contact.listing is listed
         seen = contact.before([f"u{number}" for number in range(30)])
         assert seen == {f"u{number}": DestinationState(None, {"vip": True}) for number in range(30)}
         # Where no list shows traits, of the known ones it shows who is there.
@@ -327,7 +328,7 @@ def test_where_amberflo_lists_nobody_nothing_is_believed(world: World) -> None:
     world.know("u1", vip=True)
     world.amberflo.no_pages = world.amberflo.no_list = True
     with world.contact() as contact:
-        assert contact.listed is ListingResult.NOBODY
+        assert contact.listing is ListingResult.NOBODY
         assert (list(contact.drifted()), contact.before(["u1"])) == ([], {})
     assert any("lists no customers" in line for line in world.lines.said)
 

@@ -56,7 +56,7 @@ def test_the_time_of_a_change_is_the_rows(warehouse: Warehouse) -> None:
     warehouse.member("p1", "u1", at="2026-03-04T12:00:00.250+02:00")
     with closing(Database.open("sqlite://")) as database:
         compared = runs_on(database, warehouse.source()).diff()
-        ((change,),) = [one.changes for one in compared.plan]
+        ((change,),) = [one.changes for one in compared.changes]
         compared.close()
     expected = datetime(2026, 3, 4, 10, 0, 0, 250_000, tzinfo=UTC)
     assert change.observed_at == round(expected.timestamp() * 1000)

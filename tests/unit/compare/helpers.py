@@ -10,12 +10,10 @@ from syncer.engage.catalog import Catalog, KnownTrait
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.engage.source import PulledCustomer
 from syncer.json_text import canonical
-from syncer.sync.diff import (
-    CustomerChange,
-    Tally,
-    compare,
-    merge,
-)
+from syncer.sync.changes import CustomerChange
+from syncer.sync.diff import compare
+from syncer.sync.join import merge
+from syncer.sync.tally import Tally
 
 #: Times of rows as the source writes them, with what they are in epoch milliseconds.
 MAY, MAY_MS = "2024-05-01T00:00:00Z", 1_714_521_600_000

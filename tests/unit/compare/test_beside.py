@@ -10,16 +10,10 @@ import pytest
 from syncer.engage.source import PulledCustomer
 from syncer.engage.values import same
 from syncer.errors import SourceError
-from syncer.sync.diff import (
-    ENGAGE_WINS,
-    CustomerChange,
-    DestinationState,
-    Tally,
-    TraitChange,
-    compare,
-    look_up,
-    merge,
-)
+from syncer.sync.changes import CustomerChange, TraitChange
+from syncer.sync.diff import ENGAGE_WINS, compare
+from syncer.sync.join import DestinationState, look_up, merge
+from syncer.sync.tally import Tally
 from tests.unit.compare.helpers import (
     JULY,
     JULY_MS,
@@ -261,7 +255,7 @@ def test_a_member_whom_only_amberflo_knows_leaves(row: PulledCustomer, there: ob
     (left,) = [found for found in change.changes if found.trait == "vip"]
     assert (left.before, left.after, left.source, left.was) == (True, False, "amberflo", None)
     assert tally.sums["vip"].exited == 1
-    assert tally.sums["vip"].found == 1
+    assert tally.sums["vip"].unrecorded == 1
 
 
 def test_who_is_false_there_too_is_still_nobody() -> None:
@@ -329,7 +323,7 @@ def test_who_left_here_and_is_a_member_there_leaves_again() -> None:
     assert change.changes == [
         TraitChange("vip", "vip", True, False, None, "amberflo", recorded=False)
     ]
-    assert (tally.sums["vip"].exited, tally.sums["vip"].found) == (1, 1)
+    assert (tally.sums["vip"].exited, tally.sums["vip"].unrecorded) == (1, 1)
 
 
 # The streams

@@ -10,14 +10,10 @@ from syncer.engage.catalog import KnownTrait
 from syncer.engage.catalog_builder import build
 from syncer.engage.computations import AUDIENCE
 from syncer.engage.source import ObservedKey, PulledCustomer
-from syncer.sync.diff import (
-    CustomerChange,
-    Sums,
-    Tally,
-    TraitChange,
-    compare,
-    merge,
-)
+from syncer.sync.changes import CustomerChange, TraitChange
+from syncer.sync.diff import compare
+from syncer.sync.join import merge
+from syncer.sync.tally import Sums, Tally
 from tests.unit.compare.helpers import (
     JULY,
     JUNE,

@@ -18,15 +18,10 @@ from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.engage.source import PulledCustomer
 from syncer.ids import problem
 from syncer.sync import diff as comparison
-from syncer.sync.diff import (
-    CustomerChange,
-    Sums,
-    Tally,
-    TraitChange,
-    compare,
-    look_up,
-    merge,
-)
+from syncer.sync.changes import CustomerChange, TraitChange
+from syncer.sync.diff import compare
+from syncer.sync.join import look_up, merge
+from syncer.sync.tally import Sums, Tally
 from tests.unit.compare.helpers import (
     JULY,
     JULY_MS,
@@ -213,7 +208,7 @@ STATES = st.builds(
 TEXTS = st.text(min_size=1, max_size=3) | st.sampled_from(["a", "b", "é", "z", "\uffff", "😀"])
 
 
-#: `look_up` leaves rows unpaired whose id can be no customer's; `with_usable_ids` drops these.
+#: `look_up` leaves rows unpaired whose id can be no customer's; `with_valid_ids` drops these.
 IDS = TEXTS.filter(lambda text: problem(text) is None)
 
 
