@@ -179,7 +179,7 @@ class App:
         asyncio.run(check())
         # An error of the state is not one of Amberflo.
         with suppress(StateError, ConfigError), self.state(writes=False) as database:
-            self.account(database).look()
+            self.account(database).recorded()
 
     def _deliver_run(
         self, database: Database, run: int, progress: Callable[[int], None]
@@ -244,7 +244,7 @@ class App:
             database=database,
             connect=partial(self._customer_reader, database),
             owned=owned,
-            asking=EngageLookup(
+            engage_lookup=EngageLookup(
                 database,
                 self.source,
                 self._selection(),

@@ -1,14 +1,15 @@
-"""The delivery of customers: sends where what we know and what Amberflo acknowledged differ.
+"""The delivery of customers: sends each customer that Amberflo does not have as the state has it.
 
-What is due stands in the database, and so does every outcome; a delivery that dies is simply begun
-again. Several processes may deliver side by side: each claims what it has in work, so the writes of
-one customer go one after the other, and each takes its part of the configured rate.
+The database holds what is due, and every outcome, so a delivery that dies is simply started again.
+Several processes may deliver side by side. Each claims the customers that it sends, so the writes
+of one customer go one after the other, and each takes its part of the configured rate.
 
-That Amberflo does not take a customer may be for what is in it, or for what befalls everybody: a
-redirect, a wrong URL, a key without rights, a server that is down. Only others tell. So a refusal
-is a suspicion first; where another customer got through after it, it is tried once more, and where
-yet another got through after that, it is a verdict. A redirect is none: it tells where to go, not
-what is wrong. Where nobody is left to send, one that Amberflo has already is sent to see.
+Amberflo may refuse a customer for what is in it, or for something that affects all customers: a
+redirect, a wrong URL, a key without rights, a server that is down. Only other customers show which.
+So a refusal is a suspicion first. If another customer gets through after it, the suspect is tried
+once more; if yet another gets through after that, the refusal is a verdict. A redirect is no
+verdict: it says where to go, not what is wrong. If no other customer is left to send, the delivery
+sends a probe: a customer that Amberflo has already.
 """
 
 from __future__ import annotations
@@ -39,26 +40,26 @@ from syncer.delivery.page_size import PageSize
 from syncer.delivery.rate_share import LOOK, Share
 from syncer.errors import KeyRefused, Refused, TryAgain
 
-#: Refusals that are a verdict, where others get through after each.
+#: Refusals that make a verdict, if others get through after each.
 REFUSALS = 2
-#: Requests that the patience lasts for at least: at a low rate few can be made in its time.
+#: The patience lasts for at least this many requests: a low rate allows few in its time.
 PATIENT = 30
-#: Seconds after which a pause looks whether to stop.
-GLANCE = 0.2
+#: Seconds after which the feed looks again whether to stop.
+WAKE_AFTER = 0.2
 #: Seconds that requests under way get to end after a stop.
 DRAIN = 15.0
-#: Failed attempts after which a customer is put off where others get through.
+#: Failed attempts after which a customer is put off, if others get through.
 TRIES = 6
-#: Customers that Amberflo refuses in a row, and nobody gets through: it takes none.
+#: If Amberflo refuses this many customers in a row, and none gets through, it takes none.
 REFUSES_ALL = 50
-#: Customers that it has already that are sent to see whether it takes any; one is enough. And the
-#: seconds between two times that this is done, or half the patience where that is less.
-SENT_TO_SEE, SEE_AGAIN = 3, 1.0
+#: Customers that are sent as probes (one is enough), and the seconds between two such times, or
+#: half the patience if that is less.
+PROBES, PROBE_AFTER = 3, 1.0
 
 
 @dataclass
 class Delivery:
-    """What became of the due customers. `problem` says why some are left, if some are."""
+    """What became of the due customers. `problem` says why some are still due, if some are."""
 
     delivered: int = 0
     failed: int = 0
@@ -67,33 +68,39 @@ class Delivery:
 
 
 class Claimed(NamedTuple):
-    """A customer to send, and the trait names that were ours when it was claimed. One that Amberflo
-    has already is sent `to_see` whether it takes anybody."""
+    """A customer to send, and the trait names that were ours when it was claimed.
+
+    A `probe` is a customer that Amberflo has already; it shows whether Amberflo takes any.
+    """
 
     row: CustomerRow
     owned: frozenset[str]
-    to_see: bool = False
+    probe: bool = False
 
 
 @dataclass
 class Suspect:
-    """A customer that was refused so many `times`, the last at a moment (monotonic); `again` when
-    it is tried once more."""
+    """A customer that was refused `times` times, the last time `at` a moment (monotonic).
+
+    `retrying` says that it is tried once more.
+    """
 
     claimed: Claimed
     refused: Refused
     at: float
     times: int = 1
-    again: bool = False
+    retrying: bool = False
 
 
 @dataclass
 class CustomerDelivery:
-    """Delivers until nothing is due, nothing gets through for `patience` seconds, the key is
-    refused, or `stop` says so; what is left then stays due.
+    """Delivers the customers that are due.
 
-    With `for_run` only the customers that this run waits for are delivered, until none is left
-    whoever delivers them, and `progress` is told how many of them are finished.
+    It ends when nothing is due, when nothing gets through for `patience` seconds, when Amberflo
+    refuses the key, or when `stop` returns true. Customers that are left stay due.
+
+    With `for_run`, only the customers that this run waits for are delivered, until none is left,
+    whichever process delivers them; `progress` gets the number of those that are finished.
     """
 
     database: Database
@@ -101,8 +108,8 @@ class CustomerDelivery:
     client: AmberfloClient
     concurrency: int = 16
     as_strings: bool = False
-    #: the account in the state (`memo.ACCOUNT`) that `client` speaks to: nothing is claimed for
-    #: another one; None where nobody looked
+    #: the account in the state (`metadata.ACCOUNT`) that `client` speaks to: nothing is claimed
+    #: for another one; None if it was not checked
     account: str | None = None
     #: names or globs of traits that are never written or removed
     protected: tuple[str, ...] = ()
@@ -118,13 +125,13 @@ class CustomerDelivery:
         self._queue: asyncio.Queue[Claimed] = asyncio.Queue()
         self._in_work: set[str] = set()
         self._suspects: dict[str, Suspect] = {}
-        # When those failed first that did not get through yet; whether one of them fails for long.
+        # When the customers that did not get through failed first; whether one fails for long.
         self._failing: dict[str, float] = {}
         self._stuck = self._draining = False
-        # When the newest write began that got through; who was sent to see when, what came of it.
-        self._through = self._saw = float("-inf")
-        self._sent_to_see: set[str] | None = None
-        self._seen: TryAgain | Refused | None = None
+        # When the newest write that got through began; the last probes, when, and what came of it.
+        self._through = self._probed_at = float("-inf")
+        self._probed: set[str] | None = None
+        self._probe_problem: TryAgain | Refused | None = None
         self._wake = asyncio.Event()
         self._outcomes = Outcomes(self.database)
         self._last_success = self._looked = time.monotonic()
@@ -132,7 +139,7 @@ class CustomerDelivery:
         self._last_problem = "no answer"
         self._finished = -1
         with self.database.write(beside=True) as connection:
-            # What a delivery of ours that broke had claimed.
+            # A delivery of this worker that failed had claimed these.
             workers.free_customers(connection, self.worker.number)
         self._share = Share(self.database, self.client.pace)
         await self._share.begin()
@@ -149,7 +156,7 @@ class CustomerDelivery:
     async def _first_error(
         self, tasks: Sequence[asyncio.Task[None]], feed: Coroutine[None, None, None]
     ) -> None:
-        """Wait for the feed; where a task breaks before (the database is full), raise that."""
+        """Wait for the feed; if a task fails before (the database is full), raise its error."""
         feeding = asyncio.create_task(feed)
         try:
             await asyncio.wait([feeding, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -161,24 +168,24 @@ class CustomerDelivery:
             await asyncio.gather(feeding, return_exceptions=True)
 
     async def _feed(self) -> None:
-        """Keep the queue filled from the database until there is no more to do."""
+        """Keep the queue filled from the database until nothing is left to do."""
         while not self._over():
             took = await self._take() if self._low() else 0
             await self._judge_suspects()
-            if not took and self._rests():
+            if not took and self._is_idle():
                 if not self._in_work and self._nothing_due():
                     break
-                await self._see()
+                await self._probe()
             elif len(self._suspects) >= REFUSES_ALL:
-                await self._see()
-            await self._look()
-            await self._moment()
+                await self._probe()
+            await self._look_around()
+            await self._wait_for_wake()
         await self._drain()
-        await self._look(again=True)
+        await self._look_around(at_once=True)
 
-    def _rests(self) -> bool:
-        """Whether nothing is under way: who is in work waits for a verdict."""
-        waiting = sum(not one.again for one in self._suspects.values())
+    def _is_idle(self) -> bool:
+        """Return whether no request is under way: all that is in work waits for a verdict."""
+        waiting = sum(not suspect.retrying for suspect in self._suspects.values())
         return self._queue.empty() and len(self._in_work) == waiting
 
     def _low(self) -> bool:
@@ -186,16 +193,19 @@ class CustomerDelivery:
         return not self._in_work or self._page.is_low(self._queue.qsize(), time.monotonic())
 
     async def _take(self) -> int:
-        """Claim and queue the next due customers; gives how many."""
+        """Claim and queue the next due customers; return how many."""
         claimed = await asyncio.to_thread(self._claim)
-        for one in claimed:
-            self._in_work.add(one.row.customer_id)
-            self._queue.put_nowait(one)
+        for customer in claimed:
+            self._in_work.add(customer.row.customer_id)
+            self._queue.put_nowait(customer)
         return len(claimed)
 
     def _claim(self) -> list[Claimed]:
-        """A delivery may last for hours: which traits are ours is read with each claim. Should that
-        change after it, the customers concerned are due again."""
+        """Claim the next due customers, with the trait names that are ours.
+
+        A delivery may last for hours, so the names are read with each claim. If they change after
+        it, the customers concerned are due again.
+        """
         page = self._page.next(time.monotonic())
         try:
             with self.database.write() as connection:
@@ -212,9 +222,11 @@ class CustomerDelivery:
         with self.database.read() as connection:
             return outbox.oldest_due(connection, self.for_run) is None
 
-    async def _look(self, *, again: bool = False) -> None:
-        """Now and then: do we still count as living, who died or lives, how far is the run."""
-        if not again and time.monotonic() - self._looked < LOOK:
+    async def _look_around(self, *, at_once: bool = False) -> None:
+        """Look now and then whether this worker still counts as alive, who else is, and how far the
+        run is.
+        """
+        if not at_once and time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
         await asyncio.to_thread(self._look_now)
@@ -222,7 +234,7 @@ class CustomerDelivery:
 
     def _look_now(self) -> None:
         self.worker.check()
-        workers.bury(self.database)  # what a dead one had claimed would wait for ever
+        workers.bury(self.database)  # what a dead worker claimed would wait for ever
         self._share.look()
         if self.for_run is None:
             return
@@ -230,7 +242,7 @@ class CustomerDelivery:
             record = runs.get(connection, self.for_run)
         if record is not None and record["delivered"] + record["failed"] > self._finished:
             self._finished = record["delivered"] + record["failed"]
-            self._last_success = time.monotonic()  # be it another's
+            self._last_success = time.monotonic()  # whichever process delivered
 
     def _over(self) -> bool:
         if self.stop():
@@ -250,37 +262,37 @@ class CustomerDelivery:
 
     @property
     def _patient(self) -> float:
-        """Seconds."""
+        """The seconds without success after which the delivery gives up."""
         least = PATIENT / self.client.pace.rate if self.client.pace.limited else 0.0
         return max(self.patience, least)
 
-    async def _moment(self) -> None:
+    async def _wait_for_wake(self) -> None:
         self._wake.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GLANCE):
+            async with asyncio.timeout(WAKE_AFTER):
                 await self._wake.wait()
 
     async def _drain(self) -> None:
         """Let the requests that are under way end; what has not begun stays due."""
         self._draining = True
-        left = []
+        not_begun = []
         while not self._queue.empty():
-            one = self._queue.get_nowait()
-            self._in_work.discard(one.row.customer_id)
-            if one.to_see:
-                await self._outcomes.write(Settled(one.row))
+            claimed = self._queue.get_nowait()
+            self._in_work.discard(claimed.row.customer_id)
+            if claimed.probe:
+                await self._outcomes.write(Settled(claimed.row))
             else:
-                left.append(one.row.customer_id)
-        for suspect in [one for one in self._suspects.values() if not one.again]:
+                not_begun.append(claimed.row.customer_id)
+        for suspect in [it for it in self._suspects.values() if not it.retrying]:
             row = suspect.claimed.row
             await self._outcomes.write(self._later(row, suspect.refused))
             self._in_work.discard(row.customer_id)
-        if left:
+        if not_begun:
             with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
-                outbox.release(connection, left)
+                outbox.release(connection, not_begun)
         until = time.monotonic() + DRAIN
         while self._in_work and time.monotonic() < until and not self._silent():
-            await self._moment()
+            await self._wait_for_wake()
 
     async def _work(self) -> None:
         while True:
@@ -293,21 +305,21 @@ class CustomerDelivery:
                     self._count(outcome)
             finally:
                 suspect = self._suspects.get(row.customer_id)
-                if suspect is None or suspect.again:
+                if suspect is None or suspect.retrying:
                     self._in_work.discard(row.customer_id)
                 if self._low():
                     self._wake.set()
 
     async def _deliver(self, claimed: Claimed) -> Outcome | None:
-        """Write one customer; None when it is not to be begun any more, or is a suspect now."""
+        """Write one customer; return None if it must not begin any more, or is a suspect now."""
         if self.stop() or self.result.problem is not None:
             return None
         row = claimed.row
         try:
             await self._write(claimed, always=row.again)
         except (TryAgain, Refused) as problem:
-            if claimed.to_see:
-                self._seen = problem
+            if claimed.probe:
+                self._probe_problem = problem
                 return Settled(row)
             if isinstance(problem, Refused):
                 return self._refused(claimed, problem)
@@ -315,7 +327,7 @@ class CustomerDelivery:
             return self._not_taken(row, problem)
         except KeyRefused as refused:
             self.result.problem = str(refused)
-            return Settled(row) if claimed.to_see else None
+            return Settled(row) if claimed.probe else None
         self._failing.pop(row.customer_id, None)
         self._suspects.pop(row.customer_id, None)
         return Sent(row)
@@ -334,7 +346,7 @@ class CustomerDelivery:
         self._last_success = time.monotonic()
 
     def _not_taken(self, row: CustomerRow, problem: TryAgain) -> Outcome:
-        """Try it again soon or, where it fails for long and others get through, now and then."""
+        """Try it again soon or, if it fails for long and others get through, now and then."""
         self._last_problem = str(problem)
         first = self._failing.setdefault(row.customer_id, time.monotonic())
         if row.put_off or (row.attempts + 1 >= TRIES and self._through >= first):
@@ -347,7 +359,7 @@ class CustomerDelivery:
         after = problem.after if isinstance(problem, TryAgain) else None
         return Later(row, retry.wait(row.attempts + 1, self.chance(), after))
 
-    # Whose fault it is
+    # Is a refusal about the customer, or about all?
 
     def _refused(self, claimed: Claimed, refused: Refused) -> Outcome | None:
         row = claimed.row
@@ -359,65 +371,63 @@ class CustomerDelivery:
         return None
 
     async def _judge_suspects(self) -> None:
-        """Of those since whose refusal another customer got through: try them again, or say that it
-        was about them."""
-        heard = [
-            one for one in self._suspects.values() if not one.again and self._through >= one.at
-        ]
-        for one in heard:
-            if one.times < REFUSALS:
-                one.again = True
-                self._queue.put_nowait(one.claimed)
+        """Try suspects again, or make their refusal a verdict, if others got through since."""
+        waiting = [suspect for suspect in self._suspects.values() if not suspect.retrying]
+        for suspect in [suspect for suspect in waiting if self._through >= suspect.at]:
+            if suspect.times < REFUSALS:
+                suspect.retrying = True
+                self._queue.put_nowait(suspect.claimed)
                 continue
-            row = one.claimed.row
-            kind = PutOff if one.refused.elsewhere else Never
-            verdict = kind(row, one.refused)
+            row = suspect.claimed.row
+            kind = PutOff if suspect.refused.elsewhere else Never
+            verdict = kind(row, suspect.refused)
             await self._outcomes.write(verdict)
             self._count(verdict)
             del self._suspects[row.customer_id]
             self._in_work.discard(row.customer_id)
 
-    async def _see(self) -> None:
-        """See whether Amberflo takes anybody, where that is in question and nobody else tells."""
-        if self._sent_to_see is not None:
-            if not self._sent_to_see & self._in_work:
-                self._sent_to_see = None
+    async def _probe(self) -> None:
+        """Send probes if it is in doubt whether Amberflo takes any customer."""
+        if self._probed is not None:
+            if not self._probed & self._in_work:
+                self._probed = None
                 self._judge_all()
             return
         silent = time.monotonic() - self._last_success > self._patient / 2
         if not (self._suspects or self._stuck or (self._failing and silent)):
             return
-        if time.monotonic() - self._saw < min(SEE_AGAIN, self._patient / 2):
+        if time.monotonic() - self._probed_at < min(PROBE_AFTER, self._patient / 2):
             return
         claimed = await asyncio.to_thread(self._claim_acknowledged)
         if claimed is not None:
-            self._saw, self._stuck, self._seen = time.monotonic(), False, None
-            self._sent_to_see = {one.row.customer_id for one in claimed}
-            self._in_work |= self._sent_to_see
-            for one in claimed:
-                self._queue.put_nowait(one)
+            self._probed_at, self._stuck, self._probe_problem = time.monotonic(), False, None
+            self._probed = {probe.row.customer_id for probe in claimed}
+            self._in_work |= self._probed
+            for probe in claimed:
+                self._queue.put_nowait(probe)
 
     def _judge_all(self) -> None:
-        """Where nobody was taken, not even one that Amberflo has already, or it has none, what the
-        suspects were refused for befalls everybody."""
-        if self._through >= self._saw or isinstance(self._seen, TryAgain) or not self._suspects:
+        """End the delivery if all customers are refused, and the probes too, if there are any."""
+        if (
+            self._through >= self._probed_at
+            or isinstance(self._probe_problem, TryAgain)
+            or not self._suspects
+        ):
             return
-        newest = max(self._suspects.values(), key=lambda one: one.at)
-        self.result.problem = f"Amberflo takes nobody: {self._seen or newest.refused}"
+        newest = max(self._suspects.values(), key=lambda suspect: suspect.at)
+        self.result.problem = f"Amberflo takes nobody: {self._probe_problem or newest.refused}"
 
     def _claim_acknowledged(self) -> list[Claimed] | None:
-        """Customers to send to see; None where that cannot be done now."""
+        """Claim probes; return None if that cannot be done now."""
         try:
             with self.database.write(beside=True) as connection:
                 if self.account not in (None, metadata.get(connection, metadata.ACCOUNT)):
                     return None
-                rows = outbox.claim_acknowledged(
-                    connection, self.worker.number, now_ms(), SENT_TO_SEE
-                )
+                rows = outbox.claim_acknowledged(connection, self.worker.number, now_ms(), PROBES)
                 owned = removable(connection, rows) if rows else {}
         except Busy:  # a run commits
             return None
-        return [Claimed(row, owned[row.customer_id], to_see=True) for row in rows]
+        return [Claimed(row, owned[row.customer_id], probe=True) for row in rows]
 
     def _count(self, outcome: Outcome) -> None:
         if isinstance(outcome, Sent):

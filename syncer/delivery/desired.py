@@ -22,8 +22,8 @@ from syncer.amberflo.record import (
 )
 from syncer.cache import Cache
 
-#: What was to be sent for the traits of customers: many have the same. Of a value, the bytes beside
-#: its text.
+#: What is sent for the traits of customers: many have the same. And the bytes of a value beside its
+#: text.
 _SENT: Cache[tuple[str, bool, tuple[str, ...]], Mapping[str, Any]] = Cache(8 << 20)
 _VALUE = 150
 
@@ -53,8 +53,10 @@ def to_put(
     as_strings: bool = False,
     protected: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The record to PUT for a customer of the snapshot. What is given back is in it as it was
-    found: the next records leave it to others."""
+    """Return the record to PUT for a customer of the snapshot.
+
+    A trait that is given back is in it as it was found; later records leave it to others.
+    """
     given_back = _given_back(row)
     there = traits_of(current or {})
     record = merged(
@@ -86,9 +88,12 @@ def differences(
     as_strings: bool = False,
     protected: tuple[str, ...] = (),
 ) -> list[Difference]:
-    """Where a record that is there is not what `to_put` makes of it: name, email, and traits that
-    are ours, by name. Traits and fields of others are not looked at, and values are equal as
-    Amberflo may store them (`alike`)."""
+    """Return where an existing record is not what `to_put` makes of it.
+
+    Compared are the name, the email, and the traits that are ours, in order of their names. Traits
+    and fields of others are not compared, and values are equal as Amberflo may store them
+    (`alike`).
+    """
     found = []
     name = name_of(current, row.name, row.customer_id)
     if name != current.get("customerName"):
@@ -110,7 +115,7 @@ def trait_differences(
     as_strings: bool = False,
     protected: tuple[str, ...] = (),
 ) -> list[Difference]:
-    """The same of the traits `there` alone."""
+    """Return the same for the traits of a record alone."""
     ours = ours_at_amberflo(row, owned, as_strings=as_strings, protected=protected)
     held = {trait: value for trait, value in there.items() if not is_protected(trait, protected)}
     gone = _taken_away(there, row.called) if row.called else ()
@@ -131,7 +136,7 @@ def ours_at_amberflo(
     as_strings: bool = False,
     protected: tuple[str, ...] = (),
 ) -> Mapping[str, Any]:
-    """The traits that are ours, as Amberflo should hold them; `owned` names are Engage's alone."""
+    """Return our traits as Amberflo should hold them; `owned` names are Engage's alone."""
     if not row.called:
         asked = row.traits, as_strings, protected
         return _SENT.get(asked) or _remember_sent(asked)
@@ -145,9 +150,11 @@ def _remember_sent(asked: tuple[str, bool, tuple[str, ...]]) -> Mapping[str, Any
 
 
 def _wanted(row: Desired, owned: Collection[str]) -> dict[str, Any]:
-    """All traits that a customer shall have of ours: what identify calls said is the customer's
-    where Engage does not compute a trait of that name, for whomever (`owned`, less what was given
-    back since)."""
+    """Return all traits that a customer should have from us.
+
+    A value of an identify call counts if Engage does not compute a trait of that name for any
+    customer (`owned`, less what was given back since).
+    """
     found: dict[str, Any] = orjson.loads(row.traits)
     if not row.called:
         return found
@@ -161,8 +168,10 @@ def _wanted(row: Desired, owned: Collection[str]) -> dict[str, Any]:
 
 
 def _given_back(row: Desired) -> dict[str, Any]:
-    """Traits that are ours no more, with what others had there (None: nothing). What identify calls
-    say of such a name since is the customer's."""
+    """Return the traits that are not ours any more, with what others had there (None: nothing).
+
+    What identify calls said of such a name since then is the customer's.
+    """
     if not row.given_back:
         return {}
     found: dict[str, Any] = orjson.loads(row.given_back)
@@ -171,7 +180,7 @@ def _given_back(row: Desired) -> dict[str, Any]:
 
 
 def _taken_away(there: Mapping[str, Any], said: str | None) -> Collection[str]:
-    """The names of traits `there` that identify calls took away, where the value may be ours."""
+    """Return the names of traits that identify calls removed, if the value may be ours."""
     return {
         name
         for name, written in identify_traits.removed(said)

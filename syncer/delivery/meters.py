@@ -1,12 +1,11 @@
-"""The delivery of meter records: batches of frozen records, sent until Amberflo has each or has
-refused it for good.
+"""The delivery of meter records: batches are sent until Amberflo has or refuses each record.
 
-A record goes out as the bytes it was accepted as: Amberflo discards a repeat only when every
+A record goes out as the bytes it was accepted as: Amberflo discards a repeat only if every
 attribute is equal (docs/facts/amberflo.md §2.4).
 
-A batch that is not taken is halved until the records that it is about stand alone. Each is judged
-when it fails once more by itself, and only where others got through since it failed first: what
-befalls all records is no fault of one, and nothing is given up for it.
+A batch that is not taken is halved until the records that cause it are alone. Such a record is
+judged when it fails once more by itself, and only if others got through since it failed first: a
+problem of all records is no fault of one, and no record is given up for it.
 """
 
 from __future__ import annotations
@@ -35,42 +34,42 @@ from syncer.retry import PUT_OFF
 BATCH = 100
 #: Batches in flight.
 IN_FLIGHT = 4
-#: Failed attempts after which a batch is halved that Amberflo does not refuse and does not take;
-#: after which a record of that kind is put off where others get through, and so is halved what is
-#: said not to be taken now: that is about all but where others do get through.
+#: Failed attempts after which a batch is halved that Amberflo neither takes nor refuses; and after
+#: which such a record is put off if others get through. A batch that Amberflo does not take "now"
+#: is halved after as many: that is about all records, unless others do get through.
 HALVE, TRIES = 2, 6
-#: Seconds for which one that got through shows that others do.
+#: Seconds for which a success shows that others get through.
 FRESH = 60.0
-#: Records of a batch that fail alone, and nothing gets through: none does.
+#: If this many records of a batch fail by themselves and none gets through, none does.
 FAIL_ALONE = 5
-#: Seconds that everything waits at least where the key is refused.
+#: Seconds that everything waits at least if Amberflo refuses the key.
 KEY_REFUSED = 5.0
-#: Seconds that it waits for a batch under way, and for something to come into an empty queue.
+#: Seconds of the wait for a batch under way, and for a record to come into an empty queue.
 PAUSE, EMPTY = 0.05, 2.0
 
 
 @dataclass
 class MeterDelivery:
-    """Delivers meter records as they come due, until `stop` says so."""
+    """Delivers meter records as they come due, until `stop` returns true."""
 
     queue_database: Database
     state_database: Database
     worker: int
     client: AmberfloClient
     stop: Callable[[], bool]
-    #: told what went wrong for all, such as a refused key; None when a request got through
+    #: gets what went wrong for all, such as a refused key; None when a request got through
     trouble: Callable[[str | None], None] = lambda problem: None
     chance: Callable[[], float] = random.random
-    #: whether all that is to be sent was refused before: who is refused again is judged at once
+    #: whether all that is sent was refused before: a second refusal is a verdict at once
     judged: bool = False
-    #: set it when something came: the empty queue is looked at only now and then
+    #: set it when a record came: the empty queue is looked at only now and then
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Deliver until stopped; requests under way are finished."""
-        # When the newest request began that got through; when those failed first that stood alone
+        # When the newest request that got through began; when each suspect failed first.
         self._through = float("-inf")
-        self._odd: dict[int, float] = {}
+        self._suspects: dict[int, float] = {}
         tasks: set[asyncio.Task[None]] = set()
         while not self.stop():
             self.arrived.clear()
@@ -104,10 +103,10 @@ class MeterDelivery:
             return queue.claim(connection, self.worker, now_ms(), BATCH)
 
     async def _deliver(self, batch: Sequence[DueEvent]) -> None:
-        """Send a batch; what stood alone before goes alone."""
-        odd = [event for event in batch if event.id in self._odd]
-        rest = [event for event in batch if event.id not in self._odd]
-        for event in odd:
+        """Send a batch; records that failed by themselves before go by themselves."""
+        suspects = [event for event in batch if event.id in self._suspects]
+        rest = [event for event in batch if event.id not in self._suspects]
+        for event in suspects:
             await self._send_alone(event)
         if rest:
             await self._send(rest)
@@ -120,33 +119,35 @@ class MeterDelivery:
         if len(batch) == 1:
             await self._judge(batch[0], problem, began)
             return
-        left, alone = list(batch), list[DueEvent]()
+        remaining, alone = list(batch), list[DueEvent]()
         attempts = max(event.attempts for event in batch)
         if self._may_be_one(problem, attempts):
-            left, alone, problem = await self._halve(batch, problem, attempts)
+            remaining, alone, problem = await self._halve(batch, problem, attempts)
         if self._through >= began:
-            self._odd |= dict.fromkeys((event.id for event in alone), began)
+            self._suspects |= dict.fromkeys((event.id for event in alone), began)
         else:
             self.trouble(str(problem))
-        await self._put_back([*left, *alone], problem)
+        await self._put_back([*remaining, *alone], problem)
 
     async def _halve(
         self, batch: Sequence[DueEvent], problem: AmberfloError, attempts: int
     ) -> tuple[list[DueEvent], list[DueEvent], AmberfloError]:
-        """Send what is not taken as a batch in halves, and so on. Gives what is left where it
-        cannot be a record, or nothing at all gets through; the records that fail alone; and what
-        was said last."""
+        """Send the halves of a batch that is not taken, and so on.
+
+        Return the records that are left if the problem cannot be one record's, or if nothing at all
+        gets through; the records that failed by themselves; and the last problem.
+        """
         began, alone = time.monotonic(), list[DueEvent]()
-        # In no order, so that not all bad ones come first.
+        # In random order, so that the bad records do not all come first.
         parts = _halves(random.sample(batch, len(batch)))
         while parts and not self.stop():
             if len(alone) >= FAIL_ALONE and self._through < began:
                 break
             part = parts.pop()
-            found = await self._ingest(part)
-            if found is None:
+            failed = await self._ingest(part)
+            if failed is None:
                 continue
-            problem = found
+            problem = failed
             if not self._may_be_one(problem, attempts):
                 parts.append(part)
                 break
@@ -157,8 +158,7 @@ class MeterDelivery:
         return [event for part in parts for event in part], alone, problem
 
     def _may_be_one(self, problem: AmberfloError, attempts: int) -> bool:
-        """Whether what was said of a batch may be about one record of it, after so many failed
-        attempts."""
+        """Return whether a batch's problem may be about one record of it."""
         if not isinstance(problem, TryAgain):
             return isinstance(problem, Refused)
         if problem.status in NOT_NOW:
@@ -168,21 +168,21 @@ class MeterDelivery:
     async def _send_alone(self, event: DueEvent) -> None:
         began, problem = time.monotonic(), await self._ingest([event])
         if problem is None:
-            self._odd.pop(event.id, None)
+            self._suspects.pop(event.id, None)
         else:
             await self._judge(event, problem, began)
 
     async def _judge(self, event: DueEvent, problem: AmberfloError, began: float) -> None:
-        """Say what becomes of one that failed by itself, sent at a moment."""
+        """Decide what becomes of a record that failed by itself, sent at `began`."""
         if isinstance(problem, KeyRefused):
             self.trouble(str(problem))
             await self._put_back([event], problem)
             return
-        first = self._odd.setdefault(event.id, began)
+        first = self._suspects.setdefault(event.id, began)
         fair = self.judged or self._through >= first
         if fair and isinstance(problem, Refused):
-            del self._odd[event.id]
-            # A redirect is no verdict: it tells where to go, not what is wrong.
+            del self._suspects[event.id]
+            # A redirect is no verdict: it says where to go, not what is wrong.
             postponed = [event] if problem.elsewhere else []
             await self._write(failed=event, problem=problem, postponed=postponed, wait=PUT_OFF)
         elif fair and isinstance(problem, TryAgain) and event.attempts + 1 >= TRIES:
@@ -193,7 +193,7 @@ class MeterDelivery:
             await self._put_back([event], problem)
 
     async def _ingest(self, batch: Sequence[DueEvent]) -> AmberfloError | None:
-        """Send records in one request and note that Amberflo has them; else gives what it said."""
+        """Send records in one request; record that Amberflo has them, or return the problem."""
         began = time.monotonic()
         body = gzip.compress(b"[" + b",".join(event.record for event in batch) + b"]", 1)
         try:
@@ -224,8 +224,10 @@ class MeterDelivery:
         failed: DueEvent | None = None,
         problem: Refused | TryAgain | None = None,
     ) -> None:
-        """Put an outcome on disk, as soon as that can be done: the records stay claimed till then.
-        (Where we end before, they are sent again, the same bytes.)"""
+        """Write an outcome to disk as soon as possible; the records stay claimed until then.
+
+        If the process ends before, they are sent again, the same bytes.
+        """
         while True:
             try:
                 return await asyncio.to_thread(
@@ -262,7 +264,7 @@ class MeterDelivery:
                 queue.postpone(connection, [event.id for event in postponed], due_at)
 
     def _clear_failures(self, tried: Collection[DueEvent]) -> None:
-        """These got through after all."""
+        """Remove the failures of records that got through after all."""
         refs = [failures.meter_ref(event.message_id, event.key) for event in tried]
         with self.state_database.read() as connection:
             listed = bool(refs) and failures.count(connection, refs)

@@ -1,5 +1,4 @@
-"""A process's share of the configured rate: all that speak to Amberflo at the same time have it
-together."""
+"""A process's share of the configured rate, which all processes that call Amberflo divide."""
 
 from __future__ import annotations
 
@@ -10,26 +9,26 @@ from state.db import workers
 from state.db.database import Database
 from syncer.amberflo.rate_limit import RateLimiter
 
-#: Seconds between two looks at who else speaks to Amberflo.
+#: Seconds between two looks at who else calls Amberflo.
 LOOK = 1.0
 
 
 @dataclass(frozen=True)
 class Share:
-    """Divides a pace among the living workers; who takes part has joined them (workers.py)."""
+    """Divides a rate among the living workers; a process takes part by registering (workers.py)."""
 
     database: Database
     pace: RateLimiter
 
     async def begin(self) -> None:
-        """Take our part of it; who comes anew waits until the others know."""
+        """Take this worker's share; if others are alive, wait until they know of this worker."""
         if self.pace.limited:
             living = await asyncio.to_thread(self.look)
             if living > 1:
                 await asyncio.sleep(1.5 * LOOK)
 
     def look(self) -> int:
-        """Look who lives, and take the part that is ours then; gives how many live."""
+        """Take the share that is this worker's now; return how many workers are alive."""
         if not self.pace.limited:
             return 1
         living = workers.living(self.database)
@@ -37,7 +36,7 @@ class Share:
         return living
 
     async def keep(self) -> None:
-        """Look again and again, until cancelled."""
+        """Keep the share right until cancelled."""
         while self.pace.limited:
             await asyncio.sleep(LOOK)
             await asyncio.to_thread(self.look)

@@ -1,4 +1,4 @@
-"""Which Amberflo account the state is about: what was acknowledged there is not there elsewhere."""
+"""The Amberflo account that a state belongs to: its acknowledgements hold for no other account."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from state.db.database import Database
 from syncer.amberflo.reader import CustomerReader
 from syncer.errors import OtherAccount
 
-#: Acknowledged customers that are looked for where the URL or the key is not the same any more.
+#: Acknowledged customers that are looked for if the URL or the key changed.
 PROBED = 20
-#: Characters of the key's hash that are kept, in hexadecimal digits.
+#: Hexadecimal digits of the key's hash that are kept.
 KEPT = 16
-#: Accounts that were left by `--new-account` and are remembered, so that a process that still has
+#: Accounts left by `--new-account` that are remembered, so that a process that still has
 #: the old settings does not take the state back there.
 REMEMBERED = 10
 _PRINT = ("url", "salt", "key")
@@ -32,8 +32,11 @@ _PRINT = ("url", "salt", "key")
 
 @dataclass
 class AmberfloAccount:
-    """The account of the settings: `url` is `amberflo.customers_url`. The state keeps the URL and a
-    salted hash of the key, never the key."""
+    """The account of the settings.
+
+    `url` is `amberflo.customers_url`. The state keeps the URL and a salted hash of the key, never
+    the key.
+    """
 
     database: Database
     connect: Callable[[], AbstractAsyncContextManager[CustomerReader]]
@@ -41,23 +44,28 @@ class AmberfloAccount:
     api_key: str
 
     def check(self) -> str:
-        """Make sure that the state is about this account, as `look` does, and note it where it was
-        not so yet. Gives what the state says of the account now, for `CustomerDelivery.account`."""
-        noted = self.look()
-        if noted is not None:
-            return noted
-        with self.database.write() as connection:
-            return self._note(connection, self._known(connection)["left"])
+        """Check that the state belongs to this account, and record it if the state has none yet.
 
-    def look(self) -> str | None:
-        """What the state says of this account; None: nothing yet. Costs one look at the state where
-        nothing changed. Where the URL or the key did, acknowledged customers are looked for at
-        Amberflo: most are there when only the key was rotated. Raises OtherAccount. Writes
-        nothing."""
+        Return what the state says of the account now, for `CustomerDelivery.account`. Raises
+        OtherAccount.
+        """
+        recorded = self.recorded()
+        if recorded is not None:
+            return recorded
+        with self.database.write() as connection:
+            return self._record(connection, self._known(connection)["left"])
+
+    def recorded(self) -> str | None:
+        """Return what the state says of this account (None: nothing yet), and write nothing.
+
+        This costs one look at the state if nothing changed. If the URL or the key changed,
+        acknowledged customers are looked for at Amberflo: most of them are found if only the key
+        was rotated. Otherwise OtherAccount is raised.
+        """
         with self.database.read() as connection:
-            noted, known = metadata.get(connection, metadata.ACCOUNT), self._known(connection)
-            if noted is None or self._is(known):
-                return noted
+            recorded, known = metadata.get(connection, metadata.ACCOUNT), self._known(connection)
+            if recorded is None or self._is(known):
+                return recorded
             acknowledged = outbox.newest_acknowledged(connection, PROBED)
         if any(map(self._is, known["left"])):
             raise OtherAccount(
@@ -66,71 +74,75 @@ class AmberfloAccount:
                 "--new-account again to come back"
             )
         if acknowledged:
-            self._check_there(acknowledged, known)
+            self._check_acknowledged(acknowledged, known)
         return None
 
-    def begin_anew(self, connection: Connection, now: int) -> None:
-        """This is another account, that knows nothing of this state: all customers are due again,
-        at `now` (epoch milliseconds), in a transaction that writes alone. What deliveries to the
-        old account still bring back counts no more."""
+    def move_state_here(self, connection: Connection, now: int) -> None:
+        """Let the state belong to this account, which knows nothing of it.
+
+        All customers are due again, at `now` (epoch milliseconds), in a transaction that writes
+        alone. What deliveries to the old account still report does not count any more.
+        """
         known = self._known(connection)
         left = [{name: known[name] for name in _PRINT}, *known["left"]]
         outbox.unacknowledge(connection, now)
-        self._note(
-            connection, [one for one in left if one["url"] and not self._is(one)][:REMEMBERED]
-        )
+        others = [account for account in left if account["url"] and not self._is(account)]
+        self._record(connection, others[:REMEMBERED])
 
-    def _check_there(self, acknowledged: list[str], known: dict[str, Any]) -> None:
-        there = uvloop.run(self._there(acknowledged))
-        if there * 2 <= len(acknowledged):
+    def _check_acknowledged(self, acknowledged: list[str], known: dict[str, Any]) -> None:
+        known_there = uvloop.run(self._count(acknowledged))
+        if known_there * 2 <= len(acknowledged):
             raise OtherAccount(
-                f"{self._changes(known)}, and {there} of {len(acknowledged)} customers that "
+                f"{self._changes(known)}, and {known_there} of {len(acknowledged)} customers that "
                 "Amberflo acknowledged last are there: this seems to be another account. Set it "
                 "back, or let `syncer sync --new-account` send everybody to the new one"
             )
 
-    async def _there(self, customer_ids: list[str]) -> int:
-        async with self.connect() as holdings:
-            return sum([await holdings.one(one) is not None for one in customer_ids])
+    async def _count(self, customer_ids: list[str]) -> int:
+        """Count the customers that Amberflo knows."""
+        async with self.connect() as reader:
+            return sum([await reader.one(customer_id) is not None for customer_id in customer_ids])
 
     def _known(self, connection: Connection) -> dict[str, Any]:
-        """The account that the state notes, and those that it left."""
-        noted = metadata.get(connection, metadata.ACCOUNT)
-        if noted is None:
+        """Return the account that the state recorded, and those that it left."""
+        recorded = metadata.get(connection, metadata.ACCOUNT)
+        if recorded is None:
             return {"url": "", "salt": "", "key": "", "left": []}
-        known: dict[str, Any] = orjson.loads(noted)
+        known: dict[str, Any] = orjson.loads(recorded)
         return known
 
     def _is(self, known: dict[str, Any]) -> bool:
         return not self._differs(known)
 
     def _differs(self, known: dict[str, Any]) -> list[str]:
-        """What of a noted account is not so now, in words."""
-        found = []
+        """Return what differs from a recorded account, in words."""
+        differences = []
         if known["url"] != self._shown_url:
-            found.append(f"amberflo.customers_url is {self._shown_url} and was {known['url']}")
+            differences.append(
+                f"amberflo.customers_url is {self._shown_url} and was {known['url']}"
+            )
         if known["key"] != _hash(known["salt"], self.api_key):
-            found.append("amberflo.api_key is another one than before")
-        return found
+            differences.append("amberflo.api_key is another one than before")
+        return differences
 
     def _changes(self, known: dict[str, Any]) -> str:
         return ", ".join(self._differs(known))
 
     @property
     def _shown_url(self) -> str:
-        """The URL without a user and password, which a proxy may want."""
+        """The URL without a user and password, which a proxy may need."""
         parts = urlsplit(self.url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
-    def _note(self, connection: Connection, left: list[dict[str, Any]]) -> str:
+    def _record(self, connection: Connection, left: list[dict[str, Any]]) -> str:
         salt = secrets.token_hex(8)
-        noted = {
+        recorded = {
             "url": self._shown_url,
             "salt": salt,
             "key": _hash(salt, self.api_key),
             "left": left,
         }
-        text = orjson.dumps(noted).decode()
+        text = orjson.dumps(recorded).decode()
         metadata.put(connection, metadata.ACCOUNT, text)
         return text
 

@@ -73,7 +73,7 @@ class Commit:
         run, now, catalog = self.run, self.now, self.compared.catalog
         with self.database.write(alone=True) as connection:
             if self.new_account is not None:
-                self.new_account.begin_anew(connection, now)
+                self.new_account.move_state_here(connection, now)
             self._approve(connection)
             suppression.keep(connection, self.compared.tally.returned)
             rename_traits(connection, catalog.renamed, run, now)

@@ -1,9 +1,9 @@
-"""Looking at what Amberflo holds, beside a run and deliveries that may go on meanwhile.
+"""Reads what Amberflo holds while runs and deliveries may go on.
 
 Amberflo is read the quickest way that shows traits: by pages, else as one list of all, else a
-customer at a time. Pages move while customers are made and deleted, and lists may lag. So a listing
-is a first look; who seems wrong by it is read once more alone, with the state before and after, and
-counts only when nothing was on its way to it.
+customer at a time. Pages move while customers are created and deleted, and lists may lag. So a
+listing is a first look only. A customer that seems wrong by it is read once more by itself, with
+the state before and after, and counts only if nothing was on its way to it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from syncer.progress import Progress
 Item = TypeVar("Item")
 
 NO_TRAITS = "customers come without their traits"
-#: So many listed without a trait that should have some, and none with: the listing leaves them out.
+#: If this many customers lack traits that they should have, and none has any, the listing leaves
+#: traits out.
 ENOUGH = 10
-#: Times that a customer is read anew because a run or a delivery changed it meanwhile.
+#: Times that a customer is read again because a run or a delivery changed it meanwhile.
 TRIES = 5
 
 
 class ListingResult(Enum):
-    """What a listing showed: all customers with their traits, without them, or nobody."""
+    """What a listing showed: all customers with their traits, without them, or no customers."""
 
     WITH_TRAITS = "with traits"
     WITHOUT_TRAITS = "without traits"
@@ -41,9 +42,12 @@ class ListingResult(Enum):
 
 
 class SingleRead(NamedTuple):
-    """A customer read by itself: its row of the state, the same before and after, and its record
-    (None: it is not there). Without a row it was erased meanwhile; without `settled` something is
-    on its way to it, and the record says nothing."""
+    """A customer that was read by itself: its row of the state, and its record at Amberflo.
+
+    The row was the same before and after the read; it is None if the customer was erased meanwhile.
+    The record is None if Amberflo does not have the customer. Unless `settled`, something is on its
+    way to the customer, and the record says nothing.
+    """
 
     row: CustomerRow | None
     record: Record | None = None
@@ -52,8 +56,10 @@ class SingleRead(NamedTuple):
 
 @dataclass
 class ConsistentReader:
-    """Looks through `holdings` with a state database beside; `at_a_time` customers are read by
-    themselves at a time."""
+    """Reads through `holdings` beside a state database.
+
+    `at_a_time` customers are read by themselves at a time.
+    """
 
     database: Database
     holdings: CustomerReader
@@ -62,9 +68,11 @@ class ConsistentReader:
     stop: Callable[[], bool] = lambda: False
 
     async def read_all(self, look: Callable[[list[Record]], int], total: int) -> ListingResult:
-        """Hand all that Amberflo lists to `look`, a batch at a time, some perhaps twice; it gives
-        how many of these came without a trait though they should have some. `total` is about how
-        many there are."""
+        """Hand all that Amberflo lists to `look`, a batch at a time; some customers may come twice.
+
+        `look` returns how many customers of the batch lack traits that they should have. `total` is
+        about how many customers there are.
+        """
         ways = (
             ("paging", self.holdings.pages, "its list of all customers"),
             ("list", self.holdings.everybody, "every customer by itself"),
@@ -90,8 +98,10 @@ class ConsistentReader:
         *,
         whole: bool = False,
     ) -> str | None:
-        """Look at everybody in a listing. Gives why it cannot be used, if so: it is not to be had
-        or, unless it is wanted `whole` all the same, it leaves traits out."""
+        """Look at all customers of a listing; return why it cannot be used, if it cannot.
+
+        It cannot be read, or it leaves traits out, unless it is wanted `whole` all the same.
+        """
         bare = done = 0
         self.progress.begin("reading", total)
         try:
@@ -127,14 +137,14 @@ class ConsistentReader:
         return SingleRead(row)
 
     def state_row(self, customer_id: str) -> CustomerRow | None:
-        """The customer in the state."""
+        """Return the customer's row of the state."""
         with self.database.read() as connection:
             return next(iter(snapshot.find(connection, [customer_id])), None)
 
     async def for_each(
         self, items: Iterator[Item], work: Callable[[Item], Awaitable[None]]
     ) -> None:
-        """Do the work for each, some at a time; the first error ends all."""
+        """Do the work for each item, some at a time; the first error ends all."""
 
         async def take_the_next() -> None:
             for item in items:
@@ -154,10 +164,12 @@ class ConsistentReader:
 
 
 def present(batch: list[Record]) -> dict[str, Record]:
-    """The customers of a listing that are there, by id: Amberflo hides the deleted ones, and a
-    list that does not is not believed."""
+    """Return the customers of a listing that are not deleted, by id.
+
+    Amberflo hides deleted customers; a list may show them all the same.
+    """
     return {
-        one["customerId"]: one
-        for one in batch
-        if isinstance(one.get("customerId"), str) and not one.get("deleteTime")
+        record["customerId"]: record
+        for record in batch
+        if isinstance(record.get("customerId"), str) and not record.get("deleteTime")
     }

@@ -1,4 +1,4 @@
-"""What Engage says now of some customers by name, for who finds them at Amberflo alone."""
+"""What Engage says now of some customers, for a verification that finds them at Amberflo alone."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ AT_A_TIME = 500
 
 @dataclass
 class EngageLookup:
-    """Asks about the traits that the state knows as ours and the `selection` of the config does not
-    leave out. `source` opens the way to Engage; nothing is opened until somebody is asked about."""
+    """Looks up the traits that the state knows as ours and that the `selection` takes in.
+
+    `source` opens Engage; it is not called before the first lookup.
+    """
 
     database: Database
     source: Callable[[], Source]
@@ -32,16 +34,18 @@ class EngageLookup:
 
     @cached_property
     def ours(self) -> OwnedTraits:
-        """These traits, at Amberflo."""
+        """These traits, as Amberflo should hold them."""
         audiences = {trait.name: trait.kind == AUDIENCE for trait in self._catalog.by_name.values()}
         return OwnedTraits(audiences, self.as_strings, self.protected)
 
-    def about(self, customer_ids: Collection[str]) -> dict[str, EngageTraits]:
-        """Those of the named customers that Engage knows, and that are not to be forgotten. Raises
-        SourceError and ConfigError where it cannot be asked."""
+    def traits_of(self, customer_ids: Collection[str]) -> dict[str, EngageTraits]:
+        """Return what Engage says of the named customers that it knows, less those to be forgotten.
+
+        Raises SourceError and ConfigError if Engage cannot be asked.
+        """
         with self.database.read() as connection:
-            gone = suppression.load(connection)
-        ids = tuple(one for one in customer_ids if one not in gone)
+            suppressed = suppression.load(connection)
+        ids = tuple(customer_id for customer_id in customer_ids if customer_id not in suppressed)
         with self.source().pull(OnlyCustomers(ids)) as pull:
             rows = pull.customers(self._catalog.keys)
             return {row.customer_id: engage_traits(self._catalog, row) for row in rows}

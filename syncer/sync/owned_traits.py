@@ -1,4 +1,4 @@
-"""What is ours at Amberflo by name, and what Engage says should be there."""
+"""The traits at Amberflo that are ours, and what Engage says should be there."""
 
 from __future__ import annotations
 
@@ -13,53 +13,61 @@ from syncer.engage.source import PulledCustomer
 
 @dataclass(frozen=True)
 class OwnedTraits:
-    """What is ours at Amberflo: the kind of each trait by its name (true for an audience), and how
-    traits are sent."""
+    """The traits at Amberflo that are ours.
+
+    `audiences` maps their names to whether they are audiences; the rest says how traits are sent.
+    """
 
     audiences: Mapping[str, bool]
     as_strings: bool = False
     protected: tuple[str, ...] = ()
 
     def names(self, traits: Iterable[str]) -> list[str]:
-        """Those of the traits that are ours."""
+        """Return the names of ours among these."""
         return [
-            one for one in traits if one in self.audiences and not is_protected(one, self.protected)
+            name
+            for name in traits
+            if name in self.audiences and not is_protected(name, self.protected)
         ]
 
     def held(self, traits: Mapping[str, Any]) -> list[str]:
-        """The names of ours under which these traits hold something; false says nothing."""
+        """Return the names of ours under which these traits hold a value; false counts as none."""
         return [
-            one
-            for one in self.names(traits)
-            if traits[one] is not None and not (self.audiences[one] and alike(traits[one], False))
+            name
+            for name in self.names(traits)
+            if traits[name] is not None
+            and not (self.audiences[name] and alike(traits[name], False))
         ]
 
-    def expected(self, name: str, found: Any, wanted: Mapping[str, Any]) -> Any:
-        """What Amberflo should hold under a name of ours where it holds `found` and Engage says
-        `wanted`. Who is in no pulled row of an audience is not in it: false for a membership; what
-        is none, and a computed trait that is not there, is not to be there (None)."""
+    def expected(self, name: str, value: Any, wanted: Mapping[str, Any]) -> Any:
+        """Return what Amberflo should hold under a name of ours instead of `value`.
+
+        `wanted` is what Engage says. A customer without a row of an audience is not in it: the
+        value is false for a membership. Another value there, and a computed trait without a row,
+        should not exist (None).
+        """
         if name in wanted:
             return at_amberflo(wanted[name], as_strings=self.as_strings)
-        return False if self.audiences[name] and _is_membership(found) else None
+        return False if self.audiences[name] and _is_membership(value) else None
 
-    def right(self, name: str, found: Any, wanted: Mapping[str, Any]) -> bool:
-        """Whether what Amberflo holds is what it should hold."""
-        return alike(self.expected(name, found, wanted), found)
+    def right(self, name: str, value: Any, wanted: Mapping[str, Any]) -> bool:
+        """Return whether what Amberflo holds is what it should hold."""
+        return alike(self.expected(name, value, wanted), value)
 
 
-def _is_membership(found: Any) -> bool:
-    return alike(found, True) or alike(found, False)
+def _is_membership(value: Any) -> bool:
+    return alike(value, True) or alike(value, False)
 
 
 class EngageTraits(NamedTuple):
-    """What Engage says of a customer: its traits by name, and the names of what cannot be read."""
+    """What Engage says of a customer: its traits by name, and the names of unreadable values."""
 
     traits: dict[str, Any]
     unreadable: frozenset[str] = frozenset()
 
 
 def engage_traits(catalog: Catalog, row: PulledCustomer) -> EngageTraits:
-    """What the source gives of a customer, read."""
+    """Read what the source has of a customer."""
     keys, values = row.keys, row.values
     reading = catalog.read(keys, values)
     if reading.layout.twice:

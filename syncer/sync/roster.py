@@ -20,8 +20,11 @@ _PAGE = 1000
 
 
 class RosterRow(NamedTuple):
-    """A customer at Amberflo: its traits as JSON (None: the listing did not show them), when
-    Amberflo says it was updated (epoch milliseconds), and whether the state knows it."""
+    """A customer at Amberflo: its traits as JSON (None: the listing did not show them).
+
+    `updated_at` is when Amberflo says it was updated (epoch milliseconds); `known` says whether the
+    state knows it.
+    """
 
     customer_id: str
     traits: str | None
@@ -30,8 +33,11 @@ class RosterRow(NamedTuple):
 
 
 class DriftedRow(NamedTuple):
-    """A customer of the state that is not as it should be, and its `rev` when that was seen. The
-    traits are JSON; `missing` says that Amberflo has no record of it."""
+    """A customer of the state that is not as it should be.
+
+    `rev` is the number of its state when that was seen, `traits` are JSON. `missing` says that
+    Amberflo has no record of it.
+    """
 
     customer_id: str
     rev: int
@@ -49,35 +55,35 @@ class Roster:
         self._file.close()
 
     def put(self, rows: Iterable[RosterRow]) -> None:
-        """Note customers; the last word on one counts."""
+        """Note customers; a later note of a customer replaces the earlier one."""
         self._file.execute("BEGIN")
         self._file.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?)", rows)
         self._file.execute("COMMIT")
 
     def drop(self, customer_ids: Collection[str]) -> None:
-        """Forget about these."""
+        """Forget these customers."""
         for table in ("record", "drifted"):
             for part, marks in chunks(customer_ids):
                 self._file.execute(f"DELETE FROM {table} WHERE customer_id IN ({marks})", part)
 
     def rows(self, customer_ids: Collection[str]) -> list[RosterRow]:
-        """Those of the named customers that are there."""
+        """Return the named customers that are noted."""
         return [
-            RosterRow(one, traits, updated_at, bool(known))
+            RosterRow(customer_id, traits, updated_at, bool(known))
             for part, marks in chunks(customer_ids)
-            for one, traits, updated_at, known in self._file.execute(
+            for customer_id, traits, updated_at, known in self._file.execute(
                 f"SELECT * FROM record WHERE customer_id IN ({marks})", part
             )
         ]
 
     def records(self, after: str = "") -> Iterator[tuple[str, str | None]]:
-        """(customer_id, traits) of all whose id comes after `after`."""
+        """Yield (customer_id, traits) of all customers with an id after `after`."""
         yield from self._pages(
             "SELECT customer_id, traits FROM record WHERE customer_id > ?", after
         )
 
     def unknown(self) -> Iterator[str]:
-        """Those that the state does not know."""
+        """Yield the ids of the customers that the state does not know."""
         statement = "SELECT customer_id FROM record WHERE NOT known AND customer_id > ?"
         for (customer_id,) in self._pages(statement, ""):
             yield customer_id
@@ -93,7 +99,7 @@ class Roster:
         )
 
     def drifted(self, customer_ids: Collection[str] | None = None) -> Iterator[DriftedRow]:
-        """All of these, or those of the named customers."""
+        """Yield all such customers, or the named ones among them."""
         statement = (
             "SELECT customer_id, rev, COALESCE(traits, '{}'), missing"
             " FROM drifted LEFT JOIN record USING (customer_id) WHERE customer_id "

@@ -59,13 +59,13 @@ class Judged(NamedTuple):
 @dataclass
 class Verifier:
     """Compares on a state database. `connect` opens the way to Amberflo, `owned` are the trait
-    names that are ours; `asking` asks Engage about customers that the state does not know;
+    names that are ours; `engage_lookup` asks Engage about customers that the state does not know;
     `at_a_time` customers are read by themselves at a time."""
 
     database: Database
     connect: Callable[[], AbstractAsyncContextManager[CustomerReader]]
     owned: frozenset[str]
-    asking: EngageLookup
+    engage_lookup: EngageLookup
     progress: Progress
     as_strings: bool = False
     protected: tuple[str, ...] = ()
@@ -182,7 +182,7 @@ class Verifier:
     def _claims(self, record: Record) -> list[str]:
         """The names of ours under which a customer holds something."""
         traits = record.get("traits")
-        return self.asking.ours.held(traits) if isinstance(traits, dict) else []
+        return self.engage_lookup.ours.held(traits) if isinstance(traits, dict) else []
 
     async def _judge_strangers(self, look: int) -> None:
         """Those of them that Engage knows, or that it cannot be asked about, are to hold under our
@@ -197,7 +197,7 @@ class Verifier:
     def _ask(self, ids: list[str]) -> Mapping[str, EngageTraits | None]:
         try:
             if self._engage_answers:
-                return self.asking.about(ids)
+                return self.engage_lookup.traits_of(ids)
         except (SourceError, ConfigError) as error:
             self._engage_answers = False
             self.progress.say(
@@ -211,7 +211,7 @@ class Verifier:
         record = await self._reader.holdings.one(customer_id)
         if record is None or self._reader.state_row(customer_id) is not None:
             return  # it is gone, or a run or a call brought it in meanwhile
-        ours, drifts = self.asking.ours, []
+        ours, drifts = self.engage_lookup.ours, []
         for name in self._claims(record):
             found = record["traits"][name]
             if said is None:

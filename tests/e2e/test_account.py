@@ -222,7 +222,7 @@ def test_a_delivery_under_way_ends_where_the_account_changes(
     with app.state(writes=True) as database:
         account = app.account(database).check()
         with database.write(alone=True) as connection:
-            app.account(database).begin_anew(connection, 1)
+            app.account(database).move_state_here(connection, 1)
         installation.amberflo.reset_stats()
 
         async def deliver(account: str) -> Delivery:
