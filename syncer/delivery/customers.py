@@ -223,9 +223,7 @@ class CustomerDelivery:
             return outbox.oldest_due(connection, self.for_run) is None
 
     async def _look_around(self, *, at_once: bool = False) -> None:
-        """Look now and then whether this worker still counts as alive, who else is, and how far the
-        run is.
-        """
+        """Look now and then who is alive, this worker too, and how far the run is."""
         if not at_once and time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()

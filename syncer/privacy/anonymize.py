@@ -1,9 +1,9 @@
-"""The last write of a customer that is to be erased: nothing personal is to stay at Amberflo.
+"""The last write of a customer before its erasure: nothing personal stays at Amberflo.
 
-Its name becomes its id; its email and what identify calls said of it go. The customer itself, its
-memberships and what others put there stay: usage is billed to them, and a customer that is deleted
-at Amberflo cannot come back. What is still due of the memberships goes with it: nobody sends that
-afterwards.
+The name becomes the id. The email, and what identify calls said, are removed. The customer itself,
+its memberships and what others put there stay: usage is billed to them, and a customer that is
+deleted at Amberflo cannot come back. Memberships that are still due go with this write: nothing
+sends them afterwards.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ async def anonymize(
     as_strings: bool = False,
     protected: tuple[str, ...] = (),
 ) -> bool:
-    """Returns when Amberflo has taken the last write, `row` (see `to_put`; what is `protected`
-    stays); False where it does not know the customer. Raises what Amberflo answered when it was not
-    to be had for `patience` seconds, or refuses. The caller has claimed the customer."""
+    """Send the last write, `row` (see `to_put`), and return whether Amberflo knows the customer.
+
+    What is `protected` stays. Raises Amberflo's answer if it does not take the write for `patience`
+    seconds, or refuses it. The caller has claimed the customer.
+    """
 
     def merge(current: Record | None) -> Record:
         return to_put(current, row, owned, as_strings=as_strings, protected=protected)

@@ -1,7 +1,7 @@
-"""Forgetting a customer: Amberflo first, then everything here, then the traces in the files.
+"""Forgets a customer: at Amberflo first, then everything here, then the traces in the files.
 
 What is known of a customer is erased when Amberflo has taken its last write, and not before. From
-then on the customer does not come in again by a pull or a call, until that is lifted.
+then on no pull and no call brings the customer in again, until that is lifted.
 """
 
 from __future__ import annotations
@@ -34,24 +34,29 @@ class Forgot(NamedTuple):
 
 @dataclass
 class Forget:
-    """Forgets customers. `anonymize` brings the last write of one (with the trait names that are
-    ours) to Amberflo, says whether that knows it, or raises. Meanwhile this process is a worker
-    (`working`) beside which no run goes on, so none can wait for the customer, and nobody else
-    removes history; it takes the customer as a delivery does, so the writes of one stay serial.
-    `wait` is how many seconds it waits for a delivery that has it."""
+    """Forgets customers.
+
+    `anonymize` brings the last write of a customer to Amberflo (with the trait names that are
+    ours), and returns whether Amberflo knows it, or raises. Meanwhile this process is a worker
+    (`working`), beside which no run goes on, so no run waits for the customer, and no other process
+    removes history. It claims the customer as a delivery does, so the writes of one customer stay
+    serial. `wait` is how many seconds it waits for a delivery that has the customer.
+    """
 
     state: Database
     calls: Database
     anonymize: Callable[[CustomerRow, Collection[str]], bool]
     working: Callable[[], AbstractContextManager[Worker]]
-    #: finishes a compaction that was cut off: it must not find less than it left
+    #: finishes a compaction that was cut off: it must find all that it left
     settle: Callable[[], object]
     wait: float = 0.0
     clock: Callable[[], int] = now_ms
 
     def forget(self, customer_id: str) -> Forgot:
-        """Forget one, also one that only Amberflo knows: this state may be a new one. When Amberflo
-        does not take the last write, nothing is erased."""
+        """Forget a customer, also one that only Amberflo knows: this state may be new.
+
+        If Amberflo does not take the last write, nothing is erased.
+        """
         with self.working() as worker, self._taken(customer_id, worker) as taken:
             try:
                 at_amberflo = self.anonymize(taken.row, taken.owned)
@@ -67,7 +72,7 @@ class Forget:
 
     @contextmanager
     def _taken(self, customer_id: str, worker: Worker) -> Iterator[Taken]:
-        """The customer is ours for the block. It is as before where it was not erased."""
+        """Claim the customer for the block, and give it back as it was if it is not erased."""
         taken = self._take(customer_id, worker)
         try:
             yield taken
@@ -88,8 +93,10 @@ class Forget:
                 time.sleep(0.1)
 
     def forget_all_asked(self) -> int:
-        """Forget those whom Segment's delete calls name; gives how many. Who cannot be forgotten
-        keeps no other one waiting."""
+        """Forget the customers that Segment's delete calls name; return their number.
+
+        A customer that cannot be erased does not block the others.
+        """
         with self.state.read() as connection:
             asked = suppression.asked(connection)
         problem: SyncerError | None = None
@@ -103,8 +110,10 @@ class Forget:
         return len(asked)
 
     def forget_waiting(self, customer_ids: Collection[str]) -> tuple[int, str | None]:
-        """Somebody says that these may be erased, who waited for that: erase them; gives how many,
-        and what keeps the others, which stay asked for: a daemon erases them as soon as it can."""
+        """Erase customers that waited for an approval; return how many, and what keeps the others.
+
+        The others stay asked for: a daemon erases them as soon as it can.
+        """
         with self.state.write(alone=True) as connection:
             suppression.approve(connection, customer_ids)
         erased = 0
@@ -117,18 +126,20 @@ class Forget:
         return erased, None
 
     def lift(self, customer_id: str) -> bool:
-        """Let a customer in again; gives whether it was forgotten."""
+        """Let a customer in again; return whether it was forgotten."""
         with self.state.write(alone=True) as connection:
             return suppression.lift(connection, customer_id)
 
     def traces(self) -> bool:
-        """Whether there may be traces in the files of what was erased."""
+        """Return whether the files may hold traces of what was erased."""
         with self.state.read() as connection:
             return metadata.get(connection, erasure.TRACES) is not None
 
     def scrub(self) -> bool:
-        """Remove the traces from the files; gives whether all are gone. Calls that were taken
-        before the erasure must be delivered first: they are billed."""
+        """Remove the traces from the files; return whether all are gone.
+
+        Calls that came before the erasure must be delivered first: they are billed.
+        """
         with self.state.read() as connection:
             erased_at = metadata.get(connection, erasure.TRACES)
             old_file = metadata.get(connection, erasure.SCRUBBED) is None
@@ -147,7 +158,7 @@ class Forget:
         return True
 
     def _calls_until(self, moment: int) -> bool:
-        """Whether calls of that time still wait."""
+        """Return whether calls of that time still wait."""
         with self.calls.read() as connection:
             oldest = queue.oldest_waiting(connection)
         return oldest is not None and oldest <= moment

@@ -1,4 +1,4 @@
-"""What a verification found, on disk: it may be as much as there are customers."""
+"""What a verification finds, on disk: it may be as much as there are customers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from state.db.private import chunks, private_file
 
-#: How a listed customer looked: as it should; not so, to be looked at again; never sent by us;
-#: never sent and with a value under a name of ours; never sent and it is not known whether with
-#: one; never sent, and judged to hold what it should not.
+#: How a listed customer looked: as it should; not so, to be read again; never sent by us; never
+#: sent and with a value under a name of ours; never sent, and the listing does not show whether it
+#: has one; never sent, and judged to hold what it should not.
 EQUAL, SUSPECT, EXTRA, CLAIMS, UNSEEN, STRANGER = range(6)
-#: Those that were never sent, and are not judged.
+#: The customers that were never sent, and are not judged.
 _EXTRA = f"look IN ({EXTRA}, {CLAIMS}, {UNSEEN})"
 
 _TABLES = """
@@ -47,11 +47,11 @@ class Findings:
     # Customers that Amberflo lists
 
     def put_looks(self, looks: Iterable[tuple[str, int]]) -> None:
-        """Note (customer_id, look); a second look at the same customer counts."""
+        """Note (customer_id, look); a second look at a customer replaces the first."""
         self._file.executemany("INSERT OR REPLACE INTO listed VALUES (?, ?)", looks)
 
     def looks(self, customer_ids: Collection[str]) -> dict[str, int]:
-        """The looks of those of the named customers that are listed."""
+        """Return the looks at the named customers, as far as they are listed."""
         return {
             customer_id: look
             for part, marks in chunks(customer_ids)
@@ -61,11 +61,11 @@ class Findings:
         }
 
     def extra(self) -> Iterator[str]:
-        """Those that are none of ours."""
+        """Yield the customers that are not ours."""
         return self._ids(f"SELECT customer_id FROM listed WHERE {_EXTRA} ORDER BY customer_id")
 
     def with_look(self, look: int, after: str, limit: int) -> list[str]:
-        """The next customers with a look, of those whose id comes after `after`."""
+        """Return the next `limit` customers with a look and an id after `after`."""
         rows = self._file.execute(
             "SELECT customer_id FROM listed WHERE look = ? AND customer_id > ? "
             "ORDER BY customer_id LIMIT ?",
@@ -76,7 +76,7 @@ class Findings:
     # Customers that are not as they should be
 
     def put(self, customer_id: str, drifts: Sequence[tuple[str, str | None, str | None]]) -> None:
-        """Note a customer with its (trait, expected, found); with none of these it is missing."""
+        """Note a customer with its (trait, expected, found); without any it is missing."""
         self._file.execute(
             "INSERT OR REPLACE INTO differing VALUES (?, ?, 0)", (customer_id, not drifts)
         )
@@ -86,20 +86,20 @@ class Findings:
         )
 
     def repaired(self, customer_id: str) -> None:
-        """The customer is as it should be now."""
+        """Note that the customer is as it should be now."""
         self._file.execute(
             "UPDATE differing SET repaired = 1 WHERE customer_id = ?", (customer_id,)
         )
 
     def differing(self) -> Iterator[str]:
-        """Those that are missing or drifted."""
+        """Yield the customers that are missing or drifted."""
         return self._ids("SELECT customer_id FROM differing ORDER BY customer_id")
 
     def missing(self) -> Iterator[str]:
         return self._ids("SELECT customer_id FROM differing WHERE missing ORDER BY customer_id")
 
     def drifts(self, customer_id: str | None = None) -> Iterator[DriftRow]:
-        """Of all, or of one customer."""
+        """Yield the drifted traits of all customers, or of one."""
         where = "" if customer_id is None else "WHERE customer_id = ?"
         rows = self._file.execute(
             f"SELECT customer_id, trait, expected, found FROM drift {where} "
@@ -109,7 +109,7 @@ class Findings:
         return map(DriftRow._make, rows)
 
     def counts(self) -> dict[str, int]:
-        """How many customers are "missing", "drifted", "repaired" and "extra"."""
+        """Return how many customers are "missing", "drifted", "repaired" and "extra"."""
         row = self._file.execute(
             "SELECT COALESCE(SUM(missing), 0), COALESCE(SUM(NOT missing), 0),"
             " COALESCE(SUM(repaired), 0), (SELECT COUNT(*) FROM listed"
@@ -119,7 +119,7 @@ class Findings:
         return dict(zip(("missing", "drifted", "repaired", "extra"), row, strict=True))
 
     def drifted_traits(self) -> dict[str, int]:
-        """How many customers drifted in which trait."""
+        """Return the number of customers that drifted, by trait."""
         return dict(self._file.execute("SELECT trait, COUNT(*) FROM drift GROUP BY trait"))
 
     def _ids(self, statement: str) -> Iterator[str]:

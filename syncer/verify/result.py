@@ -1,4 +1,4 @@
-"""What a verification found: counts, and lists that may be as long as there are customers."""
+"""The result of a verification: counts, and lists as long as there are customers."""
 
 from __future__ import annotations
 
@@ -25,59 +25,61 @@ class Drift(NamedTuple):
 class Verification:
     """What was found: checked = equal + pending + missing + drifted customers. Close it when done.
 
-    `checked` are the customers that Amberflo acknowledged at least once, and those that it never
-    got from us and that hold under our names what they should not; `pending` are those with
-    something still to be sent: they are not judged. `traits` counts customers by trait, equal
-    and drifted. `problems` are lines for the user.
+    `checked` counts the customers that Amberflo acknowledged at least once, and those that it never
+    got from us and that hold under our names what they should not. `pending` customers have
+    something to be sent, so they are not judged. `traits` counts customers by trait, equal and
+    drifted. `problems` are lines for the user.
     """
 
     findings: Findings = field(default_factory=Findings)
     checked: int = 0
     equal: int = 0
     pending: int = 0
-    #: customers that were not to be read: they are not checked
+    #: customers that could not be read: they are not checked
     unread: int = 0
     equal_traits: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
     @property
     def missing(self) -> int:
-        """Customers that were sent and are not there now."""
+        """The number of customers that were sent and that Amberflo does not have now."""
         return self.findings.counts()["missing"]
 
     @property
     def drifted(self) -> int:
-        """Customers that are there, and not as they should be."""
+        """The number of customers that Amberflo has, and not as they should be."""
         return self.findings.counts()["drifted"]
 
     @property
     def extra(self) -> int:
-        """Customers at Amberflo that were never sent, and hold nothing under our names that they
-        should not."""
+        """The number of customers at Amberflo that we never sent, and that hold nothing wrong.
+
+        They hold nothing under our names that they should not.
+        """
         return self.findings.counts()["extra"]
 
     @property
     def repaired(self) -> int:
-        """Missing and drifted customers that were sent again and are as they should be now."""
+        """The number of missing and drifted customers that were sent again and are right now."""
         return self.findings.counts()["repaired"]
 
     @property
     def good(self) -> bool:
-        """Amberflo holds what it should, now."""
+        """Whether Amberflo holds what it should, now."""
         return self.missing + self.drifted == self.repaired and not self.unread
 
     def put(self, customer_id: str, drifts: Iterable[Difference]) -> None:
         """Note a customer that differs; without drifts it is missing."""
-        texts = [(one.trait, _json(one.expected), _json(one.found)) for one in drifts]
+        texts = [(drift.trait, _json(drift.expected), _json(drift.found)) for drift in drifts]
         self.findings.put(customer_id, texts)
 
     def drifts(self, customer_id: str | None = None) -> Iterator[Drift]:
-        """Of all, or of one customer."""
+        """Yield the drifted traits of all customers, or of one."""
         for row in self.findings.drifts(customer_id):
             yield Drift(row.customer_id, row.trait, _value(row.expected), _value(row.found))
 
     def traits(self) -> list[tuple[str, int, int]]:
-        """(trait, customers where it is equal, customers where it drifted), by name."""
+        """Return (trait, customers where it is equal, customers where it drifted), by name."""
         drifted = self.findings.drifted_traits()
         names = sorted({*self.equal_traits, *drifted})
         return [(name, self.equal_traits[name], drifted.get(name, 0)) for name in names]

@@ -1,4 +1,4 @@
-"""The verification: what Amberflo holds now, against what it should hold; nothing is written.
+"""The verification: what Amberflo holds now, against what it should hold; it writes nothing.
 
 The listing can only clear customers, never convict them: every other customer is read once more by
 itself (consistent_reader.py).
@@ -43,13 +43,13 @@ Item = TypeVar("Item")
 #: Customers that are read from the state at a time.
 PAGE = 1000
 
-#: What becomes of a customer that is read by itself.
+#: The verdicts on a customer that is read by itself.
 GOOD, DRIFTED, MISSING, PENDING = "good", "drifted", "missing", "pending"
 FORGOTTEN = "forgotten"
 
 
 class Judged(NamedTuple):
-    """How a customer was found: `names` are the traits that were compared."""
+    """The verdict on a customer; `names` are the traits that were compared."""
 
     verdict: str
     drifts: Sequence[Difference] = ()
@@ -58,9 +58,12 @@ class Judged(NamedTuple):
 
 @dataclass
 class Verifier:
-    """Compares on a state database. `connect` opens the way to Amberflo, `owned` are the trait
-    names that are ours; `engage_lookup` asks Engage about customers that the state does not know;
-    `at_a_time` customers are read by themselves at a time."""
+    """Verifies a state database against Amberflo.
+
+    `connect` opens the way to Amberflo, `owned` are the trait names that are ours. `engage_lookup`
+    asks Engage about customers that the state does not know. `at_a_time` customers are read by
+    themselves at a time.
+    """
 
     database: Database
     connect: Callable[[], AbstractAsyncContextManager[CustomerReader]]
@@ -77,33 +80,35 @@ class Verifier:
         customer_id: str | None = None,
         repair: Callable[[Iterable[str]], Delivery] | None = None,
     ) -> Verification:
-        """Look at all customers that were ever sent and all that Amberflo lists, or at one
-        customer. With `repair` (that of `Runs`) what differs is compared with Engage anew, sent and
-        looked at again."""
-        self._found, self._engage_answers = Verification(), True
+        """Check all customers that were ever sent and all that Amberflo lists, or one customer.
+
+        With `repair` (that of `Runs`), what differs is compared with Engage again, sent, and
+        checked again.
+        """
+        self._result, self._engage_answers = Verification(), True
         try:
             uvloop.run(self._connected(lambda: self._find(customer_id)))
-            if repair is not None and not self._found.good:
+            if repair is not None and not self._result.good:
                 self._repair(repair)
         except BaseException:
-            self._found.close()
+            self._result.close()
             raise
-        return self._found
+        return self._result
 
     def _repair(self, repair: Callable[[Iterable[str]], Delivery]) -> None:
         try:
-            delivery = repair(self._found.findings.differing())
+            delivery = repair(self._result.findings.differing())
             if delivery.failed:
-                self._found.problems.append(
+                self._result.problems.append(
                     f"Amberflo does not take {delivery.failed:,} customers: `syncer failures` "
                     "lists them"
                 )
             if delivery.problem:
-                self._found.problems.append(delivery.problem)
+                self._result.problems.append(delivery.problem)
             uvloop.run(self._connected(self._check_repairs))
         except (StateError, SyncerError) as error:
-            # What was found is worth telling all the same.
-            self._found.problems.append(str(error))
+            # The result so far is worth reporting all the same.
+            self._result.problems.append(str(error))
 
     async def _connected(self, work: Callable[[], Awaitable[None]]) -> None:
         async with self.connect() as holdings:
@@ -131,34 +136,34 @@ class Verifier:
     async def _find_one(self, customer_id: str) -> None:
         row = self._reader.state_row(customer_id)
         if row is not None and row.acked_rev > 0:
-            self._found.checked = 1
+            self._result.checked = 1
             await self._judge(row)
         elif row is not None and row.due_at is not None:
             raise NotFound(f"the customer {customer_id!r} is still to be sent: `syncer sync` does")
         elif (record := await self._reader.holdings.one(customer_id)) is not None:
             look = EXTRA if row is not None else self._look_of_stranger({"traits": {}, **record})
-            self._found.findings.put_looks([(customer_id, look)])
+            self._result.findings.put_looks([(customer_id, look)])
             await self._judge_strangers(CLAIMS)
         else:
             raise NotFound(f"the customer {customer_id!r} was never sent, and is not at Amberflo")
 
     async def _check_repairs(self) -> None:
-        await self._reader.for_each(self._found.findings.differing(), self._judge_repair)
+        await self._reader.for_each(self._result.findings.differing(), self._judge_repair)
 
     # The listing
 
     def _look(self, batch: list[Record]) -> int:
-        """Look at some listed customers; gives how many of ours lack all their traits."""
-        found = present(batch)
+        """Look at some listed customers; return how many of ours lack all their traits."""
+        records = present(batch)
         with self.database.read() as connection:
-            rows = {row.customer_id: row for row in snapshot.find(connection, found)}
-        before = self._found.findings.looks(found)
+            rows = {row.customer_id: row for row in snapshot.find(connection, records)}
+        before = self._result.findings.looks(records)
         looks: list[tuple[str, int]] = []
         bare = 0
-        for customer_id, record in found.items():
+        for customer_id, record in records.items():
             row = rows.get(customer_id)
             if before.get(customer_id) == EQUAL:
-                continue  # a page that moved brought it twice
+                continue  # it came twice, because a page moved
             if row is None:
                 looks.append((customer_id, self._look_of_stranger(record)))
             elif row.acked_rev == 0 and row.due_at is None:
@@ -168,8 +173,8 @@ class Verifier:
                 drifts, names = self._compare(row, record)
                 looks.append((customer_id, SUSPECT if drifts else EQUAL))
                 if not drifts:
-                    self._found.equal_traits.update(names)
-        self._found.findings.put_looks(looks)
+                    self._result.equal_traits.update(names)
+        self._result.findings.put_looks(looks)
         return bare
 
     # Customers that the state does not know
@@ -180,18 +185,21 @@ class Verifier:
         return CLAIMS if self._claims(record) else EXTRA
 
     def _claims(self, record: Record) -> list[str]:
-        """The names of ours under which a customer holds something."""
+        """Return the names of ours under which a customer holds something."""
         traits = record.get("traits")
         return self.engage_lookup.ours.held(traits) if isinstance(traits, dict) else []
 
     async def _judge_strangers(self, look: int) -> None:
-        """Those of them that Engage knows, or that it cannot be asked about, are to hold under our
-        names what Engage says. Those that it does not know are nobody's business here."""
+        """Judge customers that the state does not know, and that looked like `look`.
+
+        Under our names they should hold what Engage says, also if Engage cannot be asked. Customers
+        that Engage does not know are not judged by what they hold elsewhere.
+        """
         after = ""
-        while ids := self._found.findings.with_look(look, after, AT_A_TIME):
+        while ids := self._result.findings.with_look(look, after, AT_A_TIME):
             self._reader.check_stop()
-            said = self._ask(ids)
-            await self._reader.for_each(iter(said.items()), self._judge_stranger)
+            answers = self._ask(ids)
+            await self._reader.for_each(iter(answers.items()), self._judge_stranger)
             after = ids[-1]
 
     def _ask(self, ids: list[str]) -> Mapping[str, EngageTraits | None]:
@@ -207,37 +215,37 @@ class Verifier:
         return dict.fromkeys(ids)
 
     async def _judge_stranger(self, stranger: tuple[str, EngageTraits | None]) -> None:
-        customer_id, said = stranger
+        customer_id, engage = stranger
         record = await self._reader.holdings.one(customer_id)
         if record is None or self._reader.state_row(customer_id) is not None:
-            return  # it is gone, or a run or a call brought it in meanwhile
+            return  # it was deleted, or a run or a call brought it in meanwhile
         ours, drifts = self.engage_lookup.ours, []
         for name in self._claims(record):
-            found = record["traits"][name]
-            if said is None:
-                drifts.append(Difference(name, None, found))
-            elif name not in said.unreadable and not ours.right(name, found, said.traits):
-                drifts.append(Difference(name, ours.expected(name, found, said.traits), found))
+            value = record["traits"][name]
+            if engage is None:
+                drifts.append(Difference(name, None, value))
+            elif name not in engage.unreadable and not ours.right(name, value, engage.traits):
+                drifts.append(Difference(name, ours.expected(name, value, engage.traits), value))
         if drifts:
-            self._found.checked += 1
-            self._found.put(customer_id, drifts)
-            self._found.findings.put_looks([(customer_id, STRANGER)])
+            self._result.checked += 1
+            self._result.put(customer_id, drifts)
+            self._result.findings.put_looks([(customer_id, STRANGER)])
 
     async def _judge_repaired_stranger(self, customer_id: str) -> Judged:
-        """One that the run did not bring in: is it as it was expected to be?"""
+        """Judge a customer that the run did not bring in: is it as it was expected to be?"""
         record = await self._reader.holdings.one(customer_id)
-        there = {} if record is None else record.get("traits") or {}
+        traits = {} if record is None else record.get("traits") or {}
         drifts = [
-            Difference(one.trait, one.expected, there.get(one.trait))
-            for one in self._found.drifts(customer_id)
-            if not alike(one.expected, there.get(one.trait))
+            Difference(drift.trait, drift.expected, traits.get(drift.trait))
+            for drift in self._result.drifts(customer_id)
+            if not alike(drift.expected, traits.get(drift.trait))
         ]
         return Judged(DRIFTED if drifts else GOOD, drifts)
 
     # One customer
 
     def _suspects(self) -> Iterator[CustomerRow]:
-        """Every customer that was ever sent, less those that the listing showed to be right."""
+        """Yield every customer that was ever sent, less those that the listing cleared."""
         after = ""
         while True:
             self._reader.check_stop()
@@ -245,51 +253,51 @@ class Verifier:
                 ids = outbox.acknowledged(connection, after, PAGE)
                 if not ids:
                     return
-                looks = self._found.findings.looks(ids)
-                suspects = [one for one in ids if looks.get(one) != EQUAL]
+                looks = self._result.findings.looks(ids)
+                suspects = [it for it in ids if looks.get(it) != EQUAL]
                 rows = snapshot.find(connection, suspects)
-            # Who was erased meanwhile is not judged.
-            self._found.checked += len(ids) - len(suspects) + len(rows)
-            self._found.equal += len(ids) - len(suspects)
-            for done, row in enumerate(rows, self._found.checked - len(rows)):
+            # Customers that were erased meanwhile are not judged.
+            self._result.checked += len(ids) - len(suspects) + len(rows)
+            self._result.equal += len(ids) - len(suspects)
+            for done, row in enumerate(rows, self._result.checked - len(rows)):
                 self.progress.at(done)
                 yield row
-            self.progress.at(self._found.checked)
+            self.progress.at(self._result.checked)
             after = ids[-1]
 
     async def _judge(self, row: CustomerRow) -> None:
         try:
             judged = await self._judged(row)
         except (Refused, TryAgain) as problem:
-            self._found.unread += 1
-            self._found.checked -= 1
-            self._found.problems.append(f"{row.customer_id} cannot be read: {problem}")
+            self._result.unread += 1
+            self._result.checked -= 1
+            self._result.problems.append(f"{row.customer_id} cannot be read: {problem}")
             return
         if judged.verdict == FORGOTTEN:
-            self._found.checked -= 1
+            self._result.checked -= 1
             return
         if judged.verdict == PENDING:
-            self._found.pending += 1
+            self._result.pending += 1
             return
         drifted = {drift.trait for drift in judged.drifts}
-        self._found.equal_traits.update(name for name in judged.names if name not in drifted)
+        self._result.equal_traits.update(name for name in judged.names if name not in drifted)
         if judged.verdict == GOOD:
-            self._found.equal += 1
+            self._result.equal += 1
             return
-        self._found.put(row.customer_id, judged.drifts)
+        self._result.put(row.customer_id, judged.drifts)
 
     async def _judge_repair(self, customer_id: str) -> None:
         row = self._reader.state_row(customer_id)
         if row is not None:
             judged = await self._judged(row)
-        elif self._found.findings.looks([customer_id]).get(customer_id) == STRANGER:
+        elif self._result.findings.looks([customer_id]).get(customer_id) == STRANGER:
             judged = await self._judge_repaired_stranger(customer_id)
         else:
             judged = Judged(FORGOTTEN)
         if judged.verdict == GOOD:
-            traits = [drift.trait for drift in self._found.drifts(customer_id)]
+            traits = [drift.trait for drift in self._result.drifts(customer_id)]
             self.progress.say(f"repaired {customer_id}: {', '.join(traits) or 'it was missing'}")
-            self._found.findings.repaired(customer_id)
+            self._result.findings.repaired(customer_id)
             return
         if self._is_held(customer_id):
             self.progress.say(f"not repaired {customer_id}: held")
@@ -308,18 +316,18 @@ class Verifier:
 
     async def _judged(self, row: CustomerRow) -> Judged:
         """Read one customer, and judge it if nothing is on its way to it."""
-        found = await self._reader.read_one(row)
-        if found.row is None:
+        single = await self._reader.read_one(row)
+        if single.row is None:
             return Judged(FORGOTTEN)
-        if not found.settled:
+        if not single.settled:
             return Judged(PENDING)
-        if found.record is None:
+        if single.record is None:
             return Judged(MISSING)
-        drifts, names = self._compare(found.row, found.record)
+        drifts, names = self._compare(single.row, single.record)
         return Judged(DRIFTED if drifts else GOOD, drifts, names)
 
     def _compare(self, row: CustomerRow, record: Record) -> tuple[list[Difference], list[str]]:
-        """Where the record is not as it should be, and the names of all that was compared."""
+        """Return where the record is not as it should be, and the names of all compared traits."""
         how: Any = {"as_strings": self.as_strings, "protected": self.protected}
         owned = self.owned
         if row.compared is None:
