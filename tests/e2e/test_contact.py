@@ -416,7 +416,7 @@ def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation
         }
         said = installation.run("diff", "--amberflo", "--customers")
         assert 'taken: vip is "set by the CRM" at Amberflo, absent by Engage' in said.stdout
-        assert "4 customers at Amberflo are not known here" in said.stdout
+        assert "4 customers at Amberflo are unknown here" in said.stdout
         assert (known.customers, known.stats()["puts"]) == (before, {})
         assert not (installation.folder / "syncer.db").exists()
         # Known ones show what others wrote under a name that becomes ours, and what drifted.
