@@ -133,13 +133,14 @@ class _Keys:
         if seen.others == _values(seen):
             self.unreadable.append(
                 f"{seen.key}: none of its {seen.others:,} values is a boolean: its members stay as "
-                f"they are; {release} if it is no audience, and engage.computed_traits takes it as "
-                "what it is"
+                f"they are; {release} if it is not an audience, and engage.computed_traits takes "
+                "it as what it is"
             )
         else:
             self.stray.append(
-                f"{seen.key}: {seen.others:,} of {_values(seen):,} values are no booleans: they "
-                f"are skipped, and their customers stay as they are; {release} if it is no audience"
+                f"{seen.key}: {seen.others:,} of {_values(seen):,} values are not booleans: "
+                "they are skipped, and their customers stay as they are; "
+                f"{release} if it is not an audience"
             )
 
     def _note_mixed(self, seen: ObservedKey, earlier: Kind | None) -> None:
@@ -150,7 +151,7 @@ class _Keys:
         if earlier is None and (seen.words or seen.digits > seen.others):
             self.mixed.append(
                 f"{seen.key}: {seen.words + seen.digits:,} of {_values(seen):,} values are "
-                "booleans: it is no audience; name it in engage.audiences exactly if it is one"
+                "booleans: it is not an audience; name it in engage.audiences exactly if it is one"
             )
 
     def _note_released(self, key: str) -> None:
@@ -171,7 +172,7 @@ class _Keys:
                 "engage.computed_traits if it is a count"
             )
         for lines, of in (
-            (self.stray, "audiences with values that are no booleans"),
+            (self.stray, "audiences with values that are not booleans"),
             (self.mixed, "keys with some values that are booleans"),
             (self.released, "keys whose name was given back"),
             (self.odd, "keys that a database cannot keep"),

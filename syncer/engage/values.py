@@ -36,7 +36,7 @@ _EXACT = 2**53
 #: Why a value cannot be read.
 NO_BOOLEAN = "not a boolean"
 NO_TEXT = "bytes, not text"
-NO_UNICODE = "text that is no valid Unicode, or JSON that cannot be read"
+NO_UNICODE = "text that is not valid Unicode, or JSON that cannot be read"
 CUT_OFF = "a list or object that is cut off"
 
 

@@ -21,8 +21,8 @@ from syncer.passthrough.call import Call, Dropped, Json
 #: A trait's value; None asks for its removal.
 Value = bool | int | float | str | list[Any] | None
 
-BAD_VALUE = "value is no finite number"
-BAD_TEXT = "text that is no valid Unicode"
+BAD_VALUE = "value is not a finite number"
+BAD_TEXT = "text that is not valid Unicode"
 TOO_WIDE = "nested objects give more than 64 KB of names"
 BAD_MEMBERSHIP = "invalid audience membership"
 BAD_TRAIT = "invalid computed trait"

@@ -62,19 +62,16 @@ class Processed:
         if isinstance(outcome, Meter):
             at = request.received_at
             self.events.append(EventRow(outcome.message_id, outcome.record, at, at, request.key))
-            self._count_dropped(mapping.RESERVED_NAME, outcome.left_out)
+            if outcome.left_out:
+                self.counts["dropped", mapping.RESERVED_NAME] += outcome.left_out
         elif isinstance(outcome, Dropped):
-            self._count_dropped(outcome.reason)
+            self.counts["dropped", outcome.reason] += 1
         elif isinstance(outcome, Rejected):
             self._add_failure(request, place, outcome)
         else:
             self.calls.append(outcome)
-            if isinstance(outcome, CustomerUpdate):
-                self._count_dropped(mapping.LONG_NAME, outcome.left_out)
-
-    def _count_dropped(self, reason: str, number: int = 1) -> None:
-        if number:
-            self.counts["dropped", reason] += number
+            if isinstance(outcome, CustomerUpdate) and outcome.left_out:
+                self.counts["dropped", mapping.LONG_NAME] += outcome.left_out
 
     def _add_failure(self, request: InboxRow, place: int, event: Rejected) -> None:
         self.counts["rejected", event.reason] += 1

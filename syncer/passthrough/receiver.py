@@ -179,7 +179,10 @@ class Receiver:
         caller = self._caller(route, request)
         if caller is not None:
             request.mark_known()
-        raw = await self._body(route, request, caller, zipped)
+        limit = self._limit(route, request, caller)
+        raw = await request.body(limit)
+        if zipped:
+            raw = await self._unzipped(request, raw, limit)
         if route == WEBHOOK:
             caller = await self._signed_by(request, caller, raw)
         try:
@@ -197,24 +200,20 @@ class Receiver:
             now, name = self.clock(), sender.name
             await self._store(Accepted(route, body, events, now, name, sender.scopes))
 
-    async def _body(
-        self, route: str, request: Request, caller: Caller | None, zipped: bool
-    ) -> bytes:
-        """Return the body, unzipped, within the limit of the route."""
-        limit = MAX_SINGLE if route in SINGLE else MAX_REQUEST
+    def _limit(self, route: str, request: Request, caller: Caller | None) -> int:
+        """Return the bytes that the body may have, before and after it is unzipped."""
         if route == WEBHOOK:
             if not request.header(b"x-signature"):
                 raise _unsigned()
-            if caller is not None:
-                limit = MAX_WEBHOOK
-        raw = await request.body(limit)
-        if zipped:
-            sent = len(raw)
-            if limit > MAX_REQUEST:
-                raw = await self._in_thread(request, unzipped, raw, limit)
-            else:
-                raw = unzipped(raw, limit)
-            request.charge(len(raw) - sent)
+            return MAX_REQUEST if caller is None else MAX_WEBHOOK
+        return MAX_SINGLE if route in SINGLE else MAX_REQUEST
+
+    async def _unzipped(self, request: Request, zipped: bytes, limit: int) -> bytes:
+        if limit > MAX_REQUEST:
+            raw = await self._in_thread(request, unzipped, zipped, limit)
+        else:
+            raw = unzipped(zipped, limit)
+        request.charge(len(raw) - len(zipped))
         return raw
 
     async def _signed_by(self, request: Request, caller: Caller | None, raw: bytes) -> Caller:

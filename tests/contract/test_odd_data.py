@@ -242,7 +242,7 @@ def test_values_that_cannot_be_read_are_skipped_with_a_reason(
     result = sync(database, sqlite_warehouse)
     assert result.state == runs.DONE
     cut, boolean = "a list or object that is cut off", "not a boolean"
-    unreadable = "text that is no valid Unicode, or JSON that cannot be read"
+    unreadable = "text that is not valid Unicode, or JSON that cannot be read"
     told = {"bytes, not text": 2, cut: 1, unreadable: 1}
     assert reasons(database, result.run, "total") == told
     assert reasons(database, result.run, "vip") == told | {boolean: 2}
@@ -338,7 +338,7 @@ def test_what_other_drivers_give_is_taken_whatever_it_is() -> None:
     values = ["true", b"\xff", Decimal("1.50"), 2**70, "\ud800", float("nan"), None, "x"]
     rows = [("u1", f"k{number}", value, T0) for number, value in enumerate(values)]
     (found,) = _grouped_here(iter([*rows, ("u1", "name", b"x", T0)]))
-    odd = Unreadable("text that is no valid Unicode, or JSON that cannot be read")
+    odd = Unreadable("text that is not valid Unicode, or JSON that cannot be read")
     assert [typed(one) if one else one for one in read_array(found.values)] == [
         *(True, Unreadable("bytes, not text"), 1.5, float(2**70), odd, None, None, "x")
     ]

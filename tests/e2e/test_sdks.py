@@ -177,7 +177,7 @@ def test_analytics_python_in_bulk(receiver: Daemon) -> None:
     check(receiver, made)
     assert len(receiver.by_customer(user)) == len(made)
     (failure,) = receiver.failures(user)
-    assert failure["reason"] == "value is no finite number"
+    assert failure["reason"] == "value is not a finite number"
 
 
 def test_analytics_python_with_a_wrong_key_gives_up_at_once(receiver: Daemon) -> None:

@@ -43,7 +43,7 @@ def test_a_text_in_which_a_value_reads_as_a_boolean_is_no_audience(
     run = installation.json("sync")
     assert [row["key"] for row in run["traits"]] == ["vip"]
     (notice,) = run["notices"]
-    assert notice.startswith("gender: 3 of 6 values are booleans: it is no audience")
+    assert notice.startswith("gender: 3 of 6 values are booleans: it is not an audience")
     assert (run["state"], run["problems"]) == ("done", [])
     assert installation.values("gender") == {f"u{n}": "female" for n in range(6)}
     # The same is said by who only looks, and a run that finds it again is as good.
@@ -75,7 +75,7 @@ def test_a_stray_value_leaves_an_audience_one(
         run = installation.json(*arguments)
         (trait,) = run["traits"]
         assert (trait["reasons"], run["state"]) == ({"not a boolean": 1}, "done")
-        assert run["notices"][0].startswith("vip: 1 of 4 values are no booleans")
+        assert run["notices"][0].startswith("vip: 1 of 4 values are not booleans")
     assert installation.values("vip") == {"u00": True, "u01": False, "u02": True, "u03": True}
 
 

@@ -441,7 +441,7 @@ def test_retrying_and_discarding_failures(page: Any, operator: Operator) -> None
     row.get_by_role("button", name="Retry").click()
     expect(rows.filter(has_text=mended)).to_have_count(0, timeout=30_000)
     expect(page.get_by_role("region", name="Tasks")).to_contain_text("1 delivered")
-    call = rows.filter(has_text="value is no finite number").first
+    call = rows.filter(has_text="value is not a finite number").first
     assert call.get_by_role("button", name="Retry").count() == 0
     rows.filter(has_text=stays).get_by_role("button", name="Discard").click()
     expect(rows.filter(has_text=stays)).to_have_count(0)

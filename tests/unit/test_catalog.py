@@ -158,7 +158,7 @@ def test_values_that_are_no_booleans_are_told_with_their_number() -> None:
     known = [KnownTrait("a b", "a_b", AUDIENCE)]
     observed = [seen("a b", words=297, others=3, nulls=50), seen("vip", words=3, nulls=9)]
     (notice,) = catalog_of(observed, known).notices
-    assert notice.startswith("a b: 3 of 300 values are no booleans: they are skipped")
+    assert notice.startswith("a b: 3 of 300 values are not booleans: they are skipped")
     assert "`syncer traits release 'a b'`" in notice
     assert catalog_of([seen("a", words=1, others=2)], audiences=["a"]).notices
 
@@ -166,7 +166,7 @@ def test_values_that_are_no_booleans_are_told_with_their_number() -> None:
 def test_a_new_key_with_some_boolean_values_is_told() -> None:
     catalog = catalog_of([seen("plan", words=1, others=299, nulls=7), seen("city", others=300)])
     assert catalog.notices == [
-        "plan: 1 of 300 values are booleans: it is no audience; name it in engage.audiences "
+        "plan: 1 of 300 values are booleans: it is not an audience; name it in engage.audiences "
         "exactly if it is one"
     ]
     assert catalog.messages == []

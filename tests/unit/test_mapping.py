@@ -172,7 +172,7 @@ def test_a_value_that_is_no_finite_number_is_never_billed(value: object) -> None
     assert isinstance(first, Meter)
     assert isinstance(third, Meter)
     assert isinstance(second, Rejected)
-    assert (second.reason, second.message_id) == ("value is no finite number", "m1")
+    assert (second.reason, second.message_id) == ("value is not a finite number", "m1")
 
 
 def test_nan_from_a_real_body() -> None:
@@ -181,7 +181,7 @@ def test_nan_from_a_real_body() -> None:
     )
     first, second = outcomes(parse(body + b"]"))
     assert isinstance(first, Rejected)
-    assert first.reason == "value is no finite number"
+    assert first.reason == "value is not a finite number"
     assert isinstance(second, Meter)
 
 
