@@ -26,7 +26,6 @@ from hashlib import scrypt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import uvloop
 from sqlalchemy.engine import URL
 
@@ -47,6 +46,7 @@ from syncer.delivery.rate_share import Share
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.source import Source
 from syncer.errors import AmberfloError, ConfigError, StateError
+from syncer.json_text import to_json, to_json_or_none
 from syncer.passthrough.processor import Processor
 from syncer.privacy.anonymize import anonymize
 from syncer.privacy.forget import Forget
@@ -381,7 +381,7 @@ class App:
             settings["filter"] = engage.filter
         if engage.public_api is not None:
             settings["space_id"] = engage.public_api.space_id
-        text = orjson.dumps(settings).decode()
+        text = to_json(settings)
         return Selection(
             engage.audiences,
             engage.computed_traits,
@@ -413,6 +413,6 @@ def progress_recorder(database: Database) -> Callable[[Mapping[str, Any] | None]
     def record(progress: Mapping[str, Any] | None) -> None:
         # Progress is only for display: a database that is busy now is no failure.
         with suppress(StateError), database.write() as connection:
-            runs.tell(connection, None if progress is None else orjson.dumps(progress).decode())
+            runs.tell(connection, to_json_or_none(progress))
 
     return record

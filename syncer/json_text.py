@@ -19,7 +19,7 @@ UNWRITABLE = '"(cannot be written as JSON)"'
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def compact(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+def to_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     """Return the JSON of a value, without blanks.
 
     `default` turns what JSON has no type for into what it has; without it such a value raises
@@ -31,9 +31,9 @@ def compact(value: Any, default: Callable[[Any], Any] | None = None) -> str:
         return _spelled(value, default)
 
 
-def compact_or_none(value: Any) -> str | None:
+def to_json_or_none(value: Any) -> str | None:
     """Return the JSON of a value, and None for None: the state stores an absent value as NULL."""
-    return None if value is None else compact(value)
+    return None if value is None else to_json(value)
 
 
 def canonical(value: Any) -> str:
@@ -44,7 +44,7 @@ def canonical(value: Any) -> str:
 def printable(value: Any) -> str:
     """Return the JSON of any value at all, for failures and messages; never raises."""
     try:
-        return compact(value)
+        return to_json(value)
     except (TypeError, RecursionError):
         return UNWRITABLE
 

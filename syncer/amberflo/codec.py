@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from syncer.json_text import compact
+from syncer.json_text import to_json
 
 Record = dict[str, Any]
 
@@ -38,7 +38,7 @@ def read(body: bytes | str) -> Any:
 
 def written(value: Any) -> bytes:
     """Return the JSON of a value in UTF-8."""
-    return compact(value).encode()
+    return to_json(value).encode()
 
 
 def plain(value: Any) -> Any:

@@ -31,6 +31,7 @@ from syncer.cli.seal import compact, seal
 from syncer.clock import iso
 from syncer.engage.computations import AUDIENCE
 from syncer.errors import NotFound, NotKept
+from syncer.json_text import to_json
 from syncer.privacy.forget import check_not_forgotten
 from syncer.progress import say
 
@@ -375,7 +376,7 @@ def _cells(columns: Sequence[str], rows: Iterable[Row]) -> Iterator[list[Any]]:
     """Return rows of CSV or of a table: a trait's value as JSON, absent as empty."""
     for row in rows:
         yield [
-            orjson.dumps(row[name]).decode()
+            to_json(row[name])
             if name in ("before", "after") and row[name] is not None
             else row[name]
             for name in columns

@@ -10,6 +10,7 @@ from state.history.listings import ENTERED, EXITED, Entry, Undelivered
 from state.holds import Hold
 from syncer.cli import output
 from syncer.clock import iso
+from syncer.json_text import to_json
 from syncer.status import Daemon
 from syncer.sync.changes import CustomerChange
 from syncer.sync.compared import Compared
@@ -169,4 +170,4 @@ def run_line(record: Any) -> str:
 
 def shown(value: Any) -> str:
     """Return a trait's value for a line of text."""
-    return "absent" if value is None else orjson.dumps(value).decode()
+    return "absent" if value is None else to_json(value)

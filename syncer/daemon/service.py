@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import orjson
 import uvloop
 from prometheus_client import CollectorRegistry
 
@@ -33,6 +32,7 @@ from syncer.daemon.reload import Part
 from syncer.daemon.schedule import AnotherRun, Past, Rhythm, Schedule, Slot
 from syncer.databases import open_database
 from syncer.errors import ConfigError
+from syncer.json_text import to_json
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.process import systemd
@@ -279,7 +279,7 @@ class Service:
             max(slot.at - time.time(), 0) / 60,
             extra={"kind": "full" if slot.full else "incremental"},
         )
-        plan = orjson.dumps({"next_run": int(slot.at * 1000), "full": slot.full}).decode()
+        plan = to_json({"next_run": int(slot.at * 1000), "full": slot.full})
         try:
             with self._state.write() as connection:
                 workers.tell(connection, self._me.number, plan)

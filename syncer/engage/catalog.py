@@ -27,7 +27,7 @@ from syncer.engage.values import (
     typed,
 )
 from syncer.errors import SourceError
-from syncer.json_text import canonical, compact
+from syncer.json_text import canonical, to_json
 
 #: Bytes of readings of values, and of layouts of keys, that a catalog remembers.
 READINGS, LAYOUTS = 16 << 20, 4 << 20
@@ -220,7 +220,7 @@ def newest(keys_text: str, values_text: str, times_text: str) -> tuple[str, str,
         if key not in rows or at >= rows[key][0]:
             rows[key] = (at, value, time)
     return (
-        compact(list(rows)),
+        to_json(list(rows)),
         f"[{','.join(value for _, value, _ in rows.values())}]",
         f"[{','.join(time for _, _, time in rows.values())}]",
     )

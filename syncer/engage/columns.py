@@ -37,7 +37,7 @@ from sqlalchemy import (
 from syncer.engage.values import BYTES, WORDS
 from syncer.errors import SourceError
 from syncer.ids import WHITE
-from syncer.json_text import compact
+from syncer.json_text import to_json
 
 #: Engines whose own SQL we use; all others get plain SQL.
 KNOWN = {"sqlite", "postgresql"}
@@ -112,7 +112,7 @@ class Columns:
             listed = cast(literal(list(names), ARRAY(Text)), ARRAY(Text))
             return text.in_(select(func.unnest(listed)))
         if self.dialect == "sqlite":
-            each = func.json_each(compact(list(names))).table_valued("value")
+            each = func.json_each(to_json(list(names))).table_valued("value")
             return text.in_(select(each.c.value))
         if len(names) > MOST_NAMES:
             raise SourceError(

@@ -45,7 +45,7 @@ from syncer.engage.source import (
 )
 from syncer.engage.values import BYTES
 from syncer.engage.warehouse import readable_tables, shown, snapshot, translated_errors
-from syncer.json_text import compact
+from syncer.json_text import to_json
 
 #: The rows that are read at a time, and about how many characters of them.
 FETCH, FETCH_SIZE = 1000, 2 << 20
@@ -340,8 +340,8 @@ def _grouped_here(ordered: Iterator[Any]) -> Iterator[PulledCustomer]:
     for customer_id, group in groupby(ordered, key=lambda row: str(row[0])):
         rows = [(row[1], row[2], str(row[3])) for row in group]
         traits = [row for row in rows if row[0] not in PROFILE_KEYS]
-        keys, values, times = (compact([row[n] for row in traits], _plain) for n in range(3))
-        profile = compact([row for row in rows if row[0] in PROFILE_KEYS], _plain)
+        keys, values, times = (to_json([row[n] for row in traits], _plain) for n in range(3))
+        profile = to_json([row for row in rows if row[0] in PROFILE_KEYS], _plain)
         yield PulledCustomer(customer_id, keys, values, times, profile)
 
 

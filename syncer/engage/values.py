@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from syncer.ids import cleaned
-from syncer.json_text import compact
+from syncer.json_text import to_json
 
 #: A trait's value at Amberflo. A list is a JSON list of whatever Engage computed.
 Value = bool | int | float | str | list[object]
@@ -133,7 +133,7 @@ def typed(raw: object) -> Value | Unreadable:
         return str(raw)
     if isinstance(raw, bool | int | float | list):
         return raw
-    return compact(raw)
+    return to_json(raw)
 
 
 def _from_text(text: str) -> Value | Unreadable:

@@ -31,7 +31,7 @@ from syncer.engage.selection import KeySelection
 from syncer.engage.trait_names import trait_name
 from syncer.engage.values import counts, same
 from syncer.event_times import Stamp, read_stamps, write_stamps
-from syncer.json_text import canonical, compact, compact_or_none
+from syncer.json_text import canonical, to_json, to_json_or_none
 from syncer.passthrough.mapping import CustomerUpdate, Delete, Membership
 from syncer.passthrough.pending import TOO_MANY, waiting
 
@@ -194,7 +194,7 @@ class CustomerCalls:
             reason = self._refusal(trait, value, was)
             if reason is None and was is None and not _made_room(traits):
                 reason = MANY_TRAITS
-            size = 0 if value is None else len(compact([trait, value]).encode())
+            size = 0 if value is None else len(to_json([trait, value]).encode())
             if reason is None and size > room:
                 reason = LARGE_TRAITS
             if reason is not None:
@@ -221,7 +221,7 @@ class CustomerCalls:
         Whatever the value, it is neither an entry nor an exit.
         """
         if not same(before, after):
-            values = compact_or_none(before), compact_or_none(after)
+            values = to_json_or_none(before), to_json_or_none(after)
             via = call.via or None
             row = ChangeRow(
                 call.customer_id, key, trait, *values, call.at_ms, IDENTIFY, step=0, via=via
@@ -305,7 +305,7 @@ class CustomerCalls:
     def _record_membership(self, call: Membership, trait: TraitRow, before: Any) -> None:
         """Add a change by a call of Engage to the history and to the number of members."""
         self._traits[trait.key] = self._traits_by_name[trait.trait] = trait
-        values = compact_or_none(before), compact_or_none(call.value)
+        values = to_json_or_none(before), to_json_or_none(call.value)
         via = call.via or None
         self._changes.append(
             ChangeRow(call.customer_id, trait.key, trait.trait, *values, call.at_ms, via=via)

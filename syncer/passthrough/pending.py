@@ -13,7 +13,7 @@ from state.pending_calls import EarlyCall
 from syncer import clock
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.event_times import horizon
-from syncer.json_text import compact_or_none
+from syncer.json_text import to_json_or_none
 from syncer.passthrough.mapping import Membership
 
 #: How long a call waits for its trait, in milliseconds, and how many are read at a time.
@@ -27,7 +27,7 @@ TOO_MANY = f"more than {pending_calls.MOST:,} calls wait for their keys"
 def waiting(call: Membership) -> EarlyCall:
     """Return a call as the state stores it."""
     times = call.at_ms, call.received_at
-    value = compact_or_none(call.value)
+    value = to_json_or_none(call.value)
     return EarlyCall(call.key, call.customer_id, call.kind, value, *times, call.via)
 
 

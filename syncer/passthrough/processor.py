@@ -8,7 +8,6 @@ value is no change), so a process that dies between the two loses nothing and do
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from state import failures, queue
 from state.db.database import Database
 from state.errors import StateError, Unfit
 from state.queue import EventRow, InboxRow
+from syncer.clock import now_ms
 from syncer.passthrough import mapping, pending, scopes
 from syncer.passthrough.call import Call, Dropped, Rejected, rejected, split
 from syncer.passthrough.customer_calls import OLDER, CustomerCall, CustomerCalls
@@ -93,7 +93,7 @@ class Processor:
     state_database: Database
     audiences: Sequence[str]
     computed_traits: Sequence[str]
-    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    clock: Callable[[], int] = now_ms
     protected: tuple[str, ...] = ()
     deletes_per_day: int = 100
 

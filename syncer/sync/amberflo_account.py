@@ -19,6 +19,7 @@ from state.db import metadata
 from state.db.database import Database
 from syncer.amberflo.reader import CustomerReader
 from syncer.errors import OtherAccount
+from syncer.json_text import to_json
 
 #: Acknowledged customers that are looked for if the URL or the key changed.
 PROBED = 20
@@ -142,7 +143,7 @@ class AmberfloAccount:
             "key": _hash(salt, self.api_key),
             "left": left,
         }
-        text = orjson.dumps(recorded).decode()
+        text = to_json(recorded)
         metadata.put(connection, metadata.ACCOUNT, text)
         return text
 

@@ -25,7 +25,7 @@ from syncer.chunks import CHUNK_SIZE, chunks
 from syncer.engage.computations import UNLISTED
 from syncer.engage.values import Value, counts, same
 from syncer.event_times import Stamp, read_stamps, write_stamps
-from syncer.json_text import canonical, compact_or_none
+from syncer.json_text import canonical, to_json_or_none
 from syncer.sync.amberflo_account import AmberfloAccount
 from syncer.sync.changes import AMBERFLO, CustomerChange, TraitChange, leaves, size_of
 from syncer.sync.compared import Compared
@@ -288,8 +288,8 @@ class Writer:
             elif obstacle == "held":
                 row = Kept(
                     change.customer_id,
-                    compact_or_none(one.before),
-                    compact_or_none(one.after),
+                    to_json_or_none(one.before),
+                    to_json_or_none(one.after),
                     one.observed_at,
                 )
                 self._keep(one.trait, one.key, self.decision.held[one.key], row)
@@ -346,7 +346,7 @@ class Writer:
 
     def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
         observed_at = self.now if change.observed_at is None else min(change.observed_at, self.now)
-        before, after = compact_or_none(change.before), compact_or_none(change.after)
+        before, after = to_json_or_none(change.before), to_json_or_none(change.after)
         return ChangeRow(
             customer_id,
             change.key,
@@ -355,7 +355,7 @@ class Writer:
             after,
             observed_at,
             change.source,
-            step_of(compact_or_none(change.was), after),
+            step_of(to_json_or_none(change.was), after),
         )
 
 

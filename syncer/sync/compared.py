@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import orjson
-
 from state import holds
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import Computations
 from syncer.engage.source import Everything, Scope, WithoutCustomerId
+from syncer.json_text import canonical
 from syncer.sync.decision import Decision
 from syncer.sync.first_contact import FirstContact
 from syncer.sync.readiness import Mismatch
@@ -91,7 +90,7 @@ class Compared:
                 "unchanged": sums.unchanged,
                 "skipped": sums.skipped,
                 "held": applied.held[trait.key],
-                "reasons": orjson.dumps(sums.reasons, option=orjson.OPT_SORT_KEYS).decode(),
+                "reasons": canonical(sums.reasons),
                 "waiting": sums.leaving if key in self.decision.waiting else 0,
                 "left_by_itself": applied.left[trait.key],
                 "hold": applied.holds.get(trait.key),

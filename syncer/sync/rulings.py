@@ -14,7 +14,7 @@ from state import holds
 from state.holds import InForce
 from syncer.chunks import CHUNK, chunks
 from syncer.engage.catalog import Catalog
-from syncer.json_text import compact_or_none
+from syncer.json_text import to_json_or_none
 from syncer.sync.changes import CustomerChange, Ruling, TraitChange, leaves, size_of
 from syncer.sync.join import JoinedRow
 from syncer.sync.spool import Spool
@@ -74,7 +74,7 @@ class Rulings:
 
     def _ruling(self, hold: InForce, after: Any, observed_at: int | None) -> Ruling | None:
         """Return the decision on a change; None if Engage says something that nobody decided on."""
-        if hold.after != compact_or_none(after):
+        if hold.after != to_json_or_none(after):
             return None
         if hold.hold in self._approved and hold.since_run <= self._until:
             return "approved"

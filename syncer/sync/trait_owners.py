@@ -12,7 +12,7 @@ from state.db.batches import ROWS
 from state.db.tables import IDENTIFY
 from state.history.record import ChangeRow, add_changes
 from syncer.engage.catalog import KnownTrait
-from syncer.json_text import compact_or_none
+from syncer.json_text import to_json_or_none
 
 
 def rename_traits(
@@ -28,7 +28,7 @@ def rename_traits(
             rows, delivered_at = [], {}
             for customer in holders:
                 customer_id = customer.customer_id
-                value = compact_or_none(orjson.loads(customer.traits)[trait.name])
+                value = to_json_or_none(orjson.loads(customer.traits)[trait.name])
                 delivered = customer.acked_rev == customer.rev
                 delivered_at[customer_id] = customer.acked_at if delivered else None
                 for key, was, is_now in ((old, value, None), (trait.key, None, value)):
@@ -57,7 +57,7 @@ def take_from_calls(connection: Connection, names: Collection[str], run: int, no
                 traits[name] = trait.says(None, now)
                 changed.append(customer._replace(called=identify_traits.dump(traits)))
                 if trait.value is not None:
-                    was = compact_or_none(trait.value)
+                    was = to_json_or_none(trait.value)
                     rows.append(
                         ChangeRow(
                             customer.customer_id, name, name, was, None, now, IDENTIFY, step=0

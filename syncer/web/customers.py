@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import orjson
-
 from state import failures, identify_traits, snapshot
 from state.history import listings
 from state.snapshot import CustomerRow
+from syncer.json_text import to_json
 from syncer.web.context import Context
 from syncer.web.messages import ROWS, NotFound, Page, Redirect, Request, Response
 from syncer.web.render import link, values
@@ -66,7 +65,7 @@ def send_again(context: Context, request: Request) -> Response:
 def _identified(text: str | None) -> dict[str, str]:
     """Return the traits of identify calls: values as JSON by name."""
     traits = sorted(identify_traits.values(text).items())
-    return {name: orjson.dumps(value).decode() for name, value in traits}
+    return {name: to_json(value) for name, value in traits}
 
 
 def _known(customer: CustomerRow | None, customer_id: str) -> CustomerRow:

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from syncer.clock import iso
+from syncer.json_text import to_json
 
 #: The characters of a request or a response that a page shows.
 MAX_TEXT = 4000
@@ -128,4 +129,4 @@ def cut(text: str, size: int = MAX_TEXT) -> str:
 def values(text: str) -> dict[str, str]:
     """Return the values (JSON) of an object (JSON), by name."""
     members = orjson.loads(text)
-    return {name: orjson.dumps(members[name]).decode() for name in sorted(members)}
+    return {name: to_json(members[name]) for name in sorted(members)}

@@ -9,6 +9,7 @@ import orjson
 
 from state.db import metadata
 from state.db.database import Database
+from syncer.json_text import to_json
 
 #: The metadata entry of the revoked sessions: the expiry of each, by its name.
 ENTRY = "ended sessions"
@@ -42,7 +43,7 @@ class StoredRevocations(RevokedSessions):
     def add(self, session: str, until: float) -> None:
         with self._state.write(alone=True) as connection:
             revoked = self._unexpired(orjson.loads(metadata.get(connection, ENTRY) or "{}"))
-            metadata.put(connection, ENTRY, orjson.dumps(revoked | {session: until}).decode())
+            metadata.put(connection, ENTRY, to_json(revoked | {session: until}))
 
     def has(self, session: str) -> bool:
         with self._state.read() as connection:
