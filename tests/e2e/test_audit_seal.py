@@ -88,7 +88,7 @@ def test_each_run_says_its_head_and_it_can_be_expected(
     )
     lines = installation.run("audit", "seal").stdout.splitlines()
     assert lines[0] == f"head {found['head']}"
-    assert lines[1].startswith(f"2 seals hold for {count} changes; when Amberflo acknowledged")
+    assert lines[1].startswith(f"2 seals hold for {count} changes; the times of Amberflo's")
 
 
 def test_an_edit_is_named(synced: Installation) -> None:

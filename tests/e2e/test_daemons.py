@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from state import outbox, runs, snapshot
+from state import outbox, runs
 from state.db import workers
 from state.db.database import Database
 from syncer.sandbox.engage import EngageSandbox
@@ -159,7 +159,7 @@ def test_what_another_delivers_while_a_run_ends_counts_once(
     finish = Runs._finish
 
     def crossed(self: Runs, result: Result) -> Result:
-        monkeypatch.setattr(snapshot, "backlog", cross)
+        monkeypatch.setattr(outbox, "backlog", cross)
         return finish(self, result)
 
     monkeypatch.setattr(Runs, "_finish", crossed)

@@ -278,10 +278,10 @@ def test_health_is_told_apart_from_the_calls(monkeypatch: pytest.MonkeyPatch) ->
         problem.append("calls cannot be stored")
         assert ask(url, "readyz") == (503, "calls cannot be stored\n")
         assert ask(url, "healthz") == (200, "alive\n")
-        monkeypatch.setattr(ops, "SILENT", 0.0)
+        monkeypatch.setattr(ops, "HANGS_AFTER", 0.0)
         assert ask(url, "healthz") == (503, "calls are not taken\n")
         assert ask(url, "readyz") == (503, "calls are not taken\n")
-        monkeypatch.setattr(ops, "SILENT", 30.0)
+        monkeypatch.setattr(ops, "HANGS_AFTER", 30.0)
         service.beat()
         assert ask(url, "healthz") == (200, "alive\n")
     finally:

@@ -269,13 +269,13 @@ def test_what_cannot_be_given_back_is_told(
     taken: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = taken.run("traits", "release", "nobody", "--yes", exit_code=1).stderr
-    assert "no trait with the key 'nobody' is ours; `syncer traits` lists them" in said
+    assert "we own no trait with the key 'nobody'; `syncer traits` lists ours" in said
     choose(taken, "*", "plan")
     said = taken.run("traits", "release", "plan", "--yes", exit_code=2).stderr
     assert "engage.audiences names 'plan'" in said
     choose(taken, "*")
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
-    assert "Give plan back?" in taken.run("traits", "release", "plan", exit_code=1).stderr
+    assert "Release plan?" in taken.run("traits", "release", "plan", exit_code=1).stderr
     assert status(taken)["plan"][1] == 4
     taken.run("traits", "release", "plan", "--yes")
     said = taken.run("traits", "release", "plan", "--yes", exit_code=1).stderr
