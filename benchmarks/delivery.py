@@ -115,7 +115,7 @@ async def delivery(url: str, customers: int, concurrency: int) -> tuple[float, f
             )
             snapshot.insert_customers(connection, rows(customers), 1)
         client = AmberfloClient(KEY, customers_url=f"{url}/customers", connections=concurrency)
-        with workers.join(database, "run") as worker:
+        with workers.register(database, "run") as worker:
             async with client:
                 clock = Clock()
                 result = await CustomerDelivery(

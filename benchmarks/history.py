@@ -45,7 +45,7 @@ KEY = "audience_07"
 #: Change number i is of customer i mod {customers}, its number m = i div {customers}.
 FILL = """
 INSERT INTO change (
-    run, customer_id, rev, key, trait, before, after, observed_at, recorded_at, delivered_at, step
+    run, customer_id, rev, key, trait, before, after, observed_at, recorded_at, delivered_at, delta
 )
 WITH RECURSIVE number(i) AS (
     SELECT 0 UNION ALL SELECT i + 1 FROM number WHERE i + 1 < {changes}
@@ -71,7 +71,7 @@ FROM change INDEXED BY change_customer GROUP BY customer_id
 """
 TRAITS = """
 INSERT INTO trait (key, trait, kind, members)
-SELECT key, key, 'audience', sum(step) FROM change GROUP BY key
+SELECT key, key, 'audience', sum(delta) FROM change GROUP BY key
 """
 
 
@@ -110,7 +110,7 @@ class Question(NamedTuple):
 
 
 ROW = (
-    "id, run, customer_id, rev, key, trait, before, after, step, observed_at, recorded_at,"
+    "id, run, customer_id, rev, key, trait, before, after, delta, observed_at, recorded_at,"
     " delivered_at"
 )
 
@@ -125,9 +125,9 @@ def questions(changes: int) -> list[Question]:
     # Changes of the audience in the first half of a run, as it goes (see FILL).
     places = [55 * per_run + 6 + 20 * (number * per_run // 8000) for number in range(200)]
     members = (
-        "SELECT customer_id FROM (SELECT customer_id, max(id), step FROM change "
-        "INDEXED BY change_member WHERE key = ? AND step != 0 AND recorded_at <= ? "
-        "GROUP BY customer_id) WHERE step = 1"
+        "SELECT customer_id FROM (SELECT customer_id, max(id), delta FROM change "
+        "INDEXED BY change_member WHERE key = ? AND delta != 0 AND recorded_at <= ? "
+        "GROUP BY customer_id) WHERE delta = 1"
     )
     return [
         Question(
@@ -148,8 +148,8 @@ def questions(changes: int) -> list[Question]:
             lambda c: [past.member_at(c, one, KEY, at) for one in some],
             lambda c: [
                 c.execute(
-                    "SELECT step FROM change INDEXED BY change_member WHERE key = ? AND "
-                    "customer_id = ? AND step != 0 AND recorded_at <= ? ORDER BY id DESC LIMIT 1",
+                    "SELECT delta FROM change INDEXED BY change_member WHERE key = ? AND "
+                    "customer_id = ? AND delta != 0 AND recorded_at <= ? ORDER BY id DESC LIMIT 1",
                     (KEY, one, at),
                 ).fetchone()
                 for one in some
@@ -160,7 +160,7 @@ def questions(changes: int) -> list[Question]:
             lambda c: [
                 row
                 for place in places
-                for row in listings.of_key(c, KEY, steps=MOVED, after_id=place, limit=50)
+                for row in listings.of_key(c, KEY, deltas=MOVED, after_id=place, limit=50)
             ],
             lambda c: [
                 row
@@ -168,17 +168,17 @@ def questions(changes: int) -> list[Question]:
                 for row in c.execute(
                     f"SELECT {ROW} FROM change INDEXED BY change_time WHERE key = ? AND "
                     "recorded_at = (SELECT recorded_at FROM change WHERE id = ?) AND id > ? "
-                    "AND step != 0 ORDER BY id LIMIT 50",
+                    "AND delta != 0 ORDER BY id LIMIT 50",
                     (KEY, place, place),
                 )
             ],
         ),
         Question(
             "entries and exits of an audience in a tenth of the time",
-            lambda c: listings.of_key(c, KEY, since, until, steps=MOVED),
+            lambda c: listings.of_key(c, KEY, since, until, deltas=MOVED),
             lambda c: c.execute(
                 f"SELECT {ROW} FROM change INDEXED BY change_time WHERE key = ? AND "
-                "recorded_at >= ? AND recorded_at < ? AND step != 0 ORDER BY recorded_at, id",
+                "recorded_at >= ? AND recorded_at < ? AND delta != 0 ORDER BY recorded_at, id",
                 (KEY, since, until),
             ),
         ),
@@ -193,7 +193,7 @@ def questions(changes: int) -> list[Question]:
             "entries and exits of a run, by audience",
             lambda c: listings.run_moves(c, 55),
             lambda c: c.execute(
-                "SELECT key, sum(step = 1), sum(step = -1), sum(step = 0) FROM change "
+                "SELECT key, sum(delta = 1), sum(delta = -1), sum(delta = 0) FROM change "
                 "INDEXED BY change_run WHERE run = 55 GROUP BY key"
             ),
         ),
@@ -211,7 +211,7 @@ def questions(changes: int) -> list[Question]:
             "size of an audience over all the time, 100 points",
             lambda c: past.sizes(c, KEY, START, START + (RUNS - 1) * HOUR, RUNS),
             lambda c: c.execute(
-                "SELECT recorded_at, sum(step) FROM change INDEXED BY change_time "
+                "SELECT recorded_at, sum(delta) FROM change INDEXED BY change_time "
                 "WHERE key = ? GROUP BY recorded_at",
                 (KEY,),
             ),

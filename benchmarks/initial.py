@@ -12,7 +12,6 @@ written. The reference is arithmetic: two requests a customer at `rate`.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -50,7 +49,7 @@ def doing(config: Path) -> dict[str, Any] | None:
     url = tomllib.loads(config.read_text())["state"]["url"]
     with closing(Database.peek(url)) as database, database.read() as connection:
         (last,) = runs.newest(connection, 1) or [None]
-    found: dict[str, Any] = json.loads(last["doing"] or "{}") if last else {}
+    found: dict[str, Any] = dict(last.progress or {}) if last else {}
     return found if found.get("stage") == "delivering" and found["seconds_left"] else None
 
 

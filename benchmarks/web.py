@@ -70,7 +70,7 @@ def fill(connection: Connection, customers: int, now: int) -> None:
     )
     columns = (
         "(run, customer_id, rev, key, trait, before, after, observed_at, recorded_at,"
-        " delivered_at, step)"
+        " delivered_at, delta)"
     )
     key = _KEY.format(i="i", j="j")
     do(
@@ -92,7 +92,7 @@ def fill(connection: Connection, customers: int, now: int) -> None:
     )
     do(
         "INSERT INTO trait (key, trait, kind, members)"
-        " SELECT key, key, 'audience', sum(step) FROM change GROUP BY key"
+        " SELECT key, key, 'audience', sum(delta) FROM change GROUP BY key"
     )
     do(
         "INSERT INTO run (kind, state, started_at, committed_at, ended_at, watermark, due,"
@@ -102,8 +102,8 @@ def fill(connection: Connection, customers: int, now: int) -> None:
     )
     do(
         "INSERT INTO run_trait (run, key, trait, kind, pulled, entered, exited, changed, unchanged,"
-        " skipped, held, reasons) SELECT run, key, key, 'audience', count(*), sum(step = 1),"
-        " sum(step = -1), 0, 0, 0, 0, '{}' FROM change GROUP BY run, key"
+        " skipped, held, reasons) SELECT run, key, key, 'audience', count(*), sum(delta = 1),"
+        " sum(delta = -1), 0, 0, 0, 0, '{}' FROM change GROUP BY run, key"
     )
     do(
         "INSERT INTO failure (ref, kind, customer_id, reason, status, request, body, failed_at)"

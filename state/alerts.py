@@ -7,11 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from state.db.tables import ALERT
+
+
+class AlertRow(NamedTuple):
+    """An alert, as the table `alert` has it; see `tables.Alert`."""
+
+    name: str
+    text: str
+    since: int
+    ended_at: int | None
+    notified_at: int | None
 
 
 @dataclass(frozen=True)
@@ -24,42 +34,42 @@ class News:
 
 def see(connection: Connection, present: Mapping[str, str], now: int) -> News:
     """Record what shows now (texts by name); gives what is new of it and what is over."""
-    known = {row["name"]: row for row in _all(connection)}
+    known = {row.name: row for row in _all(connection)}
     news = News({}, {})
     for name, text in present.items():
         if name not in known:
             connection.execute(insert(ALERT).values(name=name, text=text, since=now))
             news.began[name] = text
-        elif known[name]["ended_at"] is not None:
+        elif known[name].ended_at is not None:
             # It came back before anybody was told that it was over.
-            _set(connection, name, {"text": text, "ended_at": None, "told_at": now})
+            _set(connection, name, {"text": text, "ended_at": None, "notified_at": now})
             news.began[name] = text
-        elif known[name]["text"] != text:
+        elif known[name].text != text:
             _set(connection, name, {"text": text})
     for name, row in known.items():
-        if name in present or row["ended_at"] is not None:
+        if name in present or row.ended_at is not None:
             continue
-        news.ended[name] = row["text"]
-        if row["told_at"] is None:
+        news.ended[name] = row.text
+        if row.notified_at is None:
             forget(connection, name)  # nobody was told that it began
         else:
-            _set(connection, name, {"ended_at": now, "told_at": None})
+            _set(connection, name, {"ended_at": now, "notified_at": None})
     return news
 
 
-def active(connection: Connection) -> list[Mapping[str, Any]]:
+def active(connection: Connection) -> list[AlertRow]:
     """The alerts that are not over, oldest first."""
-    return [row for row in _all(connection) if row["ended_at"] is None]
+    return [row for row in _all(connection) if row.ended_at is None]
 
 
-def untold(connection: Connection) -> list[Mapping[str, Any]]:
+def unnotified(connection: Connection) -> list[AlertRow]:
     """Alerts of which something is still to be told: that they began, or (`ended_at`) ended."""
-    return [row for row in _all(connection) if row["told_at"] is None]
+    return [row for row in _all(connection) if row.notified_at is None]
 
 
-def told(connection: Connection, name: str, now: int) -> None:
+def notified(connection: Connection, name: str, now: int) -> None:
     """Somebody was told of it."""
-    _set(connection, name, {"told_at": now})
+    _set(connection, name, {"notified_at": now})
     connection.execute(delete(ALERT).where(ALERT.c.name == name, ALERT.c.ended_at.is_not(None)))
 
 
@@ -67,9 +77,10 @@ def forget(connection: Connection, name: str) -> None:
     connection.execute(delete(ALERT).where(ALERT.c.name == name))
 
 
-def _all(connection: Connection) -> list[Mapping[str, Any]]:
-    rows = connection.execute(select(ALERT).order_by(ALERT.c.since, ALERT.c.name)).mappings()
-    return [dict(row) for row in rows]
+def _all(connection: Connection) -> list[AlertRow]:
+    columns = [ALERT.c[name] for name in AlertRow._fields]
+    rows = connection.execute(select(*columns).order_by(ALERT.c.since, ALERT.c.name))
+    return [AlertRow._make(row) for row in rows]
 
 
 def _set(connection: Connection, name: str, values: Mapping[str, Any]) -> None:

@@ -74,8 +74,10 @@ def take(connection: Connection, customer_id: str, worker: int, now: int) -> Tak
 
 def _last(row: CustomerRow) -> CustomerRow:
     """The last write of a customer: the traits that identify calls made go."""
-    gone = {name: said.goes(said.at) for name, said in identify_traits.load(row.called).items()}
-    return row._replace(name=row.customer_id, email="", called=identify_traits.dump(gone))
+    gone = {
+        name: said.goes(said.at) for name, said in identify_traits.load(row.identify_traits).items()
+    }
+    return row._replace(name=row.customer_id, email="", identify_traits=identify_traits.dump(gone))
 
 
 def release(connection: Connection, taken: Taken) -> None:
@@ -107,8 +109,7 @@ def erase(connection: Connection, customer_id: str, now: int) -> Erased:
 def _erase_changes(connection: Connection, customer_id: str, now: int) -> int:
     seal.seal(connection, None, now)
     theirs = CHANGE.c.customer_id == customer_id
-    columns = [CHANGE.c[name] for name in seal.LEAF]
-    rows = connection.execute(select(*columns).where(theirs).order_by(CHANGE.c.id)).all()
+    rows = connection.execute(select(*seal.LEAF_COLUMNS).where(theirs).order_by(CHANGE.c.id)).all()
     if not rows:
         return 0
     left = [(row[0], seal.leaf(tuple(row)).hex()) for row in rows]

@@ -3,9 +3,8 @@ that could not be taken, of which whoever calls can make any number: the newest 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -19,10 +18,9 @@ from sqlalchemy import (
     select,
 )
 
+from state.db.batches import batches
 from state.db.database import Database
 from state.db.tables import FAILURE
-
-T = TypeVar("T")
 
 CUSTOMER, METER = "customer", "meter"
 #: Rows that one statement takes at a time, and that one transaction removes.
@@ -36,19 +34,50 @@ IS_CALL = FAILURE.c.attempts == literal_column("0")
 _CLEAR = delete(FAILURE).where(FAILURE.c.ref.in_(bindparam("refs", expanding=True)))
 
 
-def put(connection: Connection, rows: Collection[Mapping[str, Any]]) -> int:
+class FailureRow(NamedTuple):
+    """A failure, as the table `failure` has it; see `tables.Failure`. `failed_at` is in epoch
+    milliseconds. `id` is 0 until it is recorded."""
+
+    ref: str
+    kind: str
+    reason: str
+    failed_at: int
+    customer_id: str | None = None
+    message_id: str | None = None
+    status: int | None = None
+    request: str | None = None
+    body: str | None = None
+    attempts: int = 1
+    via: str | None = None
+    id: int = 0
+
+    @property
+    def only_discarded(self) -> bool:
+        """Whether it is a call that cannot be taken as it is, so that no retry can help."""
+        return self.ref.startswith("call:")
+
+
+_FAILURES = select(*(FAILURE.c[name] for name in FailureRow._fields))
+
+
+def put(connection: Connection, rows: Collection[FailureRow]) -> int:
     """Record failures; what failed before under the same `ref` is replaced, and failed at the time
     when it did first. Gives how many calls that were there had to go: the newest CALLS stay."""
-    newest = {row["ref"]: dict(row) for row in rows}
-    for refs in _chunks(newest):
-        these = FAILURE.c.ref.in_(refs)
-        for ref, since in connection.execute(
-            select(FAILURE.c.ref, FAILURE.c.failed_at).where(these)
-        ):
-            newest[ref]["failed_at"] = since
-        connection.execute(delete(FAILURE).where(these))
-        connection.execute(insert(FAILURE), [newest[ref] for ref in refs])
-    return _let_go(connection) if any(row.get("attempts") == 0 for row in rows) else 0
+    newest = {row.ref: row for row in rows}
+    for refs in batches(newest):
+        recorded = FAILURE.c.ref.in_(refs)
+        since = connection.execute(select(FAILURE.c.ref, FAILURE.c.failed_at).where(recorded))
+        for ref, failed_at in since.all():
+            newest[ref] = newest[ref]._replace(failed_at=failed_at)
+        connection.execute(delete(FAILURE).where(recorded))
+        connection.execute(insert(FAILURE), [_values(newest[ref]) for ref in refs])
+    return _let_go(connection) if any(row.attempts == 0 for row in rows) else 0
+
+
+def _values(row: FailureRow) -> dict[str, Any]:
+    values = row._asdict()
+    del values["id"]  # the database numbers them
+    return values
 
 
 def _let_go(connection: Connection) -> int:
@@ -68,22 +97,20 @@ def call(
     *,
     via: str | None = None,
     customer_id: str | None = None,
-) -> dict[str, Any]:
-    """The row of a call that cannot be taken as it is; `ref` says where it was, `via` is the short
-    name of its key, `customer_id` whom it is about."""
-    return {
-        "ref": f"call:{ref}",
-        "kind": METER,
-        "customer_id": customer_id,
-        "message_id": message_id,
-        "reason": reason,
-        "status": None,
-        "request": _brief(raw),
-        "body": None,
-        "attempts": 0,
-        "failed_at": received_at,
-        "via": via,
-    }
+) -> FailureRow:
+    """Return the failure of a call that cannot be taken as it is; `ref` says where it was, `via` is
+    the short name of its key, `customer_id` the customer that it is about."""
+    return FailureRow(
+        ref=f"call:{ref}",
+        kind=METER,
+        reason=reason,
+        failed_at=received_at,
+        customer_id=customer_id,
+        message_id=message_id,
+        request=_brief(raw),
+        attempts=0,
+        via=via,
+    )
 
 
 def meter_ref(message_id: str, key: str) -> str:
@@ -106,25 +133,25 @@ def customer_ref(customer_id: str) -> str:
 
 def clear(connection: Connection, refs: Collection[str]) -> None:
     """These got through after all."""
-    for part in _chunks(refs):
+    for part in batches(refs):
         connection.execute(_CLEAR, {"refs": part})
 
 
-def find(connection: Connection, ids: Collection[int] | None = None) -> list[Mapping[str, Any]]:
+def find(connection: Connection, ids: Collection[int] | None = None) -> list[FailureRow]:
     """Failures, oldest first: all, or the numbered ones that are there."""
     if ids is None:
         return list(each(connection))
-    statement = select(FAILURE).order_by(FAILURE.c.id)
+    statement = _FAILURES.order_by(FAILURE.c.id)
     return [
-        dict(row)
-        for part in _chunks(sorted(ids))
-        for row in connection.execute(statement.where(FAILURE.c.id.in_(part))).mappings()
+        FailureRow._make(row)
+        for part in batches(sorted(ids))
+        for row in connection.execute(statement.where(FAILURE.c.id.in_(part)))
     ]
 
 
 def each(
     connection: Connection, *, customer_id: str | None = None, limit: int | None = None
-) -> Iterator[Mapping[str, Any]]:
+) -> Iterator[FailureRow]:
     """All failures or those of a customer, or the newest so many of them, oldest first. However
     many there are, some of them are in memory at a time."""
     after = 0
@@ -132,39 +159,38 @@ def each(
         newest = _of(select(FAILURE.c.id), customer_id).order_by(FAILURE.c.id.desc())
         first = connection.execute(newest.offset(limit - 1).limit(1)).scalar()
         after = 0 if first is None else int(first) - 1
-    statement = _of(select(FAILURE), customer_id).order_by(FAILURE.c.id).limit(CHUNK)
+    statement = _of(_FAILURES, customer_id).order_by(FAILURE.c.id).limit(CHUNK)
     while True:
-        found = connection.execute(statement.where(FAILURE.c.id > after)).mappings().all()
-        yield from map(dict, found)
-        if len(found) < CHUNK:
+        rows = connection.execute(statement.where(FAILURE.c.id > after)).all()
+        yield from map(FailureRow._make, rows)
+        if len(rows) < CHUNK:
             return
-        after = found[-1]["id"]
+        after = rows[-1].id
 
 
 def refused(
     database: Database, kind: str, ids: Collection[int] | None, until: int
-) -> Iterator[Mapping[str, Any]]:
+) -> Iterator[FailureRow]:
     """What Amberflo refused of a kind up to a number, all or the numbered ones, oldest first: read
     in parts, each in a transaction of its own, while others send and remove it."""
     of_kind = (
-        select(FAILURE)
-        .where(FAILURE.c.kind == kind, FAILURE.c.attempts > 0, FAILURE.c.id <= until)
+        _FAILURES.where(FAILURE.c.kind == kind, FAILURE.c.attempts > 0, FAILURE.c.id <= until)
         .order_by(FAILURE.c.id)
         .limit(CHUNK)
     )
 
-    def read(scope: ColumnElement[bool]) -> list[Mapping[str, Any]]:
+    def read(scope: ColumnElement[bool]) -> list[FailureRow]:
         with database.read() as connection:
-            return [dict(row) for row in connection.execute(of_kind.where(scope)).mappings()]
+            return [FailureRow._make(row) for row in connection.execute(of_kind.where(scope))]
 
     if ids is not None:
-        for part in _chunks(sorted(ids)):
+        for part in batches(sorted(ids)):
             yield from read(FAILURE.c.id.in_(part))
         return
     after = 0
-    while found := read(FAILURE.c.id > after):
-        yield from found
-        after = found[-1]["id"]
+    while rows := read(FAILURE.c.id > after):
+        yield from rows
+        after = rows[-1].id
 
 
 def _of(statement: Select[Any], customer_id: str | None) -> Select[Any]:
@@ -180,23 +206,18 @@ def page(
     before: int | None = None,
     limit: int,
     customer_id: str | None = None,
-) -> list[Mapping[str, Any]]:
+) -> list[FailureRow]:
     """Failures, newest first: of all or of a customer; the next page is before the last id."""
-    statement = _of(select(FAILURE), customer_id).order_by(FAILURE.c.id.desc()).limit(limit)
+    statement = _of(_FAILURES, customer_id).order_by(FAILURE.c.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(FAILURE.c.id < before)
-    return [dict(row) for row in connection.execute(statement).mappings()]
+    return [FailureRow._make(row) for row in connection.execute(statement)]
 
 
 def newest(connection: Connection) -> int:
     """The number of the newest failure; 0: there is none."""
     statement = select(func.coalesce(func.max(FAILURE.c.id), 0))
     return int(connection.execute(statement).scalar_one())
-
-
-def only_discarded(row: Mapping[str, Any]) -> bool:
-    """Whether a failure is a call that cannot be taken as it is, so that no retry can help."""
-    return str(row["ref"]).startswith("call:")
 
 
 def remove_until(connection: Connection, newest: int) -> int:
@@ -219,7 +240,7 @@ def discard_until(database: Database, newest: int) -> int:
 def remove(connection: Connection, ids: Collection[int]) -> int:
     return sum(
         connection.execute(delete(FAILURE).where(FAILURE.c.id.in_(part))).rowcount
-        for part in _chunks(ids)
+        for part in batches(ids)
     )
 
 
@@ -230,7 +251,7 @@ def count(connection: Connection, refs: Collection[str] | None = None) -> int:
         return int(connection.execute(statement).scalar_one())
     return sum(
         int(connection.execute(statement.where(FAILURE.c.ref.in_(part))).scalar_one())
-        for part in _chunks(refs)
+        for part in batches(refs)
     )
 
 
@@ -255,10 +276,3 @@ def customers_since(connection: Connection, moment: int) -> int:
         .where(FAILURE.c.kind == CUSTOMER, FAILURE.c.failed_at >= moment)
     )
     return int(connection.execute(statement).scalar_one())
-
-
-def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
-    """A statement has room for so many values only."""
-    rest = iter(values)
-    while part := list(islice(rest, CHUNK)):
-        yield part

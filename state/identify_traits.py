@@ -1,4 +1,4 @@
-"""What identify calls say of a customer: the JSON in `customer.called`. Pure.
+"""What identify calls say of a customer: the JSON in `customer.identify_traits`. Pure.
 
 `{name: [value, time]}`, with a third item where something else than the value may still be at
 Amberflo by us: a list of such values, or true for whatever is there. A null value is one that a

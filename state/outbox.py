@@ -75,8 +75,8 @@ _AWAITED = select(CUSTOMER.c.customer_id, CUSTOMER.c.rev, CUSTOMER.c.run).where(
 )
 _ACKNOWLEDGE_IDENTIFY_TRAITS = (
     update(CUSTOMER)
-    .where(_THIS, CUSTOMER.c.called == bindparam("sent_text"))
-    .values(called=bindparam("new_text"))
+    .where(_THIS, CUSTOMER.c.identify_traits == bindparam("sent_text"))
+    .values(identify_traits=bindparam("new_text"))
 )
 
 
@@ -271,14 +271,18 @@ def acknowledge(connection: Connection, sent: Sequence[CustomerRow], at: int) ->
 
 def _acknowledge_identify_traits(connection: Connection, sent: Sequence[CustomerRow]) -> None:
     """Note that Amberflo has what identify calls said, where they have said nothing since."""
-    acknowledged = [(row, identify_traits.acknowledged(row.called)) for row in sent if row.called]
+    acknowledged = [
+        (row, identify_traits.acknowledged(row.identify_traits))
+        for row in sent
+        if row.identify_traits
+    ]
     execute_many(
         connection,
         _ACKNOWLEDGE_IDENTIFY_TRAITS,
         [
-            {"which": row.customer_id, "sent_text": row.called, "new_text": text}
+            {"which": row.customer_id, "sent_text": row.identify_traits, "new_text": text}
             for row, text in acknowledged
-            if text != row.called
+            if text != row.identify_traits
         ],
     )
 

@@ -98,7 +98,7 @@ def _give_back(
             continue
         ours = _json(traits.pop(trait.trait, None))
         given_back = orjson.loads(row.given_back or "{}")
-        said = identify_traits.values(row.called)
+        said = identify_traits.values(row.identify_traits)
         if trait.trait in said:
             # What identify calls say of a name counts where Engage does not compute it.
             theirs = _json(said[trait.trait])
@@ -107,7 +107,7 @@ def _give_back(
         if ours == theirs and trait.trait in said:
             continue
         restored += theirs is not None
-        stamps = orjson.loads(row.stamps or "{}")
+        stamps = orjson.loads(row.event_times or "{}")
         stamps.pop(trait.trait, None)
         values.append(
             {
@@ -126,7 +126,7 @@ def _give_back(
             .where(CUSTOMER.c.customer_id == bindparam("which"))
             .values(
                 traits=bindparam("left"),
-                stamps=bindparam("stamped"),
+                event_times=bindparam("stamped"),
                 given_back=bindparam("gives"),
                 rev=CUSTOMER.c.rev + 1,
                 attempts=0,

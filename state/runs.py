@@ -4,19 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, update
+import orjson
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from state.db.tables import RUN, RUN_TRAIT
-
-#: A row of the table.
-Record = Mapping[str, Any]
 
 #: States of a run. A `held` run ended well and has changes that wait for `runs approve`; once its
 #: holds are decided, it says how (holds.py).
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 HELD, APPROVED, REJECTED, SUPERSEDED = "held", "approved", "rejected", "superseded"
+
+
+class RunRow(NamedTuple):
+    """A run, as the table `run` has it; see `tables.Run`. Times are epoch milliseconds.
+    `progress` is how far it is while it goes on, None before it says so and once it ended."""
+
+    id: int
+    kind: str
+    state: str
+    started_at: int
+    committed_at: int | None
+    ended_at: int | None
+    watermark: str | None
+    settings: str | None
+    error: str | None
+    pulled: int
+    entered: int
+    exited: int
+    changed: int
+    unchanged: int
+    skipped: int
+    without_customer_id: int
+    due: int
+    delivered: int
+    failed: int
+    held: int
+    progress: Mapping[str, Any] | None
+    deleted: int
+    hold: int | None
+    first_contact: int
+
+
+class RunTraitRow(NamedTuple):
+    """A run's sums of one trait; see `tables.RunTrait`. `reasons` counts what was skipped, by the
+    reason. `run` is 0 for sums that are not on record."""
+
+    key: str
+    trait: str
+    kind: str
+    pulled: int
+    entered: int
+    exited: int
+    changed: int
+    unchanged: int
+    skipped: int
+    held: int
+    reasons: Mapping[str, int]
+    waiting: int = 0
+    left_by_itself: int = 0
+    hold: int | None = None
+    run: int = 0
+
+
+_RUNS = select(*(RUN.c[name] for name in RunRow._fields))
+_TRAITS = select(*(RUN_TRAIT.c[name] for name in RunTraitRow._fields))
 
 
 def start(connection: Connection, kind: str, now: int, settings: str) -> int:
@@ -33,11 +86,11 @@ def set_values(connection: Connection, run: int, values: Mapping[str, Any]) -> N
     connection.execute(update(RUN).where(RUN.c.id == run).values(**values))
 
 
-def add_traits(connection: Connection, run: int, rows: Iterable[Mapping[str, Any]]) -> None:
-    """The run's sums by trait."""
-    found = [{"run": run, **row} for row in rows]
-    if found:
-        connection.execute(insert(RUN_TRAIT), found)
+def add_traits(connection: Connection, run: int, rows: Iterable[RunTraitRow]) -> None:
+    """Record a run's sums by trait."""
+    values = [{**row._asdict(), "run": run, "reasons": _json(row.reasons)} for row in rows]
+    if values:
+        connection.execute(insert(RUN_TRAIT), values)
 
 
 def take_up(connection: Connection, now: int) -> list[int]:
@@ -86,20 +139,15 @@ def left_since(connection: Connection, moment: int) -> dict[str, int]:
     return {str(trait): int(left) for trait, left in rows if left}
 
 
-def last_whole(connection: Connection) -> Mapping[str, Any] | None:
+def last_whole(connection: Connection) -> RunRow | None:
     """The newest committed run after which nothing older than its watermark is unseen. (Runs of
     one customer have no watermark; a source that has none gives "".)"""
-    row = (
-        connection.execute(
-            select(RUN)
-            .where(RUN.c.committed_at.is_not(None), RUN.c.watermark.is_not(None))
-            .order_by(RUN.c.id.desc())
-            .limit(1)
-        )
-        .mappings()
-        .first()
-    )
-    return dict(row) if row else None
+    row = connection.execute(
+        _RUNS.where(RUN.c.committed_at.is_not(None), RUN.c.watermark.is_not(None))
+        .order_by(RUN.c.id.desc())
+        .limit(1)
+    ).first()
+    return None if row is None else _run(row)
 
 
 #: Kinds of runs that compare everything.
@@ -135,12 +183,12 @@ def errors_in_a_row(connection: Connection) -> list[str]:
 def unchanged_since(connection: Connection) -> int | None:
     """When the first of the newest runs began that all found the same newest row in the source."""
     newest = last_whole(connection)
-    if newest is None or not newest["watermark"]:
+    if newest is None or not newest.watermark:
         return None
     return int(
         connection.execute(
             select(func.min(RUN.c.started_at)).where(
-                RUN.c.watermark == newest["watermark"], RUN.c.committed_at.is_not(None)
+                RUN.c.watermark == newest.watermark, RUN.c.committed_at.is_not(None)
             )
         ).scalar_one()
     )
@@ -161,29 +209,39 @@ def totals(connection: Connection) -> dict[str, int]:
     return dict(zip(names, map(int, row.one()), strict=True))
 
 
-def tell(connection: Connection, doing: str | None) -> None:
-    """Say (JSON) how far the run is that goes on, for `status`."""
-    connection.execute(update(RUN).where(RUN.c.state == RUNNING).values(doing=doing))
+def set_progress(connection: Connection, progress: Mapping[str, Any] | None) -> None:
+    """Write down how far the run is that goes on, for `status`."""
+    text = None if progress is None else _json(progress)
+    connection.execute(update(RUN).where(RUN.c.state == RUNNING).values(progress=text))
 
 
-def get(connection: Connection, run: int) -> Mapping[str, Any] | None:
-    row = connection.execute(select(RUN).where(RUN.c.id == run)).mappings().first()
-    return dict(row) if row else None
+def get(connection: Connection, run: int) -> RunRow | None:
+    """Return a run by its number; None where there is none."""
+    row = connection.execute(_RUNS.where(RUN.c.id == run)).first()
+    return None if row is None else _run(row)
 
 
 def newest(
     connection: Connection, limit: int | None = None, *, before: int | None = None
-) -> list[Mapping[str, Any]]:
-    """Runs, the newest first; those before a run are the next page."""
-    statement = select(RUN).order_by(RUN.c.id.desc()).limit(limit)
+) -> list[RunRow]:
+    """Return runs, the newest first; with `before` the page of those before this run."""
+    statement = _RUNS.order_by(RUN.c.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(RUN.c.id < before)
-    return [dict(row) for row in connection.execute(statement).mappings()]
+    return [_run(row) for row in connection.execute(statement)]
 
 
-def traits(connection: Connection, run: int) -> list[Mapping[str, Any]]:
-    """The sums by trait of a run."""
-    rows = connection.execute(
-        select(RUN_TRAIT).where(RUN_TRAIT.c.run == run).order_by(RUN_TRAIT.c.trait)
-    ).mappings()
-    return [dict(row) for row in rows]
+def traits(connection: Connection, run: int) -> list[RunTraitRow]:
+    """Return the sums by trait of a run."""
+    rows = connection.execute(_TRAITS.where(RUN_TRAIT.c.run == run).order_by(RUN_TRAIT.c.trait))
+    return [RunTraitRow._make(row)._replace(reasons=orjson.loads(row.reasons)) for row in rows]
+
+
+def _run(row: Row[Any]) -> RunRow:
+    return RunRow._make(row)._replace(
+        progress=None if row.progress is None else orjson.loads(row.progress)
+    )
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

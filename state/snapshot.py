@@ -39,8 +39,8 @@ class CustomerRow(NamedTuple):
     traits: str
     name: str | None = None
     email: str | None = None
-    called: str | None = None
-    stamps: str | None = None
+    identify_traits: str | None = None
+    event_times: str | None = None
     rev: int = 0
     acked_rev: int = 0
     acked_at: int | None = None
@@ -68,13 +68,13 @@ _STATE = CustomerRow._fields[1:6]
 #: All columns of a customer.
 CUSTOMER_COLUMNS = [CUSTOMER.c[name] for name in CustomerRow._fields]
 
-#: What a comparison reads of a customer: customer_id, traits, name, email, stamps, rev, compared. A
-#: plain tuple of these and no CustomerRow: a full comparison reads every customer, and each column
-#: more costs it time.
+#: What a comparison reads of a customer: customer_id, traits, name, email, event_times, rev,
+#: compared. A plain tuple of these and no CustomerRow: a full comparison reads every customer, and
+#: each column more costs it time.
 Known = tuple[str, str, str | None, str | None, str | None, int, int | None]
 _KNOWN = select(
     *(CUSTOMER.c.customer_id, CUSTOMER.c.traits, CUSTOMER.c.name, CUSTOMER.c.email),
-    *(CUSTOMER.c.stamps, CUSTOMER.c.rev, CUSTOMER.c.compared),
+    *(CUSTOMER.c.event_times, CUSTOMER.c.rev, CUSTOMER.c.compared),
 )
 
 _CUSTOMERS = select(*CUSTOMER_COLUMNS)
@@ -179,7 +179,7 @@ def with_identify_trait(
     """Return the customers for whom identify calls named this trait, in UTF-8 byte order of the
     id, those after the id `after`."""
     name = orjson.dumps(trait).decode()
-    has_trait = CUSTOMER.c.called.contains(f"{name}:[", autoescape=True)
+    has_trait = CUSTOMER.c.identify_traits.contains(f"{name}:[", autoescape=True)
     return _page(connection, _CUSTOMERS.where(has_trait), after, limit)
 
 

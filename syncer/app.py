@@ -46,7 +46,7 @@ from syncer.delivery.rate_share import Share
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.source import Source
 from syncer.errors import AmberfloError, ConfigError, StateError
-from syncer.json_text import to_json, to_json_or_none
+from syncer.json_text import to_json
 from syncer.passthrough.processor import Processor
 from syncer.privacy.anonymize import anonymize
 from syncer.privacy.forget import Forget
@@ -193,8 +193,8 @@ class App:
                 delivery = self.customer_delivery(database, worker, client, account)
                 return await replace(delivery, for_run=run, progress=progress).run()
 
-        workers.bury(database)
-        with workers.join(database, "run") as worker:
+        workers.prune_dead(database)
+        with workers.register(database, "run") as worker:
             return uvloop.run(deliver(worker))
 
     def account(self, database: Database) -> AmberfloAccount:
@@ -322,7 +322,7 @@ class App:
             if stored and self.config.amberflo.rate:
                 with suppress(StateError):
                     state = stack.enter_context(self.state(writes=True))
-                    stack.enter_context(workers.join(state, "reader"))
+                    stack.enter_context(workers.register(state, "reader"))
             yield database
 
     def compact(self, database: Database) -> Compacted:
@@ -355,8 +355,8 @@ class App:
         @contextmanager
         def working() -> Iterator[Worker]:
             with lock(database, "run"), lock(database, "history", wait=wait, stop=self.stop):
-                workers.bury(database)
-                with workers.join(database, "forget") as worker:
+                workers.prune_dead(database)
+                with workers.register(database, "forget") as worker:
                     yield worker
 
         return Forget(
@@ -413,6 +413,6 @@ def progress_recorder(database: Database) -> Callable[[Mapping[str, Any] | None]
     def record(progress: Mapping[str, Any] | None) -> None:
         # Progress is only for display: a database that is busy now is no failure.
         with suppress(StateError), database.write() as connection:
-            runs.tell(connection, to_json_or_none(progress))
+            runs.set_progress(connection, progress)
 
     return record

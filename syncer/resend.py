@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import chain, islice
-from typing import Any
 
 from state import failures, queue
 from state.db import workers
 from state.db.database import Database
 from state.db.workers import Worker
+from state.failures import FailureRow
 from syncer.app import App
 from syncer.delivery.customers import Delivery
 from syncer.delivery.meters import MeterDelivery
@@ -22,7 +22,7 @@ from syncer.sync.runs import Runs
 def resend(app: App, runs: Runs, ids: Collection[int] | None, until: int) -> Delivery:
     """Send failures up to the number `until` again: those numbered, or all."""
     refused = partial(failures.refused, runs.database, ids=ids, until=until)
-    customers = (str(row["customer_id"]) for row in refused(failures.CUSTOMER))
+    customers = (str(row.customer_id) for row in refused(failures.CUSTOMER))
     delivery = Delivery()
     if (first := next(customers, None)) is not None:
         delivery = runs.send_again(chain([first], customers))
@@ -40,28 +40,26 @@ def resend(app: App, runs: Runs, ids: Collection[int] | None, until: int) -> Del
     return delivery
 
 
-def _resend_meters(
-    app: App, database: Database, rows: Sequence[Mapping[str, Any]]
-) -> tuple[int, int]:
+def _resend_meters(app: App, database: Database, rows: Sequence[FailureRow]) -> tuple[int, int]:
     """Send meter records again; return how many Amberflo took, and how many it refused.
 
     A daemon may run at the same time.
     """
     now = time.time_ns() // 1_000_000
-    records = [(row["message_id"], row["via"] or "") for row in rows]
+    records = [(row.message_id or "", row.via or "") for row in rows]
     with app.queue(writes=True) as calls:
         with calls.write() as connection:
             for row, (message_id, key) in zip(rows, records, strict=True):
-                queue.send_again(connection, message_id, row["request"].encode(), now, key)
+                queue.send_again(connection, message_id, (row.request or "").encode(), now, key)
         with database.write() as connection:
-            failures.remove(connection, [row["id"] for row in rows])
-        workers.bury(database, calls)
-        with workers.join(database, "retry", calls) as worker:
+            failures.remove(connection, [row.id for row in rows])
+        workers.prune_dead(database, calls)
+        with workers.register(database, "retry", calls) as worker:
             asyncio.run(_deliver_meters(app, calls, database, worker, records))
         with calls.read() as connection:
             unsettled = queue.unsettled(connection, records)
     with database.read() as connection:
-        refused = failures.count(connection, [row["ref"] for row in rows])
+        refused = failures.count(connection, [row.ref for row in rows])
     return len(rows) - refused - unsettled, refused
 
 

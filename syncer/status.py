@@ -5,23 +5,22 @@ Times are epoch milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
 
 from state import alerts, failures, holds, outbox, queue, runs
+from state.alerts import AlertRow
 from state.db import workers
 from state.db.database import Database
+from state.db.workers import WorkerRow
+from state.runs import RunRow
 
 
 @dataclass(frozen=True)
 class Status:
     """The state at one moment. `held` maps the keys that the guard holds to the run since which."""
 
-    current_run: runs.Record | None
-    last_run: runs.Record | None
+    current_run: RunRow | None
+    last_run: RunRow | None
     held: dict[str, int]
     waiting_customers: int
     waiting_calls: int
@@ -30,7 +29,7 @@ class Status:
     #: what Amberflo refused, and (a part of it) calls that are invalid
     failures: int
     invalid_calls: int
-    alerts: list[Mapping[str, Any]]
+    alerts: list[AlertRow]
 
     def lag(self, now: int) -> float:
         """Return the seconds that the oldest waiting customer or call has waited."""
@@ -52,7 +51,7 @@ def gather(state: Database, calls: Database) -> Status:
     with calls.read() as connection:
         waiting_calls = sum(queue.waiting(connection))
         calls_since = queue.oldest_waiting(connection)
-    current = newest[0] if newest and newest[0]["state"] == runs.RUNNING else None
+    current = newest[0] if newest and newest[0].state == runs.RUNNING else None
     ended = newest if current is None else newest[1:]
     return Status(
         current_run=current,
@@ -67,14 +66,6 @@ def gather(state: Database, calls: Database) -> Status:
         invalid_calls=invalid_calls,
         alerts=active,
     )
-
-
-def progress(run: runs.Record | None) -> dict[str, Any] | None:
-    """Return how far a run is: `stage`, `done`, `total`, `per_second`, `seconds_left`."""
-    if run is None or not run["doing"]:
-        return None
-    figures: dict[str, Any] = orjson.loads(run["doing"])
-    return figures
 
 
 @dataclass(frozen=True)
@@ -94,12 +85,12 @@ def daemons(state: Database) -> list[Daemon]:
     return [_daemon(row) for row in workers.daemons(state)]
 
 
-def _daemon(row: Mapping[str, Any]) -> Daemon:
-    plan = orjson.loads(row["doing"] or "{}")
+def _daemon(row: WorkerRow) -> Daemon:
+    plan = row.schedule or {}
     return Daemon(
-        pid=row["pid"],
-        host=row["host"],
-        started_at=row["started_at"],
+        pid=row.pid,
+        host=row.host,
+        started_at=row.started_at,
         schedules=bool(plan),
         next_run=plan.get("next_run"),
         next_is_full=plan.get("full"),

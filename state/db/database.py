@@ -77,7 +77,7 @@ class Database:
                 except BaseException:
                     engine.dispose()
                     raise
-            newest = len(migrations.MIGRATIONS[part])
+            newest = migrations.newest(part)
             if found == newest:
                 return cls(engine, read_only=True)
             engine.dispose()

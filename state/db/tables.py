@@ -39,9 +39,10 @@ def _big(nullable: bool = False, default: str | None = None) -> Column[int]:
 class Customer(SQLModel, table=True):
     """What Amberflo should hold of ours for a customer, and whether it does.
 
-    `traits` are Engage's; `called` are those of identify calls, each with its Segment time:
-    {name: [value, time]}, a null value is one that a call took away. `stamps` say of Engage traits,
-    name and email that came by a call when it happened and when it came: {name: [time, received]}.
+    `traits` are Engage's; `identify_traits` are those of identify calls, each with its Segment
+    time: {name: [value, time]}, a null value is one that a call took away. `event_times` say of
+    Engage traits, name and email that came by a call when it happened and when it came:
+    {name: [time, received]}.
     (An older program wrote the time alone.) No time is later than its receipt.
     `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
     acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
@@ -55,8 +56,8 @@ class Customer(SQLModel, table=True):
     traits: str = Field(sa_column=Column(Text, nullable=False))
     name: str | None = Field(default=None, sa_column=Column(Text))
     email: str | None = Field(default=None, sa_column=Column(Text))
-    called: str | None = Field(default=None, sa_column=Column(Text))
-    stamps: str | None = Field(default=None, sa_column=Column(Text))
+    identify_traits: str | None = Field(default=None, sa_column=Column(Text))
+    event_times: str | None = Field(default=None, sa_column=Column(Text))
     rev: int = Field(sa_column=_big())
     acked_rev: int = Field(sa_column=_big(default="0"))
     acked_at: int | None = Field(default=None, sa_column=_big(nullable=True))
@@ -92,7 +93,7 @@ class Change(SQLModel, table=True):
 
     `observed_at` is Segment's time of it, `recorded_at` ours, `delivered_at` Amberflo's answer.
     `source` says where what is not of a run's rows or an Engage call comes from: see SOURCES.
-    `step` is 1 where the customer entered an audience by it, -1 where it left, else 0.
+    `delta` is 1 where the customer entered an audience by it, -1 where it left, else 0.
     `via` is the short name of the key that a call came by.
     `salt` is random, so that the hash of an erased row (seal.py) cannot be tried against guesses.
     """
@@ -108,7 +109,7 @@ class Change(SQLModel, table=True):
     observed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     recorded_at: int = Field(sa_column=_big())
     delivered_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    step: int = Field(
+    delta: int = Field(
         default=0, sa_column=Column(SmallInteger, nullable=False, server_default=text("0"))
     )
     salt: str | None = Field(default=None, sa_column=Column(Text))
@@ -116,11 +117,11 @@ class Change(SQLModel, table=True):
     via: str | None = Field(default=None, sa_column=Column(Text))
 
 
-class Hour(SQLModel, table=True):
+class AudienceSizeHour(SQLModel, table=True):
     """How many entered and exited an audience in an hour; see sizes.py. `lowest` and `highest` are
     the ids of the changes."""
 
-    __tablename__ = "size"
+    __tablename__ = "audience_size_hour"
 
     key: str = Field(sa_column=Column(Text, primary_key=True))
     hour: int = Field(sa_column=Column(BigInteger, primary_key=True))
@@ -134,8 +135,9 @@ class Hour(SQLModel, table=True):
 class Run(SQLModel, table=True):
     """One run: pull, compare, commit, deliver. Its sums must close (docs/design.md §3.8).
 
-    `doing` is JSON of how far it is while it goes on. `deleted` customers were deleted in Segment,
-    and `hold` is the one that has more of them; `first_contact` values were found at Amberflo.
+    `progress` is JSON of how far it is while it goes on. `deleted` customers were deleted in
+    Segment, and `hold` is the one that has more of them; `first_contact` values were found at
+    Amberflo.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -158,7 +160,7 @@ class Run(SQLModel, table=True):
     delivered: int = Field(default=0, sa_column=_big(default="0"))
     failed: int = Field(default=0, sa_column=_big(default="0"))
     held: int = Field(default=0, sa_column=_big(default="0"))
-    doing: str | None = Field(default=None, sa_column=Column(Text))
+    progress: str | None = Field(default=None, sa_column=Column(Text))
     deleted: int = Field(default=0, sa_column=_big(default="0"))
     hold: int | None = Field(default=None, sa_column=_big(nullable=True))
     first_contact: int = Field(default=0, sa_column=_big(default="0"))
@@ -326,25 +328,26 @@ class Failure(SQLModel, table=True):
 
 
 class Worker(SQLModel, table=True):
-    """A process that delivers, for as long as it lives; `doing` is JSON of what it has in hand."""
+    """A process that delivers, for as long as it lives; `schedule` is JSON of when a
+    daemon makes its next run."""
 
     id: int | None = Field(default=None, sa_column=_serial())
     kind: str = Field(sa_column=Column(String(16), nullable=False))
     host: str = Field(sa_column=Column(Text, nullable=False))
     pid: int = Field(sa_column=Column(Integer, nullable=False))
     started_at: int = Field(sa_column=_big())
-    doing: str | None = Field(default=None, sa_column=Column(Text))
+    schedule: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class Alert(SQLModel, table=True):
-    """Something that needs somebody, from `since` until `ended_at`; `told_at` is when the webhook
-    last took what there is to tell of it (null: not yet)."""
+    """Something that needs somebody, from `since` until `ended_at`; `notified_at` is when the
+    webhook last took the news of it (null: not yet)."""
 
     name: str = Field(sa_column=Column(Text, primary_key=True))
     text: str = Field(sa_column=Column(Text, nullable=False))
     since: int = Field(sa_column=_big())
     ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    told_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    notified_at: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
 class Inbox(SQLModel, table=True):
@@ -399,7 +402,7 @@ def table(model: type[SQLModel]) -> Table:
 CUSTOMER = table(Customer)
 TRAIT = table(Trait)
 CHANGE = table(Change)
-SIZE = table(Hour)
+AUDIENCE_SIZE_HOUR = table(AudienceSizeHour)
 RUN = table(Run)
 RUN_TRAIT = table(RunTrait)
 HOLD = table(Hold)
@@ -421,7 +424,7 @@ COUNTER = table(Counter)
 #: a run never keeps a call waiting.
 PARTS = {
     "state": [
-        *(CUSTOMER, TRAIT, CHANGE, SIZE, RUN, RUN_TRAIT, HOLD, HELD_CHANGE),
+        *(CUSTOMER, TRAIT, CHANGE, AUDIENCE_SIZE_HOUR, RUN, RUN_TRAIT, HOLD, HELD_CHANGE),
         *(FAILURE, WORKER, ALERT),
         *(SEAL, ERASED, ERASURE, FORGOTTEN, MEMO, EARLY_CALL),
     ],
@@ -445,19 +448,19 @@ Index(
 )
 Index(
     "change_run",
-    *(CHANGE.c.run, CHANGE.c.key, CHANGE.c.id, CHANGE.c.step),
+    *(CHANGE.c.run, CHANGE.c.key, CHANGE.c.id, CHANGE.c.delta),
     sqlite_where=CHANGE.c.run.is_not(None),
     postgresql_where=CHANGE.c.run.is_not(None),
 )
 #: These two hold all that a sum or a list of members needs, so that the rows are not looked up.
-Index("change_time", CHANGE.c.key, CHANGE.c.recorded_at, CHANGE.c.id, CHANGE.c.step)
+Index("change_time", CHANGE.c.key, CHANGE.c.recorded_at, CHANGE.c.id, CHANGE.c.delta)
 Index(
     "change_member",
-    *(CHANGE.c.key, CHANGE.c.customer_id, CHANGE.c.id, CHANGE.c.recorded_at, CHANGE.c.step),
-    sqlite_where=CHANGE.c.step != 0,
-    postgresql_where=CHANGE.c.step != 0,
+    *(CHANGE.c.key, CHANGE.c.customer_id, CHANGE.c.id, CHANGE.c.recorded_at, CHANGE.c.delta),
+    sqlite_where=CHANGE.c.delta != 0,
+    postgresql_where=CHANGE.c.delta != 0,
 )
-Index("size_highest", SIZE.c.highest)
+Index("audience_size_hour_highest", AUDIENCE_SIZE_HOUR.c.highest)
 Index(
     "held_change_customer",
     HELD_CHANGE.c.customer_id,

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import Connection, delete, insert, select, update
 
 from state.db.database import Database, sqlite_path
@@ -34,8 +35,20 @@ class Worker:
     check: Check
 
 
+class WorkerRow(NamedTuple):
+    """A process on record, as the table `worker` has it. `schedule` says when a daemon
+    makes its next run, where it makes them."""
+
+    id: int
+    kind: str
+    host: str
+    pid: int
+    started_at: int
+    schedule: Mapping[str, Any] | None
+
+
 @contextmanager
-def join(database: Database, kind: str, queue: Database | None = None) -> Iterator[Worker]:
+def register(database: Database, kind: str, queue: Database | None = None) -> Iterator[Worker]:
     """Be a worker of a kind (`DAEMON`, "worker", "run", "retry") for the block; with `queue` also
     of meter records."""
     with database.write() as connection:
@@ -61,10 +74,10 @@ def join(database: Database, kind: str, queue: Database | None = None) -> Iterat
         held.__exit__(None, None, None)
 
 
-def bury(database: Database, queue: Database | None = None) -> None:
+def prune_dead(database: Database, queue: Database | None = None) -> None:
     """Free what dead workers had claimed, in the state and in the queue."""
     with database.read() as connection:
-        numbers = [row["id"] for row in all_of(connection)]
+        numbers = [row.id for row in all_of(connection)]
     for number in numbers:
         with suppress(Locked), lock(database, "worker", number):
             if queue is not None:
@@ -72,7 +85,7 @@ def bury(database: Database, queue: Database | None = None) -> None:
             else:  # its record stays, for who can look there
                 with database.write(beside=True) as connection:
                     free_customers(connection, number)
-                    if number not in [row["id"] for row in all_of(connection)]:
+                    if number not in [row.id for row in all_of(connection)]:
                         _remove_lock_file(database, number)  # it left just now: the file is ours
 
 
@@ -87,10 +100,10 @@ def _leave(database: Database, queue: Database | None, number: int) -> None:
         _remove_lock_file(database, number)
 
 
-def living(database: Database) -> int:
+def count_alive(database: Database) -> int:
     """How many processes live that deliver."""
     with database.read() as connection:
-        numbers = [row["id"] for row in all_of(connection) if row["kind"] != DAEMON]
+        numbers = [row.id for row in all_of(connection) if row.kind != DAEMON]
     return sum(lock_holder(database, "worker", one) is not None for one in numbers)
 
 
@@ -112,23 +125,30 @@ def free_events(connection: Connection, number: int) -> None:
     )
 
 
-def all_of(connection: Connection) -> list[Mapping[str, Any]]:
-    """Every process on record, oldest first; one that died stands there until it is buried."""
-    rows = connection.execute(select(WORKER).order_by(WORKER.c.id)).mappings()
-    return [dict(row) for row in rows]
+def all_of(connection: Connection) -> list[WorkerRow]:
+    """Return every process on record, oldest first; a dead one stays until it is pruned."""
+    columns = [WORKER.c[name] for name in WorkerRow._fields]
+    rows = connection.execute(select(*columns).order_by(WORKER.c.id))
+    return [
+        WorkerRow._make(row)._replace(
+            schedule=None if row.schedule is None else orjson.loads(row.schedule)
+        )
+        for row in rows
+    ]
 
 
-def daemons(database: Database) -> list[Mapping[str, Any]]:
-    """The daemons that live, the one that schedules first."""
+def daemons(database: Database) -> list[WorkerRow]:
+    """Return the daemons that live, the one that schedules first."""
     with database.read() as connection:
-        found = [row for row in all_of(connection) if row["kind"] == DAEMON]
-    living = [row for row in found if lock_holder(database, "worker", row["id"]) is not None]
-    return sorted(living, key=lambda row: row["doing"] is None)
+        on_record = [row for row in all_of(connection) if row.kind == DAEMON]
+    alive = [row for row in on_record if lock_holder(database, "worker", row.id) is not None]
+    return sorted(alive, key=lambda row: row.schedule is None)
 
 
-def tell(connection: Connection, number: int, doing: str | None) -> None:
-    """Say (JSON) what a worker has in hand, for `status`."""
-    connection.execute(update(WORKER).where(WORKER.c.id == number).values(doing=doing))
+def set_schedule(connection: Connection, number: int, schedule: Mapping[str, Any] | None) -> None:
+    """Write down when a daemon makes its next run, for `status`."""
+    text = None if schedule is None else orjson.dumps(schedule).decode()
+    connection.execute(update(WORKER).where(WORKER.c.id == number).values(schedule=text))
 
 
 def _remove_lock_file(database: Database, number: int) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, case, func, literal_column, se
 from state.db.tables import CHANGE, CUSTOMER, TRAIT
 from state.history.paging import Page, listed
 
-#: `step` of a change: into the audience, out of it, or neither (a value, or false for the first
+#: `delta` of a change: into the audience, out of it, or neither (a value, or false for the first
 #: time).
 ENTERED, EXITED, NEITHER = 1, -1, 0
 MOVED = (ENTERED, EXITED)
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     trait: str
     before: str | None
     after: str | None
-    step: int
+    delta: int
     observed_at: int | None
     recorded_at: int
     delivered_at: int | None
@@ -128,16 +128,16 @@ def of_key(
     since: int | None = None,
     until: int | None = None,
     *,
-    steps: Collection[int] | None = None,
+    deltas: Collection[int] | None = None,
     newest_first: bool = False,
     after_id: int | None = None,
     limit: int | None = None,
 ) -> Generator[Entry]:
     """Changes of a key recorded in [since, until), in the order of `recorded_at`, then of the id;
-    with `steps` only these: MOVED gives the entries and exits of an audience."""
+    with `deltas` only these: MOVED gives the entries and exits of an audience."""
     chosen = [CHANGE.c.key == key]
-    if steps is not None:
-        chosen.append(CHANGE.c.step.in_(steps))
+    if deltas is not None:
+        chosen.append(CHANGE.c.delta.in_(deltas))
     statement, page = ENTRIES.where(*chosen), Page(newest_first, after_id, limit)
     order = (CHANGE.c.recorded_at, CHANGE.c.id)
     return listed(connection, statement, Entry._make, order, page, since, until)
@@ -148,17 +148,17 @@ def of_run(
     run: int,
     *,
     key: str | None = None,
-    steps: Collection[int] | None = None,
+    deltas: Collection[int] | None = None,
     after_id: int | None = None,
     limit: int | None = None,
 ) -> Generator[Entry]:
     """What a run changed, in the order of the key, then of the id (in which customers of one commit
-    stand in the order of theirs); with `key` and `steps` only these."""
+    stand in the order of theirs); with `key` and `deltas` only these."""
     chosen = [CHANGE.c.run == run]
     if key is not None:
         chosen.append(CHANGE.c.key == key)
-    if steps is not None:
-        chosen.append(CHANGE.c.step.in_(steps))
+    if deltas is not None:
+        chosen.append(CHANGE.c.delta.in_(deltas))
     statement, page = ENTRIES.where(*chosen), Page(False, after_id, limit)
     order = (CHANGE.c.key, CHANGE.c.id) if key is None else (CHANGE.c.id,)
     return listed(connection, statement, Entry._make, order, page)
@@ -179,7 +179,8 @@ def run_moves(connection: Connection, run: int) -> list[Moves]:
 
 def _moves(connection: Connection, chosen: Sequence[ColumnElement[bool]]) -> list[Moves]:
     counts = [
-        func.sum(case((CHANGE.c.step == step, 1), else_=0)) for step in (ENTERED, EXITED, NEITHER)
+        func.sum(case((CHANGE.c.delta == delta, 1), else_=0))
+        for delta in (ENTERED, EXITED, NEITHER)
     ]
     statement = select(CHANGE.c.key, *counts).where(*chosen).group_by(CHANGE.c.key)
     rows = connection.execute(statement.order_by(CHANGE.c.key)).all()

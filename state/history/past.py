@@ -46,7 +46,7 @@ from state.history.paging import streamed
 _LAST = 2**63 - 1
 
 #: As the index has it: with a bound value in place of the 0, SQLite would not see that it fits.
-_MOVED = CHANGE.c.step != literal_column("0")
+_MOVED = CHANGE.c.delta != literal_column("0")
 #: The time, where an index on it must not be taken: without statistics SQLite holds a span of time
 #: for as selective as a customer.
 _RECORDED_AT: Any = CHANGE.c.recorded_at + literal_column("0")
@@ -66,13 +66,13 @@ class Beginning(NamedTuple):
     why: str
 
 
-#: Customers whose newest entry or exit is an entry. The largest of 4 id + step has the step of the
-#: newest: one pass over the index in its order, on every engine.
+#: Customers whose newest entry or exit is an entry. The largest of 4 id + delta has the delta of
+#: the newest: one pass over the index in its order, on every engine.
 _MEMBERS = (
     select(CHANGE.c.customer_id)
     .where(_MOVED)
     .group_by(CHANGE.c.customer_id)
-    .having(func.max(CHANGE.c.id * 4 + CHANGE.c.step) % 4 == ENTERED)
+    .having(func.max(CHANGE.c.id * 4 + CHANGE.c.delta) % 4 == ENTERED)
 )
 
 
@@ -157,7 +157,7 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
 class Part(NamedTuple):
     """Entries less exits of a span of time, and the ids of the first and the last that was made."""
 
-    steps: int
+    delta: int
     oldest: int
     newest: int
 
@@ -176,7 +176,7 @@ def sizes_from(
     counts: dict[int, int] = {}
     mixed = []
     for at, newest, later in reversed(list(zip(moments, newest_by, parts[1:], strict=False))):
-        count -= later.steps
+        count -= later.delta
         oldest_after = min(oldest_after, later.oldest)
         counts[at] = count
         if newest > oldest_after:
@@ -230,7 +230,7 @@ def _check_known(connection: Connection, at: int | None) -> None:
 
 
 _PART = select(
-    func.coalesce(func.sum(CHANGE.c.step), 0),
+    func.coalesce(func.sum(CHANGE.c.delta), 0),
     func.coalesce(func.min(CHANGE.c.id), _LAST),
     func.coalesce(func.max(CHANGE.c.id), 0),
 ).where(
@@ -254,18 +254,18 @@ def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> d
     if not moments:
         return {}
     statement = (
-        select(CHANGE.c.customer_id, CHANGE.c.recorded_at, CHANGE.c.step)
+        select(CHANGE.c.customer_id, CHANGE.c.recorded_at, CHANGE.c.delta)
         .where(CHANGE.c.key == key, _MOVED)
         .order_by(CHANGE.c.customer_id.desc(), CHANGE.c.id.desc())
     )
     deltas = [0] * (len(moments) + 1)
     customer, end = None, len(moments)
-    for customer_id, recorded_at, step in streamed(connection, statement, tuple):
+    for customer_id, recorded_at, delta in streamed(connection, statement, tuple):
         if customer_id != customer:
             customer, end = customer_id, len(moments)
         start = bisect_left(moments, recorded_at)
         if start < end:
-            if step == ENTERED:
+            if delta == ENTERED:
                 deltas[start] += 1
                 deltas[end] -= 1
             end = start

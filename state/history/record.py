@@ -18,7 +18,7 @@ from state.history import seal
 
 class ChangeRow(NamedTuple):
     """One trait's change for the history; `before` and `after` are JSON, None is absent. `source`
-    is as in `tables.SOURCES`; where `step` is None, it follows from `before` and `after`; `via` is
+    is as in `tables.SOURCES`; where `delta` is None, it follows from `before` and `after`; `via` is
     the short name of the key that a call came by."""
 
     customer_id: str
@@ -28,7 +28,7 @@ class ChangeRow(NamedTuple):
     after: str | None
     observed_at: int | None
     source: str | None = None
-    step: int | None = None
+    delta: int | None = None
     via: str | None = None
 
 
@@ -60,9 +60,9 @@ def add_changes(
             {
                 **row._asdict(),
                 "rev": revs[row.customer_id],
-                "step": step_of(row.before, row.after, row.source)
-                if row.step is None
-                else row.step,
+                "delta": delta_of(row.before, row.after, row.source)
+                if row.delta is None
+                else row.delta,
                 "delivered_at": delivered_at.get(row.customer_id),
                 "salt": salt,
             }
@@ -71,7 +71,7 @@ def add_changes(
     )
 
 
-def step_of(before: str | None, after: str | None, source: str | None = None) -> int:
+def delta_of(before: str | None, after: str | None, source: str | None = None) -> int:
     """Return 1 where a change enters an audience, -1 where it leaves one, else 0. A value that is
     given back is nobody's membership any more, whatever others had under the name."""
     return (after == "true" and source != RELEASED) - (before == "true")

@@ -35,7 +35,7 @@ def removable(last_id: int, until: int) -> ColumnElement[bool]:
             later.c.id > CHANGE.c.id,
             later.c.id <= last_id,
             # An entry or exit by another one: members are counted by these alone.
-            or_(CHANGE.c.step == 0, later.c.step != 0),
+            or_(CHANGE.c.delta == 0, later.c.delta != 0),
         )
     ).correlate(CHANGE)
     acknowledged = and_(CHANGE.c.delivered_at.is_not(None), CHANGE.c.delivered_at <= until)

@@ -30,7 +30,8 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, select
 from state.db import metadata
 from state.db.tables import CHANGE, SEAL
 
-#: The columns of a change that its leaf hash covers.
+#: The fields of a change that its leaf hash covers, in this order. What is hashed and exported is
+#: for third parties, so a field keeps its name though its column has another: see LEAF_COLUMNS.
 LEAF = (
     *("id", "run", "customer_id", "rev", "key", "trait", "before", "after", "step"),
     *("observed_at", "recorded_at", "salt", "source", "via"),
@@ -40,6 +41,8 @@ LINK = (
     *("previous", "number", "kind", "run", "first_id", "last_id", "changes", "digest", "until"),
     "sealed_at",
 )
+#: The columns of these fields: `step` is the column `delta`.
+LEAF_COLUMNS = [CHANGE.c["delta" if name == "step" else name] for name in LEAF]
 #: Kinds of a seal (see tables.Seal).
 CHANGES, COMPACTION, COMPACTED, ERASURE = "changes", "compaction", "compacted", "erasure"
 #: What the first seal has for the hash before it.
@@ -120,7 +123,7 @@ def read(
 ) -> Iterator[Sequence[Row[Any]]]:
     """Changes with an id in (after, until] in order, many at a time: their `LEAF` columns, then
     `delivered_at`."""
-    columns = [CHANGE.c[name] for name in (*LEAF, "delivered_at")]
+    columns = [*LEAF_COLUMNS, CHANGE.c.delivered_at]
     statement = select(*columns).where(CHANGE.c.id > after, *only).order_by(CHANGE.c.id)
     if until is not None:
         statement = statement.where(CHANGE.c.id <= until)

@@ -17,22 +17,26 @@ from typing import NamedTuple
 from sqlalchemy import Connection, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from state.db.tables import CHANGE, SIZE
+from state.db.tables import AUDIENCE_SIZE_HOUR, CHANGE
 from state.history.listings import ENTERED, EXITED, NEITHER
 from state.history.past import NO_PART, Part, Size, recorded_in, sizes_from
 
 HOUR = 3_600_000
 #: Changes that are added at a time: others must not wait long for the database.
 CHUNK = 20_000
-_COLUMNS = {ENTERED: SIZE.c.entered, EXITED: SIZE.c.exited, NEITHER: SIZE.c.other}
+_COLUMNS = {
+    ENTERED: AUDIENCE_SIZE_HOUR.c.entered,
+    EXITED: AUDIENCE_SIZE_HOUR.c.exited,
+    NEITHER: AUDIENCE_SIZE_HOUR.c.other,
+}
 _HOUR = (CHANGE.c.recorded_at + (HOUR - 1)) // HOUR
 #: Rows of the table from the history.
 _SUMS = select(
     CHANGE.c.key,
     _HOUR.label("hour"),
     *(
-        func.sum(case((CHANGE.c.step == step, 1), else_=0)).label(column.name)
-        for step, column in _COLUMNS.items()
+        func.sum(case((CHANGE.c.delta == delta, 1), else_=0)).label(column.name)
+        for delta, column in _COLUMNS.items()
     ),
     func.min(CHANGE.c.id).label("lowest"),
     func.max(CHANGE.c.id).label("highest"),
@@ -49,7 +53,7 @@ def fold(connection: Connection, limit: int = CHUNK) -> bool:
         return False
     rows = connection.execute(_SUMS.where(CHANGE.c.id > mark, CHANGE.c.id <= last))
     module = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = module.insert(SIZE)
+    statement = module.insert(AUDIENCE_SIZE_HOUR)
     sums = {column.name: column + statement.excluded[column.name] for column in _COLUMNS.values()}
     connection.execute(
         statement.on_conflict_do_update(
@@ -67,9 +71,9 @@ def take_out(connection: Connection, customer_id: str) -> None:
     for row in connection.execute(theirs).mappings().all():
         names = [column.name for column in _COLUMNS.values()]
         connection.execute(
-            update(SIZE)
-            .where(SIZE.c.key == row["key"], SIZE.c.hour == row["hour"])
-            .values({name: SIZE.c[name] - row[name] for name in names})
+            update(AUDIENCE_SIZE_HOUR)
+            .where(AUDIENCE_SIZE_HOUR.c.key == row["key"], AUDIENCE_SIZE_HOUR.c.hour == row["hour"])
+            .values({name: AUDIENCE_SIZE_HOUR.c[name] - row[name] for name in names})
         )
 
 
@@ -86,9 +90,14 @@ def by_hour(connection: Connection, key: str, moments: Sequence[int], members: i
     ends = [-(-at // HOUR) for at in moments]
     parts = [NO_PART] * (len(ends) + 1)
     rows = connection.execute(
-        select(SIZE.c.hour, SIZE.c.entered - SIZE.c.exited, SIZE.c.lowest, SIZE.c.highest)
-        .where(SIZE.c.key == key)
-        .order_by(SIZE.c.hour)
+        select(
+            AUDIENCE_SIZE_HOUR.c.hour,
+            AUDIENCE_SIZE_HOUR.c.entered - AUDIENCE_SIZE_HOUR.c.exited,
+            AUDIENCE_SIZE_HOUR.c.lowest,
+            AUDIENCE_SIZE_HOUR.c.highest,
+        )
+        .where(AUDIENCE_SIZE_HOUR.c.key == key)
+        .order_by(AUDIENCE_SIZE_HOUR.c.hour)
     )
     place = 0
     for hour, *row in rows:
@@ -104,7 +113,7 @@ def by_hour(connection: Connection, key: str, moments: Sequence[int], members: i
 
 def _both(one: Part, other: Part) -> Part:
     return Part(
-        one.steps + other.steps, min(one.oldest, other.oldest), max(one.newest, other.newest)
+        one.delta + other.delta, min(one.oldest, other.oldest), max(one.newest, other.newest)
     )
 
 
@@ -116,17 +125,21 @@ class Span(NamedTuple):
 
 
 def span_of(
-    connection: Connection, key: str, step: int, rows: int, since: int | None, until: int | None
+    connection: Connection, key: str, delta: int, rows: int, since: int | None, until: int | None
 ) -> Span | None:
-    """The least part of a span of time in which the newest `rows` changes with a step are, or all
+    """The least part of a span of time in which the newest `rows` changes with a delta are, or all
     that there are; None: there are none. Where all is up to date."""
-    column = _COLUMNS[step]
-    hours = [SIZE.c.key == key, column > 0]
+    column = _COLUMNS[delta]
+    hours = [AUDIENCE_SIZE_HOUR.c.key == key, column > 0]
     if since is not None:
-        hours.append(SIZE.c.hour * HOUR >= since)
+        hours.append(AUDIENCE_SIZE_HOUR.c.hour * HOUR >= since)
     if until is not None:
-        hours.append((SIZE.c.hour - 1) * HOUR < until)
-    statement = select(SIZE.c.hour, column).where(*hours).order_by(SIZE.c.hour.desc())
+        hours.append((AUDIENCE_SIZE_HOUR.c.hour - 1) * HOUR < until)
+    statement = (
+        select(AUDIENCE_SIZE_HOUR.c.hour, column)
+        .where(*hours)
+        .order_by(AUDIENCE_SIZE_HOUR.c.hour.desc())
+    )
     first = last = None
     # The newest hour may reach beyond the span: what of it is inside is not known.
     with connection.execute(statement, execution_options={"yield_per": 100}) as result:
@@ -147,4 +160,8 @@ def span_of(
 
 def _mark(connection: Connection) -> int:
     """The newest change that was added."""
-    return int(connection.execute(select(func.coalesce(func.max(SIZE.c.highest), 0))).scalar_one())
+    return int(
+        connection.execute(
+            select(func.coalesce(func.max(AUDIENCE_SIZE_HOUR.c.highest), 0))
+        ).scalar_one()
+    )

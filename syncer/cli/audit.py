@@ -177,12 +177,12 @@ def audit_audience(
             output.print_json_with_lists(
                 {"audience": key},
                 {
-                    side: _json(MOVE, _newest(partial(ask, steps=(step,)), limit))
-                    for side, step in (("entered", ENTERED), ("exited", EXITED))
+                    side: _json(MOVE, _newest(partial(ask, deltas=(delta,)), limit))
+                    for side, delta in (("entered", ENTERED), ("exited", EXITED))
                 },
             )
             return
-        columns, ask = ("change", *MOVE), partial(ask, steps=MOVED)
+        columns, ask = ("change", *MOVE), partial(ask, deltas=MOVED)
         if as_csv:
             output.print_csv(columns, _cells(columns, _newest(ask, limit)))
             return
@@ -225,10 +225,10 @@ def audit_run(
         if record is None:
             raise NotFound(f"there is no run {run}; `syncer runs` lists them")
         key = None if key is None else _key(connection, key)
-        _warn_if_compacted(connection, record["committed_at"])
+        _warn_if_compacted(connection, record.committed_at)
         ask = partial(listings.of_run, connection, run, key=key)
         if wants_json(as_json):
-            document = {"run": run, "kind": record["kind"], "state": record["state"]}
+            document = {"run": run, "kind": record.kind, "state": record.state}
             changes = _json(("customer_id", *CHANGE), map(entry_json, ask(limit=limit)))
             output.print_json_with_lists(document, {"changes": changes})
         elif as_csv:
@@ -241,7 +241,7 @@ def audit_run(
             output.print_table(
                 ("key", "entered", "exited", "other"),
                 [[move.key, move.entered, move.exited, move.other] for move in moves],
-                title=f"run {run} ({record['kind']}) {record['state']}",
+                title=f"run {run} ({record.kind}) {record.state}",
             )
             total = sum(move.entered + move.exited + move.other for move in moves)
             rows = map(entry_json, ask(limit=limit or TABLE))
@@ -332,9 +332,9 @@ def _moment(
         record = run_records.get(connection, at_run)
         if record is None:
             raise NotFound(f"there is no run {at_run}; `syncer runs` lists them")
-        at = record["committed_at"]
+        at = record.committed_at
         if at is None:
-            raise NotFound(f"run {at_run} is {record['state']}: it wrote nothing")
+            raise NotFound(f"run {at_run} is {record.state}: it wrote nothing")
     if at is not None and any(bound is not None for bound in span):
         raise click.UsageError(f"{name} is one moment: use it without --since and --until")
     if at is not None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import orjson
 
+from state.failures import FailureRow
 from state.history.listings import ENTERED, EXITED, Entry, Undelivered
 from state.holds import Hold
+from state.runs import RunRow, RunTraitRow
 from syncer.cli import output
 from syncer.clock import iso
 from syncer.json_text import to_json
@@ -18,20 +20,20 @@ from syncer.sync.first_contact import FirstContact
 from syncer.verify.result import Drift
 
 
-def run_json(record: Any) -> dict[str, Any]:
+def run_json(record: RunRow) -> dict[str, Any]:
     names = (
         *("pulled", "entered", "exited", "changed", "unchanged", "skipped"),
         *("due", "delivered", "failed", "held", "without_customer_id", "deleted", "first_contact"),
         "error",
     )
     return {
-        "run": record["id"],
-        "kind": record["kind"],
-        "state": record["state"],
-        "started_at": iso(record["started_at"]),
-        "ended_at": iso(record["ended_at"]),
-        **{name: record[name] for name in names},
-        "progress": value(record["doing"]),
+        "run": record.id,
+        "kind": record.kind,
+        "state": record.state,
+        "started_at": iso(record.started_at),
+        "ended_at": iso(record.ended_at),
+        **{name: getattr(record, name) for name in names},
+        "progress": record.progress,
     }
 
 
@@ -67,9 +69,19 @@ def hold_json(hold: Hold, customers: int) -> dict[str, Any]:
     }
 
 
-def trait_json(row: Any) -> dict[str, Any]:
+def trait_json(row: RunTraitRow) -> dict[str, Any]:
     names = ("key", *output.TRAIT_COLUMNS, "waiting")
-    return {**{name: row[name] for name in names}, "reasons": orjson.loads(row["reasons"])}
+    return {**{name: getattr(row, name) for name in names}, "reasons": row.reasons}
+
+
+def failure_json(row: FailureRow) -> dict[str, Any]:
+    """A failure; `request` is what was sent, `body` the answer."""
+    names = ("id", "ref", "kind", "customer_id", "message_id", "reason", "status", "request")
+    return {
+        **{name: getattr(row, name) for name in (*names, "body", "attempts")},
+        "failed_at": iso(row.failed_at),
+        "via": row.via,
+    }
 
 
 def change_json(compared: Compared, change: CustomerChange) -> dict[str, Any]:
@@ -137,7 +149,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     """Return a change of the history; each command prints some of the fields."""
     return {
         "customer_id": entry.customer_id,
-        "change": {ENTERED: "entered", EXITED: "exited"}.get(entry.step),
+        "change": {ENTERED: "entered", EXITED: "exited"}.get(entry.delta),
         "trait": entry.trait,
         "key": entry.key,
         "before": value(entry.before),
@@ -159,12 +171,12 @@ def value(text: str | None) -> Any:
     return None if text is None else orjson.loads(text)
 
 
-def run_line(record: Any) -> str:
-    held = f", {record['held']:,} held" if record["held"] else ""
-    failed = f", {record['failed']:,} refused" if record["failed"] else ""
+def run_line(record: RunRow) -> str:
+    held = f", {record.held:,} held" if record.held else ""
+    failed = f", {record.failed:,} refused" if record.failed else ""
     return (
-        f"run {record['id']} ({record['kind']}) {record['state']}: "
-        f"{record['delivered']:,} of {record['due']:,} customers delivered{failed}{held}"
+        f"run {record.id} ({record.kind}) {record.state}: "
+        f"{record.delivered:,} of {record.due:,} customers delivered{failed}{held}"
     )
 
 

@@ -10,6 +10,7 @@ import click
 from state import failures as records
 from state.db.database import Database
 from syncer.cli import output
+from syncer.cli.documents import failure_json
 from syncer.cli.options import (
     application,
     config_option,
@@ -76,7 +77,7 @@ def list_failures(
         each = partial(records.each, connection, customer_id=customer)
         if wants_json(as_json):
             rows = each(limit=limit)
-            output.print_json_list({**row, "failed_at": iso(row["failed_at"])} for row in rows)
+            output.print_json_list(failure_json(row) for row in rows)
             return
         names = ("kind", "customer_id", "message_id", "via", "status", "reason", "attempts")
         output.print_table(
@@ -92,7 +93,7 @@ def list_failures(
                 "failed at",
             ),
             [
-                [str(row["id"]), *(row[name] for name in names), iso(row["failed_at"])]
+                [str(row.id), *(getattr(row, name) for name in names), iso(row.failed_at)]
                 for row in each(limit=limit or TABLE)
             ],
         )
@@ -106,7 +107,7 @@ def _check_chosen(database: Database, ids: tuple[int, ...], everything: bool) ->
     if bool(ids) == everything:
         raise click.UsageError("name failures by their numbers, or use --all")
     with database.read() as connection:
-        missing = set(ids) - {row["id"] for row in records.find(connection, ids)}
+        missing = set(ids) - {row.id for row in records.find(connection, ids)}
         if missing:
             raise NotFound(f"there is no failure {min(missing)}; `syncer failures` lists them")
         return records.newest(connection)
@@ -138,10 +139,9 @@ def failures_retry(
 def _check_sendable(database: Database, ids: tuple[int, ...]) -> None:
     with database.read() as connection:
         for row in records.find(connection, ids):
-            if records.only_discarded(row):
+            if row.only_discarded:
                 raise SyncerError(
-                    f"failure {row['id']} is an invalid call ({row['reason']}): it can only be "
-                    "discarded"
+                    f"failure {row.id} is an invalid call ({row.reason}): it can only be discarded"
                 )
         if not ids and (calls := records.count_calls(connection)):
             say(f"{calls:,} calls are invalid: they stay until discarded")

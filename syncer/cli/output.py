@@ -16,6 +16,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from state.runs import RunTraitRow
 from syncer.display import visible, visible_json
 
 #: The characters of a cell that a table shows: an address with a long id would fill the screen.
@@ -113,9 +114,9 @@ def print_line(text: str) -> None:
     print(visible(text))
 
 
-def trait_rows(traits: Iterable[Mapping[str, Any]]) -> list[list[object]]:
+def trait_rows(traits: Iterable[RunTraitRow]) -> list[list[object]]:
     """Return the rows of a table of sums by trait, of a run or a diff."""
-    return [[row[name] for name in TRAIT_COLUMNS] for row in traits]
+    return [[getattr(row, name) for name in TRAIT_COLUMNS] for row in traits]
 
 
 TRAIT_COLUMNS = (

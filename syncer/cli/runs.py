@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import orjson
 
 from state import holds
 from state import runs as run_records
@@ -51,8 +50,8 @@ def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
     sums = ("entered", "exited", "changed", "due", "delivered", "failed", "held")
     rows = [
         [
-            *(row["id"], row["kind"], row["state"], iso(row["started_at"])),
-            *(row[name] for name in sums),
+            *(row.id, row.kind, row.state, iso(row.started_at)),
+            *(getattr(row, name) for name in sums),
         ]
         for row in records
     ]
@@ -84,15 +83,15 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
         return
     output.print_table(output.TRAIT_COLUMNS, output.trait_rows(traits))
     for row in traits:
-        for reason, count in orjson.loads(row["reasons"]).items():
-            output.stdout().print(f"{row['trait']}: {count:,} skipped: {reason}")
-        if row["waiting"]:
-            output.stdout().print(f"{row['trait']}: {row['waiting']:,} wait for Segment")
+        for reason, count in row.reasons.items():
+            output.stdout().print(f"{row.trait}: {count:,} skipped: {reason}")
+        if row.waiting:
+            output.stdout().print(f"{row.trait}: {row.waiting:,} wait for Segment")
     for hold, customers in run_holds:
         output.stdout().print(_hold_line(hold, customers))
     output.stdout().print(run_line(record))
-    if record["error"]:
-        output.stdout().print(record["error"])
+    if record.error:
+        output.stdout().print(record.error)
 
 
 def _hold_line(hold: Hold, customers: int) -> str:
@@ -167,6 +166,7 @@ def runs_lift(run: int, config: Path | None, as_json: bool) -> None:
 def _report(runner: Runs, run: int, as_json: bool, outcome: str) -> None:
     with runner.database.read() as connection:
         record = run_records.get(connection, run)
+    assert record is not None
     if wants_json(as_json):
         output.print_json(run_json(record))
     else:

@@ -41,7 +41,7 @@ def status(config: Path | None, as_json: bool) -> None:
         "failures": now.failures,
         "held": [{"key": key, "run": run} for key, run in sorted(now.held.items())],
         "alerts": [
-            {"name": alert["name"], "text": alert["text"], "since": iso(alert["since"])}
+            {"name": alert.name, "text": alert.text, "since": iso(alert.since)}
             for alert in now.alerts
         ],
         "lag_seconds": round(now.lag(time.time_ns() // 1_000_000), 3),
@@ -56,7 +56,7 @@ def _print_status(document: dict[str, Any], now: facts.Status) -> None:
     out = output.stdout()
     newest = now.current_run or now.last_run
     out.print(run_line(newest) if newest else "no run yet")
-    progress = facts.progress(now.current_run)
+    progress = now.current_run and now.current_run.progress
     if progress is not None:
         seconds = progress["seconds_left"]
         out.print(

@@ -149,7 +149,7 @@ def exit_with(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         output.print_table(output.TRAIT_COLUMNS, output.trait_rows(traits))
         output.stdout().print(run_line(record))
         output.stdout().print(f"seal {head}")
-    _say_what_needs_attention(result, record["without_customer_id"])
+    _say_what_needs_attention(result, record.without_customer_id)
     if result.problems:
         raise click.exceptions.Exit(EXIT_FAILED)
     raise click.exceptions.Exit(EXIT_HELD if result.held else EXIT_OK)
@@ -212,12 +212,12 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
         would.held.update(difference.key for difference in held)
         would.deleted += change.deleted
     tally = compared.tally
-    traits = [trait_json(row) for row in compared.trait_sums(would)]
+    sums = compared.trait_sums(would)
     document = {
         "kind": compared.kind,
         "complete": True,
         "customers": {"new": tally.new, "changed": tally.changed, "unchanged": tally.unchanged},
-        "traits": traits,
+        "traits": [trait_json(row) for row in sums],
         "without_customer_id": compared.without_id.profiles,
         "deleted": would.deleted,
         "notices": compared.catalog.notices,
@@ -236,7 +236,7 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
             },
         )
     else:
-        output.print_table(output.TRAIT_COLUMNS, output.trait_rows(traits))
+        output.print_table(output.TRAIT_COLUMNS, output.trait_rows(sums))
         output.stdout().print(
             f"{compared.kind}: {tally.new:,} new customers, {tally.changed:,} changed, "
             f"{tally.unchanged:,} unchanged"

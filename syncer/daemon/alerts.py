@@ -108,7 +108,7 @@ class Alerts:
         now = time.time()
         present = conditions(gather(self._state, self._calls, now), self.config)
         with self._state.read() as connection:
-            known = {row["name"]: row["text"] for row in alerts.active(connection)}
+            known = {row.name: row.text for row in alerts.active(connection)}
         if known != present:
             with self._state.write() as connection:
                 news = alerts.see(connection, present, int(now * 1000))
@@ -117,13 +117,13 @@ class Alerts:
             for name, text in news.ended.items():
                 log.info("over: %s", text, extra={"alert": name})
         with self._state.read() as connection:
-            unreported = alerts.untold(connection)
+            unreported = alerts.unnotified(connection)
         for row in unreported:
-            text = row["text"] if row["ended_at"] is None else f"over: {row['text']}"
+            text = row.text if row.ended_at is None else f"over: {row.text}"
             if not self._post(f"syncer: {text}"):
                 return
             with self._state.write() as connection:
-                alerts.told(connection, row["name"], int(now * 1000))
+                alerts.notified(connection, row.name, int(now * 1000))
 
     def _post(self, text: str) -> bool:
         """Post to the webhook; return whether it took it, or there is no webhook."""

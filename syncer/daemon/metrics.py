@@ -109,9 +109,9 @@ class StateCollector:
         yield gauge
         alerting = GaugeMetricFamily("syncer_alert", "Alerts", labels=["name"])
         for alert in facts.alerts:
-            alerting.add_metric([alert["name"]], 1)
+            alerting.add_metric([alert.name], 1)
         yield alerting
         kinds = GaugeMetricFamily("syncer_processes", "Running processes", labels=["kind"])
-        for kind in sorted({row["kind"] for row in processes}):
-            kinds.add_metric([kind], sum(row["kind"] == kind for row in processes))
+        for kind in sorted({row.kind for row in processes}):
+            kinds.add_metric([kind], sum(row.kind == kind for row in processes))
         yield kinds

@@ -54,7 +54,7 @@ def _record(config: Config, began: int, full: bool, error: str) -> None:
         database.write() as connection,
     ):
         newest = runs.newest(connection, 1)
-        if not newest or newest[0]["started_at"] < began:
+        if not newest or newest[0].started_at < began:
             runs.set_values(connection, runs.start(connection, kind, began, ""), values)
 
 

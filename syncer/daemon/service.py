@@ -32,7 +32,6 @@ from syncer.daemon.reload import Part
 from syncer.daemon.schedule import AnotherRun, Past, Rhythm, Schedule, Slot
 from syncer.databases import open_database
 from syncer.errors import ConfigError
-from syncer.json_text import to_json
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.process import systemd
@@ -112,8 +111,8 @@ class Service:
         if config.web is not None:
             self._page_listener = bind(*config.web.address, "web.listen")
             resources.callback(self._page_listener.close)
-        workers.bury(self._state, self._calls)
-        self._me = resources.enter_context(workers.join(self._state, workers.DAEMON))
+        workers.prune_dead(self._state, self._calls)
+        self._me = resources.enter_context(workers.register(self._state, workers.DAEMON))
         self._worker = ChildProcess("worker", config)
         self._start_page()
         resources.callback(self._end_children)
@@ -279,10 +278,10 @@ class Service:
             max(slot.at - time.time(), 0) / 60,
             extra={"kind": "full" if slot.full else "incremental"},
         )
-        plan = to_json({"next_run": int(slot.at * 1000), "full": slot.full})
+        plan = {"next_run": int(slot.at * 1000), "full": slot.full}
         try:
             with self._state.write() as connection:
-                workers.tell(connection, self._me.number, plan)
+                workers.set_schedule(connection, self._me.number, plan)
         except StateError as error:
             log.warning("%s", error)
 
@@ -371,4 +370,4 @@ def needs_run(database: Database) -> bool:
     with database.read() as connection:
         newest = runs.newest(connection, 1)
     incomplete = (runs.RUNNING, runs.INTERRUPTED, runs.FAILED)
-    return not newest or newest[0]["state"] in incomplete
+    return not newest or newest[0].state in incomplete

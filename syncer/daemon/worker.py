@@ -55,8 +55,8 @@ def work(config: Config, lifeline: Lifeline) -> None:
     with app.state(writes=True) as state, app.queue(writes=True) as calls:
         while not stop():
             try:
-                workers.bury(state, calls)
-                with workers.join(state, "worker", calls) as worker:
+                workers.prune_dead(state, calls)
+                with workers.register(state, "worker", calls) as worker:
                     problems(None)
                     uvloop.run(_work(app, state, calls, worker, lifeline.woken))
             except* StateError as errors:  # such as a broken connection
@@ -201,7 +201,7 @@ async def _supervise(
         await asyncio.to_thread(worker.check)
         now = time.monotonic()
         try:
-            await asyncio.to_thread(workers.bury, state, calls)
+            await asyncio.to_thread(workers.prune_dead, state, calls)
             if now - counted > COUNT_EVERY:
                 counted = now
                 await asyncio.to_thread(_count, calls, client)

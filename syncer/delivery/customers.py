@@ -232,14 +232,14 @@ class CustomerDelivery:
 
     def _look_now(self) -> None:
         self.worker.check()
-        workers.bury(self.database)  # what a dead worker claimed would wait for ever
+        workers.prune_dead(self.database)  # what a dead worker claimed would wait for ever
         self._share.look()
         if self.for_run is None:
             return
         with self.database.read() as connection:
             record = runs.get(connection, self.for_run)
-        if record is not None and record["delivered"] + record["failed"] > self._finished:
-            self._finished = record["delivered"] + record["failed"]
+        if record is not None and record.delivered + record.failed > self._finished:
+            self._finished = record.delivered + record.failed
             self._last_success = time.monotonic()  # whichever process delivered
 
     def _over(self) -> bool:

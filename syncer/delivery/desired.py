@@ -40,7 +40,7 @@ class Desired(Protocol):
     @property
     def email(self) -> str | None: ...
     @property
-    def called(self) -> str | None: ...
+    def identify_traits(self) -> str | None: ...
     @property
     def given_back(self) -> str | None: ...
 
@@ -65,8 +65,8 @@ def to_put(
         traits={},
         name=row.name,
         email=row.email,
-        owned={*owned, *_taken_away(there, row.called), *given_back}
-        if row.called or given_back
+        owned={*owned, *_taken_away(there, row.identify_traits), *given_back}
+        if row.identify_traits or given_back
         else owned,
         as_strings=as_strings,
         protected=protected,
@@ -118,7 +118,7 @@ def trait_differences(
     """Return the same for the traits of a record alone."""
     ours = ours_at_amberflo(row, owned, as_strings=as_strings, protected=protected)
     held = {trait: value for trait, value in there.items() if not is_protected(trait, protected)}
-    gone = _taken_away(there, row.called) if row.called else ()
+    gone = _taken_away(there, row.identify_traits) if row.identify_traits else ()
     owned = set(owned).difference(_given_back(row)) if row.given_back else owned
     drifted = [trait for trait, value in ours.items() if not alike(value, held.get(trait))]
     drifted += [
@@ -137,7 +137,7 @@ def ours_at_amberflo(
     protected: tuple[str, ...] = (),
 ) -> Mapping[str, Any]:
     """Return our traits as Amberflo should hold them; `owned` names are Engage's alone."""
-    if not row.called:
+    if not row.identify_traits:
         asked = row.traits, as_strings, protected
         return _SENT.get(asked) or _remember_sent(asked)
     return as_sent(_wanted(row, owned), as_strings, protected)
@@ -156,12 +156,12 @@ def _wanted(row: Desired, owned: Collection[str]) -> dict[str, Any]:
     customer (`owned`, less what was given back since).
     """
     found: dict[str, Any] = orjson.loads(row.traits)
-    if not row.called:
+    if not row.identify_traits:
         return found
     free = orjson.loads(row.given_back) if row.given_back else ()
     told = {
         name: value
-        for name, value in identify_traits.values(row.called).items()
+        for name, value in identify_traits.values(row.identify_traits).items()
         if name not in owned or name in free
     }
     return told | found
@@ -175,7 +175,7 @@ def _given_back(row: Desired) -> dict[str, Any]:
     if not row.given_back:
         return {}
     found: dict[str, Any] = orjson.loads(row.given_back)
-    said = identify_traits.in_force(row.called)
+    said = identify_traits.in_force(row.identify_traits)
     return {name: value for name, value in found.items() if name not in said}
 
 

@@ -23,6 +23,7 @@ import orjson
 from state import failures, queue
 from state.db.database import Database
 from state.errors import StateError
+from state.failures import FailureRow
 from state.queue import DueEvent
 from syncer import retry
 from syncer.amberflo.client import NOT_NOW, AmberfloClient
@@ -278,17 +279,17 @@ def _halves(part: Sequence[DueEvent]) -> list[list[DueEvent]]:
     return [list(part[middle:]), list(part[:middle])]
 
 
-def _failure(event: DueEvent, problem: Refused | TryAgain) -> dict[str, object]:
-    return {
-        "ref": failures.meter_ref(event.message_id, event.key),
-        "kind": failures.METER,
-        "customer_id": orjson.loads(event.record).get("customerId"),
-        "message_id": event.message_id,
-        "reason": str(problem),
-        "status": problem.status,
-        "request": event.record.decode(),
-        "body": problem.body,
-        "attempts": event.attempts + 1,
-        "failed_at": now_ms(),
-        "via": event.key or None,
-    }
+def _failure(event: DueEvent, problem: Refused | TryAgain) -> FailureRow:
+    return FailureRow(
+        ref=failures.meter_ref(event.message_id, event.key),
+        kind=failures.METER,
+        customer_id=orjson.loads(event.record).get("customerId"),
+        message_id=event.message_id,
+        reason=str(problem),
+        status=problem.status,
+        request=event.record.decode(),
+        body=problem.body,
+        attempts=event.attempts + 1,
+        failed_at=now_ms(),
+        via=event.key or None,
+    )

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from state import failures, outbox, runs
 from state.db.database import Database
 from state.errors import Busy
+from state.failures import FailureRow
 from state.snapshot import CustomerRow
 from syncer.clock import now_ms
 from syncer.errors import Refused, TryAgain
@@ -147,15 +148,15 @@ def _count_failed(connection: Connection, finished: Mapping[int, int]) -> None:
         runs.add_outcomes(connection, run, failed=customers)
 
 
-def _failure(outcome: Never | PutOff, now: int) -> dict[str, object]:
-    return {
-        "ref": failures.customer_ref(outcome.row.customer_id),
-        "kind": failures.CUSTOMER,
-        "customer_id": outcome.row.customer_id,
-        "reason": str(outcome.problem),
-        "status": outcome.problem.status,
-        "request": outcome.problem.request,
-        "body": outcome.problem.body,
-        "attempts": outcome.row.attempts + 1,
-        "failed_at": now,
-    }
+def _failure(outcome: Never | PutOff, now: int) -> FailureRow:
+    return FailureRow(
+        ref=failures.customer_ref(outcome.row.customer_id),
+        kind=failures.CUSTOMER,
+        customer_id=outcome.row.customer_id,
+        reason=str(outcome.problem),
+        status=outcome.problem.status,
+        request=outcome.problem.request,
+        body=outcome.problem.body,
+        attempts=outcome.row.attempts + 1,
+        failed_at=now,
+    )

@@ -31,7 +31,7 @@ class Share:
         """Take the share that is this worker's now; return how many workers are alive."""
         if not self.pace.limited:
             return 1
-        living = workers.living(self.database)
+        living = workers.count_alive(self.database)
         self.pace.divide(living)
         return living
 

@@ -167,7 +167,7 @@ class CustomerCalls:
         Names that Engage computes are not the client's to set.
         """
         state = self._state(call.customer_id)
-        stamps = read_stamps(state.stamps)
+        stamps = read_stamps(state.event_times)
         new_values = {"name": call.name, "email": call.email}
         values: dict[str, str | None] = {"name": state.name, "email": state.email}
         for key, trait in PROFILE:
@@ -179,8 +179,10 @@ class CustomerCalls:
         self._customers[call.customer_id] = state._replace(
             name=values["name"],
             email=values["email"],
-            called=self._with_traits(call, state.called) if call.traits else state.called,
-            stamps=write_stamps(stamps),
+            identify_traits=self._with_traits(call, state.identify_traits)
+            if call.traits
+            else state.identify_traits,
+            event_times=write_stamps(stamps),
         )
 
     def _with_traits(self, call: CustomerUpdate, before: str | None) -> str | None:
@@ -224,7 +226,7 @@ class CustomerCalls:
             values = to_json_or_none(before), to_json_or_none(after)
             via = call.via or None
             row = ChangeRow(
-                call.customer_id, key, trait, *values, call.at_ms, IDENTIFY, step=0, via=via
+                call.customer_id, key, trait, *values, call.at_ms, IDENTIFY, delta=0, via=via
             )
             self._changes.append(row)
 
@@ -243,16 +245,16 @@ class CustomerCalls:
         state = self._customers.get(call.customer_id)
         if state is None:
             return DELETE
-        traits = identify_traits.load(state.called)
+        traits = identify_traits.load(state.identify_traits)
         gone = {name: trait.goes(self._now) for name, trait in traits.items()}
-        stamps = read_stamps(state.stamps) | dict.fromkeys(
+        stamps = read_stamps(state.event_times) | dict.fromkeys(
             ("name", "email"), Stamp(self._now, self._now)
         )
         self._customers[call.customer_id] = state._replace(
             name=state.customer_id,
             email="",
-            called=identify_traits.dump(gone),
-            stamps=write_stamps(stamps),
+            identify_traits=identify_traits.dump(gone),
+            event_times=write_stamps(stamps),
         )
         return DELETE
 
@@ -268,7 +270,7 @@ class CustomerCalls:
         if trait.trait in self._first_contacts:
             return HELD
         state = self._state(call.customer_id)
-        traits, stamps = orjson.loads(state.traits), read_stamps(state.stamps)
+        traits, stamps = orjson.loads(state.traits), read_stamps(state.event_times)
         before = traits.get(trait.trait)
         changes = not same(before, call.value)
         if self._outdated(call, stamps, trait.trait, trait.key, changes):
@@ -286,7 +288,7 @@ class CustomerCalls:
         if changes:
             self._record_membership(call, trait, before)
         self._customers[call.customer_id] = state._replace(
-            traits=canonical(traits), stamps=write_stamps(stamps)
+            traits=canonical(traits), event_times=write_stamps(stamps)
         )
         return None
 
@@ -403,5 +405,7 @@ def _made_room(traits: dict[str, Said]) -> bool:
 
 def sendable(state: CustomerRow) -> tuple[Any, ...]:
     """Return the parts of a state that Amberflo gets to see."""
-    traits = {name: trait.value for name, trait in identify_traits.load(state.called).items()}
+    traits = {
+        name: trait.value for name, trait in identify_traits.load(state.identify_traits).items()
+    }
     return state.traits, state.name, state.email, traits

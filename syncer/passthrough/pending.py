@@ -50,7 +50,7 @@ def known_better(connection: Connection, now: int) -> int:
     last = runs.last_whole(connection)
     if last is None:
         return 0
-    return horizon(clock.read(last["watermark"]) or int(last["started_at"]), now)
+    return horizon(clock.read(last.watermark) or int(last.started_at), now)
 
 
 def drop_expired(connection: Connection, now: int) -> int:

@@ -11,7 +11,6 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from state import failures, queue
 from state.db.database import Database
 from state.errors import StateError, Unfit
+from state.failures import FailureRow
 from state.queue import EventRow, InboxRow
 from syncer.clock import now_ms
 from syncer.passthrough import mapping, pending, scopes
@@ -42,7 +42,7 @@ class Processed:
 
     events: list[EventRow] = field(default_factory=list)
     calls: list[CustomerCall] = field(default_factory=list)
-    failures: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=failures.CALLS))
+    failures: deque[FailureRow] = field(default_factory=lambda: deque(maxlen=failures.CALLS))
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(
@@ -210,7 +210,7 @@ def unprocessable(request: InboxRow, error: Exception) -> Processed:
     text = request.body[:MAX_KEPT].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
     page = Processed(counts=Counter({("rejected", UNPROCESSABLE): 1}))
     failure = _failure(request, 0, Rejected(UNPROCESSABLE, ""))
-    page.failures.append({**failure, "request": text})  # longer than what a single call may keep
+    page.failures.append(failure._replace(request=text))  # longer than what a single call may keep
     return page
 
 
@@ -252,7 +252,7 @@ def _outcome(
     return outcome
 
 
-def _failure(request: InboxRow, place: int, event: Rejected) -> dict[str, Any]:
+def _failure(request: InboxRow, place: int, event: Rejected) -> FailureRow:
     ref = f"{request.received_at}:{request.id}:{request.place}:{place}"
     return failures.call(
         ref,

@@ -18,7 +18,7 @@ from state.db import metadata
 from state.db.batches import ROWS
 from state.db.database import Database
 from state.history import seal
-from state.history.record import ChangeRow, add_changes, step_of
+from state.history.record import ChangeRow, add_changes, delta_of
 from state.holds import Kept
 from state.snapshot import CustomerRow, TraitRow
 from syncer.chunks import CHUNK_SIZE, chunks
@@ -355,7 +355,7 @@ class Writer:
             after,
             observed_at,
             change.source,
-            step_of(to_json_or_none(change.was), after),
+            delta_of(to_json_or_none(change.was), after),
         )
 
 
@@ -372,7 +372,7 @@ def laid_over(
         new = CustomerRow(change.customer_id, traits, change.name, change.email, None, None)
         return new, change.changes
     now = orjson.loads(state.traits)
-    stamps = read_stamps(state.stamps)
+    stamps = read_stamps(state.event_times)
     kept = dict(stamps)
     made = []
     for one in change.changes:
@@ -399,7 +399,7 @@ def laid_over(
             if key in kept:
                 kept[key] = Stamp(at, 0)  # Engage says so, at the time of its row
     laid = state._replace(traits=canonical(now), name=taken["name"], email=taken["email"])
-    return (laid if kept == stamps else laid._replace(stamps=write_stamps(kept))), made
+    return (laid if kept == stamps else laid._replace(event_times=write_stamps(kept))), made
 
 
 def _is_newest(pulled: str | None, at: int, stamp: Stamp | None, horizon: int) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from state import holds
+from state.runs import RunTraitRow
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import Computations
 from syncer.engage.source import Everything, Scope, WithoutCustomerId
-from syncer.json_text import canonical
 from syncer.sync.decision import Decision
 from syncer.sync.first_contact import FirstContact
 from syncer.sync.readiness import Mismatch
@@ -76,25 +76,25 @@ class Compared:
         sums = self.tally.sums[key]
         return self.members.get(key, 0) + sums.unrecorded, sums.leaving - self.excused.get(key, 0)
 
-    def trait_sums(self, applied: Applied) -> list[dict[str, Any]]:
+    def trait_sums(self, applied: Applied) -> list[RunTraitRow]:
         """Return a row of sums for each trait with rows in the pull, as in `tables.RunTrait`."""
         return [
-            {
-                "key": trait.key,
-                "trait": trait.name,
-                "kind": trait.kind,
-                "pulled": sums.pulled,
-                "entered": sums.entered,
-                "exited": sums.exited,
-                "changed": sums.changed,
-                "unchanged": sums.unchanged,
-                "skipped": sums.skipped,
-                "held": applied.held[trait.key],
-                "reasons": canonical(sums.reasons),
-                "waiting": sums.leaving if key in self.decision.waiting else 0,
-                "left_by_itself": applied.left[trait.key],
-                "hold": applied.holds.get(trait.key),
-            }
+            RunTraitRow(
+                key=trait.key,
+                trait=trait.name,
+                kind=trait.kind,
+                pulled=sums.pulled,
+                entered=sums.entered,
+                exited=sums.exited,
+                changed=sums.changed,
+                unchanged=sums.unchanged,
+                skipped=sums.skipped,
+                held=applied.held[trait.key],
+                reasons=sums.reasons,
+                waiting=sums.leaving if key in self.decision.waiting else 0,
+                left_by_itself=applied.left[trait.key],
+                hold=applied.holds.get(trait.key),
+            )
             for key, sums in self.tally.sums.items()
             if sums.pulled and (trait := self.catalog.by_key[key])
         ]

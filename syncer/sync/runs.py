@@ -275,17 +275,17 @@ class Runs:
             left = outbox.backlog(connection, result.run)
         with self.database.write() as connection:
             assert record is not None
-            delivered, failed = int(record["delivered"]), int(record["failed"])
-            due = delivered + failed + int(record["held"]) + left
+            delivered, failed = int(record.delivered), int(record.failed)
+            due = delivered + failed + int(record.held) + left
             result.delivery = replace(result.delivery, delivered=delivered, failed=failed)
-            if due != record["due"]:
+            if due != record.due:
                 result.problems.append(
-                    f"the sums do not close: {record['due']:,} customers were due, and delivered, "
+                    f"the sums do not close: {record.due:,} customers were due, and delivered, "
                     f"failed, held and left are {due:,}"
                 )
                 result.state = runs.FAILED
             # Customers that failed before this run do not make it a bad one.
-            if failed and failures.customers_since(connection, int(record["started_at"])):
+            if failed and failures.customers_since(connection, int(record.started_at)):
                 result.problems.append(
                     f"Amberflo does not take {failed:,} customers: `syncer failures` lists them"
                 )
@@ -328,12 +328,12 @@ class Runs:
             return "initial", Everything()
         if full:
             return "reconcile", Everything()
-        if last["settings"] != self.selection.settings:
+        if last.settings != self.selection.settings:
             self.progress.say("the engage settings changed since the last run: comparing all")
             return "reconcile", Everything()
-        if not last["watermark"]:
+        if not last.watermark:
             return "incremental", Everything()
-        return "incremental", ChangedSince(str(last["watermark"]))
+        return "incremental", ChangedSince(str(last.watermark))
 
     def _check_synced(self, connection: Connection, customer_id: str) -> None:
         check_not_forgotten(connection, customer_id)
@@ -367,7 +367,7 @@ class Runs:
             waiting = sorted(holds.open_keys(connection).items())
         if not undecided:
             raise NotFound(
-                f"run {run} is {record['state']}: it holds nothing that waits for a decision"
+                f"run {run} is {record.state}: it holds nothing that waits for a decision"
                 + "".join(f"; {key} waits in run {since}" for key, since in waiting)
             )
         return undecided

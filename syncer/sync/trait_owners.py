@@ -50,17 +50,17 @@ def take_from_calls(connection: Connection, names: Collection[str], run: int, no
         while customers := snapshot.with_identify_trait(connection, name, after, ROWS):
             rows, changed = [], []
             for customer in customers:
-                traits = identify_traits.load(customer.called)
+                traits = identify_traits.load(customer.identify_traits)
                 trait = traits.get(name)
                 if trait is None:
                     continue
                 traits[name] = trait.says(None, now)
-                changed.append(customer._replace(called=identify_traits.dump(traits)))
+                changed.append(customer._replace(identify_traits=identify_traits.dump(traits)))
                 if trait.value is not None:
                     was = to_json_or_none(trait.value)
                     rows.append(
                         ChangeRow(
-                            customer.customer_id, name, name, was, None, now, IDENTIFY, step=0
+                            customer.customer_id, name, name, was, None, now, IDENTIFY, delta=0
                         )
                     )
             snapshot.update_customers(connection, changed, now, run)

@@ -140,11 +140,11 @@ def _changes(
         begins = retention.begins(connection)
         kept = begins is None or (span.since is not None and span.since > begins)
         since, until = (span.since if kept else since), span.until
-    steps, rows = None if step is None else [step], ROWS + 1
+    deltas, rows = None if step is None else [step], ROWS + 1
     return list(
         listings.of_key(
             connection, key, since, until,
-            steps=steps, newest_first=True, after_id=after, limit=rows,
+            deltas=deltas, newest_first=True, after_id=after, limit=rows,
         )
     )  # fmt: skip
 

@@ -41,11 +41,11 @@ def detail(context: Context, request: Request) -> Response:
         {
             "customer": known,
             "traits": values(known.traits),
-            "identified": _identified(known.called),
+            "identified": _identified(known.identify_traits),
             "changes": changes[:ROWS],
             "next": changes[ROWS - 1].id if len(changes) > ROWS else None,
             "paged": after is not None,
-            "failures": [{**row, "retried": not failures.only_discarded(row)} for row in failed],
+            "failures": failed,
             "newest": newest,
             "sending": context.tasks.under_way(_task_name(customer_id)),
         },

@@ -14,14 +14,14 @@ def listing(context: Context, request: Request) -> Response:
         page = failures.page(connection, before=before, limit=ROWS + 1)
         count = failures.count(connection)
         newest = failures.newest(connection)
-    rows = [{**row, "retried": not failures.only_discarded(row)} for row in page[:ROWS]]
+    rows = page[:ROWS]
     return Page(
         "failures.html",
         {
             "failures": rows,
             "count": count,
             "newest": newest,
-            "next": rows[-1]["id"] if len(page) > ROWS else None,
+            "next": rows[-1].id if len(page) > ROWS else None,
             "paged": before is not None,
         },
     )
@@ -58,7 +58,7 @@ def _chosen(context: Context, request: Request) -> tuple[list[int] | None, int]:
         chosen = failures.find(connection, [number])
     if not chosen:
         raise NotFound(f"failure {number} does not exist any more")
-    if request.path.endswith("/retry") and failures.only_discarded(chosen[0]):
+    if request.path.endswith("/retry") and chosen[0].only_discarded:
         raise BadRequest(f"failure {number} is an invalid call: it can only be discarded")
     return [number], newest
 

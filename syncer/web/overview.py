@@ -38,7 +38,6 @@ def _data(context: Context) -> dict[str, Any]:
     daemons = status.daemons(context.state)
     data: dict[str, Any] = {
         "current": facts.current_run,
-        "progress": status.progress(facts.current_run),
         "last": facts.last_run,
         "scheduler": next((asdict(daemon) for daemon in daemons if daemon.schedules), None),
         "daemons": [asdict(daemon) for daemon in daemons],
@@ -48,7 +47,7 @@ def _data(context: Context) -> dict[str, Any]:
         "held": sorted(facts.held.items()),
         "failed": facts.failures,
         "alerts": [
-            {**alert, "url": _alert_url(alert["name"], facts.held)} for alert in facts.alerts
+            {**alert._asdict(), "url": _alert_url(alert.name, facts.held)} for alert in facts.alerts
         ],
     }
     seen = hashlib.sha256(orjson.dumps(data, default=str)).hexdigest()[:16]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import orjson
 from sqlalchemy import Connection
 
 from state import holds, runs
 from state.history import listings
 from state.history.listings import Entry
-from syncer import status
+from state.runs import RunRow, RunTraitRow
 from syncer.web.context import Context
 from syncer.web.messages import LARGEST, ROWS, Conflict, NotFound, Page, Redirect, Request, Response
 
@@ -27,17 +26,14 @@ def listing(context: Context, request: Request) -> Response:
     with context.state.read() as connection:
         page = runs.newest(connection, ROWS + 1, before=request.number("before"))
     rows = page[:ROWS]
-    return Page("runs.html", {"runs": rows, "next": rows[-1]["id"] if len(page) > ROWS else None})
+    return Page("runs.html", {"runs": rows, "next": rows[-1].id if len(page) > ROWS else None})
 
 
 def detail(context: Context, request: Request) -> Response:
     step, key, after = request.one_of("step", *STEPS), request.text("key"), request.number("after")
     with context.state.read() as connection:
         record = _run(connection, request)
-        traits = [
-            {**row, "reasons": orjson.loads(row["reasons"])}
-            for row in runs.traits(connection, request.run)
-        ]
+        traits = runs.traits(connection, request.run)
         changes = _changes(connection, request.run, traits, key, step, after)
         run_holds = [
             (hold, holds.count(connection, hold.id))
@@ -48,7 +44,6 @@ def detail(context: Context, request: Request) -> Response:
         "run.html",
         {
             "run": record,
-            "progress": status.progress(record),
             "traits": traits,
             "changes": changes[:ROWS],
             "next": changes[ROWS - 1].id if len(changes) > ROWS else None,
@@ -79,7 +74,7 @@ def reject(context: Context, request: Request) -> Response:
 def _changes(
     connection: Connection,
     run: int,
-    traits: Sequence[runs.Record],
+    traits: Sequence[RunTraitRow],
     key: str,
     step: str,
     after: int | None,
@@ -89,11 +84,11 @@ def _changes(
     Entries (or exits) of all traits are read trait by trait, only for traits that have some by the
     run's sums: a search for a few among millions would take too long.
     """
-    find = partial(listings.of_run, connection, run, steps=STEPS[step])
+    find = partial(listings.of_run, connection, run, deltas=STEPS[step])
     if key or not step:
         return list(find(key=key or None, after_id=after, limit=ROWS + 1))
     last = listings.entry(connection, after) if after is not None else None
-    keys = sorted(row["key"] for row in traits if row[step] or row["changed"])
+    keys = sorted(row.key for row in traits if getattr(row, step) or row.changed)
     changes: list[Entry] = []
     for trait_key in keys:
         if (last is None or trait_key >= last.key) and len(changes) <= ROWS:
@@ -109,13 +104,13 @@ def _check_undecided(context: Context, request: Request) -> None:
         undecided = holds.undecided(connection, request.run)
     if not undecided:
         raise Conflict(
-            f"run {request.run} is {record['state']}: it holds nothing that awaits a decision"
+            f"run {request.run} is {record.state}: it holds nothing that awaits a decision"
         )
     if context.tasks.under_way(_task_name(request.run)):
         raise Conflict(f"the approval of run {request.run} is under way")
 
 
-def _run(connection: Connection, request: Request) -> runs.Record:
+def _run(connection: Connection, request: Request) -> RunRow:
     record = runs.get(connection, request.run) if request.run <= LARGEST else None
     if record is None:
         raise NotFound(f"there is no run {request.run}")

@@ -11,6 +11,7 @@ import pytest
 from state import alerts, failures, holds, outbox, queue, runs
 from state.alerts import News
 from state.db.database import Database
+from state.failures import FailureRow
 from state.history.record import ChangeRow, add_changes
 from state.queue import Accepted, EventRow
 from syncer.daemon.alerts import Facts, gather
@@ -33,21 +34,21 @@ class Watch:
     def tells(self, name: str) -> None:
         with self._database.write() as connection:
             self.now = NOW + 1000 * next(self._seconds)
-            alerts.told(connection, name, self.now)
+            alerts.notified(connection, name, self.now)
 
     @property
     def active(self) -> list[str]:
-        return [one["name"] for one in ask(self._database, alerts.active)]
+        return [one.name for one in ask(self._database, alerts.active)]
 
     @property
     def untold(self) -> list[tuple[str, bool]]:
         """Names, and whether it is that they are over that is to be told."""
-        found = ask(self._database, alerts.untold)
-        return [(one["name"], one["ended_at"] is not None) for one in found]
+        found = ask(self._database, alerts.unnotified)
+        return [(one.name, one.ended_at is not None) for one in found]
 
     @property
     def since(self) -> list[int]:
-        return [one["since"] for one in ask(self._database, alerts.active)]
+        return [one.since for one in ask(self._database, alerts.active)]
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_a_new_text_is_no_news(watch: Watch, database: Database) -> None:
     watch.tells("lag")
     assert watch.sees(lag="31 minutes") == NONE
     assert watch.untold == []
-    assert [one["text"] for one in ask(database, alerts.active)] == ["31 minutes"]
+    assert [one.text for one in ask(database, alerts.active)] == ["31 minutes"]
     assert watch.sees() == News({}, {"lag": "31 minutes"})
 
 
@@ -217,12 +218,12 @@ def test_how_many_runs_there_were_and_what_they_did(database: Database) -> None:
 def test_how_far_a_run_is_is_told_while_it_goes_on(database: Database) -> None:
     done, going_on = run(database, runs.DONE), run(database, runs.RUNNING)
     with database.write() as connection:
-        runs.tell(connection, '{"done": 5}')
-    told = [ask(database, lambda c, n=n: runs.get(c, n)["doing"]) for n in (done, going_on)]
-    assert told == [None, '{"done": 5}']
+        runs.set_progress(connection, {"done": 5})
+    told = [ask(database, lambda c, n=n: runs.get(c, n).progress) for n in (done, going_on)]
+    assert told == [None, {"done": 5}]
     with database.write() as connection:
-        runs.tell(connection, None)
-    assert ask(database, lambda c: runs.get(c, going_on)["doing"]) is None
+        runs.set_progress(connection, None)
+    assert ask(database, lambda c: runs.get(c, going_on).progress) is None
 
 
 # -- and all of them together
@@ -243,10 +244,7 @@ def test_facts_are_gathered_from_all_over(database: Database, calls: Database) -
         failures.put(
             connection,
             [
-                {
-                    "ref": "customer:u2", "kind": "customer", "customer_id": "u2",
-                    "reason": "no", "failed_at": NOW,
-                }
+                FailureRow("customer:u2", failures.CUSTOMER, "no", NOW, customer_id="u2")
             ],
         )  # fmt: skip
         failures.put(connection, [failures.call(f"{n}", None, "no", "{}", NOW) for n in range(2)])

@@ -106,14 +106,14 @@ class Desk:
 
     def customer(self) -> Json:
         found = records(self.state)["u1"]
-        names = ("traits", "called", "stamps")
+        names = ("traits", "identify_traits", "event_times")
         return {name: json.loads(found[name] or "{}") for name in names} | {
             name: found[name] for name in ("name", "email", "rev")
         }
 
     def changes(self, source: str | None = "identify") -> list[tuple[Any, ...]]:
         """The history that calls made."""
-        fields = ("key", "trait", "before", "after", "observed_at", "step")
+        fields = ("key", "trait", "before", "after", "observed_at", "delta")
         found = [one for one in records(self.state, "change").values() if one["run"] is None]
         return [tuple(one[name] for name in fields) for one in found if one["source"] == source]
 
@@ -149,7 +149,7 @@ def test_what_one_batch_says_and_takes_back_is_due_like_its_history(desk: Desk) 
 def test_a_stamp_says_when_it_happened_and_when_it_came(desk: Desk) -> None:
     desk.engage("vip", True, NOW - HOUR)
     desk.identify(NOW - 5, name="Ada", email="ada@example.com")
-    assert desk.customer()["stamps"] == {
+    assert desk.customer()["event_times"] == {
         "vip": [NOW - HOUR, NOW],
         "name": [NOW - 5, NOW],
         "email": [NOW - 5, NOW],
@@ -161,14 +161,14 @@ def test_a_time_in_the_future_wins_until_its_receipt_only(desk: Desk, at: int | 
     desk.identify(at, name="Rosa Old", plan="free")
     desk.engage("vip", True, at)
     found = desk.customer()
-    assert found["stamps"] == {"name": [NOW, NOW], "vip": [NOW, NOW]}
-    assert found["called"] == {"plan": ["free", NOW]}
+    assert found["event_times"] == {"name": [NOW, NOW], "vip": [NOW, NOW]}
+    assert found["identify_traits"] == {"plan": ["free", NOW]}
     later = NOW + 1
     desk.identify(later, later, name="Rosa New", plan="pro")
     desk.engage("vip", False, later, later)
     found = desk.customer()
     plan = ["pro", later, ["free"]]  # which may be at Amberflo still
-    assert (found["name"], found["called"]) == ("Rosa New", {"plan": plan})
+    assert (found["name"], found["identify_traits"]) == ("Rosa New", {"plan": plan})
     assert found["traits"] == {"vip": False}
 
 
@@ -204,22 +204,22 @@ def test_what_an_older_program_believed_of_the_future_gives_way(desk: Desk) -> N
     """It kept the time alone, and any time."""
     far = NOW * 2
     state = row("u1", "Old", vip=True)._replace(
-        called=json.dumps({"plan": ["free", far]}),
-        stamps=json.dumps({"name": far, "vip": far, "email": NOW - HOUR}),
+        identify_traits=json.dumps({"plan": ["free", far]}),
+        event_times=json.dumps({"name": far, "vip": far, "email": NOW - HOUR}),
     )
     put(desk.state, state)
     desk.identify(NOW - HOUR - 1, name="New", email="late@example.com", plan="pro")
     desk.engage("vip", False, NOW)
     found = desk.customer()
     assert (found["name"], found["email"], found["traits"]) == ("New", None, {"vip": False})
-    assert found["called"] == {"plan": ["pro", NOW - HOUR - 1, ["free"]]}
-    assert found["stamps"]["vip"] == [NOW, NOW]
+    assert found["identify_traits"] == {"plan": ["pro", NOW - HOUR - 1, ["free"]]}
+    assert found["event_times"]["vip"] == [NOW, NOW]
 
 
 def test_a_name_of_a_newer_row_stays(desk: Desk) -> None:
     put(desk.state, row("u1", "Pulled"))
     with desk.state.write(alone=True) as connection:
-        change = ChangeRow("u1", "name", "customerName", '"Old"', '"Pulled"', NOW - HOUR, step=0)
+        change = ChangeRow("u1", "name", "customerName", '"Old"', '"Pulled"', NOW - HOUR, delta=0)
         add_changes(connection, [change], 1, NOW)
     desk.identify(NOW - 2 * HOUR, name="Late")
     assert desk.customer()["name"] == "Pulled"
@@ -255,7 +255,7 @@ def test_what_a_client_says_is_no_trait_of_engage(desk: Desk) -> None:
     desk.identify(NOW, name="Ada", beta=True)
     desk.engage("vip", True, NOW)
     with desk.state.write(alone=True) as connection:  # a run has another name
-        change = ChangeRow("u1", "name", "customerName", '"Ada"', '"Eva"', NOW, step=0)
+        change = ChangeRow("u1", "name", "customerName", '"Ada"', '"Eva"', NOW, delta=0)
         add_changes(connection, [change], 1, NOW)
     for at in (None, NOW):
         found = ask(desk.state, lambda c, at=at: past.traits_at(c, "u1", at))
@@ -272,7 +272,10 @@ def test_a_name_of_a_trait_has_its_bounds(desk: Desk) -> None:
 
 def test_what_an_identify_changed_is_forgotten_with_the_customer(desk: Desk) -> None:
     desk.identify(NOW, name="Ada", plan="free")
-    with workers.join(desk.state, "worker") as worker, desk.state.write(alone=True) as connection:
+    with (
+        workers.register(desk.state, "worker") as worker,
+        desk.state.write(alone=True) as connection,
+    ):
         erasure.take(connection, "u1", worker.number, NOW)
         assert erasure.erase(connection, "u1", NOW).changes == 2
     assert records(desk.state, "change") == {}
@@ -286,7 +289,7 @@ def test_a_call_does_not_say_past_a_hold_what_it_keeps_back(desk: Desk) -> None:
     desk.hold("vip", "true", "false", NOW - HOUR)
     assert desk.engage("vip", False, NOW - 1)["dropped", HELD] == 1
     assert desk.customer()["traits"] == {"vip": True}
-    assert "vip" not in desk.customer()["stamps"]
+    assert "vip" not in desk.customer()["event_times"]
     assert desk.held()
     # An older one that says the opposite tells nothing new.
     assert desk.engage("vip", True, NOW - HOUR - 1)["dropped", OLDER] == 1
@@ -299,7 +302,7 @@ def test_a_call_that_says_the_opposite_ends_what_is_held(desk: Desk) -> None:
     desk.engage("vip", True, NOW - 1)
     assert not desk.held()
     assert desk.customer()["traits"] == {"vip": True}
-    assert desk.customer()["stamps"] == {"vip": [NOW - 1, NOW]}
+    assert desk.customer()["event_times"] == {"vip": [NOW - 1, NOW]}
     desk.engage("vip", False, NOW)
     assert desk.customer()["traits"] == {"vip": False}
 
@@ -372,7 +375,7 @@ def test_a_trait_that_was_given_back_is_not_ours(desk: Desk) -> None:
         assert desk.engage(key, False, NOW)["dropped", NOT_OURS] == 1
     assert desk.customer()["traits"] == {"vip": True}
     desk.identify(NOW, vip="a client's now")
-    assert desk.customer()["called"] == {"vip": ["a client's now", NOW]}
+    assert desk.customer()["identify_traits"] == {"vip": ["a client's now", NOW]}
 
 
 def test_a_key_is_ours_by_its_kind(desk: Desk) -> None:

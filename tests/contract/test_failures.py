@@ -10,7 +10,7 @@ import pytest
 
 from state import erasure, failures
 from state.db.database import Database
-from state.failures import CALLS, CHUNK, RAW
+from state.failures import CALLS, CHUNK, RAW, FailureRow
 from tests.support.state import NOW, ask
 
 RANGE = {
@@ -32,11 +32,11 @@ def fill(database: Database, count: int) -> None:
         )
 
 
-def calls(first: int, count: int, raw: str = "{}") -> list[dict[str, Any]]:
+def calls(first: int, count: int, raw: str = "{}") -> list[FailureRow]:
     return [failures.call(str(n), f"m{n}", "no userId", raw, NOW) for n in range(first, count)]
 
 
-def put(database: Database, rows: list[dict[str, Any]]) -> int:
+def put(database: Database, rows: list[FailureRow]) -> int:
     with database.write() as connection:
         return failures.put(connection, rows)
 
@@ -44,13 +44,13 @@ def put(database: Database, rows: list[dict[str, Any]]) -> int:
 def test_the_newest_calls_are_kept_and_all_that_amberflo_refused(database: Database) -> None:
     fill(database, 3)
     assert put(database, calls(0, CALLS - 1)) == 0
-    fill_more = {**calls(0, 1)[0], "ref": "meter:m1", "attempts": 1}
+    fill_more = calls(0, 1)[0]._replace(ref="meter:m1", attempts=1)
     assert put(database, [fill_more, *calls(CALLS, CALLS + 1)]) == 0
     assert put(database, calls(CALLS + 1, CALLS + 701)) == 700
     assert ask(database, failures.count_calls) == CALLS
     assert ask(database, failures.count) == CALLS + 4
-    kept = [row for row in ask(database, failures.find) if failures.only_discarded(row)]
-    assert [kept[0]["ref"], kept[-1]["ref"]] == ["call:700", f"call:{CALLS + 700}"]
+    kept = [row for row in ask(database, failures.find) if row.only_discarded]
+    assert [kept[0].ref, kept[-1].ref] == ["call:700", f"call:{CALLS + 700}"]
     # The same ones again are the same failures.
     assert put(database, calls(CALLS + 1, CALLS + 701)) == 0
     assert ask(database, failures.count_calls) == CALLS
@@ -61,7 +61,7 @@ def test_of_a_long_call_the_beginning_is_kept(database: Database, character: str
     short, long = character * (RAW // len(character.encode())), character * RAW * 2
     put(database, [failures.call("1", None, "no", short, NOW)])
     put(database, [failures.call("2", None, "no", long, NOW)])
-    found = [str(row["request"]) for row in ask(database, failures.find)]
+    found = [str(row.request) for row in ask(database, failures.find)]
     assert found[0] == short
     beginning, _, size = found[1].partition(" … (")
     assert long.startswith(beginning)
@@ -71,12 +71,12 @@ def test_of_a_long_call_the_beginning_is_kept(database: Database, character: str
 
 def test_each_is_read_in_parts(database: Database) -> None:
     fill(database, 2 * CHUNK + 1)
-    every = [row["customer_id"] for row in ask(database, failures.find)]
+    every = [row.customer_id for row in ask(database, failures.find)]
     assert every == [f"c{n}" for n in range(1, 2 * CHUNK + 2)]
 
     def each(**scope: Any) -> list[Any]:
         with database.read() as connection:
-            return [row["customer_id"] for row in failures.each(connection, **scope)]
+            return [row.customer_id for row in failures.each(connection, **scope)]
 
     assert each() == every
     assert each(limit=3) == every[-3:]
@@ -89,7 +89,7 @@ def test_each_is_read_in_parts(database: Database) -> None:
     put(database, calls(0, 5))
 
     def refused(kind: str, ids: list[int] | None, until: int) -> list[Any]:
-        return [row["customer_id"] for row in failures.refused(database, kind, ids, until)]
+        return [row.customer_id for row in failures.refused(database, kind, ids, until)]
 
     assert refused(failures.CUSTOMER, None, newest) == every
     assert refused(failures.CUSTOMER, None, newest - 1) == every[:-1]

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, event, text
 
 from state import outbox, runs, snapshot
-from state.db import migrations
 from state.db.database import Database
 from state.db.tables import CHANGE
 from state.errors import NotKept
@@ -73,7 +72,7 @@ class Told(NamedTuple):
     acknowledged_at: int | None = None
 
     @property
-    def step(self) -> int:
+    def delta(self) -> int:
         return (self.after is True) - (self.before is True)
 
 
@@ -141,7 +140,7 @@ def acknowledged(
 def put_traits(connection: Connection, changes: list[Told]) -> None:
     members: dict[str, int] = {}
     for one in changes:
-        members[one.key] = members.get(one.key, 0) + one.step
+        members[one.key] = members.get(one.key, 0) + one.delta
     rows = [TraitRow(key, name(key), "audience", count) for key, count in members.items()]
     snapshot.put_traits(connection, rows)
 
@@ -164,7 +163,7 @@ def same(found: Any, told: Any) -> None:
         for one in found
     ] == list(told)
     for one, other in zip(found, told, strict=True):
-        assert (one.step, one.trait, one.observed_at) == (other.step, name(other.key), 7)
+        assert (one.delta, one.trait, one.observed_at) == (other.delta, name(other.key), 7)
 
 
 def load(text: str | None) -> Any:
@@ -190,8 +189,8 @@ def inside(told: list[Told], key: str, at: int | None) -> list[str]:
     """Who was in by the entries and exits recorded by then, one after the other."""
     found = {}
     for one in told:
-        if one.key == key and (at is None or one.at <= at) and one.step:
-            found[one.customer_id] = one.step > 0
+        if one.key == key and (at is None or one.at <= at) and one.delta:
+            found[one.customer_id] = one.delta > 0
     return sorted((one for one, is_in in found.items() if is_in), key=str.encode)
 
 
@@ -380,10 +379,10 @@ def test_the_story_of_an_audience(
     key = data.draw(st.sampled_from([*KEYS, "no such"]))
     steps = data.draw(st.sampled_from([None, MOVED, (ENTERED,), (EXITED,)]))
     mine = [one for one in within(told, since, until) if one.key == key]
-    chosen = [one for one in mine if steps is None or one.step in steps]
+    chosen = [one for one in mine if steps is None or one.delta in steps]
     chosen.sort(key=lambda one: (one.at, one.id))
     with database.read() as connection:
-        listing = partial(listings.of_key, connection, key, since, until, steps=steps)
+        listing = partial(listings.of_key, connection, key, since, until, deltas=steps)
         check(listing, chosen, limit)
         check(partial(listing, newest_first=True), chosen[::-1], limit)
         assert listings.key_moves(connection, key, since, until)[2:] == moves(mine)
@@ -403,7 +402,7 @@ def within(told: list[Told], since: int | None, until: int | None) -> list[Told]
 
 
 def moves(told: list[Told]) -> tuple[int, int, int]:
-    steps = [one.step for one in told]
+    steps = [one.delta for one in told]
     return steps.count(1), steps.count(-1), steps.count(0)
 
 
@@ -420,8 +419,8 @@ def test_a_run_tells_its_whole_diff(
         listing = partial(listings.of_run, connection, run)
         check(listing, mine, limit)
         check(partial(listing, key=key), [one for one in mine if one.key == key], limit)
-        exits = [one for one in mine if one.key == key and one.step < 0]
-        check(partial(listing, key=key, steps=(EXITED,)), exits, limit)
+        exits = [one for one in mine if one.key == key and one.delta < 0]
+        check(partial(listing, key=key, deltas=(EXITED,)), exits, limit)
         assert listings.run_moves(connection, run) == [
             Moves(key, name(key), *moves([one for one in mine if one.key == key]))
             for key in sorted({one.key for one in mine}, key=str.encode)
@@ -545,14 +544,17 @@ QUESTIONS: dict[str, tuple[set[str], Callable[[Connection], Any]]] = {
         {"change_customer"},
         lambda c: listings.of_customer(c, "u001", newest_first=True, after_id=7000, limit=2),
     ),
-    "of_key": ({"change_time"}, lambda c: listings.of_key(c, "k3", NOW, AT, steps=MOVED)),
+    "of_key": ({"change_time"}, lambda c: listings.of_key(c, "k3", NOW, AT, deltas=MOVED)),
     "of_key, page": (
         {"change_time"},
         lambda c: listings.of_key(c, "k3", NOW, AT + 9**9, after_id=3004, limit=300),
     ),
     "of_run": ({"change_run"}, lambda c: listings.of_run(c, 7)),
     "of_run, page": ({"change_run"}, lambda c: listings.of_run(c, 7, after_id=1304, limit=30)),
-    "of_run, one key": ({"change_run"}, lambda c: listings.of_run(c, 7, key="k3", steps=(EXITED,))),
+    "of_run, one key": (
+        {"change_run"},
+        lambda c: listings.of_run(c, 7, key="k3", deltas=(EXITED,)),
+    ),
     "run_moves": ({"change_run"}, lambda c: listings.run_moves(c, 7)),
     "key_moves": ({"change_time"}, lambda c: listings.key_moves(c, "k3", NOW, AT)),
     "undelivered": ({"change_undelivered"}, listings.undelivered),
@@ -696,7 +698,7 @@ def big(database: Database) -> None:
     """8,000 changes more: of one run and one key, recorded at eight times, not delivered."""
     with database.write() as connection:
         statement = (
-            "INSERT INTO change (run, customer_id, rev, key, trait, after, recorded_at, step) "
+            "INSERT INTO change (run, customer_id, rev, key, trait, after, recorded_at, delta) "
             "SELECT 99, customer_id, 99, 'big', 'big', 'true', 5 + run / 5, 1 FROM change"
         )
         connection.execute(text(statement))
@@ -705,7 +707,7 @@ def big(database: Database) -> None:
 def test_long_answers_are_streamed(filled: Database) -> None:
     with filled.write() as connection:
         statement = (
-            "INSERT INTO change (run, customer_id, rev, key, trait, after, recorded_at, step) "
+            "INSERT INTO change (run, customer_id, rev, key, trait, after, recorded_at, delta) "
             "SELECT 99, customer_id || '-' || id, 1, 'big', 'big', 'true', 5, 1 FROM change"
         )
         connection.execute(text(statement))
@@ -723,46 +725,3 @@ def test_long_answers_are_streamed(filled: Database) -> None:
                 tracemalloc.stop()
         # All are 6 MB; a thousand are fetched at a time.
         assert peak < 2_000_000
-
-
-# -- what an older program wrote
-
-
-def test_steps_are_made_of_an_older_history(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By what the same customer's change before said: `before` was not always that."""
-    older = {**migrations.MIGRATIONS, "state": migrations.MIGRATIONS["state"][:1]}
-    rows = [
-        ("u1", "vip", None, "true", 1),
-        ("u2", "vip", None, "false", 0),
-        ("u1", "other", None, "true", 1),
-        ("u1", "vip", None, "true", 0),
-        ("u1", "vip", "true", "false", -1),
-        ("u1", "vip", "false", None, 0),
-        ("u2", "vip", "false", "true", 1),
-        ("u2", "spent", "1.5", "2.5", 0),
-        ("u2", "vip", "true", "[1]", -1),
-    ]
-    with monkeypatch.context() as patched:
-        patched.setattr(migrations, "MIGRATIONS", older)
-        Database.open(url).close()
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            for number, (customer_id, key, before, after, _) in enumerate(rows):
-                values = {"c": customer_id, "k": key, "b": before, "a": after, "at": NOW + number}
-                connection.execute(
-                    text(
-                        "INSERT INTO change (customer_id, rev, key, trait, before, after, "
-                        "recorded_at) VALUES (:c, 1, :k, :k, :b, :a, :at)"
-                    ),
-                    values,
-                )
-        engine.dispose()
-    with closing(Database.open(url)) as database, database.read() as connection:
-        steps = connection.execute(text("SELECT step FROM change ORDER BY id")).scalars().all()
-        assert list(steps) == [one[-1] for one in rows]
-        assert list(past.members_at(connection, "vip", NOW + 6)) == ["u2"]
-        assert [one.members for one in past.sizes(connection, "vip", NOW, NOW + 8, 9)] == [
-            *(1, 1, 1, 1, 0, 0, 1, 1, 0)
-        ]

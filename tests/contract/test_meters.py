@@ -79,7 +79,7 @@ class World:
                     chance=lambda: 0.02,
                 ).run()
 
-        with workers.join(self.state, "worker", self.calls) as worker:
+        with workers.register(self.state, "worker", self.calls) as worker:
             asyncio.run(run(worker.number))
         assert until()
 
@@ -89,7 +89,7 @@ class World:
     def listed(self) -> dict[str, str]:
         with self.state.read() as connection:
             rows = failures.find(connection)
-        return {str(row["customer_id"]): str(row["reason"]) for row in rows}
+        return {str(row.customer_id): str(row.reason) for row in rows}
 
     def waiting(self) -> int:
         with self.calls.read() as connection:

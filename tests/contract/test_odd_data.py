@@ -67,11 +67,10 @@ def traits(database: Database) -> dict[str, Any]:
 
 
 def reasons(database: Database, run: int, key: str) -> dict[str, int]:
-    (found,) = [row for row in ask(database, lambda c: runs.traits(c, run)) if row["key"] == key]
-    told: dict[str, int] = json.loads(found["reasons"])
+    (found,) = [row for row in ask(database, lambda c: runs.traits(c, run)) if row.key == key]
     parts = ("unchanged", "entered", "exited", "changed", "skipped")
-    assert found["pulled"] == sum(found[part] for part in parts)
-    return told
+    assert found.pulled == sum(getattr(found, part) for part in parts)
+    return dict(found.reasons)
 
 
 # Texts are what their bytes are
@@ -253,7 +252,7 @@ def test_values_that_cannot_be_read_are_skipped_with_a_reason(
         "u7": {"vip": True, "total": True},
     }
     later = sync(database, sqlite_warehouse, full=True)
-    assert (later.state, ask(database, lambda c: runs.get(c, later.run))["changed"]) == (
+    assert (later.state, ask(database, lambda c: runs.get(c, later.run)).changed) == (
         runs.DONE,
         0,
     )

@@ -72,7 +72,7 @@ def last_change(database: Database, customer_id: str) -> tuple[Any, ...]:
         for change in records(database, "change").values()
         if change["customer_id"] == customer_id
     ]
-    return tuple(changes[-1][name] for name in ("key", "before", "after", "source", "step"))
+    return tuple(changes[-1][name] for name in ("key", "before", "after", "source", "delta"))
 
 
 @pytest.fixture
@@ -189,12 +189,21 @@ def test_what_identify_calls_said_of_it_counts_again(
 ) -> None:
     own(database)
     called = json.dumps({"plan": [said, 5]})
-    put(database, row("u1", plan=True)._replace(called=called, stamps='{"plan":[1,2],"name":3}'))
+    put(
+        database,
+        row("u1", plan=True)._replace(
+            identify_traits=called, event_times='{"plan":[1,2],"name":3}'
+        ),
+    )
     tell(database, "u1", "gold", True, AMBERFLO)
     release(database)
     assert given(database) == gives
     found = records(database)["u1"]
-    assert (found["called"], found["stamps"], found["rev"]) == (called, '{"name":3}', 2)
+    assert (found["identify_traits"], found["event_times"], found["rev"]) == (
+        called,
+        '{"name":3}',
+        2,
+    )
     assert last_change(database, "u1") == ("plan", "true", after, RELEASED, -1)
 
 

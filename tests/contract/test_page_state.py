@@ -10,7 +10,8 @@ from sqlalchemy import delete, func, insert, select
 
 from state import failures, runs, snapshot
 from state.db.database import Database
-from state.db.tables import CHANGE, SIZE
+from state.db.tables import AUDIENCE_SIZE_HOUR, CHANGE
+from state.failures import FailureRow
 from state.history import listings, past, sizes
 from state.history.listings import ENTERED, EXITED, NEITHER
 from state.history.past import Size
@@ -42,7 +43,7 @@ def record(database: Database, seed: int, count: int, *, back: float) -> None:
             {
                 "run": None, "customer_id": customer_id, "rev": 1, "key": key, "trait": key,
                 "before": None if was is None else AFTER[ENTERED if was else EXITED],
-                "after": AFTER[step], "observed_at": at, "recorded_at": at, "step": step,
+                "after": AFTER[step], "observed_at": at, "recorded_at": at, "delta": step,
             }
         )  # fmt: skip
     with database.write() as connection:
@@ -76,7 +77,7 @@ def test_sizes_by_the_hour_are_those_of_the_history(
     for seed in range(3):
         with database.write() as connection:
             connection.execute(delete(CHANGE))
-            connection.execute(delete(SIZE))
+            connection.execute(delete(AUDIENCE_SIZE_HOUR))
         record(database, seed, 40, back=back)
         assert not ask(database, sizes.up_to_date)
         assert fold(database, limit=7) == 40 // 7 + 1
@@ -127,7 +128,7 @@ def test_the_span_of_a_step_has_its_newest_changes(database: Database, step: int
 
     def page(connection: Any, since: int | None, until: int | None) -> list[int]:
         found = listings.of_key(
-            connection, "a", since, until, steps=[step], newest_first=True, limit=5
+            connection, "a", since, until, deltas=[step], newest_first=True, limit=5
         )
         return [entry.id for entry in found]
 
@@ -145,11 +146,10 @@ def test_the_span_of_a_step_has_its_newest_changes(database: Database, step: int
     assert ask(database, lambda c: sizes.span_of(c, "none", step, 5, None, None)) is None
 
 
-def failure(number: int, customer_id: str | None) -> dict[str, Any]:
-    return {
-        "ref": f"customer:{customer_id}:{number}", "kind": "customer", "customer_id": customer_id,
-        "reason": "no", "attempts": 1, "failed_at": NOW + number,
-    }  # fmt: skip
+def failure(number: int, customer_id: str | None) -> FailureRow:
+    return FailureRow(
+        f"customer:{customer_id}:{number}", "customer", "no", NOW + number, customer_id=customer_id
+    )
 
 
 def test_failures_come_by_pages(database: Database) -> None:
@@ -157,7 +157,7 @@ def test_failures_come_by_pages(database: Database) -> None:
         failures.put(connection, [failure(n, f"c{n % 3}") for n in range(9)])
 
     def page(**chosen: Any) -> list[int]:
-        return [row["id"] for row in ask(database, lambda c: failures.page(c, **chosen))]
+        return [row.id for row in ask(database, lambda c: failures.page(c, **chosen))]
 
     every = page(limit=100)
     assert every == sorted(every, reverse=True)
@@ -169,8 +169,8 @@ def test_failures_come_by_pages(database: Database) -> None:
     with database.write() as connection:
         assert failures.remove_until(connection, every[4]) == 5
     assert page(limit=100) == every[:4]
-    assert failures.only_discarded({"ref": "call:7"})
-    assert not failures.only_discarded({"ref": "customer:7"})
+    assert FailureRow("call:7", "meter", "no", NOW).only_discarded
+    assert not FailureRow("customer:7", "customer", "no", NOW).only_discarded
 
 
 def test_runs_and_traits_come_by_pages(database: Database) -> None:
@@ -180,7 +180,7 @@ def test_runs_and_traits_come_by_pages(database: Database) -> None:
             connection, [snapshot.TraitRow(key, key, "audience", 1) for key in "dbca"]
         )
     newest = ask(database, lambda c: runs.newest(c, 2, before=numbers[3]))
-    assert [row["id"] for row in newest] == [numbers[2], numbers[1]]
+    assert [row.id for row in newest] == [numbers[2], numbers[1]]
     page = ask(database, lambda c: snapshot.traits(c, after="a", limit=2))
     assert [trait.key for trait in page] == ["b", "c"]
     assert ask(database, lambda c: snapshot.trait(c, "d")).members == 1

@@ -95,7 +95,7 @@ class Desk:
 
     def customer(self, user: str = "u1") -> Json:
         found = records(self.state)[user]
-        return {name: json.loads(found[name] or "{}") for name in ("traits", "called")}
+        return {name: json.loads(found[name] or "{}") for name in ("traits", "identify_traits")}
 
     def claimed(self, limit: int = 100) -> list[str]:
         with self.state.write() as connection:
@@ -269,7 +269,7 @@ def test_call_and_trait_are_of_one_kind(desk: Desk) -> None:
 def test_nobody_writes_or_removes_what_is_protected(desk: Desk, name: str) -> None:
     for value in ("cus_other", None):
         assert desk.identify(**{name: value, "plan": "pro"})["dropped", PROTECTED] == 1
-    assert desk.customer()["called"].keys() == {"plan"}
+    assert desk.customer()["identify_traits"].keys() == {"plan"}
 
 
 def test_an_audience_cannot_have_a_protected_name(desk: Desk) -> None:
@@ -283,11 +283,11 @@ def test_a_name_is_engages_alone_also_when_it_becomes_so(desk: Desk) -> None:
     desk.now += 1
     desk.know("gold")
     called = {"plan": ["pro", NOW], "gold": [None, NOW + 1, [True]]}
-    assert desk.customer() == {"traits": {}, "called": called}
+    assert desk.customer() == {"traits": {}, "identify_traits": called}
     assert desk.claimed() == ["u1"]  # Amberflo is told
     change = list(records(desk.state, "change").values())[-1]
     assert (change["key"], change["before"], change["after"]) == ("gold", "true", None)
-    assert (change["source"], change["step"], change["run"]) == ("identify", 0, 1)
+    assert (change["source"], change["delta"], change["run"]) == ("identify", 0, 1)
     assert desk.identify(gold=True)["dropped", ENGAGES] == 1
 
 
@@ -296,16 +296,16 @@ def test_a_name_is_engages_alone_also_when_it_becomes_so(desk: Desk) -> None:
 
 def test_a_null_of_what_no_call_set_does_nothing(desk: Desk) -> None:
     assert desk.identify(theirs=None)["dropped", NOTHING_OF_OURS] == 1
-    assert desk.customer()["called"] == {}
+    assert desk.customer()["identify_traits"] == {}
 
 
 def test_a_null_takes_what_calls_set_until_that_is_done(desk: Desk) -> None:
     desk.identify(plan="free")
     desk.identify(plan="pro")
     desk.identify(plan=None)
-    assert desk.customer()["called"] == {"plan": [None, NOW, ["free", "pro"]]}
+    assert desk.customer()["identify_traits"] == {"plan": [None, NOW, ["free", "pro"]]}
     desk.deliver()
-    assert desk.customer()["called"] == {"plan": [None, NOW]}
+    assert desk.customer()["identify_traits"] == {"plan": [None, NOW]}
 
 
 def test_what_is_delivered_is_not_taken_twice(desk: Desk) -> None:
@@ -316,7 +316,7 @@ def test_what_is_delivered_is_not_taken_twice(desk: Desk) -> None:
     desk.identify(plan="pro")
     with desk.state.write() as connection:
         outbox.acknowledge(connection, rows, NOW)
-    assert desk.customer()["called"] == {"plan": ["pro", NOW, ["free"]]}
+    assert desk.customer()["identify_traits"] == {"plan": ["pro", NOW, ["free"]]}
 
 
 # How many
@@ -326,7 +326,7 @@ def test_a_customer_has_so_many_traits_of_calls(desk: Desk) -> None:
     desk.identify(**{f"t{number}": number for number in range(MAX_TRAITS - 1)})
     counts = desk.identify(a=1, b=2, t0="another value")
     assert counts["dropped", MANY_TRAITS] == 1
-    called = desk.customer()["called"]
+    called = desk.customer()["identify_traits"]
     assert len(called) == MAX_TRAITS
     assert called["t0"][0] == "another value"
     desk.identify(t1=None, t2=None)
@@ -343,7 +343,7 @@ def test_traits_of_calls_have_room_for_so_many_bytes(
     monkeypatch.setattr(module, "MAX_TRAITS_BYTES", 1000)
     assert ("dropped", LARGE_TRAITS) not in desk.identify(a="x" * 600)
     assert desk.identify(b="x" * 600, c=1)["dropped", LARGE_TRAITS] == 1
-    assert desk.customer()["called"].keys() == {"a", "c"}
+    assert desk.customer()["identify_traits"].keys() == {"a", "c"}
 
 
 def delete(user: str) -> Json:

@@ -43,7 +43,7 @@ from state import outbox, queue
 from state.db import workers
 from state.db.database import Database
 state, calls = Database.open(sys.argv[1]), Database.open(sys.argv[1], "queue")
-with workers.join(state, "worker", calls) as worker:
+with workers.register(state, "worker", calls) as worker:
     with state.write() as connection:
         assert len(outbox.claim(connection, worker.number, int(sys.argv[2]), 2)) == 2
     with calls.write() as connection:
@@ -132,7 +132,7 @@ def claims(database: Database, table: str = "customer") -> Counter[int]:
 
 
 def on_record(database: Database) -> dict[int, str]:
-    return {one["id"]: one["kind"] for one in ask(database, workers.all_of)}
+    return {one.id: one.kind for one in ask(database, workers.all_of)}
 
 
 def until(condition: Callable[[], bool]) -> float:
@@ -148,18 +148,21 @@ def until(condition: Callable[[], bool]) -> float:
 
 
 def test_who_joins_is_on_record_until_it_leaves(database: Database, calls: Database) -> None:
-    assert workers.living(database) == 0
-    with workers.join(database, "worker", calls) as one, workers.join(database, "run") as two:
+    assert workers.count_alive(database) == 0
+    with (
+        workers.register(database, "worker", calls) as one,
+        workers.register(database, "run") as two,
+    ):
         assert on_record(database) == {one.number: "worker", two.number: "run"}
         found = ask(database, workers.all_of)[0]
-        assert found["pid"] == os.getpid()
-        assert abs(found["started_at"] - time.time() * 1000) < 60_000
-        assert workers.living(database) == 2
+        assert found.pid == os.getpid()
+        assert abs(found.started_at - time.time() * 1000) < 60_000
+        assert workers.count_alive(database) == 2
         one.check()
         two.check()
     assert on_record(database) == {}
-    assert workers.living(database) == 0
-    with workers.join(database, "worker", calls) as three:
+    assert workers.count_alive(database) == 0
+    with workers.register(database, "worker", calls) as three:
         assert three.number > two.number  # a number is never another's
 
 
@@ -167,7 +170,7 @@ def test_a_worker_that_breaks_leaves_too(database: Database, calls: Database) ->
     customers(database, 3)
 
     def fail() -> None:
-        with workers.join(database, "worker", calls) as worker:
+        with workers.register(database, "worker", calls) as worker:
             assert len(claim(database, worker.number)) == 3
             raise ZeroDivisionError
 
@@ -178,19 +181,19 @@ def test_a_worker_that_breaks_leaves_too(database: Database, calls: Database) ->
 
 def test_a_daemon_delivers_nothing_itself(database: Database) -> None:
     with (
-        workers.join(database, workers.DAEMON) as idle,
-        workers.join(database, workers.DAEMON) as scheduling,
-        workers.join(database, "worker"),
+        workers.register(database, workers.DAEMON) as idle,
+        workers.register(database, workers.DAEMON) as scheduling,
+        workers.register(database, "worker"),
     ):
         with database.write() as connection:
-            workers.tell(connection, scheduling.number, '{"next_run": 1}')
-        assert workers.living(database) == 1
+            workers.set_schedule(connection, scheduling.number, {"next_run": 1})
+        assert workers.count_alive(database) == 1
         found = workers.daemons(database)
-        assert [one["id"] for one in found] == [scheduling.number, idle.number]
-        assert [one["doing"] for one in found] == ['{"next_run": 1}', None]
+        assert [one.id for one in found] == [scheduling.number, idle.number]
+        assert [one.schedule for one in found] == [{"next_run": 1}, None]
         with database.write() as connection:
-            workers.tell(connection, scheduling.number, None)
-        assert [one["doing"] for one in workers.daemons(database)] == [None, None]
+            workers.set_schedule(connection, scheduling.number, None)
+        assert [one.schedule for one in workers.daemons(database)] == [None, None]
     assert workers.daemons(database) == []
 
 
@@ -201,7 +204,7 @@ def test_who_leaves_gives_back_what_it_had(url: str, database: Database, calls: 
         assert claims(database) == claims(calls, "event") == {worker.number: 2}
         worker.leave()
         assert worker.process.poll() is None
-        assert (on_record(database), workers.living(database)) == ({}, 0)
+        assert (on_record(database), workers.count_alive(database)) == ({}, 0)
         assert not claims(database)
         assert not claims(calls, "event")
         assert claim(database, 99) == ["u0000", "u0001", "u0002"]
@@ -214,20 +217,20 @@ def test_the_dead_are_found_at_once_and_the_living_are_let_be(
     events(calls, 5)
     with worker_elsewhere(url) as dead, worker_elsewhere(url) as alive:
         assert claims(database) == claims(calls, "event") == {dead.number: 2, alive.number: 2}
-        workers.bury(database, calls)
+        workers.prune_dead(database, calls)
         assert claims(database) == claims(calls, "event") == {dead.number: 2, alive.number: 2}
-        assert workers.living(database) == 2
+        assert workers.count_alive(database) == 2
         dead.kill()
-        assert until(lambda: workers.living(database) == 1) < 5
+        assert until(lambda: workers.count_alive(database) == 1) < 5
         assert dead.number in on_record(database)  # nobody looked after it yet
         assert claims(database)[dead.number] == 2
-        workers.bury(database, calls)
+        workers.prune_dead(database, calls)
         assert on_record(database) == {alive.number: "worker"}
         assert claims(database) == claims(calls, "event") == {alive.number: 2}
         assert claim(database, 99) == ["u0000", "u0001", "u0004"]
         alive.kill()
-        until(lambda: workers.living(database) == 0)
-        workers.bury(database, calls)
+        until(lambda: workers.count_alive(database) == 0)
+        workers.prune_dead(database, calls)
         assert (on_record(database), claims(database)) == ({}, {99: 3})
 
 
@@ -238,12 +241,12 @@ def test_who_cannot_look_into_the_queue_frees_customers_only(
     events(calls, 2)
     with worker_elsewhere(url) as dead:
         dead.kill()
-        until(lambda: workers.living(database) == 0)
-        workers.bury(database)
+        until(lambda: workers.count_alive(database) == 0)
+        workers.prune_dead(database)
         assert not claims(database)
         assert claims(calls, "event") == {dead.number: 2}
         assert dead.number in on_record(database)  # for who can
-        workers.bury(database, calls)
+        workers.prune_dead(database, calls)
         assert not claims(calls, "event")
         assert on_record(database) == {}
 
@@ -252,7 +255,7 @@ def test_a_dead_daemon_is_none(url: str, database: Database) -> None:
     script = HOLD.replace('"worker", calls', '"daemon"').replace(", 2)) == 2", ", 0)) == 0")
     with python(script, url, NOW) as process:
         daemon = Elsewhere(process)
-        assert [one["id"] for one in workers.daemons(database)] == [daemon.number]
+        assert [one.id for one in workers.daemons(database)] == [daemon.number]
         daemon.kill()
         until(lambda: workers.daemons(database) == [])
 
@@ -262,11 +265,11 @@ def test_many_may_bury_at_once(url: str, database: Database, calls: Database) ->
     events(calls, 2)
     with worker_elsewhere(url) as dead:
         dead.kill()
-        until(lambda: workers.living(database) == 0)
+        until(lambda: workers.count_alive(database) == 0)
         with ThreadPoolExecutor(4) as pool:
-            for done in [pool.submit(workers.bury, database, calls) for _ in range(8)]:
+            for done in [pool.submit(workers.prune_dead, database, calls) for _ in range(8)]:
                 done.result()
-    workers.bury(database, calls)
+    workers.prune_dead(database, calls)
     assert (on_record(database), claims(database), claims(calls, "event")) == ({}, {}, {})
 
 
@@ -284,9 +287,9 @@ def test_the_lock_files_of_the_dead_are_removed(tmp_path: Path) -> None:
             dead.kill()
             assert lock_file(path, "worker", dead.number).exists()
             assert lock_holder(database, "worker", dead.number) is None
-            workers.bury(database, calls)
+            workers.prune_dead(database, calls)
         assert sorted(found.name for found in tmp_path.glob("*.lock")) == []
-        with workers.join(database, "run"):
+        with workers.register(database, "run"):
             assert len(list(tmp_path.glob("*.lock"))) == 1
         assert list(tmp_path.glob("*.lock")) == []
 
@@ -296,14 +299,14 @@ def test_a_worker_whose_connection_broke_hears_of_it(empty_postgres: str) -> Non
     other = create_engine(empty_postgres)
     with closing(Database.open(empty_postgres)) as database:
         customers(database, 2)
-        with workers.join(database, "worker") as worker:
+        with workers.register(database, "worker") as worker:
             claim(database, worker.number)
             worker.check()
             end_others(other)
             with pytest.raises(StateError, match="broke; what is not done yet stays due"):
                 worker.check()
-            assert workers.living(database) == 0
-            workers.bury(database)
+            assert workers.count_alive(database) == 0
+            workers.prune_dead(database)
             assert claim(database, 99) == ["u0000", "u0001"]
         assert claims(database) == {99: 2}
     other.dispose()
@@ -454,9 +457,9 @@ def test_outcomes_add_up(database: Database) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4)))
     found = ask(database, lambda c: runs.get(c, mine))
-    assert (found["delivered"], found["failed"]) == (80, 60)
+    assert (found.delivered, found.failed) == (80, 60)
     found = ask(database, lambda c: runs.get(c, other))
-    assert (found["delivered"], found["failed"]) == (0, 0)
+    assert (found.delivered, found.failed) == (0, 0)
 
 
 # -- one at a time
@@ -529,7 +532,7 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
             done.result(60)
     for state in ask(database, lambda c: snapshot.find(c, ids)):
         assert json.loads(state.traits).keys() == {f"k{n}" for n in range(rounds)}
-        assert json.loads(state.called).keys() == {f"c{n}" for n in range(rounds)}
+        assert json.loads(state.identify_traits).keys() == {f"c{n}" for n in range(rounds)}
     assert {one["rev"] for one in records(database).values()} == {1 + 2 * rounds}
     history = records(database, "change").values()
     assert {(one["customer_id"], one["rev"]) for one in history} <= {

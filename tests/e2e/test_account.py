@@ -226,7 +226,7 @@ def test_a_delivery_under_way_ends_where_the_account_changes(
         installation.amberflo.reset_stats()
 
         async def deliver(account: str) -> Delivery:
-            with workers.join(database, "run") as worker:
+            with workers.register(database, "run") as worker:
                 async with app.client() as client:
                     return await app.customer_delivery(database, worker, client, account).run()
 

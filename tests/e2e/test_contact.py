@@ -198,7 +198,7 @@ def test_a_name_that_becomes_ours_is_seen_with_what_others_wrote(world: World) -
 
 
 def test_what_identify_calls_said_is_not_looked_at(world: World) -> None:
-    world.know("u1", called='{"plan":["pro",1]}', vip=True)
+    world.know("u1", identify_traits='{"plan":["pro",1]}', vip=True)
     world.amberflo.hold("u1", vip=True, plan="free")
     assert world.drifted() == {}
 

@@ -66,7 +66,7 @@ class Caller:
 
 
 def schedulers(database: Database) -> list[int]:
-    return [int(row["pid"]) for row in workers.daemons(database) if row["doing"]]
+    return [row.pid for row in workers.daemons(database) if row.schedule]
 
 
 def customer_requests(installation: Installation) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from state import failures
 from state.db.database import Database
-from state.failures import CHUNK
+from state.failures import CHUNK, FailureRow
 from syncer.cli import failures as command
 from syncer.sandbox.engage import EngageSandbox
 from tests.support.installation import Installation
@@ -31,12 +31,11 @@ def refused(installation: Installation, engage: EngageSandbox) -> Installation:
             "meterTimeInMillis": now, "meterValue": 1, "dimensions": {},
         }  # fmt: skip
         rows.append(
-            {
-                "ref": f"meter:m{number}", "kind": failures.METER, "customer_id": f"c{number % 5}",
-                "message_id": f"m{number}", "reason": "no such meter", "status": 400,
-                "request": orjson.dumps(record).decode(), "body": "", "attempts": 1,
-                "failed_at": now,
-            }
+            FailureRow(
+                ref=f"meter:m{number}", kind=failures.METER, reason="no such meter", failed_at=now,
+                customer_id=f"c{number % 5}", message_id=f"m{number}", status=400,
+                request=orjson.dumps(record).decode(), body="",
+            )
         )  # fmt: skip
     calls = [failures.call(str(one), None, "no userId", "{}", now) for one in range(2)]
     url = f"sqlite:///{installation.folder / 'syncer.db'}"

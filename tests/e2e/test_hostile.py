@@ -113,8 +113,8 @@ def test_a_request_that_cannot_be_sorted_is_kept_and_stops_nobody(bench: Bench) 
     bench.sort()
     assert sorted(bench.records()) == sorted(map(id_of, (good[0], good[1], good[3])))
     kept = bench.failures()
-    assert {failure["reason"] for failure in kept} == {UNPROCESSABLE}
-    texts = {failure["request"] for failure in kept}
+    assert {failure.reason for failure in kept} == {UNPROCESSABLE}
+    texts = {failure.request for failure in kept}
     assert texts == {'{"batch":[\\xff\\x00', "garbage", good[2].decode()}
     assert bench.counters()["rejected", UNPROCESSABLE] == 3
 
@@ -138,7 +138,7 @@ def test_what_the_database_cannot_hold_is_kept_and_stops_nobody(
     assert len(bench.records()) == 1
     if bench.state.engine.dialect.name == "postgresql":
         (kept,) = bench.failures()
-        assert (kept["reason"], kept["request"]) == (UNPROCESSABLE, bodies[1].decode())
+        assert (kept.reason, kept.request) == (UNPROCESSABLE, bodies[1].decode())
 
 
 def test_trouble_of_the_database_is_nobodys_failure(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_hostile_calls_leave_the_queue_empty(bench: Bench) -> None:
     bench.accept(("track", last))
     bench.sort()
     assert id_of(last) in bench.records()
-    reasons = {failure["reason"] for failure in bench.failures()}
+    reasons = {failure.reason for failure in bench.failures()}
     assert UNPROCESSABLE not in reasons
     assert {calls.BAD_ID, calls.BAD_MESSAGE_ID, mapping.BAD_MEMBERSHIP} <= reasons
     assert bench.counters()["dropped", mapping.LONG_NAME] > 10

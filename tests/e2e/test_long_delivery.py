@@ -15,6 +15,7 @@ from state import failures, outbox, snapshot
 from state.db import workers
 from state.db.database import Database
 from state.db.tables import TRAIT
+from state.failures import FailureRow
 from state.snapshot import CustomerRow, TraitRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery, Delivery
@@ -66,7 +67,7 @@ def deliver(database: Database, url: str, *steps: Callable[[], object], **option
         async with AmberfloClient(API_KEY, customers_url=f"{url}/customers") as client:
             return await CustomerDelivery(database, worker, client, stop=stop, **options).run()
 
-    with workers.join(database, "worker") as worker:
+    with workers.register(database, "worker") as worker:
         return uvloop.run(work(worker))
 
 
@@ -114,20 +115,20 @@ def test_who_is_delivered_is_no_failure_any_more_whoever_recorded_it(
     learn(database, "u1", '{"vip": true}', "vip")
 
     def refuse() -> None:
-        one = {
-            "kind": failures.CUSTOMER, "reason": "PUT answered 400", "status": 400, "attempts": 1,
-            "failed_at": now(),
-        }  # fmt: skip
         rows = [
-            {**one, "ref": failures.customer_ref(who), "customer_id": who} for who in ("u1", "u2")
-        ]
+            FailureRow(
+                failures.customer_ref(who), failures.CUSTOMER, "PUT answered 400", now(),
+                customer_id=who, status=400,
+            )
+            for who in ("u1", "u2")
+        ]  # fmt: skip
         with database.write() as connection:
             failures.put(connection, rows)
         learn(database, "u1", '{"vip": false}', "vip")
 
     assert deliver(database, installation.amberflo_url, refuse).delivered == 2
     with database.read() as connection:
-        assert [row["customer_id"] for row in failures.find(connection)] == ["u2"]
+        assert [row.customer_id for row in failures.find(connection)] == ["u2"]
 
 
 def test_one_customer_is_never_written_into_another(

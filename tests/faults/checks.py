@@ -202,8 +202,8 @@ def _chained(found: Evidence) -> Iterator[str]:
             yield f"the history has a change that is none: {_said(row)}"
         was = last.get(place) if row["source"] == AMBERFLO else row["before"]
         step = (row["after"] == "true") - (was == "true")
-        if row["step"] != (0 if row["source"] == IDENTIFY else step):
-            yield f"the history counts wrong: {_said(row)} is a step of {row['step']}"
+        if row["delta"] != (0 if row["source"] == IDENTIFY else step):
+            yield f"the history counts wrong: {_said(row)} is a delta of {row['delta']}"
         last[place] = row["after"]
         if row["key"] in PROFILE_KEYS:
             continue
@@ -222,7 +222,7 @@ def _chained(found: Evidence) -> Iterator[str]:
             )
         called = {
             name: value
-            for name, (value, _) in orjson.loads(row["called"] or "{}").items()
+            for name, (value, _) in orjson.loads(row["identify_traits"] or "{}").items()
             if value is not None
         }
         if _text(called) != _text(identified[row["customer_id"]]):
@@ -259,7 +259,7 @@ def _counts_as(row: Row) -> int:
     """1, -1 or 0 where a run counts a change as an entry, an exit, or as neither: who leaves at
     Amberflo only, where the state never had it, has left."""
     left = row["before"] == "true" and row["after"] != "true"
-    return -1 if row["step"] != 1 and left else int(row["step"])
+    return -1 if row["delta"] != 1 and left else int(row["delta"])
 
 
 def _metered(found: Evidence) -> Iterator[str]:

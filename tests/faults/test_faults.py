@@ -198,7 +198,7 @@ PLANTED: tuple[tuple[str, Callable[[Evidence], Any]], ...] = (
     ("true", never_a_member),
     ("consistent", gap),
     ("consistent", set_in("change", "after", lambda _: '"other"')),
-    ("consistent", set_in("change", "step", more)),
+    ("consistent", set_in("change", "delta", more)),
     ("consistent", set_in("customer", "traits", lambda _: '{"vip":7}')),
     ("consistent", set_in("trait", "members", more)),
     ("consistent", set_in("run", "entered", more)),

@@ -70,7 +70,7 @@ def test_a_row_that_vanished_gives_way_to_a_call_that_the_pull_need_not_know() -
     gone = TraitChange("vip", "vip", True, False, None)
     known = state({"vip": True}, {"vip": HORIZON + 1})
     assert laid_over(known, change(gone), HORIZON) == (known, [])
-    older = known._replace(stamps=f'{{"vip":[{HORIZON},{HORIZON}]}}')
+    older = known._replace(event_times=f'{{"vip":[{HORIZON},{HORIZON}]}}')
     assert laid_over(older, change(gone), HORIZON)[1] == [gone]
 
 
@@ -80,10 +80,10 @@ def test_what_a_run_changed_is_no_calls_word_any_more() -> None:
     known = state({"vip": True, "beta": True}, {"vip": 501, "beta": 502})
     laid, made = laid_over(known, change(exit_), ENGAGE_WINS)
     assert made == [exit_]
-    assert read_stamps(laid.stamps).keys() == {"beta"}
-    assert laid_over(state({"vip": True}, {"vip": 501}), change(exit_), ENGAGE_WINS)[0].stamps is (
-        None
-    )
+    assert read_stamps(laid.event_times).keys() == {"beta"}
+    assert laid_over(state({"vip": True}, {"vip": 501}), change(exit_), ENGAGE_WINS)[
+        0
+    ].event_times is (None)
 
 
 def test_a_newer_name_and_email_stay() -> None:
@@ -99,8 +99,8 @@ def test_a_name_and_email_that_a_resync_took_from_calls_are_as_old_as_their_rows
     pulled = change(name="New", name_at=500, email="new@example.com", email_at=0)
     laid, _ = laid_over(state({}, {"name": 900, "email": 901}), pulled, ENGAGE_WINS)
     assert (laid.name, laid.email) == ("New", "new@example.com")
-    assert read_stamps(laid.stamps) == {"name": Stamp(500, 0), "email": Stamp(0, 0)}
-    assert laid_over(state({}, {}), pulled, ENGAGE_WINS)[0].stamps == "{}", "none is made"
+    assert read_stamps(laid.event_times) == {"name": Stamp(500, 0), "email": Stamp(0, 0)}
+    assert laid_over(state({}, {}), pulled, ENGAGE_WINS)[0].event_times == "{}", "none is made"
 
 
 def test_what_a_change_came_to_is_counted_anew() -> None:
@@ -135,7 +135,7 @@ def test_a_run_does_not_wait_for_a_worker_that_died(database: Database) -> None:
     """Without a configured rate nobody looked after the dead: it waited for `patience` in vain."""
     ids = [f"u{number}" for number in range(5)]
     rows = [CustomerRow(one, '{"vip":true}', None, None, None, None) for one in ids]
-    with workers.join(database, "worker") as dead, database.write() as connection:
+    with workers.register(database, "worker") as dead, database.write() as connection:
         snapshot.insert_customers(connection, rows, 1, run=1)
     with database.write() as connection:
         record = {"id": dead.number, "kind": "worker", "host": "", "pid": 1, "started_at": 1}
@@ -146,7 +146,7 @@ def test_a_run_does_not_wait_for_a_worker_that_died(database: Database) -> None:
 
         async def deliver() -> Delivery:
             async with AmberfloClient("key", customers_url=f"{url}/customers") as client:
-                with workers.join(database, "run") as worker:
+                with workers.register(database, "run") as worker:
                     delivery = CustomerDelivery(database, worker, client, for_run=1, patience=20)
                     return await delivery.run()
 
@@ -173,12 +173,12 @@ def test_a_worker_that_dies_while_it_leaves_leaves_no_lock_file(
         raise KeyboardInterrupt  # nothing that follows is done, as with a kill
 
     monkeypatch.setattr(workers, "_leave", killed)
-    with pytest.raises(KeyboardInterrupt), workers.join(database, "worker"):
+    with pytest.raises(KeyboardInterrupt), workers.register(database, "worker"):
         assert len(locks(tmp_path)) == 1
     monkeypatch.undo()
     gc.collect()  # the lock goes with who held it
     with closing(Database.open(database.engine.url, "queue")) as calls:
-        workers.bury(database, calls)
+        workers.prune_dead(database, calls)
     assert locks(tmp_path) == []
 
 
@@ -186,12 +186,12 @@ def test_burying_a_worker_that_left_just_now_leaves_no_lock_file(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as stack:
-        stack.enter_context(workers.join(database, "worker"))
+        stack.enter_context(workers.register(database, "worker"))
 
         def after_it_left(*arguments: Any) -> Any:
             stack.close()
             return lock(*arguments)
 
         monkeypatch.setattr(workers, "lock", after_it_left)
-        workers.bury(database)
+        workers.prune_dead(database)
     assert locks(tmp_path) == []

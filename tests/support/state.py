@@ -19,7 +19,7 @@ def row(
     customer_id: str, name: str | None = None, email: str | None = None, **traits: Any
 ) -> CustomerRow:
     text = json.dumps(traits, sort_keys=True)
-    return CustomerRow(customer_id, text, name, email, called=None, stamps=None)
+    return CustomerRow(customer_id, text, name, email, identify_traits=None, event_times=None)
 
 
 def put(database: Database, *rows: CustomerRow, now: int = NOW, run: int | None = None) -> None:

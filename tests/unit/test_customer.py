@@ -323,12 +323,12 @@ class Row(NamedTuple):
     traits: str = '{"vip":true}'
     name: str | None = None
     email: str | None = None
-    called: str | None = None
+    identify_traits: str | None = None
 
 
 def giving(called: dict[str, Any] | None = None, **given_back: Any) -> Row:
     said = None if called is None else orjson.dumps(called).decode()
-    return Row(orjson.dumps(given_back).decode(), called=said)
+    return Row(orjson.dumps(given_back).decode(), identify_traits=said)
 
 
 def test_what_is_given_back_is_as_others_had_it() -> None:

@@ -18,7 +18,7 @@ class Row(NamedTuple):
     traits: str = "{}"
     name: str | None = None
     email: str | None = None
-    called: str | None = None
+    identify_traits: str | None = None
     given_back: str | None = None
 
 
@@ -26,7 +26,7 @@ OWNED = frozenset({"vip", "gone", "spent"})
 
 
 def differing(current: dict[str, Any], owned: frozenset[str] = OWNED, **row: Any) -> list[Any]:
-    for field in ("traits", "called", "given_back"):
+    for field in ("traits", "identify_traits", "given_back"):
         if field in row:
             row[field] = orjson.dumps(row[field]).decode()
     return differences(current, Row(**row), owned)
@@ -104,7 +104,7 @@ def test_traits_that_are_there_or_not() -> None:
     # What an identify call said or took away is ours, too; Engage's value goes before it.
     called = {"plan": ["pro", 5], "left": [None, 6, ["x"]], "vip": [False, 7], "blank": [" ", 8]}
     current = record(traits={"plan": "free", "left": "x", "vip": True, "stripeId": "cus_1"})
-    assert differing(current, traits={"vip": True}, called=called) == [
+    assert differing(current, traits={"vip": True}, identify_traits=called) == [
         Difference("left", None, "x"),
         Difference("plan", "pro", "free"),
     ]
@@ -203,7 +203,7 @@ rows = st.builds(
     traits=st.dictionaries(names, values, max_size=4).map(lambda one: orjson.dumps(one).decode()),
     name=texts.filter(lambda text: text != " "),
     email=texts.filter(lambda text: text != " "),
-    called=st.none()
+    identify_traits=st.none()
     | st.dictionaries(names, st.tuples(values, st.just(1)), min_size=1, max_size=3).map(
         lambda one: orjson.dumps(one).decode()
     ),
@@ -251,7 +251,7 @@ def test_it_is_what_the_next_put_would_change(
 def test_what_others_own_is_nobodys_business(
     current: dict[str, Any], row: Row, foreign: dict[str, Any]
 ) -> None:
-    row = row._replace(traits='{"vip":true}', called=None)
+    row = row._replace(traits='{"vip":true}', identify_traits=None)
     edited = {**current, "description": "edited", "enabled": False}
     edited["traits"] = {**(current.get("traits") or {}), **foreign}
     assert differences(edited, row, OWNED) == differences(current, row, OWNED)

@@ -50,7 +50,7 @@ def broken(database: Database, **options: Any) -> tuple[str, int | None, int | N
 
 
 CHANGE_COLUMNS = [
-    *("id", "run", "customer_id", "rev", "key", "trait", "before", "after", "step"),
+    *("id", "run", "customer_id", "rev", "key", "trait", "before", "after", "delta"),
     *("observed_at", "recorded_at", "salt", "source", "via"),
 ]
 

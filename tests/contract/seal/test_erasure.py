@@ -17,6 +17,7 @@ from state.db import workers
 from state.db.database import Database
 from state.db.tables import HELD_CHANGE, HOLD, PARTS, RUN
 from state.errors import Locked
+from state.failures import FailureRow
 from state.history import seal
 from state.snapshot import CustomerRow, TraitRow
 from tests.contract.seal.helpers import (
@@ -34,11 +35,9 @@ from tests.contract.seal.helpers import (
 
 
 def fail(database: Database, customer_id: str | None, request: str, ref: str) -> None:
-    failure = {
-        **{"ref": ref, "kind": failures.METER, "customer_id": customer_id, "message_id": None},
-        **{"reason": "?", "status": 400, "request": request, "body": None, "attempts": 1},
-        "failed_at": NOW,
-    }
+    failure = FailureRow(
+        ref, failures.METER, "?", NOW, customer_id=customer_id, status=400, request=request
+    )
     with database.write() as connection:
         failures.put(connection, [failure])
 
@@ -210,7 +209,10 @@ def test_the_last_write_has_the_traits_of_engage_and_nothing_personal(maker: Mak
         row, owned, *_ = erasure.take(connection, "u1", 8, NOW)
     assert (row.customer_id, row.name, row.email) == ("u1", "u1", "")
     assert (json.loads(row.traits), owned) == ({"vip": False}, {"vip"})
-    assert json.loads(row.called or "") == {"city": [None, 5, True], "vip": [None, 6, True]}
+    assert json.loads(row.identify_traits or "") == {
+        "city": [None, 5, True],
+        "vip": [None, 6, True],
+    }
 
 
 @pytest.mark.parametrize("first", ["erase", "compact"])

@@ -8,6 +8,7 @@ from typing import Any
 from state import failures, queue, runs, snapshot
 from state.db import tables
 from state.db.database import Database
+from state.failures import FailureRow
 from state.history.record import ChangeRow
 from state.queue import EventRow
 from state.snapshot import CustomerRow
@@ -16,7 +17,7 @@ from tests.support.state import NOW, records
 
 def known(state: CustomerRow, rev: int = 1) -> snapshot.Known:
     """What a comparison reads of it."""
-    return (state.customer_id, state.traits, state.name, state.email, state.stamps, rev, None)
+    return (state.customer_id, state.traits, state.name, state.email, state.event_times, rev, None)
 
 
 def change(customer_id: str, key: str, before: Any, after: Any, at: int | None = 7) -> ChangeRow:
@@ -60,16 +61,15 @@ def start(database: Database, kind: str = "initial", **values: Any) -> int:
     return run
 
 
-def failure(customer_id: str, reason: str = "no", **more: Any) -> dict[str, Any]:
-    return {
-        "ref": failures.customer_ref(customer_id),
-        "kind": failures.CUSTOMER,
-        "customer_id": customer_id,
-        "reason": reason,
-        "status": 400,
-        "request": "PUT …",
-        "body": '{"errorMessage": "no 🦊"}',
-        "attempts": 3,
-        "failed_at": NOW,
-        **more,
-    }
+def failure(customer_id: str, reason: str = "no", **more: Any) -> FailureRow:
+    return FailureRow(
+        ref=failures.customer_ref(customer_id),
+        kind=failures.CUSTOMER,
+        reason=reason,
+        failed_at=NOW,
+        customer_id=customer_id,
+        status=400,
+        request="PUT …",
+        body='{"errorMessage": "no 🦊"}',
+        attempts=3,
+    )._replace(**more)

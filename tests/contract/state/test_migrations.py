@@ -68,7 +68,7 @@ def versions(place: Engine, part: str) -> list[int]:
 
 
 def newest(part: str) -> list[int]:
-    return list(range(1, len(migrations.MIGRATIONS[part]) + 1))
+    return [migrations.newest(part)]
 
 
 def test_nothing_becomes_the_newest_schema(url: str, part: str, place: Engine) -> None:
@@ -162,7 +162,7 @@ def test_customer_ids_are_ordered_by_bytes_on_postgresql(empty_postgres: str) ->
 
 def test_a_newer_database_is_refused(url: str, part: str, place: Engine) -> None:
     Database.open(url, part).close()
-    newer = len(newest(part)) + 1
+    newer = migrations.newest(part) + 1
     with place.begin() as connection:
         connection.execute(text(f"INSERT INTO {record_of(part)} VALUES ({newer}, 0)"))
     before = contents(place)
@@ -175,9 +175,10 @@ def test_a_newer_database_is_refused(url: str, part: str, place: Engine) -> None
 
 def and_then(monkeypatch: pytest.MonkeyPatch, migration: str) -> int:
     """A program with one more migration of the state; gives its schema version."""
-    more = [*migrations.MIGRATIONS["state"], migration]
+    version = migrations.newest("state") + 1
+    more = {**migrations.MIGRATIONS["state"], version: migration}
     monkeypatch.setitem(migrations.MIGRATIONS, "state", more)
-    return len(more)
+    return version
 
 
 def test_an_older_database_is_brought_up_with_all_that_is_in_it(
@@ -186,7 +187,8 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
     with closing(Database.open(url)) as database:
         put(database, row("u1", vip=True))
     before = contents(engine)
-    and_then(monkeypatch, "ALTER TABLE customer ADD COLUMN more TEXT; CREATE TABLE t (a INTEGER)")
+    more = "ALTER TABLE customer ADD COLUMN more TEXT; CREATE TABLE t (a INTEGER)"
+    version = and_then(monkeypatch, more)
 
     with pytest.raises(StateError, match="the next `syncer sync` brings it to") as caught:
         Database.peek(url)
@@ -197,45 +199,20 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
     after = contents(engine)
     assert after.keys() == before.keys() | {"t"}
     assert after["customer"] == [(*before["customer"][0], None)]
-    assert versions(engine, "state") == newest("state")
+    assert versions(engine, "state") == [version - 1, version]
 
 
-def test_the_first_version_is_brought_up(
-    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Traits and sums of runs of before nobody asked the Public API."""
-    with monkeypatch.context() as older:
-        older.setitem(migrations.MIGRATIONS, "state", migrations.MIGRATIONS["state"][:1])
-        Database.open(url).close()
-    with engine.begin() as connection:
-        connection.execute(text("INSERT INTO trait VALUES ('Vip', 'vip', 'audience', 3)"))
-        connection.execute(
-            text("INSERT INTO run_trait VALUES (1, 'Vip', 'vip', 'audience', 9,1,2,3,3,0, 2, '{}')")
-        )
-    with closing(Database.open(url)) as database:
-        assert ask(database, snapshot.traits) == [TraitRow("Vip", "vip", "audience", 3)]
-        (found,) = ask(database, lambda c: runs.traits(c, 1))
-        assert (found["held"], found["waiting"]) == (2, 0)
-
-
-def test_a_secret_that_an_older_program_stored_is_taken_out(
-    url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The settings of a run had the query of the source's URL, which may hold one."""
-    with monkeypatch.context() as older:
-        older.setitem(migrations.MIGRATIONS, "state", migrations.MIGRATIONS["state"][:6])
-        Database.open(url).close()
-    kept, secret = '["sqlite:///x.db"]', '["postgresql://h/d?password=hunter2"]'
-    with engine.begin() as connection:
-        for settings in (kept, secret):
-            connection.execute(
-                text("INSERT INTO run (kind, state, started_at, settings) VALUES ('a','b',1,:one)"),
-                {"one": settings},
-            )
-    Database.open(url).close()
-    with engine.begin() as connection:
-        found = connection.execute(text("SELECT settings FROM run ORDER BY id")).scalars().all()
-    assert found == [kept, None]
+def test_a_database_that_is_too_old_is_refused(url: str, part: str, place: Engine) -> None:
+    Database.open(url, part).close()
+    too_old = migrations.BASELINES[part].oldest - 1
+    with place.begin() as connection:
+        connection.execute(text(f"UPDATE {record_of(part)} SET version = {too_old}"))
+    before = contents(place)
+    for way in (Database.open, Database.peek):
+        with pytest.raises(StateError, match=r"open it with syncer 0\.1\.0 first") as caught:
+            way(url, part)
+        assert f"the {part} database has schema version {too_old}" in one_line(caught)
+    assert contents(place) == before
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(
@@ -248,7 +225,7 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(
             Database.open(url)
         one_line(caught)
         assert contents(engine).keys() == names("state")
-        assert versions(engine, "state") == list(range(1, version))
+        assert versions(engine, "state") == [version - 1]
 
 
 OPEN = """

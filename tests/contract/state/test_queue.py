@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import text
 
 from state import failures, queue, runs
 from state.db.database import Database
 from state.queue import DueEvent, EventRow
+from state.runs import RunTraitRow
 from tests.contract.state.helpers import claimed, failure, numbers, queued, start
 from tests.support.state import NOW, ask, records
 
@@ -92,20 +91,22 @@ def test_a_repeat_changes_nothing_of_a_claimed_record(calls: Database) -> None:
 
 
 def states(database: Database) -> dict[int, str]:
-    return {one["id"]: one["state"] for one in ask(database, runs.newest)}
+    return {one.id: one.state for one in ask(database, runs.newest)}
 
 
 def test_a_run_is_recorded(database: Database) -> None:
     first, second = start(database), start(database, "incremental", pulled=7, error="x")
     assert second > first
     found = ask(database, lambda c: runs.get(c, first))
-    assert (found["kind"], found["state"], found["started_at"]) == ("initial", "running", NOW)
-    assert (found["settings"], found["ended_at"], found["watermark"]) == ('{"a": 1}', None, None)
-    assert {found[name] for name in ("pulled", "entered", "due", "delivered", "held")} == {0}
-    assert ask(database, lambda c: runs.get(c, second))["pulled"] == 7
+    assert (found.kind, found.state, found.started_at) == ("initial", "running", NOW)
+    assert (found.settings, found.ended_at, found.watermark) == ('{"a": 1}', None, None)
+    assert {getattr(found, name) for name in ("pulled", "entered", "due", "delivered", "held")} == {
+        0
+    }
+    assert ask(database, lambda c: runs.get(c, second)).pulled == 7
     assert ask(database, lambda c: runs.get(c, second + 1)) is None
-    assert [one["id"] for one in ask(database, runs.newest)] == [second, first]
-    assert [one["id"] for one in ask(database, lambda c: runs.newest(c, 1))] == [second]
+    assert [one.id for one in ask(database, runs.newest)] == [second, first]
+    assert [one.id for one in ask(database, lambda c: runs.newest(c, 1))] == [second]
 
 
 def test_numbers_of_runs_are_not_given_twice(database: Database) -> None:
@@ -122,17 +123,13 @@ def test_runs_that_were_cut_off_are_found(database: Database) -> None:
         assert runs.take_up(connection, NOW + 6) == []
     assert states(database) == {done: "done", first: "interrupted", second: "interrupted"}
     found = ask(database, lambda c: runs.get(c, first))
-    assert found["ended_at"] == NOW + 5
-    assert "in the middle" in found["error"]
-    assert ask(database, lambda c: runs.get(c, done))["ended_at"] is None
+    assert found.ended_at == NOW + 5
+    assert "in the middle" in found.error
+    assert ask(database, lambda c: runs.get(c, done)).ended_at is None
 
 
-def sums(key: str, held: int, waiting: int = 0) -> dict[str, Any]:
-    numbers = dict.fromkeys(("pulled", "entered", "exited", "changed", "unchanged", "skipped"), 3)
-    return numbers | {
-        **{"key": key, "trait": key.lower(), "kind": "audience", "held": held, "reasons": "{}"},
-        **{"waiting": waiting, "left_by_itself": 0, "hold": None},
-    }
+def sums(key: str, held: int, waiting: int = 0) -> RunTraitRow:
+    return RunTraitRow(key, key.lower(), "audience", *[3] * 6, held, {"odd": 1}, waiting)
 
 
 def test_the_sums_of_a_run_by_trait(database: Database) -> None:
@@ -142,11 +139,11 @@ def test_the_sums_of_a_run_by_trait(database: Database) -> None:
         runs.add_traits(connection, other, [sums("b", 1)])
         runs.add_traits(connection, other, [])
     found = ask(database, lambda c: runs.traits(c, run))
-    assert [(one["key"], one["trait"], one["held"]) for one in found] == [
+    assert [(one.key, one.trait, one.held) for one in found] == [
         ("A", "a", 2),
         ("b", "b", 0),
     ]
-    assert found[0] == {"run": run} | sums("A", 2)
+    assert found[0] == sums("A", 2)._replace(run=run)
 
 
 def test_the_last_whole_run_is_the_newest_committed_one_with_a_watermark(
@@ -160,7 +157,7 @@ def test_the_last_whole_run_is_the_newest_committed_one_with_a_watermark(
     start(database, watermark=None, committed_at=NOW, state="done")
     start(database, watermark="5", state="failed")
     found = ask(database, runs.last_whole)
-    assert (found["id"], found["watermark"], found["settings"]) == (expected, "", '{"a": 1}')
+    assert (found.id, found.watermark, found.settings) == (expected, "", '{"a": 1}')
 
 
 # failures
@@ -171,12 +168,12 @@ def test_what_fails_again_is_one_failure_the_newest(database: Database) -> None:
         failures.put(connection, [failure("u1", "first"), failure("u2")])
         failures.put(connection, [failure("u1", "second", status=None)])
     found = ask(database, failures.find)
-    assert [(one["customer_id"], one["reason"]) for one in found] == [
+    assert [(one.customer_id, one.reason) for one in found] == [
         ("u2", "no"),
         ("u1", "second"),
     ]
-    assert {key: found[0][key] for key in failure("u2")} == failure("u2")
-    assert (found[0]["message_id"], found[1]["status"]) == (None, None)
+    assert found[0]._replace(id=0) == failure("u2")
+    assert (found[0].message_id, found[1].status) == (None, None)
     assert ask(database, failures.count) == 2
 
 
@@ -185,10 +182,10 @@ def test_failures_are_found_cleared_and_removed(database: Database) -> None:
     with database.write() as connection:
         failures.put(connection, [failure(one) for one in ("u1", "u2", "u3")])
         failures.put(connection, [meter])
-    ids = {(one["kind"], one["customer_id"]): one["id"] for one in ask(database, failures.find)}
+    ids = {(one.kind, one.customer_id): one.id for one in ask(database, failures.find)}
     chosen = [ids["customer", "u3"], ids["customer", "u1"], 999]
     found = ask(database, lambda c: failures.find(c, chosen))
-    assert [one["customer_id"] for one in found] == ["u1", "u3"]
+    assert [one.customer_id for one in found] == ["u1", "u3"]
     assert ask(database, lambda c: failures.find(c, [])) == []
 
     with database.write() as connection:
@@ -196,6 +193,6 @@ def test_failures_are_found_cleared_and_removed(database: Database) -> None:
         failures.clear(connection, refs)
         assert failures.remove(connection, [ids["customer", "u2"], 999]) == 1
         assert failures.remove(connection, []) == 0
-    left = [(one["kind"], one["customer_id"]) for one in ask(database, failures.find)]
+    left = [(one.kind, one.customer_id) for one in ask(database, failures.find)]
     assert left == [("customer", "u3"), ("meter", "u1")]
     assert ask(database, failures.count) == 2

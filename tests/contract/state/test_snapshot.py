@@ -18,7 +18,7 @@ from state.db.database import Database
 from state.history import listings, past
 from state.history.record import add_changes, last_observed
 from state.snapshot import CustomerRow, TraitRow
-from tests.contract.state.helpers import change, claimed, known, queued
+from tests.contract.state.helpers import change, claimed, failure, known, queued
 from tests.support.state import NOW, as_claimed, ask, due, due_ids, put, records, row
 
 
@@ -66,7 +66,7 @@ def test_customers_come_in_utf8_byte_order(database: Database) -> None:
 def test_rows_come_back_as_they_went_in(database: Database) -> None:
     rows = [
         row("u1", "Zoë 🦊", "a@b.c", vip=True, tags=["é", 1, False]),
-        row("u2", None, None)._replace(called='{"a": [1, 2]}', stamps='{"vip": 3}'),
+        row("u2", None, None)._replace(identify_traits='{"a": [1, 2]}', event_times='{"vip": 3}'),
         row("u3", "", "", spent=12.5),
     ]
     put(database, *rows)
@@ -85,7 +85,7 @@ def test_find_gives_the_known_ones(database: Database) -> None:
 
 
 def test_a_new_customer_is_due_at_once(database: Database) -> None:
-    new = row("u1", "Name", "a@b.c", vip=True)._replace(called="{}")
+    new = row("u1", "Name", "a@b.c", vip=True)._replace(identify_traits="{}")
     put(database, new)
     assert claimed_rows(database, NOW) == [to_send(new, 1, 0)]
     (found,) = records(database).values()
@@ -110,7 +110,9 @@ def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
 
 def test_a_note_changes_what_is_known_and_sends_nothing(database: Database) -> None:
     put(database, row("u1", vip=True), row("u2"), row("u3"))
-    noted = row("u1", "Name", "a@b.c", vip=True)._replace(called='{"a": 1}', stamps='{"b": 2}')
+    noted = row("u1", "Name", "a@b.c", vip=True)._replace(
+        identify_traits='{"a": 1}', event_times='{"b": 2}'
+    )
     with database.write() as connection:
         outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW + 1)
         outbox.postpone(connection, [("u2", 2, NOW + 50)])
@@ -181,7 +183,7 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
     found = ask(database, lambda c: [one._asdict() for one in listings.of_customer(c, "u1")])
     numbers = [one.pop("id") for one in found]
     assert numbers == sorted(set(numbers))
-    assert [one.pop("step") for one in found] == [1, -1, 0]
+    assert [one.pop("delta") for one in found] == [1, -1, 0]
     assert {one.pop("via") for one in found} == {None}
     salts = ask(database, lambda c: c.execute(text("SELECT salt FROM change")).scalars().all())
     assert len(set(salts)) == len(salts) == 4
@@ -227,11 +229,11 @@ def test_the_time_of_the_row_that_told_the_newest_change(database: Database) -> 
 
 def test_a_change_that_is_no_membership_enters_nobody(database: Database) -> None:
     put(database, row("u1"))
-    said = change("u1", "beta", None, True)._replace(source="identify", step=0)
+    said = change("u1", "beta", None, True)._replace(source="identify", delta=0)
     with database.write() as connection:
         add_changes(connection, [said, change("u1", "vip", None, True)], None, NOW)
     found = records(database, "change").values()
-    assert [(one["key"], one["source"], one["step"]) for one in found] == [
+    assert [(one["key"], one["source"], one["delta"]) for one in found] == [
         ("beta", "identify", 0),
         ("vip", None, 1),
     ]
@@ -574,11 +576,10 @@ def test_who_is_sent_to_see_is_acknowledged_and_due_until_then(database: Databas
 
 
 def test_a_failure_keeps_the_time_when_it_failed_first(database: Database) -> None:
-    failure = {"ref": "customer:u1", "kind": failures.CUSTOMER, "customer_id": "u1"}
-    failure |= {"reason": "no", "request": "", "body": "", "attempts": 1}
+    first = failure("u1", attempts=1)
     with database.write() as connection:
-        failures.put(connection, [{**failure, "failed_at": NOW}])
-        failures.put(connection, [{**failure, "failed_at": NOW + 5, "attempts": 2}])
+        failures.put(connection, [first])
+        failures.put(connection, [first._replace(failed_at=NOW + 5, attempts=2)])
         (found,) = failures.find(connection)
-        assert (found["failed_at"], found["attempts"]) == (NOW, 2)
+        assert (found.failed_at, found.attempts) == (NOW, 2)
         assert failures.customers_since(connection, NOW + 1) == 0

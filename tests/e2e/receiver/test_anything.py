@@ -166,7 +166,7 @@ def amberflo_takes(bench: Workbench) -> None:
             answer = client.post(f"{url}/ingest", content=record.record, headers=key)
             assert answer.status_code == 200, (answer.text, record.record)
         for row in customers:
-            called = orjson.loads(row.called) if row.called else {}
+            called = orjson.loads(row.identify_traits) if row.identify_traits else {}
             said = {name: value for name, (value, _) in called.items() if value is not None}
             content = merged(
                 None,

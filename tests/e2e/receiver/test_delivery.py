@@ -156,7 +156,7 @@ def test_more_bad_events_than_one_statement_has_room_for(tmp_path: Path) -> None
         with bench.state.write() as connection:
             found = failures.find(connection)
             assert len(found) == failures.CALLS
-            assert failures.remove(connection, [row["id"] for row in found]) == len(found)
+            assert failures.remove(connection, [row.id for row in found]) == len(found)
 
 
 def test_answers_come_at_once(receiver: Daemon) -> None:
