@@ -1,4 +1,4 @@
-"""Alerts: what needs somebody, from when it shows until it is over and that was told.
+"""Alerts: what needs a person, from when it is seen until it is over and that was reported.
 
 Times are epoch milliseconds.
 """
@@ -26,14 +26,14 @@ class AlertRow(NamedTuple):
 
 @dataclass(frozen=True)
 class News:
-    """What changed: alerts that began and that ended, each a text by its name."""
+    """What changed: the alerts that began and those that ended, each a text by its name."""
 
     began: dict[str, str]
     ended: dict[str, str]
 
 
 def see(connection: Connection, present: Mapping[str, str], now: int) -> News:
-    """Record what shows now (texts by name); gives what is new of it and what is over."""
+    """Record the alerts that are present (texts by name); return what is new and what is over."""
     known = {row.name: row for row in _all(connection)}
     news = News({}, {})
     for name, text in present.items():
@@ -58,22 +58,23 @@ def see(connection: Connection, present: Mapping[str, str], now: int) -> News:
 
 
 def active(connection: Connection) -> list[AlertRow]:
-    """The alerts that are not over, oldest first."""
+    """Return the alerts that are not over, oldest first."""
     return [row for row in _all(connection) if row.ended_at is None]
 
 
 def unnotified(connection: Connection) -> list[AlertRow]:
-    """Alerts of which something is still to be told: that they began, or (`ended_at`) ended."""
+    """Return the alerts of which the beginning, or with `ended_at` the end, is not reported yet."""
     return [row for row in _all(connection) if row.notified_at is None]
 
 
 def notified(connection: Connection, name: str, now: int) -> None:
-    """Somebody was told of it."""
+    """Note that an alert's beginning or end was reported."""
     _set(connection, name, {"notified_at": now})
     connection.execute(delete(ALERT).where(ALERT.c.name == name, ALERT.c.ended_at.is_not(None)))
 
 
 def forget(connection: Connection, name: str) -> None:
+    """Remove an alert."""
     connection.execute(delete(ALERT).where(ALERT.c.name == name))
 
 

@@ -20,8 +20,10 @@ from state.due import come_due
 
 @dataclass(frozen=True)
 class Backlog:
-    """A table whose rows wait in lanes until a worker claims them. `key` is its primary key and
-    `lane` the column that names the lane."""
+    """A table whose rows wait in lanes until a worker claims them.
+
+    `key` is its primary key and `lane` the column that names the lane.
+    """
 
     table: Table
     key: Column[Any]
@@ -61,12 +63,11 @@ class Backlog:
         columns: Sequence[ColumnElement[Any]],
         where: Callable[[str], ColumnElement[bool]] | None = None,
     ) -> list[tuple[Any, ...]]:
-        """Claim up to `limit` rows that are free and due at `now` (epoch milliseconds), and return
-        their `columns`.
+        """Claim rows that are free and due at `now`, at most `limit`; return their `columns`.
 
-        `order` names the lanes that share the limit and the lanes that get what is left of it; in
-        each lane the rows that wait longest come first. `where` returns a further condition for the
-        rows of a lane.
+        `now` is in epoch milliseconds. `order` names the lanes that share the limit and the lanes
+        that get what is left of it; in each lane the rows that wait longest come first. `where`
+        returns a further condition for the rows of a lane.
         """
         for is_due in come_due(self.table.c.due_at, now):
 
@@ -92,8 +93,11 @@ class Backlog:
         columns: Sequence[ColumnElement[Any]],
         **values: Any,
     ) -> list[tuple[Any, ...]]:
-        """Claim the rows that a statement selects by their key, less those that another transaction
-        has locked; set `values` too. Return their `columns` in the order of `due_at` and key."""
+        """Claim the rows that a statement selects by their key; return their `columns`.
+
+        Rows that another transaction has locked are left out. `values` are set too. The result is
+        in the order of `due_at` and key.
+        """
         chosen = rows.with_for_update(skip_locked=True).cte("chosen")
         claimed = connection.execute(
             update(self.table)

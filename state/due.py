@@ -1,4 +1,4 @@
-"""When what waits is to be tried again. Times are epoch milliseconds."""
+"""When waiting work is tried again. Times are epoch milliseconds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ LONGEST = 600_000
 
 
 def come_due(due_at: ColumnElement[int | None], now: int) -> tuple[ColumnElement[bool], ...]:
-    """The conditions under which something is due by now, each a range of an index: one after the
-    other, what waits for its time is not gone through."""
+    """Return the conditions under which something is due at `now`.
+
+    Each is a range of an index: applied one after the other, they do not go through what waits for
+    its time.
+    """
     return due_at <= now, due_at > now + LONGEST

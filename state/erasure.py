@@ -1,6 +1,6 @@
 """The erasure of a customer: everything that this database has of it, in one transaction.
 
-The history keeps of each change its leaf hash, so that the chain of seals still holds; a seal says
+The history keeps the leaf hash of each change, so that the chain of seals still holds; a seal says
 which changes these are. The salt goes with the change, so the hash cannot be tried against guesses.
 """
 
@@ -39,10 +39,13 @@ class Erased(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A customer that is kept from delivery. `row` is its last write: what is to be at Amberflo of
-    the traits of Engage, nothing of identify calls, its id for a name and no email; `owned` are the
-    trait names that are ours. Of one that is not `known` here no trait is
-    ours, and `asked` says that this noted it as about to be erased."""
+    """A customer that is kept from delivery.
+
+    `row` is its last write: the traits of Engage that Amberflo should have, no traits of identify
+    calls, its id for a name and no email. `owned` are the trait names that are ours. Of a customer
+    that is not `known` here no trait is ours, and `asked` says that this call noted it as about to
+    be erased.
+    """
 
     row: CustomerRow
     owned: frozenset[str]
@@ -51,11 +54,11 @@ class Taken(NamedTuple):
 
 
 def take(connection: Connection, customer_id: str, worker: int, now: int) -> Taken:
-    """Claim a customer for a worker, in a transaction that writes alone. Raises `Locked` where
-    another has it in work.
+    """Claim a customer for a worker, in a transaction that writes alone.
 
-    It counts as due meanwhile: should the worker die, that gives it back like any other. One that
-    is not known here cannot come in meanwhile: it is about to be erased.
+    Raise `Locked` where another worker has it in work. The customer counts as due meanwhile: should
+    the worker die, that releases it like any other. One that is not known here cannot come in
+    meanwhile: it is about to be erased.
     """
     customer = snapshot.get(connection, customer_id)
     if customer is None:
@@ -73,7 +76,7 @@ def take(connection: Connection, customer_id: str, worker: int, now: int) -> Tak
 
 
 def _last(row: CustomerRow) -> CustomerRow:
-    """The last write of a customer: the traits that identify calls made go."""
+    """Return the last write of a customer: the traits of its identify calls are removed."""
     gone = {
         name: said.goes(said.at) for name, said in identify_traits.load(row.identify_traits).items()
     }
@@ -81,7 +84,7 @@ def _last(row: CustomerRow) -> CustomerRow:
 
 
 def release(connection: Connection, taken: Taken) -> None:
-    """It was not erased: it is due or not as it was, unless a call made it due."""
+    """Undo `take`: the customer is due or not as it was before, unless a call made it due."""
     if taken.asked:
         suppression.lift(connection, taken.row.customer_id)
     same = CUSTOMER.c.rev == taken.row.rev
@@ -93,8 +96,10 @@ def release(connection: Connection, taken: Taken) -> None:
 
 
 def erase(connection: Connection, customer_id: str, now: int) -> Erased:
-    """Erase a customer and note that it is forgotten, in a transaction that writes alone. The
-    caller has taken it, and sees to it that no run and no compaction goes on."""
+    """Erase a customer and note that it is forgotten, in a transaction that writes alone.
+
+    The caller has taken it, and makes sure that no run and no compaction is under way.
+    """
     suppression.put(connection, customer_id, now)
     changes = _erase_changes(connection, customer_id, now)
     known = _erase_customer(connection, customer_id)
@@ -138,14 +143,14 @@ def _erase_customer(connection: Connection, customer_id: str) -> bool:
 
 
 def _erase_held(connection: Connection, customer_id: str) -> None:
-    """What holds keep of the customer, whether it is in force or not."""
+    """Erase the customer's changes under holds, in force or not."""
     theirs = HELD_CHANGE.c.customer_id == customer_id
     holds = HELD_CHANGE.c.hold.in_(select(HOLD.c.id))  # by the primary key: holds are few
     connection.execute(delete(HELD_CHANGE).where(holds, theirs))
 
 
 def _erase_failures(connection: Connection, customer_id: str) -> int:
-    """Failures of the customer, and calls that could not be taken and name it."""
+    """Erase failures of the customer, and invalid calls that name it."""
     statement = select(FAILURE.c.id, FAILURE.c.customer_id, FAILURE.c.request).where(
         or_(
             FAILURE.c.customer_id == customer_id,
@@ -164,7 +169,7 @@ def _erase_failures(connection: Connection, customer_id: str) -> int:
 
 
 def _names(call: str, customer_id: str) -> bool:
-    """Whether a call has the id as one of its values."""
+    """Return whether a call has the id as one of its values."""
     try:
         return customer_id in map(str, _values(orjson.loads(call)))
     except orjson.JSONDecodeError:
@@ -175,13 +180,13 @@ def _names(call: str, customer_id: str) -> bool:
 
 
 def _ends_within(call: str, text: str) -> bool:
-    """Whether what is kept of a call that was cut (failures.py) ends with a beginning of a text."""
+    """Return whether the kept part of a call that was cut (failures.py) ends within a text."""
     kept, mark, _ = call.rpartition(failures.CUT)
     return bool(mark) and any(kept.endswith(text[:end]) for end in range(2, len(text)))
 
 
 def _values(call: Any) -> Iterator[Any]:
-    """What is no list and no object in it, however deep."""
+    """Return everything in a JSON value that is no list and no object, however deep."""
     found = [call]
     while found:
         one = found.pop()
@@ -194,8 +199,10 @@ def _values(call: Any) -> Iterator[Any]:
 
 
 def _erase_errors(connection: Connection, customer_id: str) -> None:
-    """Errors of runs, and alerts of them, name a customer as Python writes a text, or in the URL of
-    a request."""
+    """Take the customer out of errors of runs and out of alerts.
+
+    They name it as Python writes a text, or in the URL of a request.
+    """
     in_url = re.compile(rf"customerId={re.escape(quote(customer_id, safe=''))}(?![^\s&;,:])")
     for key, column in ((RUN.c.id, RUN.c.error), (ALERT.c.name, ALERT.c.text)):
         rows = connection.execute(select(key, column).where(column.is_not(None)))

@@ -14,12 +14,15 @@ class Busy(StateError):
 
 
 class Unfit(StateError):
-    """The database can be used; what was to be written is nothing that it can hold."""
+    """The database can be used, but it cannot hold what was written."""
 
 
 class NotKept(StateError):
-    """A question about a moment before the history can tell; `known_since` (epoch milliseconds) is
-    when it begins, None where nothing was ever recorded. `why` is what it begins with."""
+    """A question about a moment before the history begins.
+
+    `known_since` (epoch milliseconds) is when it begins, None where nothing was ever recorded.
+    `why` is what it begins with.
+    """
 
     def __init__(self, known_since: int | None = None, why: str = "") -> None:
         super().__init__(
@@ -32,7 +35,7 @@ class NotKept(StateError):
 
 
 class Locked(StateError):
-    """Another process holds a lock that has to be had."""
+    """Another process holds a lock that is needed."""
 
 
 def _text(milliseconds: int) -> str:

@@ -1,5 +1,7 @@
-"""What Amberflo does not take: kept until it is retried, discarded, or sent after all. And calls
-that could not be taken, of which whoever calls can make any number: the newest of them are kept."""
+"""Failures: what Amberflo refused, kept until it is retried, discarded, or sent after all.
+
+Invalid calls are failures too. A caller can make any number of them, so only the newest are kept.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,10 @@ _CLEAR = delete(FAILURE).where(FAILURE.c.ref.in_(bindparam("refs", expanding=Tru
 
 
 class FailureRow(NamedTuple):
-    """A failure, as the table `failure` has it; see `tables.Failure`. `failed_at` is in epoch
-    milliseconds. `id` is 0 until it is recorded."""
+    """A failure, as the table `failure` has it; see `tables.Failure`.
+
+    `failed_at` is in epoch milliseconds. `id` is 0 until it is recorded.
+    """
 
     ref: str
     kind: str
@@ -53,7 +57,7 @@ class FailureRow(NamedTuple):
 
     @property
     def only_discarded(self) -> bool:
-        """Whether it is a call that cannot be taken as it is, so that no retry can help."""
+        """Whether it is an invalid call, so that no retry can help."""
         return self.ref.startswith("call:")
 
 
@@ -61,8 +65,11 @@ _FAILURES = select(*(FAILURE.c[name] for name in FailureRow._fields))
 
 
 def put(connection: Connection, rows: Collection[FailureRow]) -> int:
-    """Record failures; what failed before under the same `ref` is replaced, and failed at the time
-    when it did first. Gives how many calls that were there had to go: the newest CALLS stay."""
+    """Record failures; return how many older calls were dropped, as only the newest CALLS are kept.
+
+    A failure replaces an earlier one with the same `ref`, and keeps the time when that failed
+    first.
+    """
     newest = {row.ref: row for row in rows}
     for refs in batches(newest):
         recorded = FAILURE.c.ref.in_(refs)
@@ -98,8 +105,11 @@ def call(
     via: str | None = None,
     customer_id: str | None = None,
 ) -> FailureRow:
-    """Return the failure of a call that cannot be taken as it is; `ref` says where it was, `via` is
-    the short name of its key, `customer_id` the customer that it is about."""
+    """Return the failure of an invalid call.
+
+    `ref` says where it was, `via` is the short name of its key, `customer_id` the customer that it
+    is about.
+    """
     return FailureRow(
         ref=f"call:{ref}",
         kind=METER,
@@ -114,12 +124,12 @@ def call(
 
 
 def meter_ref(message_id: str, key: str) -> str:
-    """Names the meter record of a call: a messageId is its key's own."""
+    """Return the name of a call's meter record: a messageId is unique for its key."""
     return f"meter:{key}:{message_id}" if key else f"meter:{message_id}"
 
 
 def _brief(raw: str) -> str:
-    """A call in at most RAW bytes; of a longer one its beginning, and how long it was."""
+    """Return a call in at most RAW bytes: of a longer one its beginning, and its length."""
     found = raw.encode("utf-8", "replace")
     if len(found) <= RAW:
         return raw
@@ -128,17 +138,18 @@ def _brief(raw: str) -> str:
 
 
 def customer_ref(customer_id: str) -> str:
+    """Return the name of a customer's failure."""
     return f"customer:{customer_id}"
 
 
 def clear(connection: Connection, refs: Collection[str]) -> None:
-    """These got through after all."""
+    """Remove failures that were delivered after all."""
     for part in batches(refs):
         connection.execute(_CLEAR, {"refs": part})
 
 
 def find(connection: Connection, ids: Collection[int] | None = None) -> list[FailureRow]:
-    """Failures, oldest first: all, or the numbered ones that are there."""
+    """Return failures, oldest first: all, or the numbered ones that exist."""
     if ids is None:
         return list(each(connection))
     statement = _FAILURES.order_by(FAILURE.c.id)
@@ -152,8 +163,10 @@ def find(connection: Connection, ids: Collection[int] | None = None) -> list[Fai
 def each(
     connection: Connection, *, customer_id: str | None = None, limit: int | None = None
 ) -> Iterator[FailureRow]:
-    """All failures or those of a customer, or the newest so many of them, oldest first. However
-    many there are, some of them are in memory at a time."""
+    """Yield failures, oldest first: all or those of a customer, or the newest `limit` of them.
+
+    However many there are, only some of them are in memory at a time.
+    """
     after = 0
     if limit is not None:
         newest = _of(select(FAILURE.c.id), customer_id).order_by(FAILURE.c.id.desc())
@@ -171,8 +184,11 @@ def each(
 def refused(
     database: Database, kind: str, ids: Collection[int] | None, until: int
 ) -> Iterator[FailureRow]:
-    """What Amberflo refused of a kind up to a number, all or the numbered ones, oldest first: read
-    in parts, each in a transaction of its own, while others send and remove it."""
+    """Yield what Amberflo refused of a kind up to the number `until`, oldest first.
+
+    `ids` limits it to the numbered ones. It is read in parts, each in a transaction of its own,
+    while other processes send and remove failures.
+    """
     of_kind = (
         _FAILURES.where(FAILURE.c.kind == kind, FAILURE.c.attempts > 0, FAILURE.c.id <= until)
         .order_by(FAILURE.c.id)
@@ -194,7 +210,7 @@ def refused(
 
 
 def _of(statement: Select[Any], customer_id: str | None) -> Select[Any]:
-    """A statement for all customers, or for one."""
+    """Limit a statement to one customer, where one is named."""
     return (
         statement if customer_id is None else statement.where(FAILURE.c.customer_id == customer_id)
     )
@@ -207,7 +223,7 @@ def page(
     limit: int,
     customer_id: str | None = None,
 ) -> list[FailureRow]:
-    """Failures, newest first: of all or of a customer; the next page is before the last id."""
+    """Return failures, newest first: of all or of a customer; the next page is before the last."""
     statement = _of(_FAILURES, customer_id).order_by(FAILURE.c.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(FAILURE.c.id < before)
@@ -215,18 +231,18 @@ def page(
 
 
 def newest(connection: Connection) -> int:
-    """The number of the newest failure; 0: there is none."""
+    """Return the number of the newest failure; 0 where there is none."""
     statement = select(func.coalesce(func.max(FAILURE.c.id), 0))
     return int(connection.execute(statement).scalar_one())
 
 
 def remove_until(connection: Connection, newest: int) -> int:
-    """Remove all up to one; gives how many."""
+    """Remove all failures up to a number; return how many."""
     return connection.execute(delete(FAILURE).where(FAILURE.c.id <= newest)).rowcount
 
 
 def discard_until(database: Database, newest: int) -> int:
-    """Remove all up to one in several transactions, so that nobody waits long; gives how many."""
+    """Remove all failures up to a number in several short transactions; return how many."""
     removed = 0
     while True:
         with database.write() as connection:
@@ -238,6 +254,7 @@ def discard_until(database: Database, newest: int) -> int:
 
 
 def remove(connection: Connection, ids: Collection[int]) -> int:
+    """Remove the numbered failures; return how many."""
     return sum(
         connection.execute(delete(FAILURE).where(FAILURE.c.id.in_(part))).rowcount
         for part in batches(ids)
@@ -245,7 +262,7 @@ def remove(connection: Connection, ids: Collection[int]) -> int:
 
 
 def count(connection: Connection, refs: Collection[str] | None = None) -> int:
-    """How many there are: all, or of those."""
+    """Count the failures: all, or those with these refs."""
     statement = select(func.count()).select_from(FAILURE)
     if refs is None:
         return int(connection.execute(statement).scalar_one())
@@ -256,20 +273,20 @@ def count(connection: Connection, refs: Collection[str] | None = None) -> int:
 
 
 def count_calls(connection: Connection) -> int:
-    """How many of them are calls that could not be taken."""
+    """Count the failures that are invalid calls."""
     return int(
         connection.execute(select(func.count()).select_from(FAILURE).where(IS_CALL)).scalar_one()
     )
 
 
 def count_of(connection: Connection, customer_id: str | None) -> int:
-    """How many there are of a customer, or of all."""
+    """Count the failures of a customer, or all."""
     statement = _of(select(func.count()).select_from(FAILURE), customer_id)
     return int(connection.execute(statement).scalar_one())
 
 
 def customers_since(connection: Connection, moment: int) -> int:
-    """How many customers failed first since a moment (epoch milliseconds)."""
+    """Count the customers that failed first since a moment (epoch milliseconds)."""
     statement = (
         select(func.count())
         .select_from(FAILURE)

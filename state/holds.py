@@ -66,7 +66,7 @@ class Hold(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a hold keeps back of one customer."""
+    """A change of one customer that a hold keeps back."""
 
     customer_id: str
     before: str | None
@@ -75,8 +75,11 @@ class Kept(NamedTuple):
 
 
 class InForce(NamedTuple):
-    """A change that must not be applied: it waits for a decision (`decision` is None), or was
-    rejected at `decided_at`. `since_run` found it first."""
+    """A change that must not be applied.
+
+    It waits for a decision (`decision` is None), or was rejected at `decided_at`. `since_run` found
+    it first.
+    """
 
     hold: int
     customer_id: str
@@ -99,19 +102,19 @@ _IN_FORCE = and_(HELD_CHANGE.c.ended_at.is_(None), or_(_OPEN, HOLD.c.decision ==
 
 
 def open_holds(connection: Connection) -> dict[str, Hold]:
-    """The holds that wait for a decision, by trait."""
+    """Return the holds that wait for a decision, by trait."""
     rows = connection.execute(select(*_HOLD).where(_OPEN).order_by(HOLD.c.id))
     return {row.trait: Hold._make(row) for row in rows}
 
 
 def newest(connection: Connection, limit: int | None = None) -> list[Hold]:
-    """All holds, the newest first."""
+    """Return all holds, the newest first."""
     rows = connection.execute(select(*_HOLD).order_by(HOLD.c.id.desc()).limit(limit))
     return [Hold._make(row) for row in rows]
 
 
 def of_run(connection: Connection, run: int) -> list[Hold]:
-    """The holds that keep back something that a run found."""
+    """Return the holds that keep back something that a run found."""
     of_traits = select(RUN_TRAIT.c.hold).where(RUN_TRAIT.c.run == run)
     of_deleted = select(RUN.c.hold).where(RUN.c.id == run)
     either = or_(HOLD.c.id.in_(of_traits), HOLD.c.id.in_(of_deleted))
@@ -120,8 +123,10 @@ def of_run(connection: Connection, run: int) -> list[Hold]:
 
 
 def undecided(connection: Connection, run: int) -> list[Hold]:
-    """The holds of a run on which there is something to decide: open ones, and rejected ones that
-    are in force."""
+    """Return the holds of a run on which there is something to decide.
+
+    These are open ones, and rejected ones that are in force.
+    """
     return [
         one
         for one in of_run(connection, run)
@@ -130,12 +135,12 @@ def undecided(connection: Connection, run: int) -> list[Hold]:
 
 
 def open_keys(connection: Connection) -> dict[str, int]:
-    """The keys with an open hold, each with the run that found it first."""
+    """Return the keys with an open hold, each with the run that found it first."""
     return {one.key: one.since_run for one in open_holds(connection).values()}
 
 
 def traits_in_force(connection: Connection) -> set[str]:
-    """The traits of which something is kept back or rejected."""
+    """Return the traits of which something is kept back or rejected."""
     rows = connection.execute(
         select(HOLD.c.trait)
         .where(or_(_OPEN, HOLD.c.decision == REJECTED))
@@ -147,7 +152,7 @@ def traits_in_force(connection: Connection) -> set[str]:
 def in_force(
     connection: Connection, customer_ids: Collection[str]
 ) -> dict[tuple[str, str], InForce]:
-    """What is kept back or rejected of the named customers, by (customer_id, trait)."""
+    """Return what is kept back or rejected of customers, by (customer_id, trait)."""
     columns = [HELD_CHANGE.c[name] for name in InForce._fields if name in HELD_CHANGE.c]
     statement = (
         select(*columns, HOLD.c.decision, HOLD.c.decided_at)
@@ -164,8 +169,10 @@ def in_force(
 def kept(
     connection: Connection, hold: int, after: str = "", limit: int | None = None
 ) -> list[Kept]:
-    """What a hold has of its customers, in byte order of the id, those after `after`; ended ones
-    too: they are its evidence."""
+    """Return the changes under a hold in byte order of the id, those after the id `after`.
+
+    Ended ones are among them: they are its evidence.
+    """
     columns = [HELD_CHANGE.c[name] for name in Kept._fields]
     rows = connection.execute(
         select(*columns)
@@ -177,7 +184,7 @@ def kept(
 
 
 def count(connection: Connection, hold: int) -> int:
-    """Of how many customers a hold keeps something back now."""
+    """Count the customers of which a hold keeps something back now."""
     theirs = and_(HELD_CHANGE.c.hold == hold, HELD_CHANGE.c.ended_at.is_(None))
     return int(
         connection.execute(select(func.count()).select_from(HELD_CHANGE).where(theirs)).scalar_one()
@@ -185,8 +192,7 @@ def count(connection: Connection, hold: int) -> int:
 
 
 def deleted_since(connection: Connection, moment: int) -> int:
-    """How many customers that were deleted in Segment runs took out since a moment, without an
-    approval."""
+    """Count the customers deleted in Segment that runs took out since a moment, unapproved."""
     by_approval = select(HOLD.c.decided_run).where(
         HOLD.c.trait == DELETED, HOLD.c.decision == APPROVED, HOLD.c.decided_run.is_not(None)
     )
@@ -210,8 +216,10 @@ def hold(
     members: int,
     leaving: int,
 ) -> int:
-    """The open hold of a trait, made where there is none; gives its number. A run that finds it
-    again leaves its reason and sizes as they were seen first."""
+    """Return the number of a trait's open hold; make one where there is none.
+
+    A run that finds the hold again leaves its reason and sizes as they were at first.
+    """
     found = open_holds(connection).get(trait)
     if found is not None:
         connection.execute(update(HOLD).where(HOLD.c.id == found.id).values(last_run=run, key=key))
@@ -228,8 +236,10 @@ def hold(
 def keep(
     connection: Connection, hold: int, trait: str, rows: Sequence[Kept], run: int, now: int
 ) -> None:
-    """Put changes under a hold, or tell that a run found them again. What was rejected of the same
-    customers and trait gives way: Engage says something new."""
+    """Put changes under a hold, or note that a run found them again.
+
+    A rejection of the same customers and trait gives way: Engage says something new.
+    """
     for part in _chunks(rows):
         theirs = HELD_CHANGE.c.customer_id.in_([row.customer_id for row in part])
         others = and_(HELD_CHANGE.c.trait == trait, HELD_CHANGE.c.hold != hold)
@@ -262,7 +272,7 @@ def keep(
 
 
 def find_again(connection: Connection, trait: str, customer_ids: Collection[str], run: int) -> None:
-    """A run found again what was rejected of this trait of these customers."""
+    """Note that a run found again what was rejected of this trait of these customers."""
     for ids in _chunks(customer_ids):
         connection.execute(
             update(HELD_CHANGE)
@@ -276,14 +286,14 @@ def find_again(connection: Connection, trait: str, customer_ids: Collection[str]
 
 
 def stay(connection: Connection, customer_ids: Collection[str], run: int) -> None:
-    """A run could not tell of these customers: what is held or rejected of them stays so."""
+    """Keep what is held or rejected of customers of which a run could not tell."""
     for ids in _chunks(customer_ids):
         these = and_(HELD_CHANGE.c.customer_id.in_(ids), HELD_CHANGE.c.ended_at.is_(None))
         connection.execute(update(HELD_CHANGE).where(these).values(run=run))
 
 
 def end(connection: Connection, rows: Iterable[InForce], now: int) -> None:
-    """Engage says something else of these now, or they were applied: they are evidence only."""
+    """End changes that Engage no longer says, or that were applied: they are evidence only."""
     named: list[dict[str, Any]] = [{"one": row.hold, "which": row.customer_id} for row in rows]
     if named:
         these = and_(
@@ -295,16 +305,14 @@ def end(connection: Connection, rows: Iterable[InForce], now: int) -> None:
 def end_unsaid(
     connection: Connection, trait: str, customer_ids: Collection[str], run: int, now: int
 ) -> None:
-    """A run pulled this trait of these customers. What it has not found again of them, Engage says
-    no more."""
+    """End what a run did not find again of a trait of customers that it pulled."""
     for ids in _chunks(customer_ids):
         theirs = and_(HELD_CHANGE.c.customer_id.in_(ids), HELD_CHANGE.c.trait == trait)
         _end(connection, and_(theirs, HELD_CHANGE.c.run < run), now)
 
 
 def end_unseen(connection: Connection, traits: Collection[str], run: int, now: int) -> None:
-    """A run that compared all of these traits has not found these again: Engage says them no
-    more."""
+    """End what a run that compared all of these traits has not found again."""
     rows = connection.execute(
         select(HOLD.c.id, HOLD.c.trait).where(or_(_OPEN, HOLD.c.decision == REJECTED))
     )
@@ -334,8 +342,11 @@ def decide(
     because: str | None = None,
     run: int | None = None,
 ) -> None:
-    """Decide on holds; `run` is the one that carries it out. What is approved or withdrawn has
-    nothing in force any more. Runs that held nothing else are told apart from then on."""
+    """Decide on holds; `run` is the one that carries it out.
+
+    An approved or withdrawn hold has nothing in force any more. Runs that held nothing else have
+    the decision as their state from then on.
+    """
     if not ids:
         return
     values = {"decision": decision, "decided_at": now, "decided_by": by, "because": because}
@@ -352,8 +363,10 @@ def lift(connection: Connection, ids: Collection[int], now: int) -> None:
 
 
 def _settle_runs(connection: Connection, ids: Collection[int], decision: str) -> None:
-    """A run that ended well but for these holds is as they were decided, once none of its holds is
-    open any more."""
+    """Set the state of runs that ended well but for these holds to the decision.
+
+    A run keeps its state while one of its holds is still open.
+    """
     others = RUN_TRAIT.alias("others")
     of_a_trait = exists().where(
         others.c.run == RUN.c.id, others.c.hold == HOLD.c.id, HOLD.c.decision.is_(None)

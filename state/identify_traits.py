@@ -1,4 +1,4 @@
-"""What identify calls say of a customer: the JSON in `customer.identify_traits`. Pure.
+"""The traits of identify calls: the JSON in `customer.identify_traits`. Pure.
 
 `{name: [value, time]}`, with a third item where something else than the value may still be at
 Amberflo by us: a list of such values, or true for whatever is there. A null value is one that a
@@ -18,15 +18,17 @@ _REMEMBERED = 8
 
 
 class Said(NamedTuple):
-    """One trait: its value, when that was said (epoch milliseconds), and what else of us may be at
-    Amberflo."""
+    """One trait: its value and when a call said it (epoch milliseconds).
+
+    `written` is what else of us may be at Amberflo.
+    """
 
     value: Any
     at: int
     written: list[Any] | bool = False
 
     def says(self, value: Any, at: int) -> Said:
-        """The same trait with another value."""
+        """Return the same trait with another value."""
         if self.written is True or orjson.dumps(value) == orjson.dumps(self.value):
             return self._replace(value=value, at=at)
         written = list(self.written or ())
@@ -35,17 +37,17 @@ class Said(NamedTuple):
         return Said(value, at, written[-_REMEMBERED:])
 
     def goes(self, at: int) -> Said:
-        """It is to go, whatever is at Amberflo."""
+        """Return the trait as one to remove, whatever is at Amberflo."""
         return Said(None, at, True)
 
 
 def load(text: str | None) -> dict[str, Said]:
-    """The traits by name."""
+    """Return the traits by name."""
     return {name: Said(*said) for name, said in orjson.loads(text).items()} if text else {}
 
 
 def dump(found: dict[str, Said]) -> str | None:
-    """The JSON of traits; None where there are none."""
+    """Return the JSON of traits; None where there are none."""
     if not found:
         return None
     short = {name: said if said.written else said[:2] for name, said in found.items()}
@@ -53,25 +55,27 @@ def dump(found: dict[str, Said]) -> str | None:
 
 
 def values(text: str | None) -> dict[str, Any]:
-    """What the customer shall have, by name."""
+    """Return the values that the customer should have, by name."""
     return {name: said.value for name, said in load(text).items() if said.value is not None}
 
 
 def in_force(text: str | None) -> set[str]:
-    """The names of which calls say something that is not done yet, or is the customer's."""
+    """Return the names of traits that a customer has, or whose removal is not done yet."""
     return {name for name, said in load(text).items() if said.value is not None or said.written}
 
 
 def removed(text: str | None) -> Iterator[tuple[str, list[Any] | bool]]:
-    """The names of what calls took away, each with what we may have written there: these values, or
-    whatever there is (true)."""
+    """Yield the names of traits that calls took away, with what we may have written there.
+
+    That is a list of values, or true for whatever is there.
+    """
     for name, said in load(text).items():
         if said.value is None and said.written:
             yield name, said.written
 
 
 def acknowledged(text: str | None) -> str | None:
-    """What is left of it when Amberflo has it all."""
+    """Return the JSON after Amberflo has taken the customer."""
     if not text or ("]]" not in text and ",true]" not in text):
         return text
     return dump({name: said._replace(written=False) for name, said in load(text).items()})

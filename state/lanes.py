@@ -1,8 +1,8 @@
-"""The lines in which work waits, so that nobody's many keep another's few waiting.
+"""The lanes in which work waits, so that one caller's many never keep another's few waiting.
 
-Calls wait by the short name of their key. Customers wait in a line that says why they are due: its
+Calls wait by the short name of their key. A customer waits in a lane that says why it is due: its
 first letter is the rank, the name of a key follows. A customer that is due for two reasons waits in
-the line that comes first. One that is not due is in RUN.
+the lane that comes first. One that is not due is in RUN.
 """
 
 from __future__ import annotations
@@ -24,25 +24,29 @@ _MEMBERSHIPS, _TRUSTED, _BARE = "1", "3", "4"
 
 
 def membership(key: str) -> str:
-    """The line of what a call of Engage made due."""
+    """Return the lane of what a call of Engage made due."""
     return f"{_MEMBERSHIPS}:{key}"
 
 
 def identify(key: str, *, trusted: bool) -> str:
-    """The line of what a client's call made due; `trusted` is a key that may tell memberships. What
-    such a one makes due, no bare key brings back into its own line."""
+    """Return the lane of what a client's call made due.
+
+    `trusted` is a key that may set memberships. What such a key makes due, no bare key brings back
+    into its own lane.
+    """
     return f"{_TRUSTED if trusted else _BARE}:{key}"
 
 
 def key_of(line: str) -> str:
-    """The key of a line; "" is none."""
+    """Return the key of a lane; "" for none."""
     return line.partition(":")[2]
 
 
 def of_customers(found: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Of these lines, those that share what there is; and all, in the order in which they may have
-    what is left: memberships go before identifies, and runs beside both; what was put off comes
-    last."""
+    """Return the lanes that share the limit, and all lanes in the order in which they get the rest.
+
+    Memberships go before identifies, and runs beside both; what was put off comes last.
+    """
     memberships = [line for line in found if line.startswith(_MEMBERSHIPS)]
     identifies = [line for line in found if line.startswith((_TRUSTED, _BARE))]
     runs = [line for line in found if line == RUN]
@@ -53,8 +57,11 @@ def of_customers(found: Sequence[str]) -> tuple[list[str], list[str]]:
 def present(
     connection: Connection, line: ColumnElement[str], *where: ColumnElement[bool]
 ) -> list[str]:
-    """The lines in which something waits. Each is found by itself, in an index that begins with the
-    column: there may be a million in one."""
+    """Return the lanes in which something waits.
+
+    Each is found by itself, in an index that begins with the column: there may be a million rows in
+    one.
+    """
     found: list[str] = []
     first = select(func.min(line)).where(*where)
     one = connection.execute(first).scalar()
@@ -67,8 +74,10 @@ def present(
 def shared(
     first: Sequence[str], rest: Sequence[str], limit: int, take: Callable[[str, int], Sequence[T]]
 ) -> list[T]:
-    """Take up to `limit` things, the same number of each of the `first` lines as far as they have
-    so many, then what is left of the `rest` in order. `take` takes up to so many of a line."""
+    """Take up to `limit` items: the same number of each of the `first` lanes, then of the `rest`.
+
+    `take` returns up to a number of items of a lane. The rest gets what is left, in order.
+    """
     taken: list[T] = []
     if first:
         # Where there are more lines than places, each has its turn now and then.
@@ -82,6 +91,8 @@ def shared(
 
 
 def earlier(column: ColumnElement[Any], due_at: ColumnElement[Any], line: Any) -> Any:
-    """The line of a customer that becomes due in `line`: where it is due already, the first of the
-    two."""
+    """Return the lane of a customer that becomes due in `line`.
+
+    Where it is due already, that is the first of the two.
+    """
     return case((due_at.is_(None), line), (line < column, line), else_=column)

@@ -1,5 +1,4 @@
-"""The outbox: which customers of the snapshot are due to be sent, who has them in work, and what
-became of them.
+"""The outbox: which customers are due to be sent, who has them in work, what became of them.
 
 A customer is due while its `due_at` is set. A worker claims it (claim.py), sends it, and then
 acknowledges it, postpones it, puts it off, or takes it out as a dead letter. Functions take a
@@ -102,8 +101,10 @@ def backlog_by_key(connection: Connection) -> dict[str, int]:
 
 
 def oldest_due(connection: Connection, run: int | None = None) -> int | None:
-    """Return when the customer that waits longest became due or is tried next, less those that were
-    put off; None where none waits."""
+    """Return when the customer that waits longest became due or is tried next.
+
+    Those that were put off do not count; None where none waits.
+    """
     return _oldest_due(connection, _due(run))
 
 
@@ -119,8 +120,10 @@ def _oldest_due(connection: Connection, which: ColumnElement[bool]) -> int | Non
 
 
 def waits_since(connection: Connection) -> int | None:
-    """Return since when the customer that waits longest does, less those that were put off. One
-    that was tried before waits since its oldest change that is not delivered."""
+    """Return since when the customer that waits longest does, less those that were put off.
+
+    One that was tried before waits since its oldest change that is not delivered.
+    """
     tried = connection.execute(
         select(func.min(CHANGE.c.recorded_at))
         .select_from(CUSTOMER)
@@ -146,9 +149,11 @@ def _due(run: int | None) -> ColumnElement[bool]:
 def claim(
     connection: Connection, worker: int, now: int, limit: int, run: int | None = None
 ) -> list[CustomerRow]:
-    """Claim customers that are due at `now` and that no worker has in work: of each lane (lanes.py)
-    its part, those that wait longest first. With `run` only those that it waits for, and those
-    that were put off."""
+    """Claim customers that are due at `now` and that no worker has in work.
+
+    Each lane (lanes.py) gets its part, and those that wait longest come first. With `run` only
+    those that it waits for, and those that were put off.
+    """
     rows = claims.CUSTOMERS.claim_due(
         connection,
         worker,
@@ -164,9 +169,11 @@ def claim(
 def claim_acknowledged(
     connection: Connection, worker: int, now: int, limit: int
 ) -> list[CustomerRow]:
-    """Claim customers that Amberflo has as they should be, those that it acknowledged last first,
-    to send them once more: whether it takes them says whether it takes any. They are due from then
-    on, so that they are left to others where the worker dies."""
+    """Claim customers that Amberflo has as they should be, the last acknowledged first.
+
+    They are sent once more: whether Amberflo takes them says whether it takes any. They are due
+    from then on, so that they are left to others where the worker dies.
+    """
     customers = claims.CUSTOMERS
     newest = (
         select(CUSTOMER.c.customer_id)
@@ -192,8 +199,10 @@ def release(connection: Connection, customer_ids: Collection[str]) -> None:
 
 
 def adopt(connection: Connection, run: int, now: int) -> int:
-    """Let a run wait for all that is due, and try it at once; return how many customers it waits
-    for. Those that were put off are tried too, but no run waits for them."""
+    """Let a run wait for all that is due, and try it at once; return for how many it waits.
+
+    Those that were put off are tried too, but no run waits for them.
+    """
     connection.execute(
         update(CUSTOMER).where(CUSTOMER.c.due_at > now, _NOT_PUT_OFF).values(due_at=now, attempts=0)
     )
@@ -218,8 +227,11 @@ def send_again(
     customer_ids: Collection[str] | None = None,
     run: int | None = None,
 ) -> int:
-    """Make known customers due though nothing changed: all, those with a change of `key` in their
-    history, or the named ones; the run `run` waits for them. Return how many."""
+    """Make known customers due though nothing changed; return how many.
+
+    These are all, those with a change of `key` in their history, or the named ones; the run `run`
+    waits for them.
+    """
     statement = update(CUSTOMER).values(due_at=now, attempts=0, run=run, line=_line_of_a_run())
     if key is not None:
         statement = statement.where(
@@ -234,8 +246,11 @@ def send_again(
 
 
 def unacknowledge(connection: Connection, now: int) -> None:
-    """Make all customers due as if Amberflo had never had one. Their `rev` goes up, so that a
-    delivery that is under way and acknowledged later leaves them due."""
+    """Make all customers due as if Amberflo had never had one.
+
+    Their `rev` goes up, so that a delivery that is under way and acknowledged later leaves them
+    due.
+    """
     connection.execute(
         update(CUSTOMER).values(
             rev=CUSTOMER.c.rev + 1,
@@ -256,10 +271,10 @@ def _line_of_a_run() -> Any:
 
 
 def acknowledge(connection: Connection, sent: Sequence[CustomerRow], at: int) -> dict[int, int]:
-    """Note that Amberflo has taken these customers, as they were claimed; mark their history too.
+    """Note that Amberflo has taken these customers, as they were claimed, and their changes.
 
-    A customer that was changed since stays due; the run that waited for it when it was claimed
-    does not wait for that. A value that was given back is not given back twice.
+    A customer that was changed since stays due; the run that waited for it when it was claimed does
+    not wait for that. A value that was given back is not given back twice.
     """
     finished = _finished(connection, sent)
     rows = _claimed(sent, at)
@@ -288,8 +303,10 @@ def _acknowledge_identify_traits(connection: Connection, sent: Sequence[Customer
 
 
 def dead_letter(connection: Connection, refused: Sequence[CustomerRow]) -> dict[int, int]:
-    """Take customers out of the outbox: Amberflo refused them for good. They stay out until they
-    change or somebody retries them."""
+    """Take customers out of the outbox: Amberflo refused them for good.
+
+    They stay out until they change or somebody retries them.
+    """
     finished = _finished(connection, refused)
     connection.execute(
         update(CUSTOMER)
@@ -306,8 +323,10 @@ def dead_letter(connection: Connection, refused: Sequence[CustomerRow]) -> dict[
 
 
 def put_off(connection: Connection, failed: Sequence[tuple[CustomerRow, int]]) -> dict[int, int]:
-    """Try each of these customers again at its own time (the second item), by itself: no run waits
-    for it any more. A customer that changed since it was claimed is tried as ever."""
+    """Try each of these customers again at its own time (the second item), by itself.
+
+    No run waits for it any more. A customer that changed since it was claimed is tried as ever.
+    """
     rows = [row for row, _ in failed]
     finished = _finished(connection, rows)
     connection.execute(
@@ -376,8 +395,10 @@ def acknowledged_count(connection: Connection) -> int:
 
 
 def acknowledged(connection: Connection, after: str, limit: int) -> list[str]:
-    """Return the ids of such customers in UTF-8 byte order, those after the id `after`. Page by
-    page and no stream: to look at each may take hours, too long for a transaction."""
+    """Return the ids of customers that Amberflo has, in UTF-8 byte order, those after `after`.
+
+    Page by page and no stream: to look at each may take hours, too long for a transaction.
+    """
     rows = connection.execute(
         select(CUSTOMER.c.customer_id)
         .where(CUSTOMER.c.acked_rev > 0, CUSTOMER.c.customer_id > after)

@@ -1,8 +1,8 @@
 """Giving a trait back: it is ours no more, and Amberflo has again what it had before us.
 
-What that was stands in the history, in the rows of a customer's first contact (their source is
-`amberflo`); where there is none, nothing was there. A customer's `given_back` says it until the
-next write has put it back; acknowledging that write clears it (outbox.acknowledge).
+That value stands in the history, in the rows of a customer's first contact (their source is
+`amberflo`); without such a row nothing was there. A customer's `given_back` has it until the next
+write has put it back; acknowledging that write clears it (outbox.acknowledge).
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from state.snapshot import CustomerRow, TraitRow
 
 
 class Released(NamedTuple):
-    """What giving a trait back comes to: customers that are to be sent, and those of them that get
-    back what Amberflo had before us."""
+    """The customers that are due because a trait was given back.
+
+    `restored` of them get back what Amberflo had before us.
+    """
 
     customers: int
     restored: int
 
 
 def release(connection: Connection, trait: TraitRow, now: int) -> Released:
-    """Give a trait of ours back, in a transaction that writes alone, while no run goes on. Its
-    customers are due afterwards. Times are epoch milliseconds."""
+    """Give a trait of ours back, in a transaction that writes alone, while no run is under way.
+
+    Its customers are due afterwards. `now` is in epoch milliseconds.
+    """
     _end_holds(connection, trait, now)
     customers = restored = 0
     # Who is not in it any more comes second: what is done by then shows in the history.
@@ -46,7 +50,7 @@ def release(connection: Connection, trait: TraitRow, now: int) -> Released:
 
 
 def _end_holds(connection: Connection, trait: TraitRow, now: int) -> None:
-    """What waits for a decision is nobody's to decide any more; neither does a rejection last."""
+    """End the holds of a trait: there is nothing to decide any more, and no rejection lasts."""
     of_it = [hold for hold in holds.newest(connection) if hold.trait == trait.trait]
     waiting = [hold.id for hold in of_it if hold.decision is None]
     because = "the trait was given back"
@@ -55,7 +59,7 @@ def _end_holds(connection: Connection, trait: TraitRow, now: int) -> None:
 
 
 def _having(connection: Connection, name: str) -> Iterator[Sequence[CustomerRow]]:
-    """Return the customers that have a trait, page by page."""
+    """Yield pages of the customers that have a trait."""
     after = ""
     while rows := snapshot.with_trait(connection, name, after, ROWS):
         yield rows
@@ -63,8 +67,7 @@ def _having(connection: Connection, name: str) -> Iterator[Sequence[CustomerRow]
 
 
 def _contacted(connection: Connection, trait: TraitRow) -> Iterator[Sequence[CustomerRow]]:
-    """Return the customers for whom Amberflo had something under the name of a trait, page by
-    page."""
+    """Yield pages of the customers for whom Amberflo had something under the name of a trait."""
     before_us = select(CHANGE.c.customer_id).where(
         or_(CHANGE.c.key == trait.key, CHANGE.c.key.in_(_earlier_keys(trait))),
         CHANGE.c.trait == trait.trait,
@@ -78,8 +81,7 @@ def _contacted(connection: Connection, trait: TraitRow) -> Iterator[Sequence[Cus
 
 
 def _earlier_keys(trait: TraitRow) -> Any:
-    """Select the keys that had the trait's name before: keys of runs, as only runs look at
-    Amberflo."""
+    """Select the keys that had the trait's name before: of runs, as only runs look at Amberflo."""
     return select(RUN_TRAIT.c.key).where(RUN_TRAIT.c.trait == trait.trait)
 
 
@@ -139,9 +141,11 @@ def _give_back(
 
 
 def _before_us(connection: Connection, name: str, customer_ids: Sequence[str]) -> dict[str, str]:
-    """What Amberflo had (JSON) under a name before it became ours, or became ours again: what the
-    first change of a customer since then says, if it comes from Amberflo. A later one of that kind
-    is of what others wrote over ours."""
+    """Return what Amberflo had (JSON) under a name before it became ours, by customer.
+
+    The first change of a customer since the name became ours (again) says it, if it comes from
+    Amberflo. A later one of that kind is of what others wrote over ours.
+    """
     rows = connection.execute(
         select(CHANGE.c.customer_id, CHANGE.c.before, CHANGE.c.source)
         .where(

@@ -1,5 +1,8 @@
-"""Calls of Engage that came before any pull knew their trait: a call makes no trait ours, so they
-wait until one does. Of one trait and customer the newest waits. Times are epoch milliseconds."""
+"""Calls of Engage that came before any pull knew their trait.
+
+A call makes no trait ours, so these wait until a pull does. Of one trait and customer the newest
+waits. Times are epoch milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,10 @@ _KNOWN = EARLY_CALL.c.key.in_(select(TRAIT.c.key))
 
 
 def put(connection: Connection, rows: Sequence[EarlyCall]) -> None:
-    """Let calls wait, in the order in which they came; one that is not older takes the place of
-    what waits of its trait and customer."""
+    """Let calls wait, in the order in which they came.
+
+    A call that is not older replaces the one that waits of its trait and customer.
+    """
     module = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = module.insert(EARLY_CALL)
     names = EarlyCall._fields[2:]
@@ -47,23 +52,23 @@ def put(connection: Connection, rows: Sequence[EarlyCall]) -> None:
 
 
 def count(connection: Connection) -> int:
-    """How many wait."""
+    """Count the calls that wait."""
     return int(connection.execute(select(func.count()).select_from(EARLY_CALL)).scalar_one())
 
 
 def any_known(connection: Connection) -> bool:
-    """Whether the trait of one is known by now."""
+    """Return whether the trait of a waiting call is known by now."""
     return connection.execute(select(EARLY_CALL.c.key).where(_KNOWN).limit(1)).first() is not None
 
 
 def any_before(connection: Connection, moment: int) -> bool:
-    """Whether one came before a moment."""
+    """Return whether a waiting call came before a moment."""
     old = EARLY_CALL.c.received_at < moment
     return connection.execute(select(EARLY_CALL.c.key).where(old).limit(1)).first() is not None
 
 
 def take_known(connection: Connection, limit: int) -> list[EarlyCall]:
-    """Take out up to so many whose traits are known by now, in the order in which they came."""
+    """Take out up to `limit` calls whose traits are known by now, in the order they came."""
     statement = select(*_COLUMNS).where(_KNOWN).order_by(EARLY_CALL.c.received_at).limit(limit)
     found = [EarlyCall._make(row) for row in connection.execute(statement)]
     for key in {one.key for one in found}:
@@ -79,10 +84,10 @@ def _remove(connection: Connection, key: str, customer_ids: Collection[str]) -> 
 
 
 def let_go(connection: Connection, moment: int) -> int:
-    """Forget those that came before a moment; gives how many."""
+    """Forget the calls that came before a moment; return how many."""
     return connection.execute(delete(EARLY_CALL).where(EARLY_CALL.c.received_at < moment)).rowcount
 
 
 def erase(connection: Connection, customer_id: str) -> None:
-    """Forget those of a customer."""
+    """Forget the calls of a customer."""
     connection.execute(delete(EARLY_CALL).where(EARLY_CALL.c.customer_id == customer_id))

@@ -39,8 +39,11 @@ _WAITS = EVENT.c.due_at.is_not(None)
 
 
 class Accepted(NamedTuple):
-    """A request that is to be answered with 200 once it is in: `events` calls in `body`. `key` is
-    the short name of the key that it came by, `scopes` what that may (neither has a blank)."""
+    """A request that is answered with 200 once it is in: `events` calls in `body`.
+
+    `key` is the short name of the key that it came by, `scopes` what that key may do (neither has a
+    blank).
+    """
 
     path: str
     body: bytes
@@ -51,8 +54,10 @@ class Accepted(NamedTuple):
 
 
 class InboxRow(NamedTuple):
-    """An accepted request that is not processed yet: the number `place` of the inbox's row `id`.
-    `scopes` is "" where an older program took it."""
+    """An accepted request that is not processed yet: number `place` of the inbox's row `id`.
+
+    `scopes` is "" where an older program took it.
+    """
 
     id: int
     place: int
@@ -64,8 +69,10 @@ class InboxRow(NamedTuple):
 
 
 class EventRow(NamedTuple):
-    """A call by its messageId and key; `record` is its frozen meter record, None where it is no
-    meter."""
+    """A call by its messageId and key.
+
+    `record` is its frozen meter record, None where it is no meter.
+    """
 
     message_id: str
     record: bytes | None
@@ -124,8 +131,10 @@ def probe(connection: Connection) -> None:
 
 
 def unprocessed(connection: Connection, events: int) -> list[InboxRow]:
-    """The requests of the oldest rows of the inbox: of each key one row, or as many as have its
-    part of so many events."""
+    """Return the requests of the oldest rows of the inbox.
+
+    Of each key that is one row, or as many as have its share of `events` calls.
+    """
     keys = lanes.present(connection, INBOX.c.key)
     ids = [one for key in keys for one in _oldest(connection, key, events // len(keys))]
     rows = connection.execute(
@@ -141,7 +150,7 @@ def unprocessed(connection: Connection, events: int) -> list[InboxRow]:
 
 
 def _oldest(connection: Connection, key: str, events: int) -> list[int]:
-    """The oldest rows of a key: one, or as many as have `events`."""
+    """Return the oldest rows of a key: one, or as many as have `events` calls."""
     ids: list[int] = []
     oldest = select(INBOX.c.id, INBOX.c.events).where(INBOX.c.key == key).order_by(INBOX.c.id)
     for number, count in connection.execute(oldest.limit(64)):
@@ -153,7 +162,7 @@ def _oldest(connection: Connection, key: str, events: int) -> list[int]:
 
 
 def _requests(number: int, packed: bytes, received_at: int, key: str) -> list[InboxRow]:
-    """The requests of a row; one without a path, of the row's own bytes, where it has no sense."""
+    """Return the requests of a row; one without a path, of its own bytes, if it is unreadable."""
     try:
         return _unpacked(number, packed, key)
     except (zstd.ZstdError, ValueError):
@@ -176,8 +185,10 @@ def _unpacked(number: int, compressed: bytes, key: str) -> list[InboxRow]:
 
 
 def _decompressed(frame: bytes) -> bytes:
-    """The bytes that a frame holds: no more than its head says. Raises ZstdError where it is no
-    whole frame or does not say how many they are."""
+    """Return the bytes of a frame: no more than its head says.
+
+    Raise ZstdError where it is no whole frame, or does not say how many they are.
+    """
     size = zstd.get_frame_info(frame).decompressed_size
     if size is None:
         raise zstd.ZstdError("the frame does not say its size")
@@ -191,7 +202,7 @@ def _decompressed(frame: bytes) -> bytes:
 def store_processed(
     connection: Connection, inbox: Collection[int], events: Sequence[EventRow]
 ) -> int:
-    """Take rows out of the inbox and put their calls in; gives how many were new.
+    """Replace rows of the inbox by their calls; return how many calls were new.
 
     A messageId that is there already by the same key is a repeat and changes nothing.
     """
@@ -222,8 +233,11 @@ def any_due(connection: Connection, now: int) -> bool:
 
 
 def claim(connection: Connection, worker: int, now: int, limit: int) -> list[DueEvent]:
-    """Claim meter records that are due at `now` and that no worker has in work: of each key its
-    part, those that wait longest first. Return them in the order of their ids."""
+    """Claim meter records that are due at `now` and that no worker has in work.
+
+    Each key gets its part, and those that wait longest come first. The result is in the order of
+    their ids.
+    """
     keys = METER_RECORDS.lanes(connection)
     columns = [EVENT.c[name] for name in DueEvent._fields]
     rows = METER_RECORDS.claim_due(
@@ -233,12 +247,12 @@ def claim(connection: Connection, worker: int, now: int, limit: int) -> list[Due
 
 
 def release(connection: Connection, ids: Collection[int]) -> None:
-    """Let others have records that were claimed and not sent."""
+    """Let other workers have records that were claimed and not sent."""
     connection.execute(update(EVENT).where(EVENT.c.id.in_(list(ids))).values(claimed_by=None))
 
 
 def settle(connection: Connection, ids: Collection[int]) -> None:
-    """Records that Amberflo has, or refused: only the messageId stays."""
+    """Keep only the messageId of records that Amberflo has, or refused."""
     connection.execute(
         update(EVENT)
         .where(EVENT.c.id.in_(list(ids)))
@@ -266,7 +280,7 @@ def send_again(
 
 
 def unsettled(connection: Connection, records: Collection[tuple[str, str]]) -> int:
-    """How many of the named records, each a messageId and its key, wait still."""
+    """Count how many of the named records, each a messageId and its key, still wait."""
     statement = select(EVENT.c.message_id, EVENT.c.key).where(
         EVENT.c.message_id.in_([message_id for message_id, _ in records]), _WAITS
     )
@@ -274,14 +288,14 @@ def unsettled(connection: Connection, records: Collection[tuple[str, str]]) -> i
 
 
 def purge(connection: Connection, before: int) -> int:
-    """Forget settled calls received before a moment; gives how many."""
+    """Forget settled calls received before a moment; return how many."""
     return connection.execute(
         delete(EVENT).where(EVENT.c.due_at.is_(None), EVENT.c.received_at < before)
     ).rowcount
 
 
 def waiting(connection: Connection) -> tuple[int, int]:
-    """Calls in the inbox, and meter records that are due."""
+    """Count the calls in the inbox, and the meter records that are due."""
     inbox = connection.execute(select(func.coalesce(func.sum(INBOX.c.events), 0))).scalar_one()
     records = connection.execute(
         select(func.count()).select_from(EVENT).where(EVENT.c.due_at.is_not(None))
@@ -290,7 +304,7 @@ def waiting(connection: Connection) -> tuple[int, int]:
 
 
 def waiting_by_key(connection: Connection) -> dict[str, int]:
-    """Calls in the inbox and meter records that are due, by the key that they came by."""
+    """Count the calls in the inbox and meter records that are due, by the key they came by."""
     found: Counter[str] = Counter()
     for statement in (
         select(INBOX.c.key, func.sum(INBOX.c.events)).group_by(INBOX.c.key),
@@ -301,7 +315,7 @@ def waiting_by_key(connection: Connection) -> dict[str, int]:
 
 
 def oldest_waiting(connection: Connection) -> int | None:
-    """When the call that waits longest was received."""
+    """Return when the call that waits longest was received."""
     found = [
         connection.execute(select(func.min(INBOX.c.received_at))).scalar(),
         connection.execute(
@@ -312,8 +326,10 @@ def oldest_waiting(connection: Connection) -> int | None:
 
 
 def count(connection: Connection, counts: Mapping[tuple[str, str], int]) -> None:
-    """Add to the counters, each named by (name, reason); in one order, so that two who count never
-    wait for each other for ever."""
+    """Add to the counters, each named by (name, reason).
+
+    They are written in one order, so that two writers never wait for each other for ever.
+    """
     for (name, reason), value in sorted(counts.items()):
         module = postgresql if connection.dialect.name == "postgresql" else sqlite
         statement = module.insert(COUNTER).values(name=name, reason=reason, value=value)
@@ -325,7 +341,7 @@ def count(connection: Connection, counts: Mapping[tuple[str, str], int]) -> None
 
 
 def counters(connection: Connection) -> dict[tuple[str, str], int]:
-    """All counters."""
+    """Return all counters."""
     rows = connection.execute(select(COUNTER.c.name, COUNTER.c.reason, COUNTER.c.value))
     return {(name, reason): int(value) for name, reason, value in rows}
 

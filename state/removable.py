@@ -1,9 +1,9 @@
-"""What a write may take away at Amberflo: of a trait that is ours by name, and not the customer's.
+"""What a write may take away at Amberflo: traits that are ours by name, and not the customer's.
 
-Of a customer that a run has compared with all that Engage has, every name that is ours. Of one that
-only calls, or runs that looked at a part, have told of, nobody knows yet what Engage says of the
+Of a customer that a run has compared with all that Engage has, every name that is ours. Of a
+customer of which only calls, or runs of a part, have told, nobody knows yet what Engage says of the
 rest: only what was written from here. Nothing of a trait of which something is held or rejected,
-but for what was recorded before and is not delivered yet: that nobody holds.
+but for what was recorded before and is not delivered yet: that is not held.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Row(Protocol):
 
 
 def removable(connection: Connection, rows: Iterable[Row]) -> Mapping[str, frozenset[str]]:
-    """The names that a write may take away, by customer."""
+    """Return the names that a write may take away, by customer."""
     held = holds.traits_in_force(connection)
     ours = snapshot.owned(connection) - held
     found: dict[str, frozenset[str]] = {}
@@ -56,7 +56,7 @@ def removable(connection: Connection, rows: Iterable[Row]) -> Mapping[str, froze
 def _owed(
     connection: Connection, customer_ids: Sequence[str], held: Collection[str]
 ) -> set[tuple[str, str]]:
-    """What was taken away of these customers, and is not delivered yet, of the `held` traits."""
+    """Return removals of the `held` traits of these customers that are not delivered yet."""
     statement = select(CHANGE.c.customer_id, CHANGE.c.trait).where(
         CHANGE.c.customer_id.in_(customer_ids),
         CHANGE.c.delivered_at.is_(None),

@@ -1,4 +1,4 @@
-"""The runs: when they were, what they found, what became of it."""
+"""The runs: when they were, what they found, what became of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ HELD, APPROVED, REJECTED, SUPERSEDED = "held", "approved", "rejected", "supersed
 
 class RunRow(NamedTuple):
     """A run, as the table `run` has it; see `tables.Run`. Times are epoch milliseconds.
-    `progress` is how far it is while it goes on, None before it says so and once it ended."""
+
+    `progress` is how far it is while it goes on, None before it says so and once it ended.
+    """
 
     id: int
     kind: str
@@ -48,8 +50,10 @@ class RunRow(NamedTuple):
 
 
 class RunTraitRow(NamedTuple):
-    """A run's sums of one trait; see `tables.RunTrait`. `reasons` counts what was skipped, by the
-    reason. `run` is 0 for sums that are not on record."""
+    """A run's sums of one trait; see `tables.RunTrait`.
+
+    `reasons` counts what was skipped, by the reason. `run` is 0 for sums that are not on record.
+    """
 
     key: str
     trait: str
@@ -73,7 +77,7 @@ _TRAITS = select(*(RUN_TRAIT.c[name] for name in RunTraitRow._fields))
 
 
 def start(connection: Connection, kind: str, now: int, settings: str) -> int:
-    """Record a run as running; gives its number."""
+    """Record a run as running; return its number."""
     result = connection.execute(
         insert(RUN).values(kind=kind, state=RUNNING, started_at=now, settings=settings)
     )
@@ -83,6 +87,7 @@ def start(connection: Connection, kind: str, now: int, settings: str) -> int:
 
 
 def set_values(connection: Connection, run: int, values: Mapping[str, Any]) -> None:
+    """Write values of a run."""
     connection.execute(update(RUN).where(RUN.c.id == run).values(**values))
 
 
@@ -94,7 +99,10 @@ def add_traits(connection: Connection, run: int, rows: Iterable[RunTraitRow]) ->
 
 
 def take_up(connection: Connection, now: int) -> list[int]:
-    """Mark runs that were cut off (their process is gone: the caller holds the run lock)."""
+    """Mark runs that were cut off; return their numbers.
+
+    Their process is gone, as the caller holds the run lock.
+    """
     cut_off = list(connection.execute(select(RUN.c.id).where(RUN.c.state == RUNNING)).scalars())
     if cut_off:
         connection.execute(
@@ -106,7 +114,7 @@ def take_up(connection: Connection, now: int) -> list[int]:
 
 
 def done_before(connection: Connection, run: int) -> int:
-    """How many customers the interrupted runs right before this one had finished."""
+    """Count the customers that the interrupted runs right before this one had finished."""
     rows = connection.execute(
         select(RUN.c.state, RUN.c.delivered, RUN.c.failed)
         .where(RUN.c.id < run)
@@ -120,7 +128,7 @@ def done_before(connection: Connection, run: int) -> int:
 
 
 def add_outcomes(connection: Connection, run: int, *, delivered: int = 0, failed: int = 0) -> None:
-    """So many more of a run's customers are delivered, or refused for good."""
+    """Count more customers of a run as delivered, or refused for good."""
     connection.execute(
         update(RUN)
         .where(RUN.c.id == run)
@@ -129,7 +137,7 @@ def add_outcomes(connection: Connection, run: int, *, delivered: int = 0, failed
 
 
 def left_since(connection: Connection, moment: int) -> dict[str, int]:
-    """How many left each trait (by its name) by runs since a moment, without an approval."""
+    """Count how many left each trait (by its name) by runs since a moment, unapproved."""
     rows = connection.execute(
         select(RUN_TRAIT.c.trait, func.sum(RUN_TRAIT.c.left_by_itself))
         .join(RUN, RUN.c.id == RUN_TRAIT.c.run)
@@ -140,8 +148,10 @@ def left_since(connection: Connection, moment: int) -> dict[str, int]:
 
 
 def last_whole(connection: Connection) -> RunRow | None:
-    """The newest committed run after which nothing older than its watermark is unseen. (Runs of
-    one customer have no watermark; a source that has none gives "".)"""
+    """Return the newest committed run after which nothing older than its watermark is unseen.
+
+    Runs of one customer have no watermark; a source that has none returns "".
+    """
     row = connection.execute(
         _RUNS.where(RUN.c.committed_at.is_not(None), RUN.c.watermark.is_not(None))
         .order_by(RUN.c.id.desc())
@@ -155,8 +165,10 @@ FULL = ("initial", "reconcile", "resync")
 
 
 def last_good(connection: Connection, kinds: Collection[str]) -> int | None:
-    """When the newest run began that pulled for all customers and did not fail; of these kinds, or
-    of any."""
+    """Return when the newest good run began, of these kinds or of any.
+
+    A good run pulled for all customers and did not fail.
+    """
     statement = select(RUN.c.started_at).where(
         RUN.c.committed_at.is_not(None),
         RUN.c.watermark.is_not(None),
@@ -170,7 +182,7 @@ def last_good(connection: Connection, kinds: Collection[str]) -> int | None:
 
 
 def errors_in_a_row(connection: Connection) -> list[str]:
-    """What the newest runs failed of, newest first, back to the last that did not fail."""
+    """Return the errors of the newest runs, newest first, back to the last that did not fail."""
     rows = connection.execute(
         select(RUN.c.state, RUN.c.error)
         .where(RUN.c.state != RUNNING)
@@ -181,7 +193,7 @@ def errors_in_a_row(connection: Connection) -> list[str]:
 
 
 def unchanged_since(connection: Connection) -> int | None:
-    """When the first of the newest runs began that all found the same newest row in the source."""
+    """Return when the first of the newest runs began that found the same newest source row."""
     newest = last_whole(connection)
     if newest is None or not newest.watermark:
         return None
@@ -195,7 +207,7 @@ def unchanged_since(connection: Connection) -> int | None:
 
 
 def counts(connection: Connection) -> dict[tuple[str, str], int]:
-    """How many runs there were, by kind and state."""
+    """Count the runs by kind and state."""
     rows = connection.execute(
         select(RUN.c.kind, RUN.c.state, func.count()).group_by(RUN.c.kind, RUN.c.state)
     )
@@ -203,7 +215,7 @@ def counts(connection: Connection) -> dict[tuple[str, str], int]:
 
 
 def totals(connection: Connection) -> dict[str, int]:
-    """What all runs found and did, in sum."""
+    """Return the sums of what all runs found and did."""
     names = ("pulled", "entered", "exited", "changed", "skipped", "delivered", "failed", "held")
     row = connection.execute(select(*(func.coalesce(func.sum(RUN.c[name]), 0) for name in names)))
     return dict(zip(names, map(int, row.one()), strict=True))

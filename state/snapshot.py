@@ -32,8 +32,10 @@ PAGE = 200
 
 
 class CustomerRow(NamedTuple):
-    """A customer, as the table `customer` has it; see `tables.Customer`. To write one, the first
-    six fields are enough: they are its desired state."""
+    """A customer, as the table `customer` has it; see `tables.Customer`.
+
+    To write one, the first six fields are enough: they are its desired state.
+    """
 
     customer_id: str
     traits: str
@@ -85,9 +87,12 @@ _FIND, _FIND_KNOWN = _CUSTOMERS.where(_NAMED), _KNOWN.where(_NAMED)
 
 
 class TraitRow(NamedTuple):
-    """A trait that we own at Amberflo. `members` are in it, or have it. `name`, `status` and `size`
-    are what Segment's Public API said of it last (`describe_traits`). A trait that was given back
-    at `released_at` is ours no more (ownership.py)."""
+    """A trait that we own at Amberflo.
+
+    `members` are in it, or have it. `name`, `status` and `size` are what Segment's Public API said
+    of it last (`describe_traits`). A trait that was given back at `released_at` is ours no more
+    (ownership.py).
+    """
 
     key: str
     trait: str
@@ -139,8 +144,10 @@ def get(connection: Connection, customer_id: str) -> CustomerRow | None:
 def with_prefix(
     connection: Connection, prefix: str, *, after: str | None = None, limit: int = 50
 ) -> list[CustomerRow]:
-    """Return customers whose id begins with `prefix`, in UTF-8 byte order of the id; the next page
-    is the one after the last id of this one."""
+    """Return customers whose id begins with `prefix`, in UTF-8 byte order of the id.
+
+    The next page is the one after the last id of this one.
+    """
     if "\0" in prefix:
         return []  # no id has one, and PostgreSQL does not take it
     statement = _CUSTOMERS
@@ -166,8 +173,10 @@ def _end_of(prefix: str) -> str | None:
 
 
 def with_trait(connection: Connection, trait: str, after: str, limit: int) -> list[CustomerRow]:
-    """Return the customers that have a trait of Engage with this name at Amberflo, in UTF-8 byte
-    order of the id, those after the id `after`."""
+    """Return the customers that have a trait of Engage with this name at Amberflo.
+
+    They are in UTF-8 byte order of the id, those after the id `after`.
+    """
     # Names have no character that JSON escapes.
     has_trait = CUSTOMER.c.traits.contains(f'"{trait}":', autoescape=True)
     return _page(connection, _CUSTOMERS.where(has_trait), after, limit)
@@ -176,8 +185,10 @@ def with_trait(connection: Connection, trait: str, after: str, limit: int) -> li
 def with_identify_trait(
     connection: Connection, trait: str, after: str, limit: int
 ) -> list[CustomerRow]:
-    """Return the customers for whom identify calls named this trait, in UTF-8 byte order of the
-    id, those after the id `after`."""
+    """Return the customers for whom identify calls named this trait.
+
+    They are in UTF-8 byte order of the id, those after the id `after`.
+    """
     name = orjson.dumps(trait).decode()
     has_trait = CUSTOMER.c.identify_traits.contains(f"{name}:[", autoescape=True)
     return _page(connection, _CUSTOMERS.where(has_trait), after, limit)
@@ -186,8 +197,10 @@ def with_identify_trait(
 def page_of(
     connection: Connection, condition: ColumnElement[bool], after: str, limit: int
 ) -> list[CustomerRow]:
-    """Return the customers that meet a condition, in UTF-8 byte order of the id, those after the id
-    `after`."""
+    """Return the customers that meet a condition.
+
+    They are in UTF-8 byte order of the id, those after the id `after`.
+    """
     return _page(connection, _CUSTOMERS.where(condition), after, limit)
 
 
@@ -218,8 +231,11 @@ def insert_customers(
     *,
     waits_in: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Insert the desired states of new customers, due at once; the run `run` waits for them to be
-    delivered. `waits_in` has the lanes (lanes.py), by customer, of those that no run made due."""
+    """Insert the desired states of new customers, due at once.
+
+    The run `run` waits for them to be delivered. `waits_in` has the lanes (lanes.py), by customer,
+    of those that no run made due.
+    """
     names = ("customer_id", *_STATE)
     execute_many(
         connection,
@@ -290,8 +306,11 @@ def traits(
     after: str | None = None,
     limit: int | None = None,
 ) -> list[TraitRow]:
-    """Return all traits that are ours, also those that the source lost, or a page of them after a
-    key; with `released` also those that were given back, for questions about the past."""
+    """Return all traits that are ours, also those that the source lost, or a page of them.
+
+    The page is after the key `after`. With `released` also those that were given back, for
+    questions about the past.
+    """
     statement = _TRAITS.order_by(TRAIT.c.key).limit(limit)
     if not released:
         statement = statement.where(TRAIT.c.released_at.is_(None))
@@ -320,8 +339,10 @@ def released(connection: Connection) -> set[str]:
 
 
 def put_traits(connection: Connection, rows: Iterable[TraitRow]) -> None:
-    """Record traits as ours, and add `members` to the members on record. A name that another key
-    has goes over to the new key; a name that was given back is ours again."""
+    """Record traits as ours, and add `members` to the members on record.
+
+    A name that another key has goes over to the new key; a name that was given back is ours again.
+    """
     on_record = traits(connection, released=True)
     keys, names = {row.key for row in on_record}, {row.trait for row in on_record}
     given_back = {row.trait for row in on_record if row.released_at is not None}

@@ -1,6 +1,7 @@
-"""Customers that were erased and must not come back, and those that are about to be.
+"""The suppression list: customers that were erased and must not come back.
 
-Of an erased one only a hash is kept: SHA-256 over a random salt of this database and its id.
+Also here are those that are about to be erased. Of an erased customer only a hash is kept: SHA-256
+over a random salt of this database and its id.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ _MAY = ERASURE.c.waits_since.is_(None)
 
 @dataclass
 class Forgotten:
-    """The customers that must not come in: `"id" in forgotten`. `pending` are still here; those of
-    them that are `doubted` only a run missed in Segment. (Those that wait for somebody's word go on
-    as before.)"""
+    """The customers that must not come in: `"id" in forgotten`.
+
+    `pending` are still here; `doubted` are those of them that only a run missed in Segment. (Those
+    that wait for a person's approval go on as before.)
+    """
 
     salt: str
     hashes: set[str]
@@ -51,8 +54,11 @@ class Forgotten:
 
 
 def load(connection: Connection) -> Forgotten:
-    """All of them, as of now. Nobody is erased before the end of a transaction that writes alone,
-    as those do that bring customers in."""
+    """Return all of them, as of now.
+
+    Nobody is erased before the end of a transaction that writes alone, as those do that bring
+    customers in.
+    """
     hashes = connection.execute(select(FORGOTTEN.c.hash)).scalars()
     columns = ERASURE.c.customer_id, ERASURE.c.run
     pending = connection.execute(select(*columns).where(_MAY)).all()
@@ -65,7 +71,7 @@ def load(connection: Connection) -> Forgotten:
 
 
 def forgotten_at(connection: Connection, customer_id: str) -> int | None:
-    """When a customer was forgotten; None: it was not, or that was lifted."""
+    """Return when a customer was forgotten; None where it was not, or that was lifted."""
     salt = metadata.get(connection, "salt")
     if salt is None:
         return None
@@ -84,9 +90,11 @@ def is_suppressed(connection: Connection, customer_id: str) -> bool:
 
 
 def ask(connection: Connection, customer_id: str, now: int, run: int | None = None) -> bool:
-    """A customer is to be erased when Amberflo has taken its last write, as a run found or somebody
-    asked; asked twice it is once. One that waits for somebody's word has it when somebody asks.
-    Gives whether that is new."""
+    """Note that a customer is erased once Amberflo has taken its last write; return if it is new.
+
+    A run found it deleted (`run`), or a person asked. Asked twice it is noted once. A customer that
+    waits for approval is approved when a person asks.
+    """
     known = select(ERASURE.c.customer_id).where(ERASURE.c.customer_id == customer_id)
     if connection.execute(known).first():
         if run is None:
@@ -99,8 +107,10 @@ def ask(connection: Connection, customer_id: str, now: int, run: int | None = No
 
 
 def ask_by_call(connection: Connection, customer_id: str, now: int, most: int) -> bool | None:
-    """The same, by a call: of more than `most` in a day (by full hours) each waits for somebody's
-    word. Gives whether it waits; None: it is asked for, or done, already."""
+    """Note the same by a call; return whether the erasure waits for a person's approval.
+
+    Of more than `most` in a day (by full hours) each waits. None: it is noted, or done, already.
+    """
     known = select(ERASURE.c.customer_id).where(ERASURE.c.customer_id == customer_id)
     if connection.execute(known).first() or forgotten_at(connection, customer_id) is not None:
         return None
@@ -117,30 +127,30 @@ def ask_by_call(connection: Connection, customer_id: str, now: int, most: int) -
 
 
 def keep(connection: Connection, customer_ids: Iterable[str]) -> None:
-    """Segment has these again, so they are not erased, unless somebody asked for it."""
+    """Do not erase these: Segment has them again. What a person asked for stays."""
     for customer_id in customer_ids:
         these = ERASURE.c.customer_id == customer_id, ERASURE.c.run.is_not(None)
         connection.execute(delete(ERASURE).where(*these))
 
 
 def asked(connection: Connection) -> list[str]:
-    """The customers that are to be erased, those first who wait longest."""
+    """Return the customers that will be erased, those first who wait longest."""
     return [customer_id for customer_id, _ in _asked(connection, _MAY)]
 
 
 def waiting(connection: Connection) -> list[tuple[str, int]]:
-    """Those that wait for somebody's word, and since when (epoch milliseconds)."""
+    """Return the customers that wait for approval, and since when (epoch milliseconds)."""
     return _asked(connection, ERASURE.c.waits_since.is_not(None))
 
 
 def waiting_count(connection: Connection) -> int:
-    """How many do."""
+    """Count the customers that wait for approval."""
     statement = select(func.count()).where(ERASURE.c.waits_since.is_not(None))
     return int(connection.execute(statement).scalar_one())
 
 
 def approve(connection: Connection, customer_ids: Collection[str]) -> None:
-    """Somebody says that these may be erased."""
+    """Approve the erasure of customers."""
     connection.execute(
         update(ERASURE).where(ERASURE.c.customer_id == bindparam("which")).values(waits_since=None),
         [{"which": one} for one in customer_ids],
@@ -157,7 +167,7 @@ def _asked(connection: Connection, which: ColumnElement[bool]) -> list[tuple[str
 
 
 def put(connection: Connection, customer_id: str, now: int) -> None:
-    """It is erased: from here on only the hash stands for it."""
+    """Note that a customer is erased: from here on only the hash stands for it."""
     lift(connection, customer_id)
     salt = metadata.get(connection, "salt")
     if salt is None:
@@ -167,7 +177,7 @@ def put(connection: Connection, customer_id: str, now: int) -> None:
 
 
 def lift(connection: Connection, customer_id: str) -> bool:
-    """It may come back, or is not to be erased after all; gives whether there was anything."""
+    """Let a customer come back, or not be erased after all; return whether it was on record."""
     salt = metadata.get(connection, "salt") or ""
     hashed = FORGOTTEN.c.hash == _hash(salt, customer_id)
     gone = connection.execute(delete(FORGOTTEN).where(hashed)).rowcount

@@ -36,7 +36,7 @@ _PAGE_SIZE = {"state": 4096, "queue": 16384}
 class Database:
     """An open state database of the newest schema version.
 
-    `read()` and `write()` give a connection in a transaction. Every error of the driver comes out
+    `read()` and `write()` return a connection in a transaction. Every error of the driver comes out
     as `StateError` with one line that names the database, never its password.
     """
 
@@ -49,7 +49,7 @@ class Database:
 
     @classmethod
     def open(cls, url: URL | str, part: str = "state") -> Database:
-        """Open for reading and writing; makes the SQLite file (not its folder) and migrates."""
+        """Open for reading and writing; create the SQLite file (not its folder) and migrate."""
         target = _of_part(make_url(url), part)
         engine = _engine(target, part)
         if (path := sqlite_path(target)) is not None:
@@ -65,7 +65,7 @@ class Database:
 
     @classmethod
     def peek(cls, url: URL | str, part: str = "state") -> Database:
-        """Open for reading only: makes no file and no table; nothing there reads as empty."""
+        """Open for reading only, without creating anything; a missing part reads as empty."""
         target = _of_part(make_url(url), part)
         path = sqlite_path(target)
         if path is None or path.exists():
@@ -90,14 +90,16 @@ class Database:
 
     @property
     def folder(self) -> Path | None:
-        """Where temporary files belong, beside the database: there has to be room anyway. None
-        where it is no file."""
+        """The folder for temporary files: the database's own, which must have room anyway.
+
+        None where the database is no file.
+        """
         path = sqlite_path(self.engine.url)
         return None if path is None else path.parent
 
     @classmethod
     def try_out(cls, url: URL | str, part: str = "state") -> None:
-        """Raises what would keep a run from writing there; makes nothing and leaves nothing."""
+        """Raise what would keep a run from writing there; leave nothing behind."""
         target = _of_part(make_url(url), part)
         path = sqlite_path(target)
         if path is not None:
@@ -115,22 +117,24 @@ class Database:
                 engine.dispose()
 
     def close(self) -> None:
+        """Close all connections."""
         self.engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database."""
+        """Open a transaction that sees one state of the database."""
         with _translated(self.engine.url), self._reading.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self, *, alone: bool = False, beside: bool = False) -> Iterator[Connection]:
-        """A transaction that commits at the end of the block, or not at all.
+        """Open a transaction that commits at the end of the block, or not at all.
 
-        Who reads customers to change them, or adds to the history, writes `alone`: one such
-        transaction at a time, as every one is on SQLite anyway. Who marks several customers that
-        are its own, as a delivery does, writes `beside` others that do, and not while somebody
-        writes alone: each would lock rows in its own order and wait for the other's for ever.
+        A transaction that reads customers to change them, or adds to the history, writes `alone`:
+        one such transaction at a time, as every transaction on SQLite is anyway. A transaction that
+        marks several customers which are its own, as a delivery does, writes `beside` others of its
+        kind, and not while one writes alone: each would lock rows in its own order and wait for the
+        other's for ever.
         """
         with (
             _translated(self.engine.url),
@@ -143,7 +147,7 @@ class Database:
 
     @contextmanager
     def writer(self) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
-        """One connection kept for many transactions in a row, each as `write()`."""
+        """Keep one connection for many transactions in a row, each as `write()`."""
         with _translated(self.engine.url), self._writing.connect() as connection:
 
             @contextmanager
@@ -154,9 +158,11 @@ class Database:
             yield write
 
     def scrub(self, *, vacuum: bool) -> bool:
-        """Leave no trace in the files of what was deleted: SQLite empties its log of changes, and
-        with `vacuum` writes the whole file anew. False where others kept it from that for too long.
-        PostgreSQL has no such thing that would not lock everybody out: there it does nothing."""
+        """Leave no trace of deleted rows in the files; return False where others prevent it.
+
+        SQLite empties its log of changes, and with `vacuum` writes the whole file anew. PostgreSQL
+        has no such operation that would not lock everybody out: there it does nothing.
+        """
         if self.engine.dialect.name != "sqlite":
             return True
         with closing(self.engine.raw_connection()) as connection:
@@ -176,26 +182,29 @@ class Database:
 
 
 def shown(url: URL) -> str:
-    """A URL for messages: without the password, and without the query, which may hold others."""
+    """Return a URL for messages: without its password and its query, which may hold secrets."""
     return str(url.set(query={}))
 
 
 def sqlite_path(url: URL) -> Path | None:
-    """The file of a SQLite URL; None for memory and for other engines."""
+    """Return the file of a SQLite URL; None for memory and for other engines."""
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return None
     return Path(str(url.database))
 
 
 def resolved(url: URL) -> URL:
-    """The URL of a SQLite file by its one true path. The locks and the other parts are named after
-    it, so that whoever comes by a symbolic link finds the same ones."""
+    """Return the URL of a SQLite file by its real path.
+
+    The locks and the other parts are named after that path, so that a process which opens the file
+    through a symbolic link finds the same ones.
+    """
     path = sqlite_path(url)
     return url if path is None else url.set(database=os.path.realpath(path))
 
 
 def _of_part(url: URL, part: str) -> URL:
-    """Where a part is: the state at the URL itself, another part of SQLite in a file beside it."""
+    """Return where a part is: the state at the URL, another part of SQLite in its own file."""
     given, url = sqlite_path(url), resolved(url)
     path = sqlite_path(url)
     if part == "state" or path is None or given is None:
@@ -214,7 +223,7 @@ def _beside(path: Path, part: str) -> Path:
 
 
 def _claim_files(path: Path, url: URL) -> None:
-    """See to it that the files are there, ours alone and known by one name."""
+    """Make sure that the files exist, that only their owner may read them, and have one name."""
     try:
         make_private(path)
         names = path.stat().st_nlink
@@ -230,8 +239,7 @@ def _claim_files(path: Path, url: URL) -> None:
 
 
 def _try_folder(folder: Path) -> None:
-    """Write a file there that is gone at once: the database, its log and the locks are made in it
-    and grow."""
+    """Write a file there and remove it: the database, its log and the locks are made there."""
     try:
         with TemporaryFile(dir=folder, prefix="syncer-check-") as file:
             file.write(bytes(1 << 16))
@@ -245,8 +253,10 @@ def _try_folder(folder: Path) -> None:
 
 
 def _check_sessions(engine: Engine) -> None:
-    """Raises where a pool hands our statements now to one session of the server, now to another:
-    the locks are the session's, so two would have one lock, or nobody could let go of it."""
+    """Raise where a connection pool gives our statements changing sessions of the server.
+
+    The locks belong to a session, so two processes would hold one lock, or none could release it.
+    """
     if engine.dialect.name != "postgresql":
         return
     alone = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -325,8 +335,11 @@ def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
 
 
 def _is_frozen(path: Path) -> bool:
-    """Whether a file can be read as it stands: SQLite would make files beside it for those who
-    write, but here nobody may, and nobody has it open."""
+    """Return whether a file can be read as it stands.
+
+    SQLite would make files beside it for writers, but here nobody may write, and nobody has it
+    open.
+    """
     if os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         return False
     log, index = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
@@ -341,7 +354,7 @@ def _is_frozen(path: Path) -> bool:
 
 
 def _go_over_to_wal(cursor: sqlite3.Cursor) -> None:
-    """SQLite does not wait by itself here for another that is just making the file."""
+    """Switch a file to WAL; SQLite does not wait here for a process that is just creating it."""
     until = time.monotonic() + BUSY
     while True:
         try:
@@ -354,8 +367,10 @@ def _go_over_to_wal(cursor: sqlite3.Cursor) -> None:
 
 
 def _of_the_data(error: DBAPIError) -> bool:
-    """Whether PostgreSQL refused for what was given: bad data (22), a constraint (23), a limit that
-    it goes beyond (54)."""
+    """Return whether PostgreSQL refused the data itself.
+
+    These are bad data (22), a constraint (23), and a limit that it exceeds (54).
+    """
     return str(getattr(error.orig, "sqlstate", None))[:2] in ("22", "23", "54")
 
 

@@ -13,8 +13,10 @@ PRIVATE = 0o600
 
 
 def make_private(path: Path) -> None:
-    """Make the file where it is not there, and take it from everybody but its owner where that is
-    us. It is not opened when it is there: closing it would end the locks of SQLite on it."""
+    """Create the file where it is missing, and let only its owner read it.
+
+    An existing file is not opened: closing it would release the locks that SQLite holds on it.
+    """
     try:
         open_private(path).close()
     except FileExistsError:
@@ -22,15 +24,17 @@ def make_private(path: Path) -> None:
 
 
 def open_private(path: Path) -> BinaryIO:
-    """A new file to write to; `FileExistsError` where there is one."""
+    """Create a new file and open it for writing; raise `FileExistsError` where there is one."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
     keep_private(descriptor)  # a umask may have taken more
     return os.fdopen(descriptor, "wb")
 
 
 def keep_private(file: Path | int) -> None:
-    """Take a file (or an open one, by its descriptor) from everybody but its owner, where that is
-    us and it is there. What is no file, as a device, is everybody's."""
+    """Let only the owner read a file (or an open one, by its descriptor), where that is us.
+
+    A missing file, and what is no file, as a device, stays as it is.
+    """
     with suppress(OSError):  # a file system without modes
         found = os.stat(file)
         if not stat.S_ISREG(found.st_mode):

@@ -58,8 +58,10 @@ Check = Callable[[], None]
 
 
 def run_lock(database: Database, wait: float = 0.0) -> AbstractContextManager[Check]:
-    """Hold the run lock for the block, or raise `Locked` where another process has it, at once or
-    after so many seconds."""
+    """Hold the run lock for the block; raise `Locked` where another process holds it.
+
+    `wait` is in seconds.
+    """
     return lock(database, "run", wait=wait)
 
 
@@ -73,8 +75,11 @@ def lock(
     every: float = 0.05,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Check]:
-    """Hold a lock for the block; raises `Locked` when it is not to be had in `wait` seconds, asking
-    `every` so often, or before `stop` says so. Gives a function that raises when it was lost."""
+    """Hold a lock for the block; yield a function that raises `StateError` when the lock was lost.
+
+    Raise `Locked` when the lock is not free within `wait` seconds, or before `stop` returns true.
+    `every` is the time between two attempts, in seconds.
+    """
     until = time.monotonic() + wait
     with ExitStack() as held:
         while True:
@@ -89,8 +94,10 @@ def lock(
 
 
 def lock_holder(database: Database, name: str, number: int = 0) -> int | None:
-    """The process id of who holds a lock (on PostgreSQL that of its connection at the server); None
-    when nobody does. Looking makes no file."""
+    """Return the process id of a lock's holder; None where the lock is free.
+
+    On PostgreSQL it is the id of the server's process of that connection. No file is created.
+    """
     path = sqlite_path(database.engine.url)
     if database.engine.dialect.name == "postgresql":
         with database.read() as connection:
@@ -107,8 +114,7 @@ def lock_holder(database: Database, name: str, number: int = 0) -> int | None:
 
 
 def check_files(url: URL) -> None:
-    """Raises where there is a lock file beside a SQLite file that this user may not open; makes
-    none."""
+    """Raise where a lock file beside a SQLite file may not be opened by this user; create none."""
     if (path := sqlite_path(resolved(url))) is None:
         return
     for name in _NUMBERS:
@@ -117,7 +123,7 @@ def check_files(url: URL) -> None:
 
 
 def lock_file(path: Path, name: str, number: int = 0) -> Path:
-    """The file of a lock beside the SQLite file at `path`."""
+    """Return the file of a lock beside the SQLite file at `path`."""
     if name == "run":
         return path.with_name(f"{path.name}.lock")
     return path.with_name(f"{path.name}.{name}{number or ''}.lock")
@@ -151,7 +157,7 @@ def _file_lock(path: Path, name: str) -> Iterator[Check]:
 
 
 def _file_holder(path: Path) -> int | None:
-    """The process that has the lock of a file (0: one that does not say), None: nobody has."""
+    """Return the process that holds the lock of a file (0: unknown); None where it is free."""
     if not path.exists():
         return None
     descriptor = _open_lock_file(path, os.O_RDONLY)
@@ -175,7 +181,7 @@ def _open_lock_file(path: Path, flags: int) -> int:
 
 
 def _flock(descriptor: int, path: Path, how: int) -> bool:
-    """Lock an open file; False where another process has it."""
+    """Lock an open file; return False where another process has locked it."""
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -192,7 +198,7 @@ def _write_into(descriptor: int, text: str) -> None:
 
 
 def _written_in(descriptor: int) -> int:
-    """The process id that stands in a lock file; 0: none does."""
+    """Return the process id that stands in a lock file; 0 where none does."""
     text = os.pread(descriptor, 32, 0).strip()
     return int(text) if text.isdigit() else 0
 

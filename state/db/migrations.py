@@ -290,8 +290,10 @@ CREATE TABLE counter (
 
 @dataclass(frozen=True)
 class Baseline:
-    """A script that makes the whole schema of a version, and the oldest version from which the
-    migrations lead on."""
+    """A script that makes the whole schema of a version.
+
+    `oldest` is the oldest version from which the migrations lead on.
+    """
 
     version: int
     script: str
@@ -333,8 +335,11 @@ def version(connection: Connection, part: str) -> int:
 
 
 def check(connection: Connection, part: str) -> int:
-    """Return the version. Raise `StateError` where a newer program wrote the database, or one so
-    old that its schema cannot be migrated."""
+    """Return the version of a part.
+
+    Raise `StateError` where a newer program wrote the database, or one so old that its schema
+    cannot be migrated.
+    """
     number, known = version(connection, part), newest(part)
     if number > known:
         raise StateError(
@@ -359,8 +364,10 @@ def migrate(engine: Engine, part: str) -> None:
 
 
 def _migrate_once(engine: Engine, part: str) -> bool:
-    """Apply the baseline or the next migration in one transaction with its record; return whether
-    the part is of the newest version now."""
+    """Apply the baseline or the next migration, in one transaction with its record.
+
+    Return whether the part is of the newest version now.
+    """
     with engine.execution_options(writes=True).begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7130514602)")

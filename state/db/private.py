@@ -1,6 +1,6 @@
-"""A private SQLite file for what one process notes that may be as much as there are customers.
+"""A private SQLite file for notes of one process that may be as many as there are customers.
 
-It is no part of the state: it has no name and goes with the process, or when it is closed.
+It is no part of the state: it has no name, and goes with the process or when it is closed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK = 500
 
 
 class PrivateFile(sqlite3.Connection):
-    """A connection to one; what is wrong with the disk is raised as StateError."""
+    """A connection to such a file; errors of the disk are raised as `StateError`."""
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         with _translated():
@@ -50,16 +50,18 @@ def _translated() -> Iterator[None]:
 
 
 def private_file(tables: str) -> PrivateFile:
-    """A new one with these tables, for one thread."""
+    """Create a new file with these tables, for one thread."""
     file = sqlite3.connect("", isolation_level=None, factory=PrivateFile)
     file.executescript(_SETTINGS + tables)
     return file
 
 
 def keep_temporary_files(cursor: sqlite3.Cursor, folder: Path) -> None:
-    """Let SQLite make the temporary files of this process in this folder, which has to have room
-    anyway; the system's may be missing, small or memory. Where nothing can be made in it, SQLite
-    takes that of the system."""
+    """Let SQLite make the temporary files of this process in a folder.
+
+    The database's folder must have room anyway; the system's may be missing, small or memory. Where
+    nothing can be made in it, SQLite takes that of the system.
+    """
     if cursor.execute("PRAGMA temp_store_directory").fetchall() == [(str(folder),)]:
         return  # it is no connection's own: while others sort it must not be set
     quoted = str(folder).replace("'", "''")
@@ -68,7 +70,7 @@ def keep_temporary_files(cursor: sqlite3.Cursor, folder: Path) -> None:
 
 
 def chunks(names: Collection[str]) -> Iterator[tuple[list[str], str]]:
-    """The names, as many at a time as a statement takes, each with its placeholders."""
+    """Split names into lists of the size that a statement takes, each with its placeholders."""
     listed = list(names)
     for start in range(0, len(listed), CHUNK):
         part = listed[start : start + CHUNK]

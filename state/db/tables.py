@@ -23,7 +23,7 @@ from sqlmodel import Field, SQLModel
 
 
 def _ordered_text(primary_key: bool = False, default: str | None = None) -> Column[str]:
-    """Text that sorts in UTF-8 byte order on every engine, as the merge needs it."""
+    """Return a text column that sorts in UTF-8 byte order on every engine, for the merge."""
     kind = Text().with_variant(Text(collation="C"), "postgresql")
     return Column(kind, primary_key=primary_key, nullable=False, server_default=default)
 
@@ -88,14 +88,14 @@ class Trait(SQLModel, table=True):
 
 
 class Change(SQLModel, table=True):
-    """History, append-only: one trait of one customer went from `before` to `after`, found by a
-    run, or said by a call (`run` is null then).
+    """History, append-only: one trait of one customer went from `before` to `after`.
 
-    `observed_at` is Segment's time of it, `recorded_at` ours, `delivered_at` Amberflo's answer.
-    `source` says where what is not of a run's rows or an Engage call comes from: see SOURCES.
-    `delta` is 1 where the customer entered an audience by it, -1 where it left, else 0.
-    `via` is the short name of the key that a call came by.
-    `salt` is random, so that the hash of an erased row (seal.py) cannot be tried against guesses.
+    `run` found it; null is a change by a call. `observed_at` is Segment's time of it, `recorded_at`
+    ours, `delivered_at` Amberflo's answer. `source` says where a change comes from that is neither
+    of a run's rows nor of an Engage call: see SOURCES. `delta` is 1 where the customer entered an
+    audience by it, -1 where it left, else 0. `via` is the short name of the key that a call came
+    by. `salt` is random, so that the hash of an erased row (seal.py) cannot be tried against
+    guesses.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -118,8 +118,10 @@ class Change(SQLModel, table=True):
 
 
 class AudienceSizeHour(SQLModel, table=True):
-    """How many entered and exited an audience in an hour; see sizes.py. `lowest` and `highest` are
-    the ids of the changes."""
+    """How many customers entered and left an audience in an hour; see sizes.py.
+
+    `lowest` and `highest` are the ids of the first and the last change.
+    """
 
     __tablename__ = "audience_size_hour"
 
@@ -218,9 +220,11 @@ class Hold(SQLModel, table=True):
 
 
 class HeldChange(SQLModel, table=True):
-    """One customer's part of a hold: what Engage says (`after`, JSON; null is absent) instead of
-    `before`. `since_run` found it first, `run` last. It is in force until `ended_at`: decided and
-    done, or not said by Engage any more."""
+    """One customer's part of a hold: Engage says `after` (JSON, null is absent), not `before`.
+
+    `since_run` found it first, `run` last. It is in force until `ended_at`: decided and done, or
+    not said by Engage any more.
+    """
 
     __tablename__ = "held_change"
 
@@ -267,9 +271,11 @@ class Erased(SQLModel, table=True):
 
 
 class Erasure(SQLModel, table=True):
-    """A customer that is to be erased as soon as Amberflo has taken its last write. `run` found
-    that Segment has it no more; null: a delete call or somebody asked for it. With `waits_since`
-    only when somebody says so, because calls asked for too many in a day."""
+    """A customer that is erased as soon as Amberflo has taken its last write.
+
+    `run` found that Segment has it no more; null: a delete call or a person asked for it. With
+    `waits_since` it waits for a person's approval, because calls asked for too many in a day.
+    """
 
     customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
     asked_at: int = Field(sa_column=_big())
@@ -279,7 +285,9 @@ class Erasure(SQLModel, table=True):
 
 class EarlyCall(SQLModel, table=True):
     """What a call of Engage said of a trait that no pull knows yet: the newest of a customer.
-    `value` is JSON, null is absent; `at` and `received_at` are the call's, `via` is its key."""
+
+    `value` is JSON, null is absent; `at` and `received_at` are the call's, `via` is its key.
+    """
 
     __tablename__ = "early_call"
 
@@ -328,8 +336,10 @@ class Failure(SQLModel, table=True):
 
 
 class Worker(SQLModel, table=True):
-    """A process that delivers, for as long as it lives; `schedule` is JSON of when a
-    daemon makes its next run."""
+    """A process that delivers, for as long as it lives.
+
+    `schedule` is JSON of when a daemon makes its next run.
+    """
 
     id: int | None = Field(default=None, sa_column=_serial())
     kind: str = Field(sa_column=Column(String(16), nullable=False))
@@ -340,8 +350,10 @@ class Worker(SQLModel, table=True):
 
 
 class Alert(SQLModel, table=True):
-    """Something that needs somebody, from `since` until `ended_at`; `notified_at` is when the
-    webhook last took the news of it (null: not yet)."""
+    """A condition that needs a person, from `since` until `ended_at`.
+
+    `notified_at` is when the webhook last took the news of it (null: not yet).
+    """
 
     name: str = Field(sa_column=Column(Text, primary_key=True))
     text: str = Field(sa_column=Column(Text, nullable=False))
@@ -351,8 +363,10 @@ class Alert(SQLModel, table=True):
 
 
 class Inbox(SQLModel, table=True):
-    """Accepted requests as they came, those of one commit by one key in a row, until they are
-    sorted."""
+    """Accepted requests as they came, until they are processed.
+
+    The requests of one commit by one key are in one row.
+    """
 
     id: int | None = Field(default=None, sa_column=_serial())
     body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
@@ -362,9 +376,11 @@ class Inbox(SQLModel, table=True):
 
 
 class Event(SQLModel, table=True):
-    """A call that was accepted, by its messageId and its key: kept a day to know it again, longer
-    while its meter record waits. `record` is the frozen record; null for calls that are no
-    meter."""
+    """A call that was accepted, by its messageId and its key.
+
+    It is kept for a day, so that a repeat is recognized, and longer while its meter record waits.
+    `record` is the frozen record; null for a call that is no meter.
+    """
 
     id: int | None = Field(default=None, sa_column=_serial())
     message_id: str = Field(sa_column=Column(Text, nullable=False))
@@ -393,7 +409,7 @@ AMBERFLO, DELETED, IDENTIFY, RENAMED, RELEASED = SOURCES
 
 
 def table(model: type[SQLModel]) -> Table:
-    """The Core table of a model, for the bulk paths."""
+    """Return the Core table of a model, for the bulk paths."""
     found = model.__table__  # type: ignore[attr-defined]
     assert isinstance(found, Table)
     return found

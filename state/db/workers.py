@@ -29,15 +29,20 @@ DAEMON = "daemon"
 
 @dataclass(frozen=True)
 class Worker:
-    """This process as a worker. `check()` raises `StateError` when others may take it for dead."""
+    """This process as a worker.
+
+    `check()` raises `StateError` when others may take it for dead.
+    """
 
     number: int
     check: Check
 
 
 class WorkerRow(NamedTuple):
-    """A process on record, as the table `worker` has it. `schedule` says when a daemon
-    makes its next run, where it makes them."""
+    """A process on record, as the table `worker` has it.
+
+    `schedule` says when a daemon makes its next run, where it makes them.
+    """
 
     id: int
     kind: str
@@ -49,8 +54,10 @@ class WorkerRow(NamedTuple):
 
 @contextmanager
 def register(database: Database, kind: str, queue: Database | None = None) -> Iterator[Worker]:
-    """Be a worker of a kind (`DAEMON`, "worker", "run", "retry") for the block; with `queue` also
-    of meter records."""
+    """Be a worker of a kind (`DAEMON`, "worker", "run", "retry") for the block.
+
+    With `queue` it delivers meter records too.
+    """
     with database.write() as connection:
         # The row is seen by others when the lock is held already: both before the commit.
         result = connection.execute(
@@ -75,7 +82,7 @@ def register(database: Database, kind: str, queue: Database | None = None) -> It
 
 
 def prune_dead(database: Database, queue: Database | None = None) -> None:
-    """Free what dead workers had claimed, in the state and in the queue."""
+    """Release what dead workers had claimed, in the state and in the queue."""
     with database.read() as connection:
         numbers = [row.id for row in all_of(connection)]
     for number in numbers:
@@ -101,14 +108,14 @@ def _leave(database: Database, queue: Database | None, number: int) -> None:
 
 
 def count_alive(database: Database) -> int:
-    """How many processes live that deliver."""
+    """Count the living processes that deliver."""
     with database.read() as connection:
         numbers = [row.id for row in all_of(connection) if row.kind != DAEMON]
     return sum(lock_holder(database, "worker", one) is not None for one in numbers)
 
 
 def free_customers(connection: Connection, number: int) -> None:
-    """Give back the customers that a worker has claimed."""
+    """Release the customers that a worker has claimed."""
     connection.execute(
         update(CUSTOMER)
         .where(CUSTOMER.c.due_at.is_not(None), CUSTOMER.c.claimed_by == number)
@@ -117,7 +124,7 @@ def free_customers(connection: Connection, number: int) -> None:
 
 
 def free_events(connection: Connection, number: int) -> None:
-    """Give back the meter records that a worker has claimed."""
+    """Release the meter records that a worker has claimed."""
     connection.execute(
         update(EVENT)
         .where(EVENT.c.due_at.is_not(None), EVENT.c.claimed_by == number)

@@ -26,8 +26,10 @@ PAUSE = 0.1
 
 
 class Compacted(NamedTuple):
-    """What a compaction did: changes removed (by this process) and kept; the history begins at
-    `begins`. `broken` is why it did not touch anything."""
+    """What a compaction did: changes removed (by this process) and kept.
+
+    The history begins at `begins`. `broken` is why it did not touch anything.
+    """
 
     removed: int
     kept: int
@@ -69,8 +71,10 @@ def compact(
 def finish(
     database: Database, now: Callable[[], int], stop: Callable[[], bool] = lambda: False
 ) -> int:
-    """Remove what the last compaction is to remove, if it did not come to its end; gives how many
-    changes. Until a stop; then the next one goes on."""
+    """Remove what the last compaction left to remove; return how many changes.
+
+    At a stop it ends; the next one goes on.
+    """
     with database.read() as connection:
         begun = newest(connection, COMPACTION, COMPACTED)
     if begun is None or begun.kind == COMPACTED:
@@ -120,8 +124,7 @@ def _removable(connection: Connection, begun: Link, after: int) -> Sequence[int]
 
 
 def _end(connection: Connection, begun: Link, now: int) -> None:
-    """The same seal once more, now of all that is there. Marks serve to name changes that are
-    gone."""
+    """Append the same seal once more, now of all that is left; drop marks of removed changes."""
     append(connection, COMPACTED, begun, 1, begun.last_id, now)
     gone = (SEAL.c.kind == CHANGES) & (SEAL.c.last_id <= begun.last_id)
     connection.execute(update(SEAL).where(gone, SEAL.c.marks.is_not(None)).values(marks=None))

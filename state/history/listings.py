@@ -1,9 +1,9 @@
-"""The changes of the history: a customer's, a trait's, a run's, and those that Amberflo has not
-acknowledged. What was so as of a moment is in past.py, which also says how changes are ordered.
+"""The changes of the history: a customer's, a trait's, a run's, and those not acknowledged yet.
 
-Listings are streamed, and can be paged: `limit` ends a page, and `after_id` with the id of its last
-change begins the next one, in either order (nothing, when no change has that id). Every question is
-served by an index; a test asks both databases for their plans. Times are epoch milliseconds.
+What was so as of a moment is in past.py, which also says how changes are ordered. Listings are
+streamed, and can be paged: `limit` ends a page, and `after_id` with the id of its last change
+begins the next one, in either order (nothing, when no change has that id). Every question is served
+by an index; a test asks both databases for their plans. Times are epoch milliseconds.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ KEY_OF_CUSTOMER: Any = CHANGE.c.key.concat(literal_column("''"))
 
 
 class Entry(NamedTuple):
-    """One change; see `tables.Change`. `before` and `after` are JSON, None is absent. (`told_by`
-    says of every change where it comes from, `source` only of some.)"""
+    """One change; see `tables.Change`. `before` and `after` are JSON, None is absent.
+
+    `told_by` says of every change where it comes from, `source` only of some.
+    """
 
     id: int
     run: int | None
@@ -47,14 +49,16 @@ class Entry(NamedTuple):
 
     @property
     def told_by(self) -> str:
-        """`pull` for what a run pulled, `call` for a membership that a call told, or one of
-        `tables.SOURCES`."""
+        """`pull` for what a run pulled, `call` for a membership by a call, else the `source`."""
         return self.source or ("call" if self.run is None else "pull")
 
 
 class Undelivered(NamedTuple):
-    """A change that Amberflo has not acknowledged. `refused`: it is not tried again by itself (see
-    the failures); else it waits for its turn or its next attempt."""
+    """A change that Amberflo has not acknowledged.
+
+    `refused`: it is not tried again by itself (see the failures); else it waits for its turn or its
+    next attempt.
+    """
 
     entry: Entry
     refused: bool
@@ -79,8 +83,10 @@ _WAITING = select(*_ENTRY, CUSTOMER.c.due_at.is_(None)).join(CUSTOMER, _THEIRS).
 
 
 def key_of(connection: Connection, key_or_trait: str) -> str | None:
-    """The key of a trait, by its key or by its name at Amberflo; also a key that was in use once
-    and gave its name away to another."""
+    """Return the key of a trait, by its key or by its name at Amberflo.
+
+    A key that was in use once and gave its name to another is found too.
+    """
     for table, column in ((TRAIT, TRAIT.c.key), (TRAIT, TRAIT.c.trait), (CHANGE, CHANGE.c.key)):
         statement = select(table.c.key).where(column == key_or_trait).limit(1)
         found = connection.execute(statement).scalar()
@@ -100,8 +106,10 @@ def of_customer(
     after_id: int | None = None,
     limit: int | None = None,
 ) -> Generator[Entry]:
-    """A customer's changes in the order in which they were made; with `key` those of one trait,
-    with `since` and `until` those recorded in [since, until)."""
+    """Stream a customer's changes in the order in which they were made.
+
+    With `key` those of one trait, with `since` and `until` those recorded in [since, until).
+    """
     chosen = [CHANGE.c.customer_id == customer_id, *_recorded(since, until)]
     if key is not None:
         chosen.append(key == KEY_OF_CUSTOMER)
@@ -110,13 +118,13 @@ def of_customer(
 
 
 def entry(connection: Connection, change: int) -> Entry | None:
-    """A change by its id."""
+    """Return a change by its id."""
     found = connection.execute(ENTRIES.where(CHANGE.c.id == change)).first()
     return None if found is None else Entry._make(found)
 
 
 def first_recorded(connection: Connection, key: str) -> int | None:
-    """When the first change of a key was recorded."""
+    """Return when the first change of a key was recorded."""
     statement = select(func.min(CHANGE.c.recorded_at)).where(CHANGE.c.key == key)
     found = connection.execute(statement).scalar()
     return None if found is None else int(found)
@@ -133,8 +141,10 @@ def of_key(
     after_id: int | None = None,
     limit: int | None = None,
 ) -> Generator[Entry]:
-    """Changes of a key recorded in [since, until), in the order of `recorded_at`, then of the id;
-    with `deltas` only these: MOVED gives the entries and exits of an audience."""
+    """Stream changes of a key recorded in [since, until), ordered by `recorded_at` and id.
+
+    `deltas` limits them; MOVED means the entries and exits of an audience.
+    """
     chosen = [CHANGE.c.key == key]
     if deltas is not None:
         chosen.append(CHANGE.c.delta.in_(deltas))
@@ -152,8 +162,10 @@ def of_run(
     after_id: int | None = None,
     limit: int | None = None,
 ) -> Generator[Entry]:
-    """What a run changed, in the order of the key, then of the id (in which customers of one commit
-    stand in the order of theirs); with `key` and `deltas` only these."""
+    """Stream the changes of a run, ordered by key and id; `key` and `deltas` limit them.
+
+    The customers of one commit stand in the order of their ids.
+    """
     chosen = [CHANGE.c.run == run]
     if key is not None:
         chosen.append(CHANGE.c.key == key)
@@ -167,13 +179,16 @@ def of_run(
 def key_moves(
     connection: Connection, key: str, since: int | None = None, until: int | None = None
 ) -> Moves:
-    """How many changes of a key were recorded in [since, until)."""
+    """Count the changes of a key that were recorded in [since, until)."""
     chosen = [CHANGE.c.key == key, *_recorded(since, until)]
     return (_moves(connection, chosen) or [Moves(key, key, 0, 0, 0)])[0]
 
 
 def run_moves(connection: Connection, run: int) -> list[Moves]:
-    """What a run wrote, by key. (The run's own record has what it found: also what was held.)"""
+    """Count the changes that a run wrote, by key.
+
+    The run's own record counts what it found: also what was held.
+    """
     return _moves(connection, [CHANGE.c.run == run])
 
 
@@ -191,10 +206,10 @@ def _moves(connection: Connection, chosen: Sequence[ColumnElement[bool]]) -> lis
 def undelivered(
     connection: Connection, *, after_id: int | None = None, limit: int | None = None
 ) -> Generator[Undelivered]:
-    """Changes that Amberflo has not acknowledged, in the order of the customer, then of the id.
+    """Stream changes that Amberflo has not acknowledged, ordered by customer and id.
 
-    Changes that undid each other before anything was sent are not among them: Amberflo has what
-    they came to.
+    Changes that undid each other before anything was sent are not among them: Amberflo has their
+    result.
     """
     order = (CHANGE.c.customer_id, CHANGE.c.id)
     page = Page(False, after_id, limit)
@@ -202,7 +217,7 @@ def undelivered(
 
 
 def undelivered_count(connection: Connection) -> int:
-    """How many there are of these."""
+    """Count these changes."""
     statement = select(func.count()).select_from(CHANGE).join(CUSTOMER, _THEIRS)
     return int(connection.execute(statement.where(*_UNDELIVERED)).scalar_one())
 

@@ -1,5 +1,7 @@
-"""A listing of changes: rows in an order that an index has and that ends in the id, streamed, whole
-or page by page."""
+"""A listing of changes, streamed as a whole or page by page.
+
+Its rows are in an order that an index has and that ends in the id.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ CHUNK = 1000
 
 
 class Page(NamedTuple):
-    """A part of a listing: what comes after the change of an id (of the same listing), up to so
-    many rows; None: from the start, all."""
+    """A part of a listing: up to `limit` rows after the change with the id `after_id`.
+
+    Without `after_id` it begins at the start, without `limit` it has all.
+    """
 
     newest_first: bool = False
     after_id: int | None = None
@@ -28,7 +32,7 @@ class Page(NamedTuple):
 def streamed(
     connection: Connection, statement: Select[Any], make: Callable[[Any], T]
 ) -> Generator[T]:
-    """What `make` makes of each row."""
+    """Yield what `make` returns for each row."""
     with connection.execute(statement, execution_options={"yield_per": CHUNK}) as result:
         for rows in result.partitions():
             yield from map(make, rows)
@@ -43,8 +47,11 @@ def listed(
     since: int | None = None,
     until: int | None = None,
 ) -> Generator[T]:
-    """The same of a page of the changes in an order, of those with its first column in
-    [since, until)."""
+    """Yield what `make` returns for each row of a page of changes.
+
+    The page is in the order of the columns `order`, of the changes with the first of them in
+    [since, until).
+    """
     statement = statement.order_by(*(one.desc() if page.newest_first else one for one in order))
     left = page.limit
     for part in _parts(connection, statement, order, page, since, until):
@@ -64,7 +71,7 @@ def _parts(
     since: int | None,
     until: int | None,
 ) -> list[Select[Any]]:
-    """The page as statements, one after another.
+    """Return the page as statements, to be executed one after another.
 
     What comes after a change begins with its equals in all columns of the order but the last, then
     in all but the last two: a statement each, as SQLite finds the place in an index by a row value

@@ -60,7 +60,7 @@ class Size(NamedTuple):
 
 
 class Beginning(NamedTuple):
-    """Since when (epoch milliseconds) the history can tell who was in, and what it begins with."""
+    """When (epoch milliseconds) the history begins, and with what."""
 
     at: int
     why: str
@@ -79,8 +79,11 @@ _MEMBERS = (
 def in_force(
     connection: Connection, customer_id: str, key: str, at: int | None = None
 ) -> Entry | None:
-    """The change that says what a customer's trait was as of a moment, and since when Amberflo
-    knows it (`delivered_at`, None: not yet); None: the trait was never there."""
+    """Return the change that says what a customer's trait was as of a moment.
+
+    Its `delivered_at` says since when Amberflo knows it (None: not yet). None: the trait was never
+    there.
+    """
     _check_known(connection, at)
     statement = (
         ENTRIES.where(CHANGE.c.customer_id == customer_id, key == KEY_OF_CUSTOMER, *_by(at))
@@ -92,8 +95,10 @@ def in_force(
 
 
 def traits_at(connection: Connection, customer_id: str, at: int | None = None) -> dict[str, str]:
-    """A customer's traits of Engage as of a moment: JSON values by the name at Amberflo. Name,
-    email and what identify calls said are none."""
+    """Return a customer's traits of Engage as of a moment: JSON values by the name at Amberflo.
+
+    Name, email and traits of identify calls are not among them.
+    """
     _check_known(connection, at)
     statement = (
         select(CHANGE.c.trait, CHANGE.c.after)
@@ -108,7 +113,7 @@ def traits_at(connection: Connection, customer_id: str, at: int | None = None) -
 
 
 def member_at(connection: Connection, customer_id: str, key: str, at: int | None = None) -> bool:
-    """Whether a customer was in an audience as of a moment."""
+    """Return whether a customer was in an audience as of a moment."""
     _check_known(connection, at)
     statement = _members(key, at).where(CHANGE.c.customer_id == customer_id)
     return connection.execute(statement).first() is not None
@@ -122,8 +127,10 @@ def members_at(
     after: str | None = None,
     limit: int | None = None,
 ) -> Generator[str]:
-    """Who was in an audience as of a moment, in UTF-8 byte order of the id, streamed; the page
-    after a customer with `after`."""
+    """Stream the members of an audience as of a moment, in UTF-8 byte order of the id.
+
+    With `after` the page after that customer.
+    """
     _check_known(connection, at)
     statement = _members(key, at).order_by(CHANGE.c.customer_id).limit(limit)
     if after is not None:
@@ -132,20 +139,19 @@ def members_at(
 
 
 def count_at(connection: Connection, key: str, at: int | None = None) -> int:
-    """How many were in an audience as of a moment."""
+    """Count the members of an audience as of a moment."""
     _check_known(connection, at)
     members = _members(key, at).subquery()
     return int(connection.execute(select(func.count()).select_from(members)).scalar_one())
 
 
 def sizes(connection: Connection, key: str, since: int, until: int, steps: int) -> list[Size]:
-    """Members of an audience as of `steps` moments, evenly from `since` to `until` (both among
-    them; one step is `until`).
+    """Return the size of an audience as of `steps` moments, evenly from `since` to `until`.
 
-    Counted as of now; from there back, less the entries and plus the exits recorded since, by one
-    pass over the key's part of an index. As of some moments that is not right: where something
-    recorded by then was made after something recorded later (a clock was set back), which the ids
-    tell. For these everybody's changes are gone through.
+    Both are among them; one step is `until`. Counted as of now; from there back, less the entries
+    and plus the exits recorded since, by one pass over the key's part of an index. As of some
+    moments that is wrong: where something recorded by then was made after something recorded later
+    (a clock was set back), which the ids tell. For these the changes of all customers are read.
     """
     span = until - since
     _check_known(connection, since if steps > 1 else until)
@@ -155,7 +161,7 @@ def sizes(connection: Connection, key: str, since: int, until: int, steps: int) 
 
 
 class Part(NamedTuple):
-    """Entries less exits of a span of time, and the ids of the first and the last that was made."""
+    """What was recorded in a span of time: entries less exits, and the lowest and highest id."""
 
     delta: int
     oldest: int
@@ -169,8 +175,10 @@ NO_PART = Part(0, _LAST, 0)
 def sizes_from(
     connection: Connection, key: str, moments: Sequence[int], parts: Sequence[Part], count: int
 ) -> list[Size]:
-    """Sizes as of ascending moments, from the `count` as of now and from what was recorded by the
-    first moment, between each two, and after the last."""
+    """Return sizes as of ascending moments, from the `count` as of now and what was recorded.
+
+    `parts` are what was recorded by the first moment, between each two, and after the last.
+    """
     newest_by = list(accumulate((part.newest for part in parts), max))
     oldest_after = NO_PART.oldest
     counts: dict[int, int] = {}
@@ -186,8 +194,10 @@ def sizes_from(
 
 
 def known_since(connection: Connection) -> Beginning | None:
-    """When the history begins; None: nothing was ever recorded. What is asked of a moment before
-    has no answer."""
+    """Return when the history begins; None where nothing was ever recorded.
+
+    A question as of a moment before has no answer.
+    """
     found = [one for one in (_first_run(connection), _first_change(connection)) if one is not None]
     if not found:
         return None
@@ -198,15 +208,17 @@ def known_since(connection: Connection) -> Beginning | None:
 
 
 def _first_run(connection: Connection) -> Beginning | None:
-    """By its time and not its number: a clock that was wrong at first must not hide what follows.
-    (Runs are few.)"""
+    """Return the beginning by the first run: by its time and not its number.
+
+    A clock that was wrong at first must not hide what follows. (Runs are few.)
+    """
     committed = select(RUN.c.committed_at, RUN.c.id).where(RUN.c.committed_at.is_not(None))
     found = connection.execute(committed.order_by(RUN.c.committed_at, RUN.c.id).limit(1)).first()
     return None if found is None else Beginning(int(found[0]), f"run {found[1]}")
 
 
 def _first_change(connection: Connection) -> Beginning | None:
-    """A call may come before the first run."""
+    """Return the beginning by the first change: a call may come before the first run."""
     changes = select(CHANGE.c.recorded_at, CHANGE.c.run).where(CHANGE.c.id > 0)
     found = connection.execute(changes.order_by(CHANGE.c.id).limit(1)).first()
     if found is None:
@@ -215,7 +227,7 @@ def _first_change(connection: Connection) -> Beginning | None:
 
 
 def check_known(connection: Connection, at: int) -> int:
-    """Raises `NotKept` where the history cannot tell of a moment; gives since when it can."""
+    """Return since when the history can tell; raise `NotKept` where it cannot tell of a moment."""
     begins = known_since(connection)
     if begins is None:
         raise NotKept
@@ -241,13 +253,13 @@ _PART = select(
 
 
 def recorded_in(connection: Connection, key: str, after: int, by: int) -> Part:
-    """What was recorded in (after, by] of a key."""
+    """Return what was recorded in (after, by] of a key."""
     values = {"of_key": key, "after": after, "by": by}
     return Part._make(map(int, connection.execute(_PART, values).one()))
 
 
 def _gone_through(connection: Connection, key: str, moments: Sequence[int]) -> dict[int, int]:
-    """Members as of ascending moments, from the entries and exits of one customer after another.
+    """Count members as of ascending moments, from the entries and exits of each customer.
 
     A change is in force from its own time until the earliest time of those made after it.
     """

@@ -1,5 +1,7 @@
-"""The proof that the history is as it was sealed: walks the whole chain and names the first place
-where it does not hold. Streamed: memory does not grow with the history.
+"""The proof that the history is as it was sealed.
+
+A walk over the whole chain names the first place where it does not hold. It is streamed: memory
+does not grow with the history.
 """
 
 from __future__ import annotations
@@ -37,8 +39,10 @@ from state.history.seal import (
 
 @dataclass(frozen=True)
 class Broken:
-    """The first place where the chain does not hold: what is wrong, at which seal of which run, and
-    at which change where that can be told."""
+    """The first place where the chain does not hold.
+
+    It names what is wrong, at which seal of which run, and at which change where that can be told.
+    """
 
     what: str
     seal: int | None = None
@@ -48,9 +52,12 @@ class Broken:
 
 @dataclass
 class Proof:
-    """What a walk found, in numbers. `changes` are those that the seals vouch for now, `erased` of
-    which are hashes only; `unsealed` came by calls since the last seal. `compacted` seals are
-    older than what the history `begins` with."""
+    """The result of a walk, in numbers.
+
+    `changes` are those that the seals vouch for now, `erased` of which are hashes only; `unsealed`
+    came by calls since the last seal. `compacted` seals are older than what the history `begins`
+    with.
+    """
 
     head: str | None = None
     seals: int = 0
@@ -70,10 +77,10 @@ Leaf = tuple[int, bytes, Sequence[Any] | None]
 
 
 class Witness(Protocol):
-    """Is shown what a walk looks at, in its order, for instance to write it down."""
+    """Sees what a walk reads, in its order, for instance to write it down."""
 
     def seal(self, link: Link, *, rows: bool) -> None:
-        """A seal; with `rows` its changes come next."""
+        """See a seal; with `rows` its changes come next."""
 
     def change(self, change: Leaf) -> None: ...
 
@@ -86,9 +93,12 @@ def prove(
     witness: Witness | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Proof:
-    """Walk the chain from its beginning. It must contain the hash `expect`, a head that was kept
-    elsewhere. With `rows_to` seals beyond this change are not held against their changes. What
-    `check` raises, now and then, ends the walk."""
+    """Walk the chain from its beginning.
+
+    It must contain the hash `expect`, a head that was kept elsewhere. With `rows_to` seals beyond
+    this change are not held against their changes. An error that `check` raises, now and then, ends
+    the walk.
+    """
     walk = _Walk(connection, rows_to, witness, check)
     try:
         walk.go(expect)
@@ -99,7 +109,7 @@ def prove(
 
 
 class _Wrong(Exception):
-    """What is wrong, and at which change where that is known."""
+    """Says what is wrong, and at which change where that is known."""
 
     def __init__(self, what: str, change: int | None = None) -> None:
         super().__init__(what)
@@ -107,7 +117,7 @@ class _Wrong(Exception):
 
 
 class _Walk:
-    """`at` is the seal that is looked at."""
+    """A walk; `at` is the seal that it is at."""
 
     def __init__(
         self,
@@ -173,7 +183,7 @@ class _Walk:
             self._compare(link, marks)
 
     def _compare(self, link: Link, marks: bytes | None) -> None:
-        """Hold a seal against its changes."""
+        """Compare a seal with its changes."""
         found, rows = Sum(), self._rows(link)
         while chunk := list(islice(rows, CHUNK)):
             self._check()
@@ -189,7 +199,7 @@ class _Walk:
             raise _Wrong(f"the marks of seal {link.number} were changed")
 
     def _rows(self, link: Link) -> Iterator[Leaf]:
-        """The changes that a seal is about: its own, or those that a compaction kept."""
+        """Return the changes that a seal is about: its own, or those that a compaction kept."""
         after, since, only = link.first_id - 1, 0, list[ColumnElement[bool]]()
         if link.kind != CHANGES:
             after, since = 0, link.number  # what was erased before is not among the kept
@@ -228,7 +238,7 @@ class _Walk:
         self._erased += found.changes
 
     def _difference(self, link: Link, found: Sum, marks: bytes | None) -> _Wrong:
-        """Says where the changes differ from what was sealed, by the marks."""
+        """Say where the changes differ from what was sealed, by the marks."""
         if marks is None:
             return _Wrong(
                 f"the changes up to {link.last_id} that the compaction kept are not as they were: "
@@ -249,7 +259,7 @@ class _Walk:
         return _Wrong(what, change)
 
     def _look_at_the_end(self) -> None:
-        """What is beyond the last seal, and what no seal is about."""
+        """Check what is beyond the last seal, and what no seal is about."""
         connection, proof = self._connection, self.proof
         head = metadata.get(connection, "head")
         if head != (f"{proof.seals} {proof.head}" if proof.head else None):
@@ -300,7 +310,7 @@ def _changes(
 
 
 def _unreadable(connection: Connection, after: int, until: int) -> int:
-    """The first change that cannot be read."""
+    """Return the first change that cannot be read."""
     ids = select(CHANGE.c.id).where(CHANGE.c.id > after, CHANGE.c.id <= until).order_by(CHANGE.c.id)
     for number in connection.execute(ids.limit(2 * CHUNK)).scalars().all():
         try:
@@ -319,7 +329,7 @@ def _unhex(number: int, text: object) -> bytes:
 
 
 def _first_difference(one: bytes, other: bytes) -> int:
-    """The place where two texts differ; that of their end when they do not."""
+    """Return the place where two texts differ; that of the shorter one's end when they do not."""
     places = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(places, min(len(one), len(other)))
 

@@ -17,9 +17,11 @@ from state.history import seal
 
 
 class ChangeRow(NamedTuple):
-    """One trait's change for the history; `before` and `after` are JSON, None is absent. `source`
-    is as in `tables.SOURCES`; where `delta` is None, it follows from `before` and `after`; `via` is
-    the short name of the key that a call came by."""
+    """One trait's change for the history; `before` and `after` are JSON, None is absent.
+
+    `source` is as in `tables.SOURCES`; where `delta` is None, it follows from `before` and `after`;
+    `via` is the short name of the key that a call came by.
+    """
 
     customer_id: str
     key: str
@@ -46,13 +48,11 @@ def add_changes(
     in the order of their ids. `delivered_at` has the time, by customer, where Amberflo has the
     changes already.
     """
+    statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.rev)
     revs: dict[str, int] = {}
     for ids in batches(sorted({row.customer_id for row in rows}), ROWS):
-        statement = select(CUSTOMER.c.customer_id, CUSTOMER.c.rev)
-        for customer_id, rev in connection.execute(
-            statement.where(CUSTOMER.c.customer_id.in_(ids))
-        ):
-            revs[customer_id] = rev
+        current = connection.execute(statement.where(CUSTOMER.c.customer_id.in_(ids)))
+        revs.update({row.customer_id: row.rev for row in current})
     execute_many(
         connection,
         insert(CHANGE).values(run=run, recorded_at=now),
@@ -72,15 +72,19 @@ def add_changes(
 
 
 def delta_of(before: str | None, after: str | None, source: str | None = None) -> int:
-    """Return 1 where a change enters an audience, -1 where it leaves one, else 0. A value that is
-    given back is nobody's membership any more, whatever others had under the name."""
+    """Return 1 where a change enters an audience, -1 where it leaves one, else 0.
+
+    A value that is given back is no membership any more, whatever others had under the name.
+    """
     return (after == "true" and source != RELEASED) - (before == "true")
 
 
 def last_observed(connection: Connection, customer_id: str, key: str) -> int | None:
-    """Return Segment's time of the row that the newest change of a customer's key comes from; None
-    where it comes from no row: from a call, or from a run that missed the row or found it dated in
-    the future."""
+    """Return Segment's time of the row that the newest change of a customer's key comes from.
+
+    None where it comes from no row: from a call, or from a run that missed the row or found it
+    dated in the future.
+    """
     row = connection.execute(
         select(CHANGE.c.run, CHANGE.c.observed_at, CHANGE.c.recorded_at)
         .where(CHANGE.c.customer_id == customer_id, CHANGE.c.key == key)

@@ -17,14 +17,17 @@ from state.history.seal import CHANGES, COMPACTED, COMPACTION, newest
 
 
 def begins(connection: Connection) -> int | None:
-    """The earliest moment (epoch milliseconds) that the history still answers for; None: all."""
+    """Return the earliest moment (epoch milliseconds) that the history answers for; None: all."""
     found = newest(connection, COMPACTION, COMPACTED)
     return found.until if found else None
 
 
 def removable(last_id: int, until: int) -> ColumnElement[bool]:
-    """The changes that a compaction up to `last_id` removes. What Amberflo acknowledged by `until`
-    does not change any more, so this is the same whenever it is asked, also half-way."""
+    """Return the condition for the changes that a compaction up to `last_id` removes.
+
+    What Amberflo acknowledged by `until` does not change any more, so this is the same whenever it
+    is asked, also half-way.
+    """
     later = CHANGE.alias("later")
     superseded = exists(
         select(later.c.id).where(
@@ -44,8 +47,10 @@ def removable(last_id: int, until: int) -> ColumnElement[bool]:
 
 
 def boundary(connection: Connection, before: int) -> tuple[int, int] | None:
-    """(last_id, until) of the longest part of the history that is all sealed and was recorded
-    before a moment; None where no compaction can take more than the last one."""
+    """Return (last_id, until) of the longest sealed part that was recorded before a moment.
+
+    None where no compaction can take more than the last one.
+    """
     sealed = SEAL.c.kind == CHANGES
     too_new = select(func.min(SEAL.c.number)).where(sealed, SEAL.c.until >= before)
     stop = connection.execute(too_new).scalar()

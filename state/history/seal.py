@@ -86,6 +86,7 @@ class Sum:
         self._digest = sha256()
 
     def add(self, leaves: Sequence[bytes]) -> None:
+        """Add leaf hashes."""
         self.changes += len(leaves)
         self._digest.update(b"".join(leaves))
         self.marks += b"".join([leaf[:MARK] for leaf in leaves])
@@ -96,24 +97,24 @@ class Sum:
 
 
 def leaf(change: Sequence[Any]) -> bytes:
-    """The leaf hash of a change: a tuple of its `LEAF` columns."""
+    """Return the leaf hash of a change: a tuple of its `LEAF` fields."""
     if change[-1] is None:
         change = change[:-2] if change[-2] is None else change[:-1]
     return packed(change)
 
 
 def packed(values: Sequence[Any]) -> bytes:
-    """The hash of a list of values."""
+    """Return the hash of a list of values."""
     return sha256(orjson.dumps(values)).digest()
 
 
 def hash_of(link: Link) -> str:
-    """The hash that a seal must have."""
+    """Return the hash that a seal must have."""
     return packed([getattr(link, name) for name in LINK]).hex()
 
 
 def salts(count: int) -> list[str]:
-    """Random texts of 96 bits, for so many changes."""
+    """Return random texts of 96 bits, one for each of `count` changes."""
     texts = base64.b64encode(os.urandom(12 * count)).decode()
     return [texts[start : start + 16] for start in range(0, len(texts), 16)]
 
@@ -121,8 +122,10 @@ def salts(count: int) -> list[str]:
 def read(
     connection: Connection, after: int, until: int | None = None, *only: ColumnElement[bool]
 ) -> Iterator[Sequence[Row[Any]]]:
-    """Changes with an id in (after, until] in order, many at a time: their `LEAF` columns, then
-    `delivered_at`."""
+    """Yield changes with an id in (after, until] in order, many at a time.
+
+    A row has the change's `LEAF` fields, then `delivered_at`.
+    """
     columns = [*LEAF_COLUMNS, CHANGE.c.delivered_at]
     statement = select(*columns).where(CHANGE.c.id > after, *only).order_by(CHANGE.c.id)
     if until is not None:
@@ -135,11 +138,11 @@ def read(
 
 
 def seal(connection: Connection, run: int | None, now: int) -> str | None:
-    """Seal all changes that are not sealed yet; gives the head. A run seals even when there are
-    none, so the chain says that it was.
+    """Seal all changes that are not sealed yet; return the head.
 
-    Who seals writes alone (`Database.write`), as those do who add changes: a seal must see all that
-    have a lower id than the newest that it sees.
+    A run seals even when there are none, so that the chain proves the run. The caller's transaction
+    writes alone (`Database.write`), as one that adds changes does: a seal must see all changes with
+    a lower id than the newest that it sees.
     """
     last = after = sealed_to(connection)
     sealed, found = 0, Sum()
@@ -166,7 +169,7 @@ def append(
     *,
     run: int | None = None,
 ) -> Link:
-    """Put a seal at the end of the chain, of what was found or, once more, of another seal."""
+    """Append a seal to the chain, over a sum of changes or, once more, over another seal."""
     last = newest(connection)
     link = Link(
         number=last.number + 1 if last else 1,
@@ -192,7 +195,7 @@ def append(
 
 
 def newest(connection: Connection, *kinds: str, run: int | None = None) -> Link | None:
-    """The newest seal: of all, of some kinds, or of a run."""
+    """Return the newest seal: of all, of some kinds, or of a run."""
     statement = select(*LINKS).order_by(SEAL.c.number.desc()).limit(1)
     if kinds:
         statement = statement.where(SEAL.c.kind.in_(kinds))
@@ -203,12 +206,12 @@ def newest(connection: Connection, *kinds: str, run: int | None = None) -> Link 
 
 
 def head(connection: Connection, run: int | None = None) -> str | None:
-    """The hash of the newest seal (of a run); None: there is none."""
+    """Return the hash of the newest seal (of a run); None where there is none."""
     found = newest(connection, run=run)
     return found.hash if found else None
 
 
 def sealed_to(connection: Connection) -> int:
-    """The id up to which all changes are sealed."""
+    """Return the id up to which all changes are sealed."""
     found = newest(connection, CHANGES)
     return found.last_id if found else 0

@@ -1,9 +1,9 @@
-"""Sizes over time by the hour: how many entered and exited an audience in each, so that a chart of
-a long history need not count it again.
+"""The size of audiences by the hour: how many customers entered and left in each.
 
-It follows the history: `fold` adds what was recorded since, and is to be called now and then. It
-holds nothing of its own; history.py tells the same without it, only later. Of what a compaction
-removed it still knows how many there were; an erasure takes out what was the customer's.
+With it a chart of a long history need not count all of it again. It follows the history: `fold`
+adds what was recorded since, and is called now and then. It has nothing of its own; past.py answers
+the same without it, only later. Of what a compaction removed it still has the numbers; an erasure
+takes out what was the customer's.
 
 Hour h is what was recorded in the hour that ends at h hours, its end included: the sums up to it
 are those as of its end. Times are epoch milliseconds.
@@ -44,7 +44,7 @@ _SUMS = select(
 
 
 def fold(connection: Connection, limit: int = CHUNK) -> bool:
-    """Add the next changes; gives whether there may be more. In a transaction that writes alone."""
+    """Add the next changes, in a transaction that writes alone; return if there may be more."""
     mark = _mark(connection)
     following = select(CHANGE.c.id).where(CHANGE.c.id > mark).order_by(CHANGE.c.id).limit(limit)
     ids = following.subquery().c.id
@@ -78,15 +78,17 @@ def take_out(connection: Connection, customer_id: str) -> None:
 
 
 def up_to_date(connection: Connection) -> bool:
-    """Whether all that is recorded was added."""
+    """Return whether everything that is recorded was added."""
     newest = connection.execute(select(func.max(CHANGE.c.id))).scalar()
     return int(newest or 0) <= _mark(connection)
 
 
 def by_hour(connection: Connection, key: str, moments: Sequence[int], members: int) -> list[Size]:
-    """Members of an audience as of ascending moments, counted back from the members it has now: the
-    same as `history.sizes`, where all is up to date. Each moment is the end of an hour; only the
-    first may be within one, and so may the last, when it is now."""
+    """Return the size of an audience as of ascending moments, counted back from `members` now.
+
+    It equals `past.sizes`, where everything is up to date. Each moment is the end of an hour; only
+    the first may be within one, and so may the last, when it is now.
+    """
     ends = [-(-at // HOUR) for at in moments]
     parts = [NO_PART] * (len(ends) + 1)
     rows = connection.execute(
@@ -118,7 +120,7 @@ def _both(one: Part, other: Part) -> Part:
 
 
 class Span(NamedTuple):
-    """Moments: from `since` (among them) until `until` (not among them)."""
+    """Moments from `since` (included) until `until` (excluded)."""
 
     since: int | None
     until: int | None
@@ -127,8 +129,10 @@ class Span(NamedTuple):
 def span_of(
     connection: Connection, key: str, delta: int, rows: int, since: int | None, until: int | None
 ) -> Span | None:
-    """The least part of a span of time in which the newest `rows` changes with a delta are, or all
-    that there are; None: there are none. Where all is up to date."""
+    """Return the shortest span that has the newest `rows` changes with a delta, or all of them.
+
+    None where there are none. Everything must be up to date.
+    """
     column = _COLUMNS[delta]
     hours = [AUDIENCE_SIZE_HOUR.c.key == key, column > 0]
     if since is not None:
@@ -159,7 +163,7 @@ def span_of(
 
 
 def _mark(connection: Connection) -> int:
-    """The newest change that was added."""
+    """Return the newest change that was added."""
     return int(
         connection.execute(
             select(func.coalesce(func.max(AUDIENCE_SIZE_HOUR.c.highest), 0))
