@@ -339,5 +339,5 @@ def test_a_segment_id_that_vanished_by_a_merge_is_no_exit(warehouse: Warehouse) 
             record = run_records.get(connection, result.run)
             held = {row[0]: row[1] for row in snapshot.customers(connection)}
     assert record is not None
-    assert (record["kind"], record["exited"], record["entered"]) == ("incremental", 0, 2)
+    assert (record.kind, record.exited, record.entered) == ("incremental", 0, 2)
     assert held == dict.fromkeys(("u1", "u2"), '{"churn":true,"vip":true}')

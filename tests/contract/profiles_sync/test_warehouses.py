@@ -272,9 +272,9 @@ def test_the_command_line_says_it_in_one_line_and_takes_nothing(
         assert run_records.last_whole(connection) is None
         records = run_records.newest(connection)
     if status == 1:
-        assert [record["state"] for record in records] == ["failed"]
-        assert said in records[0]["error"]
-        assert "hunter2" not in records[0]["error"]
+        assert [record.state for record in records] == ["failed"]
+        assert said in records[0].error
+        assert "hunter2" not in records[0].error
 
 
 # a connection that dies in the middle
@@ -340,8 +340,8 @@ def test_nothing_of_a_pull_that_died_is_taken(crowd: Warehouse, tmp_path: Path) 
             assert snapshot.traits(connection) == []
             assert run_records.last_whole(connection) is None
             (record,) = run_records.newest(connection)
-        assert record["state"] == "failed"
-        assert "broke off" in record["error"]
+        assert record.state == "failed"
+        assert "broke off" in record.error
 
         result = runs_on(database, crowd.source(), sent=sent).sync()
         with database.read() as connection:
