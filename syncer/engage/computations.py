@@ -1,7 +1,7 @@
 """The audiences and computed traits of a Segment space, and when their exits count.
 
-Pure. Sources: docs/facts/segment.md §1.2 for the fields and states, §3.4 for what a deleted
-audience leaves behind.
+Pure. Sources: docs/facts/segment.md §1.2 for the fields and states, docs/facts/segment.md §3.4 for
+what a deleted audience leaves behind.
 """
 
 from __future__ import annotations

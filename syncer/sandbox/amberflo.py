@@ -120,12 +120,15 @@ class AmberfloSandbox:
 
     The options are questions that the sources leave open (docs/facts/amberflo.md):
 
-    - `put_unknown`: a PUT of an unknown id will "create" it or "refuse" it (§1.3);
-    - `max_records`: the records of one ingest request at most (§2.2);
-    - `paging_traits`, `list_traits`: whether pages and the list contain traits (§1.1);
+    - `put_unknown`: a PUT of an unknown id will "create" it or "refuse" it
+      (docs/facts/amberflo.md §1.3);
+    - `max_records`: the records of one ingest request at most (docs/facts/amberflo.md §2.2);
+    - `paging_traits`, `list_traits`: whether pages and the list contain traits
+      (docs/facts/amberflo.md §1.1);
     - `stores`: a trait that is not text is stored "native", as "text", or, with "text only", its
-      write is refused (§1.5);
-    - `missing`: the answer for a missing customer is "empty" or "404" (§1.1).
+      write is refused (docs/facts/amberflo.md §1.5);
+    - `missing`: the answer for a missing customer is "empty" or "404"
+      (docs/facts/amberflo.md §1.1).
 
     `odd` maps a customer's id, or "*" for all requests, to what goes wrong with requests about the
     customer or its meter records. It is one of `ODD`: a status, a page with status 200 ("html"),
