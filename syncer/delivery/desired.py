@@ -58,14 +58,14 @@ def to_put(
     A trait that is given back is in it as it was found; later records leave it to others.
     """
     given_back = _given_back(row)
-    there = traits_of(current or {})
+    held = traits_of(current or {})
     record = merged(
         current,
         customer_id=row.customer_id,
         traits={},
         name=row.name,
         email=row.email,
-        owned={*owned, *_taken_away(there, row.identify_traits), *given_back}
+        owned={*owned, *_taken_away(held, row.identify_traits), *given_back}
         if row.identify_traits or given_back
         else owned,
         as_strings=as_strings,
@@ -94,21 +94,21 @@ def differences(
     and fields of others are not compared, and values are equal as Amberflo may store them
     (`alike`).
     """
-    found = []
+    drifts = []
     name = name_of(current, row.name, row.customer_id)
     if name != current.get("customerName"):
-        found.append(Difference("customerName", name, current.get("customerName")))
+        drifts.append(Difference("customerName", name, current.get("customerName")))
     email = email_of(current, row.email) or None
     if email != (current.get("customerEmail") or None):
-        found.append(Difference("customerEmail", email, current.get("customerEmail")))
-    found += trait_differences(
+        drifts.append(Difference("customerEmail", email, current.get("customerEmail")))
+    drifts += trait_differences(
         traits_of(current), row, owned, as_strings=as_strings, protected=protected
     )
-    return found
+    return drifts
 
 
 def trait_differences(
-    there: Mapping[str, Any],
+    traits: Mapping[str, Any],
     row: Desired,
     owned: Collection[str],
     *,
@@ -117,8 +117,8 @@ def trait_differences(
 ) -> list[Difference]:
     """Return the same for the traits of a record alone."""
     ours = ours_at_amberflo(row, owned, as_strings=as_strings, protected=protected)
-    held = {trait: value for trait, value in there.items() if not is_protected(trait, protected)}
-    gone = _taken_away(there, row.identify_traits) if row.identify_traits else ()
+    held = {trait: value for trait, value in traits.items() if not is_protected(trait, protected)}
+    gone = _taken_away(traits, row.identify_traits) if row.identify_traits else ()
     owned = set(owned).difference(_given_back(row)) if row.given_back else owned
     drifted = [trait for trait, value in ours.items() if not alike(value, held.get(trait))]
     drifted += [
@@ -145,8 +145,8 @@ def ours_at_amberflo(
 
 def _remember_sent(asked: tuple[str, bool, tuple[str, ...]]) -> Mapping[str, Any]:
     text, as_strings, protected = asked
-    found = as_sent(orjson.loads(text), as_strings, protected)
-    return _SENT.put(asked, found, 2 * getsizeof(text) + getsizeof(found) + _VALUE * len(found))
+    sent = as_sent(orjson.loads(text), as_strings, protected)
+    return _SENT.put(asked, sent, 2 * getsizeof(text) + getsizeof(sent) + _VALUE * len(sent))
 
 
 def _wanted(row: Desired, owned: Collection[str]) -> dict[str, Any]:
@@ -155,16 +155,16 @@ def _wanted(row: Desired, owned: Collection[str]) -> dict[str, Any]:
     A value of an identify call counts if Engage does not compute a trait of that name for any
     customer (`owned`, less what was given back since).
     """
-    found: dict[str, Any] = orjson.loads(row.traits)
+    traits: dict[str, Any] = orjson.loads(row.traits)
     if not row.identify_traits:
-        return found
+        return traits
     free = orjson.loads(row.given_back) if row.given_back else ()
-    told = {
+    identified = {
         name: value
         for name, value in identify_traits.values(row.identify_traits).items()
         if name not in owned or name in free
     }
-    return told | found
+    return identified | traits
 
 
 def _given_back(row: Desired) -> dict[str, Any]:
@@ -174,20 +174,20 @@ def _given_back(row: Desired) -> dict[str, Any]:
     """
     if not row.given_back:
         return {}
-    found: dict[str, Any] = orjson.loads(row.given_back)
-    said = identify_traits.in_force(row.identify_traits)
-    return {name: value for name, value in found.items() if name not in said}
+    values: dict[str, Any] = orjson.loads(row.given_back)
+    identified = identify_traits.in_force(row.identify_traits)
+    return {name: value for name, value in values.items() if name not in identified}
 
 
-def _taken_away(there: Mapping[str, Any], said: str | None) -> Collection[str]:
+def _taken_away(traits: Mapping[str, Any], identified: str | None) -> Collection[str]:
     """Return the names of traits that identify calls removed, if the value may be ours."""
     return {
         name
-        for name, written in identify_traits.removed(said)
-        if name in there
-        and (written is True or any(_is_there(one, there[name]) for one in written or ()))
+        for name, written in identify_traits.removed(identified)
+        if name in traits
+        and (written is True or any(_is_held(value, traits[name]) for value in written or ()))
     }
 
 
-def _is_there(value: Any, found: Any) -> bool:
-    return alike(at_amberflo(value), found)
+def _is_held(value: Any, held: Any) -> bool:
+    return alike(at_amberflo(value), held)

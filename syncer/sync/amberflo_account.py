@@ -85,9 +85,9 @@ class AmberfloAccount:
         alone. What deliveries to the old account still report does not count any more.
         """
         known = self._known(connection)
-        left = [{name: known[name] for name in _PRINT}, *known["left"]]
+        accounts = [{name: known[name] for name in _PRINT}, *known["left"]]
         outbox.unacknowledge(connection, now)
-        others = [account for account in left if account["url"] and not self._is(account)]
+        others = [account for account in accounts if account["url"] and not self._is(account)]
         self._record(connection, others[:REMEMBERED])
 
     def _check_acknowledged(self, acknowledged: list[str], known: dict[str, Any]) -> None:

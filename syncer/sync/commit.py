@@ -228,15 +228,15 @@ class Writer:
         self._kept: dict[str, list[Kept]] = {}
         self._rejected: dict[str, list[str]] = {}
 
-    def write(self, change: CustomerChange) -> None:
+    def write(self, customer: CustomerChange) -> None:
         """Take a customer's change, and keep back what the decision holds of it."""
-        kept, held, left = self.decision.split(change)
-        for uncounted in left:
+        kept, held, dropped = self.decision.split(customer)
+        for uncounted in dropped:
             self.recount(uncounted, None)
-        if kept is None and change.known and change.compared:
-            self._compared.append(change.customer_id)
-        if held or self.decision.holds_deletion(change):
-            self._hold(change, held)
+        if kept is None and customer.known and customer.compared:
+            self._compared.append(customer.customer_id)
+        if held or self.decision.holds_deletion(customer):
+            self._hold(customer, held)
         if kept is not None:
             # If something is held of the customer, a later run must find its deletion again.
             self._changes.append(kept._replace(deleted=False) if held else kept)
@@ -246,53 +246,53 @@ class Writer:
 
     def flush(self) -> None:
         """Write what was taken since the last flush."""
-        ids = [change.customer_id for change in self._changes]
+        ids = [customer.customer_id for customer in self._changes]
         states = {state.customer_id: state for state in snapshot.find(self.connection, ids)}
         new: list[CustomerRow] = []
         old: list[CustomerRow] = []
         rows: list[ChangeRow] = []
-        for change in self._changes:
-            state = states.get(change.customer_id)
-            laid, made = laid_over(state, change, self.horizon)
+        for customer in self._changes:
+            state = states.get(customer.customer_id)
+            laid, made = laid_over(state, customer, self.horizon)
             if state is None:
                 new.append(laid)
-            elif laid != state or any(one.source == AMBERFLO for one in made):
+            elif laid != state or any(change.source == AMBERFLO for change in made):
                 old.append(laid)
-            self._count(change, made)
-            rows += [self._row(change.customer_id, one) for one in made]
-            if change.deleted:
-                self._delete(change.customer_id)
+            self._count(customer, made)
+            rows += [self._row(customer.customer_id, change) for change in made]
+            if customer.deleted:
+                self._delete(customer.customer_id)
         snapshot.insert_customers(self.connection, new, self.now, self.run)
         snapshot.update_customers(self.connection, old, self.now, self.run)
         add_changes(self.connection, rows, self.run, self.now)
-        self._compared += [change.customer_id for change in self._changes if change.compared]
+        self._compared += [customer.customer_id for customer in self._changes if customer.compared]
         snapshot.mark_compared(self.connection, self._compared, self.run)
         self._changes, self._compared, self._size = [], [], 0
         self._flush_held()
 
-    def _hold(self, change: CustomerChange, held: list[TraitChange]) -> None:
+    def _hold(self, customer: CustomerChange, held: list[TraitChange]) -> None:
         self.applied.held_customers += 1
-        self.applied.held.update(one.key for one in held)
-        if self.decision.holds_deletion(change):
-            if change.ruling == "rejected":
-                self._stay_rejected(change.customer_id, holds.DELETED)
+        self.applied.held.update(change.key for change in held)
+        if self.decision.holds_deletion(customer):
+            if customer.ruling == "rejected":
+                self._stay_rejected(customer.customer_id, holds.DELETED)
             else:
                 reason = self.decision.deletions or ""
-                row = Kept(change.customer_id, None, None, None)
+                row = Kept(customer.customer_id, None, None, None)
                 self._keep(holds.DELETED, holds.DELETED, reason, row)
             return
-        for one in held:
-            obstacle = self.decision.obstacle(one)
+        for change in held:
+            obstacle = self.decision.obstacle(change)
             if obstacle == "rejected":
-                self._stay_rejected(change.customer_id, one.trait)
+                self._stay_rejected(customer.customer_id, change.trait)
             elif obstacle == "held":
                 row = Kept(
-                    change.customer_id,
-                    to_json_or_none(one.before),
-                    to_json_or_none(one.after),
-                    one.observed_at,
+                    customer.customer_id,
+                    to_json_or_none(change.before),
+                    to_json_or_none(change.after),
+                    change.observed_at,
                 )
-                self._keep(one.trait, one.key, self.decision.held[one.key], row)
+                self._keep(change.trait, change.key, self.decision.held[change.key], row)
 
     def _keep(self, trait: str, key: str, reason: str, row: Kept) -> None:
         if key not in self.applied.holds:
@@ -332,17 +332,17 @@ class Writer:
         if self.forget:
             suppression.ask(self.connection, customer_id, self.now, self.run)
 
-    def _count(self, change: CustomerChange, made: list[TraitChange]) -> None:
-        if made != change.changes:
-            by_key = {one.key: one for one in made}
-            for one in change.changes:
-                if one.source != AMBERFLO or not same(one.before, one.after):
-                    self.recount(one, by_key.get(one.key))
-        for one in made:
-            self.applied.members[one.key] += counts(one.after) - counts(one.was)
-            kind = self.decision.catalog.by_key[one.key].kind
-            if leaves(one, kind) and one.ruling is None and not change.deleted:
-                self.applied.left[one.key] += 1
+    def _count(self, customer: CustomerChange, made: list[TraitChange]) -> None:
+        if made != customer.changes:
+            by_key = {change.key: change for change in made}
+            for change in customer.changes:
+                if change.source != AMBERFLO or not same(change.before, change.after):
+                    self.recount(change, by_key.get(change.key))
+        for change in made:
+            self.applied.members[change.key] += counts(change.after) - counts(change.was)
+            kind = self.decision.catalog.by_key[change.key].kind
+            if leaves(change, kind) and change.ruling is None and not customer.deleted:
+                self.applied.left[change.key] += 1
 
     def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
         observed_at = self.now if change.observed_at is None else min(change.observed_at, self.now)
@@ -360,7 +360,7 @@ class Writer:
 
 
 def laid_over(
-    state: CustomerRow | None, change: CustomerChange, horizon: int
+    state: CustomerRow | None, customer: CustomerChange, horizon: int
 ) -> tuple[CustomerRow, list[TraitChange]]:
     """Lay a change over a customer's state; return the new state and the changes that it made.
 
@@ -368,30 +368,33 @@ def laid_over(
     pull cannot know of.
     """
     if state is None:
-        traits = canonical(change.traits)
-        new = CustomerRow(change.customer_id, traits, change.name, change.email, None, None)
-        return new, change.changes
+        traits = canonical(customer.traits)
+        new = CustomerRow(customer.customer_id, traits, customer.name, customer.email, None, None)
+        return new, customer.changes
     now = orjson.loads(state.traits)
     stamps = read_stamps(state.event_times)
     kept = dict(stamps)
     made = []
-    for one in change.changes:
-        stamp = stamps.get(one.trait)
-        if stamp is not None and stamp.received > horizon and stamp.at >= (one.observed_at or 0):
+    for change in customer.changes:
+        stamp = stamps.get(change.trait)
+        if stamp is not None and stamp.received > horizon and stamp.at >= (change.observed_at or 0):
             continue
-        was: Value | None = now.get(one.trait)
-        if one.source == AMBERFLO:
-            made.append(one._replace(recorded=was))
-        elif same(was, one.after):
+        was: Value | None = now.get(change.trait)
+        if change.source == AMBERFLO:
+            made.append(change._replace(recorded=was))
+        elif same(was, change.after):
             continue
         else:
-            made.append(one._replace(before=was))
-            kept.pop(one.trait, None)  # the value does not come from a call any more
-        if one.after is None:
-            now.pop(one.trait, None)
+            made.append(change._replace(before=was))
+            kept.pop(change.trait, None)  # the value does not come from a call any more
+        if change.after is None:
+            now.pop(change.trait, None)
         else:
-            now[one.trait] = one.after
-    pulled = (("name", change.name, change.name_at), ("email", change.email, change.email_at))
+            now[change.trait] = change.after
+    pulled = (
+        ("name", customer.name, customer.name_at),
+        ("email", customer.email, customer.email_at),
+    )
     taken = {"name": state.name, "email": state.email}
     for key, value, at in pulled:
         if _is_newest(value, at, stamps.get(key), horizon):

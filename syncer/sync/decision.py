@@ -80,13 +80,13 @@ class Evidence:
 class Split(NamedTuple):
     """A customer's change, taken apart.
 
-    `kept` is applied (None: nothing is), `held` is not. `left` is neither: without what is held, a
-    customer that nobody knew is in no audience, so it is not created.
+    `kept` is applied (None: nothing is), `held` is not. `dropped` is neither: without what is held,
+    a customer that nobody knew is in no audience, so it is not created.
     """
 
     kept: CustomerChange | None
     held: list[TraitChange]
-    left: list[TraitChange]
+    dropped: list[TraitChange]
 
 
 @dataclass
@@ -103,26 +103,28 @@ class Decision:
     waiting: Mapping[str, str] = field(default_factory=dict)
     deletions: str | None = None
 
-    def split(self, change: CustomerChange) -> Split:
+    def split(self, customer: CustomerChange) -> Split:
         """Take a customer's change apart into what goes through and what does not."""
-        all_held = self.holds_deletion(change)
-        held = [one for one in change.changes if all_held or self.holds(one)]
+        all_held = self.holds_deletion(customer)
+        held = [change for change in customer.changes if all_held or self.holds(change)]
         if not (held or all_held):
-            return Split(change, [], [])
-        kept = [one for one in change.changes if one not in held]
+            return Split(customer, [], [])
+        kept = [change for change in customer.changes if change not in held]
         # Amberflo keeps these values, so they are recorded: the next write must not remove them.
-        stays = [one._replace(after=one.before) for one in held if _writing_applies(one)]
-        traits = _without(change.traits, held)
-        if change.known:
-            deletes = change.deleted and not all_held
-            unchanged = change.name is None and change.email is None and not deletes
+        stays = [
+            change._replace(after=change.before) for change in held if _writing_applies(change)
+        ]
+        traits = _without(customer.traits, held)
+        if customer.known:
+            deletes = customer.deleted and not all_held
+            unchanged = customer.name is None and customer.email is None and not deletes
             if not (kept or stays) and unchanged:
                 return Split(None, held, [])
         elif all(value is False for value in traits.values()):
             return Split(None, held, kept)
-        changes = sorted(kept + stays, key=lambda one: one.trait)
-        deleted = change.deleted and not all_held
-        return Split(change._replace(traits=traits, changes=changes, deleted=deleted), held, [])
+        changes = sorted(kept + stays, key=lambda change: change.trait)
+        deleted = customer.deleted and not all_held
+        return Split(customer._replace(traits=traits, changes=changes, deleted=deleted), held, [])
 
     def obstacle(self, change: TraitChange) -> Obstacle | None:
         """Return why a change is not applied; None if it is applied."""

@@ -51,26 +51,26 @@ class Rulings:
                 yield self._ruled(change, decided)
 
     def _ruled(
-        self, change: CustomerChange, decided: Mapping[tuple[str, str], InForce]
+        self, customer: CustomerChange, decided: Mapping[tuple[str, str], InForce]
     ) -> CustomerChange:
-        if change.deleted:
+        if customer.deleted:
             self._tally.deleted += 1
             # The guard counts these as deletions, and not also as exits of each trait.
-            self.excused.update(one.key for one in change.changes if self._leaves(one))
-            hold = decided.get((change.customer_id, holds.DELETED))
+            self.excused.update(change.key for change in customer.changes if self._leaves(change))
+            hold = decided.get((customer.customer_id, holds.DELETED))
             ruling = None if hold is None else self._ruling(hold, None, None)
             self.excused[holds.DELETED] += ruling is not None
-            return change._replace(ruling=ruling)
+            return customer._replace(ruling=ruling)
         changes = []
-        for one in change.changes:
-            hold = decided.get((change.customer_id, one.trait))
+        for change in customer.changes:
+            hold = decided.get((customer.customer_id, change.trait))
             if hold is not None:
-                ruling = self._ruling(hold, one.after, one.observed_at)
-                self.excused[one.key] += ruling is not None and self._leaves(one)
-                changes.append(one._replace(ruling=ruling))
+                ruling = self._ruling(hold, change.after, change.observed_at)
+                self.excused[change.key] += ruling is not None and self._leaves(change)
+                changes.append(change._replace(ruling=ruling))
             else:
-                changes.append(one)
-        return change._replace(changes=changes)
+                changes.append(change)
+        return customer._replace(changes=changes)
 
     def _ruling(self, hold: InForce, after: Any, observed_at: int | None) -> Ruling | None:
         """Return the decision on a change; None if Engage says something that nobody decided on."""

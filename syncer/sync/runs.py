@@ -272,11 +272,11 @@ class Runs:
         # Both in one snapshot: others acknowledge meanwhile, and what they do counts in both.
         with self.database.read() as connection:
             record = runs.get(connection, result.run)
-            left = outbox.backlog(connection, result.run)
+            still_due = outbox.backlog(connection, result.run)
         with self.database.write() as connection:
             assert record is not None
             delivered, failed = int(record.delivered), int(record.failed)
-            due = delivered + failed + int(record.held) + left
+            due = delivered + failed + int(record.held) + still_due
             result.delivery = replace(result.delivery, delivered=delivered, failed=failed)
             if due != record.due:
                 result.problems.append(
@@ -289,12 +289,12 @@ class Runs:
                 result.problems.append(
                     f"Amberflo does not take {failed:,} customers: `syncer failures` lists them"
                 )
-            if left:
+            if still_due:
                 stopped = result.delivery.stopped
                 result.state = runs.INTERRUPTED if stopped else runs.FAILED
                 problem = result.delivery.problem
                 result.problems.append(
-                    f"{left:,} of {due:,} customers are not delivered and stay due"
+                    f"{still_due:,} of {due:,} customers are not delivered and stay due"
                     + (f": {problem}" if problem else "")
                 )
             elif result.held:
