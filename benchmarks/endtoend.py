@@ -57,7 +57,9 @@ def child(process: int) -> int:
 
 def waiting(ops: str) -> float:
     text = urllib.request.urlopen(f"{ops}/metrics").read().decode()
-    found = re.findall(r"^(?:syncer_calls_unprocessed|syncer_meters_waiting) (\S+)", text, re.M)
+    found = re.findall(
+        r"^(?:syncer_calls_unprocessed|syncer_meters_waiting) (\S+)", text, re.MULTILINE
+    )
     return sum(map(float, found))
 
 

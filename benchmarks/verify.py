@@ -132,7 +132,7 @@ def one(url: str, which: str, folder: Path) -> None:
 def peak_memory() -> float:
     """Megabytes of this process; getrusage would count what its parent had."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.M)[0]) / 1024
+    return int(re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)[0]) / 1024
 
 
 def main() -> None:

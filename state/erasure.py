@@ -117,15 +117,15 @@ def _erase_changes(connection: Connection, customer_id: str, now: int) -> int:
     rows = connection.execute(select(*seal.LEAF_COLUMNS).where(theirs).order_by(CHANGE.c.id)).all()
     if not rows:
         return 0
-    left = [(row[0], seal.leaf(tuple(row)).hex()) for row in rows]
+    leaves = [(row[0], seal.leaf(tuple(row)).hex()) for row in rows]
     erased = seal.Sum()
-    erased.add([seal.packed(one) for one in left])
+    erased.add([seal.packed(pair) for pair in leaves])
     link = seal.append(connection, seal.ERASURE, erased, rows[0][0], rows[-1][0], now)
-    values = [{"id": number, "leaf": leaf, "seal": link.number} for number, leaf in left]
+    values = [{"id": number, "leaf": leaf, "seal": link.number} for number, leaf in leaves]
     connection.execute(insert(ERASED), values)
     sizes.take_out(connection, customer_id)
     connection.execute(delete(CHANGE).where(theirs))
-    return len(left)
+    return len(leaves)
 
 
 def _erase_customer(connection: Connection, customer_id: str) -> bool:
@@ -158,14 +158,14 @@ def _erase_failures(connection: Connection, customer_id: str) -> int:
             failures.IS_CALL,  # it may name several
         )
     )
-    found = [
+    numbers = [
         number
         for number, whose, request in connection.execute(statement)
         if whose == customer_id or _names(request or "", customer_id)
     ]
-    for number in found:
+    for number in numbers:
         connection.execute(delete(FAILURE).where(FAILURE.c.id == number))
-    return len(found)
+    return len(numbers)
 
 
 def _names(call: str, customer_id: str) -> bool:
@@ -187,15 +187,15 @@ def _ends_within(call: str, text: str) -> bool:
 
 def _values(call: Any) -> Iterator[Any]:
     """Return everything in a JSON value that is no list and no object, however deep."""
-    found = [call]
-    while found:
-        one = found.pop()
-        if isinstance(one, dict):
-            found += one.values()
-        elif isinstance(one, list):
-            found += one
+    values = [call]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
         else:
-            yield one
+            yield value
 
 
 def _erase_errors(connection: Connection, customer_id: str) -> None:

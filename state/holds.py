@@ -128,15 +128,15 @@ def undecided(connection: Connection, run: int) -> list[Hold]:
     These are open ones, and rejected ones that are in force.
     """
     return [
-        one
-        for one in of_run(connection, run)
-        if one.decision is None or (one.decision == REJECTED and count(connection, one.id))
+        hold
+        for hold in of_run(connection, run)
+        if hold.decision is None or (hold.decision == REJECTED and count(connection, hold.id))
     ]
 
 
 def open_keys(connection: Connection) -> dict[str, int]:
     """Return the keys with an open hold, each with the run that found it first."""
-    return {one.key: one.since_run for one in open_holds(connection).values()}
+    return {hold.key: hold.since_run for hold in open_holds(connection).values()}
 
 
 def traits_in_force(connection: Connection) -> set[str]:
@@ -267,7 +267,7 @@ def keep(
                     since_run=case((_says(bindparam("said")), HELD_CHANGE.c.since_run), else_=run),
                     ended_at=None,
                 ),
-                [dict(zip(("which", "was", "said", "at"), one, strict=True)) for one in again],
+                [dict(zip(("which", "was", "said", "at"), row, strict=True)) for row in again],
             )
 
 
@@ -322,11 +322,11 @@ def end_unseen(connection: Connection, traits: Collection[str], run: int, now: i
 
 
 def close_empty(connection: Connection, run: int, now: int) -> list[Hold]:
-    """End the open holds of which nothing is in force any more; gives them."""
+    """End the open holds of which nothing is in force any more, and return them."""
     some = exists().where(HELD_CHANGE.c.hold == HOLD.c.id, HELD_CHANGE.c.ended_at.is_(None))
-    found = [Hold._make(row) for row in connection.execute(select(*_HOLD).where(_OPEN, ~some))]
-    decide(connection, [one.id for one in found], WITHDRAWN, now, run=run)
-    return found
+    empty = [Hold._make(row) for row in connection.execute(select(*_HOLD).where(_OPEN, ~some))]
+    decide(connection, [hold.id for hold in empty], WITHDRAWN, now, run=run)
+    return empty
 
 
 # Deciding

@@ -70,10 +70,10 @@ def any_before(connection: Connection, moment: int) -> bool:
 def take_known(connection: Connection, limit: int) -> list[EarlyCall]:
     """Take out up to `limit` calls whose traits are known by now, in the order they came."""
     statement = select(*_COLUMNS).where(_KNOWN).order_by(EARLY_CALL.c.received_at).limit(limit)
-    found = [EarlyCall._make(row) for row in connection.execute(statement)]
-    for key in {one.key for one in found}:
-        _remove(connection, key, [one.customer_id for one in found if one.key == key])
-    return found
+    known = [EarlyCall._make(row) for row in connection.execute(statement)]
+    for key in {call.key for call in known}:
+        _remove(connection, key, [call.customer_id for call in known if call.key == key])
+    return known
 
 
 def _remove(connection: Connection, key: str, customer_ids: Collection[str]) -> None:

@@ -136,7 +136,7 @@ def unprocessed(connection: Connection, events: int) -> list[InboxRow]:
     Of each key that is one row, or as many as have its share of `events` calls.
     """
     keys = lanes.present(connection, INBOX.c.key)
-    ids = [one for key in keys for one in _oldest(connection, key, events // len(keys))]
+    ids = [event for key in keys for event in _oldest(connection, key, events // len(keys))]
     rows = connection.execute(
         select(INBOX.c.id, INBOX.c.body, INBOX.c.received_at, INBOX.c.key)
         .where(INBOX.c.id.in_(ids))
@@ -266,7 +266,7 @@ def postpone(connection: Connection, ids: Collection[int], due_at: int) -> None:
         update(EVENT)
         .where(EVENT.c.id == bindparam("which"), EVENT.c.due_at.is_not(None))
         .values(due_at=due_at, attempts=EVENT.c.attempts + 1, claimed_by=None),
-        [{"which": one} for one in ids],
+        [{"which": event} for event in ids],
     )
 
 
@@ -316,13 +316,13 @@ def waiting_by_key(connection: Connection) -> dict[str, int]:
 
 def oldest_waiting(connection: Connection) -> int | None:
     """Return when the call that waits longest was received."""
-    found = [
+    moments = [
         connection.execute(select(func.min(INBOX.c.received_at))).scalar(),
         connection.execute(
             select(func.min(EVENT.c.received_at)).where(EVENT.c.due_at.is_not(None))
         ).scalar(),
     ]
-    return min((int(one) for one in found if one is not None), default=None)
+    return min((int(moment) for moment in moments if moment is not None), default=None)
 
 
 def count(connection: Connection, counts: Mapping[tuple[str, str], int]) -> None:

@@ -40,7 +40,7 @@ def removable(connection: Connection, rows: Iterable[Row]) -> Mapping[str, froze
         if row.compared is None:
             others.append(row.customer_id)
     for ids in _chunks(others):
-        written: dict[str, set[str]] = {one: set() for one in ids}
+        written: dict[str, set[str]] = {customer_id: set() for customer_id in ids}
         statement = select(CHANGE.c.customer_id, CHANGE.c.trait).where(
             CHANGE.c.customer_id.in_(ids), CHANGE.c.source.is_distinct_from(IDENTIFY)
         )

@@ -153,7 +153,7 @@ def approve(connection: Connection, customer_ids: Collection[str]) -> None:
     """Approve the erasure of customers."""
     connection.execute(
         update(ERASURE).where(ERASURE.c.customer_id == bindparam("which")).values(waits_since=None),
-        [{"which": one} for one in customer_ids],
+        [{"which": customer_id} for customer_id in customer_ids],
     )
 
 

@@ -1,5 +1,7 @@
-"""Streams a part at a time, bounded by number and by size: a customer may have any number of
-traits, and memory stays flat."""
+"""Streams a part at a time, bounded by number and by size.
+
+A customer may have any number of traits, and memory stays flat.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ CHUNK, CHUNK_SIZE = 500, 2 << 20
 def chunks(
     items: Iterator[T], size: Callable[[T], int] = lambda _: 0, *, most: int = CHUNK
 ) -> Iterator[list[T]]:
-    """Lists of up to so many items; shorter ones where their sizes (bytes) make too much."""
+    """Yield lists of items, bounded in number and in the sum of their sizes (bytes)."""
     part: list[T] = []
     total = 0
     for item in items:

@@ -20,10 +20,12 @@ _ONE_VALUE = re.compile(rf"\b0*(\d+)-0*\1/{_STEP}\b")
 
 
 class CronLine:
-    """A cron line of five fields: minute, hour, day of the month, month, day of the week. Each
-    takes `*`, values, ranges and steps; months and days of the week have English names, too. Raises
-    ValueError, with what is wrong, where a text is no such line, gives days of the month and of the
-    week (which crons read in two ways), or never comes."""
+    """A cron line of five fields: minute, hour, day of the month, month, day of the week.
+
+    Each field takes `*`, values, ranges and steps; months and days of the week also have English
+    names. Raises ValueError, which says what is wrong, if a text is not such a line, if it gives
+    both days of the month and days of the week (crons read that in two ways), or if it never comes.
+    """
 
     def __init__(self, line: str) -> None:
         fields = line.lower().split()
@@ -43,20 +45,22 @@ class CronLine:
             raise ValueError(str(error).lower()) from None
 
     def after(self, moment: float) -> float:
-        """The first time that the line names after a moment; both are epoch seconds."""
+        """Return the first time of the line after a moment; both are epoch seconds."""
         return next(CronSim(self._line, datetime.fromtimestamp(ceil(moment), UTC))).timestamp()
 
 
 def _numbered(field: str, names: Sequence[str], first: int) -> str:
-    """A field with numbers, from `first` on, instead of names."""
+    """Return a field with numbers, from `first` on, instead of names."""
     for number, name in enumerate(names, first):
         field = re.sub(rf"\b{name}\b", str(number), field)
     return field
 
 
 def _days_of_week(part: str) -> str:
-    """A part of the days of the week as cronsim takes it: with no range over Sunday, and with one
-    number for Sunday."""
+    """Return a part of the days of the week as cronsim takes it.
+
+    No range goes over Sunday, and Sunday has one number.
+    """
     match = _DAYS_OF_WEEK.fullmatch(part)
     if match is None:
         if _EVERY_DAY.fullmatch(part):

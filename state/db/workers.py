@@ -111,7 +111,7 @@ def count_alive(database: Database) -> int:
     """Count the living processes that deliver."""
     with database.read() as connection:
         numbers = [row.id for row in all_of(connection) if row.kind != DAEMON]
-    return sum(lock_holder(database, "worker", one) is not None for one in numbers)
+    return sum(lock_holder(database, "worker", number) is not None for number in numbers)
 
 
 def free_customers(connection: Connection, number: int) -> None:

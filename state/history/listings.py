@@ -227,5 +227,5 @@ def _undelivered(row: Any) -> Undelivered:
 
 
 def _recorded(since: int | None, until: int | None) -> list[ColumnElement[bool]]:
-    found = [] if since is None else [CHANGE.c.recorded_at >= since]
-    return found if until is None else [*found, CHANGE.c.recorded_at < until]
+    conditions = [] if since is None else [CHANGE.c.recorded_at >= since]
+    return conditions if until is None else [*conditions, CHANGE.c.recorded_at < until]

@@ -52,7 +52,9 @@ def listed(
     The page is in the order of the columns `order`, of the changes with the first of them in
     [since, until).
     """
-    statement = statement.order_by(*(one.desc() if page.newest_first else one for one in order))
+    statement = statement.order_by(
+        *(column.desc() if page.newest_first else column for column in order)
+    )
     left = page.limit
     for part in _parts(connection, statement, order, page, since, until):
         with connection.execute(part.limit(left), execution_options={"yield_per": CHUNK}) as result:

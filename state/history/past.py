@@ -198,10 +198,12 @@ def known_since(connection: Connection) -> Beginning | None:
 
     A question as of a moment before has no answer.
     """
-    found = [one for one in (_first_run(connection), _first_change(connection)) if one is not None]
-    if not found:
+    starts = [
+        start for start in (_first_run(connection), _first_change(connection)) if start is not None
+    ]
+    if not starts:
         return None
-    first, compacted = min(found), retention.begins(connection)
+    first, compacted = min(starts), retention.begins(connection)
     if compacted is None or compacted <= first.at:
         return first
     return Beginning(compacted, "what a compaction kept")

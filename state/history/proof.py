@@ -187,11 +187,11 @@ class _Walk:
         found, rows = Sum(), self._rows(link)
         while chunk := list(islice(rows, CHUNK)):
             self._check()
-            found.add([one[1] for one in chunk])
-            self.proof.erased += sum(one[2] is None for one in chunk)
+            found.add([row[1] for row in chunk])
+            self.proof.erased += sum(row[2] is None for row in chunk)
             if self._witness is not None:
-                for one in chunk:
-                    self._witness.change(one)
+                for row in chunk:
+                    self._witness.change(row)
         self.proof.changes += found.changes
         if (found.changes, found.digest) != (link.changes, link.digest):
             raise self._difference(link, found, marks)
@@ -245,7 +245,7 @@ class _Walk:
                 f"{found.changes:,} of {link.changes:,} are there, or some were changed"
             )
         place = _first_difference(marks, bytes(found.marks)) // MARK
-        change = next((one[0] for one in islice(self._rows(link), place, None)), None)
+        change = next((row[0] for row in islice(self._rows(link), place, None)), None)
         missing = link.changes - found.changes
         if missing > 0:
             where = "at the end" if change is None else f"before or at change {change}"

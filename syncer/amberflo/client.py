@@ -1,9 +1,8 @@
-"""Amberflo's HTTP API as far as we use it (docs/facts/amberflo.md §1). The only place that speaks
-HTTP to Amberflo.
+"""Amberflo's HTTP API as far as the service uses it (docs/facts/amberflo.md §1).
 
-Every call gives its result or raises what to do next: `TryAgain`, `Refused` or `KeyRefused`. An
-answer that does not have the form it should have is no answer: a proxy or a page of maintenance may
-say 200, too.
+Only this module speaks HTTP to Amberflo. Every call returns its result or raises what to do next:
+`TryAgain`, `Refused` or `KeyRefused`. An answer in another form than expected is no answer: a proxy
+or a maintenance page may also say 200.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class _Answer(NamedTuple):
         return 200 <= self.status < 300
 
     def kept(self) -> dict[str, Any]:
-        """What an error keeps of it."""
+        """Return what an error keeps of the answer."""
         body = self.body.decode("utf-8", "replace")[:_BODY_KEPT]
         return {"request": self.request, "status": self.status, "body": body}
 
@@ -118,9 +117,12 @@ class AmberfloClient:
         await self._transport.close()
 
     async def get_customer(self, customer_id: str, *, requests: int = 1) -> Record | None:
-        """The customer's whole record; None when there is none: Amberflo answers 200 `{}` then
-        (docs/facts/amberflo.md §1.1), or 404. With more `requests` the pace is asked for so many at
-        once, and those that follow pass `paced`."""
+        """Return the customer's whole record, or None if Amberflo has none.
+
+        Amberflo answers 200 `{}` for a missing customer (docs/facts/amberflo.md §1.1), or 404. With
+        more `requests` the rate limiter admits that many at once, and the requests that follow pass
+        `paced`.
+        """
         answer = await self._ask_for(customer_id, requests)
         if answer.status == 404 and not await self._says_404_for_missing():
             raise self._refused(answer)
@@ -136,8 +138,11 @@ class AmberfloClient:
         return answer
 
     def _record(self, answer: _Answer, customer_id: str) -> Record | None:
-        """The record that an answer holds. To take another one's for it, or none for one that is
-        there, would put a customer's data into another, or wipe it with the next write."""
+        """Return the record that an answer holds, or None if it holds none.
+
+        A record of another customer is an error: the next write would put that customer's data into
+        this one. So is an unreadable answer: the next write would wipe what it hides.
+        """
         if not answer.body.strip():
             return None
         try:
@@ -145,7 +150,7 @@ class AmberfloClient:
         except ValueError:
             raise answer.unreadable("something that is not JSON") from None
         if isinstance(record, list):
-            ours = [one for one in record if isinstance(one, dict) and _is_of(one, customer_id)]
+            ours = [item for item in record if isinstance(item, dict) and _is_of(item, customer_id)]
             record = {} if not record else ours[0] if ours else record
         if record == {}:
             return None
@@ -156,9 +161,11 @@ class AmberfloClient:
         return record
 
     async def _says_404_for_missing(self) -> bool:
-        """Whether a 404 means that a customer is missing. It may mean that the URL is wrong, or
-        come from something in between: then a customer that nobody has is answered otherwise, or
-        there are no pages of customers either."""
+        """Return whether a 404 means that a customer is missing.
+
+        It may also mean that the URL is wrong, or come from a proxy. Then an id that nobody has
+        gets another answer, or the pages of customers are missing too.
+        """
         if self._missing_is_404 is None:
             missing_is_404 = (await self._ask_for(_NOBODY)).status == 404
             if missing_is_404:
@@ -167,12 +174,15 @@ class AmberfloClient:
         return self._missing_is_404
 
     async def page_of_customers(self, page: int, limit: int) -> list[Record]:
-        """The `page`th (from 1) `limit` of all customers, by id. Whether the records have their
-        traits is open (docs/facts/amberflo.md §1.1); a page after the last one is empty."""
+        """Return a page of all customers, by id: `page` counts from 1, `limit` is its size.
+
+        A page after the last one is empty. Whether the records contain traits is open
+        (docs/facts/amberflo.md §1.1).
+        """
         return await self._page(f"limit={limit}&page={page}&sort=id&isAscending=true")
 
     async def newest_customers(self, limit: int) -> list[Record]:
-        """The `limit` customers that changed last, the newest first; as `page_of_customers`."""
+        """Return the `limit` customers that changed last, the newest first."""
         return await self._page(f"limit={limit}&page=1&sort=updateTime&isAscending=false")
 
     async def _page(self, query: str) -> list[Record]:
@@ -186,15 +196,17 @@ class AmberfloClient:
         except ValueError:
             raise answer.unreadable("something that is not JSON") from None
         items = found.get("items") if isinstance(found, dict) else None
-        if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise Refused(
                 f"GET {url} answered something that is no page of customers", **answer.kept()
             )
         return items
 
     async def all_customers(self) -> AsyncGenerator[bytes]:
-        """All customers as one JSON array (docs/facts/amberflo.md §1.1), the bytes as they come: it
-        may be large. Each piece has the `timeout` of a request."""
+        """Yield all customers as the bytes of one JSON array (docs/facts/amberflo.md §1.1).
+
+        The array may be larger than memory. Each piece has the `timeout` of a request.
+        """
         await self._wait(self.pace)
         url = self._customers_url
         try:
@@ -235,9 +247,11 @@ class AmberfloClient:
             raise answer.unreadable("nothing of the customer")
 
     async def ingest(self, body: bytes, records: int | None = None) -> None:
-        """Send meter records: a gzipped JSON array. Amberflo answers with text how many it took
-        (docs/facts/amberflo.md §2.1); where it is said how many `records` these are and that is
-        another number, it has not taken them."""
+        """Send meter records as a gzipped JSON array.
+
+        Amberflo answers with a text that says how many it took (docs/facts/amberflo.md §2.1). If
+        `records` is given and the numbers differ, the batch counts as not taken.
+        """
         await self._wait(self.ingest_pace)
         url = self._ingest_url
         answer = await self._answer("POST", url, self.ingest_pace, body, _ZIPPED)
@@ -267,7 +281,7 @@ class AmberfloClient:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> _Answer:
-        """The answer to a request, whatever it is; the pace of such requests learns of it."""
+        """Return the answer to a request, whatever it is, and tell the rate limiter about it."""
         try:
             async with asyncio.timeout(self._timeout):
                 answering = await self._transport.request(method, url, content, headers)
@@ -293,7 +307,7 @@ class AmberfloClient:
         return TryAgain(said, request=request)
 
     async def _problem(self, answer: _Answer) -> AmberfloError:
-        """What to do where an answer is not a good one."""
+        """Return the error that an answer stands for."""
         status = answer.status
         said = f"{answer.method} {answer.url} answered {status}"
         if status in (401, 403) and not await self._key_is_good():
@@ -306,8 +320,10 @@ class AmberfloClient:
         return self._refused(answer)
 
     async def _key_is_good(self) -> bool:
-        """Whether a request that only shows the key is let in: a firewall may refuse another one
-        for what is in it."""
+        """Return whether Amberflo accepts a request that only shows the key.
+
+        A firewall may refuse other requests for what they contain.
+        """
         url = f"{self._customers_url}?customerId={_NOBODY}"
         await self._wait(self.pace)
         answer = await self._answer("GET", url, self.pace)
@@ -330,7 +346,7 @@ class AmberfloClient:
 
 
 def _after(answer: _Answer) -> float | None:
-    """The seconds to wait that an answer asks for, where it says "not now"."""
+    """Return the seconds that an answer asks to wait; None if it does not say "not now"."""
     if answer.status in NOT_NOW or answer.status >= 500:
         return retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
     return None
@@ -342,7 +358,7 @@ def _is_of(record: Record, customer_id: str) -> bool:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body of an answer, which has at most _LARGEST bytes; OSError where it has more."""
+    """Return the body of an answer; raise OSError if it has more than _LARGEST bytes."""
     pieces, size = [], 0
     while piece := await response.content.readany():
         pieces.append(piece)
@@ -353,7 +369,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _message(body: bytes) -> str:
-    """What Amberflo says is wrong: `errorMessage` or `message` of its JSON, else the text."""
+    """Return what Amberflo says: `errorMessage` or `message` of its JSON, else the text."""
     try:
         found = read(body)
     except ValueError:

@@ -23,9 +23,12 @@ class _Way(NamedTuple):
 
 
 class Transport:
-    """Sends requests with `headers` and returns the answers as they are: it follows no redirect,
-    keeps no cookie, unpacks no body and has no timeout. At most `connections` requests at a time go
-    by each proxy, and as many directly. Make and use it in one event loop."""
+    """Sends requests with `headers` and returns the answers as they are.
+
+    It follows no redirect, keeps no cookie, unpacks no body and has no timeout. At most
+    `connections` requests at a time go by each proxy, and as many directly. Make and use it in one
+    event loop.
+    """
 
     def __init__(self, headers: Mapping[str, str], connections: int) -> None:
         self._headers = headers
@@ -41,9 +44,11 @@ class Transport:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> aiohttp.ClientResponse:
-        """The answer to a request, its body still unread; release it with `async with`. `headers`
-        are more than those of every request. Raises aiohttp.ClientError or OSError where no answer
-        comes."""
+        """Return the answer to a request, its body unread; release it with `async with`.
+
+        `headers` are sent beside those of every request. Raises aiohttp.ClientError or OSError if
+        no answer comes.
+        """
         path = url.partition("?")[0]
         if (way := self._by_path.get(path)) is None:
             way = self._by_path[path] = self._by(egress.proxy(url))
@@ -79,8 +84,10 @@ class Transport:
 
 
 def _of_proxy(url: str) -> tuple[str, Mapping[str, str] | None]:
-    """The address of a proxy, and its user and password as the header that aiohttp takes them from:
-    it sends them to the proxy alone."""
+    """Return the address of a proxy, and its user and password as a header.
+
+    aiohttp sends that header to the proxy alone.
+    """
     parts = urlsplit(url)
     address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     if parts.username is None and parts.password is None:
@@ -91,5 +98,5 @@ def _of_proxy(url: str) -> tuple[str, Mapping[str, str] | None]:
 
 @cache
 def _usual_certificates() -> ssl.SSLContext:
-    """The certificates that httpx trusts, too."""
+    """Return the certificates that httpx trusts too."""
     return ssl.create_default_context(cafile=certifi.where())

@@ -75,7 +75,7 @@ def trait_json(row: RunTraitRow) -> dict[str, Any]:
 
 
 def failure_json(row: FailureRow) -> dict[str, Any]:
-    """A failure; `request` is what was sent, `body` the answer."""
+    """Return a failure as JSON; `request` is what was sent, `body` the answer."""
     names = ("id", "ref", "kind", "customer_id", "message_id", "reason", "status", "request")
     return {
         **{name: getattr(row, name) for name in (*names, "body", "attempts")},

@@ -126,7 +126,7 @@ def test_a_new_account_gets_everybody(
     installation: Installation, engage: EngageSandbox, other: AmberfloSandbox, synced: int
 ) -> None:
     first, first_url = installation.amberflo, installation.amberflo_url
-    refused = sorted(first.customers)[0]
+    refused = min(first.customers)
     move_to(installation, other)
     document = installation.json("sync", "--new-account")
     assert (document["kind"], document["state"], document["due"]) == ("reconcile", "done", synced)
@@ -176,7 +176,7 @@ def test_a_state_of_before_that_knows_no_account_notes_it(
 def test_nobody_is_erased_for_the_word_of_another_account(
     installation: Installation, other: AmberfloSandbox, synced: int
 ) -> None:
-    one = sorted(installation.amberflo.customers)[0]
+    one = min(installation.amberflo.customers)
     move_to(installation, other)
     said = installation.run("forget", one, "--yes", exit_code=1)
     assert "this seems to be another account" in said.stderr

@@ -33,7 +33,9 @@ DOCS = Path(__file__).parents[2] / "docs" / "audit.md"
 @pytest.fixture(scope="module")
 def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program of the docs, to the letter."""
-    (program,) = re.findall(r"^```python\n(.*?)^```", DOCS.read_text("utf-8"), re.M | re.S)
+    (program,) = re.findall(
+        r"^```python\n(.*?)^```", DOCS.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
     path = tmp_path_factory.mktemp("checker") / "check.py"
     path.write_text(program, encoding="utf-8")
     return path

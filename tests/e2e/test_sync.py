@@ -142,7 +142,7 @@ def test_on_postgresql(installation: Installation, postgres_url: str) -> None:
         assert installation.puts() == dict.fromkeys(evolution.changed, 1)
         assert installation.holds() == expected_records(engage)
         engage.observe()
-        customer_id = sorted(evolution.changed)[0]
+        customer_id = min(evolution.changed)
         document = installation.json("audit", "customer", customer_id)
         assert all(change["delivered_at"] for change in document["changes"])
     finally:
@@ -244,7 +244,7 @@ def test_resync_of_a_part(installation: Installation, engage: EngageSandbox) -> 
     installation.run("resync", "--audience", key, "--yes")
     assert installation.puts() == dict.fromkeys(inside, 1)
 
-    one = sorted(inside)[-1]
+    one = max(inside)
     installation.amberflo.reset_stats()
     installation.amberflo.customers[one]["traits"] = {"stripeId": "cus_9"}  # someone's mistake
     installation.run("resync", "--customer", one, "--yes")

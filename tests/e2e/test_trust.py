@@ -119,7 +119,7 @@ def test_what_a_public_key_says_of_a_name_can_be_taken_back(
     installation: Installation, engage: EngageSandbox
 ) -> None:
     before = synced(installation, engage)
-    victim = sorted(one for one in before if before[one]["customerName"] != one)[0]
+    victim = min(one for one in before if before[one]["customerName"] != one)
     with daemon(installation, write_keys=KEYS) as found:
         told = {"type": "identify", "userId": victim, "timestamp": LATE, "traits": {"name": "X"}}
         found.batch(told, key=BROWSER)
@@ -188,7 +188,7 @@ def test_calls_of_engage_wait_for_a_run_to_know_their_trait(
         assert found.metrics()["syncer_calls_pending"] == 0
         assert found.calls("dropped", UNKNOWN) == 0
         # An audience stays one.
-        (audience, *_) = installation.holds()[sorted(installation.holds())[0]]["traits"]
+        (audience, *_) = installation.holds()[min(installation.holds())]["traits"]
         known = {row["key"]: row["kind"] for row in installation.json("diff", "--full")["traits"]}
         key = next(one for one, kind in known.items() if kind == "audience")
         assert audience

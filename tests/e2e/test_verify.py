@@ -244,7 +244,7 @@ def test_finds_every_drift_and_repairs_it(
     # Engage says no more of this one than that it is not in it: Amberflo holds it so already.
     right = {one[0] for one in drifts if one[1:] == (OTHER, None, False)}
     assert installation.puts() == dict.fromkeys(wrong - right, 1)
-    assert set(re.findall(r"^repaired (\S+): ", said.stderr, re.M)) == wrong
+    assert set(re.findall(r"^repaired (\S+): ", said.stderr, re.MULTILINE)) == wrong
     all_good(installation, len(synced), extra=1)
     now = installation.holds()
     memberships = {(one[0], one[1]) for one in drifts if isinstance(one[3], bool)}

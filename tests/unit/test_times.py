@@ -65,7 +65,7 @@ NOON = "2024-05-01T12:30:00"
         (datetime(2024, 5, 1, 12, 30, tzinfo=UTC), NOON),
         (datetime(2024, 5, 1, 14, 30, tzinfo=timezone(timedelta(hours=2))), NOON),
         (date(2024, 5, 1), "2024-05-01T00:00"),
-        (Decimal("1714566600"), NOON),
+        (Decimal(1714566600), NOON),
         (Decimal("1714566600.25"), "2024-05-01T12:30:00.250"),
         # the part of a second that is smaller than a millisecond is cut off, however it is written
         ("2024-05-01T12:30:00.1236Z", "2024-05-01T12:30:00.123"),
