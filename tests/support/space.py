@@ -74,10 +74,12 @@ class Warehouse:
         if not waiting:
             return
         with self.engine.begin() as connection:
-            for table, row in waiting:
-                names, marks = ", ".join(row), ", ".join(f":{name}" for name in row)
+            for (table, columns), rows in itertools.groupby(
+                waiting, key=lambda one: (one[0], tuple(one[1]))
+            ):
+                names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
                 into = f"INSERT INTO {self._prefix}{table} ({names}) VALUES ({marks})"
-                connection.execute(text(into), row)
+                connection.execute(text(into), [row for _, row in rows])
 
     def table(self, name: str) -> str:
         return self._prefix + name
