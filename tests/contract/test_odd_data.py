@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from syncer.engage.values import BYTES, Unreadable, read_array, read_rows, typed
 from syncer.errors import SourceError
 from syncer.ids import LONG_ID, MAX_ID, MAX_KEY, NO_ID, ODD_ID
 from syncer.sync.runs import Result
+from syncer.sync.trait_selection import Selection
 from tests.support.space import HOUR_LATER, T0, TWO_LATER, Warehouse, runs_on
 from tests.support.state import ask, records
 
@@ -214,7 +216,7 @@ def test_a_key_that_a_database_cannot_keep_is_named_and_not_sent(
     for key in (long, "k\0", b"bytes", "k" * 6000):
         sqlite_warehouse.trait("p1", key, "true")
     everything = runs_on(database, sqlite_warehouse.source())
-    everything.selection = everything.selection.__class__(("*",), (), "{}")
+    everything.comparison = replace(everything.comparison, selection=Selection(("*",), (), "{}"))
     result = everything.sync()
     assert result.state == runs.DONE
     assert traits(database) == {"u1": {"vip": True}}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import syncer.daemon.schedule
 import syncer.daemon.worker
 import syncer.delivery.customers
 import syncer.delivery.meters
@@ -18,6 +19,7 @@ import syncer.retry
 _WAITS: tuple[tuple[Any, str, float], ...] = (
     (syncer.retry, "BASE", 0.02),
     (syncer.retry, "CAP", 0.2),
+    (syncer.daemon.schedule, "RETRY_SLOT_AFTER", 2.0),
     (syncer.delivery.customers, "LOOK", 0.1),
     (syncer.delivery.rate_share, "LOOK", 0.1),
     (syncer.delivery.meters, "EMPTY", 0.1),
