@@ -107,30 +107,39 @@ def test_a_webhook_of_as_many_events_as_segment_sends(receiver: Daemon) -> None:
 
 
 def test_large_webhooks_keep_nobody_waiting(receiver: Daemon) -> None:
-    """They are unzipped, checked and read beside the loop that takes calls."""
+    """They are unzipped, checked and read beside the loop that takes calls.
+
+    One round of three is enough: other work on the machine makes some wait, a loop that unzips
+    makes all.
+    """
     events = [track(properties={"text": "x" * 1000}) for _ in range(4000)]
     body = gzip.compress(orjson.dumps(events), 1)
-    first, longest, over = orjson.dumps(events[0]), 0.0, threading.Event()
+    signature = sign(orjson.dumps(events[0]))
 
-    def send() -> None:
-        with httpx.Client(trust_env=False, timeout=30) as client:
-            for _ in range(3):
-                client.post(
-                    f"{receiver.url}/v1/webhook?key={KEY}",
-                    content=body,
-                    headers={"x-signature": sign(first), "content-encoding": "gzip"},
-                )
-        over.set()
+    def longest_wait() -> float:
+        longest, over = 0.0, threading.Event()
 
-    sender = threading.Thread(target=send)
-    sender.start()
-    while not over.is_set():
-        began = time.perf_counter()
-        refused(receiver.post("track", {}, key=None), 401, "invalid_write_key")
-        longest = max(longest, time.perf_counter() - began)
-    sender.join()
-    assert longest < 0.25
-    receiver.settle()
+        def send() -> None:
+            with httpx.Client(trust_env=False, timeout=30) as client:
+                for _ in range(3):
+                    client.post(
+                        f"{receiver.url}/v1/webhook?key={KEY}",
+                        content=body,
+                        headers={"x-signature": signature, "content-encoding": "gzip"},
+                    )
+            over.set()
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        while not over.is_set():
+            began = time.perf_counter()
+            refused(receiver.post("track", {}, key=None), 401, "invalid_write_key")
+            longest = max(longest, time.perf_counter() - began)
+        sender.join()
+        receiver.settle()
+        return longest
+
+    assert any(longest_wait() < 0.25 for _ in range(3))
 
 
 def test_segments_own_webhook_events(receiver: Daemon) -> None:
