@@ -10,7 +10,7 @@ BASE, CAP = 0.25, 20.0
 #: Seconds: no answer makes us wait longer. The state takes a longer delay for the work of a wrong
 #: clock (`state.due.LONGEST`, the same bound).
 LONGEST = 600.0
-#: Seconds until the next try of a customer that fails again and again while others succeed.
+#: Seconds: the bound of the wait of what fails again and again while others succeed.
 PUT_OFF = 0.9 * LONGEST
 
 
@@ -22,6 +22,15 @@ def full_jitter(attempts: int, chance: float) -> float:
 def wait(attempts: int, chance: float, after: float | None = None) -> float:
     """Return the seconds to wait after `attempts` failed ones: at least `after`, a Retry-After."""
     return max(full_jitter(attempts, chance), after or 0.0)
+
+
+def put_off(attempts: int) -> float:
+    """Return the seconds to wait after `attempts` failures while others succeeded.
+
+    The wait doubles each time. Amberflo may fail at random for a while, and then whoever has bad
+    luck must not wait as long as one that it never takes.
+    """
+    return min(PUT_OFF, BASE * 2.0 ** min(attempts, 32))
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:

@@ -29,7 +29,6 @@ from syncer import retry
 from syncer.amberflo.client import NOT_NOW, AmberfloClient
 from syncer.clock import now_ms
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
-from syncer.retry import PUT_OFF
 
 #: Records of a request, as Amberflo's own SDKs send them.
 BATCH = 100
@@ -181,13 +180,14 @@ class MeterDelivery:
             return
         first = self._suspects.setdefault(event.id, began)
         fair = self.judged or self._through >= first
+        wait = retry.put_off(event.attempts + 1)
         if fair and isinstance(problem, Refused):
             del self._suspects[event.id]
             # A redirect is no verdict: it says where to go, not what is wrong.
             postponed = [event] if problem.elsewhere else []
-            await self._write(failed=event, problem=problem, postponed=postponed, wait=PUT_OFF)
+            await self._write(failed=event, problem=problem, postponed=postponed, wait=wait)
         elif fair and isinstance(problem, TryAgain) and event.attempts + 1 >= TRIES:
-            await self._write(failed=event, problem=problem, postponed=[event], wait=PUT_OFF)
+            await self._write(failed=event, problem=problem, postponed=[event], wait=wait)
         else:
             if not fair:
                 self.trouble(str(problem))

@@ -18,9 +18,9 @@ from state.db.database import Database
 from state.errors import Busy
 from state.failures import FailureRow
 from state.snapshot import CustomerRow
+from syncer import retry
 from syncer.clock import now_ms
 from syncer.errors import Refused, TryAgain
-from syncer.retry import PUT_OFF
 
 #: Seconds that an outcome waits for a long commit of a run.
 BUSY = 300.0
@@ -132,8 +132,11 @@ def _postpone(connection: Connection, later: Sequence[Later], now: int) -> None:
 
 
 def _give_up(connection: Connection, failed: Sequence[PutOff | Never], now: int) -> None:
-    at = now + int(PUT_OFF * 1000)
-    put_off = [(it.row, at) for it in failed if isinstance(it, PutOff)]
+    put_off = [
+        (it.row, now + int(retry.put_off(it.row.attempts + 1) * 1000))
+        for it in failed
+        if isinstance(it, PutOff)
+    ]
     never = [it.row for it in failed if isinstance(it, Never)]
     if put_off:
         _count_failed(connection, outbox.put_off(connection, put_off))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncer.retry import BASE, CAP, full_jitter, retry_after
+from syncer.retry import BASE, CAP, LONGEST, full_jitter, put_off, retry_after
 
 NOW = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 CHANCES = st.floats(0, 1, exclude_max=True)
@@ -39,6 +39,15 @@ def test_a_wait_grows_with_the_attempts_and_with_the_chance(
 ) -> None:
     assert full_jitter(attempts, one) <= full_jitter(attempts + 1, one)
     assert (full_jitter(attempts, one) <= full_jitter(attempts, other)) or one > other
+
+
+@pytest.mark.parametrize(
+    ("attempts", "seconds"), [(2, 1), (6, 16), (7, 32), (11, 512), (12, 540), (10**9, 540)]
+)
+def test_what_fails_while_others_succeed_waits_longer_each_time(
+    attempts: int, seconds: float
+) -> None:
+    assert put_off(attempts) == seconds < LONGEST
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("0", 0), ("7", 7), (" 120 ", 120), ("007", 7)])
