@@ -80,24 +80,28 @@ def compare(
                 people = loads(profile)
             except orjson.JSONDecodeError:
                 people = read_rows(profile)
+            layout = reading.layout
             tally.customers += 1
-            tally.rows += len(reading.layout.keys) + len(people)
+            tally.rows += len(layout.keys) + len(people)
             # The usual customer has one row of name and email each, and nothing changed.
             if (
                 known is not None
-                and remote is None
-                and reading.text == known[1]
                 and len(people) == 2
                 and people[0][1] == known[3]
                 and people[1][1] == known[2]
                 and people[0][0] == "email"
                 and people[1][0] == "name"
-                and known[6] is not None
-                and not (reading.skipped or reading.layout.twice)
             ):
-                unchanged[reading.layout] += 1
-                tally.unchanged += 1
-                continue
+                if (
+                    remote is None
+                    and reading.text == known[1]
+                    and known[6] is not None
+                    and not (reading.skipped or layout.twice)
+                ):
+                    unchanged[layout] += 1
+                    tally.unchanged += 1
+                    continue
+                people = None
             change = diff.pulled(row, known, remote, reading, people)
         if change is not None:
             yield change
@@ -120,15 +124,18 @@ class _Diff:
         known: SnapshotRow | None,
         remote: DestinationState | None,
         reading: Reading,
-        people: list[list[Any]],
+        people: list[list[Any]] | None,
     ) -> CustomerChange | None:
-        """Return what changes of a pulled customer; `people` are its rows of name and email."""
+        """Return what changes of a pulled customer.
+
+        `people` are its rows of name and email, None if these are as the snapshot has them.
+        """
         times = row.times
         if reading.layout.twice:
             keys, values, times = newest(row.keys, row.values, times)
             reading = self.catalog.read(keys, values)
         if known is None:
-            return self._new(row.customer_id, remote, reading, times, people)
+            return self._new(row.customer_id, remote, reading, times, people or [])
         return self._known(known, remote, reading, times, people)
 
     def _new(
@@ -167,14 +174,18 @@ class _Diff:
         remote: DestinationState | None,
         reading: Reading,
         times: str,
-        people: list[list[Any]],
+        people: list[list[Any]] | None,
     ) -> CustomerChange | None:
         """Return what changes of a customer that the snapshot has."""
         customer_id, known_traits, known_name, known_email, stamps, rev, before_run = known
-        name, email, name_at, email_at = _name_and_email(
-            self._readable(people), stamps, self.horizon
-        )
-        name, email = _changed(known_name, name), _changed(known_email, email)
+        name: str | None = None
+        email: str | None = None
+        name_at = email_at = 0
+        if people is not None:
+            name, email, name_at, email_at = _name_and_email(
+                self._readable(people), stamps, self.horizon
+            )
+            name, email = _changed(known_name, name), _changed(known_email, email)
         if remote is not None and remote.rev != rev:
             remote = None  # the customer changed after Amberflo was read
         if reading.text == known_traits and remote is None:
