@@ -133,7 +133,7 @@ class CustomerDelivery:
         self._probed: set[str] | None = None
         self._probe_problem: TryAgain | Refused | None = None
         self._wake = asyncio.Event()
-        self._outcomes = Outcomes(self.database)
+        self._outcomes = Outcomes(self.database, self._written)
         self._last_success = self._looked = time.monotonic()
         self._page = PageSize(self.client.pace, self.concurrency, self._looked)
         self._last_problem = "no answer"
@@ -276,15 +276,13 @@ class CustomerDelivery:
         not_begun = []
         while not self._queue.empty():
             claimed = self._queue.get_nowait()
-            self._in_work.discard(claimed.row.customer_id)
             if claimed.probe:
-                await self._outcomes.write(Settled(claimed.row))
+                await self._outcomes.put(Settled(claimed.row))
             else:
+                self._in_work.discard(claimed.row.customer_id)
                 not_begun.append(claimed.row.customer_id)
         for suspect in [it for it in self._suspects.values() if not it.retrying]:
-            row = suspect.claimed.row
-            await self._outcomes.write(self._later(row, suspect.refused))
-            self._in_work.discard(row.customer_id)
+            await self._outcomes.put(self._later(suspect.claimed.row, suspect.refused))
         if not_begun:
             with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
                 outbox.release(connection, not_begun)
@@ -295,18 +293,25 @@ class CustomerDelivery:
     async def _work(self) -> None:
         while True:
             claimed = await self._queue.get()
-            row = claimed.row
-            try:
-                outcome = await self._deliver(claimed)
-                if outcome is not None:
-                    await self._outcomes.write(outcome)
-                    self._count(outcome)
-            finally:
-                suspect = self._suspects.get(row.customer_id)
+            outcome = await self._deliver(claimed)
+            if outcome is not None:
+                await self._outcomes.put(outcome)
+            else:
+                suspect = self._suspects.get(claimed.row.customer_id)
                 if suspect is None or suspect.retrying:
-                    self._in_work.discard(row.customer_id)
-                if self._low():
-                    self._wake.set()
+                    self._in_work.discard(claimed.row.customer_id)
+            if self._low():
+                self._wake.set()
+
+    def _written(self, outcome: Outcome) -> None:
+        """An outcome is on disk: the customer is in work no longer."""
+        if isinstance(outcome, Sent):
+            self.result.delivered += 1
+        elif isinstance(outcome, Never | PutOff):
+            self.result.failed += not outcome.row.put_off
+        self._in_work.discard(outcome.row.customer_id)
+        if self._low():
+            self._wake.set()
 
     async def _deliver(self, claimed: Claimed) -> Outcome | None:
         """Write one customer; return None if it must not begin any more, or is a suspect now."""
@@ -377,12 +382,9 @@ class CustomerDelivery:
                 self._queue.put_nowait(suspect.claimed)
                 continue
             row = suspect.claimed.row
-            kind = PutOff if suspect.refused.elsewhere else Never
-            verdict = kind(row, suspect.refused)
-            await self._outcomes.write(verdict)
-            self._count(verdict)
+            verdict = PutOff if suspect.refused.elsewhere else Never
+            await self._outcomes.put(verdict(row, suspect.refused))
             del self._suspects[row.customer_id]
-            self._in_work.discard(row.customer_id)
 
     async def _probe(self) -> None:
         """Send probes if it is in doubt whether Amberflo takes any customer."""
@@ -426,9 +428,3 @@ class CustomerDelivery:
         except Busy:  # a run commits
             return None
         return [Claimed(row, owned[row.customer_id], probe=True) for row in rows]
-
-    def _count(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Sent):
-            self.result.delivered += 1
-        elif isinstance(outcome, Never | PutOff):
-            self.result.failed += not outcome.row.put_off

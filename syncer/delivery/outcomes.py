@@ -1,14 +1,15 @@
 """What became of customers that were sent, and how it is recorded.
 
-Each outcome is a verdict on one customer. The outcomes that come in while one commit runs go into
-the next, so that the workers of a delivery share its fsync.
+Each outcome is a verdict on one customer. Nobody waits for its commit: a customer stays claimed
+until its outcome is on disk, and is sent again if the process dies before. So the outcomes of a
+moment share one commit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -24,6 +25,8 @@ from syncer.errors import Refused, TryAgain
 
 #: Seconds that an outcome waits for a long commit of a run.
 BUSY = 300.0
+#: Seconds in which outcomes are gathered for one commit, and how many may not be on disk yet.
+GATHER, UNWRITTEN = 0.02, 512
 
 
 @dataclass(frozen=True)
@@ -70,28 +73,30 @@ Outcome = Sent | Later | PutOff | Never | Settled
 class Outcomes:
     """Writes outcomes to the database, many in one commit."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._waiting: list[tuple[Outcome, asyncio.Future[None]]] = []
+    def __init__(self, database: Database, written: Callable[[Outcome], None]) -> None:
+        """`written` gets each outcome when it is on disk."""
+        self._database, self._written = database, written
+        self._waiting: list[Outcome] = []
         self._some = asyncio.Event()
+        self._room = asyncio.Semaphore(UNWRITTEN)
 
-    async def write(self, outcome: Outcome) -> None:
-        """Return when the outcome is on disk."""
-        written = asyncio.get_running_loop().create_future()
-        self._waiting.append((outcome, written))
+    async def put(self, outcome: Outcome) -> None:
+        """Have an outcome written soon; wait only if too many are not on disk yet."""
+        await self._room.acquire()
+        self._waiting.append(outcome)
         self._some.set()
-        await written
 
     async def write_all(self) -> None:
         """Write what comes in, until cancelled."""
         while True:
             await self._some.wait()
+            await asyncio.sleep(GATHER)
             self._some.clear()
-            batch, self._waiting = self._waiting, []
-            await self._commit([outcome for outcome, _ in batch])
-            for _, written in batch:
-                if not written.done():
-                    written.set_result(None)
+            outcomes, self._waiting = self._waiting, []
+            await self._commit(outcomes)
+            for outcome in outcomes:
+                self._room.release()
+                self._written(outcome)
 
     async def _commit(self, outcomes: Sequence[Outcome]) -> None:
         """Write outcomes, and wait for a long commit of a run if there is one: they happened."""

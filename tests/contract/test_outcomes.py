@@ -1,0 +1,98 @@
+"""Outcomes of a delivery share commits, and only so many wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+
+import pytest
+
+from state import outbox, snapshot
+from state.db import workers
+from state.db.database import Database
+from state.snapshot import CustomerRow
+from syncer.delivery import outcomes
+from syncer.delivery.outcomes import Outcome, Outcomes, Sent
+
+CUSTOMERS = 20
+
+
+@pytest.fixture
+def claimed(database: Database) -> list[CustomerRow]:
+    """Customers that a worker has claimed and sent."""
+    rows = [
+        CustomerRow(f"u{number:02}", "{}", None, None, None, None) for number in range(CUSTOMERS)
+    ]
+    with database.write() as connection:
+        snapshot.insert_customers(connection, rows, 1)
+    with workers.register(database, "run") as worker, database.write() as connection:
+        return outbox.claim(connection, worker.number, 1 << 62, CUSTOMERS)
+
+
+def due(database: Database) -> int:
+    with database.read() as connection:
+        return outbox.backlog(connection)
+
+
+def with_writer(written: Outcomes, work: Coroutine[None, None, None]) -> None:
+    """Run `work` beside the task that writes."""
+
+    async def run() -> None:
+        writing = asyncio.create_task(written.write_all())
+        try:
+            async with asyncio.timeout(20):
+                await work
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_those_of_a_moment_share_a_commit(database: Database, claimed: list[CustomerRow]) -> None:
+    commits: list[int] = []
+    told: list[Outcome] = []
+
+    def written(outcome: Outcome) -> None:
+        told.append(outcome)
+        commits.append(due(database))  # what is told is on disk
+
+    found = Outcomes(database, written)
+
+    async def work() -> None:
+        for row in claimed:
+            await found.put(Sent(row))
+        while len(told) < CUSTOMERS:
+            await asyncio.sleep(0.01)
+
+    with_writer(found, work())
+    assert told == [Sent(row) for row in claimed]
+    assert set(commits) == {0}
+
+
+def test_no_more_wait_for_a_commit_than_may_be_sent_twice(
+    database: Database, claimed: list[CustomerRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends waits with the next customer while the database takes nothing."""
+    monkeypatch.setattr(outcomes, "UNWRITTEN", 3)
+    told: list[Outcome] = []
+    found = Outcomes(database, told.append)
+    put = 0
+
+    async def send() -> None:
+        nonlocal put
+        for row in claimed:
+            await found.put(Sent(row))
+            put += 1
+
+    async def work() -> None:
+        sending = asyncio.create_task(send())
+        with database.write(alone=True):
+            await asyncio.sleep(0.3)
+            assert (put, told) == (3, [])
+        await sending
+        while len(told) < CUSTOMERS:
+            await asyncio.sleep(0.01)
+
+    with_writer(found, work())
+    assert due(database) == 0
