@@ -24,9 +24,9 @@ from state.history import seal, sizes
 from state.removable import removable
 from state.snapshot import CustomerRow
 
-#: The memo of a time: what was erased up to then may have left traces in the files.
+#: The value that is a time: what was erased up to then may have left traces in the files.
 TRACES = "traces"
-#: The memo that says that the file was written anew since it was made by an older program.
+#: The value that says that the file was written anew since it was made by an older program.
 SCRUBBED = "scrubbed"
 
 

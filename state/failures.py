@@ -130,11 +130,11 @@ def meter_ref(message_id: str, key: str) -> str:
 
 def _brief(raw: str) -> str:
     """Return a call in at most RAW bytes: of a longer one its beginning, and its length."""
-    found = raw.encode("utf-8", "replace")
-    if len(found) <= RAW:
+    text = raw.encode("utf-8", "replace")
+    if len(text) <= RAW:
         return raw
-    left = f"{CUT}{len(found):,} bytes)"
-    return found[: RAW - len(left.encode())].decode("utf-8", "ignore") + left
+    note = f"{CUT}{len(text):,} bytes)"
+    return text[: RAW - len(note.encode())].decode("utf-8", "ignore") + note
 
 
 def customer_ref(customer_id: str) -> str:

@@ -159,11 +159,11 @@ def in_force(
         .join(HOLD, HOLD.c.id == HELD_CHANGE.c.hold)
         .where(_IN_FORCE)
     )
-    found: dict[tuple[str, str], InForce] = {}
+    changes: dict[tuple[str, str], InForce] = {}
     for ids in _chunks(customer_ids):
         for row in connection.execute(statement.where(HELD_CHANGE.c.customer_id.in_(ids))):
-            found[row.customer_id, row.trait] = InForce._make(row)
-    return found
+            changes[row.customer_id, row.trait] = InForce._make(row)
+    return changes
 
 
 def kept(
@@ -220,10 +220,10 @@ def hold(
 
     A run that finds the hold again leaves its reason and sizes as they were at first.
     """
-    found = open_holds(connection).get(trait)
-    if found is not None:
-        connection.execute(update(HOLD).where(HOLD.c.id == found.id).values(last_run=run, key=key))
-        return found.id
+    known = open_holds(connection).get(trait)
+    if known is not None:
+        connection.execute(update(HOLD).where(HOLD.c.id == known.id).values(last_run=run, key=key))
+        return known.id
     values = {"trait": trait, "key": key, "reason": reason, "since_run": run, "since": now}
     result = connection.execute(
         insert(HOLD).values(**values, last_run=run, members=members, leaving=leaving)
@@ -244,16 +244,16 @@ def keep(
         theirs = HELD_CHANGE.c.customer_id.in_([row.customer_id for row in part])
         others = and_(HELD_CHANGE.c.trait == trait, HELD_CHANGE.c.hold != hold)
         _end(connection, and_(theirs, others), now)
-        there = set(
+        recorded = set(
             connection.execute(
                 select(HELD_CHANGE.c.customer_id).where(HELD_CHANGE.c.hold == hold, theirs)
             ).scalars()
         )
-        new = [row for row in part if row.customer_id not in there]
+        new = [row for row in part if row.customer_id not in recorded]
         if new:
             values = {"hold": hold, "trait": trait, "run": run, "since_run": run}
             connection.execute(insert(HELD_CHANGE), [{**row._asdict(), **values} for row in new])
-        again = [row for row in part if row.customer_id in there]
+        again = [row for row in part if row.customer_id in recorded]
         if again:
             connection.execute(
                 update(HELD_CHANGE)

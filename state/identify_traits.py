@@ -46,11 +46,11 @@ def load(text: str | None) -> dict[str, Said]:
     return {name: Said(*said) for name, said in orjson.loads(text).items()} if text else {}
 
 
-def dump(found: dict[str, Said]) -> str | None:
+def dump(traits: dict[str, Said]) -> str | None:
     """Return the JSON of traits; None where there are none."""
-    if not found:
+    if not traits:
         return None
-    short = {name: said if said.written else said[:2] for name, said in found.items()}
+    short = {name: said if said.written else said[:2] for name, said in traits.items()}
     return orjson.dumps(short, option=orjson.OPT_SORT_KEYS, default=list).decode()
 
 

@@ -42,15 +42,15 @@ def key_of(line: str) -> str:
     return line.partition(":")[2]
 
 
-def of_customers(found: Sequence[str]) -> tuple[list[str], list[str]]:
+def of_customers(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the lanes that share the limit, and all lanes in the order in which they get the rest.
 
     Memberships go before identifies, and runs beside both; what was put off comes last.
     """
-    memberships = [line for line in found if line.startswith(_MEMBERSHIPS)]
-    identifies = [line for line in found if line.startswith((_TRUSTED, _BARE))]
-    runs = [line for line in found if line == RUN]
-    put_off = [line for line in found if line == PUT_OFF]
+    memberships = [line for line in lines if line.startswith(_MEMBERSHIPS)]
+    identifies = [line for line in lines if line.startswith((_TRUSTED, _BARE))]
+    runs = [line for line in lines if line == RUN]
+    put_off = [line for line in lines if line == PUT_OFF]
     return (memberships or identifies) + runs, memberships + runs + identifies + put_off
 
 
@@ -62,13 +62,13 @@ def present(
     Each is found by itself, in an index that begins with the column: there may be a million rows in
     one.
     """
-    found: list[str] = []
+    lines: list[str] = []
     first = select(func.min(line)).where(*where)
-    one = connection.execute(first).scalar()
-    while one is not None:
-        found.append(str(one))
-        one = connection.execute(first.where(line > one)).scalar()
-    return found
+    value = connection.execute(first).scalar()
+    while value is not None:
+        lines.append(str(value))
+        value = connection.execute(first.where(line > value)).scalar()
+    return lines
 
 
 def shared(

@@ -100,13 +100,13 @@ def _give_back(
             continue
         ours = _json(traits.pop(trait.trait, None))
         given_back = orjson.loads(row.given_back or "{}")
-        said = identify_traits.values(row.identify_traits)
-        if trait.trait in said:
+        identified = identify_traits.values(row.identify_traits)
+        if trait.trait in identified:
             # What identify calls say of a name counts where Engage does not compute it.
-            theirs = _json(said[trait.trait])
+            theirs = _json(identified[trait.trait])
         else:
             given_back[trait.trait] = None if theirs is None else orjson.loads(theirs)
-        if ours == theirs and trait.trait in said:
+        if ours == theirs and trait.trait in identified:
             continue
         restored += theirs is not None
         stamps = orjson.loads(row.event_times or "{}")
@@ -168,5 +168,5 @@ def _json(value: Any) -> str | None:
     return None if value is None else orjson.dumps(value).decode()
 
 
-def _object(found: dict[str, Any]) -> str | None:
-    return orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode() if found else None
+def _object(values: dict[str, Any]) -> str | None:
+    return orjson.dumps(values, option=orjson.OPT_SORT_KEYS).decode() if values else None

@@ -171,17 +171,15 @@ def _requests(number: int, packed: bytes, received_at: int, key: str) -> list[In
 
 def _unpacked(number: int, compressed: bytes, key: str) -> list[InboxRow]:
     packed = _decompressed(compressed)
-    found: list[InboxRow] = []
+    rows: list[InboxRow] = []
     start = 0
     while start < len(packed):
         end = packed.index(b"\n", start)
         path, received_at, size, *scopes = packed[start:end].decode().split(" ", 3)
         start = end + 1 + int(size)
         body = packed[end + 1 : start]
-        found.append(
-            InboxRow(number, len(found), path, body, int(received_at), key, "".join(scopes))
-        )
-    return found
+        rows.append(InboxRow(number, len(rows), path, body, int(received_at), key, "".join(scopes)))
+    return rows
 
 
 def _decompressed(frame: bytes) -> bytes:
@@ -305,13 +303,13 @@ def waiting(connection: Connection) -> tuple[int, int]:
 
 def waiting_by_key(connection: Connection) -> dict[str, int]:
     """Count the calls in the inbox and meter records that are due, by the key they came by."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for statement in (
         select(INBOX.c.key, func.sum(INBOX.c.events)).group_by(INBOX.c.key),
         select(EVENT.c.key, func.count()).where(_WAITS).group_by(EVENT.c.key),
     ):
-        found.update({str(key): int(count) for key, count in connection.execute(statement)})
-    return found
+        counts.update({str(key): int(count) for key, count in connection.execute(statement)})
+    return counts
 
 
 def oldest_waiting(connection: Connection) -> int | None:

@@ -33,10 +33,10 @@ def removable(connection: Connection, rows: Iterable[Row]) -> Mapping[str, froze
     """Return the names that a write may take away, by customer."""
     held = holds.traits_in_force(connection)
     ours = snapshot.owned(connection) - held
-    found: dict[str, frozenset[str]] = {}
+    by_customer: dict[str, frozenset[str]] = {}
     others: list[str] = []
     for row in rows:
-        found[row.customer_id] = ours
+        by_customer[row.customer_id] = ours
         if row.compared is None:
             others.append(row.customer_id)
     for ids in _chunks(others):
@@ -46,11 +46,11 @@ def removable(connection: Connection, rows: Iterable[Row]) -> Mapping[str, froze
         )
         for customer_id, trait in connection.execute(statement.distinct()):
             written[customer_id].add(trait)
-        found.update((one, ours & names) for one, names in written.items())
-    for ids in _chunks(list(found) if held else []):
+        by_customer.update((customer_id, ours & names) for customer_id, names in written.items())
+    for ids in _chunks(list(by_customer) if held else []):
         for customer_id, trait in _owed(connection, ids, held):
-            found[customer_id] |= {trait}
-    return found
+            by_customer[customer_id] |= {trait}
+    return by_customer
 
 
 def _owed(

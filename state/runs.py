@@ -177,8 +177,8 @@ def last_good(connection: Connection, kinds: Collection[str]) -> int | None:
     if kinds:
         statement = statement.where(RUN.c.kind.in_(kinds))
     statement = statement.order_by(RUN.c.id.desc()).limit(1)
-    found = connection.execute(statement).scalar()
-    return None if found is None else int(found)
+    watermark = connection.execute(statement).scalar()
+    return None if watermark is None else int(watermark)
 
 
 def errors_in_a_row(connection: Connection) -> list[str]:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from state.db import metadata
 from state.db.tables import ERASURE, FORGOTTEN
 
-#: The memo of how many were asked for by calls, by the hour.
+#: The value that counts how many were asked for by calls, by the hour.
 _ASKED, _HOUR = "deletes", 3_600_000
 _MAY = ERASURE.c.waits_since.is_(None)
 
@@ -75,10 +75,10 @@ def forgotten_at(connection: Connection, customer_id: str) -> int | None:
     salt = metadata.get(connection, "salt")
     if salt is None:
         return None
-    found = connection.execute(
+    at = connection.execute(
         select(FORGOTTEN.c.forgotten_at).where(FORGOTTEN.c.hash == _hash(salt, customer_id))
     ).scalar()
-    return None if found is None else int(found)
+    return None if at is None else int(at)
 
 
 def is_suppressed(connection: Connection, customer_id: str) -> bool:

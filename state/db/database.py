@@ -73,17 +73,17 @@ class Database:
             with _translated(engine.url):
                 try:
                     with engine.connect() as connection:
-                        found = migrations.check(connection, part)
+                        number = migrations.check(connection, part)
                 except BaseException:
                     engine.dispose()
                     raise
             newest = migrations.newest(part)
-            if found == newest:
+            if number == newest:
                 return cls(engine, read_only=True)
             engine.dispose()
-            if found:
+            if number:
                 raise StateError(
-                    f"the {part} database has schema version {found}; the next `syncer sync` "
+                    f"the {part} database has schema version {number}; the next `syncer sync` "
                     f"brings it to {newest}, until then it cannot be read"
                 )
         return cls.open("sqlite://", part)
@@ -209,13 +209,13 @@ def _of_part(url: URL, part: str) -> URL:
     path = sqlite_path(url)
     if part == "state" or path is None or given is None:
         return url
-    found, left = _beside(path, part), _beside(given, part)
-    if left.exists() and not (found.exists() and left.samefile(found)):
+    real, linked = _beside(path, part), _beside(given, part)
+    if linked.exists() and not (real.exists() and linked.samefile(real)):
         raise StateError(
-            f"state.url: {given} is a link to {path}, so the {part} is {found}, but there is one "
-            f"beside the link: {left}; move it there with its -wal file, or remove it"
+            f"state.url: {given} is a link to {path}, so the {part} is {real}, but there is one "
+            f"beside the link: {linked}; move it there with its -wal file, or remove it"
         )
-    return resolved(url.set(database=str(found)))
+    return resolved(url.set(database=str(real)))
 
 
 def _beside(path: Path, part: str) -> Path:
@@ -260,11 +260,11 @@ def _check_sessions(engine: Engine) -> None:
     if engine.dialect.name != "postgresql":
         return
     alone = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with alone.connect() as one, alone.connect() as other:
+    with alone.connect() as first, alone.connect() as second:
         seen = {
             tuple(
                 connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
-                for connection in (one, other)
+                for connection in (first, second)
             )
             for _ in range(3)
         }

@@ -36,8 +36,8 @@ def keep_private(file: Path | int) -> None:
     A missing file, and what is no file, as a device, stays as it is.
     """
     with suppress(OSError):  # a file system without modes
-        found = os.stat(file)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):
             return
-        if stat.S_IMODE(found.st_mode) != PRIVATE and found.st_uid == os.geteuid():
+        if stat.S_IMODE(status.st_mode) != PRIVATE and status.st_uid == os.geteuid():
             os.chmod(file, PRIVATE)

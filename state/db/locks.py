@@ -101,7 +101,7 @@ def lock_holder(database: Database, name: str, number: int = 0) -> int | None:
     path = sqlite_path(database.engine.url)
     if database.engine.dialect.name == "postgresql":
         with database.read() as connection:
-            found = connection.execute(
+            pid = connection.execute(
                 text(
                     "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
                     " AND database = (SELECT oid FROM pg_database WHERE datname"
@@ -109,7 +109,7 @@ def lock_holder(database: Database, name: str, number: int = 0) -> int | None:
                     f" AND (classid::bigint << 32 | objid::bigint) = {_NUMBERS[name] + number}"
                 )
             ).scalar()
-        return None if found is None else int(found)
+        return None if pid is None else int(pid)
     return None if path is None else _file_holder(lock_file(path, name, number))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from state.db.tables import MEMO
+from state.db.tables import METADATA
 
 #: Which Amberflo account the state is about.
 ACCOUNT = "account"
@@ -18,17 +18,17 @@ TRAIT_VALUES = "trait_values"
 
 def get(connection: Connection, name: str) -> str | None:
     """Return a value; None where there is none."""
-    found = connection.execute(select(MEMO.c.value).where(MEMO.c.name == name)).scalar()
-    return None if found is None else str(found)
+    value = connection.execute(select(METADATA.c.value).where(METADATA.c.name == name)).scalar()
+    return None if value is None else str(value)
 
 
 def put(connection: Connection, name: str, value: str) -> None:
     """Set a value."""
-    done = connection.execute(update(MEMO).where(MEMO.c.name == name).values(value=value))
+    done = connection.execute(update(METADATA).where(METADATA.c.name == name).values(value=value))
     if not done.rowcount:
-        connection.execute(insert(MEMO).values(name=name, value=value))
+        connection.execute(insert(METADATA).values(name=name, value=value))
 
 
 def drop(connection: Connection, name: str) -> None:
     """Remove a value."""
-    connection.execute(delete(MEMO).where(MEMO.c.name == name))
+    connection.execute(delete(METADATA).where(METADATA.c.name == name))

@@ -214,7 +214,7 @@ CREATE TABLE forgotten (
     hash TEXT NOT NULL PRIMARY KEY,
     forgotten_at BIGINT NOT NULL
 );
-CREATE TABLE memo (
+CREATE TABLE metadata (
     name VARCHAR(32) NOT NULL PRIMARY KEY,
     value TEXT NOT NULL
 );
@@ -255,6 +255,7 @@ CREATE INDEX audience_size_hour_highest ON audience_size_hour (highest);
 INSERT INTO audience_size_hour (key, hour, entered, exited, other, lowest, highest)
     SELECT key, hour, entered, exited, other, lowest, highest FROM size;
 DROP TABLE size;
+ALTER TABLE memo RENAME TO metadata;
 """
 
 _QUEUE = """

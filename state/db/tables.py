@@ -307,7 +307,7 @@ class Forgotten(SQLModel, table=True):
     forgotten_at: int = Field(sa_column=_big())
 
 
-class Memo(SQLModel, table=True):
+class Metadata(SQLModel, table=True):
     """Single values of the state by name."""
 
     name: str = Field(sa_column=Column(String(32), primary_key=True))
@@ -410,9 +410,9 @@ AMBERFLO, DELETED, IDENTIFY, RENAMED, RELEASED = SOURCES
 
 def table(model: type[SQLModel]) -> Table:
     """Return the Core table of a model, for the bulk paths."""
-    found = model.__table__  # type: ignore[attr-defined]
-    assert isinstance(found, Table)
-    return found
+    columns = model.__table__  # type: ignore[attr-defined]
+    assert isinstance(columns, Table)
+    return columns
 
 
 CUSTOMER = table(Customer)
@@ -431,7 +431,7 @@ ERASED = table(Erased)
 ERASURE = table(Erasure)
 EARLY_CALL = table(EarlyCall)
 FORGOTTEN = table(Forgotten)
-MEMO = table(Memo)
+METADATA = table(Metadata)
 INBOX = table(Inbox)
 EVENT = table(Event)
 COUNTER = table(Counter)
@@ -442,7 +442,7 @@ PARTS = {
     "state": [
         *(CUSTOMER, TRAIT, CHANGE, AUDIENCE_SIZE_HOUR, RUN, RUN_TRAIT, HOLD, HELD_CHANGE),
         *(FAILURE, WORKER, ALERT),
-        *(SEAL, ERASED, ERASURE, FORGOTTEN, MEMO, EARLY_CALL),
+        *(SEAL, ERASED, ERASURE, FORGOTTEN, METADATA, EARLY_CALL),
     ],
     "queue": [INBOX, EVENT, COUNTER],
 }

@@ -51,21 +51,21 @@ def compact(
     with database.read() as connection:
         last = newest(connection, COMPACTION, COMPACTED)
         untouched = Compacted(removed, last.changes if last else 0, last.until if last else None)
-        found = boundary(connection, before) if before is not None else None
-        if found is None:
+        limit = boundary(connection, before) if before is not None else None
+        if limit is None:
             return untouched
         try:
-            proof = prove(connection, rows_to=found[0], check=lambda: _check(stop))
+            proof = prove(connection, rows_to=limit[0], check=lambda: _check(stop))
             if proof.broken:
                 return untouched._replace(broken=proof.broken)
-            kept = _kept(connection, *found, check=lambda: _check(stop))
+            kept = _kept(connection, *limit, check=lambda: _check(stop))
         except _Stopped:
             return untouched
     with database.write(alone=True) as connection:
-        kept.until = found[1]
-        append(connection, COMPACTION, kept, 1, found[0], now())
+        kept.until = limit[1]
+        append(connection, COMPACTION, kept, 1, limit[0], now())
     removed += finish(database, now, stop)
-    return Compacted(removed, kept.changes, found[1])
+    return Compacted(removed, kept.changes, limit[1])
 
 
 def finish(

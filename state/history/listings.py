@@ -89,9 +89,9 @@ def key_of(connection: Connection, key_or_trait: str) -> str | None:
     """
     for table, column in ((TRAIT, TRAIT.c.key), (TRAIT, TRAIT.c.trait), (CHANGE, CHANGE.c.key)):
         statement = select(table.c.key).where(column == key_or_trait).limit(1)
-        found = connection.execute(statement).scalar()
-        if found is not None:
-            return str(found)
+        key = connection.execute(statement).scalar()
+        if key is not None:
+            return str(key)
     return None
 
 
@@ -119,15 +119,15 @@ def of_customer(
 
 def entry(connection: Connection, change: int) -> Entry | None:
     """Return a change by its id."""
-    found = connection.execute(ENTRIES.where(CHANGE.c.id == change)).first()
-    return None if found is None else Entry._make(found)
+    row = connection.execute(ENTRIES.where(CHANGE.c.id == change)).first()
+    return None if row is None else Entry._make(row)
 
 
 def first_recorded(connection: Connection, key: str) -> int | None:
     """Return when the first change of a key was recorded."""
     statement = select(func.min(CHANGE.c.recorded_at)).where(CHANGE.c.key == key)
-    found = connection.execute(statement).scalar()
-    return None if found is None else int(found)
+    recorded_at = connection.execute(statement).scalar()
+    return None if recorded_at is None else int(recorded_at)
 
 
 def of_key(

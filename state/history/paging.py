@@ -55,13 +55,13 @@ def listed(
     statement = statement.order_by(
         *(column.desc() if page.newest_first else column for column in order)
     )
-    left = page.limit
+    rest = page.limit
     for part in _parts(connection, statement, order, page, since, until):
-        with connection.execute(part.limit(left), execution_options={"yield_per": CHUNK}) as result:
+        with connection.execute(part.limit(rest), execution_options={"yield_per": CHUNK}) as result:
             for rows in result.partitions():
                 yield from map(make, rows)
-                left = None if left is None else left - len(rows)
-        if left == 0:
+                rest = None if rest is None else rest - len(rows)
+        if rest == 0:
             return
 
 

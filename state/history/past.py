@@ -90,8 +90,8 @@ def in_force(
         .order_by(CHANGE.c.id.desc())
         .limit(1)
     )
-    found = connection.execute(statement).first()
-    return None if found is None else Entry._make(found)
+    row = connection.execute(statement).first()
+    return None if row is None else Entry._make(row)
 
 
 def traits_at(connection: Connection, customer_id: str, at: int | None = None) -> dict[str, str]:
@@ -215,17 +215,17 @@ def _first_run(connection: Connection) -> Beginning | None:
     A clock that was wrong at first must not hide what follows. (Runs are few.)
     """
     committed = select(RUN.c.committed_at, RUN.c.id).where(RUN.c.committed_at.is_not(None))
-    found = connection.execute(committed.order_by(RUN.c.committed_at, RUN.c.id).limit(1)).first()
-    return None if found is None else Beginning(int(found[0]), f"run {found[1]}")
+    row = connection.execute(committed.order_by(RUN.c.committed_at, RUN.c.id).limit(1)).first()
+    return None if row is None else Beginning(int(row[0]), f"run {row[1]}")
 
 
 def _first_change(connection: Connection) -> Beginning | None:
     """Return the beginning by the first change: a call may come before the first run."""
     changes = select(CHANGE.c.recorded_at, CHANGE.c.run).where(CHANGE.c.id > 0)
-    found = connection.execute(changes.order_by(CHANGE.c.id).limit(1)).first()
-    if found is None:
+    row = connection.execute(changes.order_by(CHANGE.c.id).limit(1)).first()
+    if row is None:
         return None
-    return Beginning(int(found[0]), "the first call" if found[1] is None else f"run {found[1]}")
+    return Beginning(int(row[0]), "the first call" if row[1] is None else f"run {row[1]}")
 
 
 def check_known(connection: Connection, at: int) -> int:

@@ -184,18 +184,18 @@ class _Walk:
 
     def _compare(self, link: Link, marks: bytes | None) -> None:
         """Compare a seal with its changes."""
-        found, rows = Sum(), self._rows(link)
+        total, rows = Sum(), self._rows(link)
         while chunk := list(islice(rows, CHUNK)):
             self._check()
-            found.add([row[1] for row in chunk])
+            total.add([row[1] for row in chunk])
             self.proof.erased += sum(row[2] is None for row in chunk)
             if self._witness is not None:
                 for row in chunk:
                     self._witness.change(row)
-        self.proof.changes += found.changes
-        if (found.changes, found.digest) != (link.changes, link.digest):
-            raise self._difference(link, found, marks)
-        if marks is not None and marks != found.marks:
+        self.proof.changes += total.changes
+        if (total.changes, total.digest) != (link.changes, link.digest):
+            raise self._difference(link, total, marks)
+        if marks is not None and marks != total.marks:
             raise _Wrong(f"the marks of seal {link.number} were changed")
 
     def _rows(self, link: Link) -> Iterator[Leaf]:
@@ -208,7 +208,7 @@ class _Walk:
         changes = _changes(self._connection, after, link.last_id, *only)
         if not self._any_erased:
             return changes
-        return merge(changes, self._tombstones(after, link.last_id, since), key=lambda one: one[0])
+        return merge(changes, self._tombstones(after, link.last_id, since), key=lambda row: row[0])
 
     def _tombstones(self, after: int, until: int, since: int) -> Iterator[Leaf]:
         statement = (
@@ -221,32 +221,32 @@ class _Walk:
                 yield number, _unhex(number, text), None
 
     def _check_erasure(self, link: Link) -> None:
-        found = Sum()
+        total = Sum()
         statement = (
             select(ERASED.c.id, ERASED.c.leaf)
             .where(ERASED.c.seal == link.number)
             .order_by(ERASED.c.id)
         )
         for row in self._connection.execute(statement):
-            found.add([packed(tuple(row))])
-        if (found.changes, found.digest) != (link.changes, link.digest):
+            total.add([packed(tuple(row))])
+        if (total.changes, total.digest) != (link.changes, link.digest):
             raise _Wrong(
                 f"what was erased is not as seal {link.number} says: {link.changes:,} changes, of "
-                f"which {found.changes:,} are there"
+                f"which {total.changes:,} are there"
             )
         self.proof.erasures += 1
-        self._erased += found.changes
+        self._erased += total.changes
 
-    def _difference(self, link: Link, found: Sum, marks: bytes | None) -> _Wrong:
+    def _difference(self, link: Link, total: Sum, marks: bytes | None) -> _Wrong:
         """Say where the changes differ from what was sealed, by the marks."""
         if marks is None:
             return _Wrong(
                 f"the changes up to {link.last_id} that the compaction kept are not as they were: "
-                f"{found.changes:,} of {link.changes:,} are there, or some were changed"
+                f"{total.changes:,} of {link.changes:,} are there, or some were changed"
             )
-        place = _first_difference(marks, bytes(found.marks)) // MARK
+        place = _first_difference(marks, bytes(total.marks)) // MARK
         change = next((row[0] for row in islice(self._rows(link), place, None)), None)
-        missing = link.changes - found.changes
+        missing = link.changes - total.changes
         if missing > 0:
             where = "at the end" if change is None else f"before or at change {change}"
             what = f"{missing:,} of the changes {link.first_id} to {link.last_id} are gone, {where}"
@@ -271,9 +271,9 @@ class _Walk:
             (CHANGE.c.id < 1, "was added before the first one"),
             ((CHANGE.c.id > end) & CHANGE.c.run.is_not(None), "is of a run that did not seal it"),
         ):
-            found = connection.execute(select(func.min(CHANGE.c.id)).where(stranger)).scalar()
-            if found is not None:
-                raise _Wrong(f"change {found} {what}", int(found))
+            stray = connection.execute(select(func.min(CHANGE.c.id)).where(stranger)).scalar()
+            if stray is not None:
+                raise _Wrong(f"change {stray} {what}", int(stray))
         if _count(connection, ERASED) != self._erased:
             raise _Wrong("there are erased changes that no seal is about")
         sealed = select(SEAL.c.run).where(SEAL.c.kind == CHANGES, SEAL.c.run.is_not(None))
@@ -328,10 +328,10 @@ def _unhex(number: int, text: object) -> bytes:
         raise _Wrong(f"the hash of the erased change {number} was changed", number) from None
 
 
-def _first_difference(one: bytes, other: bytes) -> int:
+def _first_difference(first: bytes, second: bytes) -> int:
     """Return the place where two texts differ; that of the shorter one's end when they do not."""
-    places = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(places, min(len(one), len(other)))
+    places = (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(places, min(len(first), len(second)))
 
 
 def _count(connection: Connection, table: Table, *only: ColumnElement[bool]) -> int:

@@ -18,8 +18,8 @@ from state.history.seal import CHANGES, COMPACTED, COMPACTION, newest
 
 def begins(connection: Connection) -> int | None:
     """Return the earliest moment (epoch milliseconds) that the history answers for; None: all."""
-    found = newest(connection, COMPACTION, COMPACTED)
-    return found.until if found else None
+    link = newest(connection, COMPACTION, COMPACTED)
+    return link.until if link else None
 
 
 def removable(last_id: int, until: int) -> ColumnElement[bool]:

@@ -145,24 +145,24 @@ def seal(connection: Connection, run: int | None, now: int) -> str | None:
     a lower id than the newest that it sees.
     """
     last = after = sealed_to(connection)
-    sealed, found = 0, Sum()
+    sealed, total = 0, Sum()
     for rows in read(connection, after):
-        found.add([leaf(row[:-1]) for row in rows])
+        total.add([leaf(row[:-1]) for row in rows])
         newest = max(row[_RECORDED] for row in rows)
-        found.until = newest if found.until is None else max(newest, found.until)
+        total.until = newest if total.until is None else max(newest, total.until)
         last = rows[-1][0]
-        if found.changes >= SEGMENT:
-            append(connection, CHANGES, found, after + 1, last, now, run=run)
-            after, sealed, found = last, sealed + found.changes, Sum()
-    if found.changes or (run is not None and not sealed):
-        append(connection, CHANGES, found, after + 1, last, now, run=run)
+        if total.changes >= SEGMENT:
+            append(connection, CHANGES, total, after + 1, last, now, run=run)
+            after, sealed, total = last, sealed + total.changes, Sum()
+    if total.changes or (run is not None and not sealed):
+        append(connection, CHANGES, total, after + 1, last, now, run=run)
     return head(connection)
 
 
 def append(
     connection: Connection,
     kind: str,
-    found: Sum | Link,
+    total: Sum | Link,
     first_id: int,
     last_id: int,
     now: int,
@@ -177,15 +177,15 @@ def append(
         run=run,
         first_id=first_id,
         last_id=last_id,
-        changes=found.changes,
-        digest=found.digest,
-        until=found.until,
+        changes=total.changes,
+        digest=total.digest,
+        until=total.until,
         previous=last.hash if last else GENESIS,
         hash="",
         sealed_at=now,
     )
     link = link._replace(hash=hash_of(link))
-    marks = bytes(found.marks) if kind == CHANGES and isinstance(found, Sum) else b""
+    marks = bytes(total.marks) if kind == CHANGES and isinstance(total, Sum) else b""
     connection.execute(insert(SEAL).values(**link._asdict(), marks=marks or None))
     metadata.put(connection, "head", f"{link.number} {link.hash}")
     return link
@@ -201,17 +201,17 @@ def newest(connection: Connection, *kinds: str, run: int | None = None) -> Link 
         statement = statement.where(SEAL.c.kind.in_(kinds))
     if run is not None:
         statement = statement.where(SEAL.c.run == run)
-    found = connection.execute(statement).first()
-    return Link._make(found) if found else None
+    row = connection.execute(statement).first()
+    return Link._make(row) if row else None
 
 
 def head(connection: Connection, run: int | None = None) -> str | None:
     """Return the hash of the newest seal (of a run); None where there is none."""
-    found = newest(connection, run=run)
-    return found.hash if found else None
+    link = newest(connection, run=run)
+    return link.hash if link else None
 
 
 def sealed_to(connection: Connection) -> int:
     """Return the id up to which all changes are sealed."""
-    found = newest(connection, CHANGES)
-    return found.last_id if found else 0
+    link = newest(connection, CHANGES)
+    return link.last_id if link else 0

@@ -67,8 +67,8 @@ class _Answer(NamedTuple):
         return {"request": self.request, "status": self.status, "body": body}
 
     def unreadable(self, why: str) -> TryAgain:
-        said = f"{self.method} {self.url} answered {self.status} with {why}: {_message(self.body)}"
-        return TryAgain(said, **self.kept())
+        what = f"{self.method} {self.url} answered {self.status} with {why}: {_message(self.body)}"
+        return TryAgain(what, **self.kept())
 
 
 class AmberfloClient:
@@ -192,10 +192,10 @@ class AmberfloClient:
         if not answer.good:
             raise await self._problem(answer)
         try:
-            found = read(answer.body)
+            content = read(answer.body)
         except ValueError:
             raise answer.unreadable("something that is not JSON") from None
-        items = found.get("items") if isinstance(found, dict) else None
+        items = content.get("items") if isinstance(content, dict) else None
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise Refused(
                 f"GET {url} answered something that is no page of customers", **answer.kept()
@@ -261,8 +261,8 @@ class AmberfloClient:
         if taken is None:
             raise answer.unreadable("something that does not say how many records were ingested")
         if records is not None and int(taken[1].replace(b",", b"")) != records:
-            said = f"{records:,} records were sent, and Amberflo says: {_message(answer.body)}"
-            raise Refused(said, **answer.kept())
+            reason = f"{records:,} records were sent, and Amberflo says: {_message(answer.body)}"
+            raise Refused(reason, **answer.kept())
 
     async def check(self) -> None:
         """Harmless requests that show whether the key is good and the URL is that of customers."""
@@ -301,22 +301,22 @@ class AmberfloClient:
         self.answers[f"{method} none"] += 1
         request = _Answer(method, url, content, 0, {}, b"").request
         if isinstance(error, TimeoutError):
-            said = f"{method} {url} gave no answer in {self._timeout:g} s"
+            reason = f"{method} {url} gave no answer in {self._timeout:g} s"
         else:
-            said = f"{method} {url}: {_first_line(error)}"
-        return TryAgain(said, request=request)
+            reason = f"{method} {url}: {_first_line(error)}"
+        return TryAgain(reason, request=request)
 
     async def _problem(self, answer: _Answer) -> AmberfloError:
         """Return the error that an answer stands for."""
         status = answer.status
-        said = f"{answer.method} {answer.url} answered {status}"
+        reason = f"{answer.method} {answer.url} answered {status}"
         if status in (401, 403) and not await self._key_is_good():
             return KeyRefused(
                 f"Amberflo refuses the API key (status {status}): set amberflo.api_key to a valid "
                 "key; what is not sent yet stays due"
             )
         if status in NOT_NOW or status >= 500:
-            return TryAgain(said, after=_after(answer), **answer.kept())
+            return TryAgain(reason, after=_after(answer), **answer.kept())
         return self._refused(answer)
 
     async def _key_is_good(self) -> bool:
@@ -331,18 +331,18 @@ class AmberfloClient:
 
     def _refused(self, answer: _Answer) -> Refused:
         setting = "ingest_url" if answer.url == self._ingest_url else "customers_url"
-        said = f"{answer.method} {answer.url} answered {answer.status}"
+        reason = f"{answer.method} {answer.url} answered {answer.status}"
         if 300 <= answer.status < 400:
             to = answer.headers.get("location", "somewhere else")[:200]
-            said = (
+            reason = (
                 f"amberflo.{setting} answers {answer.status} to {to}: it must be where Amberflo "
-                f"itself answers ({said})"
+                f"itself answers ({reason})"
             )
         elif answer.status == 404:
-            said = f"{said}: {_message(answer.body)}; is amberflo.{setting} right?"
+            reason = f"{reason}: {_message(answer.body)}; is amberflo.{setting} right?"
         else:
-            said = f"{said}: {_message(answer.body)}"
-        return Refused(said, **answer.kept())
+            reason = f"{reason}: {_message(answer.body)}"
+        return Refused(reason, **answer.kept())
 
 
 def _after(answer: _Answer) -> float | None:
@@ -353,8 +353,8 @@ def _after(answer: _Answer) -> float | None:
 
 
 def _is_of(record: Record, customer_id: str) -> bool:
-    found = record.get("customerId")
-    return isinstance(found, str | int) and str(found) == customer_id
+    theirs = record.get("customerId")
+    return isinstance(theirs, str | int) and str(theirs) == customer_id
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -371,13 +371,13 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 def _message(body: bytes) -> str:
     """Return what Amberflo says: `errorMessage` or `message` of its JSON, else the text."""
     try:
-        found = read(body)
+        content = read(body)
     except ValueError:
-        found = None
-    if isinstance(found, dict):
+        content = None
+    if isinstance(content, dict):
         for key in ("errorMessage", "message"):
-            if isinstance(found.get(key), str):
-                return str(found[key])
+            if isinstance(content.get(key), str):
+                return str(content[key])
     return re.sub(r"\s+", " ", body.decode("utf-8", "replace")).strip()[:200] or "no reason given"
 
 

@@ -153,7 +153,7 @@ def _process_while(
     while not stop():
         if time.monotonic() - checked > CHECK_EVERY:
             check()
-            processor.settle_early()
+            processor.apply_early_calls()
             checked = time.monotonic()
         woken.clear()
         if processor.process():

@@ -304,7 +304,7 @@ class CustomerDelivery:
                 self._wake.set()
 
     def _written(self, outcome: Outcome) -> None:
-        """An outcome is on disk: the customer is in work no longer."""
+        """Take a customer whose outcome is on disk out of work."""
         if isinstance(outcome, Sent):
             self.result.delivered += 1
         elif isinstance(outcome, Never | PutOff):

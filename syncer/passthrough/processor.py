@@ -118,7 +118,7 @@ class Processor:
             queue.count(connection, +page.counts)
         return len(requests)
 
-    def settle_early(self) -> None:
+    def apply_early_calls(self) -> None:
         """Apply the calls of Engage that waited until a pull knew their trait.
 
         Those that waited too long are dropped.

@@ -56,13 +56,13 @@ class SingleRead(NamedTuple):
 
 @dataclass
 class ConsistentReader:
-    """Reads through `holdings` beside a state database.
+    """Reads through `customers` beside a state database.
 
     `at_a_time` customers are read by themselves at a time.
     """
 
     database: Database
-    holdings: CustomerReader
+    customers: CustomerReader
     progress: Progress
     at_a_time: int = 16
     stop: Callable[[], bool] = lambda: False
@@ -74,8 +74,8 @@ class ConsistentReader:
         about how many customers there are.
         """
         ways = (
-            ("paging", self.holdings.pages, "its list of all customers"),
-            ("list", self.holdings.everybody, "every customer by itself"),
+            ("paging", self.customers.pages, "its list of all customers"),
+            ("list", self.customers.everybody, "every customer by itself"),
         )
         bare = []
         for name, way, instead in ways:
@@ -127,7 +127,7 @@ class ConsistentReader:
         for _ in range(TRIES):
             if row.due_at is not None:
                 break
-            record = await self.holdings.one(row.customer_id)
+            record = await self.customers.one(row.customer_id)
             now = self.state_row(row.customer_id)
             if now == row:
                 return SingleRead(row, record, settled=True)

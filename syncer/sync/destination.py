@@ -86,7 +86,7 @@ class Destination:
         """
 
         async def newest(reader: ConsistentReader) -> list[Record]:
-            return await reader.holdings.newest(NEWEST)
+            return await reader.customers.newest(NEWEST)
 
         try:
             listed = present(self._connected(newest))
@@ -128,10 +128,10 @@ class Destination:
 
     def _connected(self, work: Callable[[ConsistentReader], Awaitable[Answer]]) -> Answer:
         async def connected() -> Answer:
-            async with self.connect() as holdings:
+            async with self.connect() as customers:
                 return await work(
                     ConsistentReader(
-                        self.database, holdings, self.progress, self.at_a_time, self.stop
+                        self.database, customers, self.progress, self.at_a_time, self.stop
                     )
                 )
 
@@ -169,7 +169,7 @@ class Destination:
         async def read(customer_id: str) -> None:
             nonlocal done
             reader.check_stop()
-            record = await reader.holdings.one(customer_id)
+            record = await reader.customers.one(customer_id)
             if record is None:
                 self.roster.drop([customer_id])
             else:

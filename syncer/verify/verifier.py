@@ -111,9 +111,9 @@ class Verifier:
             self._result.problems.append(str(error))
 
     async def _connected(self, work: Callable[[], Awaitable[None]]) -> None:
-        async with self.connect() as holdings:
+        async with self.connect() as customers:
             self._reader = ConsistentReader(
-                self.database, holdings, self.progress, self.at_a_time, self.stop
+                self.database, customers, self.progress, self.at_a_time, self.stop
             )
             await work()
 
@@ -140,7 +140,7 @@ class Verifier:
             await self._judge(row)
         elif row is not None and row.due_at is not None:
             raise NotFound(f"the customer {customer_id!r} is still to be sent: `syncer sync` does")
-        elif (record := await self._reader.holdings.one(customer_id)) is not None:
+        elif (record := await self._reader.customers.one(customer_id)) is not None:
             look = EXTRA if row is not None else self._look_of_stranger({"traits": {}, **record})
             self._result.findings.put_looks([(customer_id, look)])
             await self._judge_strangers(CLAIMS)
@@ -216,7 +216,7 @@ class Verifier:
 
     async def _judge_stranger(self, stranger: tuple[str, EngageTraits | None]) -> None:
         customer_id, engage = stranger
-        record = await self._reader.holdings.one(customer_id)
+        record = await self._reader.customers.one(customer_id)
         if record is None or self._reader.state_row(customer_id) is not None:
             return  # it was deleted, or a run or a call brought it in meanwhile
         ours, drifts = self.engage_lookup.ours, []
@@ -233,7 +233,7 @@ class Verifier:
 
     async def _judge_repaired_stranger(self, customer_id: str) -> Judged:
         """Judge a customer that the run did not bring in: is it as it was expected to be?"""
-        record = await self._reader.holdings.one(customer_id)
+        record = await self._reader.customers.one(customer_id)
         traits = {} if record is None else record.get("traits") or {}
         drifts = [
             Difference(drift.trait, drift.expected, traits.get(drift.trait))

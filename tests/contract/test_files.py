@@ -67,7 +67,7 @@ def test_the_files_are_their_owners_alone(tmp_path: Path, url: str, bits: int) -
         state.write() as one,
         queue.write() as other,
     ):
-        one.exec_driver_sql("INSERT INTO memo VALUES ('a', 'b')")
+        one.exec_driver_sql("INSERT INTO metadata VALUES ('a', 'b')")
         other.exec_driver_sql("INSERT INTO counter VALUES ('a', 'b', 1)")
         found = modes(tmp_path)
     assert found.keys() >= {

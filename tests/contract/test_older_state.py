@@ -34,7 +34,7 @@ COLUMNS = {
     ("worker", "doing"): "schedule",
     ("alert", "told_at"): "notified_at",
 }
-TABLES = {"size": "audience_size_hour"}
+TABLES = {"size": "audience_size_hour", "memo": "metadata"}
 
 
 @pytest.fixture

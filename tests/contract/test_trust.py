@@ -79,7 +79,7 @@ class Desk:
 
     def settle(self) -> Json:
         before = ask(self.calls, queue.counters)
-        self.processor.settle_early()
+        self.processor.apply_early_calls()
         return self._since(before)
 
     def _since(self, before: Json) -> Json:

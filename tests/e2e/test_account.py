@@ -48,7 +48,7 @@ def move_to(installation: Installation, other: AmberfloSandbox, key: str = "anot
 
 def noted(installation: Installation) -> dict[str, Any]:
     with closing(sqlite3.connect(installation.folder / "syncer.db")) as state:
-        (text,) = state.execute("SELECT value FROM memo WHERE name = 'account'").fetchone()
+        (text,) = state.execute("SELECT value FROM metadata WHERE name = 'account'").fetchone()
     found: dict[str, Any] = orjson.loads(text)
     return found
 
@@ -166,7 +166,7 @@ def test_a_state_of_before_that_knows_no_account_notes_it(
     installation: Installation, synced: int
 ) -> None:
     with closing(sqlite3.connect(installation.folder / "syncer.db")) as state, state:
-        state.execute("DELETE FROM memo WHERE name = 'account'")
+        state.execute("DELETE FROM metadata WHERE name = 'account'")
     installation.amberflo.reset_stats()
     installation.run("sync")
     assert "GET /customers" not in installation.amberflo.stats()["requests"]

@@ -299,7 +299,7 @@ def age(url: str, days: float) -> None:
             connection.execute(text(f"UPDATE change SET {name} = {name} - {by}"))
         runs = connection.execute(text("SELECT id FROM run ORDER BY id")).scalars().all()
         connection.execute(text("DELETE FROM seal"))
-        connection.execute(text("DELETE FROM memo WHERE name = 'head'"))
+        connection.execute(text("DELETE FROM metadata WHERE name = 'head'"))
     engine.dispose()
     reseal(url, list(runs))
 

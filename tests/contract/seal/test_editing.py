@@ -97,7 +97,7 @@ def test_an_added_row_is_named(sealed: Maker) -> None:
     """Where a gap of the numbers gives it a place between others."""
     first = first_id(sealed)
     with sealed.database.write() as connection:
-        connection.execute(text("DELETE FROM memo"))
+        connection.execute(text("DELETE FROM metadata"))
         connection.execute(text("DELETE FROM seal"))
         connection.execute(text("UPDATE change SET id = -2 * id"))
         connection.execute(text("UPDATE change SET id = -id"))
@@ -184,7 +184,7 @@ def test_a_chain_that_was_written_anew_is_found_by_a_head_kept_elsewhere(sealed:
             rewrite(connection, number)
         now = seal.head(connection)
         connection.execute(
-            text("UPDATE memo SET value = :to WHERE name = 'head'"), {"to": f"6 {now}"}
+            text("UPDATE metadata SET value = :to WHERE name = 'head'"), {"to": f"6 {now}"}
         )
     assert proof(sealed.database).broken is None
     for number, head in heads.items():
@@ -206,7 +206,7 @@ def test_a_chain_that_was_cut_is_found(sealed: Maker) -> None:
     assert broken(sealed.database)[0].startswith("the chain ends with seal 4, its head is noted as")
     with sealed.database.write() as connection:
         kept = seal.head(connection)
-        connection.execute(text("UPDATE memo SET value = :to"), {"to": f"4 {kept}"})
+        connection.execute(text("UPDATE metadata SET value = :to"), {"to": f"4 {kept}"})
     what, _, _, change = broken(sealed.database)
     assert what == f"change {change} is of a run that did not seal it"
     run_sql(sealed.database, "DELETE FROM change WHERE run = 3")
