@@ -31,7 +31,7 @@ class EarlyCall(NamedTuple):
 
 
 _COLUMNS = [EARLY_CALL.c[name] for name in EarlyCall._fields]
-_KNOWN = EARLY_CALL.c.key.in_(select(TRAIT.c.key))
+_KNOWN = EARLY_CALL.c.key.in_(select(TRAIT.c.key).where(TRAIT.c.released_at.is_(None)))
 
 
 def put(connection: Connection, rows: Sequence[EarlyCall]) -> None:

@@ -69,9 +69,9 @@ class InboxRow(NamedTuple):
 
 
 class EventRow(NamedTuple):
-    """A call by its messageId and key.
+    """A meter call by its messageId and key.
 
-    `record` is its frozen meter record, None where it is no meter.
+    `record` is its frozen meter record, None once Amberflo has or refused it.
     """
 
     message_id: str

@@ -50,7 +50,7 @@ from syncer.json_text import to_json
 from syncer.passthrough.processor import Processor
 from syncer.privacy.anonymize import anonymize
 from syncer.privacy.forget import Forget
-from syncer.progress import Progress
+from syncer.progress import LineProgress, Progress
 from syncer.sync.amberflo_account import AmberfloAccount
 from syncer.sync.comparison import Comparison
 from syncer.sync.destination import Destination
@@ -77,17 +77,23 @@ class App:
     stop: Callable[[], bool] = lambda: False
 
     @contextmanager
-    def runs(self, *, writes: bool = True) -> Iterator[Runs]:
-        """Open the state for runs; without `writes` they can only compare (`diff`)."""
+    def runs(self, *, writes: bool = True, recorded: bool = False) -> Iterator[Runs]:
+        """Open the state for runs; without `writes` they can only compare (`diff`).
+
+        With `recorded` the state has the progress of the current run, for `status`.
+        """
         source = self.source()  # its errors come before a state is created
         public_api, settings = self.public_api(), self.config.engage.public_api
         with self.state(writes=writes) as database:
+            progress = self.progress
+            if recorded:
+                progress = LineProgress(progress.say, _progress_recorder(database))
             comparison = Comparison(
                 database=database,
                 source=source,
                 selection=self._selection(),
                 guard=Guard(**self.config.guard.model_dump()),
-                progress=self.progress,
+                progress=progress,
                 stop=self.stop,
                 computations=public_api.computations if public_api else None,
                 open_destination=partial(self._open_destination, database),
@@ -97,8 +103,8 @@ class App:
             yield Runs(
                 database=database,
                 comparison=comparison,
-                deliver=lambda run, progress: self._deliver_run(database, run, progress),
-                progress=self.progress,
+                deliver=lambda run, finished: self._deliver_run(database, run, finished),
+                progress=progress,
                 account=self.account(database),
                 trait_values=self.config.amberflo.trait_values,
             )
@@ -407,7 +413,7 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def progress_recorder(database: Database) -> Callable[[Mapping[str, Any] | None], None]:
+def _progress_recorder(database: Database) -> Callable[[Mapping[str, Any] | None], None]:
     """Return a function that records the progress of the current run, for `status`."""
 
     def record(progress: Mapping[str, Any] | None) -> None:

@@ -16,7 +16,7 @@ _STEP = "0*[1-9][0-9]*"
 _DAYS_OF_WEEK = re.compile(rf"(0*[0-7])(?:-(0*[0-7]))?(?:/({_STEP}))?")
 _EVERY_DAY = re.compile(rf"\*(?:/{_STEP})?")
 #: A range of one value with a step, of which cronsim makes all values from there on.
-_ONE_VALUE = re.compile(rf"\b0*(\d+)-0*\1/{_STEP}\b")
+_ONE_VALUE = re.compile(rf"(?<![^, ])0*(\d+)-0*\1/{_STEP}(?![^, ])")
 
 
 class CronLine:
@@ -52,7 +52,7 @@ class CronLine:
 def _numbered(field: str, names: Sequence[str], first: int) -> str:
     """Return a field with numbers, from `first` on, instead of names."""
     for number, name in enumerate(names, first):
-        field = re.sub(rf"\b{name}\b", str(number), field)
+        field = re.sub(rf"(?<![^,-]){name}(?![^,/-])", str(number), field)
     return field
 
 

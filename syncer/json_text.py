@@ -51,7 +51,7 @@ def printable(value: Any) -> str:
 
 def _spelled(value: Any, default: Callable[[Any], Any] | None) -> str:
     if isinstance(value, dict):
-        members = (f"{_quoted(key)}:{_spelled(item, default)}" for key, item in value.items())
+        members = (f"{_name(key)}:{_spelled(item, default)}" for key, item in value.items())
         return f"{{{','.join(members)}}}"
     if isinstance(value, list | tuple):
         return f"[{','.join(_spelled(item, default) for item in value)}]"
@@ -62,6 +62,11 @@ def _spelled(value: Any, default: Callable[[Any], Any] | None) -> str:
     if isinstance(value, float) and type(value) is not float:
         return repr(value)
     return orjson.dumps(value, default=default).decode()
+
+
+def _name(key: Any) -> str:
+    """Return the name of a member: JSON has texts only, so any other key is its JSON as a text."""
+    return _quoted(key if isinstance(key, str) else _spelled(key, None))
 
 
 def _quoted(text: str) -> str:

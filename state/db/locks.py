@@ -3,7 +3,8 @@
 - `run`: one run at a time;
 - `daemon`: one daemon at a time on SQLite;
 - `schedule`: one of several daemons on PostgreSQL schedules the runs;
-- `sorting`: one process at a time sorts accepted calls, so that they stay in order;
+- `sorting`: one process at a time processes accepted calls, so that they stay in order (the name
+  is that of older programs, which may run beside this one);
 - `history`: one at a time removes something from the history;
 - `worker`: held by a worker under its own number as long as it lives (see workers.py).
 
@@ -42,7 +43,7 @@ _BUSY = {
     "run": "another run is going on",
     "daemon": "another daemon is running on this state",
     "schedule": "another daemon schedules the runs",
-    "sorting": "another daemon sorts the calls",
+    "sorting": "another daemon processes the calls",
     "history": "another process is compacting or erasing history",
     "worker": "the worker lives",
 }

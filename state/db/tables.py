@@ -376,10 +376,10 @@ class Inbox(SQLModel, table=True):
 
 
 class Event(SQLModel, table=True):
-    """A call that was accepted, by its messageId and its key.
+    """A meter call that was accepted, by its messageId and its key.
 
     It is kept for a day, so that a repeat is recognized, and longer while its meter record waits.
-    `record` is the frozen record; null for a call that is no meter.
+    `record` is the frozen record; null once Amberflo has or refused it.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())

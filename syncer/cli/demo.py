@@ -20,6 +20,7 @@ from syncer.clock import iso
 from syncer.config import Config
 from syncer.errors import Stopped, SyncerError
 from syncer.progress import Progress
+from syncer.progress import say as warn
 from syncer.sandbox.environment import Environment, environment
 from syncer.sync.runs import Result
 
@@ -85,7 +86,7 @@ def _sync(app: App, on: Environment, say: Callable[[str], None]) -> int:
     if app.stop():
         raise Stopped("stopped")
     for problem in result.problems:
-        say(f"error: {problem}")
+        warn(f"error: {problem}")
     on.engage.observe()
     sent = result.delivery.delivered
     say(f"   run {result.run} ({result.kind}): {sent:,} customers delivered")

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from state import runs
 from state.errors import Locked, StateError
-from syncer.app import App, progress_recorder
+from syncer.app import App
 from syncer.config import Config
 from syncer.databases import open_database
 from syncer.errors import ConfigError, Stopped, SyncerError
@@ -28,9 +28,8 @@ def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
     """Make a run. Exits with 0, with 1 if it failed, or with EXIT_BUSY."""
     app, began = App(config, LineProgress(log.info), stop), time.time_ns() // 1_000_000
     try:
-        with app.runs() as runner:
+        with app.runs(recorded=True) as runner:
             runner.patience = 0.0
-            runner.progress = LineProgress(log.info, progress_recorder(runner.database))
             _report(runner.sync(full=full))
     except Locked as busy:
         log.info("%s", busy)

@@ -56,9 +56,10 @@ from syncer.sync.trait_selection import Selection, kind_of, members_by_key
 
 
 class OpenDestination(Protocol):
-    """Reads what Amberflo holds; `new_account` says that it acknowledged nothing to this state.
+    """Reads what Amberflo holds.
 
-    If Amberflo cannot be read, `must` raises the error; otherwise the context is None.
+    `new_account` says that Amberflo has acknowledged nothing to this state. If Amberflo cannot be
+    read, `must` raises the error; otherwise the context is None.
     """
 
     def __call__(

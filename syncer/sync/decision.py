@@ -110,7 +110,7 @@ class Decision:
         if not (held or all_held):
             return Split(customer, [], [])
         kept = [change for change in customer.changes if change not in held]
-        # Amberflo keeps these values, so they are recorded: the next write must not remove them.
+        # What Amberflo has now is recorded, or the next write would apply the held change.
         stays = [
             change._replace(after=change.before) for change in held if _writing_applies(change)
         ]

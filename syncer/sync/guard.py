@@ -46,8 +46,8 @@ class Guard:
         """Return the trait keys to hold, each with the reason in words.
 
         `members` are those before the run; `whole` says that all customers were pulled. `still`
-        maps keys with an open hold to its reason. Of the changes that leave, `excused` counts those
-        that people decided on already; `left` counts members that left within a day before. `lost`
+        maps keys with an open hold to its reason. `excused` is the number of exits that people
+        decided on already; `left` counts members that left within a day before. `lost`
         are keys that the pull has no rows of any more, `unlisted` those of them that Segment's
         Public API does not list. Of the keys in `waiting` nothing that leaves is applied anyway.
         """

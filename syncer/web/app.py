@@ -259,7 +259,7 @@ class SecureApp:
                 return RedirectResponse(response.url, 303)
             if isinstance(response, NoContent):
                 return HttpResponse(status_code=204)
-            page = response
+            return self._render(response, request, asked)
         except BadRequest as error:
             page = _error(error.status, str(error), error.title)
         except NotKept as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import orjson
 
 from state.errors import StateError
-from syncer.app import App, progress_recorder
+from syncer.app import App
 from syncer.config import Config
 from syncer.errors import SyncerError
 from syncer.progress import LineProgress
@@ -40,9 +40,8 @@ def run_task(
     """Do `approve RUN`, `resync CUSTOMER_ID`, or `retry FAILURE NEWEST` (FAILURE may be ALL)."""
     app = App(config, LineProgress(log.info), stop)
     try:
-        with app.runs() as runs:
+        with app.runs(recorded=True) as runs:
             runs.patience = PATIENCE
-            runs.progress = LineProgress(log.info, progress_recorder(runs.database))
             if action == "approve":
                 outcome = _of_run(runs.approve(int(arguments[0])))
             elif action == "resync":

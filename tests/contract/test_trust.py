@@ -45,6 +45,7 @@ class Desk:
     def __init__(self, state: Database, calls: Database) -> None:
         self.state, self.calls = state, calls
         self.now, self.deletes, self._made = NOW, 100, 0
+        self.audiences = ["*"]
         self.know("vip")
         self.know("spent", "computed_trait")
 
@@ -57,7 +58,7 @@ class Desk:
     @property
     def processor(self) -> Processor:
         return Processor(
-            *(self.calls, self.state, ["*"], ["spent*"], lambda: self.now),
+            *(self.calls, self.state, self.audiences, ["spent*"], lambda: self.now),
             protected=("stripeId", "stripe_id", "awsm.*"),
             deletes_per_day=self.deletes,
         )
@@ -208,6 +209,20 @@ def test_an_early_call_counts_when_a_pull_knows_its_key(desk: Desk) -> None:
     (change, _) = records(desk.state, "change").values()
     assert (change["key"], change["after"], change["via"]) == ("gold", "true", "server")
     assert (ask(desk.state, pending_calls.count), desk.settle()) == (0, {})
+
+
+def test_a_call_of_a_released_trait_waits_for_the_pull_that_takes_it_again(desk: Desk) -> None:
+    """It is looked at once, and keeps no other call waiting."""
+    desk.know("gold")
+    with desk.state.write() as connection:
+        connection.execute(text("UPDATE trait SET released_at = 1 WHERE key = 'gold'"))
+    desk.audiences = ["gold", "*"]
+    assert desk.engage("gold", True)["waiting", WAITS] == 1
+    assert desk.settle() == {}
+    with desk.state.write() as connection:
+        connection.execute(text("UPDATE trait SET released_at = NULL WHERE key = 'gold'"))
+    assert desk.settle()["customer", "engage"] == 1
+    assert desk.customer()["traits"] == {"gold": True}
 
 
 def test_an_older_call_does_not_replace_what_waits(desk: Desk) -> None:

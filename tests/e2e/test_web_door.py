@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from syncer.config import Config
 from syncer.process.server import bind, serve
 from syncer.web.app import SecureApp
 from syncer.web.context import Context
+from syncer.web.render import Templates
 from syncer.web.revoked import StoredRevocations
 from syncer.web.server import READS, WRITES
 from syncer.web.session import ATTEMPTS, Sessions
@@ -246,6 +248,26 @@ def test_a_page_that_breaks_says_no_more_than_that(
     assert "an error occurred; the log has the details" in answer.text
     assert "secret" not in answer.text
     assert answer.headers["content-security-policy"] == POLICY
+    assert [one.message for one in caplog.records] == ["a page failed"]
+
+
+def test_a_page_whose_template_breaks_is_a_page_still(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Templates.__call__
+
+    def broken(self: Templates, name: str, data: dict[str, Any]) -> str:
+        if name != "error.html":
+            raise ZeroDivisionError(name)
+        return whole(self, name, data)
+
+    monkeypatch.setattr(Templates, "__call__", broken)
+    with served(tmp_path) as client:
+        log_in(client)
+        answer = client.get("/runs")
+    assert answer.status_code == 500
+    assert "an error occurred; the log has the details" in answer.text
+    assert 'action="/logout"' in answer.text
     assert [one.message for one in caplog.records] == ["a page failed"]
 
 
