@@ -55,7 +55,8 @@ class Transport:
         return await way.session.request(
             method,
             url,
-            headers=headers,
+            # Not as defaults of the session: aiohttp sends those to the proxy, too.
+            headers=self._headers if headers is None else {**self._headers, **headers},
             data=content,
             allow_redirects=False,
             proxy_headers=way.proxy_headers,
@@ -68,7 +69,6 @@ class Transport:
                 connector=aiohttp.TCPConnector(
                     limit=self._connections, keepalive_timeout=30.0, ssl=self._certificates
                 ),
-                headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(),
                 auto_decompress=False,

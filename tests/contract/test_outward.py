@@ -28,6 +28,8 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[tuple[str, str, str | None]] = []
+        #: the headers of each request to open a tunnel: what is in them is not encrypted
+        self.in_the_open: list[dict[str, str]] = []
 
     @property
     def address(self) -> str:
@@ -41,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0)) or b"{}"
         by = self.headers.get("proxy-authorization")
         self.server.seen.append((self.command, self.path, by))
+        if self.command == "CONNECT":
+            self.server.in_the_open.append({name.lower(): it for name, it in self.headers.items()})
         self.send_response(502 if self.command == "CONNECT" else 200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -89,6 +93,7 @@ def test_amberflo(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "p@ss" not in str(error.value)
     assert "p%40ss" not in str(error.value)
     assert proxy.seen[2] == ("CONNECT", "amberflo.invalid:443", BY)
+    assert "x-api-key" not in proxy.in_the_open[0]
 
 
 def test_the_public_api(proxy: Proxy) -> None:
@@ -98,6 +103,7 @@ def test_the_public_api(proxy: Proxy) -> None:
     assert "p@ss" not in str(error.value)
     assert "p%40ss" not in str(error.value)
     assert proxy.seen[0] == ("CONNECT", "segment.invalid:443", BY)
+    assert "authorization" not in proxy.in_the_open[0]
 
 
 def test_the_webhook_of_alerts(proxy: Proxy, tmp_path: Path) -> None:
