@@ -147,13 +147,25 @@ def _due(run: int | None) -> ColumnElement[bool]:
 
 
 def claim(
-    connection: Connection, worker: int, now: int, limit: int, run: int | None = None
+    connection: Connection,
+    worker: int,
+    now: int,
+    limit: int,
+    run: int | None = None,
+    began: int | None = None,
 ) -> list[CustomerRow]:
     """Claim customers that are due at `now` and that no worker has in work.
 
     Each lane (lanes.py) gets its part, and those that wait longest come first. With `run` only
-    those that it waits for, and those that were put off.
+    those that it waits for, and those that were put off: the run tries each of them once, if it
+    was due when the delivery `began`, and does not go on for them.
     """
+
+    def may(lane: str) -> ColumnElement[bool]:
+        if lane != lanes.PUT_OFF:
+            return _due(run)
+        return true() if run is None or began is None else CUSTOMER.c.due_at <= began
+
     rows = claims.CUSTOMERS.claim_due(
         connection,
         worker,
@@ -161,7 +173,7 @@ def claim(
         limit,
         order=lanes.of_customers(claims.CUSTOMERS.lanes(connection)),
         columns=CUSTOMER_COLUMNS,
-        where=lambda line: true() if line == lanes.PUT_OFF else _due(run),
+        where=may,
     )
     return [CustomerRow._make(row) for row in rows]
 

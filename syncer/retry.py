@@ -24,13 +24,13 @@ def wait(attempts: int, chance: float, after: float | None = None) -> float:
     return max(full_jitter(attempts, chance), after or 0.0)
 
 
-def put_off(attempts: int) -> float:
+def put_off(attempts: int, after: float | None = None) -> float:
     """Return the seconds to wait after `attempts` failures while others succeeded.
 
-    The wait doubles each time. Amberflo may fail at random for a while, and then whoever has bad
-    luck must not wait as long as one that it never takes.
+    The wait doubles each time, and is at least `after`, a Retry-After. Amberflo may fail at random
+    for a while, and then whoever has bad luck must not wait as long as one that it never takes.
     """
-    return min(PUT_OFF, BASE * 2.0 ** min(attempts, 32))
+    return max(min(PUT_OFF, BASE * 2.0 ** min(attempts, 32)), after or 0.0)
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:

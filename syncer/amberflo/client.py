@@ -333,7 +333,7 @@ class AmberfloClient:
         setting = "ingest_url" if answer.url == self._ingest_url else "customers_url"
         reason = f"{answer.method} {answer.url} answered {answer.status}"
         if 300 <= answer.status < 400:
-            to = answer.headers.get("location", "somewhere else")[:200]
+            to = _text(answer.headers.get("location", "somewhere else"))[:200]
             reason = (
                 f"amberflo.{setting} answers {answer.status} to {to}: it must be where Amberflo "
                 f"itself answers ({reason})"
@@ -382,4 +382,9 @@ def _message(body: bytes) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    return _text(str(error)).strip().split("\n")[0] or type(error).__name__
+
+
+def _text(header: str) -> str:
+    """Return a text of a header as text alone: aiohttp keeps bytes that are no UTF-8 as halves."""
+    return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -122,6 +122,7 @@ class CustomerDelivery:
 
     async def run(self) -> Delivery:
         """Deliver; see the class."""
+        self._began = now_ms()
         self._queue: asyncio.Queue[Claimed] = asyncio.Queue()
         self._in_work: set[str] = set()
         self._suspects: dict[str, Suspect] = {}
@@ -212,7 +213,9 @@ class CustomerDelivery:
                 if self.account not in (None, metadata.get(connection, metadata.ACCOUNT)):
                     self.result.problem = "the Amberflo account was changed meanwhile"
                     return []
-                rows = outbox.claim(connection, self.worker.number, now_ms(), page, self.for_run)
+                rows = outbox.claim(
+                    connection, self.worker.number, now_ms(), page, self.for_run, self._began
+                )
                 owned = removable(connection, rows) if rows else {}
         except Busy:  # a run commits
             return []
@@ -289,6 +292,9 @@ class CustomerDelivery:
         until = time.monotonic() + DRAIN
         while self._in_work and time.monotonic() < until and not self._silent():
             await self._wait_for_wake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                await self._outcomes.flush()
 
     async def _work(self) -> None:
         while True:

@@ -180,7 +180,7 @@ class MeterDelivery:
             return
         first = self._suspects.setdefault(event.id, began)
         fair = self.judged or self._through >= first
-        wait = retry.put_off(event.attempts + 1)
+        wait = retry.put_off(event.attempts + 1, _after(problem))
         if fair and isinstance(problem, Refused):
             del self._suspects[event.id]
             # A redirect is no verdict: it says where to go, not what is wrong.
@@ -210,8 +210,7 @@ class MeterDelivery:
         if not events:
             return
         attempts = 1 + max(event.attempts for event in events)
-        after = problem.after if isinstance(problem, TryAgain) else None
-        wait = retry.wait(attempts, self.chance(), after)
+        wait = retry.wait(attempts, self.chance(), _after(problem))
         if isinstance(problem, KeyRefused):
             wait = max(wait, KEY_REFUSED)
         await self._write(postponed=events, wait=wait)
@@ -272,6 +271,11 @@ class MeterDelivery:
         if listed:
             with self.state_database.write() as connection:
                 failures.clear(connection, refs)
+
+
+def _after(problem: AmberfloError) -> float | None:
+    """Return the seconds that an answer asks to wait."""
+    return problem.after if isinstance(problem, TryAgain) else None
 
 
 def _halves(part: Sequence[DueEvent]) -> list[list[DueEvent]]:

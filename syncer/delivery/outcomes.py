@@ -51,6 +51,12 @@ class PutOff:
     row: CustomerRow
     problem: TryAgain | Refused
 
+    @property
+    def wait(self) -> float:
+        """The seconds until the next attempt."""
+        after = self.problem.after if isinstance(self.problem, TryAgain) else None
+        return retry.put_off(self.row.attempts + 1, after)
+
 
 @dataclass(frozen=True)
 class Never:
@@ -77,14 +83,20 @@ class Outcomes:
         """`written` gets each outcome when it is on disk."""
         self._database, self._written = database, written
         self._waiting: list[Outcome] = []
-        self._some = asyncio.Event()
+        self._some, self._all_written = asyncio.Event(), asyncio.Event()
         self._room = asyncio.Semaphore(UNWRITTEN)
+        self._all_written.set()
 
     async def put(self, outcome: Outcome) -> None:
         """Have an outcome written soon; wait only if too many are not on disk yet."""
         await self._room.acquire()
         self._waiting.append(outcome)
+        self._all_written.clear()
         self._some.set()
+
+    async def flush(self) -> None:
+        """Return when all outcomes are on disk."""
+        await self._all_written.wait()
 
     async def write_all(self) -> None:
         """Write what comes in, until cancelled."""
@@ -97,6 +109,8 @@ class Outcomes:
             for outcome in outcomes:
                 self._room.release()
                 self._written(outcome)
+            if not self._waiting:
+                self._all_written.set()
 
     async def _commit(self, outcomes: Sequence[Outcome]) -> None:
         """Write outcomes, and wait for a long commit of a run if there is one: they happened."""
@@ -137,11 +151,7 @@ def _postpone(connection: Connection, later: Sequence[Later], now: int) -> None:
 
 
 def _give_up(connection: Connection, failed: Sequence[PutOff | Never], now: int) -> None:
-    put_off = [
-        (it.row, now + int(retry.put_off(it.row.attempts + 1) * 1000))
-        for it in failed
-        if isinstance(it, PutOff)
-    ]
+    put_off = [(it.row, now + int(it.wait * 1000)) for it in failed if isinstance(it, PutOff)]
     never = [it.row for it in failed if isinstance(it, Never)]
     if put_off:
         _count_failed(connection, outbox.put_off(connection, put_off))

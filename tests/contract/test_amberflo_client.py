@@ -54,6 +54,14 @@ def is_probe(asked: Asked) -> bool:
     return "customerId=syncer-check" in asked.path
 
 
+def test_a_location_that_is_no_text_is_shown_as_one() -> None:
+    """What is said of a refusal goes to the database and to terminals."""
+    answer = http(302, b"", "Location: http://x/caf\udce9")
+    problem, _ = ask(REQUESTS["get"], for_all(answer))
+    assert isinstance(problem, Refused)
+    assert "http://x/caf\ufffd" in str(problem)
+
+
 @each
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed_and_names_the_setting(name: str, status: int) -> None:

@@ -11,8 +11,13 @@ from state import outbox, snapshot
 from state.db import workers
 from state.db.database import Database
 from state.snapshot import CustomerRow
+from syncer.amberflo.client import AmberfloClient
 from syncer.delivery import outcomes
-from syncer.delivery.outcomes import Outcome, Outcomes, Sent
+from syncer.delivery.customers import CustomerDelivery
+from syncer.delivery.outcomes import Outcome, Outcomes, PutOff, Sent
+from syncer.errors import TryAgain
+from syncer.sandbox.amberflo import AmberfloSandbox, running
+from tests.support.state import put, records, row
 
 CUSTOMERS = 20
 
@@ -60,13 +65,13 @@ def test_those_of_a_moment_share_a_commit(database: Database, claimed: list[Cust
     found = Outcomes(database, written)
 
     async def work() -> None:
-        for row in claimed:
-            await found.put(Sent(row))
+        for one in claimed:
+            await found.put(Sent(one))
         while len(told) < CUSTOMERS:
             await asyncio.sleep(0.01)
 
     with_writer(found, work())
-    assert told == [Sent(row) for row in claimed]
+    assert told == [Sent(one) for one in claimed]
     assert set(commits) == {0}
 
 
@@ -81,8 +86,8 @@ def test_no_more_wait_for_a_commit_than_may_be_sent_twice(
 
     async def send() -> None:
         nonlocal put
-        for row in claimed:
-            await found.put(Sent(row))
+        for one in claimed:
+            await found.put(Sent(one))
             put += 1
 
     async def work() -> None:
@@ -96,3 +101,31 @@ def test_no_more_wait_for_a_commit_than_may_be_sent_twice(
 
     with_writer(found, work())
     assert due(database) == 0
+
+
+def test_a_delivery_that_gives_up_has_written_what_became_of_each(database: Database) -> None:
+    """Nobody else could send those that stay claimed."""
+    ids = ["a1", "a2", "b1"]
+    put(database, row("z1"))
+    with database.write() as connection:
+        outbox.acknowledge(connection, outbox.claim(connection, 1, 1 << 62, 1), 1)
+    put(database, *map(row, ids))
+    amberflo = AmberfloSandbox("key")
+    amberflo.odd = {"a1": "400", "a2": "400", "b1": "500", "z1": "500"}  # z1 is the probe
+
+    async def deliver(url: str, worker: workers.Worker) -> str | None:
+        async with AmberfloClient("key", customers_url=f"{url}/customers") as client:
+            return (await CustomerDelivery(database, worker, client, patience=0.5).run()).problem
+
+    with running(amberflo) as url, workers.register(database, "run") as worker:
+        problem = asyncio.run(deliver(url, worker))
+        assert problem is not None
+        assert "nothing got through to Amberflo" in problem
+        found = records(database)
+        assert [found[one]["claimed_by"] for one in ids] == [None] * 3
+        assert min(found[one]["attempts"] for one in ids) > 0
+
+
+def test_a_put_off_customer_waits_as_long_as_amberflo_asks(claimed: list[CustomerRow]) -> None:
+    assert PutOff(claimed[0], TryAgain("not now", after=300.0)).wait == 300.0
+    assert PutOff(claimed[0]._replace(attempts=20), TryAgain("not now", after=3.0)).wait == 540.0

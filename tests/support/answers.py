@@ -25,7 +25,12 @@ Reply = Callable[[Asked], bytes]
 def http(status: int, body: bytes = b"", *headers: str, size: int | None = None) -> bytes:
     """An answer; `size` is what it says of its body's length, where that is not true."""
     head = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body) if size is None else size}"]
-    return "\r\n".join([*head, "Connection: close", *headers, "", ""]).encode() + body
+    return (
+        "\r\n".join([*head, "Connection: close", *headers, "", ""]).encode(
+            "utf-8", "surrogateescape"
+        )
+        + body
+    )
 
 
 @contextmanager

@@ -48,6 +48,7 @@ def test_what_fails_while_others_succeed_waits_longer_each_time(
     attempts: int, seconds: float
 ) -> None:
     assert put_off(attempts) == seconds < LONGEST
+    assert put_off(attempts, 100.0) == max(seconds, 100)  # a Retry-After
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("0", 0), ("7", 7), (" 120 ", 120), ("007", 7)])

@@ -551,6 +551,17 @@ def test_what_is_put_off_waits_by_itself(database: Database) -> None:
     assert (found["line"], found["attempts"]) == (lanes.RUN, 0)
 
 
+def test_a_run_tries_what_was_put_off_once(database: Database) -> None:
+    """It would go on for as long as some customer is due again."""
+    put(database, row("u1"), row("u2"), run=3)
+    with database.write() as connection:
+        rows = {one.customer_id: one for one in outbox.claim(connection, 1, NOW, 9)}
+        outbox.put_off(connection, [(rows["u1"], NOW + 900), (rows["u2"], NOW + 901)])
+    with database.write() as connection:
+        claimed = outbox.claim(connection, 1, NOW + 2000, 9, 3, NOW + 900)
+    assert [one.customer_id for one in claimed] == ["u1"]
+
+
 def test_what_changed_in_work_is_not_put_off(database: Database) -> None:
     put(database, row("u1"))
     with database.write() as connection:
