@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import ceil, log
 
 #: Seconds: the bound of the first wait, which doubles each time, and the bound of every wait.
 BASE, CAP = 0.25, 20.0
 #: Seconds: no answer makes us wait longer. The state takes a longer delay for the work of a wrong
 #: clock (`state.due.LONGEST`, the same bound).
 LONGEST = 600.0
+#: Failures in a row after which what fails is put off, if nothing else fails; and how often chance
+#: may make them where others fail, too.
+TRIES, CHANCE = 6, 1e-4
 #: Seconds: the bound of the wait of what fails again and again while others succeed.
 PUT_OFF = 0.9 * LONGEST
 
@@ -22,6 +26,16 @@ def full_jitter(attempts: int, chance: float) -> float:
 def wait(attempts: int, chance: float, after: float | None = None) -> float:
     """Return the seconds to wait after `attempts` failed ones: at least `after`, a Retry-After."""
     return max(full_jitter(attempts, chance), after or 0.0)
+
+
+def tries_to_blame(failed: int, through: int) -> int:
+    """Return how many failures in a row are no chance any more.
+
+    Of late `through` others got through, which took `failed` failed attempts before. At that rate
+    chance makes so many failures in a row once in 10,000 times. Never less than TRIES.
+    """
+    rate = failed / (failed + through) if through else 0.0
+    return max(TRIES, ceil(log(CHANCE) / log(rate))) if rate else TRIES
 
 
 def put_off(attempts: int, after: float | None = None) -> float:

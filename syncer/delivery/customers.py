@@ -48,8 +48,6 @@ PATIENT = 30
 WAKE_AFTER = 0.2
 #: Seconds that requests under way get to end after a stop.
 DRAIN = 15.0
-#: Failed attempts after which a customer is put off, if others get through.
-TRIES = 6
 #: If Amberflo refuses this many customers in a row, and none gets through, it takes none.
 REFUSES_ALL = 50
 #: Customers that are sent as probes (one is enough), and the seconds between two such times, or
@@ -127,7 +125,9 @@ class CustomerDelivery:
         self._in_work: set[str] = set()
         self._suspects: dict[str, Suspect] = {}
         # When the customers that did not get through failed first; whether one fails for long.
+        # How many attempts failed of customers that got through later, and how many these are.
         self._failing: dict[str, float] = {}
+        self._failed_before = self._got_through = 0
         self._stuck = self._draining = False
         # When the newest write that got through began; the last probes, when, and what came of it.
         self._through = self._probed_at = float("-inf")
@@ -339,6 +339,8 @@ class CustomerDelivery:
             return Settled(row) if claimed.probe else None
         self._failing.pop(row.customer_id, None)
         self._suspects.pop(row.customer_id, None)
+        self._failed_before += 0 if row.put_off else row.attempts
+        self._got_through += 1
         return Sent(row)
 
     async def _write(self, claimed: Claimed, *, always: bool) -> None:
@@ -358,10 +360,11 @@ class CustomerDelivery:
         """Try it again soon or, if it fails for long and others get through, now and then."""
         self._last_problem = str(problem)
         first = self._failing.setdefault(row.customer_id, time.monotonic())
-        if row.put_off or (row.attempts + 1 >= TRIES and self._through >= first):
+        long = row.attempts + 1 >= retry.tries_to_blame(self._failed_before, self._got_through)
+        if row.put_off or (long and self._through >= first):
             del self._failing[row.customer_id]
             return PutOff(row, problem)
-        self._stuck = self._stuck or row.attempts + 1 >= TRIES
+        self._stuck = self._stuck or long
         return self._later(row, problem)
 
     def _later(self, row: CustomerRow, problem: TryAgain | Refused) -> Later:

@@ -29,15 +29,16 @@ from syncer import retry
 from syncer.amberflo.client import NOT_NOW, AmberfloClient
 from syncer.clock import now_ms
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
+from syncer.retry import TRIES
 
 #: Records of a request, as Amberflo's own SDKs send them.
 BATCH = 100
 #: Batches in flight.
 IN_FLIGHT = 4
-#: Failed attempts after which a batch is halved that Amberflo neither takes nor refuses; and after
-#: which such a record is put off if others get through. A batch that Amberflo does not take "now"
-#: is halved after as many: that is about all records, unless others do get through.
-HALVE, TRIES = 2, 6
+#: Failed attempts after which a batch is halved that Amberflo neither takes nor refuses. A record
+#: by itself is put off after TRIES, if others get through, and a batch that Amberflo does not take
+#: "now" is halved after as many: that is about all records, unless others do get through.
+HALVE = 2
 #: Seconds for which a success shows that others get through.
 FRESH = 60.0
 #: If this many records of a batch fail by themselves and none gets through, none does.

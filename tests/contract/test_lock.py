@@ -241,7 +241,7 @@ BUSY = {
     "run": "another run is going on",
     "daemon": "another daemon is running on this state",
     "schedule": "another daemon schedules the runs",
-    "sorting": "another daemon sorts the calls",
+    "sorting": "another daemon processes the calls",
     "worker": "the worker lives",
 }
 

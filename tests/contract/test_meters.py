@@ -110,6 +110,7 @@ def test_the_odd_ones_cost_themselves(world: World) -> None:
     for place, one in enumerate(ODD):
         ids.insert(place * 90, one)
     world.amberflo.odd = {one: how for one, (how, _) in ODD.items()}
+    world.amberflo.faults.retry_after = 0
     world.put(ids)
     world.deliver(lambda: len(world.listed()) == len(ODD))
     assert world.arrived() == sorted(good)

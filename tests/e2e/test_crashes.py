@@ -243,7 +243,7 @@ def kill_often(
 ) -> None:
     installation.configure(state=url, concurrency=WORKERS)
     installation.amberflo.faults = Faults.parse(SLOW)
-    engage.fill(300, 5)
+    engage.fill(120, 5)
     moments = ["delivery", "pull", "commit", "commit", "start"]
     with closing(State(url)) as state:
         killing = Killing(installation, engage, state, random.Random(seed))
@@ -264,7 +264,7 @@ def test_a_delivery_that_is_asked_to_stop_ends_soon_and_is_taken_up(
 ) -> None:
     installation.configure(concurrency=WORKERS)
     installation.amberflo.faults = Faults.parse(SLOW)
-    engage.fill(300, 5)
+    engage.fill(120, 5)
     wanted = expected_records(engage)
     process = installation.start("sync")
     with ended(process):

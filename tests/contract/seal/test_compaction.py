@@ -93,7 +93,7 @@ def check_refusals(connection: Connection, begins: int) -> None:
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(seed=st.integers(0, 2**32))
 def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) -> None:
