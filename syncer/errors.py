@@ -51,11 +51,24 @@ class SyncerError(Exception):
 
     exit_code = EXIT_FAILED
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is wrong, a line each."""
+        return (str(self),)
+
 
 class ConfigError(SyncerError):
-    """A setting is missing, unknown or wrong; the message says what would be right."""
+    """Settings are missing, unknown or wrong; each of the `lines` says what would be right."""
 
     exit_code = EXIT_USAGE
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self._lines = lines
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return self._lines
 
 
 class SourceError(SyncerError):

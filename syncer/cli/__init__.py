@@ -31,7 +31,8 @@ def main() -> NoReturn:
         say("stopped")
         status = EXIT_FAILED
     except SyncerError as error:
-        say(f"error: {error}")
+        for line in error.lines:
+            say(f"error: {line}")
         status = error.exit_code
     except StateError as error:
         say(f"error: {error}")

@@ -1,4 +1,4 @@
-"""From a TOML file and the environment to a `Config`, or to one line that says what is wrong."""
+"""From a TOML file and the environment to a `Config`, or to lines that say what is wrong."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin
 
 import orjson
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from sqlalchemy.engine import URL
 
 from syncer import egress
@@ -43,6 +44,24 @@ SECRET_FILES: tuple[Keys, ...] = (
 _OF_A_SERVICE = re.compile(
     r"_(service_host|service_port(_[a-z0-9_]+)?|port(_\d+_(tcp|udp|sctp)(_[a-z]+)?)?)$"
 )
+#: What is wrong, by pydantic's types of errors.
+_WORDS = {
+    "missing": "missing; config.example.toml shows it",
+    "tuple_type": 'this is not a list; write for example ["a", "b"]',
+    "too_short": "the list is empty; name its entries, or leave {key} out",
+    "model_type": "this is a section; write [{section}] and its keys below",
+    "string_type": "this is not a text; write it in quotes",
+    "int_type": "this is not a whole number",
+    "int_parsing": "this is not a whole number",
+    "int_from_float": "this is not a whole number",
+    "float_type": "this is not a number",
+    "float_parsing": "this is not a number",
+    "finite_number": "this is not a number",
+    "greater_than": "write more than {gt:g}",
+    "greater_than_equal": "write {ge:g} or more",
+    "less_than_equal": "write {le:g} or less",
+    "literal_error": "write {expected}",
+}
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -53,7 +72,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     """
     loading = _Loading(path, environ, _parsed(path))
     loading.override()
-    loading.refuse_unknown_keys()
+    loading.find_unknown_keys()
     loading.substitute()
     loading.read_secret_files()
     config = loading.validated()
@@ -79,13 +98,23 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 @dataclass
 class _Loading:
-    """The settings on their way: `raw` is the parsed file, which the steps change in place."""
+    """The settings on their way: `raw` is the parsed file, which the steps change in place.
+
+    The steps report all that is wrong, and `validated` raises it.
+    """
 
     path: Path
     environ: Mapping[str, str]
     raw: dict[str, Any]
     #: the variable that set a key, for the keys that a variable set
     origins: dict[Keys, str] = field(default_factory=dict)
+    #: what is wrong, a line each, by the key that it is about; and the keys that do not exist
+    problems: dict[Keys, str] = field(default_factory=dict)
+    unknown: set[Keys] = field(default_factory=set)
+
+    def report(self, keys: Keys, line: str) -> None:
+        """Keep the first problem of a key."""
+        self.problems.setdefault(keys, " ".join(line.split()))
 
     def where(self, keys: Keys) -> str:
         """Return the place that an error names: the variable, or the file and the key."""
@@ -105,17 +134,31 @@ class _Loading:
                 continue
             keys = tuple(variable[len(ENV_PREFIX) :].lower().split("__"))
             section: dict[str, Any] = self.raw
+            self.origins[keys] = variable
             for key in keys[:-1]:
                 below = section.setdefault(key, {})
                 if not isinstance(below, dict):
-                    raise ConfigError(f"{variable}: {key} is a value, not a section")
+                    self.report(keys, f"{variable}: {key} is a value, not a section")
+                    break
                 section = below
-            text = unwrapped(self.environ[variable])
-            section[keys[-1]] = _parsed_list(variable, text) if _is_list(keys) else text
-            self.origins[keys] = variable
+            else:
+                section[keys[-1]] = self._value(keys, unwrapped(self.environ[variable]))
 
-    def refuse_unknown_keys(self) -> None:
-        """Raise `ConfigError` for a key that does not exist.
+    def _value(self, keys: Keys, text: str) -> Any:
+        """Return the value of a variable: a text, or a list in JSON."""
+        if not _is_list(keys):
+            return text
+        try:
+            entries = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            entries = None
+        if not isinstance(entries, list):
+            line = f'{self.origins[keys]}: write a list as JSON, for example ["a", "b"]'
+            self.report(keys, line)
+        return entries
+
+    def find_unknown_keys(self) -> None:
+        """Report the keys that do not exist.
 
         This comes before all other checks: a misspelt name is the error, not the setting that is
         missing because of it, nor a variable that nobody set yet.
@@ -127,11 +170,11 @@ class _Loading:
             for problem in error.errors(include_url=False):
                 keys = _names(problem["loc"])
                 if problem["type"] == "extra_forbidden" and keys not in secret_files:
-                    line = f"{self.where(keys)}: unknown key; {_known_keys(keys)}"
-                    raise ConfigError(" ".join(line.split())) from None
+                    self.report(keys, f"{self.where(keys)}: unknown key; {_known_keys(keys)}")
+                    self.unknown.add(keys)
 
     def substitute(self) -> None:
-        """Replace `${NAME}` in every text; a variable that is unset or empty is an error."""
+        """Replace `${NAME}` in every text; report a variable that is unset or empty."""
         for key in list(self.raw):
             self.raw[key] = self._substituted(self.raw[key], (key,))
 
@@ -145,10 +188,11 @@ class _Loading:
 
         def lookup(match: re.Match[str]) -> str:
             text = unwrapped(self.environ.get(match[1], ""))
-            if not text:
-                raise ConfigError(
+            if not text and not self._is_unknown(keys):
+                self.report(
+                    keys,
                     f"{self.where(keys)}: the environment variable {match[1]} is not "
-                    "set or empty; set it, or write the value here"
+                    "set or empty; set it, or write the value here",
                 )
             return text
 
@@ -166,7 +210,10 @@ class _Loading:
             return
         if secret in section:
             name = ".".join(keys[:-1])
-            raise ConfigError(f"{self.path}: {name}: set {secret} or {file_keys[-1]}, not both")
+            line = f"{self.path}: {name}: set {secret} or {file_keys[-1]}, not both"
+            self.report(keys, line)
+            del section[file_keys[-1]]
+            return
         file = section.pop(file_keys[-1])
         where = self.where(file_keys)
         hint = f"it must hold the {secret.removeprefix('api_')}"
@@ -174,35 +221,46 @@ class _Loading:
             section[secret] = unwrapped(Path(str(file)).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ConfigError(f"{where}: {file} cannot be read ({reason}); {hint}") from None
+            self.report(keys, f"{where}: {file} cannot be read ({reason}); {hint}")
+            section[secret] = ""
+            return
         if not section[secret]:
-            raise ConfigError(f"{where}: {file} is empty; {hint}")
+            self.report(keys, f"{where}: {file} is empty; {hint}")
 
     def validated(self) -> Config:
-        """Return the settings, or raise `ConfigError` for the first value that is wrong."""
+        """Return the settings, or raise `ConfigError` with all that is wrong."""
+        config = None
         try:
-            return Config.model_validate(self.raw)
+            config = Config.model_validate(self.raw)
         except ValidationError as error:
-            raise ConfigError(self._first_problem(error)) from None
+            for problem in error.errors(include_url=False):
+                keys = _names(problem["loc"])
+                if not self._follows(keys, problem["type"]):
+                    self.report(keys, self._line(keys, problem))
+        if config is None or self.problems:
+            raise ConfigError(*self.problems.values())
+        return config
 
-    def _first_problem(self, error: ValidationError) -> str:
-        """Return one line for pydantic's first error, without the value, which may be secret."""
-        problem = error.errors(include_url=False)[0]
-        keys = _names(problem["loc"])
-        where = self.where(keys)
-        match problem["type"]:
-            case "missing" if keys in SECRET_FILES:
-                secret = keys[-1]
-                return f"{where}: missing; set {secret}, or {secret}_file with the path of a file"
-            case "missing":
-                return f"{where}: missing; config.example.toml shows it"
-            case "tuple_type":
-                return f'{where}: this is not a list; write for example ["a", "b"]'
-            case "too_short":
-                return f"{where}: the list is empty; name its entries, or leave {keys[-1]} out"
-            case "model_type":
-                return f"{where}: this is a section; write [{'.'.join(keys)}] and its keys below"
-        return " ".join(f"{where}: {problem['msg'].removeprefix('Value error, ')}".split())
+    def _is_unknown(self, keys: Keys) -> bool:
+        return any(keys[: len(unknown)] == unknown for unknown in self.unknown)
+
+    def _follows(self, keys: Keys, kind: str) -> bool:
+        """Return whether an error only follows from a problem that is reported already."""
+        if kind == "missing":
+            return any(unknown[:-1] == keys[:-1] for unknown in self.unknown)
+        return self._is_unknown(keys) or any(
+            reported[: len(keys)] == keys for reported in self.problems
+        )
+
+    def _line(self, keys: Keys, problem: ErrorDetails) -> str:
+        """Return one line for an error of pydantic, without the value, which may be secret."""
+        kind, words = problem["type"], problem["msg"].removeprefix("Value error, ")
+        if kind == "missing" and keys in SECRET_FILES:
+            words = f"missing; set {keys[-1]}, or {keys[-1]}_file with the path of a file"
+        elif kind in _WORDS:
+            limits = problem.get("ctx", {})
+            words = _WORDS[kind].format(key=keys[-1], section=".".join(keys), **limits)
+        return f"{self.where(keys)}: {words}"
 
     def with_absolute_paths(self, config: Config) -> Config:
         """Return the settings with the paths of SQLite files made absolute, from the file's folder.
@@ -268,16 +326,6 @@ def _is_list(keys: Keys) -> bool:
     section = _section_of(keys)
     info = section.model_fields.get(keys[-1]) if section else None
     return info is not None and get_origin(info.annotation) is tuple
-
-
-def _parsed_list(variable: str, text: str) -> list[Any]:
-    try:
-        entries = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        entries = None
-    if not isinstance(entries, list):
-        raise ConfigError(f'{variable}: write a list as JSON, for example ["a", "b"]')
-    return entries
 
 
 def _section_of(keys: Keys) -> type[BaseModel] | None:

@@ -113,7 +113,7 @@ def test_it_outlasts_a_process_that_ends(
     leave(warehouse, members[:20])
     warehouse.say("u30", "other", "false")
     installation.configure(patience="60s")
-    installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=20")
+    installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=2")
     process = installation.start("sync")
     with closing(sqlite3.connect(installation.folder / "syncer.db")) as state:
         asked = "SELECT 1 FROM run WHERE id = 2 AND committed_at IS NOT NULL"

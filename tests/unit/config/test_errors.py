@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from syncer.config import load
+from syncer.errors import ConfigError
 from tests.unit.config.helpers import refused, with_lines
 
 
@@ -29,6 +31,35 @@ def test_a_file_that_is_not_toml(file: Path) -> None:
     assert "at line 6, column" in line
     file.write_text('[amberflo]\napi_key = "hush\n', encoding="utf-8")
     assert refused(file).startswith("FILE: this is not TOML: ")
+
+
+def test_all_that_is_wrong_is_said_at_once(file: Path) -> None:
+    """And nothing that only follows from it."""
+    file.write_text(
+        """
+[amberflo]
+api_key = "${NO_KEY}"
+rte = 5
+[engage]
+audiences = "vip"
+[engage.profiles_sync]
+url_file = "none"
+[guard]
+max_exits = 2
+""",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as error:
+        load(file, {"SYNCER_LOG__LEVEL": "loud", "SYNCER_LOG__FORMAT": "json"})
+    lines = [line.replace(str(file), "FILE") for line in error.value.lines]
+    assert [line.partition("; ")[0] for line in lines] == [
+        "FILE: amberflo.rte: unknown key",
+        "FILE: amberflo.api_key: the environment variable NO_KEY is not set or empty",
+        "FILE: engage.profiles_sync.url_file: none cannot be read (No such file or directory)",
+        "FILE: engage.audiences: this is not a list",
+        "FILE: guard.max_exits: write 1 or less",
+        "SYNCER_LOG__LEVEL: write 'debug', 'info', 'warning' or 'error'",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +113,7 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
             ["[schedule]", "every = '20m'"],
             "FILE: schedule: jitter must be less than every; write for example 20m for 2h30m",
         ),
-        (["[alerts]", "lag = '0s'"], "FILE: alerts.lag: Input should be greater than 0"),
+        (["[alerts]", "lag = '0s'"], "FILE: alerts.lag: write more than 0"),
         (["[alerts]", "silent = 'ever'"], "FILE: alerts.silent: this is not a duration; write"),
         (
             ["[alerts]", "webhook = 'hush'"],
@@ -90,24 +121,24 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
         ),
         (["[alerts]", "webhook = ' '"], "FILE: alerts.webhook: the secret is empty; set it"),
         (["[alerts]", "webhooks = 'x'"], "FILE: alerts.webhooks: unknown key; known here: webhook"),
-        (["[log]", "format = 'xml'"], "FILE: log.format: Input should be 'text' or 'json'"),
-        (["[log]", "level = 'loud'"], "FILE: log.level: Input should be 'debug', 'info', "),
-        (["[schedule]", "every = '0s'"], "FILE: schedule.every: Input should be greater than 0"),
-        (["overlap = nan"], "FILE: engage.profiles_sync.overlap: Input should be "),
-        (["[guard]", "max_exits = 1.5"], "FILE: guard.max_exits: Input should be less than or eq"),
-        (["[guard]", "max_exits = -0.1"], "FILE: guard.max_exits: Input should be greater than o"),
+        (["[log]", "format = 'xml'"], "FILE: log.format: write 'text' or 'json'"),
+        (["[log]", "level = 'loud'"], "FILE: log.level: write 'debug', 'info', "),
+        (["[schedule]", "every = '0s'"], "FILE: schedule.every: write more than 0"),
+        (["overlap = nan"], "FILE: engage.profiles_sync.overlap: write 0 or more"),
+        (["[guard]", "max_exits = 1.5"], "FILE: guard.max_exits: write 1 or less"),
+        (["[guard]", "max_exits = -0.1"], "FILE: guard.max_exits: write 0 or more"),
         (["[guard]", "max_exits = nan"], "FILE: guard.max_exits: "),
         (
             ["[retention]", "history = '12h'"],
             'FILE: retention.history: write at least "1d", or "0" to keep it for ever',
         ),
-        (["[guard]", "min_exits = -1"], "FILE: guard.min_exits: Input should be greater than or"),
-        (["[guard]", "min_exits = 'many'"], "FILE: guard.min_exits: Input should be a valid int"),
-        (["[guard]", "small_max_exits = 2"], "FILE: guard.small_max_exits: Input should be less"),
-        (["[guard]", "small_min_exits = -1"], "FILE: guard.small_min_exits: Input should be gre"),
-        (["[guard]", "max_deleted = 1.01"], "FILE: guard.max_deleted: Input should be less than"),
-        (["[engage]", "deleted = 'keep'"], "FILE: engage.deleted: Input should be 'exit' or 'for"),
-        (["[engage]", "first_contact = 'no'"], "FILE: engage.first_contact: Input should be 'ta"),
+        (["[guard]", "min_exits = -1"], "FILE: guard.min_exits: write 0 or more"),
+        (["[guard]", "min_exits = 'many'"], "FILE: guard.min_exits: this is not a whole number"),
+        (["[guard]", "small_max_exits = 2"], "FILE: guard.small_max_exits: write 1 or less"),
+        (["[guard]", "small_min_exits = -1"], "FILE: guard.small_min_exits: write 0 or more"),
+        (["[guard]", "max_deleted = 1.01"], "FILE: guard.max_deleted: write 1 or less"),
+        (["[engage]", "deleted = 'keep'"], "FILE: engage.deleted: write 'exit' or 'for"),
+        (["[engage]", "first_contact = 'no'"], "FILE: engage.first_contact: write 'ta"),
         (
             ["[state]", "url = 'syncer.db'"],
             "FILE: state.url: this is not a database URL; write ",
@@ -129,7 +160,7 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
         ),
         (["[ops]", "listen = '8402'"], "FILE: ops.listen: '8402' is not an address; "),
         (["[passthrough]", "listen = 'h:65536'"], "FILE: passthrough.listen: 'h:65536' is not an"),
-        (["[passthrough]", "queue_limit = 0"], "FILE: passthrough.queue_limit: Input should be gr"),
+        (["[passthrough]", "queue_limit = 0"], "FILE: passthrough.queue_limit: write 1 or more"),
         (
             ["[passthrough]", "write_keys = [' ']"],
             "FILE: passthrough.write_keys.key: the secret is ",
@@ -151,7 +182,7 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
         ),
         (
             ["[passthrough]", "write_keys = [{ key = 'hush', may = ['delete'] }]"],
-            "FILE: passthrough.write_keys.may: Input should be 'page', 'screen', 'track', ",
+            "FILE: passthrough.write_keys.may: write 'page', 'screen', 'track', ",
         ),
         (["[passthrough]", "webhook_secret = ''"], "FILE: passthrough.webhook_secret: the secret"),
         (
@@ -173,13 +204,13 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
 @pytest.mark.parametrize(
     ("variable", "text", "problem"),
     [
-        ("SYNCER_AMBERFLO__RATE", "-1", "Input should be greater than or equal to 0"),
-        ("SYNCER_AMBERFLO__RATE", "fast", "Input should be a valid number"),
-        ("SYNCER_AMBERFLO__RATE", "nan", "Input should be a finite number"),
-        ("SYNCER_AMBERFLO__RATE", "inf", "Input should be a finite number"),
-        ("SYNCER_AMBERFLO__CONCURRENCY", "0", "Input should be greater than or equal to 1"),
-        ("SYNCER_AMBERFLO__CONCURRENCY", "1001", "Input should be less than or equal to 1000"),
-        ("SYNCER_AMBERFLO__TRAIT_VALUES", "json", "Input should be 'native' or 'string'"),
+        ("SYNCER_AMBERFLO__RATE", "-1", "write 0 or more"),
+        ("SYNCER_AMBERFLO__RATE", "fast", "this is not a number"),
+        ("SYNCER_AMBERFLO__RATE", "nan", "this is not a number"),
+        ("SYNCER_AMBERFLO__RATE", "inf", "this is not a number"),
+        ("SYNCER_AMBERFLO__CONCURRENCY", "0", "write 1 or more"),
+        ("SYNCER_AMBERFLO__CONCURRENCY", "1001", "write 1000 or less"),
+        ("SYNCER_AMBERFLO__TRAIT_VALUES", "json", "write 'native' or 'string'"),
         ("SYNCER_SCHEDULE__JITTER", "3h", "jitter must be less than every; write for example 20m"),
         (
             "SYNCER_ENGAGE__AUDIENCES",
@@ -192,7 +223,7 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
             "this is not a cron line (1 fields, not 5); ",
         ),
         ("SYNCER_ALERTS__WEBHOOK", "hush", "this is not a URL; write for example https://hooks"),
-        ("SYNCER_LOG__LEVEL", "INFO", "Input should be 'debug', 'info', 'warning' or 'error'"),
+        ("SYNCER_LOG__LEVEL", "INFO", "write 'debug', 'info', 'warning' or 'error'"),
         ("SYNCER_AMBERFLO__TIMEOUT", "30 s.", "this is not a duration; write for example 90s"),
         (
             "SYNCER_AMBERFLO__CUSTOMERS_URL",
@@ -202,11 +233,11 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
         ("SYNCER_AMBERFLO__INGEST_URL", "ftp://x", "is not a URL; write for example https://"),
         ("SYNCER_AMBERFLO__API_KEY", " ", "the secret is empty; set it, or name a file"),
         ("SYNCER_AMBERFLO__API_KEY", "x${NO_KEY}", "the environment variable NO_KEY is not set"),
-        ("SYNCER_ENGAGE__SOURCE", "csv", "Input should be 'profiles_sync'"),
+        ("SYNCER_ENGAGE__SOURCE", "csv", "write 'profiles_sync'"),
         ("SYNCER_ENGAGE__CUSTOMER_ID", "", "String should have at least 1 character"),
         ("SYNCER_ENGAGE__AUDIENCES", '["a"', 'write a list as JSON, for example ["a", "b"]'),
         ("SYNCER_ENGAGE__AUDIENCES", "vip", 'write a list as JSON, for example ["a", "b"]'),
-        ("SYNCER_ENGAGE__AUDIENCES", "[1]", "Input should be a valid string"),
+        ("SYNCER_ENGAGE__AUDIENCES", "[1]", "this is not a text; write it in quotes"),
         ("SYNCER_PASSTHROUGH__WRITE_KEYS", '["hush"', "write a list as JSON, for example"),
         ("SYNCER_PASSTHROUGH__WRITE_KEYS", '[{"key": "k", "may": []}]', "the list is empty; name "),
         ("SYNCER_PASSTHROUGH__WRITE_KEYS", '[{"may": ["track"]}]', "missing; set key, or key_file"),
