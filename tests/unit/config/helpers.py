@@ -15,12 +15,10 @@ from syncer.errors import EXIT_USAGE, ConfigError
 EXAMPLE = Path(__file__).parents[3] / "config.example.toml"
 
 
-#: What the example takes from the environment.
+#: What the example takes from the environment: the two secrets that the README names.
 EXAMPLE_ENVIRON = {
     "AMBERFLO_API_KEY": "hush-amberflo",
     "PROFILES_SYNC_URL": "postgresql+psycopg://reader:hush-database@host/db",
-    "SEGMENT_WRITE_KEY": "hush-write",
-    "SEGMENT_WEBHOOK_SECRET": "hush-webhook",
 }
 
 

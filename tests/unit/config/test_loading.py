@@ -17,7 +17,13 @@ from syncer.config import AlertsConfig, duration, load
 from tests.unit.config.helpers import EXAMPLE, EXAMPLE_ENVIRON, LEAST, leaves, refused, with_lines
 
 #: Keys that the example shows as a comment: without them something else holds, or nothing.
-COMMENTED = {"amberflo.api_key_file", "alerts.webhook"}
+COMMENTED = {
+    "amberflo.api_key_file",
+    "alerts.webhook",
+    "passthrough.write_keys",
+    "passthrough.webhook_secret",
+    "passthrough.public_url",
+}
 
 
 #: Keys that the example shows with a value of one's own.
@@ -26,9 +32,6 @@ OWN_VALUES = {
     "engage.computed_traits",
     "engage.profiles_sync.url",
     "engage.profiles_sync.schema",
-    "passthrough.write_keys",
-    "passthrough.webhook_secret",
-    "passthrough.public_url",
 }
 
 
@@ -39,8 +42,7 @@ def test_the_example_loads() -> None:
     config = load(EXAMPLE, EXAMPLE_ENVIRON)
     assert config.amberflo.api_key.get_secret_value() == "hush-amberflo"
     assert config.engage.profiles_sync.url.password == "hush-database"
-    assert [one.key for one in config.passthrough.callers] == ["hush-write"]
-    assert config.passthrough.webhook_secret == SecretStr("hush-webhook")
+    assert config.passthrough.callers == ()  # whoever receives no calls needs no key
     assert config.engage.computed_traits == ("total_revenue_*",)
     assert config.engage.profiles_sync.schema_ == "my_space"
 
@@ -65,6 +67,19 @@ def test_the_example_shows_every_key() -> None:
     bare = re.sub(r"^# (webhook = )", r"\1", text, flags=re.MULTILINE)
     found = tomllib.loads(bare)["alerts"]
     assert AlertsConfig.model_validate(found | {"webhook": "https://x/y"}).webhook is not None
+
+
+def test_the_example_with_calls_loads(tmp_path: Path) -> None:
+    names = "|".join(key.rpartition(".")[2] for key in COMMENTED if key.startswith("passthrough."))
+    text = EXAMPLE.read_text(encoding="utf-8")
+    path = tmp_path / "config.toml"
+    path.write_text(re.sub(rf"^# ({names}) = ", r"\1 = ", text, flags=re.MULTILINE), "utf-8")
+    secrets = {"SEGMENT_WRITE_KEY": "hush-write", "SEGMENT_WEBHOOK_SECRET": "hush-webhook"}
+    settings = load(path, EXAMPLE_ENVIRON | secrets).passthrough
+    assert [one.key for one in settings.callers] == ["hush-write"]
+    assert settings.webhook_secret == SecretStr("hush-webhook")
+    assert settings.public_url == "https://calls.example.com"
+    assert "hush" not in repr(settings)
 
 
 def uncommented(section: str) -> str:
@@ -160,6 +175,9 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "state.url": URL.create("sqlite", database=str(file.with_name("syncer.db"))),
         "retention.history": 0,
         "passthrough.listen": "127.0.0.1:8400",
+        "passthrough.write_keys": (),
+        "passthrough.webhook_secret": None,
+        "passthrough.public_url": None,
         "passthrough.deletes_per_day": 100,
         "passthrough.queue_limit": 1_000_000,
         "passthrough.queue_share": 0.5,
