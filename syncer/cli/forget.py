@@ -9,7 +9,7 @@ import click
 from state import suppression
 from syncer.app import App
 from syncer.cli import output
-from syncer.cli.options import application, config_option, json_option
+from syncer.cli.options import application, config_option, confirm, json_option
 from syncer.clock import iso
 from syncer.errors import NotFound
 from syncer.progress import say
@@ -67,11 +67,9 @@ def _forget_pending(app: App, as_json: bool, *, yes: bool, undo: bool) -> None:
             rows = [[customer_id, iso(at)] for customer_id, at in waiting]
             output.print_table(("customer", "requested at"), rows)
         if not (yes or undo):
-            click.confirm(
+            confirm(
                 f"Erase these {len(waiting):,} customers here, and their names, emails and "
-                "identify traits at Amberflo? This cannot be undone.",
-                abort=True,
-                err=True,
+                "identify traits at Amberflo? This cannot be undone."
             )
         forgetting = app.forget(state, calls)
         ids = [customer_id for customer_id, _ in waiting]
@@ -91,11 +89,9 @@ def _forget_pending(app: App, as_json: bool, *, yes: bool, undo: bool) -> None:
 
 def _forget_one(app: App, customer_id: str, as_json: bool, *, yes: bool, undo: bool) -> None:
     if not (yes or undo):
-        click.confirm(
+        confirm(
             f"Erase customer {customer_id} here, and its name, email and identify traits at "
-            "Amberflo? This cannot be undone.",
-            abort=True,
-            err=True,
+            "Amberflo? This cannot be undone."
         )
     with app.state(writes=True) as state, app.queue(writes=True) as calls:
         forgetting = app.forget(state, calls)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,6 +86,16 @@ def settings(path: Path | None) -> Config:
 def wants_json(as_json: bool) -> bool:
     parent = click.get_current_context().parent
     return as_json or bool(parent and parent.params.get("as_json"))
+
+
+def confirm(question: str) -> None:
+    """Ask on the terminal, and abort if the answer is no.
+
+    Without a terminal nobody can answer: that is an error, which names the option that does.
+    """
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Add --yes to say yes: there is no terminal to ask on")
+    click.confirm(question, abort=True, err=True)
 
 
 class Stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -10,18 +11,21 @@ from typing import NoReturn
 import click
 
 from state import runs as run_records
+from state import snapshot
 from state.history import seal
+from state.runs import RunTraitRow
 from syncer.app import App
 from syncer.cli import output
 from syncer.cli.documents import (
     change_json,
+    delivery_estimate,
     first_contact_json,
     run_json,
     run_line,
     shown,
     trait_json,
 )
-from syncer.cli.options import application, config_option, json_option
+from syncer.cli.options import application, config_option, confirm, json_option
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
 from syncer.progress import say
 from syncer.sync.changes import CustomerChange
@@ -94,19 +98,23 @@ def resync(
     if audience and customer:
         raise click.UsageError("use either --audience or --customer")
     app = application(config)
-    whom = (
-        f"customer {customer}"
-        if customer
-        else f"all customers that are or were in {audience}"
-        if audience
-        else "every customer"
-    )
     if not yes:
-        click.confirm(f"Send {whom} to Amberflo again?", abort=True, err=True)
+        confirm(f"Send {_whom(app, audience, customer)} to Amberflo again?")
     with app.runs() as runs:
         result = runs.resync(audience=audience, customer_id=customer)
         forget_deleted(app, runs, result)
         exit_with(runs, result, as_json)
+
+
+def _whom(app: App, audience: str | None, customer: str | None) -> str:
+    """Name the customers of a resync and, for all of them, what that costs."""
+    if customer:
+        return f"customer {customer}"
+    if audience:
+        return f"all customers that are or were in {audience}"
+    with app.state(writes=False) as database, database.read() as connection:
+        customers = snapshot.size(connection)
+    return f"every customer ({delivery_estimate(customers, app.config.amberflo.rate)})"
 
 
 def forget_deleted(app: App, runs: Runs, result: Result) -> None:
@@ -186,7 +194,7 @@ def show_diff(
     with ExitStack() as stack:
         runs = stack.enter_context(app.runs(writes=False))
         compared = stack.enter_context(closing(runs.diff(full=full, amberflo=amberflo)))
-        _print_diff(runs, compared, customers, as_json)
+        _print_diff(runs, compared, customers, as_json, app.config.amberflo.rate)
     for notice in compared.catalog.notices:
         say(notice)
     for message in compared.catalog.messages:
@@ -205,7 +213,9 @@ def show_diff(
         say(f"left out, as the Public API does not list it: {names}")
 
 
-def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) -> None:
+def _print_diff(
+    runs: Runs, compared: Compared, customers: bool, as_json: bool, rate: float
+) -> None:
     would = Applied()
     for change in compared.changes:
         held = compared.decision.split(change).held
@@ -236,23 +246,33 @@ def _print_diff(runs: Runs, compared: Compared, customers: bool, as_json: bool) 
             },
         )
     else:
-        output.print_table(output.TRAIT_COLUMNS, output.trait_rows(sums))
-        output.stdout().print(
-            f"{compared.kind}: {tally.new:,} new customers, {tally.changed:,} changed, "
-            f"{tally.unchanged:,} unchanged"
+        _print_diff_lines(runs, compared, sums, customers, rate)
+
+
+def _print_diff_lines(
+    runs: Runs, compared: Compared, sums: Sequence[RunTraitRow], customers: bool, rate: float
+) -> None:
+    """Print a diff for people: sums by trait, what it costs to send, and with `customers` each."""
+    stdout, tally = output.stdout(), compared.tally
+    output.print_table(output.TRAIT_COLUMNS, output.trait_rows(sums))
+    stdout.print(
+        f"{compared.kind}: {tally.new:,} new customers, {tally.changed:,} changed, "
+        f"{tally.unchanged:,} unchanged"
+    )
+    if due := tally.new + tally.changed:
+        stdout.print(f"to send: {delivery_estimate(due, rate)}")
+    if compared.without_id.profiles:
+        stdout.print(
+            f"{compared.without_id.profiles:,} profiles have no customer id and cannot be billed"
+            + ("" if customers else "; --customers lists them")
         )
-        if compared.without_id.profiles:
-            output.stdout().print(
-                f"{compared.without_id.profiles:,} profiles have no customer id and cannot be "
-                "billed" + ("" if customers else "; --customers lists them")
-            )
-        if first is not None:
-            _print_first_contact(first)
-        if customers:
-            for change in compared.changes:
-                output.print_line(_change_line(compared, change))
-            for profile in runs.without_customer_id(compared):
-                output.print_line(f"no customer id: profile {profile}")
+    if compared.first_contact is not None:
+        _print_first_contact(compared.first_contact)
+    if customers:
+        for change in compared.changes:
+            output.print_line(_change_line(compared, change))
+        for profile in runs.without_customer_id(compared):
+            output.print_line(f"no customer id: profile {profile}")
 
 
 def _print_first_contact(first: FirstContact) -> None:

@@ -15,6 +15,7 @@ from syncer.cli import output
 from syncer.cli.options import (
     application,
     config_option,
+    confirm,
     json_option,
     readable,
     settings,
@@ -110,11 +111,9 @@ def traits_release(key: str, config: Path | None, as_json: bool, yes: bool) -> N
                     "from the list first"
                 )
         if not yes:
-            click.confirm(
+            confirm(
                 f"Release {key}? The trait {trait.trait!r} of its customers at Amberflo becomes "
-                "what it was before us, or is removed.",
-                abort=True,
-                err=True,
+                "what it was before us, or is removed."
             )
         with run_lock(database, PATIENCE), database.write(alone=True) as connection:
             trait = _ours(snapshot.trait(connection, key), key)

@@ -1,0 +1,41 @@
+"""What commands say in words of what they know in figures."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncer.cli.documents import delivery_estimate, span
+
+UNITS = {"d": 86_400, "h": 3600, "min": 60, "s": 1}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "1 s"),
+        (59.4, "59 s"),
+        (60, "1 min 0 s"),
+        (3904, "1 h 5 min"),
+        (86_399, "23 h 59 min"),
+        (400_000, "4 d 15 h"),
+    ],
+)
+def test_a_span_in_words(seconds: float, words: str) -> None:
+    assert span(seconds) == words
+
+
+@given(st.floats(1, 1e9))
+def test_the_words_say_the_span(seconds: float) -> None:
+    parts = span(seconds).split()
+    units = parts[1::2]
+    said = sum(int(count) * UNITS[unit] for count, unit in zip(parts[::2], units, strict=True))
+    assert 0 <= round(seconds) - said < UNITS[units[-1]]
+
+
+def test_what_a_delivery_takes() -> None:
+    assert delivery_estimate(19_520, 10) == (
+        "19,520 customers × 2 to 3 requests at amberflo.rate 10: 1 h 5 min to 1 h 37 min"
+    )
+    assert delivery_estimate(3, 0) == "3 customers × 2 to 3 requests, at no limit of ours"
