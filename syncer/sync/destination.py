@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+import orjson
 import uvloop
 from sqlalchemy import Connection
 
@@ -301,7 +302,8 @@ class Destination:
             if row is None:
                 states[listed.customer_id] = DestinationState(None, traits)
             elif not self._was_acknowledged(row):
-                states[listed.customer_id] = DestinationState(row.rev, traits, judged=traits.keys())
+                judged = traits.keys() - self._on_the_way(row)
+                states[listed.customer_id] = DestinationState(row.rev, traits, judged=judged)
             elif not _settled(row) and (new := traits.keys() & self.new):
                 states[listed.customer_id] = DestinationState(row.rev, traits, judged=new)
         states.update(
@@ -319,6 +321,17 @@ class Destination:
     def _was_acknowledged(self, row: CustomerRow) -> bool:
         """Return whether this account acknowledged a customer to the state."""
         return row.acked_rev > 0 and not self.new_account
+
+    def _on_the_way(self, row: CustomerRow) -> Collection[str]:
+        """Return the names whose recorded values an earlier run decided on, and that are still due.
+
+        Amberflo may have an older value of ours, which it took without our learning of it. To judge
+        it again could take back what that run let through, such as an exit.
+        """
+        if self.new_account or row.due_at is None or row.compared is None:
+            return ()
+        names: dict[str, Any] = orjson.loads(row.traits)
+        return names.keys()
 
     def _comparable(self, traits: Mapping[str, Any]) -> dict[str, Any]:
         """Return the traits less the protected ones, which nobody compares."""

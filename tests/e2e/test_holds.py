@@ -132,6 +132,30 @@ def test_it_outlasts_a_process_that_ends(
     assert installation.members("vip") == set(members[20:])
 
 
+def test_it_takes_back_no_exit_that_an_earlier_run_let_through(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """Amberflo has memberships that it took without our learning of it; the exits of some are
+    committed and still due when a hold of the audience comes."""
+    installation.configure(patience="1s")
+    ids = warehouse.users(MANY, ago=40, vip="true", other="true")
+    installation.amberflo.odd = {"*": "PUT 503"}
+    installation.run("sync", exit_code=1)
+    for one in ids:
+        taken = {"customerId": one, "customerName": one, "traits": {"vip": True, "other": True}}
+        installation.amberflo.customers[one] = taken
+    leave(warehouse, ids[:5])
+    installation.run("sync", exit_code=1)
+
+    installation.amberflo.odd = {}
+    leave(warehouse, ids[5:25])
+    installation.run("sync", "--full", exit_code=3)
+    assert installation.members("vip") == set(ids[5:])
+    assert [one["leaving"] for one in holds_of(installation, 3)] == [20]
+    changes = installation.json("audit", "customer", ids[0], "--key", "vip")["changes"]
+    assert [(one["run"], one["after"]) for one in changes] == [(1, True), (2, False)]
+
+
 @pytest.mark.parametrize("command", EVERY_KIND, ids=lambda words: " ".join(words))
 def test_no_kind_of_run_sends_what_is_held(
     installation: Installation,
