@@ -142,6 +142,7 @@ class CustomerDelivery:
         with self.database.write(beside=True) as connection:
             # A delivery of this worker that failed had claimed these.
             workers.free_customers(connection, self.worker.number)
+            self._due = 0 if self.for_run is None else outbox.backlog(connection, self.for_run)
         self._share = Share(self.database, self.client.pace)
         await self._share.begin()
         tasks = [asyncio.create_task(self._outcomes.write_all())]
@@ -241,8 +242,12 @@ class CustomerDelivery:
             return
         with self.database.read() as connection:
             record = runs.get(connection, self.for_run)
-        if record is not None and record.delivered + record.failed > self._finished:
-            self._finished = record.delivered + record.failed
+            if record is None:  # sent by hand: no run counts them
+                finished = self._due - outbox.backlog(connection, self.for_run)
+            else:
+                finished = record.delivered + record.failed
+        if finished > self._finished:
+            self._finished = finished
             self._last_success = time.monotonic()  # whichever process delivered
 
     def _over(self) -> bool:

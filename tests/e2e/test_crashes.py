@@ -591,6 +591,7 @@ def test_a_refused_customer_is_retried_when_asked(
     (failure,) = installation.json("failures")
     done = installation.run("failures", "retry", str(failure["id"]), exit_code=1)
     assert "0 delivered, 1 refused again" in done.stderr
+    assert "delivering: 1 of 1 in " in done.stderr
     (failure,) = installation.json("failures")
     assert failure["customer_id"] == bad
 
