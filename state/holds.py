@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 
 from state import runs
+from state.db.batches import ROWS
 from state.db.tables import HELD_CHANGE, HOLD, RUN, RUN_TRAIT
 
 #: Stands for the trait where a hold keeps back whole customers that were deleted in Segment. No
@@ -181,6 +182,24 @@ def kept(
         .limit(limit)
     )
     return [Kept._make(row) for row in rows]
+
+
+def each_kept(connection: Connection, hold: int, limit: int | None = None) -> Iterator[Kept]:
+    """Yield the changes under a hold, as `kept`, a page at a time."""
+    after, more = "", ROWS if limit is None else limit
+    while more and (page := kept(connection, hold, after, min(more, ROWS))):
+        yield from page
+        after = page[-1].customer_id
+        if limit is not None:
+            more -= len(page)
+
+
+def count_kept(connection: Connection, hold: int) -> int:
+    """Count the changes under a hold, as `kept`."""
+    theirs = HELD_CHANGE.c.hold == hold
+    return int(
+        connection.execute(select(func.count()).select_from(HELD_CHANGE).where(theirs)).scalar_one()
+    )
 
 
 def count(connection: Connection, hold: int) -> int:

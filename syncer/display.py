@@ -16,6 +16,14 @@ _CONTROLS = (
 _OF_A_LINE, _OF_LINES = re.compile(rf"[\n\t{_CONTROLS}]"), re.compile(f"[{_CONTROLS}]")
 
 
+def shrinking(members: int, leaving: int) -> str:
+    """Say how an audience shrinks, such as "5,999 → 3,378 members (−44 %)"; "" if it does not."""
+    if not (0 < leaving <= members):
+        return ""
+    share = round(100 * leaving / members)
+    return f"{members:,} → {members - leaving:,} members (−{share} %)"
+
+
 def visible(text: str) -> str:
     r"""Escape a line: ESC becomes \x1b, a line break \n, U+202E \u202e."""
     return _OF_A_LINE.sub(_escaped, text)

@@ -8,7 +8,7 @@ import orjson
 
 from state.failures import FailureRow
 from state.history.listings import ENTERED, EXITED, Entry, Undelivered
-from state.holds import Hold
+from state.holds import Hold, Kept
 from state.runs import RunRow, RunTraitRow
 from syncer.cli import output
 from syncer.clock import iso
@@ -66,6 +66,19 @@ def hold_json(hold: Hold, customers: int) -> dict[str, Any]:
         "decided_by": hold.decided_by,
         "because": hold.because,
         "decided_run": hold.decided_run,
+    }
+
+
+def held_json(hold: Hold, change: Kept) -> dict[str, Any]:
+    """Return a change that a hold keeps back."""
+    return {
+        "customer_id": change.customer_id,
+        "trait": hold.trait,
+        "key": hold.key,
+        "before": value(change.before),
+        "after": value(change.after),
+        "observed_at": iso(change.observed_at),
+        "hold": hold.id,
     }
 
 

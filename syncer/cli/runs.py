@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,14 +13,33 @@ from state import holds
 from state import runs as run_records
 from state.holds import Hold
 from syncer.cli import output
-from syncer.cli.documents import hold_json, run_json, run_line, trait_json
-from syncer.cli.options import application, config_option, json_option, open_for_reading, wants_json
+from syncer.cli.documents import held_json, hold_json, run_json, run_line, trait_json
+from syncer.cli.options import (
+    application,
+    config_option,
+    csv_option,
+    json_option,
+    open_for_reading,
+    wants_json,
+)
 from syncer.cli.sync import exit_with, forget_deleted
 from syncer.clock import iso
+from syncer.display import shrinking
 from syncer.errors import NotFound
+from syncer.json_text import to_json_or_none
 from syncer.progress import say
 from syncer.sync.decision import Attribution
 from syncer.sync.runs import Runs
+
+#: The fields of a change that a hold keeps back, and the rows of a table without --limit.
+HELD = ("customer_id", "trait", "key", "before", "after", "observed_at", "hold")
+TABLE = 1000
+
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=1, max=2**63 - 1),
+    help=f"At most so many [default: all; tables {TABLE:,}].",
+)
 
 
 @click.group(invoke_without_command=True)
@@ -89,6 +110,8 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
             output.stdout().print(f"{row.trait}: {row.waiting:,} wait for Segment")
     for hold, customers in run_holds:
         output.stdout().print(_hold_line(hold, customers))
+    if run_holds:
+        output.stdout().print(f"`syncer runs held {run}` lists the customers")
     output.stdout().print(run_line(record))
     if record.error:
         output.stdout().print(record.error)
@@ -100,10 +123,57 @@ def _hold_line(hold: Hold, customers: int) -> str:
         decided += f" by {hold.decided_by}"
     if hold.because:
         decided += f" ({hold.because})"
+    sizes = shrinking(hold.members, hold.leaving)
     return (
-        f"hold {hold.id} of {hold.key}, {decided}: {hold.reason}; "
+        f"hold {hold.id} of {hold.key}, {decided}: {hold.reason}; {sizes and sizes + '; '}"
         f"{customers:,} customers, since run {hold.since_run}"
     )
+
+
+@runs.command("held")
+@click.argument("run", type=int)
+@config_option
+@json_option
+@csv_option
+@limit_option
+def runs_held(
+    run: int, config: Path | None, as_json: bool, as_csv: bool, limit: int | None
+) -> None:
+    """List what the guard held in a run, customer by customer: the evidence to decide on.
+
+    It stays on record after the decision.
+    """
+    with open_for_reading(config) as database, database.read() as connection:
+        if run_records.get(connection, run) is None:
+            raise NotFound(f"there is no run {run}; `syncer runs` lists them")
+        run_holds = holds.of_run(connection, run)
+        changes = (
+            held_json(hold, change)
+            for hold in run_holds
+            for change in holds.each_kept(connection, hold.id)
+        )
+        if wants_json(as_json):
+            documents = [hold_json(hold, holds.count(connection, hold.id)) for hold in run_holds]
+            output.print_json_with_lists(
+                {"run": run, "holds": documents}, {"changes": islice(changes, limit)}
+            )
+        elif as_csv:
+            output.print_csv(HELD, map(_cells, islice(changes, limit)))
+        else:
+            total = sum(holds.count_kept(connection, hold.id) for hold in run_holds)
+            output.print_table(HELD, map(_cells, islice(changes, limit or TABLE)))
+            if (more := total - (limit or TABLE)) > 0:
+                output.stdout().print(
+                    f"and {more:,} more: --limit shows more, --csv and --json all"
+                )
+
+
+def _cells(change: dict[str, Any]) -> list[Any]:
+    """Return a row of CSV or of a table: a trait's value as JSON, absent as empty."""
+    return [
+        to_json_or_none(change[name]) if name in ("before", "after") else change[name]
+        for name in HELD
+    ]
 
 
 def attribution_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from state import holds, runs
 from state.history import listings
 from state.history.listings import Entry
+from state.holds import Hold, Kept
 from state.runs import RunRow, RunTraitRow
+from syncer.display import shrinking
+from syncer.sync.decision import Attribution
 from syncer.web.context import Context
-from syncer.web.messages import LARGEST, ROWS, Conflict, NotFound, Page, Redirect, Request, Response
+from syncer.web.messages import (
+    LARGEST,
+    ROWS,
+    BadRequest,
+    Conflict,
+    NotFound,
+    Page,
+    Redirect,
+    Request,
+    Response,
+)
 
 STEPS = {
     "": None,
@@ -20,6 +34,23 @@ STEPS = {
     "exited": [listings.EXITED],
     "changed": [listings.NEITHER],
 }
+
+
+#: Customers of a hold that the page shows.
+SHOWN = 20
+
+
+class Evidence(NamedTuple):
+    """A hold, of how many customers something is held now, and some of the `kept` changes."""
+
+    hold: Hold
+    customers: int
+    shown: list[Kept]
+    kept: int
+
+    @property
+    def sizes(self) -> str:
+        return shrinking(self.hold.members, self.hold.leaving)
 
 
 def listing(context: Context, request: Request) -> Response:
@@ -35,11 +66,16 @@ def detail(context: Context, request: Request) -> Response:
         record = _run(connection, request)
         traits = runs.traits(connection, request.run)
         changes = _changes(connection, request.run, traits, key, step, after)
-        run_holds = [
-            (hold, holds.count(connection, hold.id))
+        undecided = bool(holds.undecided(connection, request.run))
+        evidence = [
+            Evidence(
+                hold,
+                holds.count(connection, hold.id),
+                list(holds.each_kept(connection, hold.id, SHOWN)),
+                holds.count_kept(connection, hold.id),
+            )
             for hold in holds.of_run(connection, request.run)
         ]
-        undecided = bool(holds.undecided(connection, request.run))
     return Page(
         "run.html",
         {
@@ -50,25 +86,34 @@ def detail(context: Context, request: Request) -> Response:
             "filter": {"key": key, "step": step},
             "paged": after is not None,
             "approving": context.tasks.under_way(_task_name(request.run)),
-            "holds": run_holds,
+            "holds": evidence,
             "undecided": undecided,
-            "open": any(hold.decision is None for hold, _ in run_holds),
+            "open": any(one.hold.decision is None for one in evidence),
         },
     )
 
 
 def approve(context: Context, request: Request) -> Response:
     _check_undecided(context, request)
+    decided = _attribution(request)
     title = f"approval of run {request.run}"
-    context.tasks.begin(_task_name(request.run), title, "approve", str(request.run))
+    arguments = (str(request.run), decided.by or "", decided.because or "")
+    context.tasks.begin(_task_name(request.run), title, "approve", *arguments)
     return Redirect(f"/runs/{request.run}")
 
 
 def reject(context: Context, request: Request) -> Response:
     _check_undecided(context, request)
-    context.tasks.reject(request.run)
+    context.tasks.reject(request.run, _attribution(request))
     context.tasks.done(f"run {request.run}", "rejected: nothing that it held will be sent")
     return Redirect(f"/runs/{request.run}")
+
+
+def _attribution(request: Request) -> Attribution:
+    """Return who decides and why; raise `BadRequest` if the form does not say both."""
+    if not all(request.form.get(name, "").strip() for name in ("by", "because")):
+        raise BadRequest("a decision needs your name and a reason; both are kept with it")
+    return Attribution(request.posted("by").strip(), request.posted("because").strip())
 
 
 def _changes(

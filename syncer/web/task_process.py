@@ -18,6 +18,7 @@ from syncer.config import Config
 from syncer.errors import SyncerError
 from syncer.progress import LineProgress
 from syncer.resend import resend
+from syncer.sync.decision import Attribution
 from syncer.sync.runs import Result, Runs
 
 log = logging.getLogger("syncer.web")
@@ -37,13 +38,17 @@ class Outcome:
 def run_task(
     config: Config, stop: Callable[[], bool], action: str, arguments: Sequence[str]
 ) -> None:
-    """Do `approve RUN`, `resync CUSTOMER_ID`, or `retry FAILURE NEWEST` (FAILURE may be ALL)."""
+    """Do `approve RUN BY BECAUSE`, `resync CUSTOMER_ID`, or `retry FAILURE NEWEST`.
+
+    FAILURE may be ALL.
+    """
     app = App(config, LineProgress(log.info), stop)
     try:
         with app.runs(recorded=True) as runs:
             runs.patience = PATIENCE
             if action == "approve":
-                outcome = _of_run(runs.approve(int(arguments[0])))
+                run, by, because = arguments
+                outcome = _of_run(runs.approve(int(run), Attribution(by, because)))
             elif action == "resync":
                 outcome = _of_run(runs.resync(customer_id=arguments[0]))
             else:

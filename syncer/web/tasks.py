@@ -16,6 +16,7 @@ from syncer.app import App
 from syncer.config import Config
 from syncer.process.child import ChildProcess
 from syncer.progress import LineProgress
+from syncer.sync.decision import Attribution
 
 log = logging.getLogger("syncer.web")
 
@@ -65,10 +66,10 @@ class Tasks:
         with self._lock:
             self._tasks = [*self._tasks, Task(title, title, _now(), text, _now())][-KEPT:]
 
-    def reject(self, run: int) -> None:
+    def reject(self, run: int, attribution: Attribution) -> None:
         """Reject what a run holds; raises `Locked` while another run is going on."""
         with App(self.config, LineProgress(log.info)).runs() as runs:
-            runs.reject(run)
+            runs.reject(run, attribution)
 
     def under_way(self, name: str) -> bool:
         return name in self._children

@@ -442,6 +442,28 @@ def test_an_approval_says_who_and_why(
     assert "vip" in installation.run("runs", "show", str(run)).stdout
 
 
+def test_who_is_concerned_is_on_record_before_and_after_the_decision(
+    installation: Installation, warehouse: Warehouse, members: list[str]
+) -> None:
+    run = str(hold(installation, warehouse, members[:20]))
+    shown = installation.run("runs", "show", run).stdout
+    assert "40 → 20 members (−50 %); 20 customers" in shown
+    assert f"`syncer runs held {run}` lists the customers" in shown
+    expected = [(one, True, False) for one in sorted(members[:20])]
+    for decide in (["reject", run], ["lift", run]):
+        document = installation.json("runs", "held", run)
+        changes = [(it["customer_id"], it["before"], it["after"]) for it in document["changes"]]
+        assert changes == expected
+        assert {it["observed_at"] is None for it in document["changes"]} == {False}
+        installation.run("runs", *decide)
+    few = installation.run("runs", "held", run, "--limit", "3").stdout
+    assert "and 17 more: --limit shows more" in few
+    lines = installation.run("runs", "held", run, "--csv").stdout.splitlines()
+    assert len(lines) == 21
+    assert lines[1].startswith(f"{expected[0][0]},vip,vip,true,false,20")
+    installation.run("runs", "held", "99", exit_code=1)
+
+
 def test_a_rejection_says_who_and_why(
     installation: Installation, warehouse: Warehouse, members: list[str]
 ) -> None:

@@ -382,9 +382,16 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     page.goto("/runs")
     page.get_by_role("row", name=re.compile(rf"^{run} ")).get_by_role("link").click()
     expect(page.get_by_role("heading", name="A decision is needed")).to_be_visible()
+    expect(page.get_by_text("Who is concerned")).to_be_visible()
+    expect(page.get_by_role("main")).to_contain_text(re.compile(r"\d → 0 members \(−100 %\)"))
+    page.get_by_role("button", name="Reject").click()  # the browser asks who decides, and why
+    assert operator.state(run) == "held"
+    page.get_by_label("Your name").fill("Ada")
+    page.get_by_label("Reason").fill("the load broke")
     page.get_by_role("button", name="Reject").click()
     expect(page.get_by_role("main")).to_contain_text("nothing that it held will be sent")
     assert operator.state(run) == "rejected"
+    expect(page.get_by_role("main")).to_contain_text("Rejected by Ada: the load broke")
     assert page.get_by_role("button", name="Approve").count() == 0
     assert had == {one: record["traits"].get(operator.lost) for one, record in
                    installation.amberflo.customers.items()}  # fmt: skip
@@ -398,6 +405,8 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
         assert process.wait(60) in (1, 3)
     run = operator.run("held")
     page.goto(f"/runs/{run}")
+    page.get_by_label("Your name").fill("-- Ada")
+    page.get_by_label("Reason").fill("they did leave")
     page.get_by_role("button", name="Approve").click()
     tasks = page.get_by_role("region", name="Tasks")
     expect(tasks).to_contain_text(f"Approval of run {run}: under way")
@@ -407,6 +416,7 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     heading(page).to_have_text(f"Run {run}")
     expect(page.locator(".title .state")).to_have_text("approved")  # it loaded itself again
     assert operator.state(run) == "approved"
+    expect(page.get_by_role("main")).to_contain_text("Approved by -- Ada: they did leave, run")
     taken = [one for one in installation.amberflo.customers.values() if "strange" not in one]
     left = {record["traits"].get(operator.lost) for record in taken}
     assert left <= {False, None}

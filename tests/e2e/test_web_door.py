@@ -380,6 +380,7 @@ def test_an_empty_state_is_told_of(client: httpx.Client) -> None:
 def test_what_cannot_be_done_says_why(client: httpx.Client) -> None:
     for path, data, status, says in (
         ("/runs/7/approve", {}, 404, "there is no run 7"),
+        ("/runs/7/reject", {"by": "Ada"}, 404, "there is no run 7"),
         (
             "/failures/retry",
             {"which": "3", "newest": "3"},

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.cli.documents import delivery_estimate, span
+from syncer.display import shrinking
 
 UNITS = {"d": 86_400, "h": 3600, "min": 60, "s": 1}
 
@@ -39,3 +40,16 @@ def test_what_a_delivery_takes() -> None:
         "19,520 customers × 2 to 3 requests at amberflo.rate 10: 1 h 5 min to 1 h 37 min"
     )
     assert delivery_estimate(3, 0) == "3 customers × 2 to 3 requests, at no limit of ours"
+
+
+@pytest.mark.parametrize(
+    ("members", "leaving", "words"),
+    [
+        (5999, 2621, "5,999 → 3,378 members (−44 %)"),
+        (1, 1, "1 → 0 members (−100 %)"),
+        (10, 0, ""),
+        (0, 3, ""),
+    ],
+)
+def test_how_an_audience_shrinks(members: int, leaving: int, words: str) -> None:
+    assert shrinking(members, leaving) == words
