@@ -8,8 +8,8 @@ takes one GET and one PUT:
 
 - bare:     aiohttp, one GET and one PUT of a ready body a customer; it reads no database, merges
             nothing, keeps no pace and records no outcome;
-- delivery: `syncer.delivery.customers` at rate 0 from a SQLite state in which all are due, every
-            acknowledgement on disk before the next customer.
+- delivery: `syncer.delivery.customers` at rate 0 from a SQLite state in which all are due, until
+            every acknowledgement is on disk.
 
 Prints requests per second (two a customer), the processor time that a request takes in the
 subject's own process, and the ratios of the medians. Other work on the machine changes the second
