@@ -168,23 +168,23 @@ def in_force(
 
 
 def kept(
-    connection: Connection, hold: int, after: str = "", limit: int | None = None
+    connection: Connection, hold: Hold, after: str = "", limit: int | None = None
 ) -> list[Kept]:
     """Return the changes under a hold in byte order of the id, those after the id `after`.
 
-    Ended ones are among them: they are its evidence.
+    These are the evidence of its decision: what is in force now, or was when it was decided.
     """
     columns = [HELD_CHANGE.c[name] for name in Kept._fields]
     rows = connection.execute(
         select(*columns)
-        .where(HELD_CHANGE.c.hold == hold, HELD_CHANGE.c.customer_id > after)
+        .where(_evidence(hold), HELD_CHANGE.c.customer_id > after)
         .order_by(HELD_CHANGE.c.customer_id)
         .limit(limit)
     )
     return [Kept._make(row) for row in rows]
 
 
-def each_kept(connection: Connection, hold: int, limit: int | None = None) -> Iterator[Kept]:
+def each_kept(connection: Connection, hold: Hold, limit: int | None = None) -> Iterator[Kept]:
     """Yield the changes under a hold, as `kept`, a page at a time."""
     after, more = "", ROWS if limit is None else limit
     while more and (page := kept(connection, hold, after, min(more, ROWS))):
@@ -194,12 +194,18 @@ def each_kept(connection: Connection, hold: int, limit: int | None = None) -> It
             more -= len(page)
 
 
-def count_kept(connection: Connection, hold: int) -> int:
+def count_kept(connection: Connection, hold: Hold) -> int:
     """Count the changes under a hold, as `kept`."""
-    theirs = HELD_CHANGE.c.hold == hold
-    return int(
-        connection.execute(select(func.count()).select_from(HELD_CHANGE).where(theirs)).scalar_one()
-    )
+    statement = select(func.count()).select_from(HELD_CHANGE).where(_evidence(hold))
+    return int(connection.execute(statement).scalar_one())
+
+
+def _evidence(hold: Hold) -> ColumnElement[bool]:
+    """Return the condition of the changes that a decision on a hold is, or was, about."""
+    in_force: ColumnElement[bool] = HELD_CHANGE.c.ended_at.is_(None)
+    if hold.decided_at is not None:
+        in_force = or_(in_force, HELD_CHANGE.c.ended_at >= hold.decided_at)
+    return and_(HELD_CHANGE.c.hold == hold.id, in_force)
 
 
 def count(connection: Connection, hold: int) -> int:

@@ -11,9 +11,9 @@ BASE, CAP = 0.25, 20.0
 #: Seconds: no answer makes us wait longer. The state takes a longer delay for the work of a wrong
 #: clock (`state.due.LONGEST`, the same bound).
 LONGEST = 600.0
-#: Failures in a row after which what fails is put off, if nothing else fails; and how often chance
-#: may make them where others fail, too.
-TRIES, CHANCE = 6, 1e-4
+#: Failures in a row after which what fails is put off, if nothing else fails; how often chance may
+#: make them where others fail, too; and how many are enough after any time of trouble.
+TRIES, CHANCE, MOST_TRIES = 6, 1e-4, 20
 #: Seconds: the bound of the wait of what fails again and again while others succeed.
 PUT_OFF = 0.9 * LONGEST
 
@@ -32,10 +32,11 @@ def tries_to_blame(failed: int, through: int) -> int:
     """Return how many failures in a row are no chance any more.
 
     Of late `through` others got through, which took `failed` failed attempts before. At that rate
-    chance makes so many failures in a row once in 10,000 times. Never less than TRIES.
+    chance makes so many failures in a row once in 10,000 times. Never less than TRIES, and never
+    more than MOST_TRIES: a time in which nothing got through is no chance.
     """
     rate = failed / (failed + through) if through else 0.0
-    return max(TRIES, ceil(log(CHANCE) / log(rate))) if rate else TRIES
+    return min(MOST_TRIES, max(TRIES, ceil(log(CHANCE) / log(rate)))) if rate else TRIES
 
 
 def put_off(attempts: int, after: float | None = None) -> float:

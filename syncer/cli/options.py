@@ -19,6 +19,7 @@ from state.db.database import Database
 from syncer.cli.progress_bar import progress
 from syncer.config import Config, load
 from syncer.databases import open_database, with_resolved_state
+from syncer.errors import EXIT_USAGE
 from syncer.progress import say
 
 if TYPE_CHECKING:
@@ -88,13 +89,17 @@ def wants_json(as_json: bool) -> bool:
     return as_json or bool(parent and parent.params.get("as_json"))
 
 
+class _NobodyToAsk(click.ClickException):
+    exit_code = EXIT_USAGE
+
+
 def confirm(question: str) -> None:
     """Ask on the terminal, and abort if the answer is no.
 
     Without a terminal nobody can answer: that is an error, which names the option that does.
     """
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Add --yes to say yes: there is no terminal to ask on")
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise _NobodyToAsk(f"{question} There is no terminal to ask on: add --yes")
     click.confirm(question, abort=True, err=True)
 
 

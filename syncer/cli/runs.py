@@ -20,6 +20,7 @@ from syncer.cli.options import (
     csv_option,
     json_option,
     open_for_reading,
+    readable,
     wants_json,
 )
 from syncer.cli.sync import exit_with, forget_deleted
@@ -35,9 +36,10 @@ from syncer.sync.runs import Runs
 HELD = ("customer_id", "trait", "key", "before", "after", "observed_at", "hold")
 TABLE = 1000
 
+number = click.IntRange(min=1, max=2**63 - 1)
 limit_option = click.option(
     "--limit",
-    type=click.IntRange(min=1, max=2**63 - 1),
+    type=number,
     help=f"At most so many [default: all; tables {TABLE:,}].",
 )
 
@@ -80,7 +82,7 @@ def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
 
 
 @runs.command("show")
-@click.argument("run", type=int)
+@click.argument("run", type=number)
 @config_option
 @json_option
 def runs_show(run: int, config: Path | None, as_json: bool) -> None:
@@ -131,7 +133,7 @@ def _hold_line(hold: Hold, customers: int) -> str:
 
 
 @runs.command("held")
-@click.argument("run", type=int)
+@click.argument("run", type=number)
 @config_option
 @json_option
 @csv_option
@@ -150,7 +152,7 @@ def runs_held(
         changes = (
             held_json(hold, change)
             for hold in run_holds
-            for change in holds.each_kept(connection, hold.id)
+            for change in holds.each_kept(connection, hold)
         )
         if wants_json(as_json):
             documents = [hold_json(hold, holds.count(connection, hold.id)) for hold in run_holds]
@@ -160,7 +162,7 @@ def runs_held(
         elif as_csv:
             output.print_csv(HELD, map(_cells, islice(changes, limit)))
         else:
-            total = sum(holds.count_kept(connection, hold.id) for hold in run_holds)
+            total = sum(holds.count_kept(connection, hold) for hold in run_holds)
             output.print_table(HELD, map(_cells, islice(changes, limit or TABLE)))
             if (more := total - (limit or TABLE)) > 0:
                 output.stdout().print(
@@ -179,15 +181,22 @@ def _cells(change: dict[str, Any]) -> list[Any]:
 def attribution_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add --by and --because: who decides, and why."""
     for option in (
-        click.option("--because", metavar="TEXT", help="The reason; kept with the decision."),
-        click.option("--by", metavar="NAME", help="Who decides; kept with the decision."),
+        click.option(
+            "--because",
+            metavar="TEXT",
+            callback=readable,
+            help="The reason; kept with the decision.",
+        ),
+        click.option(
+            "--by", metavar="NAME", callback=readable, help="Who decides; kept with the decision."
+        ),
     ):
         command = option(command)
     return command
 
 
 @runs.command("approve")
-@click.argument("run", type=int)
+@click.argument("run", type=number)
 @attribution_options
 @config_option
 @json_option
@@ -206,7 +215,7 @@ def runs_approve(
 
 
 @runs.command("reject")
-@click.argument("run", type=int)
+@click.argument("run", type=number)
 @attribution_options
 @config_option
 @json_option
@@ -223,7 +232,7 @@ def runs_reject(
 
 
 @runs.command("lift")
-@click.argument("run", type=int)
+@click.argument("run", type=number)
 @config_option
 @json_option
 def runs_lift(run: int, config: Path | None, as_json: bool) -> None:

@@ -21,8 +21,9 @@ from syncer.config.settings import Config
 from syncer.errors import ConfigError
 from syncer.input_text import unwrapped
 
-#: The way to a key: its sections, then its name.
+#: The way to a key: its sections, then its name; and to a value, with the numbers of list entries.
 Keys = tuple[str, ...]
+Place = tuple[str | int, ...]
 
 ENV_PREFIX = "SYNCER_"
 #: Variables with the prefix that are not settings: the path of the config file itself.
@@ -92,7 +93,7 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise ConfigError(f"{path}: this is not TOML: {error}") from None
 
 
@@ -108,16 +109,17 @@ class _Loading:
     raw: dict[str, Any]
     #: the variable that set a key, for the keys that a variable set
     origins: dict[Keys, str] = field(default_factory=dict)
-    #: what is wrong, a line each, by the key that it is about; and the keys that do not exist
-    problems: dict[Keys, str] = field(default_factory=dict)
-    unknown: set[Keys] = field(default_factory=set)
+    #: what is wrong, a line each, by the value that it is about; and the keys that do not exist
+    problems: dict[Place, str] = field(default_factory=dict)
+    unknown: set[Place] = field(default_factory=set)
 
-    def report(self, keys: Keys, line: str) -> None:
-        """Keep the first problem of a key."""
-        self.problems.setdefault(keys, " ".join(line.split()))
+    def report(self, place: Place, line: str) -> None:
+        """Keep the first problem of a value."""
+        self.problems.setdefault(place, " ".join(line.split()))
 
-    def where(self, keys: Keys) -> str:
+    def where(self, place: Place) -> str:
         """Return the place that an error names: the variable, or the file and the key."""
+        keys = _names(place)
         for set_keys, variable in self.origins.items():
             # The variable may have set a part of this key, or the section that the key is in.
             both = min(len(set_keys), len(keys))
@@ -168,30 +170,30 @@ class _Loading:
             Config.model_validate(self.raw)
         except ValidationError as error:
             for problem in error.errors(include_url=False):
-                keys = _names(problem["loc"])
+                place, keys = problem["loc"], _names(problem["loc"])
                 if problem["type"] == "extra_forbidden" and keys not in secret_files:
-                    self.report(keys, f"{self.where(keys)}: unknown key; {_known_keys(keys)}")
-                    self.unknown.add(keys)
+                    self.report(place, f"{self.where(place)}: unknown key; {_known_keys(keys)}")
+                    self.unknown.add(place)
 
     def substitute(self) -> None:
         """Replace `${NAME}` in every text; report a variable that is unset or empty."""
         for key in list(self.raw):
             self.raw[key] = self._substituted(self.raw[key], (key,))
 
-    def _substituted(self, value: Any, keys: Keys) -> Any:
+    def _substituted(self, value: Any, place: Place) -> Any:
         if isinstance(value, dict):
-            return {key: self._substituted(inner, (*keys, key)) for key, inner in value.items()}
+            return {key: self._substituted(inner, (*place, key)) for key, inner in value.items()}
         if isinstance(value, list):
-            return [self._substituted(inner, keys) for inner in value]
+            return [self._substituted(inner, (*place, at)) for at, inner in enumerate(value)]
         if not isinstance(value, str):
             return value
 
         def lookup(match: re.Match[str]) -> str:
             text = unwrapped(self.environ.get(match[1], ""))
-            if not text and not self._is_unknown(keys):
+            if not text and not self._is_unknown(place):
                 self.report(
-                    keys,
-                    f"{self.where(keys)}: the environment variable {match[1]} is not "
+                    place,
+                    f"{self.where(place)}: the environment variable {match[1]} is not "
                     "set or empty; set it, or write the value here",
                 )
             return text
@@ -201,31 +203,32 @@ class _Loading:
     def read_secret_files(self) -> None:
         """Put the text of each file that a `…_file` key names where its secret belongs."""
         for keys in SECRET_FILES:
-            for section in _tables(self.raw, keys[:-1]):
-                self._read_secret_file(section, keys)
+            for place, section in _tables(self.raw, keys[:-1]):
+                self._read_secret_file(section, place, keys[-1])
 
-    def _read_secret_file(self, section: dict[str, Any], keys: Keys) -> None:
-        secret, file_keys = keys[-1], _file_key(keys)
-        if file_keys[-1] not in section:
+    def _read_secret_file(self, section: dict[str, Any], place: Place, secret: str) -> None:
+        key = f"{secret}_file"
+        if key not in section:
             return
+        file, where = section.pop(key), self.where((*place, key))
         if secret in section:
-            name = ".".join(keys[:-1])
-            line = f"{self.path}: {name}: set {secret} or {file_keys[-1]}, not both"
-            self.report(keys, line)
-            del section[file_keys[-1]]
+            name = ".".join(_names(place))
+            line = f"{self.path}: {name}: set {secret} or {key}, not both"
+            self.report((*place, secret), line)
             return
-        file = section.pop(file_keys[-1])
-        where = self.where(file_keys)
+        section[secret] = ""
         hint = f"it must hold the {secret.removeprefix('api_')}"
         try:
             section[secret] = unwrapped(Path(str(file)).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            self.report(keys, f"{where}: {file} cannot be read ({reason}); {hint}")
-            section[secret] = ""
-            return
-        if not section[secret]:
-            self.report(keys, f"{where}: {file} is empty; {hint}")
+        except UnicodeDecodeError:
+            problem = f"{where}: {file} cannot be read (it is not text); {hint}"
+        except (OSError, ValueError) as error:  # a ValueError: the name has a NUL
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            problem = f"{where}: {file} cannot be read ({reason}); {hint}"
+        else:
+            problem = f"{where}: {file} is empty; {hint}"
+        if not section[secret]:  # a variable in the file's name that is not set is the problem then
+            self.report((*place, secret), self.problems.pop((*place, key), problem))
 
     def validated(self) -> Config:
         """Return the settings, or raise `ConfigError` with all that is wrong."""
@@ -234,33 +237,35 @@ class _Loading:
             config = Config.model_validate(self.raw)
         except ValidationError as error:
             for problem in error.errors(include_url=False):
-                keys = _names(problem["loc"])
-                if not self._follows(keys, problem["type"]):
-                    self.report(keys, self._line(keys, problem))
+                place = problem["loc"]
+                if not self._follows(place, problem["type"]):
+                    self.report(place, self._line(place, problem))
         if config is None or self.problems:
             raise ConfigError(*self.problems.values())
         return config
 
-    def _is_unknown(self, keys: Keys) -> bool:
-        return any(keys[: len(unknown)] == unknown for unknown in self.unknown)
+    def _is_unknown(self, place: Place) -> bool:
+        return any(place[: len(unknown)] == unknown for unknown in self.unknown)
 
-    def _follows(self, keys: Keys, kind: str) -> bool:
+    def _follows(self, place: Place, kind: str) -> bool:
         """Return whether an error only follows from a problem that is reported already."""
         if kind == "missing":
-            return any(unknown[:-1] == keys[:-1] for unknown in self.unknown)
-        return self._is_unknown(keys) or any(
-            reported[: len(keys)] == keys for reported in self.problems
+            return any(unknown[:-1] == place[:-1] for unknown in self.unknown)
+        return self._is_unknown(place) or any(
+            all(one == other for one, other in zip(reported, place, strict=False))
+            for reported in self.problems
         )
 
-    def _line(self, keys: Keys, problem: ErrorDetails) -> str:
+    def _line(self, place: Place, problem: ErrorDetails) -> str:
         """Return one line for an error of pydantic, without the value, which may be secret."""
+        keys = _names(place)
         kind, words = problem["type"], problem["msg"].removeprefix("Value error, ")
         if kind == "missing" and keys in SECRET_FILES:
             words = f"missing; set {keys[-1]}, or {keys[-1]}_file with the path of a file"
         elif kind in _WORDS:
             limits = problem.get("ctx", {})
             words = _WORDS[kind].format(key=keys[-1], section=".".join(keys), **limits)
-        return f"{self.where(keys)}: {words}"
+        return f"{self.where(place)}: {words}"
 
     def with_absolute_paths(self, config: Config) -> Config:
         """Return the settings with the paths of SQLite files made absolute, from the file's folder.
@@ -306,20 +311,20 @@ def _file_key(keys: Keys) -> Keys:
     return (*keys[:-1], f"{keys[-1]}_file")
 
 
-def _names(place: tuple[str | int, ...]) -> Keys:
+def _names(place: Place) -> Keys:
     """Return the names of pydantic's place of an error, without the numbers of list entries."""
     return tuple(part for part in place if isinstance(part, str))
 
 
-def _tables(raw: object, keys: Keys) -> Iterator[dict[str, Any]]:
-    """Yield the tables at a place of the settings: one, or those of a list."""
-    for table in raw if isinstance(raw, list) else [raw]:
-        if not isinstance(table, dict):
-            continue
-        if not keys:
-            yield table
-        elif keys[0] in table:
-            yield from _tables(table[keys[0]], keys[1:])
+def _tables(raw: object, keys: Keys, place: Place = ()) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield the tables at a place of the settings, each with its place: one, or those of a list."""
+    if isinstance(raw, list):
+        for at, table in enumerate(raw):
+            yield from _tables(table, keys, (*place, at))
+    elif isinstance(raw, dict) and not keys:
+        yield place, raw
+    elif isinstance(raw, dict) and keys[0] in raw:
+        yield from _tables(raw[keys[0]], keys[1:], (*place, keys[0]))
 
 
 def _is_list(keys: Keys) -> bool:

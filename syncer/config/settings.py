@@ -32,12 +32,14 @@ from syncer.config.values import (
     HttpUrl,
     KeyName,
     LoginToken,
+    Number,
     PublicUrl,
     Retention,
     Secret,
     SecretUrl,
     StateUrl,
     Text,
+    Whole,
     host_and_port,
 )
 from syncer.passthrough.scopes import Caller, short_name
@@ -65,8 +67,8 @@ class AmberfloConfig(_Section):
     api_key: HeaderSecret
     customers_url: HttpUrl = "https://app.amberflo.io/customers"
     ingest_url: HttpUrl = "https://app.amberflo.io/ingest"
-    rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
-    concurrency: Annotated[int, Field(ge=1, le=1000)] = 16
+    rate: Annotated[Number, Field(ge=0)] = 10.0
+    concurrency: Annotated[Whole, Field(ge=1, le=1000)] = 16
     trait_values: Literal["native", "string"] = "native"
     protected: tuple[Text, ...] = PROTECTED
     timeout: Duration = 30.0
@@ -83,7 +85,7 @@ class PublicApiConfig(_Section):
     token: HeaderSecret
     space_id: Text
     url: HttpUrl = "https://api.segmentapis.com"
-    size_tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    size_tolerance: Annotated[Number, Field(ge=0)] = 0.05
 
 
 class EngageConfig(_Section):
@@ -161,8 +163,8 @@ class PassthroughConfig(_Listener):
     webhook_secret: Secret | None = None
     public_url: PublicUrl | None = None
     deletes_per_day: Count = 100
-    queue_limit: Annotated[int, Field(ge=1)] = 1_000_000
-    queue_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    queue_limit: Annotated[Whole, Field(ge=1)] = 1_000_000
+    queue_share: Annotated[Number, Field(gt=0, le=1)] = 0.5
 
     @model_validator(mode="after")
     def _keys_and_names_differ(self) -> PassthroughConfig:

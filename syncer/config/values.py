@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -26,7 +27,8 @@ _DAY = _SECONDS["d"]
 def duration(text: object) -> float:
     """Return the seconds of `"2h30m"`, `"20m"`, `"90s"` or `"1.5d"`; a bare number is seconds."""
     if isinstance(text, int | float) and not isinstance(text, bool):
-        return float(text)
+        with suppress(OverflowError):
+            return float(text)
     if isinstance(text, str):
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text.strip()):
             return float(text)
@@ -35,6 +37,12 @@ def duration(text: object) -> float:
         if parts and "".join(number + unit for number, unit in parts) == compact:
             return sum(float(number) * _SECONDS[unit] for number, unit in parts)
     raise ValueError("this is not a duration; write for example 90s, 20m, 2h30m or 1d")
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("this is not a number")
+    return value
 
 
 def _for_ever_or_a_day(seconds: float) -> float:
@@ -71,7 +79,9 @@ def _possible_path(url: URL) -> URL:
     """Refuse the URL of a SQLite file whose path no file can have."""
     name = str(url.database or "")
     if url.get_backend_name() == "sqlite" and (
-        "\0" in name or any(len(os.fsencode(part)) > 255 for part in name.split("/"))
+        "\0" in name
+        or any(len(os.fsencode(part)) > 255 for part in name.split("/"))
+        or len(os.fsencode(name)) > 3000
     ):
         raise ValueError("no file has such a path: a name has at most 255 bytes, and no NUL")
     return url
@@ -198,5 +208,8 @@ SecretUrl = Annotated[Secret, AfterValidator(_secret_http_url)]
 KeyName = Annotated[str, AfterValidator(_key_name)]
 #: A text with at least one character.
 Text = Annotated[str, Field(min_length=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+#: A number; TOML's `true` is none.
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[Whole, Field(ge=0)]

@@ -83,15 +83,18 @@ class Outcomes:
         """`written` gets each outcome when it is on disk."""
         self._database, self._written = database, written
         self._waiting: list[Outcome] = []
+        #: outcomes that are not on disk, also those that wait for room
+        self._unwritten = 0
         self._some, self._all_written = asyncio.Event(), asyncio.Event()
         self._room = asyncio.Semaphore(UNWRITTEN)
         self._all_written.set()
 
     async def put(self, outcome: Outcome) -> None:
         """Have an outcome written soon; wait only if too many are not on disk yet."""
+        self._unwritten += 1
+        self._all_written.clear()
         await self._room.acquire()
         self._waiting.append(outcome)
-        self._all_written.clear()
         self._some.set()
 
     async def flush(self) -> None:
@@ -109,7 +112,8 @@ class Outcomes:
             for outcome in outcomes:
                 self._room.release()
                 self._written(outcome)
-            if not self._waiting:
+            self._unwritten -= len(outcomes)
+            if not self._unwritten:
                 self._all_written.set()
 
     async def _commit(self, outcomes: Sequence[Outcome]) -> None:

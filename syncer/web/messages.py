@@ -78,11 +78,11 @@ class Request:
 
     def text(self, name: str) -> str:
         """Return a parameter of the URL, "" if it is absent."""
-        return _text(name, self.query.get(name, ""))
+        return checked(name, self.query.get(name, ""))
 
     def posted(self, name: str) -> str:
         """Return a field that the form must have."""
-        text = _text(name, self.form.get(name, ""))
+        text = checked(name, self.form.get(name, ""))
         if not text:
             raise BadRequest(f"the form has no {name}")
         return text
@@ -127,7 +127,8 @@ def whole(name: str, text: str) -> int | None:
     return int(digits)
 
 
-def _text(name: str, text: str) -> str:
+def checked(name: str, text: str) -> str:
+    """Return a text of a form or a URL; raise `BadRequest` if no database can keep it."""
     if "\0" in text:
         raise BadRequest(f"{name} has a NUL character")
     return text

@@ -26,6 +26,7 @@ from syncer.web.messages import (
     Redirect,
     Request,
     Response,
+    checked,
 )
 
 STEPS = {
@@ -38,6 +39,8 @@ STEPS = {
 
 #: Customers of a hold that the page shows.
 SHOWN = 20
+#: Characters of the name and the reason that a decision takes.
+NAME, REASON = 200, 1000
 
 
 class Evidence(NamedTuple):
@@ -71,8 +74,8 @@ def detail(context: Context, request: Request) -> Response:
             Evidence(
                 hold,
                 holds.count(connection, hold.id),
-                list(holds.each_kept(connection, hold.id, SHOWN)),
-                holds.count_kept(connection, hold.id),
+                list(holds.each_kept(connection, hold, SHOWN)),
+                holds.count_kept(connection, hold),
             )
             for hold in holds.of_run(connection, request.run)
         ]
@@ -111,9 +114,12 @@ def reject(context: Context, request: Request) -> Response:
 
 def _attribution(request: Request) -> Attribution:
     """Return who decides and why; raise `BadRequest` if the form does not say both."""
-    if not all(request.form.get(name, "").strip() for name in ("by", "because")):
+    by, because = (" ".join(request.form.get(name, "").split()) for name in ("by", "because"))
+    if not (by and because):
         raise BadRequest("a decision needs your name and a reason; both are kept with it")
-    return Attribution(request.posted("by").strip(), request.posted("because").strip())
+    if len(by) > NAME or len(because) > REASON:
+        raise BadRequest(f"a name has {NAME} characters at most, a reason {REASON:,}")
+    return Attribution(checked("by", by), checked("because", because))
 
 
 def _changes(

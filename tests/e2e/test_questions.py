@@ -46,7 +46,9 @@ def test_without_a_terminal_they_name_the_option(
     key = installation.json("traits")[0]["key"]
     command = [key if word == "vip" else word for word in command]
     said = installation.run(*command, exit_code=2).stderr
-    assert "Add --yes to say yes: there is no terminal to ask on" in said
+    assert said.endswith(" There is no terminal to ask on: add --yes\n")
+    assert said.startswith("Error: ")
+    assert said.count("\n") == 1
     assert [run["kind"] for run in installation.json("runs")] == ["initial"]
 
 

@@ -275,7 +275,7 @@ def test_what_cannot_be_given_back_is_told(
     assert "engage.audiences names 'plan'" in said
     choose(taken, "*")
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
-    assert "Release plan?" in taken.run("traits", "release", "plan", exit_code=1).stderr
+    assert "Release plan?" in taken.run("traits", "release", "plan", exit_code=2).stderr
     assert status(taken)["plan"][1] == 4
     taken.run("traits", "release", "plan", "--yes")
     said = taken.run("traits", "release", "plan", "--yes", exit_code=1).stderr

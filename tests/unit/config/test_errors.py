@@ -8,7 +8,7 @@ import pytest
 
 from syncer.config import load
 from syncer.errors import ConfigError
-from tests.unit.config.helpers import refused, with_lines
+from tests.unit.config.helpers import LEAST, refused, with_lines
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -60,6 +60,55 @@ max_exits = 2
         "FILE: guard.max_exits: write 1 or less",
         "SYNCER_LOG__LEVEL: write 'debug', 'info', 'warning' or 'error'",
     ]
+
+
+def test_each_entry_of_a_list_is_told(file: Path) -> None:
+    file.write_text(
+        """
+[amberflo]
+api_key_file = "${NO_FILE}"
+[engage.profiles_sync]
+url = "sqlite:///x.db"
+[passthrough]
+write_keys = ["${NO_KEY}", { key_file = "a\\u0000b" }, { key = "x", may = ["dance"] }, "${NONE}"]
+""",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as error:
+        load(file, {})
+    assert [line.replace(f"{file}: ", "") for line in error.value.lines] == [
+        "passthrough.write_keys: the environment variable NO_KEY is not set or empty; set it, or "
+        "write the value here",
+        "passthrough.write_keys: the environment variable NONE is not set or empty; set it, or "
+        "write the value here",
+        "amberflo.api_key_file: the environment variable NO_FILE is not set or empty; set it, or "
+        "write the value here",
+        "passthrough.write_keys.key_file: a\0b cannot be read (embedded null byte); it must hold "
+        "the key",
+        "passthrough.write_keys.may: write 'page', 'screen', 'track', 'identify' or 'memberships'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "[guard]\nmax_exits = true",
+        "[guard]\nmin_exits = false",
+        "[amberflo]\nrate = true",
+        "[schedule]\nevery = true",
+        f"[schedule]\nevery = 1{'0' * 400}",
+        f"[guard]\nmin_exits = {'9' * 5000}",
+        f"[guard]\nmax_exits = {'[' * 5000}",
+        f"[state]\nurl = 'sqlite:///{'a/' * 5000}b'",
+    ],
+    ids=range(8),
+)
+def test_a_value_that_is_no_such_thing_is_one_line(file: Path, lines: str) -> None:
+    if lines.startswith("[amberflo]"):
+        file.write_text(LEAST.replace("[amberflo]", lines), encoding="utf-8")
+    else:
+        with_lines(file, lines)
+    assert refused(file).startswith("FILE: ")
 
 
 @pytest.mark.parametrize(
