@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, case, func, literal_column, select
 
-from state.db.tables import CHANGE, CUSTOMER, TRAIT
+from state.db.batches import ROWS, batches
+from state.db.tables import CHANGE, CUSTOMER, IDENTIFY, TRAIT
 from state.history.paging import Page, listed
 
 #: `delta` of a change: into the audience, out of it, or neither (a value, or false for the first
@@ -214,6 +215,28 @@ def undelivered(
     order = (CHANGE.c.customer_id, CHANGE.c.id)
     page = Page(False, after_id, limit)
     return listed(connection, _WAITING, _undelivered, order, page)
+
+
+def overtaken(
+    connection: Connection, customer_ids: Collection[str]
+) -> dict[str, dict[str, list[str]]]:
+    """Return the values (JSON) that changes took away which Amberflo has not acknowledged.
+
+    They are by customer and trait; what identify calls said is not among them.
+    """
+    values: dict[str, dict[str, list[str]]] = {}
+    for ids in batches(customer_ids, ROWS):
+        rows = connection.execute(
+            select(CHANGE.c.customer_id, CHANGE.c.trait, CHANGE.c.before).where(
+                CHANGE.c.customer_id.in_(ids),
+                CHANGE.c.delivered_at.is_(None),
+                CHANGE.c.before.is_not(None),
+                CHANGE.c.source.is_distinct_from(IDENTIFY),
+            )
+        )
+        for customer_id, trait, before in rows:
+            values.setdefault(customer_id, {}).setdefault(trait, []).append(before)
+    return values
 
 
 def undelivered_count(connection: Connection) -> int:

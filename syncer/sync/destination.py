@@ -20,11 +20,12 @@ from sqlalchemy import Connection
 
 from state import outbox, snapshot
 from state.db.database import Database
+from state.history import listings
 from state.removable import removable
 from state.snapshot import CustomerRow
 from syncer.amberflo.codec import Record, plain, read, written
 from syncer.amberflo.reader import CustomerReader
-from syncer.amberflo.record import Difference, is_protected
+from syncer.amberflo.record import Difference, alike, at_amberflo, is_protected
 from syncer.delivery.desired import trait_differences
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import AUDIENCE
@@ -290,6 +291,10 @@ class Destination:
         """
         with self._state(connection) as state:
             rows = {row.customer_id: row for row in snapshot.find(state, customer_ids)}
+            # Amberflo may have taken a value from us without our learning of it. Where a run has
+            # changed that value since, it decided on it: to judge it again could take that back.
+            unsure = [key for key, row in rows.items() if not self._was_acknowledged(row)]
+            overtaken = {} if self.new_account else listings.overtaken(state, unsure)
         states = {}
         for listed in self.roster.rows(customer_ids):
             row = rows.get(listed.customer_id)
@@ -302,7 +307,8 @@ class Destination:
             if row is None:
                 states[listed.customer_id] = DestinationState(None, traits)
             elif not self._was_acknowledged(row):
-                judged = traits.keys() - self._on_the_way(row)
+                theirs = overtaken.get(row.customer_id, {})
+                judged = {name for name in traits if not _is_one(traits[name], theirs.get(name))}
                 states[listed.customer_id] = DestinationState(row.rev, traits, judged=judged)
             elif not _settled(row) and (new := traits.keys() & self.new):
                 states[listed.customer_id] = DestinationState(row.rev, traits, judged=new)
@@ -321,17 +327,6 @@ class Destination:
     def _was_acknowledged(self, row: CustomerRow) -> bool:
         """Return whether this account acknowledged a customer to the state."""
         return row.acked_rev > 0 and not self.new_account
-
-    def _on_the_way(self, row: CustomerRow) -> Collection[str]:
-        """Return the names whose recorded values an earlier run decided on, and that are still due.
-
-        Amberflo may have an older value of ours, which it took without our learning of it. To judge
-        it again could take back what that run let through, such as an exit.
-        """
-        if self.new_account or row.due_at is None or row.compared is None:
-            return ()
-        names: dict[str, Any] = orjson.loads(row.traits)
-        return names.keys()
 
     def _comparable(self, traits: Mapping[str, Any]) -> dict[str, Any]:
         """Return the traits less the protected ones, which nobody compares."""
@@ -382,6 +377,11 @@ def _row_of(record: Record, known: bool) -> RosterRow:
         int(updated_at) if isinstance(updated_at, int | float) else None,
         known,
     )
+
+
+def _is_one(value: Any, texts: Collection[str] | None) -> bool:
+    """Return whether a value at Amberflo is one of these (JSON), as Amberflo may store it."""
+    return any(alike(at_amberflo(orjson.loads(text)), value) for text in texts or ())
 
 
 def _settled(row: CustomerRow) -> bool:

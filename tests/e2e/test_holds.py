@@ -132,28 +132,80 @@ def test_it_outlasts_a_process_that_ends(
     assert installation.members("vip") == set(members[20:])
 
 
+def taken(installation: Installation, ids: list[str], **traits: Any) -> None:
+    """Amberflo has taken these customers so, and we did not learn of it."""
+    for one in ids:
+        record = {"customerId": one, "customerName": one, "traits": dict(traits)}
+        installation.amberflo.customers[one] = record
+
+
+def changes_of(installation: Installation, customer_id: str, key: str) -> list[tuple[int, Any]]:
+    document = installation.json("audit", "customer", customer_id, "--key", key)
+    return [(one["run"], one["after"]) for one in document["changes"]]
+
+
 def test_it_takes_back_no_exit_that_an_earlier_run_let_through(
     installation: Installation, warehouse: Warehouse
 ) -> None:
-    """Amberflo has memberships that it took without our learning of it; the exits of some are
-    committed and still due when a hold of the audience comes."""
+    """Amberflo has memberships and values that it took without our learning of it; the exits of
+    some are committed and still due when a hold comes."""
     installation.configure(patience="1s")
-    ids = warehouse.users(MANY, ago=40, vip="true", other="true")
+    spent = "total_revenue_usd"
+    ids = warehouse.users(MANY, ago=40, vip="true", other="true", **{spent: "5"})
     installation.amberflo.odd = {"*": "PUT 503"}
     installation.run("sync", exit_code=1)
-    for one in ids:
-        taken = {"customerId": one, "customerName": one, "traits": {"vip": True, "other": True}}
-        installation.amberflo.customers[one] = taken
+    taken(installation, ids, vip=True, other=True, **{spent: 5})
     leave(warehouse, ids[:5])
+    warehouse.lose(spent, ids[:5])
+    installation.run("sync", "--full", exit_code=1)
+
+    installation.amberflo.odd = {}
+    leave(warehouse, ids[5:25])
+    warehouse.lose(spent, ids[5:25])
+    installation.run("sync", "--full", exit_code=3)
+    assert installation.members("vip") == set(ids[5:])
+    assert installation.values(spent).keys() == set(ids[5:])
+    assert [one["leaving"] for one in holds_of(installation, 3)] == [20, 20]
+    assert changes_of(installation, ids[0], "vip") == [(1, True), (2, False)]
+    assert changes_of(installation, ids[0], spent) == [(1, 5), (2, None)]
+
+
+def test_it_takes_back_no_exit_of_a_customer_that_amberflo_refused(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    installation.configure(patience="3s")
+    ids = warehouse.users(MANY, ago=40, vip="true", other="true")
+    installation.amberflo.odd = dict.fromkeys(ids[:5], "PUT 400")
     installation.run("sync", exit_code=1)
+    taken(installation, ids[:5], vip=True, other=True)
+    leave(warehouse, ids[:5])
+    leave(warehouse, ids[30:32], "other")
+    installation.run("sync", exit_code=(0, 1))
 
     installation.amberflo.odd = {}
     leave(warehouse, ids[5:25])
     installation.run("sync", "--full", exit_code=3)
+    assert changes_of(installation, ids[0], "vip") == [(1, True), (2, False)]
+    installation.run("failures", "retry", "--all")
     assert installation.members("vip") == set(ids[5:])
-    assert [one["leaving"] for one in holds_of(installation, 3)] == [20]
-    changes = installation.json("audit", "customer", ids[0], "--key", "vip")["changes"]
-    assert [(one["run"], one["after"]) for one in changes] == [(1, True), (2, False)]
+
+
+def test_what_others_had_at_amberflo_is_judged_also_after_a_run_that_could_not_look(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    installation.configure(patience="1s")
+    warehouse.users(3, ago=40, vip="true", other="true")
+    installation.run("sync")
+    others = [f"b{number:02}" for number in range(MANY)]
+    for one in others:
+        warehouse.person(one, 9.0, vip="false", other="true")
+    taken(installation, others, vip=True)  # by somebody else
+    installation.amberflo.odd = {"*": "503"}
+    installation.run("sync", "--full", exit_code=1)
+    installation.amberflo.odd = {}
+    installation.run("sync", "--full", exit_code=3)
+    assert held(installation) == ["vip"]
+    assert set(others) <= installation.members("vip")
 
 
 @pytest.mark.parametrize("command", EVERY_KIND, ids=lambda words: " ".join(words))
