@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import example, given
@@ -215,9 +216,11 @@ def test_lists_are_read_back(values: list[object]) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="0123456789")))
+@example("a\ud800")
 def test_text_without_digits_is_itself_a_boolean_or_a_list(text: str) -> None:
     found = typed(text)
-    assert found == text.replace("\0", "\ufffd") or isinstance(found, bool | list | Unreadable)
+    kept = re.sub("[\0\ud800-\udfff]", "\ufffd", text)  # no database has a NUL or half a pair
+    assert found == kept or isinstance(found, bool | list | Unreadable)
 
 
 # What cannot be read costs itself
