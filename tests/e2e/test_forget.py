@@ -268,7 +268,7 @@ def test_it_asks_first(synced: Installation, engage: EngageSandbox) -> None:
     customer, _ = personal(synced, engage)
     process = synced.start("forget", customer)
     process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert synced.json("audit", "customer", customer)["present"]
 
 
