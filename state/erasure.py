@@ -18,7 +18,18 @@ from sqlalchemy import Connection, case, delete, func, insert, or_, select, upda
 from state import failures, identify_traits, pending_calls, snapshot, suppression
 from state.claim import CUSTOMERS
 from state.db import metadata
-from state.db.tables import ALERT, CHANGE, CUSTOMER, ERASED, FAILURE, HELD_CHANGE, HOLD, RUN, TRAIT
+from state.db.tables import (
+    ALERT,
+    CHANGE,
+    CUSTOMER,
+    ERASED,
+    FAILURE,
+    HELD_CHANGE,
+    HOLD,
+    PROBLEM,
+    RUN,
+    TRAIT,
+)
 from state.errors import Locked
 from state.history import seal, sizes
 from state.removable import removable
@@ -199,12 +210,17 @@ def _values(call: Any) -> Iterator[Any]:
 
 
 def _erase_errors(connection: Connection, customer_id: str) -> None:
-    """Take the customer out of errors of runs and out of alerts.
+    """Take the customer out of errors of runs, out of alerts and problems.
 
     They name it as Python writes a text, or in the URL of a request.
     """
     in_url = re.compile(rf"customerId={re.escape(quote(customer_id, safe=''))}(?![^\s&;,:])")
-    for key, column in ((RUN.c.id, RUN.c.error), (ALERT.c.name, ALERT.c.text)):
+    texts = (
+        (RUN.c.id, RUN.c.error),
+        (ALERT.c.name, ALERT.c.text),
+        (PROBLEM.c.part, PROBLEM.c.text),
+    )
+    for key, column in texts:
         rows = connection.execute(select(key, column).where(column.is_not(None)))
         for which, text in rows.all():
             told = in_url.sub(

@@ -258,6 +258,17 @@ DROP TABLE size;
 ALTER TABLE memo RENAME TO metadata;
 """
 
+_PROBLEMS = """
+CREATE TABLE problem (
+    part VARCHAR(32) NOT NULL PRIMARY KEY,
+    text TEXT NOT NULL,
+    since BIGINT NOT NULL,
+    last_at BIGINT NOT NULL,
+    times BIGINT NOT NULL,
+    ended_at BIGINT
+);
+"""
+
 _QUEUE = """
 CREATE TABLE inbox (
     id {serial},
@@ -302,10 +313,13 @@ class Baseline:
 
 
 #: By part (see tables.PARTS).
-BASELINES = {"state": Baseline(8, _STATE, oldest=7), "queue": Baseline(3, _QUEUE, oldest=3)}
+BASELINES = {
+    "state": Baseline(9, _STATE + _PROBLEMS, oldest=7),
+    "queue": Baseline(3, _QUEUE, oldest=3),
+}
 
 #: By part: the scripts that lead from one version to the next, by the version that they make.
-MIGRATIONS: dict[str, dict[int, str]] = {"state": {8: _RENAMES}, "queue": {}}
+MIGRATIONS: dict[str, dict[int, str]] = {"state": {8: _RENAMES, 9: _PROBLEMS}, "queue": {}}
 
 _WORDS = {
     "sqlite": {

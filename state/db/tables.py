@@ -362,6 +362,20 @@ class Alert(SQLModel, table=True):
     notified_at: int | None = Field(default=None, sa_column=_big(nullable=True))
 
 
+class Problem(SQLModel, table=True):
+    """What keeps a part of the service from its work, from `since` until `ended_at`.
+
+    `times` counts how often it began since then; `last_at` is when it was seen last.
+    """
+
+    part: str = Field(sa_column=Column(String(32), primary_key=True))
+    text: str = Field(sa_column=Column(Text, nullable=False))
+    since: int = Field(sa_column=_big())
+    last_at: int = Field(sa_column=_big())
+    times: int = Field(sa_column=_big())
+    ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+
+
 class Inbox(SQLModel, table=True):
     """Accepted requests as they came, until they are processed.
 
@@ -426,6 +440,7 @@ HELD_CHANGE = table(HeldChange)
 FAILURE = table(Failure)
 WORKER = table(Worker)
 ALERT = table(Alert)
+PROBLEM = table(Problem)
 SEAL = table(Seal)
 ERASED = table(Erased)
 ERASURE = table(Erasure)
@@ -441,7 +456,7 @@ COUNTER = table(Counter)
 PARTS = {
     "state": [
         *(CUSTOMER, TRAIT, CHANGE, AUDIENCE_SIZE_HOUR, RUN, RUN_TRAIT, HOLD, HELD_CHANGE),
-        *(FAILURE, WORKER, ALERT),
+        *(FAILURE, WORKER, ALERT, PROBLEM),
         *(SEAL, ERASED, ERASURE, FORGOTTEN, METADATA, EARLY_CALL),
     ],
     "queue": [INBOX, EVENT, COUNTER],

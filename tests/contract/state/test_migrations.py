@@ -199,7 +199,7 @@ def test_an_older_database_is_brought_up_with_all_that_is_in_it(
     after = contents(engine)
     assert after.keys() == before.keys() | {"t"}
     assert after["customer"] == [(*before["customer"][0], None)]
-    assert versions(engine, "state") == [version - 1, version]
+    assert set(versions(engine, "state")) == {version - 1, version}
 
 
 def test_a_database_that_is_too_old_is_refused(url: str, part: str, place: Engine) -> None:
