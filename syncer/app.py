@@ -276,7 +276,7 @@ class App:
         with closing(replace(self._destination(database), new_account=new_account)) as destination:
             readable = True
             try:
-                destination.read()
+                destination.read(must=must)
             except AmberfloError as problem:
                 if must:
                     raise

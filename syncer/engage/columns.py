@@ -143,8 +143,9 @@ class Columns:
     def kinds(self, value: ColumnElement[Any]) -> tuple[ColumnElement[bool], ...]:
         """Return whether a value reads as true or false, as 1 or 0, or as neither.
 
-        `values.boolean` reads the same. Bytes and nulls are none of the three. 1.0 and 0.0 count as
-        words: booleans look like this after a column of real numbers, whereas a count is written 1.
+        `values.boolean` reads the same. Nulls and what cannot be read are none of the three. 1.0
+        and 0.0 count as words: booleans look like this after a column of real numbers, whereas a
+        count is written 1.
         """
         quotes = '"' if isinstance(value.type, JSON) else ""
         text = func.lower(self._trimmed(self._by_bytes(cast(value, Text)), quotes))
@@ -155,7 +156,11 @@ class Columns:
             short = func.trim(text, "0.")
             one, zero = (and_(text.like(f"{digit}.%"), short == rest) for digit, rest in _DIGITS)
             words = or_(words, one, zero)
-        return words, digits, not_(or_(words, digits, text.in_(("", "null", BYTES))))
+        other = not_(or_(words, digits, text.in_(("", "null", BYTES))))
+        if self.dialect == "sqlite":  # it takes for text what is none; last, as it costs most
+            valid = func.is_utf8(cast(text, LargeBinary))
+            other = and_(other, func.instr(text, func.char(0)) == 0, valid)
+        return words, digits, other
 
     # Times
 

@@ -20,7 +20,7 @@ from state.db.database import Database
 from state.snapshot import CustomerRow
 from syncer.amberflo.codec import Record
 from syncer.amberflo.reader import CustomerReader
-from syncer.errors import Refused, Stopped, TryAgain
+from syncer.errors import AmberfloError, Refused, Stopped, TryAgain
 from syncer.progress import Progress
 
 Item = TypeVar("Item")
@@ -67,17 +67,20 @@ class ConsistentReader:
     at_a_time: int = 16
     stop: Callable[[], bool] = lambda: False
 
-    async def read_all(self, look: Callable[[list[Record]], int], total: int) -> ListingResult:
+    async def read_all(
+        self, look: Callable[[list[Record]], int], total: int, *, must: bool = False
+    ) -> ListingResult:
         """Hand all that Amberflo lists to `look`, a batch at a time; some customers may come twice.
 
         `look` returns how many customers of the batch lack traits that they should have. `total` is
-        about how many customers there are.
+        about how many customers there are. With `must`, it raises `AmberfloError` where nobody is
+        listed: whether there are lists at all or a proxy refuses everything looks the same.
         """
         ways = (
             ("paging", self.customers.pages, "its list of all customers"),
             ("list", self.customers.everybody, "every customer by itself"),
         )
-        bare = []
+        bare, reason = [], None
         for name, way, instead in ways:
             reason = await self._read(way(), look, total)
             if reason is None:
@@ -87,6 +90,8 @@ class ConsistentReader:
                 bare.append(way)
         if bare and await self._read(bare[0](), look, total, whole=True) is None:
             return ListingResult.WITHOUT_TRAITS
+        if must:
+            raise AmberfloError(f"Amberflo lists no customers: {reason}")
         self.progress.say("Amberflo lists no customers: what it has besides ours is not known")
         return ListingResult.NOBODY
 

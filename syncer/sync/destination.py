@@ -103,10 +103,13 @@ class Destination:
             if _settled(row) and isinstance(traits := listed[row.customer_id].get("traits"), dict)
         )
 
-    def read(self) -> None:
-        """Read all customers of Amberflo. Raises AmberfloError if it cannot be reached."""
+    def read(self, *, must: bool) -> None:
+        """Read all customers of Amberflo.
+
+        Raises AmberfloError if it cannot be reached, and with `must` also if it lists nobody.
+        """
         self.progress.say("reading what Amberflo holds")
-        self._connected(self._read)
+        self._connected(partial(self._read, must=must))
 
     def confirm(self, owned: Collection[str]) -> None:
         """Find the customers of the state that Amberflo does not hold as it should.
@@ -139,10 +142,10 @@ class Destination:
 
         return uvloop.run(connected())
 
-    async def _read(self, reader: ConsistentReader) -> None:
+    async def _read(self, reader: ConsistentReader, must: bool) -> None:
         with self.database.read() as connection:
             self._sent = outbox.acknowledged_count(connection)
-        self.listing = await reader.read_all(self._take, self._sent)
+        self.listing = await reader.read_all(self._take, self._sent, must=must)
         if self.listing is ListingResult.WITHOUT_TRAITS:
             await self._read_the_unknown(reader)
 

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, create_engine
 from state.db.database import Database
 from tests.support import postgres
 from tests.support.hurry import hurry
+from tests.support.postgres import StateDatabase
 
 
 @pytest.fixture(autouse=True)
@@ -34,12 +35,34 @@ def empty_postgres(postgres_database: str) -> str:
     return postgres_database
 
 
+@pytest.fixture(scope="session")
+def state_database(_postgres_server: str) -> Iterator[StateDatabase]:
+    """Another, where the tables of the state stay."""
+    with postgres.database(_postgres_server) as url, closing(StateDatabase(url)) as database:
+        yield database
+
+
+@pytest.fixture
+def state_postgres(state_database: StateDatabase) -> str:
+    """Its URL, with an empty state."""
+    state_database.clean()
+    return state_database.url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place for the state."""
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place where nothing is."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'syncer.db'}"
     return str(request.getfixturevalue("empty_postgres"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place for the state, without a customer. On PostgreSQL its tables are there."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'syncer.db'}"
+    return str(request.getfixturevalue("state_postgres"))
 
 
 @pytest.fixture

@@ -128,10 +128,10 @@ def test_another_state_has_another_lock(url: str, database: Database, tmp_path: 
 
 
 def test_another_database_on_the_server_has_another_lock(
-    empty_postgres: str, postgres_url: str
+    state_postgres: str, postgres_url: str
 ) -> None:
     with (
-        closing(Database.open(empty_postgres)) as one,
+        closing(Database.open(state_postgres)) as one,
         closing(Database.open(postgres_url)) as other,
         run_lock(one),
     ):
@@ -150,16 +150,16 @@ def test_what_stands_in_the_lock_file_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_server_that_forgets_the_lock_does_not_hide_what_went_wrong(
-    empty_postgres: str,
+    state_postgres: str,
 ) -> None:
-    other = create_engine(empty_postgres)
+    other = create_engine(state_postgres)
 
     def fail(database: Database) -> None:
         with run_lock(database):
             assert end_others(other)
             raise ZeroDivisionError
 
-    with closing(Database.open(empty_postgres)) as database:
+    with closing(Database.open(state_postgres)) as database:
         with pytest.raises(ZeroDivisionError):
             fail(database)
         with run_lock(database):
@@ -168,9 +168,9 @@ def test_a_server_that_forgets_the_lock_does_not_hide_what_went_wrong(
     other.dispose()
 
 
-def test_who_holds_a_lock_can_ask_whether_it_was_lost(empty_postgres: str) -> None:
-    other = create_engine(empty_postgres)
-    with closing(Database.open(empty_postgres)) as database, run_lock(database) as check:
+def test_who_holds_a_lock_can_ask_whether_it_was_lost(state_postgres: str) -> None:
+    other = create_engine(state_postgres)
+    with closing(Database.open(state_postgres)) as database, run_lock(database) as check:
         for _ in range(3):
             check()
         assert end_others(other)

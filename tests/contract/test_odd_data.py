@@ -260,12 +260,14 @@ def test_values_that_cannot_be_read_are_skipped_with_a_reason(
     )
 
 
-def test_bytes_say_nothing_of_what_a_key_is(sqlite_warehouse: Warehouse) -> None:
-    sqlite_warehouse.member("p1", "u1")
-    sqlite_warehouse.member("p2", "u2", b"\xff")
+def test_what_cannot_be_read_says_nothing_of_what_a_key_is(sqlite_warehouse: Warehouse) -> None:
+    for number, value in enumerate(["true", b"\xff", "tr\0ue", "\0", "odd", "Zoë"]):
+        sqlite_warehouse.member(f"p{number}", f"u{number}", value)
+    sqlite_warehouse.flush()
+    sqlite_warehouse.run(f"UPDATE user_traits SET value = {NOT_UTF8} WHERE value = 'odd'")
     with sqlite_warehouse.source().pull(Everything()) as pull:
         (vip,) = pull.observed()
-    assert (vip.rows, vip.words, vip.digits, vip.others) == (2, 1, 0, 0)
+    assert (vip.rows, vip.words, vip.digits, vip.others) == (6, 1, 0, 1)
 
 
 def test_a_name_that_cannot_be_read_stays_as_it_is(

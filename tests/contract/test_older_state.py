@@ -40,6 +40,12 @@ NEW = ("problem",)
 
 
 @pytest.fixture
+def url(empty_url: str) -> str:
+    """A place without even a table."""
+    return empty_url
+
+
+@pytest.fixture
 def older(url: str) -> str:
     """The URL of such a state, with its queue."""
     target = make_url(url)

@@ -93,8 +93,8 @@ def _wait_for(url: URL, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize("more", ["", "default_pool_size = 1", "server_round_robin = 1"])
-def test_a_pool_of_transactions_is_refused(empty_postgres: str, folder: Path, more: str) -> None:
-    with bouncer(empty_postgres, folder, "transaction", more) as url:
+def test_a_pool_of_transactions_is_refused(state_postgres: str, folder: Path, more: str) -> None:
+    with bouncer(state_postgres, folder, "transaction", more) as url:
         for what in (Database.open, Database.try_out):
             with pytest.raises(StateError) as error:
                 what(url)
@@ -102,8 +102,8 @@ def test_a_pool_of_transactions_is_refused(empty_postgres: str, folder: Path, mo
             assert "\n" not in str(error.value)
 
 
-def test_a_pool_of_sessions_is_taken(empty_postgres: str, folder: Path) -> None:
-    with bouncer(empty_postgres, folder, "session") as url:
+def test_a_pool_of_sessions_is_taken(state_postgres: str, folder: Path) -> None:
+    with bouncer(state_postgres, folder, "session") as url:
         Database.try_out(url)
         with closing(Database.open(url)) as database, run_lock(database) as check:
             check()

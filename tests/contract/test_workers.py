@@ -294,10 +294,10 @@ def test_the_lock_files_of_the_dead_are_removed(tmp_path: Path) -> None:
         assert list(tmp_path.glob("*.lock")) == []
 
 
-def test_a_worker_whose_connection_broke_hears_of_it(empty_postgres: str) -> None:
+def test_a_worker_whose_connection_broke_hears_of_it(state_postgres: str) -> None:
     """Others take it for dead: its lock went with its connection."""
-    other = create_engine(empty_postgres)
-    with closing(Database.open(empty_postgres)) as database:
+    other = create_engine(state_postgres)
+    with closing(Database.open(state_postgres)) as database:
         customers(database, 2)
         with workers.register(database, "worker") as worker:
             claim(database, worker.number)
@@ -420,10 +420,10 @@ def test_processes_never_get_the_same(url: str, database: Database, calls: Datab
     assert sorted(one for _, mine in got for one in mine) == [f"m{n:04d}" for n in range(400)]
 
 
-def test_who_claims_does_not_wait_for_another_who_does(empty_postgres: str) -> None:
+def test_who_claims_does_not_wait_for_another_who_does(state_postgres: str) -> None:
     with (
-        closing(Database.open(empty_postgres)) as database,
-        closing(Database.open(empty_postgres, "queue")) as calls,
+        closing(Database.open(state_postgres)) as database,
+        closing(Database.open(state_postgres, "queue")) as calls,
     ):
         customers(database, 6)
         events(calls, 6)
@@ -481,10 +481,10 @@ def test_who_writes_alone_waits_for_another_who_does(url: str, database: Databas
     assert order == ["first", "second"]
 
 
-def test_who_writes_alone_lets_others_accept_and_read(empty_postgres: str) -> None:
+def test_who_writes_alone_lets_others_accept_and_read(state_postgres: str) -> None:
     with (
-        closing(Database.open(empty_postgres)) as database,
-        closing(Database.open(empty_postgres, "queue")) as calls,
+        closing(Database.open(state_postgres)) as database,
+        closing(Database.open(state_postgres, "queue")) as calls,
         database.write(alone=True),
     ):
         with calls.write() as connection:
@@ -553,11 +553,11 @@ def identify(customer_id: str, trait: str, number: int) -> Accepted:
     return Accepted("identify", json.dumps(body).encode(), 1, NOW)
 
 
-def test_a_run_and_a_delivery_never_wait_for_each_other_for_ever(empty_postgres: str) -> None:
+def test_a_run_and_a_delivery_never_wait_for_each_other_for_ever(state_postgres: str) -> None:
     """Each changes many customers, in an order of its own: rows that the other wants next."""
     with (
-        closing(Database.open(empty_postgres)) as database,
-        closing(Database.open(empty_postgres)) as other,
+        closing(Database.open(state_postgres)) as database,
+        closing(Database.open(state_postgres)) as other,
         ThreadPoolExecutor(1) as pool,
     ):
         customers(database, 2)
@@ -584,14 +584,14 @@ def test_a_run_and_a_delivery_never_wait_for_each_other_for_ever(empty_postgres:
     assert [found[one]["due_at"] for one in ("u0000", "u0001")] == [NOW, None]
 
 
-def test_deliveries_write_side_by_side(empty_postgres: str) -> None:
-    with closing(Database.open(empty_postgres)) as database:
+def test_deliveries_write_side_by_side(state_postgres: str) -> None:
+    with closing(Database.open(state_postgres)) as database:
         customers(database, 2)
         with database.write(beside=True) as one, database.write(beside=True) as two:
             two.execute(text("SET LOCAL lock_timeout = '2s'"))
             outbox.acknowledge(one, [as_claimed("u0000", 1)], NOW)
             outbox.acknowledge(two, [as_claimed("u0001", 1)], NOW)
-    with closing(Database.open(empty_postgres)) as database:
+    with closing(Database.open(state_postgres)) as database:
         assert ask(database, outbox.backlog) == 0
 
 

@@ -104,7 +104,11 @@ class World:
 
     @contextmanager
     def contact(
-        self, owned: tuple[str, ...] = OWNED, key: str = API_KEY, **settings: Any
+        self,
+        owned: tuple[str, ...] = OWNED,
+        key: str = API_KEY,
+        must: bool = False,
+        **settings: Any,
     ) -> Iterator[Destination]:
         @asynccontextmanager
         async def connect() -> Any:
@@ -113,7 +117,7 @@ class World:
 
         contact = Destination(self.database, connect, self.lines, at_a_time=4, **settings)
         with closing(contact):
-            contact.read()
+            contact.read(must=must)
             contact.confirm(owned)
             yield contact
 
@@ -331,6 +335,8 @@ def test_where_amberflo_lists_nobody_nothing_is_believed(world: World) -> None:
         assert contact.listing is ListingResult.NOBODY
         assert (list(contact.drifted()), contact.before(["u1"])) == ([], {})
     assert any("lists no customers" in line for line in world.lines.said)
+    with pytest.raises(AmberfloError, match="lists no customers: GET "), world.contact(must=True):
+        pass
 
 
 def test_where_amberflo_cannot_be_reached_it_says_so(world: World) -> None:

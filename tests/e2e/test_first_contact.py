@@ -176,6 +176,26 @@ def test_a_first_run_that_cannot_read_amberflo_changes_nothing(
     assert len(installation.members("vip")) == 3
 
 
+@pytest.mark.parametrize("answer", ["302", "400", "404", "html"])
+def test_a_first_run_waits_for_the_list_of_those_who_are_there(
+    installation: Installation, warehouse: Warehouse, answer: str
+) -> None:
+    """Whether Amberflo has no list or something in between refuses all for a while looks alike."""
+    warehouse.users(3, vip="true")
+    seed(installation, "gone", vip=True)
+    seed(installation, "u00", vip="set by the CRM")
+    installation.configure(
+        engage='computed_traits = ["total_revenue_*"]\nfirst_contact = "hold"', patience="1s"
+    )
+    installation.amberflo.odd = {"*": answer}
+    failed = installation.run("sync", exit_code=1)
+    assert "lists no customers" in failed.stderr or "no usable answer" in failed.stderr
+    installation.amberflo.odd = {}
+    run = installation.json("sync", exit_code=3)
+    assert (run["kind"], run["held"] > 0) == ("initial", True)
+    assert installation.values("vip")["u00"] == "set by the CRM"
+
+
 def test_a_later_comparison_goes_on_without_amberflo(
     installation: Installation, warehouse: Warehouse
 ) -> None:

@@ -15,8 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ProgrammingError
+
+from state.db import tables
+from state.db.database import Database
 
 #: Names the folder that the processes of one run share (`shared_folder`).
 FOLDER = "TESTS_SHARED_FOLDER"
@@ -87,6 +91,71 @@ def clear(url: str) -> None:
         for schema in list(schemas):
             connection.execute(text(f'DROP SCHEMA "{schema}" CASCADE'))
         connection.execute(text("CREATE SCHEMA public"))
+
+
+class StateDatabase:
+    """A database in which the tables of the state stay from test to test, as the product made them.
+
+    To make them takes longer than most tests. Its connection stays, too: a new one costs as much.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._engine = create_engine(url, pool_size=1, pool_pre_ping=True)
+        self._schema: object = None
+
+    def clean(self) -> None:
+        """Remove all rows. Where a test left other tables, make all of them anew."""
+        with self._engine.begin() as connection:
+            if self._schema is not None and _schema(connection) == self._schema:
+                connection.execute(_REMOVE_ROWS)
+                return
+        clear(self.url)
+        for part in tables.PARTS:
+            Database.open(self.url, part).close()
+        with self._engine.begin() as connection:
+            self._schema = _schema(connection)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+#: TRUNCATE makes new files for a table and its indexes, so it spares the tables without a row.
+_REMOVE_ROWS = text("""
+DO $$
+DECLARE name text; filled text[] := '{}'; holds boolean;
+BEGIN
+    FOR name IN SELECT tablename FROM pg_tables
+        WHERE schemaname = 'public' AND tablename NOT LIKE '%schema_version'
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %I)', name) INTO holds;
+        IF holds THEN filled := filled || quote_ident(name); END IF;
+    END LOOP;
+    IF filled <> '{}' THEN EXECUTE 'TRUNCATE ' || array_to_string(filled, ', '); END IF;
+    PERFORM setval(format('public.%I', sequencename), start_value, false)
+        FROM pg_sequences WHERE last_value IS NOT NULL;
+END $$
+""")
+
+#: All tables and indexes with their columns, triggers, and the versions that the product recorded.
+_SCHEMA = text("""
+SELECT md5(string_agg(concat_ws(' ', n.nspname, c.relname, c.relkind, a.attname, a.atttypid,
+        a.attcollation, a.attnotnull, a.atthasdef), ',' ORDER BY n.nspname, c.relname, a.attnum)),
+    (SELECT count(*) FROM pg_trigger), (SELECT count(*) FROM pg_namespace),
+    (SELECT array_agg(version) FROM public.schema_version),
+    (SELECT array_agg(version) FROM public.queue_schema_version)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+WHERE c.oid > 16383 AND n.nspname NOT LIKE 'pg!_%' ESCAPE '!'
+""")
+
+
+def _schema(connection: Connection) -> object:
+    try:
+        return tuple(connection.execute(_SCHEMA).one())
+    except ProgrammingError:  # a table is not there
+        connection.rollback()
+        return None
 
 
 def end_others(engine: Engine) -> int:

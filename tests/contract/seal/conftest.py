@@ -11,7 +11,7 @@ from sqlalchemy import event
 from state.db.database import Database
 from state.history import compaction, seal
 from tests.contract.seal.helpers import Maker, empty, some
-from tests.support import postgres
+from tests.support.postgres import StateDatabase
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -20,8 +20,9 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path_factory.mktemp('seal') / 'syncer.db'}"
     else:
-        url = str(request.getfixturevalue("postgres_database"))
-        postgres.clear(url)
+        kept: StateDatabase = request.getfixturevalue("state_database")
+        kept.clean()
+        url = kept.url
     with closing(Database.open(url)) as database:
         if request.param == "sqlite":
             # An fsync for every step of every example takes too long.

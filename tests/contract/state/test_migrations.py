@@ -47,6 +47,12 @@ def one_line(caught: pytest.ExceptionInfo[StateError]) -> str:
 
 
 @pytest.fixture
+def url(empty_url: str) -> str:
+    """A place without even a table."""
+    return empty_url
+
+
+@pytest.fixture
 def place(url: str, part: str) -> Iterator[Engine]:
     """Where a part is, past the product; nothing is in it."""
     with closing(Database.peek(url, part)), closing(Database.open(url, part)) as database:

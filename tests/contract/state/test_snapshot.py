@@ -254,7 +254,7 @@ def test_customers_are_streamed_not_collected(
     request: pytest.FixtureRequest, tmp_path: Path, engine_name: str
 ) -> None:
     if engine_name == "postgresql":
-        url = request.getfixturevalue("empty_postgres")
+        url = request.getfixturevalue("state_postgres")
     else:
         url = f"sqlite:///{tmp_path / 'syncer.db'}"
     with closing(Database.open(url)) as database:
