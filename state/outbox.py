@@ -25,6 +25,7 @@ from sqlalchemy import (
 
 from state import claim as claims
 from state import identify_traits, lanes
+from state.db import metadata
 from state.db.batches import ROWS, batches, execute_many
 from state.db.tables import CHANGE, CUSTOMER
 from state.snapshot import CUSTOMER_COLUMNS, CustomerRow
@@ -258,11 +259,13 @@ def send_again(
 
 
 def unacknowledge(connection: Connection, now: int) -> None:
-    """Make all customers due as if Amberflo had never had one.
+    """Make all customers due as if Amberflo had never had one, nor any change up to now.
 
     Their `rev` goes up, so that a delivery that is under way and acknowledged later leaves them
     due.
     """
+    last = connection.execute(select(func.max(CHANGE.c.id))).scalar()
+    metadata.put(connection, metadata.LAST_CHANGE_ELSEWHERE, str(last or 0))
     connection.execute(
         update(CUSTOMER).values(
             rev=CUSTOMER.c.rev + 1,

@@ -1,7 +1,7 @@
 """Single values of the state by name.
 
 These are the head of the seals, the salt of forgotten ids, the Amberflo account that was delivered
-to, and the form in which trait values were sent.
+to and since when, and the form in which trait values were sent.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from state.db.tables import METADATA
 
 #: Which Amberflo account the state is about.
 ACCOUNT = "account"
+#: The id of the last change before the state came to that account.
+LAST_CHANGE_ELSEWHERE = "last_change_elsewhere"
 #: How the values of traits were sent (`amberflo.trait_values`) when everybody was sent last.
 TRAIT_VALUES = "trait_values"
 

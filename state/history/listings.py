@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, case, func, literal_column, select
 
+from state.db import metadata
 from state.db.batches import ROWS, batches
-from state.db.tables import CHANGE, CUSTOMER, IDENTIFY, TRAIT
+from state.db.tables import CHANGE, CUSTOMER, IDENTIFY, RELEASED, TRAIT
 from state.history.paging import Page, listed
 
 #: `delta` of a change: into the audience, out of it, or neither (a value, or false for the first
@@ -217,25 +218,35 @@ def undelivered(
     return listed(connection, _WAITING, _undelivered, order, page)
 
 
-def overtaken(
+def maybe_sent(
     connection: Connection, customer_ids: Collection[str]
 ) -> dict[str, dict[str, list[str]]]:
-    """Return the values (JSON) that changes took away which Amberflo has not acknowledged.
+    """Return the values (JSON) that Amberflo may have from us without our learning of it.
 
-    They are by customer and trait; what identify calls said is not among them.
+    They are by customer and trait: what the changes that Amberflo has not acknowledged took away,
+    and what they put in its place. What a trait had before it was released, and what was meant for
+    another account, is not among them, nor what identify calls said.
     """
+    elsewhere = int(metadata.get(connection, metadata.LAST_CHANGE_ELSEWHERE) or 0)
     values: dict[str, dict[str, list[str]]] = {}
+    columns = (CHANGE.c.customer_id, CHANGE.c.trait, CHANGE.c.source, CHANGE.c.before)
     for ids in batches(customer_ids, ROWS):
         rows = connection.execute(
-            select(CHANGE.c.customer_id, CHANGE.c.trait, CHANGE.c.before).where(
+            select(*columns, CHANGE.c.after)
+            .where(
                 CHANGE.c.customer_id.in_(ids),
                 CHANGE.c.delivered_at.is_(None),
-                CHANGE.c.before.is_not(None),
                 CHANGE.c.source.is_distinct_from(IDENTIFY),
+                CHANGE.c.id > elsewhere,
             )
+            .order_by(CHANGE.c.customer_id, CHANGE.c.id)
         )
-        for customer_id, trait, before in rows:
-            values.setdefault(customer_id, {}).setdefault(trait, []).append(before)
+        for customer_id, trait, source, before, after in rows:
+            traits = values.setdefault(customer_id, {})
+            if source == RELEASED:
+                traits.pop(trait, None)
+            else:
+                traits.setdefault(trait, []).extend({before, after} - {None})
     return values
 
 

@@ -29,6 +29,7 @@ from syncer.amberflo.record import Difference, alike, at_amberflo, is_protected
 from syncer.delivery.desired import trait_differences
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import AUDIENCE
+from syncer.engage.values import boolean
 from syncer.errors import AmberfloError, Refused, TryAgain
 from syncer.progress import Progress
 from syncer.sync.consistent_reader import ConsistentReader, ListingResult, present
@@ -294,10 +295,10 @@ class Destination:
         """
         with self._state(connection) as state:
             rows = {row.customer_id: row for row in snapshot.find(state, customer_ids)}
-            # Amberflo may have taken a value from us without our learning of it. Where a run has
-            # changed that value since, it decided on it: to judge it again could take that back.
+            # Amberflo may have taken a value from us without our learning of it. A run decided on
+            # what became of it since: to judge it again could take that back.
             unsure = [key for key, row in rows.items() if not self._was_acknowledged(row)]
-            overtaken = {} if self.new_account else listings.overtaken(state, unsure)
+            maybe_sent = {} if self.new_account else listings.maybe_sent(state, unsure)
         states = {}
         for listed in self.roster.rows(customer_ids):
             row = rows.get(listed.customer_id)
@@ -310,9 +311,11 @@ class Destination:
             if row is None:
                 states[listed.customer_id] = DestinationState(None, traits)
             elif not self._was_acknowledged(row):
-                theirs = overtaken.get(row.customer_id, {})
-                judged = {name for name in traits if not _is_one(traits[name], theirs.get(name))}
-                states[listed.customer_id] = DestinationState(row.rev, traits, judged=judged)
+                from_us = maybe_sent.get(row.customer_id, {})
+                judged = {name for name in traits if not _is_one(traits[name], from_us.get(name))}
+                states[listed.customer_id] = DestinationState(
+                    row.rev, traits, judged=judged, may_lag=not self.new_account
+                )
             elif not _settled(row) and (new := traits.keys() & self.new):
                 states[listed.customer_id] = DestinationState(row.rev, traits, judged=new)
         states.update(
@@ -383,8 +386,15 @@ def _row_of(record: Record, known: bool) -> RosterRow:
 
 
 def _is_one(value: Any, texts: Collection[str] | None) -> bool:
-    """Return whether a value at Amberflo is one of these (JSON), as Amberflo may store it."""
-    return any(alike(at_amberflo(orjson.loads(text)), value) for text in texts or ())
+    """Return whether a value at Amberflo is one of these (JSON), as Amberflo may store it.
+
+    A membership is also what reads as one: "TRUE" and 1 are `true`.
+    """
+    member = boolean(value)
+    return any(
+        alike(at_amberflo(ours), value) or (member is not None and ours is member)
+        for ours in map(orjson.loads, texts or ())
+    )
 
 
 def _settled(row: CustomerRow) -> bool:

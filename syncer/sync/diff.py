@@ -196,6 +196,8 @@ class _Diff:
             held = before if remote is None else ours(remote, self.catalog, before)
             newer = self._newer(reading, before, times, stamps)
             traits = self._carry_over(reading, held | before, newer)
+            if remote is not None and remote.may_lag:
+                held = held | self._leaving(before, traits)
             changes = self._differences(reading, before, times, traits, held)
         if changes or name is not None or email is not None:
             self.tally.changed += 1
@@ -220,6 +222,8 @@ class _Diff:
             held = {name: value for name, value in held.items() if name in before}
         newer = self._newer(NOTHING, before, "[]", stamps)
         after = self._carry_over(NOTHING, held | before, newer)
+        if remote is not None and remote.may_lag:
+            held = held | self._leaving(before, after)
         changes = [
             change._replace(source=change.source or (DELETED if deleted else None))
             for trait in sorted(before.keys() | held.keys())
@@ -272,6 +276,17 @@ class _Diff:
             elif trait.kind == AUDIENCE and isinstance(value, bool):
                 traits[name] = False
         return traits
+
+    def _leaving(self, before: Mapping[str, Value], after: Mapping[str, Value]) -> dict[str, Value]:
+        """Return the memberships that end: those of the state do so whatever a list shows."""
+        return {
+            name: value
+            for name, value in before.items()
+            if value is True
+            and after.get(name) is not True
+            and (trait := self.catalog.by_name.get(name)) is not None
+            and trait.kind == AUDIENCE
+        }
 
     def _differences(
         self,

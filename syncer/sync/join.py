@@ -32,13 +32,15 @@ class DestinationState(NamedTuple):
 
     `traits` are all its traits by name. `rev` is the number of the customer's state at the time of
     the comparison (None: unknown). `missing` says that Amberflo has no record of it any more.
-    `judged` are the trait names that this is about (None: all).
+    `judged` are the trait names that this is about (None: all). `may_lag` says that Amberflo may
+    have taken newer values from us than these.
     """
 
     rev: int | None
     traits: Mapping[str, Any]
     missing: bool = False
     judged: Collection[str] | None = None
+    may_lag: bool = False
 
 
 #: A customer as Engage has it, as the snapshot has it, and as Amberflo has it (None: Amberflo was

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from state import snapshot
+from state import outbox, snapshot
 from state.db.database import Database
+from state.db.tables import IDENTIFY, RELEASED
 from state.errors import NotKept
 from state.history import listings, past
 from state.history.record import ChangeRow, add_changes
@@ -149,3 +150,26 @@ def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
         told = [(one.recorded_at, one.key, one.before, one.after) for one in found]
         assert told == expected
         assert bool(told) == (customer != "nobody")
+
+
+def test_what_amberflo_may_have_unseen_is_what_changes_took_and_gave(database: Database) -> None:
+    put(database, row("u1", vip=False), row("u2", vip=True))
+    changes = [
+        ChangeRow("u1", "vip", "vip", '"gold"', "true", NOW),
+        ChangeRow("u1", "vip", "vip", "true", "false", NOW),
+        ChangeRow("u1", "plan", "plan", None, '"pro"', NOW, IDENTIFY),
+        ChangeRow("u2", "vip", "vip", None, "true", NOW),
+        ChangeRow("u2", "vip", "vip", "true", "5", NOW, RELEASED),
+        ChangeRow("u2", "vip", "vip", "5", "true", NOW),
+    ]
+    with database.write() as connection:
+        add_changes(connection, changes, None, NOW)
+        values = listings.maybe_sent(connection, ["u1", "u2", "u3"])
+        assert {name: set(values[name]["vip"]) for name in values} == {
+            "u1": {'"gold"', "true", "false"},
+            "u2": {"5", "true"},
+        }
+        outbox.unacknowledge(connection, NOW)  # at another account
+        assert listings.maybe_sent(connection, ["u1", "u2"]) == {}
+        add_changes(connection, [ChangeRow("u1", "vip", "vip", "false", "true", NOW)], None, NOW)
+        assert listings.maybe_sent(connection, ["u1"]).keys() == {"u1"}
