@@ -40,7 +40,7 @@ def refused(database: Database) -> str:
     began = time.monotonic()
     with pytest.raises(Locked) as caught:
         try_lock(database)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     said = str(caught.value)
     assert said.startswith("another run is going on")
     assert "\n" not in said

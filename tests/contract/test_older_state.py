@@ -182,7 +182,7 @@ def test_what_it_sealed_holds_and_goes_on(older: str) -> None:
             connection.rollback()
 
 
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("empty_url", ["sqlite"], indirect=True)
 def test_its_export_is_what_the_older_program_exported(older: str, tmp_path: Path) -> None:
     """Field by field under the same names, so whoever verified the one verifies the other."""
     with closing(Database.open(older)) as database, database.read() as connection:
