@@ -65,6 +65,7 @@ class Child:
 
 def fork(what: str, log: Path, target: Callable[[int, int], int]) -> Child:
     """Do `target(lifeline, tell)` in a child; its exit status is what that returns."""
+    log.touch()  # a child may be killed before it opens it
     lifeline, ours = os.pipe()
     told, tell = os.pipe()
     pid = os.fork()
