@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from state.db import metadata
-from state.db.tables import ERASURE, FORGOTTEN
+from state.db.tables import CUSTOMER, ERASURE, FORGOTTEN
 
 #: The value that counts how many were asked for by calls, by the hour.
 _ASKED, _HOUR = "deletes", 3_600_000
@@ -183,6 +183,34 @@ def lift(connection: Connection, customer_id: str) -> bool:
     gone = connection.execute(delete(FORGOTTEN).where(hashed)).rowcount
     gone += connection.execute(delete(ERASURE).where(ERASURE.c.customer_id == customer_id)).rowcount
     return gone > 0
+
+
+def carry_over(newer: Connection, restored: Connection, now: int) -> int | None:
+    """Bring what a newer state of the same origin knows of the forgotten into a restored one.
+
+    Customers that were erased since are to be erased again, those that were to be erased are so,
+    too. Return how many of them the restored state has; None where the two have no common origin.
+    """
+    salt, own = metadata.get(newer, "salt"), metadata.get(restored, "salt")
+    if own not in (None, salt):
+        return None
+    known = set(restored.execute(select(FORGOTTEN.c.hash)).scalars())
+    columns = FORGOTTEN.c.hash, FORGOTTEN.c.forgotten_at
+    since = {row[0]: row[1] for row in newer.execute(select(*columns)) if row[0] not in known}
+    asked = set(restored.execute(select(ERASURE.c.customer_id)).scalars())
+    rows = newer.execute(select(ERASURE)).mappings().all()
+    pending = {row["customer_id"]: dict(row) for row in rows if row["customer_id"] not in asked}
+    if salt is not None and own is None:
+        metadata.put(restored, "salt", salt)
+    for customer_id in restored.execute(select(CUSTOMER.c.customer_id)).scalars():
+        if since.pop(_hash(salt or "", customer_id), None) is not None:
+            pending[customer_id] = {"customer_id": customer_id, "asked_at": now, "run": None}
+    if since:
+        values = [{"hash": text, "forgotten_at": at} for text, at in since.items()]
+        restored.execute(insert(FORGOTTEN), values)
+    for row in pending.values():
+        restored.execute(insert(ERASURE).values(row))
+    return len(pending)
 
 
 def _hash(salt: str, customer_id: str) -> str:

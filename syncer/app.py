@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 from sqlalchemy.engine import URL
 
-from state import holds, runs, snapshot
+from state import holds, restored, runs, snapshot
 from state.db import workers
 from state.db.database import Database, shown
 from state.db.locks import lock
@@ -218,7 +218,12 @@ class App:
         client: AmberfloClient,
         account: str | None = None,
     ) -> CustomerDelivery:
-        """Return the delivery of due customers to the `account` that was checked."""
+        """Return the delivery of due customers to the `account` that was checked.
+
+        A state that was restored delivers nothing before a run has compared everything.
+        """
+        with database.read() as connection:
+            restored.check(connection)
         settings = self.config.amberflo
         return CustomerDelivery(
             database=database,

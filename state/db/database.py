@@ -19,6 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from state.db import migrations
 from state.db.files import keep_private, make_private
+from state.db.install import check_installed
 from state.db.private import keep_temporary_files
 from state.errors import Busy, StateError, Unfit
 
@@ -30,7 +31,9 @@ _NOT_OURS = (
     "or give them to this user (chown)"
 )
 #: Bytes. The queue's rows are large, and whole pages of them come and go.
-_PAGE_SIZE = {"state": 4096, "queue": 16384}
+PAGE_SIZE = {"state": 4096, "queue": 16384}
+#: What a backup has as its `application_id` ("SYNC"): it holds both parts, and is no state to use.
+BACKUP_ID = 0x53594E43
 
 
 class Database:
@@ -50,13 +53,16 @@ class Database:
     @classmethod
     def open(cls, url: URL | str, part: str = "state") -> Database:
         """Open for reading and writing; create the SQLite file (not its folder) and migrate."""
-        target = _of_part(make_url(url), part)
-        engine = _engine(target, part)
-        if (path := sqlite_path(target)) is not None:
+        target = of_part(make_url(url), part)
+        engine = engine_of(target, part)
+        state = sqlite_path(resolved(make_url(url)))
+        if (path := sqlite_path(target)) is not None and state is not None:
+            check_installed(state)
             _claim_files(path, target)
-        with _translated(engine.url):
+        with translated(engine.url):
             try:
                 _check_sessions(engine)
+                _check_file(engine, state)
                 migrations.migrate(engine, part)
             except BaseException:
                 engine.dispose()
@@ -66,11 +72,13 @@ class Database:
     @classmethod
     def peek(cls, url: URL | str, part: str = "state") -> Database:
         """Open for reading only, without creating anything; a missing part reads as empty."""
-        target = _of_part(make_url(url), part)
-        path = sqlite_path(target)
+        target = of_part(make_url(url), part)
+        path, state = sqlite_path(target), sqlite_path(resolved(make_url(url)))
+        if state is not None:
+            check_installed(state)
         if path is None or path.exists():
-            engine = _engine(target, part, read_only=True)
-            with _translated(engine.url):
+            engine = engine_of(target, part, read_only=True)
+            with translated(engine.url):
                 try:
                     with engine.connect() as connection:
                         number = migrations.check(connection, part)
@@ -100,14 +108,14 @@ class Database:
     @classmethod
     def try_out(cls, url: URL | str, part: str = "state") -> None:
         """Raise what would keep a run from writing there; leave nothing behind."""
-        target = _of_part(make_url(url), part)
+        target = of_part(make_url(url), part)
         path = sqlite_path(target)
         if path is not None:
             _try_folder(path.parent)
             if not path.exists():
                 return
-        engine = _engine(target, part).execution_options(writes=True)
-        with _translated(engine.url):
+        engine = engine_of(target, part).execution_options(writes=True)
+        with translated(engine.url):
             try:
                 _check_sessions(engine)
                 with engine.connect() as connection:
@@ -123,7 +131,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a transaction that sees one state of the database."""
-        with _translated(self.engine.url), self._reading.connect() as connection:
+        with translated(self.engine.url), self._reading.connect() as connection:
             yield connection
 
     @contextmanager
@@ -137,7 +145,7 @@ class Database:
         other's for ever.
         """
         with (
-            _translated(self.engine.url),
+            translated(self.engine.url),
             self._writing.begin() as connection,
         ):
             if (alone or beside) and self.engine.dialect.name == "postgresql":
@@ -148,11 +156,11 @@ class Database:
     @contextmanager
     def writer(self) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
         """Keep one connection for many transactions in a row, each as `write()`."""
-        with _translated(self.engine.url), self._writing.connect() as connection:
+        with translated(self.engine.url), self._writing.connect() as connection:
 
             @contextmanager
             def write() -> Iterator[Connection]:
-                with _translated(self.engine.url), connection.begin():
+                with translated(self.engine.url), connection.begin():
                     yield connection
 
             yield write
@@ -203,13 +211,13 @@ def resolved(url: URL) -> URL:
     return url if path is None else url.set(database=os.path.realpath(path))
 
 
-def _of_part(url: URL, part: str) -> URL:
+def of_part(url: URL, part: str) -> URL:
     """Return where a part is: the state at the URL, another part of SQLite in its own file."""
     given, url = sqlite_path(url), resolved(url)
     path = sqlite_path(url)
     if part == "state" or path is None or given is None:
         return url
-    real, linked = _beside(path, part), _beside(given, part)
+    real, linked = beside(path, part), beside(given, part)
     if linked.exists() and not (real.exists() and linked.samefile(real)):
         raise StateError(
             f"state.url: {given} is a link to {path}, so the {part} is {real}, but there is one "
@@ -218,7 +226,8 @@ def _of_part(url: URL, part: str) -> URL:
     return resolved(url.set(database=str(real)))
 
 
-def _beside(path: Path, part: str) -> Path:
+def beside(path: Path, part: str) -> Path:
+    """Return the file of another part of the state whose file is at `path`."""
     return path.with_name(f"{path.stem}-{part}{path.suffix}")
 
 
@@ -236,6 +245,24 @@ def _claim_files(path: Path, url: URL) -> None:
         )
     for end in ("-wal", "-shm"):
         keep_private(path.with_name(path.name + end))
+
+
+def _check_file(engine: Engine, state: Path | None) -> None:
+    """Raise where a SQLite file is a backup, or the files are just being exchanged.
+
+    From here on a connection of ours is open, which an exchange that begins later sees.
+    """
+    if state is None:
+        return
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+        kind = connection.exec_driver_sql("PRAGMA application_id").scalar()
+    check_installed(state)
+    if kind == BACKUP_ID:
+        raise StateError(
+            f"the state database {shown(engine.url)} is a backup, with the queue in it: "
+            f"`syncer state restore {state}` puts it where state.url says"
+        )
 
 
 def _try_folder(folder: Path) -> None:
@@ -276,7 +303,8 @@ def _check_sessions(engine: Engine) -> None:
         )
 
 
-def _engine(url: URL, part: str, *, read_only: bool = False) -> Engine:
+def engine_of(url: URL, part: str, *, read_only: bool = False) -> Engine:
+    """Return the engine of a part at its own URL; it connects when it is used first."""
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, read_only, part)
     if url.get_backend_name() == "postgresql":
@@ -314,7 +342,7 @@ def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
         if read_only:
             cursor.execute("PRAGMA query_only = ON")
         else:
-            cursor.execute(f"PRAGMA page_size = {_PAGE_SIZE[part]}")  # heeded by a new file only
+            cursor.execute(f"PRAGMA page_size = {PAGE_SIZE[part]}")  # heeded by a new file only
             _go_over_to_wal(cursor)
             cursor.execute("PRAGMA synchronous = FULL")
             # What is erased is to be gone from the file. The queue has too much that comes and
@@ -375,7 +403,8 @@ def _of_the_data(error: DBAPIError) -> bool:
 
 
 @contextmanager
-def _translated(url: URL) -> Iterator[None]:
+def translated(url: URL) -> Iterator[None]:
+    """Raise what a driver raises in the block as `StateError`, with the database's name."""
     try:
         yield
     except DBAPIError as error:

@@ -6,6 +6,7 @@
 - `sorting`: one process at a time processes accepted calls, so that they stay in order (the name
   is that of older programs, which may run beside this one);
 - `history`: one at a time removes something from the history;
+- `backup`: one process at a time makes a backup;
 - `worker`: held by a worker under its own number as long as it lives (see workers.py).
 
 The operating system (SQLite) or the server (PostgreSQL) lets go of a lock when its holder dies, so
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from glob import escape
 from pathlib import Path
 
 from sqlalchemy import text
@@ -37,6 +39,7 @@ _NUMBERS = {
     "schedule": 7130514605,
     "sorting": 7130514607,
     "history": 7130514608,
+    "backup": 7130514609,
     "worker": 7130514700000000000,
 }
 _BUSY = {
@@ -45,8 +48,15 @@ _BUSY = {
     "schedule": "another daemon schedules the runs",
     "sorting": "another daemon processes the calls",
     "history": "another process is compacting or erasing history",
+    "backup": "another process makes a backup",
     "worker": "the worker lives",
 }
+#: Asks PostgreSQL who holds an advisory lock of this database whose number …
+_ADVISORY = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND (classid::bigint << 32 | objid::bigint)"
+)
 #: A server lets go of the locks of a host that vanished after about 20 seconds.
 _KEEPALIVE = (
     "SET tcp_keepalives_idle = 10",
@@ -102,16 +112,36 @@ def lock_holder(database: Database, name: str, number: int = 0) -> int | None:
     path = sqlite_path(database.engine.url)
     if database.engine.dialect.name == "postgresql":
         with database.read() as connection:
-            pid = connection.execute(
-                text(
-                    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
-                    " AND database = (SELECT oid FROM pg_database WHERE datname"
-                    " = current_database())"
-                    f" AND (classid::bigint << 32 | objid::bigint) = {_NUMBERS[name] + number}"
-                )
-            ).scalar()
+            pid = connection.execute(text(f"{_ADVISORY} = {_NUMBERS[name] + number}")).scalar()
         return None if pid is None else int(pid)
     return None if path is None else _file_holder(lock_file(path, name, number))
+
+
+@contextmanager
+def alone(database: Database) -> Iterator[None]:
+    """Keep every other process from working on a state for the block; nothing is opened for it.
+
+    Raise `Locked` where one works on it now. (A command that only reads holds no lock.)
+    """
+    with ExitStack() as held:
+        # The daemon first: it holds several of them, and its name says most.
+        for name in ("daemon", "schedule", "run", "sorting", "history", "backup"):
+            held.enter_context(lock(database, name, wait=0.5))
+        if _any_worker(database):
+            raise Locked("a process that delivers works on this state; wait for its end")
+        yield
+
+
+def _any_worker(database: Database) -> bool:
+    """Return whether a process holds the lock of a worker, of whatever number."""
+    path = sqlite_path(database.engine.url)
+    if path is not None:
+        numbers = path.parent.glob(f"{escape(path.name)}.worker*.lock")
+        return any(_file_holder(file) is not None for file in numbers)
+    if database.engine.dialect.name != "postgresql":
+        return False
+    with database.read() as connection:
+        return bool(connection.execute(text(f"{_ADVISORY} > {_NUMBERS['worker']}")).first())
 
 
 def check_files(url: URL) -> None:

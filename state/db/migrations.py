@@ -342,7 +342,7 @@ def newest(part: str) -> int:
 
 def version(connection: Connection, part: str) -> int:
     """Return the schema version of a part of a database; 0 where the part is not there."""
-    record = _record(part)
+    record = record_of(part)
     if not inspect(connection).has_table(record):
         return 0
     number = connection.exec_driver_sql(f"SELECT max(version) FROM {record}").scalar()
@@ -384,29 +384,41 @@ def _migrate_once(engine: Engine, part: str) -> bool:
     Return whether the part is of the newest version now.
     """
     with engine.execution_options(writes=True).begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7130514602)")
-        at = check(connection, part)
-        if at == newest(part):
-            return True
-        if at == 0:
-            made, script = BASELINES[part].version, BASELINES[part].script
-        else:
-            made, script = at + 1, MIGRATIONS[part][at + 1]
-        record = _record(part)
-        connection.exec_driver_sql(
-            f"CREATE TABLE IF NOT EXISTS {record} "
-            "(version INTEGER NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"
-        )
-        for statement in script.format(**_WORDS[engine.dialect.name]).split(";"):
-            if statement.strip():
-                connection.exec_driver_sql(statement)
-        connection.exec_driver_sql(
-            f"INSERT INTO {record} VALUES ({made}, {int(time.time() * 1000)})"
-        )
-        return made == newest(part)
+        return _step(connection, part)
 
 
-def _record(part: str) -> str:
+def create(connection: Connection, part: str) -> None:
+    """Make a part of the newest version in the caller's transaction.
+
+    Another process that would make or migrate it waits until that ends.
+    """
+    while not _step(connection, part):
+        pass
+
+
+def _step(connection: Connection, part: str) -> bool:
+    dialect = connection.dialect.name
+    if dialect == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7130514602)")
+    at = check(connection, part)
+    if at == newest(part):
+        return True
+    if at == 0:
+        made, script = BASELINES[part].version, BASELINES[part].script
+    else:
+        made, script = at + 1, MIGRATIONS[part][at + 1]
+    record = record_of(part)
+    connection.exec_driver_sql(
+        f"CREATE TABLE IF NOT EXISTS {record} "
+        "(version INTEGER NOT NULL PRIMARY KEY, applied_at BIGINT NOT NULL)"
+    )
+    for statement in script.format(**_WORDS[dialect]).split(";"):
+        if statement.strip():
+            connection.exec_driver_sql(statement)
+    connection.exec_driver_sql(f"INSERT INTO {record} VALUES ({made}, {int(time.time() * 1000)})")
+    return made == newest(part)
+
+
+def record_of(part: str) -> str:
     """Name the table that says which migrations a part has."""
     return "schema_version" if part == "state" else f"{part}_schema_version"

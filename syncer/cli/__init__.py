@@ -60,6 +60,7 @@ COMMANDS = {
     "verify": "verify",
     "failures": "failures",
     "status": "status",
+    "state": "state",
 }
 
 

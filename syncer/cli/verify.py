@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from state import restored
 from syncer.cli import output
 from syncer.cli.documents import drift_json, shown
 from syncer.cli.options import application, config_option, json_option
@@ -35,6 +36,8 @@ def verify(config: Path | None, as_json: bool, customer: str | None, repair: boo
     with ExitStack() as stack:
         if repair:
             runs = stack.enter_context(app.runs())
+            with runs.database.read() as connection:
+                restored.check(connection)
             verification = app.verify(runs.database, customer, repair=runs.repair)
         else:
             verification = app.verify(stack.enter_context(app.state(writes=False)), customer)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import orjson
 from sqlalchemy import Connection
 
-from state import holds, outbox, runs, snapshot, suppression
+from state import holds, outbox, restored, runs, snapshot, suppression
 from state.db import metadata
 from state.db.batches import ROWS
 from state.db.database import Database
@@ -83,6 +83,8 @@ class Commit:
             self._put_traits(connection, applied)
             self._send_again(connection)
             self._put_record(connection, applied)
+            if self.compared.whole:
+                restored.settle(connection)
             seal.seal(connection, run, now)
         return applied
 

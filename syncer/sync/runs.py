@@ -14,7 +14,7 @@ from itertools import islice
 
 from sqlalchemy import Connection
 
-from state import failures, holds, outbox, runs, snapshot
+from state import failures, holds, outbox, restored, runs, snapshot
 from state.db import metadata
 from state.db.batches import ROWS
 from state.db.database import Database
@@ -155,6 +155,7 @@ class Runs:
         """Send known customers as the state has them, whatever Amberflo has of them."""
         remaining, due, began = iter(customer_ids), 0, self.clock()
         with run_lock(self.database, self.patience):
+            self._check_not_restored()
             with self.database.write(alone=True) as connection:
                 while ids := list(islice(remaining, ROWS)):
                     failures.clear(connection, list(map(failures.customer_ref, ids)))
@@ -170,9 +171,10 @@ class Runs:
         """Compare everything anew and send the named customers again.
 
         The comparison keeps an old state from restoring old values. Customers of whom something is
-        held are not sent.
+        held are not sent. A state that was restored is not believed before a run of its own.
         """
         with run_lock(self.database, self.patience) as check:
+            self._check_not_restored()
             redelivery = Redelivery(customer_ids=customer_ids, less_held=True)
             result = self._run("reconcile", Everything(), check, redelivery)
         for key, reason in result.held.items():
@@ -206,6 +208,8 @@ class Runs:
         new_account: AmberfloAccount | None = None,
     ) -> Result:
         """Make a run; from its commit on, the state belongs to `new_account`, if there is one."""
+        if scope != Everything():
+            self._check_not_restored()
         with self.database.write() as connection:
             for cut_off in runs.take_up(connection, self.clock()):
                 self.progress.say(f"run {cut_off} was cut off; this one takes up what it left")
@@ -213,9 +217,17 @@ class Runs:
         with self._recorded(run):
             if self.account is not None and new_account is None:
                 self.account.check()
-            compare = self.comparison.compare
-            is_new = new_account is not None
-            with closing(compare(kind, scope, approval, new_account=is_new)) as compared:
+            with self.database.read() as connection:
+                must_read = restored.pending(connection) is not None
+            with closing(
+                self.comparison.compare(
+                    kind,
+                    scope,
+                    approval,
+                    new_account=new_account is not None,
+                    must_read_amberflo=must_read,
+                )
+            ) as compared:
                 check()  # no other run went on meanwhile, so the comparison still holds
                 applied = self._commit(run, compared, approval, redelivery, new_account)
                 result = Result(
@@ -323,10 +335,13 @@ class Runs:
     def _next(self, full: bool) -> tuple[RunKind, Scope]:
         """Return the kind of the next run, and what it has to pull."""
         with self.database.read() as connection:
-            last = runs.last_whole(connection)
+            last, restored_before = runs.last_whole(connection), restored.pending(connection)
         if last is None:
             return "initial", Everything()
         if full:
+            return "reconcile", Everything()
+        if restored_before is not None:
+            self.progress.say("the state was restored from a backup: comparing all")
             return "reconcile", Everything()
         if last.settings != self.selection.settings:
             self.progress.say("the engage settings changed since the last run: comparing all")
@@ -334,6 +349,10 @@ class Runs:
         if not last.watermark:
             return "incremental", Everything()
         return "incremental", ChangedSince(str(last.watermark))
+
+    def _check_not_restored(self) -> None:
+        with self.database.read() as connection:
+            restored.check(connection)
 
     def _check_synced(self, connection: Connection, customer_id: str) -> None:
         check_not_forgotten(connection, customer_id)

@@ -1,0 +1,1 @@
+"""The state as a whole: backup, restore, copy to another database, check."""
