@@ -45,7 +45,7 @@ def write_plan(state: Path, plan: Plan) -> None:
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)
     with open_private(part) as out:
-        out.write(orjson.dumps(plan))
+        out.write(orjson.dumps(plan._asdict()))
         out.flush()
         os.fsync(out.fileno())
     os.replace(part, file)
@@ -64,7 +64,7 @@ def carry_out(state: Path) -> Plan:
     A file that has its new name already is not moved again: what stands under its old name since
     is new.
     """
-    plan = Plan(**dict(zip(Plan._fields, orjson.loads(plan_file(state).read_bytes()), strict=True)))
+    plan = Plan(**orjson.loads(plan_file(state).read_bytes()))
     for old, kept in plan.keep:
         if os.path.exists(old) and not os.path.exists(kept):
             os.rename(old, kept)

@@ -63,7 +63,9 @@ def check(pair: Moment, stop: Callable[[], None] = lambda: None) -> Checkup:
             stop()
             rows = connection.exec_driver_sql("PRAGMA integrity_check(3)").scalars().all()
             path = sqlite_path(connection.engine.url)
-            problems += [f"{path} is damaged: {row}" for row in rows if row != "ok"]
+            problems += [
+                f"{path} is damaged: {' '.join(str(row).split())}" for row in rows if row != "ok"
+            ]
     stop()
     proof = prove(pair.state, check=stop)
     if proof.broken is not None:
@@ -113,5 +115,5 @@ def _sizes(pair: Moment) -> dict[str, int]:
         for table in PARTS[part]:
             names: Any = (f'"{table.name}"',)
             statement = "SELECT pg_total_relation_size(%s::regclass)"
-            sizes[table.name] = int(pair.state.exec_driver_sql(statement, names).scalar_one())
+            sizes[str(table.name)] = int(pair.state.exec_driver_sql(statement, names).scalar_one())
     return sizes

@@ -98,9 +98,9 @@ def _put_into_files(
     assert path is not None
     places = {"state": path, "queue": beside(path, "queue")}
     new = {part: new_file(place) for part, place in places.items()}
+    check_installed(path)
+    _check_free(places.values())
     with closing(database), alone(database):
-        check_installed(path)
-        _check_free(places.values())
         try:
             for part, file in new.items():
                 _put_into_file(pair, part, file, held, steps)

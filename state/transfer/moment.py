@@ -73,7 +73,7 @@ def contents(state: Connection, queue: Connection) -> Contents:
         counted |= rows.count(connection, PARTS[part])
         for table in PARTS[part]:
             if (number := rows.position(connection, table)) is not None:
-                numbers[table.name] = number
+                numbers[str(table.name)] = number
     return Contents(counted, numbers, seal.head(state))
 
 

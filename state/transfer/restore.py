@@ -128,7 +128,7 @@ def check_pages(connection: Connection, where: object) -> None:
     """Raise where a SQLite database is damaged."""
     problem = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
     if problem != "ok":
-        raise StateError(f"{where} is damaged: {problem}")
+        raise StateError(f"{where} is damaged: {' '.join(str(problem).split())}")
 
 
 def _make(file: Path, state: Path, queue: Path, steps: Steps) -> Contents:

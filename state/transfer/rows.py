@@ -6,8 +6,8 @@ cursor of the server, SQLite by one statement. Secondary indexes are made behind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Index, LargeBinary, Table, func, select
@@ -39,9 +39,12 @@ def fill(
         for index in indexes:
             _execute(target, index, Index.drop)
         columns = ", ".join(f'"{column.name}"' for column in table.columns)
-        with _translated(source, target, table):
-            rows = _reported(_read(source, table, columns), report)
-            _write(target, table, columns, rows)
+        with (
+            _translated(source, target, table),
+            closing(_read(source, table, columns)) as rows,
+            closing(_reported(rows, report)) as reported,
+        ):
+            _write(target, table, columns, reported)
         for index in indexes:
             _execute(target, index, Index.create)
         if (number := position(source, table)) is not None:
@@ -51,7 +54,9 @@ def fill(
 def count(connection: Connection, tables: Iterable[Table]) -> dict[str, int]:
     """Count the rows of tables, by their names."""
     return {
-        table.name: int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+        str(table.name): int(
+            connection.execute(select(func.count()).select_from(table)).scalar_one()
+        )
         for table in tables
     }
 
@@ -90,7 +95,7 @@ def _sequence(connection: Connection, table: Table) -> str:
     )
 
 
-def _read(connection: Connection, table: Table, columns: str) -> Iterator[Row]:
+def _read(connection: Connection, table: Table, columns: str) -> Generator[Row, None, None]:
     statement = f'SELECT {columns} FROM "{table.name}"'
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
@@ -117,7 +122,7 @@ def _write(connection: Connection, table: Table, columns: str, rows: Iterator[Ro
             copy.write_row(row)
 
 
-def _reported(rows: Iterator[Row], report: Callable[[int], None]) -> Iterator[Row]:
+def _reported(rows: Iterable[Row], report: Callable[[int], None]) -> Generator[Row, None, None]:
     number = 0
     for number, row in enumerate(rows, start=1):
         if number % REPORT == 0:

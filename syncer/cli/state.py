@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from sqlalchemy.engine import URL
 
 from state.db.database import Database, resolved, shown, sqlite_path
@@ -35,7 +35,7 @@ from syncer.cli.options import (
 from syncer.cli.progress_bar import progress
 from syncer.clock import iso
 from syncer.config import Config
-from syncer.config.values import StateUrl
+from syncer.config.settings import StateConfig
 from syncer.databases import open_database
 from syncer.errors import EXIT_FAILED, StateError, Stopped
 from syncer.progress import say
@@ -235,8 +235,9 @@ def _print_check(found: Checkup) -> None:
     ]
     if found.restored is not None:
         rows.append(("restored", f"from {iso(found.restored.made_at)}: `syncer sync --full`"))
-    rows += [(f"rows of {name}", f"{number:,}") for name, number in found.contents.rows.items()]
-    rows += [(f"bytes of {name}", f"{size:,}") for name, size in found.sizes.items()]
+    counted = [(name, number) for name, number in found.contents.rows.items() if number]
+    rows += [(f"rows of {name}", f"{number:,}") for name, number in counted]
+    rows += [(f"bytes of {Path(name).name}", f"{size:,}") for name, size in found.sizes.items()]
     output.print_table(("what", "is"), rows)
     output.stdout().print("ok" if not found.problems else f"{len(found.problems):,} problems")
 
@@ -271,10 +272,12 @@ def _target(text: str) -> URL:
         return environ[match[1]]
 
     try:
-        url: URL = TypeAdapter(StateUrl).validate_python(_VARIABLE.sub(lookup, text))
+        url = StateConfig(url=_VARIABLE.sub(lookup, text)).url
     except ValidationError as error:
         words = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         raise click.BadParameter(words, param_hint="--to") from None
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise click.BadParameter("only SQLite and PostgreSQL hold a state", param_hint="--to")
     path = sqlite_path(url)
     return url if path is None else url.set(database=os.path.abspath(path))
 
