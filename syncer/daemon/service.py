@@ -16,7 +16,7 @@ from contextlib import ExitStack
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from state import outbox, runs
+from state import outbox, restored, runs
 from state.db import workers
 from state.db.database import Database
 from state.db.locks import lock
@@ -366,8 +366,13 @@ def past(database: Database) -> Past:
 
 
 def needs_run(database: Database) -> bool:
-    """Whether to run at once: there is no run yet, or the newest was cut off, stopped or failed."""
+    """Whether to run at once: there is no run yet, or the newest was cut off, stopped or failed.
+
+    A state that was restored waits for a run, too.
+    """
     with database.read() as connection:
         newest = runs.newest(connection, 1)
+        if restored.pending(connection) is not None:
+            return True
     incomplete = (runs.RUNNING, runs.INTERRUPTED, runs.FAILED)
     return not newest or newest[0].state in incomplete
