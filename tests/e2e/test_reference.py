@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
+from state.db.install import Plan, write_plan
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.public_api import PublicApiSandbox, listed_by, running
 from tests.support.daemon import daemon
@@ -85,6 +86,7 @@ def test_every_document_is_on_the_page(story: Story) -> None:
     story.prints("syncer traits release", "traits", "release", "big_spender", "--yes")
     story.prints("syncer traits", "traits")
     story.prints("syncer audit compact", "audit", "compact")
+    _go_back(story)
     assert story.documents.unseen() == UNSEEN
 
 
@@ -133,6 +135,17 @@ def _audit(story: Story) -> None:
     unknown = "A moment that the history does not know"
     ask = ("audit", "customer", story.before, "--at", before_all)
     story.prints(unknown, *ask, exit_code=2)
+
+
+def _go_back(story: Story) -> None:
+    folder = story.installation.folder
+    file, copy = str(folder / "backup"), f"sqlite:///{folder / 'copy.db'}"
+    story.prints("syncer state backup", "state", "backup", file)
+    story.prints("syncer state copy", "state", "copy", "--to", copy)
+    assert story.prints("syncer state restore", "state", "restore", file, "--yes")["kept"]
+    assert story.prints("syncer state check", "state", "check")["restored_from"]
+    write_plan(folder / "syncer.db", Plan([], []))
+    story.prints("syncer state restore --finish", "state", "restore", "--finish")
 
 
 def _call(story: Story) -> None:
