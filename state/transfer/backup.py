@@ -40,7 +40,7 @@ class Steps(NamedTuple):
     check: Callable[[], None] = lambda: None
 
     def pages(self, done: int, total: int) -> None:
-        """Tell of pages; the first time they begin a stage."""
+        """Tell how many pages are copied, in percent of the stage."""
         self.check()
         self.at(done * 100 // max(total, 1))
 

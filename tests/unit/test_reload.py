@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from syncer.config import Config, changes
+from syncer.config import SECRET_FILES, Config, changes, load
 from syncer.daemon.reload import RESTARTS, Part, applicable, parts_to_restart, restarts
 
 TOKEN = "t" * 32
@@ -71,3 +72,53 @@ def test_a_page_neither_appears_nor_goes_with_a_reload(page: str) -> None:
         old, new = new, old
     assert changes(old, new) == ["web"]
     assert applicable(old, new) == old
+
+
+#: A config whose every secret is in a file, and what is in the files.
+ROTATED = """
+[amberflo]
+api_key_file = "{folder}/api_key"
+[engage.profiles_sync]
+url_file = "{folder}/warehouse"
+[engage.public_api]
+token_file = "{folder}/public_api"
+space_id = "space"
+[state]
+url_file = "{folder}/state"
+[passthrough]
+write_keys = [{{ key_file = "{folder}/write_key", name = "server" }}]
+webhook_secret_file = "{folder}/webhook_secret"
+[web]
+token_file = "{folder}/page"
+[alerts]
+webhook_file = "{folder}/alerts"
+"""
+WRITTEN = {
+    "api_key": "key-{0}",
+    "warehouse": "postgresql://reader:word-{0}@h/d",
+    "public_api": "token-{0}",
+    "state": "postgresql://syncer:word-{0}@h/d",
+    "write_key": "write-{0}",
+    "webhook_secret": "secret-{0}",
+    "page": "a-long-page-token-{0}",
+    "alerts": "https://hooks.example.com/{0}",
+}
+
+
+def test_a_reload_takes_every_secret_from_its_file_but_that_of_the_state(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(ROTATED.format(folder=tmp_path))
+
+    def loaded(number: int) -> Config:
+        for name, text in WRITTEN.items():
+            (tmp_path / name).write_text(text.format(number) + "\n")
+        return load(path, {})
+
+    old, new = loaded(1), loaded(2)
+    changed = changes(old, new)
+    settings = {".".join(part for part in keys if part != "key") for keys in SECRET_FILES}
+    assert set(changed) == settings
+    assert len(settings) == len(WRITTEN)
+    assert changes(applicable(old, new), new) == ["state.url"]
+    needs_start = [key for key in changed if Part.DAEMON in restarts(key)]
+    assert needs_start == ["state.url"]
