@@ -139,8 +139,8 @@ def _advice(done: restoring.Outcome) -> Iterator[str]:
         )
     elif done.forgotten is None:
         yield (
-            f"customers that were forgotten since {iso(done.made_at)} may be in it again, and nobody "
-            "can tell who: `syncer forget` each of them again"
+            f"customers that were forgotten since {iso(done.made_at)} may be in it again, and "
+            "nobody can tell who: `syncer forget` each of them again"
         )
     yield (
         "calls since then are not in it. Those that were waiting then are sent again; Amberflo "
