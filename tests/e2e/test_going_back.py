@@ -141,7 +141,7 @@ def test_a_daemon_on_a_restored_state_compares_at_once(
     installation.run("state", "restore", str(older), "--yes")
     installation.amberflo.reset_stats()
     with daemon(installation) as receiver:
-        wait_until(lambda: installation.json("state", "check")["restored_from"] is None)
+        wait_until(lambda: installation.json("state", "check")["restored_from"] is None, 60)
         receiver.settle()
     assert installation.holds() == true
     assert not installation.puts()
@@ -152,7 +152,7 @@ def test_where_amberflo_cannot_be_read_it_stays_so(installation: Installation, o
     true = installation.holds()
     url = installation.amberflo_url
     installation.amberflo_url = "http://127.0.0.1:9"
-    installation.configure(patience="100ms")
+    installation.configure(patience="1s")
     installation.run("sync", "--full", exit_code=1)
     installation.amberflo_url = url
     installation.configure()
