@@ -88,8 +88,9 @@ def test_a_backup_under_load_loses_and_doubles_nothing(
         assert set(names) <= known
         newest = installation.json("runs")[0]
         assert (newest["kind"], newest["state"]) == ("reconcile", "done")
-        verified = installation.json("verify")
-        assert not verified["drifted"]
+        verified = installation.json("verify", exit_code=(0, 1))
+        # What identify calls said since is at Amberflo alone; all else is equal.
+        assert {drift["trait"] for drift in verified["drifted"]} <= {TRAIT}
         assert not verified["missing"]
 
 
