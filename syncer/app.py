@@ -43,8 +43,10 @@ from syncer.config import Config
 from syncer.databases import open_database
 from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.delivery.rate_share import Share
+from syncer.engage.catalog import Catalog
+from syncer.engage.computations import Computations
 from syncer.engage.profiles_sync import ProfilesSync
-from syncer.engage.source import Source
+from syncer.engage.source import Survey
 from syncer.errors import AmberfloError, ConfigError, StateError
 from syncer.json_text import to_json
 from syncer.passthrough.processor import Processor
@@ -117,7 +119,7 @@ class App:
         """Open the queue of calls, as `state`."""
         return open_database(self.config, "queue", writes=writes)
 
-    def source(self) -> Source:
+    def source(self) -> ProfilesSync:
         """Return the configured source of Engage's data."""
         settings = self.config.engage.profiles_sync
         url = settings.url
@@ -147,6 +149,19 @@ class App:
         return PublicApi(
             settings.token.get_secret_value(), settings.space_id, url=settings.url, stop=self.stop
         )
+
+    def computations(self) -> Computations | None:
+        """Return what the Public API lists, if it is configured."""
+        public_api = self.public_api()
+        return None if public_api is None else Computations.of(public_api.computations())
+
+    def catalog(self, survey: Survey, computations: Computations | None) -> Catalog:
+        """Return the traits that a run would take of what a survey saw, by what the state knows."""
+        with self.state(writes=False) as database, database.read() as connection:
+            traits = snapshot.traits(connection)
+            rows = snapshot.traits(connection, released=True)
+        released = [row for row in rows if row.released_at is not None]
+        return self._selection().catalog(survey.keys, traits, released, computations)
 
     def processor(self, queue: Database, state: Database) -> Processor:
         """Return the processor of accepted calls."""

@@ -48,7 +48,8 @@ def main() -> NoReturn:
 COMMANDS = {
     "demo": "sandbox",
     "sandbox": "sandbox",
-    "check": "status",
+    "init": "init",
+    "check": "check",
     "daemon": "daemon",
     "sync": "sync",
     "diff": "sync",

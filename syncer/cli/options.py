@@ -89,8 +89,15 @@ def wants_json(as_json: bool) -> bool:
     return as_json or bool(parent and parent.params.get("as_json"))
 
 
-class _NobodyToAsk(click.ClickException):
+class NobodyToAsk(click.ClickException):
+    """A question that nobody can answer; the message names the options that do."""
+
     exit_code = EXIT_USAGE
+
+
+def can_ask() -> bool:
+    """Return whether there is a terminal to ask on."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def confirm(question: str) -> None:
@@ -98,8 +105,8 @@ def confirm(question: str) -> None:
 
     Without a terminal nobody can answer: that is an error, which names the option that does.
     """
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise _NobodyToAsk(f"{question} There is no terminal to ask on: add --yes")
+    if not can_ask():
+        raise NobodyToAsk(f"{question} There is no terminal to ask on: add --yes")
     click.confirm(question, abort=True, err=True)
 
 

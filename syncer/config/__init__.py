@@ -4,7 +4,7 @@
 the file (or variable), the key, what is wrong and what would be right. Contract: docs/design.md §4.
 """
 
-from syncer.config.loading import SECRET_FILES, load
+from syncer.config.loading import SECRET_FILES, load, load_text
 from syncer.config.settings import (
     AlertsConfig,
     Config,
@@ -23,4 +23,5 @@ __all__ = [
     "changes",
     "duration",
     "load",
+    "load_text",
 ]

@@ -63,7 +63,7 @@ _WORDS = {
     "less_than_equal": "write {le:g} or less",
     "literal_error": "write {expected}",
 }
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -71,7 +71,12 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
 
     A relative path in a database URL starts at the folder of the file.
     """
-    loading = _Loading(path, environ, _parsed(path))
+    return load_text(path, environ, _text(path))
+
+
+def load_text(path: Path, environ: Mapping[str, str], text: str) -> Config:
+    """Return the settings of a text of TOML, as if it stood in the file at `path`."""
+    loading = _Loading(path, environ, _parsed(path, text))
     loading.override()
     loading.find_unknown_keys()
     loading.substitute()
@@ -81,16 +86,19 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     return loading.with_absolute_paths(config)
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: there is no such file; copy config.example.toml there or name another "
-            "with --config"
+            f"{path}: there is no such file; make it with `syncer init`, or name another with "
+            "--config"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
@@ -198,7 +206,7 @@ class _Loading:
                 )
             return text
 
-        return _REFERENCE.sub(lookup, value)
+        return REFERENCE.sub(lookup, value)
 
     def read_secret_files(self) -> None:
         """Put the text of each file that a `…_file` key names where its secret belongs."""

@@ -130,7 +130,7 @@ class _Keys:
 
     def _note_stray(self, seen: ObservedKey) -> None:
         release = f"`syncer traits release {shlex.quote(seen.key)}` gives it back"
-        if seen.others == _values(seen):
+        if seen.others == seen.values:
             self.unreadable.append(
                 f"{seen.key}: none of its {seen.others:,} values is a boolean: its members stay as "
                 f"they are; {release} if it is not an audience, and engage.computed_traits takes "
@@ -138,7 +138,7 @@ class _Keys:
             )
         else:
             self.stray.append(
-                f"{seen.key}: {seen.others:,} of {_values(seen):,} values are not booleans: "
+                f"{seen.key}: {seen.others:,} of {seen.values:,} values are not booleans: "
                 "they are skipped, and their customers stay as they are; "
                 f"{release} if it is not an audience"
             )
@@ -150,7 +150,7 @@ class _Keys:
         """
         if earlier is None and (seen.words or seen.digits > seen.others):
             self.mixed.append(
-                f"{seen.key}: {seen.words + seen.digits:,} of {_values(seen):,} values are "
+                f"{seen.key}: {seen.words + seen.digits:,} of {seen.values:,} values are "
                 "booleans: it is not an audience; name it in engage.audiences exactly if it is one"
             )
 
@@ -306,10 +306,6 @@ def _left_out(trait: KnownTrait, members: int) -> str:
 def _all_boolean(seen: ObservedKey) -> bool:
     """Return whether a key has values and all of them, nulls aside, are booleans."""
     return seen.others == 0 and seen.words + seen.digits > 0
-
-
-def _values(seen: ObservedKey) -> int:
-    return seen.words + seen.digits + seen.others
 
 
 def _few(lines: Collection[str], of: str) -> list[str]:

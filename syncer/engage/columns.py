@@ -147,20 +147,31 @@ class Columns:
         and 0.0 count as words: booleans look like this after a column of real numbers, whereas a
         count is written 1.
         """
-        quotes = '"' if isinstance(value.type, JSON) else ""
-        text = func.lower(self._trimmed(self._by_bytes(cast(value, Text)), quotes))
+        text = self._bare(value)
         words: ColumnElement[bool] = text.in_((*WORDS, "1.0", "0.0"))
         digits = text.in_(("1", "0"))
         if self.known:
-            # 1.00 as well: a number of a fixed scale shows all its places.
-            short = func.trim(text, "0.")
-            one, zero = (and_(text.like(f"{digit}.%"), short == rest) for digit, rest in _DIGITS)
-            words = or_(words, one, zero)
+            words = or_(words, *(self._with_places(text, digit) for digit in "10"))
         other = not_(or_(words, digits, text.in_(("", "null", BYTES))))
         if self.dialect == "sqlite":  # it takes for text what is none; last, as it costs most
             valid = func.is_utf8(cast(text, LargeBinary))
             other = and_(other, func.instr(text, func.char(0)) == 0, valid)
         return words, digits, other
+
+    def true(self, value: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Return whether a value is a boolean, as `kinds` has it, and true."""
+        text = self._bare(value)
+        true = text.in_((*(word for word, means in WORDS.items() if means), "1", "1.0"))
+        return or_(true, self._with_places(text, "1")) if self.known else true
+
+    def _bare(self, value: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return a value as text in small letters, without what stands around it."""
+        quotes = '"' if isinstance(value.type, JSON) else ""
+        return func.lower(self._trimmed(self._by_bytes(cast(value, Text)), quotes))
+
+    def _with_places(self, text: ColumnElement[Any], digit: str) -> ColumnElement[bool]:
+        """Return whether a text is 1.00 or 0.00: a number of a fixed scale shows all its places."""
+        return and_(text.like(f"{digit}.%"), func.trim(text, "0.") == digit.strip("0"))
 
     # Times
 
@@ -194,10 +205,6 @@ class Columns:
     def shown(self, time: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return a time as the result contains it."""
         return cast(time, Text) if self.dialect == "sqlite" else time
-
-
-#: A digit, and what remains of it and the zeros behind it once zeros and dots are trimmed.
-_DIGITS = (("1", "1"), ("0", ""))
 
 
 def _check_collation(connection: Connection) -> None:

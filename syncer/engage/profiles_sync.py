@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import URL
 
-from syncer.engage.columns import BELIEVED_FROM, Columns, as_datetime
+from syncer.engage.columns import BELIEVED_FROM, as_datetime
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import (
     ChangedSince,
@@ -41,10 +41,13 @@ from syncer.engage.source import (
     OnlyCustomers,
     PulledCustomer,
     Scope,
+    Survey,
     WithoutCustomerId,
 )
+from syncer.engage.survey import by_key, survey
 from syncer.engage.values import BYTES
-from syncer.engage.warehouse import readable_tables, shown, snapshot, translated_errors
+from syncer.engage.warehouse import Space, shown, snapshot, spaces, translated_errors
+from syncer.errors import SourceError
 from syncer.json_text import to_json
 
 #: The rows that are read at a time, and about how many characters of them.
@@ -70,17 +73,27 @@ class ProfilesSync:
     def pull(self, scope: Scope) -> Iterator[ProfilesSyncPull]:
         """Open one snapshot of the warehouse."""
         with snapshot(self.url) as connection:
-            columns = Columns.of(connection)
-            tables = readable_tables(connection, self.schema, self.url, columns, self.filter)
-            yield ProfilesSyncPull(self, connection, tables, columns, scope)
+            space = Space.of(connection, self.schema, self.url, self.filter)
+            yield ProfilesSyncPull(self, connection, space, scope)
 
-    def check(self) -> str:
-        """Return one line on what the warehouse holds; raise `SourceError` if no pull can work."""
-        with self.pull(OnlyCustomers(())) as pull:
-            keys = pull.observed()
-            pull.watermark()  # fails if its times cannot be compared
-        rows = sum(key.rows for key in keys)
-        return f"Profiles Sync at {shown(self.url)}: {rows:,} trait rows of {len(keys):,} keys"
+    def spaces(self) -> list[str]:
+        """Return the schemas of the warehouse with the tables; raise `SourceError` if none has."""
+        with snapshot(self.url) as connection:
+            schemas = spaces(connection)
+        if not schemas:
+            raise SourceError(
+                f"no schema of {shown(self.url)} has the tables user_traits, user_identifiers and "
+                "profile_merges, that this login may read; Profiles Sync makes them when the "
+                "materialized views are selected in its Selective Sync settings"
+            )
+        return schemas
+
+    def survey(self) -> Survey:
+        """Return what the warehouse holds; raise `SourceError` if no pull can work."""
+        with snapshot(self.url) as connection:
+            space = Space.of(connection, self.schema, self.url, self.filter)
+            ProfilesSyncPull(self, connection, space, OnlyCustomers(())).check_times()
+            return survey(connection, space)
 
 
 class ProfilesSyncPull:
@@ -90,16 +103,15 @@ class ProfilesSyncPull:
         self,
         source: ProfilesSync,
         connection: Connection,
-        tables: dict[str, FromClause],
-        columns: Columns,
+        space: Space,
         scope: Scope,
     ) -> None:
         self._source = source
         self._connection = connection
-        self._traits = tables["user_traits"]
-        self._identifiers = tables["user_identifiers"]
-        self._merges = tables["profile_merges"]
-        self._sql = columns
+        self._traits = space.rows("user_traits")
+        self._identifiers = space.rows("user_identifiers")
+        self._merges = space.rows("profile_merges")
+        self._sql = space.columns
         self._merged = self._resolve_merges()
         self._all_ids = self._customer_ids()
         self._touched = self._touched_since(scope) if isinstance(scope, ChangedSince) else None
@@ -117,17 +129,15 @@ class ProfilesSyncPull:
         watermark: datetime = min(max(times), datetime.now(UTC))
         return watermark.isoformat(timespec="milliseconds")
 
+    def check_times(self) -> None:
+        """Raise `SourceError` if the times of the warehouse cannot be compared."""
+        for table in (self._traits, self._identifiers, self._merges):
+            self._all(select(self._sql.believed(table.c.uuid_ts)).limit(1))
+
     def observed(self) -> list[ObservedKey]:
         traits = self._traits
 
-        def count(condition: ColumnElement[bool]) -> ColumnElement[Any]:
-            return func.sum(case((condition, 1), else_=0))
-
-        rows = self._all(
-            select(traits.c.name, func.count(), *map(count, self._sql.kinds(traits.c.value)))
-            .where(traits.c.name.is_not(None))
-            .group_by(traits.c.name)
-        )
+        rows = self._all(by_key(traits, self._sql.kinds(traits.c.value)))
         return [ObservedKey(str(row[0]), *(int(n or 0) for n in row[1:])) for row in rows]
 
     def count(self, keys: Collection[str]) -> Counted:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 
@@ -36,6 +36,42 @@ class ObservedKey:
     digits: int
     #: the number of values that are none of these, and not null
     others: int
+
+    @property
+    def values(self) -> int:
+        """The number of values that are not null."""
+        return self.words + self.digits + self.others
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a source has, counted in bounded time.
+
+    `place` names the source. `share` is the part of the rows that was read: the numbers are
+    estimated from them where it is less than 1. A source that cannot be counted in time has
+    `share` 0 and no keys.
+    """
+
+    place: str
+    keys: tuple[ObservedKey, ...] = ()
+    #: the number of values that read true, by key
+    members: Mapping[str, int] = field(default_factory=dict)
+    share: float = 1.0
+    #: lines for the user: what is ambiguous, and what would make pulls faster
+    advice: tuple[str, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """One line on where the source is and how much it has."""
+        rows, keys = sum(key.rows for key in self.keys), len(self.keys)
+        if not self.share:
+            return f"{self.place}: it can be read; too many rows to count"
+        if self.share == 1:
+            return f"{self.place}: {rows:,} trait rows of {keys:,} keys"
+        return (
+            f"{self.place}: about {rows:,} trait rows of {keys:,} keys, estimated from "
+            f"{self.share:.2%} of them"
+        )
 
 
 @dataclass(frozen=True)
@@ -110,5 +146,5 @@ class Source(Protocol):
     def pull(self, scope: Scope) -> AbstractContextManager[Pull]:
         """Open a snapshot; leaving the block closes it."""
 
-    def check(self) -> str:
-        """Return one line about what the source has; raise `SourceError` if no pull can work."""
+    def survey(self) -> Survey:
+        """Return what the source has, in bounded time; raise `SourceError` if no pull can work."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from sqlalchemy import (
@@ -22,6 +23,7 @@ from sqlalchemy import (
     event,
     inspect,
     select,
+    text,
 )
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
@@ -39,6 +41,8 @@ _COLUMNS = {
 }
 #: Segment's set-up page writes one table in the singular.
 _OTHER_SPELLING = {"user_identifiers": "user_identifier"}
+#: How many schemas a message names.
+NAMED = 10
 
 
 @contextmanager
@@ -53,19 +57,97 @@ def snapshot(url: URL) -> Iterator[Connection]:
         engine.dispose()
 
 
-def readable_tables(
-    connection: Connection, schema: str, url: URL, columns: Columns, condition: str
-) -> dict[str, FromClause]:
-    """Return the three tables by Segment's name, with readable columns and the rows that count.
+@dataclass(frozen=True)
+class Space:
+    """The three tables of a Profiles Sync space, by Segment's names."""
 
-    `condition` is the SQL of `engage.filter`. Raise `SourceError` if a table or column is missing.
+    schema: str
+    url: URL
+    columns: Columns
+    tables: dict[str, Table]
+    #: the condition that rows must meet to count, of the tables that have its columns
+    living: dict[str, ColumnElement[bool]]
+
+    @staticmethod
+    def of(connection: Connection, schema: str, url: URL, condition: str = "") -> Space:
+        """Return the space in a schema.
+
+        `condition` is the SQL of `engage.filter`. Raise `SourceError` if a table or column is
+        missing.
+        """
+        tables = _reflect(connection, schema, url)
+        living = conditions(connection, tables, condition)
+        return Space(schema, url, Columns.of(connection), tables, living)
+
+    def rows(self, name: str, part: FromClause | None = None) -> FromClause:
+        """Return the rows of a table that count, with readable columns; or those of a part of it.
+
+        Ids and keys are text, and the value of a trait is what `Columns.value` makes of it.
+        """
+        table = self.tables[name]
+        rows = table if part is None else part
+        expressions = [self._readable(name, rows.c[column]) for column in sorted(_COLUMNS[name])]
+        statement = select(*expressions)
+        condition = self.living.get(name)
+        return (statement if condition is None else statement.where(condition)).subquery()
+
+    def _readable(self, name: str, column: Any) -> ColumnElement[Any]:
+        if column.name in _OTHERS:
+            return cast(ColumnElement[Any], column)
+        if (name, column.name) == ("user_traits", "value"):
+            return self.columns.value(column).label(column.name)
+        if self.columns.dialect != "sqlite" and isinstance(column.type, LargeBinary):
+            raise SourceError(
+                f"the column {column.name} of {self.tables[name].name} in {shown(self.url)} holds "
+                f"bytes ({column.type}), where text is needed; load it as text"
+            )
+        return self.columns.text(column).label(column.name)
+
+
+def spaces(connection: Connection) -> list[str]:
+    """Return the schemas with the three tables of Profiles Sync that this login may read.
+
+    A database without schemas (SQLite) has one, "".
     """
-    tables = _reflect(connection, schema, url)
-    living = conditions(connection, tables, condition)
-    return {
-        name: _readable(name, table, columns, url, living.get(name))
-        for name, table in tables.items()
-    }
+    by_schema = _tables_by_schema(connection)
+    return sorted(schema for schema, names in by_schema.items() if len(names) == len(_COLUMNS))
+
+
+def _tables_by_schema(connection: Connection) -> dict[str, set[str]]:
+    """Return the schemas that have readable tables of Profiles Sync, with Segment's names of these.
+
+    PostgreSQL answers this at once, however many schemas there are; other engines are asked for
+    each.
+    """
+    spellings = {name: name for name in _COLUMNS}
+    spellings |= {other: name for name, other in _OTHER_SPELLING.items()}
+    by_schema: dict[str, set[str]] = {}
+    if connection.dialect.name == "postgresql":
+        for schema, spelling in connection.execute(_READABLE, {"names": list(spellings)}):
+            by_schema.setdefault(schema, set()).add(spellings[spelling])
+        return by_schema
+    inspector = inspect(connection)
+    named = [] if connection.dialect.name == "sqlite" else inspector.get_schema_names()
+    for schema in named or [""]:
+        names = {
+            name
+            for spelling, name in spellings.items()
+            if inspector.has_table(spelling, schema=schema or None)
+        }
+        if names:
+            by_schema[schema] = names
+    return by_schema
+
+
+#: Tables and views of these names (also materialized, foreign or partitioned) that may be read.
+_READABLE = text(
+    """
+    SELECT nspname, relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relname = ANY(:names) AND relkind IN ('r', 'v', 'm', 'f', 'p')
+    AND has_schema_privilege(pg_namespace.oid, 'USAGE')
+    AND has_table_privilege(pg_class.oid, 'SELECT')
+    """
+)
 
 
 def _engine(url: URL) -> Engine:
@@ -139,8 +221,7 @@ def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
             spelling = _OTHER_SPELLING.get(name, name)
             if spelling == name or not inspector.has_table(spelling, schema=schema or None):
                 raise SourceError(
-                    f"the table {name} is missing in {place}; Profiles Sync makes it when the "
-                    "materialized views are selected in its Selective Sync settings"
+                    f"the table {name} is missing in {place}; {_where_it_is(connection, name)}"
                 )
         # Only the columns: to reflect keys and comments as well is slow on large warehouses.
         reflected = inspector.get_columns(spelling, schema=schema or None)
@@ -156,33 +237,17 @@ def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
     return tables
 
 
-def _readable(
-    name: str,
-    table: Table,
-    columns: Columns,
-    url: URL,
-    condition: ColumnElement[bool] | None,
-) -> FromClause:
-    """Return a table as the pull reads it, with only the rows that meet the condition.
-
-    Ids and keys are text, and the value of a trait is what `Columns.value` makes of it.
-    """
-    expressions: list[ColumnElement[Any]] = []
-    for column_name in sorted(_COLUMNS[name]):
-        column = table.c[column_name]
-        if column_name in _OTHERS:
-            expressions.append(column)
-        elif (name, column_name) == ("user_traits", "value"):
-            expressions.append(columns.value(column).label(column_name))
-        elif columns.dialect != "sqlite" and isinstance(column.type, LargeBinary):
-            raise SourceError(
-                f"the column {column_name} of {table.name} in {shown(url)} holds bytes "
-                f"({column.type}), where text is needed; load it as text"
-            )
-        else:
-            expressions.append(columns.text(column).label(column_name))
-    statement = select(*expressions)
-    return (statement if condition is None else statement.where(condition)).subquery()
+def _where_it_is(connection: Connection, name: str) -> str:
+    """Return what helps where a table is missing: the schemas that have it, if there are any."""
+    by_schema = _tables_by_schema(connection)
+    schemas = sorted(schema for schema, names in by_schema.items() if schema and name in names)
+    if schemas:
+        listed = ", ".join(map(repr, schemas[:NAMED])) + (", …" if schemas[NAMED:] else "")
+        return f"this login can read it in {listed}: set engage.profiles_sync.schema"
+    return (
+        "Profiles Sync makes it when the materialized views are selected in its Selective Sync "
+        "settings, and the login must be allowed to read it"
+    )
 
 
 def shown(url: URL) -> str:

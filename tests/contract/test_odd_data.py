@@ -476,7 +476,7 @@ def test_a_filter_that_is_none_is_refused_in_one_line(
 ) -> None:
     warehouse.member("p1", "u1")
     with pytest.raises(SourceError) as caught:
-        warehouse.source(filter=condition).check()
+        warehouse.source(filter=condition).survey()
     line = str(caught.value)
     assert line.startswith("engage.filter: ")
     assert said in line
@@ -516,7 +516,7 @@ def test_a_server_may_keep_texts_in_any_encoding(empty_postgres: str, encoding: 
         found.member("p1", "u1", b"true")
         found.run("ALTER TABLE user_traits ALTER value TYPE TEXT USING 'true'")
         found.member("p2", "u 2", "false")
-        assert "2 trait rows" in found.source().check()
+        assert "2 trait rows" in found.source().survey().message
         assert found.wanted() == {"u1": {"vip": True}}
     finally:
         found.engine.dispose()
@@ -528,4 +528,4 @@ def test_a_server_may_keep_texts_in_any_encoding(empty_postgres: str, encoding: 
 def test_check_compares_times_as_a_sync_does(postgres_warehouse: Warehouse) -> None:
     postgres_warehouse.create(time="BIGINT")
     with pytest.raises(SourceError, match="bigint > timestamp"):
-        postgres_warehouse.source().check()
+        postgres_warehouse.source().survey()

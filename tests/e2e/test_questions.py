@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import pty
 from pathlib import Path
 
 import pytest
 
 from syncer.sandbox.engage import EngageSandbox
 from tests.support.installation import Installation
-from tests.support.processes import start
+from tests.support.terminal import Terminal
 
 COMMANDS = [["resync"], ["forget", "u1"], ["traits", "release", "vip"]]
 
 
 def answered(installation: Installation, answer: str, *command: str) -> tuple[int, str]:
     """The exit status of a command on a terminal where somebody answers, and what it showed."""
-    ours, theirs = pty.openpty()
-    process = start(
-        *("-m", "syncer", *command, "--config", str(installation.config)),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    os.write(ours, f"{answer}\n".encode())
-    shown = b""
-    try:
-        while piece := os.read(ours, 4096):
-            shown += piece
-    except OSError:  # the terminal ends with its process
-        pass
-    os.close(ours)
-    return process.wait(30), shown.decode()
+    with Terminal(*command, "--config", str(installation.config), columns=200) as terminal:
+        terminal.answer("", answer)
+        return terminal.end(), terminal.shown
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

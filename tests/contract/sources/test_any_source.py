@@ -269,6 +269,6 @@ def test_memory_does_not_grow_with_the_population(place: Place) -> None:
 
 def test_check_says_what_there_is(place: Place) -> None:
     members(place, 2)
-    line = place.source().check()
+    line = place.source().survey().message
     assert line
     assert "\n" not in line

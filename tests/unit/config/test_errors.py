@@ -14,7 +14,7 @@ from tests.unit.config.helpers import LEAST, refused, with_lines
 def test_no_file(tmp_path: Path) -> None:
     line = refused(tmp_path / "none.toml")
     assert line == (
-        "FILE: there is no such file; copy config.example.toml there or name another with --config"
+        "FILE: there is no such file; make it with `syncer init`, or name another with --config"
     )
 
 
