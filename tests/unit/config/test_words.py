@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -66,8 +66,7 @@ def test_a_wrong_entry_of_the_write_keys_too(entry: str) -> None:
     )
 
 
-def assert_own_words(line: object, key: str) -> None:
-    assert callable(line)
+def assert_own_words(line: Callable[[str], str], key: str) -> None:
     refused = 0
     for value in VALUES:
         rest = [f"{name} = {of}" for name, of in LEAST.items() if not name.startswith(key)]
