@@ -64,11 +64,11 @@ def test_the_schemas_that_hold_the_tables(postgres_warehouse: Warehouse) -> None
     half.run("DROP TABLE half_a_space.profile_merges")
     source = postgres_warehouse.source()
     with snapshot(source.url) as connection:
-        assert spaces(connection) == ["my_space"]
+        assert spaces(connection) == ["public"]
     wrong = Warehouse(postgres_warehouse.url, "your_space").source()
     with pytest.raises(SourceError) as caught:
         wrong.survey()
-    assert "can read it in 'half_a_space', 'my_space'" in str(caught.value)
+    assert "can read it in 'half_a_space', 'public'" in str(caught.value)
     half.engine.dispose()
 
 
