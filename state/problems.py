@@ -28,9 +28,12 @@ class ProblemRow(NamedTuple):
     ended_at: int | None
 
 
+_SELECT = select(*(PROBLEM.c[name] for name in ProblemRow._fields))
+
+
 def report(connection: Connection, part: str, text: str, now: int) -> bool:
     """Record that a part has a problem; return whether it is a new one."""
-    row = _get(connection, part)
+    row = get(connection, part)
     new = row is None or (row.ended_at is not None and now - row.ended_at > SAME_WITHIN)
     if row is None or new:
         connection.execute(delete(PROBLEM).where(PROBLEM.c.part == part))
@@ -64,9 +67,18 @@ def active(connection: Connection) -> list[ProblemRow]:
     return [ProblemRow._make(row) for row in rows]
 
 
-_SELECT = select(*(PROBLEM.c[name] for name in ProblemRow._fields))
+def recent(connection: Connection, now: int) -> list[ProblemRow]:
+    """Return the problems that last, and those that came and went and may soon be back."""
+    rows = connection.execute(
+        _SELECT.where(
+            PROBLEM.c.ended_at.is_(None)
+            | ((PROBLEM.c.times > 1) & (PROBLEM.c.ended_at >= now - SAME_WITHIN))
+        ).order_by(PROBLEM.c.since, PROBLEM.c.part)
+    )
+    return [ProblemRow._make(row) for row in rows]
 
 
-def _get(connection: Connection, part: str) -> ProblemRow | None:
+def get(connection: Connection, part: str) -> ProblemRow | None:
+    """Return the last problem of a part, be it over; None if it had none."""
     row = connection.execute(_SELECT.where(PROBLEM.c.part == part)).one_or_none()
     return None if row is None else ProblemRow._make(row)

@@ -39,10 +39,12 @@ from state.history.compaction import Compacted, compact
 from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.reader import CustomerReader
+from syncer.amberflo.silence import TellTrouble, ignore
 from syncer.config import Config
 from syncer.databases import open_database
 from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.delivery.rate_share import Share
+from syncer.delivery.trouble import TroubleReport
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import Computations
 from syncer.engage.profiles_sync import ProfilesSync
@@ -58,7 +60,9 @@ from syncer.sync.comparison import Comparison
 from syncer.sync.destination import Destination
 from syncer.sync.engage_lookup import EngageLookup
 from syncer.sync.guard import Guard
+from syncer.sync.run_problems import RunProblems
 from syncer.sync.runs import Runs
+from syncer.sync.source_watch import SourceWatch, telling
 from syncer.sync.trait_selection import Selection
 from syncer.verify.result import Verification
 from syncer.verify.verifier import Verifier
@@ -90,6 +94,9 @@ class App:
             progress = self.progress
             if recorded:
                 progress = LineProgress(progress.say, _progress_recorder(database))
+            problems = RunProblems.on(database if writes else None)
+            report = TroubleReport(progress, problems.customers)
+            source_url = shown(self.config.engage.profiles_sync.url)
             comparison = Comparison(
                 database=database,
                 source=source,
@@ -98,16 +105,18 @@ class App:
                 progress=progress,
                 stop=self.stop,
                 computations=public_api.computations if public_api else None,
-                open_destination=partial(self._open_destination, database),
-                count_newer=partial(self._count_newer, database),
+                open_destination=partial(self._open_destination, database, report),
+                count_newer=partial(self._count_newer, database, report),
                 size_tolerance=settings.size_tolerance if settings else 0.0,
+                watch=SourceWatch(telling(source_url, progress, problems.source)),
             )
             yield Runs(
                 database=database,
                 comparison=comparison,
-                deliver=lambda run, finished: self._deliver_run(database, run, finished),
+                deliver=partial(self._deliver_run, database, report),
                 progress=progress,
-                account=self.account(database),
+                account=self.account(database, report),
+                problems=problems,
                 trait_values=self.config.amberflo.trait_values,
             )
 
@@ -203,27 +212,37 @@ class App:
             self.account(database).recorded()
 
     def _deliver_run(
-        self, database: Database, run: int, progress: Callable[[int], None]
+        self,
+        database: Database,
+        report: TroubleReport,
+        run: int,
+        progress: Callable[[int], None],
     ) -> Delivery:
         """Deliver the customers of a run; other processes may deliver at the same time."""
 
-        account = self.account(database).check()
+        account = self.account(database, report).check()
 
         async def deliver(worker: Worker) -> Delivery:
             async with self.client() as client:
                 delivery = self.customer_delivery(database, worker, client, account)
-                return await replace(delivery, for_run=run, progress=progress).run()
+                return await replace(delivery, for_run=run, progress=progress, trouble=report).run()
 
         workers.prune_dead(database)
         with workers.register(database, "run") as worker:
-            return uvloop.run(deliver(worker))
+            delivery = uvloop.run(deliver(worker))
+        if delivery.problem or delivery.delivered:
+            report.ended(delivery.problem)
+        return delivery
 
-    def account(self, database: Database) -> AmberfloAccount:
+    def account(self, database: Database, report: TellTrouble = ignore) -> AmberfloAccount:
         """Return the configured Amberflo account, to compare with that of the state."""
         settings = self.config.amberflo
         api_key = settings.api_key.get_secret_value()
         return AmberfloAccount(
-            database, partial(self._customer_reader, database), settings.customers_url, api_key
+            database,
+            partial(self._customer_reader, database, report),
+            settings.customers_url,
+            api_key,
         )
 
     def customer_delivery(
@@ -268,7 +287,7 @@ class App:
             owned = snapshot.owned(connection) - holds.traits_in_force(connection)
         return Verifier(
             database=database,
-            connect=partial(self._customer_reader, database),
+            connect=partial(self._customer_reader, database, TroubleReport(self.progress)),
             owned=owned,
             engage_lookup=EngageLookup(
                 database,
@@ -286,14 +305,15 @@ class App:
 
     @contextmanager
     def _open_destination(
-        self, database: Database, *, must: bool, new_account: bool
+        self, database: Database, report: TroubleReport, *, must: bool, new_account: bool
     ) -> Iterator[Destination | None]:
         """Read what Amberflo holds, for a full compare.
 
         `new_account` says that it acknowledged nothing to this state. If Amberflo cannot be read,
         `must` raises AmberfloError; otherwise one line says so, and there is nothing.
         """
-        with closing(replace(self._destination(database), new_account=new_account)) as destination:
+        reader = replace(self._destination(database, report), new_account=new_account)
+        with closing(reader) as destination:
             readable = True
             try:
                 destination.read(must=must)
@@ -304,16 +324,16 @@ class App:
                 readable = False
             yield destination if readable else None
 
-    def _count_newer(self, database: Database) -> int:
+    def _count_newer(self, database: Database, report: TroubleReport) -> int:
         """Count the customers that changed last at Amberflo and differ from the state."""
-        with closing(self._destination(database)) as destination:
+        with closing(self._destination(database, report)) as destination:
             return destination.count_newer()
 
-    def _destination(self, database: Database) -> Destination:
+    def _destination(self, database: Database, report: TroubleReport) -> Destination:
         settings = self.config.amberflo
         return Destination(
             database=database,
-            connect=partial(self._customer_reader, database),
+            connect=partial(self._customer_reader, database, report),
             progress=self.progress,
             as_strings=settings.trait_values == "string",
             protected=settings.protected,
@@ -322,20 +342,23 @@ class App:
         )
 
     @asynccontextmanager
-    async def _customer_reader(self, database: Database) -> AsyncIterator[CustomerReader]:
+    async def _customer_reader(
+        self, database: Database, report: TellTrouble
+    ) -> AsyncIterator[CustomerReader]:
         """Open a reader of Amberflo's customers that takes its share of the configured rate."""
         async with self.client() as client:
             with self._registered_reader(database) as state:
                 share = Share(state, client.pace)
                 await share.begin()
-                keeping = asyncio.create_task(share.keep())
+                patience = self.config.amberflo.patience
+                reader = CustomerReader(client, patience, self.stop, trouble=report)
+                beside = [asyncio.create_task(it) for it in (share.keep(), reader.watch())]
                 try:
-                    yield CustomerReader(
-                        client, patience=self.config.amberflo.patience, stop=self.stop
-                    )
+                    yield reader
                 finally:
-                    keeping.cancel()
-                    await asyncio.gather(keeping, return_exceptions=True)
+                    for task in beside:
+                        task.cancel()
+                    await asyncio.gather(*beside, return_exceptions=True)
 
     @contextmanager
     def _registered_reader(self, database: Database) -> Iterator[Database]:

@@ -78,9 +78,17 @@ class SourceError(SyncerError):
 class AmberfloError(SyncerError):
     """Amberflo cannot be used; everything stays due."""
 
+    @property
+    def cause(self) -> str:
+        """The reason without what differs from request to request."""
+        return str(self)
+
 
 class KeyRefused(AmberfloError):
     """Amberflo answers 401 or 403, also to a request that only tests the key."""
+
+    #: how the line begins
+    BEGINS = "Amberflo refuses the API key"
 
 
 class OtherAccount(AmberfloError):
@@ -96,9 +104,15 @@ class Refused(AmberfloError):
     The refusal concerns the request's content only while similar requests succeed.
     """
 
-    def __init__(self, reason: str, *, request: str, status: int | None, body: str) -> None:
+    def __init__(
+        self, reason: str, *, request: str, status: int | None, body: str, cause: str = ""
+    ) -> None:
         super().__init__(reason)
-        self.request, self.status, self.body = request, status, body
+        self.request, self.status, self.body, self._cause = request, status, body, cause
+
+    @property
+    def cause(self) -> str:
+        return self._cause or str(self)
 
     @property
     def elsewhere(self) -> bool:
@@ -121,9 +135,15 @@ class TryAgain(AmberfloError):
         status: int | None = None,
         body: str = "",
         after: float | None = None,
+        cause: str = "",
     ) -> None:
         super().__init__(reason)
         self.request, self.status, self.body, self.after = request, status, body, after
+        self._cause = cause
+
+    @property
+    def cause(self) -> str:
+        return self._cause or str(self)
 
 
 class Stopped(SyncerError):

@@ -12,6 +12,8 @@ from syncer.display import visible
 
 #: Seconds between two lines of progress.
 LINE_EVERY = 10.0
+#: The line when trouble is over.
+OVER = "it goes on"
 #: Seconds between two records of the figures for `status`.
 RECORD_EVERY = 1.0
 
@@ -31,6 +33,12 @@ class Progress(Protocol):
     def end(self) -> None:
         """End the stage."""
 
+    def trouble(self, text: str | None) -> None:
+        """Show what keeps the work from going on, while it does; None when it goes on.
+
+        It may be called by any thread, in a stage or between two.
+        """
+
 
 def say(text: str) -> None:
     """Print a line to stderr."""
@@ -46,6 +54,8 @@ class LineProgress:
         record: Callable[[Mapping[str, Any] | None], None] = lambda figures: None,
     ) -> None:
         self.say, self._record = line, record
+        self._trouble: str | None = None
+        self._told = 0.0
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
         self._stage, self._total, self._done = stage, total, done
@@ -67,6 +77,15 @@ class LineProgress:
                 f"{self._stage}: {done:,} of {self._total:,}, {figures['per_second']:,.0f}/s"
                 + (f", {seconds:.0f} s left" if seconds is not None else "")
             )
+
+    def trouble(self, text: str | None) -> None:
+        now = time.monotonic()
+        if text is not None and (self._trouble is None or now - self._told >= LINE_EVERY):
+            self._told = now
+            self.say(text)
+        elif text is None and self._trouble is not None:
+            self.say(OVER)
+        self._trouble = text
 
     def end(self) -> None:
         self._record(None)

@@ -11,7 +11,8 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
@@ -61,14 +62,20 @@ class _Answer(NamedTuple):
     def good(self) -> bool:
         return 200 <= self.status < 300
 
+    @property
+    def answered(self) -> str:
+        """What was answered, without what differs from request to request."""
+        return f"{self.method} {self.url.partition('?')[0]} answered {self.status}"
+
     def kept(self) -> dict[str, Any]:
         """Return what an error keeps of the answer."""
         body = self.body.decode("utf-8", "replace")[:_BODY_KEPT]
         return {"request": self.request, "status": self.status, "body": body}
 
     def unreadable(self, why: str) -> TryAgain:
-        what = f"{self.method} {self.url} answered {self.status} with {why}: {_message(self.body)}"
-        return TryAgain(what, **self.kept())
+        what = f"with {why}: {_message(self.body)}"
+        reason = f"{self.method} {self.url} answered {self.status} {what}"
+        return TryAgain(reason, cause=f"{self.answered} {what}", **self.kept())
 
 
 class AmberfloClient:
@@ -108,6 +115,25 @@ class AmberfloClient:
         self._missing_is_404: bool | None = None
         #: how often each method was answered with each status; "none" where no answer came
         self.answers: Counter[str] = Counter()
+        #: when each request under way began, the oldest first; those of meter records apart
+        self._under_way: dict[RateLimiter, dict[object, float]] = {
+            self.pace: {},
+            self.ingest_pace: {},
+        }
+
+    def unanswered(self, pace: RateLimiter) -> float:
+        """Return for how many seconds the oldest request at this pace has had no answer."""
+        began = next(iter(self._under_way[pace].values()), None)
+        return 0.0 if began is None else self._clock() - began
+
+    @contextmanager
+    def _asking(self, pace: RateLimiter) -> Iterator[None]:
+        under_way, request = self._under_way[pace], object()
+        under_way[request] = self._clock()
+        try:
+            yield
+        finally:
+            del under_way[request]
 
     async def __aenter__(self) -> Self:
         self._transport = Transport(self._headers, self._connections)
@@ -210,8 +236,9 @@ class AmberfloClient:
         await self._wait(self.pace)
         url = self._customers_url
         try:
-            async with asyncio.timeout(self._timeout):
-                response = await self._transport.request("GET", url)
+            with self._asking(self.pace):
+                async with asyncio.timeout(self._timeout):
+                    response = await self._transport.request("GET", url)
             async with response:
                 if not 200 <= response.status < 300:
                     async with asyncio.timeout(self._timeout):
@@ -220,8 +247,9 @@ class AmberfloClient:
                     raise await self._problem(answer)
                 piece = b"-"
                 while piece:
-                    async with asyncio.timeout(self._timeout):
-                        piece = await response.content.read(_PIECE)
+                    with self._asking(self.pace):
+                        async with asyncio.timeout(self._timeout):
+                            piece = await response.content.read(_PIECE)
                     yield piece
         except _BROKEN as error:
             raise self._broken("GET", url, None, error) from None
@@ -283,10 +311,11 @@ class AmberfloClient:
     ) -> _Answer:
         """Return the answer to a request, whatever it is, and tell the rate limiter about it."""
         try:
-            async with asyncio.timeout(self._timeout):
-                answering = await self._transport.request(method, url, content, headers)
-                async with answering as response:
-                    body = await _read(response)
+            with self._asking(pace):
+                async with asyncio.timeout(self._timeout):
+                    answering = await self._transport.request(method, url, content, headers)
+                    async with answering as response:
+                        body = await _read(response)
         except _BROKEN as error:
             raise self._broken(method, url, content, error) from None
         self.answers[f"{method} {response.status}"] += 1
@@ -301,10 +330,15 @@ class AmberfloClient:
         self.answers[f"{method} none"] += 1
         request = _Answer(method, url, content, 0, {}, b"").request
         if isinstance(error, TimeoutError):
-            reason = f"{method} {url} gave no answer in {self._timeout:g} s"
+            what, cause = f" gave no answer in {self._timeout:g} s", ""
         else:
-            reason = f"{method} {url}: {_first_line(error)}"
-        return TryAgain(reason, request=request)
+            cause = _broken_by(error)
+            what = f": {cause}"
+        return TryAgain(
+            f"{method} {url}{what}",
+            request=request,
+            cause=cause or f"{method} {url.partition('?')[0]}{what}",
+        )
 
     async def _problem(self, answer: _Answer) -> AmberfloError:
         """Return the error that an answer stands for."""
@@ -312,11 +346,12 @@ class AmberfloClient:
         reason = f"{answer.method} {answer.url} answered {status}"
         if status in (401, 403) and not await self._key_is_good():
             return KeyRefused(
-                f"Amberflo refuses the API key (status {status}): set amberflo.api_key to a valid "
+                f"{KeyRefused.BEGINS} (status {status}): set amberflo.api_key to a valid "
                 "key; what is not sent yet stays due"
             )
         if status in NOT_NOW or status >= 500:
-            return TryAgain(reason, after=_after(answer), **answer.kept())
+            after = _after(answer)
+            return TryAgain(reason, after=after, cause=answer.answered, **answer.kept())
         return self._refused(answer)
 
     async def _key_is_good(self) -> bool:
@@ -332,17 +367,19 @@ class AmberfloClient:
     def _refused(self, answer: _Answer) -> Refused:
         setting = "ingest_url" if answer.url == self._ingest_url else "customers_url"
         reason = f"{answer.method} {answer.url} answered {answer.status}"
+        cause = f"{answer.answered}: {_message(answer.body)}"
         if 300 <= answer.status < 400:
             to = _text(answer.headers.get("location", "somewhere else"))[:200]
             reason = (
                 f"amberflo.{setting} answers {answer.status} to {to}: it must be where Amberflo "
                 f"itself answers ({reason})"
             )
+            cause = ""
         elif answer.status == 404:
             reason = f"{reason}: {_message(answer.body)}; is amberflo.{setting} right?"
         else:
             reason = f"{reason}: {_message(answer.body)}"
-        return Refused(reason, **answer.kept())
+        return Refused(reason, cause=cause, **answer.kept())
 
 
 def _after(answer: _Answer) -> float | None:
@@ -379,6 +416,21 @@ def _message(body: bytes) -> str:
             if isinstance(content.get(key), str):
                 return str(content[key])
     return re.sub(r"\s+", " ", body.decode("utf-8", "replace")).strip()[:200] or "no reason given"
+
+
+def _broken_by(error: Exception) -> str:
+    """Return in few words why no answer came."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the name {error.host} is not found (DNS)"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, ConnectionRefusedError):
+            return f"connection refused by {error.host}:{error.port}"
+        if type(error) is aiohttp.ClientConnectorError:
+            reason = error.os_error.strerror or _first_line(error.os_error)
+            return f"no connection to {error.host}:{error.port}: {reason}"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed without an answer"
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from syncer import retry
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record, written
 from syncer.amberflo.json_stream import ArrayReader
+from syncer.amberflo.silence import Silence, TellTrouble, ignore
 from syncer.errors import AmberfloError, Refused, Stopped, TryAgain
 from syncer.pause import sleep
 
@@ -34,6 +35,8 @@ BATCH = 1000
 GIVEN_UP = 6
 #: Tries of the list of all customers, which may be too large to arrive at all.
 TRIES = 3
+#: Seconds between two looks for trouble.
+LOOK = 1.0
 
 
 @dataclass
@@ -49,8 +52,19 @@ class CustomerReader:
     patience: float = 300.0
     stop: Callable[[], bool] = lambda: False
     chance: Callable[[], float] = random.random
+    #: gets trouble while it lasts, and None when a request succeeds; see `watch`
+    trouble: TellTrouble = ignore
     #: when the newest request began that succeeded (seconds, monotonic)
     last_success: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self._silence = Silence(self.client, self.patience)
+
+    async def watch(self) -> None:
+        """Tell trouble while it lasts, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK)
+            self._silence.tell(self.trouble)
 
     async def one(self, customer_id: str) -> Record | None:
         """Return the customer's record; None if it is missing or deleted.
@@ -117,12 +131,15 @@ class CustomerReader:
         if it does not arrive whole.
         """
         for attempt in range(1, TRIES + 1):
+            self._silence.begin()
             try:
                 async with aclosing(self._listed()) as batches:
                     async for batch in batches:
+                        self._silence.succeeded()
                         yield batch
                 return
             except TryAgain as problem:
+                self._silence.failed(problem)
                 if attempt == TRIES:
                     raise
                 await self._wait(attempt, problem)
@@ -149,13 +166,18 @@ class CustomerReader:
         until, attempts = began + self.patience, 0
         while True:
             if self.stop():
-                raise Stopped("stopped before everything was read")
+                trouble = self._silence.trouble()
+                why = "" if trouble is None else f": {trouble.past}"
+                raise Stopped(f"stopped before everything was read{why}")
+            self._silence.begin()
             now = time.monotonic()
             try:
                 answer = await ask()
                 self.last_success = max(self.last_success, now)
+                self._silence.succeeded()
                 return answer
             except TryAgain as problem:
+                self._silence.failed(problem)
                 attempts += 1
                 if attempts >= GIVEN_UP and self.last_success > began:
                     raise

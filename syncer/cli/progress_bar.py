@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,7 +18,8 @@ from rich.progress import (
 from rich.text import Text
 
 from syncer.cli.output import VisibleConsole
-from syncer.progress import LineProgress
+from syncer.display import visible
+from syncer.progress import OVER, LineProgress
 
 
 class _Rate(ProgressColumn):
@@ -24,18 +27,30 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed or 0:,.0f}/s", style="dim")
 
 
+class _Bar(Progress):
+    """A bar, and below it what keeps the work from going on."""
+
+    trouble: str | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.trouble is not None:
+            yield Text(visible(self.trouble), style="bold red")
+
+
 class BarProgress:
     """A bar with the rate and the remaining time."""
 
     def __init__(self) -> None:
         self._console = VisibleConsole(stderr=True, highlight=False, markup=False)
-        self._bar: Progress | None = None
+        self._bar: _Bar | None = None
+        self._between = LineProgress(self.say)
 
     def say(self, text: str) -> None:
         self._console.print(text)
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
-        self._bar = Progress(
+        self._bar = _Bar(
             TextColumn("{task.description:<10}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -51,8 +66,18 @@ class BarProgress:
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
 
+    def trouble(self, text: str | None) -> None:
+        if self._bar is None:
+            self._between.trouble(text)
+        else:
+            if text is None and self._bar.trouble is not None:
+                self.say(OVER)
+            self._bar.trouble = text
+            self._bar.refresh()
+
     def end(self) -> None:
         if self._bar is not None:
+            self._bar.trouble = None
             task = self._bar.tasks[0]
             if not task.finished and task.description == "comparing":
                 self._bar.update(self._task, completed=task.total)

@@ -101,7 +101,7 @@ class Alerts:
     def __init__(self, state: Database, calls: Database, config: AlertsConfig) -> None:
         self.config = config
         self._state, self._calls = state, calls
-        self._problems = ProblemLog("alerts.webhook")
+        self._problems = ProblemLog("webhook", state)
 
     def check(self) -> None:
         """Record and report what changed; what the webhook does not take is sent again later."""

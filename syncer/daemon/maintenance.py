@@ -55,9 +55,9 @@ def run(app: App, state: Database, calls: Database, stop: Callable[[], bool]) ->
         return COMPACT_EVERY
 
     jobs = [
-        _Job("forget", forget_customers),
-        _Job("traces", scrub_files),
-        _Job("retention", compact_history),
+        _Job(ProblemLog("forget", state), forget_customers),
+        _Job(ProblemLog("traces", state), scrub_files),
+        _Job(ProblemLog("retention", state), compact_history),
     ]
     while not stop():
         for job in jobs:
@@ -68,9 +68,9 @@ def run(app: App, state: Database, calls: Database, stop: Callable[[], bool]) ->
 class _Job:
     """A periodic job: `do` returns in how many seconds it is due again."""
 
-    def __init__(self, name: str, do: Callable[[], float]) -> None:
+    def __init__(self, problems: ProblemLog, do: Callable[[], float]) -> None:
         self._do = do
-        self._problems = ProblemLog(name)
+        self._problems = problems
         self._next = 0.0
 
     def do_if_due(self) -> None:

@@ -120,7 +120,7 @@ class Service:
             self._calls,
             config.passthrough.queue_limit,
             lambda: self._worker.wake(),
-            ProblemLog("inbox"),
+            ProblemLog("inbox", self._state),
             self._customers_waiting,
         )
         self._inbox.start()
@@ -210,7 +210,7 @@ class Service:
 
     def _schedule_forever(self) -> None:
         """Schedule runs and find alerts, while no other daemon does."""
-        problems = ProblemLog("schedule")
+        problems = ProblemLog("schedule", self._state)
         while not self._ending.is_set():
             try:
                 with lock(
@@ -235,7 +235,7 @@ class Service:
             self._make_run,
             on_slot=self._record_slot,
         )
-        problems, checked = ProblemLog("alerts"), 0.0
+        problems, checked = ProblemLog("alerts", self._state), 0.0
         schedule.start(at_once=needs_run(self._state))
         self._schedule = schedule
         try:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvloop
@@ -24,9 +24,11 @@ from state.db.locks import lock
 from state.db.workers import Worker
 from state.errors import Locked, StateError
 from syncer.amberflo.client import AmberfloClient
+from syncer.amberflo.silence import Trouble
 from syncer.app import App
 from syncer.config import Config
 from syncer.daemon import maintenance
+from syncer.delivery import trouble
 from syncer.delivery.meters import MeterDelivery
 from syncer.errors import SyncerError
 from syncer.passthrough.processor import Processor
@@ -51,8 +53,8 @@ def work(config: Config, lifeline: Lifeline) -> None:
     """Process and deliver until the lifeline ends."""
     stop = lifeline.ended
     app = App(config, LineProgress(), stop)
-    problems = ProblemLog("worker")
     with app.state(writes=True) as state, app.queue(writes=True) as calls:
+        problems = ProblemLog("worker", state)
         while not stop():
             try:
                 workers.prune_dead(state, calls)
@@ -76,7 +78,7 @@ async def _work(
     try:
         async with app.client() as client, asyncio.TaskGroup() as tasks:
             meters = MeterDelivery(
-                calls, state, worker.number, client, app.stop, ProblemLog("meters")
+                calls, state, worker.number, client, app.stop, ProblemLog("meters", state)
             )
             customers_due = asyncio.Event()
             arrivals = Arrivals(asyncio.get_running_loop(), [meters.arrived, customers_due])
@@ -129,7 +131,7 @@ def _process_all(
     stop: Callable[[], bool],
 ) -> None:
     """Process calls as they come. Only one process at a time does, so that they stay in order."""
-    problems = ProblemLog("calls")
+    problems = ProblemLog("calls", processor.state_database)
     while not stop():
         try:
             with lock(processor.state_database, "sorting", wait=5, every=1, stop=stop) as check:
@@ -167,7 +169,11 @@ async def _deliver_customers(
     app: App, state: Database, worker: Worker, client: AmberfloClient, arrived: asyncio.Event
 ) -> None:
     """Deliver whenever customers are due."""
-    problems = ProblemLog("customers")
+    problems = ProblemLog(trouble.PART, state)
+
+    def tell(now: Trouble | None) -> None:
+        problems(None if now is None else now.text)
+
     while not app.stop():
         arrived.clear()
         pause = DUE_EVERY
@@ -179,8 +185,10 @@ async def _deliver_customers(
                 problems(None)  # a run may have delivered what we could not
             elif due:
                 account = await asyncio.to_thread(app.account(state).check)
-                result = await app.customer_delivery(state, worker, client, account).run()
-                problems(result.problem)
+                delivery = app.customer_delivery(state, worker, client, account)
+                result = await replace(delivery, trouble=tell).run()
+                if result.problem or result.delivered:
+                    problems(result.problem)
                 pause = RETRY_AFTER if result.problem else 0.0
         except (StateError, SyncerError) as error:
             problems(str(error))
@@ -196,7 +204,7 @@ async def _supervise(
     app: App, state: Database, calls: Database, worker: Worker, client: AmberfloClient
 ) -> None:
     """Check our registration, clean up after dead workers, update counters, drop messageIds."""
-    problems, counted, purged = ProblemLog("queue"), 0.0, 0.0
+    problems, counted, purged = ProblemLog("queue", state), 0.0, 0.0
     while not app.stop():
         await asyncio.to_thread(worker.check)
         now = time.monotonic()

@@ -32,6 +32,7 @@ from state.snapshot import CustomerRow
 from syncer import retry
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
+from syncer.amberflo.silence import Silence, TellTrouble, ignore
 from syncer.amberflo.writer import write
 from syncer.clock import now_ms
 from syncer.delivery.desired import to_put
@@ -42,8 +43,6 @@ from syncer.errors import KeyRefused, Refused, TryAgain
 
 #: Refusals that make a verdict, if others get through after each.
 REFUSALS = 2
-#: The patience lasts for at least this many requests: a low rate allows few in its time.
-PATIENT = 30
 #: Seconds after which the feed looks again whether to stop.
 WAKE_AFTER = 0.2
 #: Seconds that requests under way get to end after a stop.
@@ -115,6 +114,8 @@ class CustomerDelivery:
     for_run: int | None = None
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[int], None] = lambda finished: None
+    #: gets trouble while it lasts, and None when something gets through
+    trouble: TellTrouble = ignore
     chance: Callable[[], float] = random.random
     result: Delivery = field(default_factory=Delivery)
 
@@ -123,6 +124,7 @@ class CustomerDelivery:
         self._began = now_ms()
         self._queue: asyncio.Queue[Claimed] = asyncio.Queue()
         self._in_work: set[str] = set()
+        self._put_off: set[str] = set()
         self._suspects: dict[str, Suspect] = {}
         # When the customers that did not get through failed first; whether one fails for long.
         # How many attempts failed of customers that got through later, and how many these are.
@@ -135,9 +137,9 @@ class CustomerDelivery:
         self._probe_problem: TryAgain | Refused | None = None
         self._wake = asyncio.Event()
         self._outcomes = Outcomes(self.database, self._written)
-        self._last_success = self._looked = time.monotonic()
+        self._looked = time.monotonic()
+        self._silence = Silence(self.client, self.patience)
         self._page = PageSize(self.client.pace, self.concurrency, self._looked)
-        self._last_problem = "no answer"
         self._finished = -1
         with self.database.write(beside=True) as connection:
             # A delivery of this worker that failed had claimed these.
@@ -182,8 +184,11 @@ class CustomerDelivery:
                 await self._probe()
             await self._look_around()
             await self._wait_for_wake()
+        trouble = self._silence.trouble()
         await self._drain()
         await self._look_around(at_once=True)
+        if self.result.stopped and trouble is not None:
+            self.result.problem = trouble.past
 
     def _is_idle(self) -> bool:
         """Return whether no request is under way: all that is in work waits for a verdict."""
@@ -200,6 +205,7 @@ class CustomerDelivery:
         for customer in claimed:
             self._in_work.add(customer.row.customer_id)
             self._queue.put_nowait(customer)
+        self._put_off |= {it.row.customer_id for it in claimed if it.row.put_off}
         return len(claimed)
 
     def _claim(self) -> list[Claimed]:
@@ -233,6 +239,8 @@ class CustomerDelivery:
         self._looked = time.monotonic()
         await asyncio.to_thread(self._look_now)
         self.progress(self._finished)
+        if not self._in_work or self._in_work - self._put_off:
+            self._silence.tell(self.trouble)
 
     def _look_now(self) -> None:
         self.worker.check()
@@ -246,9 +254,9 @@ class CustomerDelivery:
                 finished = self._due - outbox.backlog(connection, self.for_run)
             else:
                 finished = record.delivered + record.failed
-        if finished > self._finished:
-            self._finished = finished
-            self._last_success = time.monotonic()  # whichever process delivered
+        if finished > self._finished >= 0:
+            self._silence.succeeded()  # whichever process delivered
+        self._finished = max(finished, self._finished)
 
     def _over(self) -> bool:
         if self.stop():
@@ -256,21 +264,13 @@ class CustomerDelivery:
             return True
         if self.result.problem is not None:
             return True
-        if self._silent():
+        if self._silence.too_long:
             self.result.problem = (
-                f"nothing got through to Amberflo for {self._patient:g} s: {self._last_problem}"
+                f"nothing got through to Amberflo for {self._silence.patience:g} s: "
+                f"{self._silence.last_problem}"
             )
             return True
         return False
-
-    def _silent(self) -> bool:
-        return time.monotonic() - self._last_success > self._patient
-
-    @property
-    def _patient(self) -> float:
-        """The seconds without success after which the delivery gives up."""
-        least = PATIENT / self.client.pace.rate if self.client.pace.limited else 0.0
-        return max(self.patience, least)
 
     async def _wait_for_wake(self) -> None:
         self._wake.clear()
@@ -295,7 +295,7 @@ class CustomerDelivery:
             with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
                 outbox.release(connection, not_begun)
         until = time.monotonic() + DRAIN
-        while self._in_work and time.monotonic() < until and not self._silent():
+        while self._in_work and time.monotonic() < until and not self._silence.too_long:
             await self._wait_for_wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN):
@@ -359,11 +359,12 @@ class CustomerDelivery:
         began = time.monotonic()
         if await write(self.client, row.customer_id, merge, always=always):
             self._through = max(self._through, began)
-        self._last_success = time.monotonic()
+        self._silence.succeeded()
 
     def _not_taken(self, row: CustomerRow, problem: TryAgain) -> Outcome:
         """Try it again soon or, if it fails for long and others get through, now and then."""
-        self._last_problem = str(problem)
+        if not row.put_off:
+            self._silence.failed(problem)
         first = self._failing.setdefault(row.customer_id, time.monotonic())
         long = row.attempts + 1 >= retry.tries_to_blame(self._failed_before, self._got_through)
         if row.put_off or (long and self._through >= first):
@@ -383,6 +384,7 @@ class CustomerDelivery:
         suspect = self._suspects.pop(row.customer_id, None)
         if self._draining:
             return self._later(row, refused)
+        self._silence.failed(refused)
         times = 1 if suspect is None else suspect.times + 1
         self._suspects[row.customer_id] = Suspect(claimed, refused, time.monotonic(), times)
         return None
@@ -407,10 +409,10 @@ class CustomerDelivery:
                 self._probed = None
                 self._judge_all()
             return
-        silent = time.monotonic() - self._last_success > self._patient / 2
+        silent = self._silence.seconds > self._silence.patience / 2
         if not (self._suspects or self._stuck or (self._failing and silent)):
             return
-        if time.monotonic() - self._probed_at < min(PROBE_AFTER, self._patient / 2):
+        if time.monotonic() - self._probed_at < min(PROBE_AFTER, self._silence.patience / 2):
             return
         claimed = await asyncio.to_thread(self._claim_acknowledged)
         if claimed is not None:

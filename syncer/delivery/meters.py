@@ -27,6 +27,7 @@ from state.failures import FailureRow
 from state.queue import DueEvent
 from syncer import retry
 from syncer.amberflo.client import NOT_NOW, AmberfloClient
+from syncer.amberflo.silence import Silence
 from syncer.clock import now_ms
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 from syncer.retry import TRIES
@@ -58,7 +59,8 @@ class MeterDelivery:
     worker: int
     client: AmberfloClient
     stop: Callable[[], bool]
-    #: gets what went wrong for all, such as a refused key; None when a request got through
+    #: gets what goes wrong for all while it does, and None when a request gets through or nothing
+    #: waits any more
     trouble: Callable[[str | None], None] = lambda problem: None
     chance: Callable[[], float] = random.random
     #: whether all that is sent was refused before: a second refusal is a verdict at once
@@ -71,6 +73,9 @@ class MeterDelivery:
         # When the newest request that got through began; when each suspect failed first.
         self._through = float("-inf")
         self._suspects: dict[int, float] = {}
+        self._silence = Silence(self.client, 0.0, self.client.ingest_pace)
+        # Whether trouble was told, by this process or the one before it.
+        self._troubled = True
         tasks: set[asyncio.Task[None]] = set()
         while not self.stop():
             self.arrived.clear()
@@ -80,19 +85,44 @@ class MeterDelivery:
             elif tasks:
                 await asyncio.wait(tasks, timeout=PAUSE, return_when=asyncio.FIRST_COMPLETED)
             else:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.arrived.wait(), EMPTY)
+                await self._rest()
+            if (trouble := self._silence.trouble()) is not None:
+                self._tell(trouble.text)
             for task in [task for task in tasks if task.done()]:
                 tasks.discard(task)
                 task.result()
         await asyncio.gather(*tasks)
+
+    def _tell(self, trouble: str | None) -> None:
+        self._troubled = trouble is not None
+        self.trouble(trouble)
+
+    def _fails(self, problem: AmberfloError) -> None:
+        """Note what went wrong for all: it is told when it lasts, a refused key at once."""
+        self._silence.failed(problem)
+        if isinstance(problem, KeyRefused):
+            self._tell(str(problem))
+
+    async def _rest(self) -> None:
+        """Wait for a record, or for the time of one that is tried again."""
+        if self._troubled and not await asyncio.to_thread(self._anything_waits):
+            self._tell(None)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.arrived.wait(), EMPTY)
+
+    def _anything_waits(self) -> bool:
+        try:
+            with self.queue_database.read() as connection:
+                return bool(queue.waiting(connection)[1])
+        except StateError:
+            return True  # nobody knows
 
     async def _next(self) -> list[DueEvent]:
         """Claim the next due records."""
         try:
             return await asyncio.to_thread(self._claim)
         except StateError as error:
-            self.trouble(str(error))
+            self._tell(str(error))
             await asyncio.sleep(1.0)
             return []
 
@@ -127,7 +157,7 @@ class MeterDelivery:
         if self._through >= began:
             self._suspects |= dict.fromkeys((event.id for event in alone), began)
         else:
-            self.trouble(str(problem))
+            self._fails(problem)
         await self._put_back([*remaining, *alone], problem)
 
     async def _halve(
@@ -176,7 +206,7 @@ class MeterDelivery:
     async def _judge(self, event: DueEvent, problem: AmberfloError, began: float) -> None:
         """Decide what becomes of a record that failed by itself, sent at `began`."""
         if isinstance(problem, KeyRefused):
-            self.trouble(str(problem))
+            self._fails(problem)
             await self._put_back([event], problem)
             return
         first = self._suspects.setdefault(event.id, began)
@@ -191,11 +221,12 @@ class MeterDelivery:
             await self._write(failed=event, problem=problem, postponed=[event], wait=wait)
         else:
             if not fair:
-                self.trouble(str(problem))
+                self._fails(problem)
             await self._put_back([event], problem)
 
     async def _ingest(self, batch: Sequence[DueEvent]) -> AmberfloError | None:
         """Send records in one request; record that Amberflo has them, or return the problem."""
+        self._silence.begin()
         began = time.monotonic()
         body = gzip.compress(b"[" + b",".join(event.record for event in batch) + b"]", 1)
         try:
@@ -203,7 +234,8 @@ class MeterDelivery:
         except (TryAgain, Refused, KeyRefused) as problem:
             return problem
         self._through = max(self._through, began)
-        self.trouble(None)
+        self._silence.succeeded()
+        self._tell(None)
         await self._write(delivered=batch)
         return None
 
@@ -235,7 +267,7 @@ class MeterDelivery:
                     self._write_now, delivered, postponed, wait, failed, problem
                 )
             except StateError as error:
-                self.trouble(str(error))
+                self._tell(str(error))
                 if self.stop():
                     return None
                 await asyncio.sleep(1.0)

@@ -1,22 +1,151 @@
-"""Log a lasting problem once when it begins, and once when it is over."""
+"""What keeps a part of the service from its work: logged once, and in the state while it lasts."""
 
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections.abc import Callable
+
+from state import problems
+from state.db.database import Database
+from state.errors import StateError
+from syncer.clock import iso, now_ms
 
 log = logging.getLogger("syncer")
 
+#: Seconds between two records of a problem that lasts, and between two looks for one that another
+#: process left; seconds after which a problem that nobody reports any more is nobody's.
+RECORD_EVERY, LOOK_EVERY, STALE = 3.0, 30.0, 120.0
+#: Seconds until a record that failed is tried again, and that the end of a process waits for one.
+RETRY_AFTER, SETTLE = 5.0, 2.0
 
-class ProblemLog:
-    """Call it with the problem each time it shows, and with None each time there is none."""
 
-    def __init__(self, part: str) -> None:
-        self._part = part
+class ProblemRecord:
+    """Keeps the problem of a part in the state.
+
+    Call it with the problem each time it shows, and with None each time there is none. A thread
+    writes: the part never waits for the state, and never fails because of it. Without a `database`
+    nothing is kept.
+    """
+
+    def __init__(self, part: str, database: Database | None = None) -> None:
+        self._part, self._database = part, database
+        self._lock = threading.Lock()
         self._problem: str | None = None
+        self._next = float("-inf")
+        self._unrecorded = False
+        #: whether what is on record is of this process, or of one that may be gone
+        self._ours = True
+        self._thread: threading.Thread | None = None
 
     def __call__(self, problem: str | None) -> None:
+        if self._database is None:
+            return
+        now = time.monotonic()
+        with self._lock:
+            turned = (problem is None) != (self._problem is None)
+            self._problem = problem
+            if not turned and now < self._next:
+                return
+            self._next = now + (LOOK_EVERY if problem is None else RECORD_EVERY)
+            self._unrecorded = True
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._write_all, name=f"problem of {self._part}", daemon=True
+                )
+                self._thread.start()
+
+    def settle(self) -> None:
+        """Wait a moment for what is not on record yet, at the end of a process."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(SETTLE)
+
+    def _write_all(self) -> None:
+        assert self._database is not None
+        while True:
+            with self._lock:
+                if not self._unrecorded:
+                    self._thread = None
+                    return
+                self._unrecorded, problem = False, self._problem
+            try:
+                self._write(self._database, problem)
+            except StateError:  # it may be the very problem: the log has it
+                with self._lock:
+                    self._unrecorded = True
+                time.sleep(RETRY_AFTER)
+
+    def _write(self, database: Database, problem: str | None) -> None:
+        now = now_ms()
+        if problem is not None:
+            with database.write() as connection:
+                problems.report(connection, self._part, problem, now)
+            self._ours = True
+            return
+        with database.read() as connection:
+            row = problems.get(connection, self._part)
+        if row is not None and row.ended_at is None:
+            if not self._ours and now - row.last_at < STALE * 1000:
+                return  # another process has it just now
+            with database.write() as connection:
+                problems.over(connection, self._part, now)
+        self._ours = False
+
+
+class ProblemLog:
+    """Logs a problem once when it begins and once when it is over, and keeps it in the state.
+
+    Call it with the problem each time it shows, and with None each time there is none. A problem
+    that comes and goes is logged as that, once in ten minutes. Without a `database` it only logs.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        database: Database | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._part, self._clock = part, clock
+        self._record = ProblemRecord(part, database)
+        self._problem: str | None = None
+        #: how often it came since (epoch milliseconds), and when it ended last
+        self._times, self._since = 0, 0
+        self._ended = float("-inf")
+        #: when the log last said that it comes and goes; None if it does not
+        self._flapping: float | None = None
+
+    def __call__(self, problem: str | None) -> None:
+        now = self._clock()
         if problem is not None and self._problem is None:
-            log.error("%s: %s", self._part, problem)
+            self._begins(problem, now)
         elif problem is None and self._problem is not None:
-            log.info("%s: it works again", self._part)
+            self._ended = now
+            if self._flapping is None:
+                log.info("%s: it works again", self._part)
+        elif problem is None and self._flapping is not None and self._is_new(now):
+            self._flapping = None
+            log.info("%s: it works again, for ten minutes now", self._part)
         self._problem = problem
+        self._record(problem)
+
+    def _is_new(self, now: float) -> bool:
+        """Whether a problem that begins now would be another one."""
+        return now - self._ended > problems.SAME_WITHIN / 1000
+
+    def _begins(self, problem: str, now: float) -> None:
+        if self._is_new(now):
+            self._times, self._since, self._flapping = 1, now_ms(), None
+            log.error("%s: %s", self._part, problem)
+            return
+        self._times += 1
+        if self._flapping is None or now - self._flapping >= problems.SAME_WITHIN / 1000:
+            self._flapping = now
+            log.error(
+                "%s: it comes and goes, %s times since %s: %s",
+                self._part,
+                f"{self._times:,}",
+                iso(self._since),
+                problem,
+            )

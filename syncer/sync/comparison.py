@@ -6,8 +6,8 @@ The comparison writes nothing to the state. It leaves its changes on disk, for t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from sqlalchemy import Connection
@@ -49,6 +49,7 @@ from syncer.sync.join import (
 )
 from syncer.sync.readiness import Mismatch
 from syncer.sync.rulings import MentionedCustomers, Rulings
+from syncer.sync.source_watch import SourceWatch
 from syncer.sync.spool import ChangeSpool
 from syncer.sync.suppressed import without_suppressed
 from syncer.sync.tally import Tally
@@ -89,6 +90,8 @@ class Comparison:
     count_newer: Callable[[], int] | None = None
     #: the share of Segment's count of an audience by which ours may differ
     size_tolerance: float = 0.05
+    #: watches what the source is asked
+    watch: SourceWatch = field(default_factory=SourceWatch)
     clock: Callable[[], int] = now_ms
 
     def compare(
@@ -107,7 +110,7 @@ class Comparison:
         raises AmberfloError if Amberflo cannot be read for a comparison of everything; for the
         first run and a `new_account` that is always so.
         """
-        computations = self._computations()  # asked before the pull: it may take minutes
+        computations = self._computations()  # before the pull: it may take minutes
         if isinstance(scope, ChangedSince) and self.count_newer and (newer := self.count_newer()):
             self.progress.say(
                 f"{newer:,} of the customers that changed last at Amberflo are not as this state "
@@ -162,10 +165,17 @@ class Comparison:
         if self.open_destination is None or not isinstance(scope, Everything):
             yield None
             return
-        with self.source.pull(scope):
-            pass  # a fault of the source is reported before Amberflo is read
+        with self._pull(scope):
+            pass  # a fault of the source is told before Amberflo is read
         with self.open_destination(must=must, new_account=new_account) as destination:
             yield destination
+
+    @contextmanager
+    def _pull(self, scope: Scope) -> Iterator[Pull]:
+        with ExitStack() as stack:
+            with self.watch.asking():
+                pull = stack.enter_context(self.source.pull(scope))
+            yield pull
 
     def _compare(
         self,
@@ -175,7 +185,7 @@ class Comparison:
         computations: Computations | None,
         destination: Destination | None,
     ) -> Compared:
-        with self.source.pull(scope) as pull, self.database.read() as connection:
+        with self._pull(scope) as pull, self.database.read() as connection:
             one_pull = _PullComparison(
                 self, kind, scope, approval, computations, pull, connection, destination
             )
@@ -201,12 +211,10 @@ class _PullComparison:
         self.selection, self.whole = settings.selection, isinstance(scope, Everything)
         self.traits = snapshot.traits(connection)
         released = snapshot.traits(connection, released=True)
-        self.catalog = self.selection.catalog(
-            pull.observed(),
-            self.traits,
-            [row for row in released if row.released_at is not None],
-            computations,
-        )
+        released = [row for row in released if row.released_at is not None]
+        with settings.watch.asking():
+            observed = pull.observed()
+        self.catalog = self.selection.catalog(observed, self.traits, released, computations)
         self.new = self._new_traits()
         self.tally = Tally(self.catalog)
         self.members = members_by_key(self.traits, self.catalog)
@@ -300,7 +308,8 @@ class _PullComparison:
     def _rows(self, mentioned: MentionedCustomers, known_until: int) -> Iterator[JoinedRow]:
         """Yield the customers to compare, each joined with what the state and Amberflo have."""
         pull, tally, progress = self.pull, self.tally, self.settings.progress
-        counted = pull.count(self.catalog.keys)
+        with self.settings.watch.asking():
+            counted = pull.count(self.catalog.keys)
         progress.begin("comparing", counted.customers)
         # Closed here, so that a stop leaves no cursor open behind its connection.
         with (
@@ -336,11 +345,13 @@ class _PullComparison:
 
     def _until_stopped(self, pulled: Iterator[PulledCustomer]) -> Iterator[PulledCustomer]:
         """Yield the same rows and report the progress; raise Stopped if the user stops."""
-        for number, row in enumerate(pulled):
-            if number % 2048 == 0:
-                self.settings.progress.at(number)
-                self.settings.check_stop()
-            yield row
+        with self.settings.watch.asking() as watch:
+            for number, row in enumerate(pulled):
+                watch.rows = number
+                if number % 2048 == 0:
+                    self.settings.progress.at(number)
+                    self.settings.check_stop()
+                yield row
 
     # After the pull is read
 
@@ -363,7 +374,8 @@ class _PullComparison:
                 named = ", ".join(map(repr, scope.customer_ids))
                 raise NotFound(f"Engage has no customer {named}")
             return WithoutCustomerId(0, {})
-        without_id = self.pull.without_customer_id(self.catalog.keys)
+        with self.settings.watch.asking():
+            without_id = self.pull.without_customer_id(self.catalog.keys)
         for key, count in without_id.rows.items():
             tally.sums[key].pulled += count
             tally.sums[key].reasons["no customer id"] += count

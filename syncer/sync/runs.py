@@ -32,6 +32,7 @@ from syncer.sync.compared import Compared, RunKind
 from syncer.sync.comparison import Comparison
 from syncer.sync.decision import ANONYMOUS, Approval, Attribution
 from syncer.sync.readiness import Mismatch
+from syncer.sync.run_problems import RunProblems
 from syncer.sync.tally import Applied
 from syncer.sync.trait_selection import Selection
 
@@ -73,6 +74,8 @@ class Runs:
     patience: float = 2.0
     #: the Amberflo account that is delivered to; None if it is not to be checked
     account: AmberfloAccount | None = None
+    #: keeps in the state what keeps a run from its work
+    problems: RunProblems = field(default_factory=lambda: RunProblems.on(None))
     #: how the values of traits are sent; if that changes, all customers are sent again
     trait_values: str = "native"
     #: epoch milliseconds
@@ -228,6 +231,7 @@ class Runs:
                     must_read_amberflo=must_read,
                 )
             ) as compared:
+                self.problems.pulled()
                 check()  # no other run went on meanwhile, so the comparison still holds
                 applied = self._commit(run, compared, approval, redelivery, new_account)
                 result = Result(
@@ -365,6 +369,7 @@ class Runs:
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
+            self.problems.ended_by(error)
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             # If the database itself fails, the next start takes the run as cut off.
             with suppress(StateError), self.database.write() as connection:

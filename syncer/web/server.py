@@ -61,7 +61,7 @@ def serve_page(config: Config, stop: Callable[[], bool], number: int) -> None:
 
 def _update_sizes(state: Database, stop: Callable[[], bool]) -> None:
     """Keep the hourly audience sizes up to date."""
-    problems = ProblemLog("sizes")
+    problems = ProblemLog("page", state)
     while not stop():
         more = False
         try:

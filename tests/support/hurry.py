@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import syncer.amberflo.reader
+import syncer.amberflo.silence
 import syncer.daemon.schedule
 import syncer.daemon.worker
 import syncer.delivery.customers
@@ -19,6 +21,8 @@ import syncer.retry
 _WAITS: tuple[tuple[Any, str, float], ...] = (
     (syncer.retry, "BASE", 0.02),
     (syncer.retry, "CAP", 0.2),
+    (syncer.amberflo.reader, "LOOK", 0.1),
+    (syncer.amberflo.silence, "TELL_AFTER", 0.2),
     (syncer.daemon.schedule, "RETRY_SLOT_AFTER", 2.0),
     (syncer.delivery.customers, "LOOK", 0.1),
     (syncer.delivery.rate_share, "LOOK", 0.1),

@@ -146,6 +146,8 @@ class Quiet:
 
     def end(self) -> None: ...
 
+    def trouble(self, text: str | None) -> None: ...
+
 
 def runs_on(
     database: Database,
