@@ -6,7 +6,14 @@ from datetime import UTC, datetime
 
 
 class StateError(Exception):
-    """The state database cannot be used as it is; the message says what to do."""
+    """The state database cannot be used as it is; the message says what to do.
+
+    `reason` is what the database itself said, where it said anything.
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = message if reason is None else reason
 
 
 class Busy(StateError):

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from state import alerts, failures, holds, outbox, queue, runs
+from sqlalchemy import Connection
+
+from state import alerts, failures, holds, outbox, problems, queue, runs
 from state.alerts import AlertRow
 from state.db import workers
 from state.db.database import Database
 from state.db.workers import WorkerRow
+from state.problems import ProblemRow
 from state.runs import RunRow
+
+#: How the name of an alert about a problem begins.
+OF_PROBLEM = "problem:"
 
 
 @dataclass(frozen=True)
@@ -24,33 +30,50 @@ class Status:
     held: dict[str, int]
     waiting_customers: int
     waiting_calls: int
-    #: when the customer or call that waits longest began to wait
+    #: see `oldest_waiting`
     waiting_since: int | None
-    #: what Amberflo refused, and (a part of it) calls that are invalid
+    #: what Amberflo does not take, and (a part of it) calls that are invalid
     failures: int
     invalid_calls: int
     alerts: list[AlertRow]
+    #: what keeps parts from their work now
+    problems: list[ProblemRow]
+
+    @property
+    def refused(self) -> int:
+        """How many customers and meter records Amberflo does not take."""
+        return self.failures - self.invalid_calls
 
     def lag(self, now: int) -> float:
-        """Return the seconds that the oldest waiting customer or call has waited."""
+        """Return the seconds for which the oldest customer or call has waited to be sent."""
         if self.waiting_since is None:
             return 0.0
         return max(0.0, (now - self.waiting_since) / 1000)
 
 
+def oldest_waiting(of_state: Connection, of_queue: Connection) -> int | None:
+    """Return since when the oldest customer or call waits to be sent; None where none does.
+
+    This is the one definition of lag. A customer waits since its oldest change that is not
+    delivered, or since it was made due; a call since its receipt. Customers that were put off, as
+    Amberflo takes others, do not count: they are failures.
+    """
+    since = (outbox.waits_since(of_state), queue.oldest_waiting(of_queue))
+    return min((moment for moment in since if moment is not None), default=None)
+
+
 def gather(state: Database, calls: Database) -> Status:
     """Read the status from the state and the queue of calls."""
-    with state.read() as connection:
+    with state.read() as connection, calls.read() as of_queue:
         newest = runs.newest(connection, 2)
-        customers_since = outbox.waits_since(connection)
         held = holds.open_keys(connection)
         waiting_customers = outbox.backlog(connection)
         failed = failures.count(connection)
         invalid_calls = failures.count_calls(connection)
         active = alerts.active(connection)
-    with calls.read() as connection:
-        waiting_calls = sum(queue.waiting(connection))
-        calls_since = queue.oldest_waiting(connection)
+        lasting = problems.active(connection)
+        waiting_calls = sum(queue.waiting(of_queue))
+        waiting_since = oldest_waiting(connection, of_queue)
     current = newest[0] if newest and newest[0].state == runs.RUNNING else None
     ended = newest if current is None else newest[1:]
     return Status(
@@ -59,12 +82,11 @@ def gather(state: Database, calls: Database) -> Status:
         held=held,
         waiting_customers=waiting_customers,
         waiting_calls=waiting_calls,
-        waiting_since=min(
-            (since for since in (customers_since, calls_since) if since is not None), default=None
-        ),
+        waiting_since=waiting_since,
         failures=failed,
         invalid_calls=invalid_calls,
         alerts=active,
+        problems=lasting,
     )
 
 

@@ -414,4 +414,4 @@ def translated(url: URL) -> Iterator[None]:
         kind = Busy if code == sqlite3.SQLITE_BUSY else StateError
         if isinstance(error, DataError | IntegrityError) or _of_the_data(error):
             kind = Unfit
-        raise kind(f"the state database {shown(url)}: {reason}") from error
+        raise kind(f"the state database {shown(url)}: {reason}", reason) from error

@@ -9,6 +9,7 @@ import orjson
 from state.failures import FailureRow
 from state.history.listings import ENTERED, EXITED, Entry, Undelivered
 from state.holds import Hold, Kept
+from state.problems import ProblemRow
 from state.runs import RunRow, RunTraitRow
 from syncer.cli import output
 from syncer.clock import iso
@@ -45,6 +46,16 @@ def daemon_json(daemon: Daemon) -> dict[str, Any]:
         "schedules": daemon.schedules,
         "next_run": iso(daemon.next_run),
         "next_is_full": daemon.next_is_full,
+    }
+
+
+def problem_json(problem: ProblemRow) -> dict[str, Any]:
+    return {
+        "part": problem.part,
+        "text": problem.text,
+        "since": iso(problem.since),
+        "last_at": iso(problem.last_at),
+        "times": problem.times,
     }
 
 

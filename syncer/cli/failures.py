@@ -1,4 +1,4 @@
-"""`failures`: what Amberflo refused, to send again or to discard."""
+"""`failures`: what Amberflo does not take, to send again or to discard, and invalid calls."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def failures(
     customer: str | None,
     limit: int | None,
 ) -> None:
-    """List what Amberflo refused, with the request and the response, and invalid calls.
+    """List what Amberflo does not take, with the request and the response, and invalid calls.
 
     Of invalid calls only the newest are kept.
     """

@@ -11,7 +11,7 @@ import click
 from syncer import status as facts
 from syncer.app import App
 from syncer.cli import output
-from syncer.cli.documents import daemon_json, run_json, run_line
+from syncer.cli.documents import daemon_json, problem_json, run_json, run_line
 from syncer.cli.options import config_option, json_option, settings, wants_json
 from syncer.cli.progress_bar import progress
 from syncer.clock import iso
@@ -21,7 +21,10 @@ from syncer.clock import iso
 @config_option
 @json_option
 def status(config: Path | None, as_json: bool) -> None:
-    """Show the schedule, the last run, what waits to be sent, and what needs a person."""
+    """Show the schedule, the last run, what waits to be sent, and what needs a person.
+
+    It exits with 0 whatever it shows: a script reads `problems` and `alerts` of --json.
+    """
     app = App(settings(config), progress())
     with app.state(writes=False) as state, app.queue(writes=False) as calls:
         daemons = facts.daemons(state)
@@ -34,11 +37,13 @@ def status(config: Path | None, as_json: bool) -> None:
         "last_run": run_json(newest) if newest else None,
         "backlog": {"customers": now.waiting_customers, "events": now.waiting_calls},
         "failures": now.failures,
+        "invalid_calls": now.invalid_calls,
         "held": [{"key": key, "run": run} for key, run in sorted(now.held.items())],
         "alerts": [
             {"name": alert.name, "text": alert.text, "since": iso(alert.since)}
             for alert in now.alerts
         ],
+        "problems": [problem_json(problem) for problem in now.problems],
         "lag_seconds": round(now.lag(time.time_ns() // 1_000_000), 3),
     }
     if wants_json(as_json):
@@ -69,9 +74,18 @@ def _print_status(document: dict[str, Any], now: facts.Status) -> None:
         f"{backlog['customers']:,} customers and {backlog['events']:,} calls wait to be sent, "
         f"{document['lag_seconds']:.0f} s behind"
     )
-    out.print(f"{document['failures']:,} failures")
+    out.print(
+        f"{document['failures']:,} failures: {now.refused:,} that Amberflo does not take, "
+        f"{now.invalid_calls:,} invalid calls"
+        if now.failures
+        else "0 failures"
+    )
     for hold in document["held"]:
         run = hold["run"]
         out.print(f"held: {hold['key']}, since run {run}: `syncer runs approve {run}` or reject")
+    for problem in document["problems"]:
+        times = f", {problem['times']:,} times" if problem["times"] > 1 else ""
+        out.print(f"problem since {problem['since']}{times}: {problem['part']}: {problem['text']}")
     for alert in document["alerts"]:
-        out.print(f"alert since {alert['since']}: {alert['text']}")
+        if not alert["name"].startswith(facts.OF_PROBLEM):
+            out.print(f"alert since {alert['since']}: {alert['text']}")

@@ -9,31 +9,46 @@ from __future__ import annotations
 import logging
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
+from typing import NamedTuple
 from urllib.error import HTTPError
 
 import orjson
 
-from state import alerts, failures, runs, suppression
+from state import alerts, failures, problems, runs, suppression
 from state.db.database import Database
+from state.problems import ProblemRow
 from syncer import egress, status
 from syncer.config import AlertsConfig
+from syncer.errors import KeyRefused
 from syncer.process.problem import ProblemLog
 
 log = logging.getLogger("syncer.alert")
 
 #: Seconds until a request to the webhook is given up.
 TIMEOUT = 10.0
+#: Seconds that a problem lasts, or times that it comes, until it is an alert.
+LASTS, TIMES = 60.0, 3
+
+
+class Lasting(NamedTuple):
+    """A problem of a part: how often it came, and for how long it has been there this time."""
+
+    part: str
+    text: str
+    times: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Facts:
     """What alerts follow from. Times are seconds.
 
-    `held` maps keys to the run that holds them; `failures` counts what Amberflo refused, `calls`
-    invalid calls, `deletes` deletions that wait for a person; `errors` are those of the newest runs
-    that failed in a row, the newest first.
+    `held` maps keys to the run that holds them; `failures` counts what Amberflo does not take,
+    `calls` invalid calls, `deletes` deletions that wait for a person; `errors` are those of the
+    newest runs that failed in a row, the newest first.
     """
 
     held: dict[str, int]
@@ -43,6 +58,7 @@ class Facts:
     silent: float
     calls: int = 0
     deletes: int = 0
+    problems: Sequence[Lasting] = ()
 
 
 def conditions(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
@@ -56,10 +72,16 @@ def conditions(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
         for key, run in sorted(facts.held.items())
     }
     if facts.failures:
-        present["failures"] = f"Amberflo refused {facts.failures:,}: `syncer failures` lists them"
+        present["failures"] = (
+            f"Amberflo does not take {facts.failures:,} customers or meter records: `syncer "
+            "failures` lists them"
+        )
     if facts.calls:
         more = " or more" if facts.calls >= failures.CALLS else ""
-        present["calls"] = f"{facts.calls:,}{more} calls are invalid: `syncer failures` lists them"
+        present["calls"] = (
+            f"{facts.calls:,}{more} calls are invalid and were not sent to Amberflo: `syncer "
+            "failures` lists them"
+        )
     if facts.deletes:
         present["deletes"] = (
             f"{facts.deletes:,} deletions are over passthrough.deletes_per_day: `syncer forget "
@@ -74,11 +96,17 @@ def conditions(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
             f"the source has had nothing new for {facts.silent / 3600:,.0f} hours: check the sync "
             "of your warehouse in Segment"
         )
+    for problem in facts.problems:
+        flaps = problem.times >= TIMES
+        if problem.seconds >= LASTS or flaps or problem.text.startswith(KeyRefused.BEGINS):
+            often = f" (it comes and goes, {problem.times:,} times)" if flaps else ""
+            name = f"{status.OF_PROBLEM}{problem.part}"
+            present[name] = f"{problem.part}: {problem.text}{often}"
     return present
 
 
-def gather(state: Database, calls: Database, now: float) -> Facts:
-    """Read the facts at a time in epoch seconds."""
+def gather(state: Database, calls: Database, now: float, lasting: Sequence[Lasting] = ()) -> Facts:
+    """Read the facts at a time in epoch seconds; `lasting` are the problems."""
     present = status.gather(state, calls)
     with state.read() as connection:
         errors = runs.errors_in_a_row(connection)
@@ -86,12 +114,13 @@ def gather(state: Database, calls: Database, now: float) -> Facts:
         deletes = suppression.waiting_count(connection)
     return Facts(
         held=present.held,
-        failures=present.failures - present.invalid_calls,
+        failures=present.refused,
         calls=present.invalid_calls,
         deletes=deletes,
         errors=errors,
         lag=present.lag(int(now * 1000)),
         silent=0.0 if unchanged is None else max(0.0, now - unchanged / 1000),
+        problems=lasting,
     )
 
 
@@ -102,11 +131,16 @@ class Alerts:
         self.config = config
         self._state, self._calls = state, calls
         self._problems = ProblemLog("webhook", state)
+        #: since when each problem is there, by its part and how often it came (epoch seconds)
+        self._seen: dict[tuple[str, int], float] = {}
 
     def check(self) -> None:
         """Record and report what changed; what the webhook does not take is sent again later."""
         now = time.time()
-        present = conditions(gather(self._state, self._calls, now), self.config)
+        with self._state.read() as connection:
+            rows = problems.recent(connection, int(now * 1000))
+        facts = gather(self._state, self._calls, now, self._lasting(rows, now))
+        present = conditions(facts, self.config)
         with self._state.read() as connection:
             known = {row.name: row.text for row in alerts.active(connection)}
         if known != present:
@@ -124,6 +158,18 @@ class Alerts:
                 return
             with self._state.write() as connection:
                 alerts.notified(connection, row.name, int(now * 1000))
+
+    def _lasting(self, rows: Sequence[ProblemRow], now: float) -> list[Lasting]:
+        """Return how long problems last; one that came again lasts since that was seen."""
+        seen, lasting = self._seen, []
+        self._seen = {}
+        for row in rows:
+            key, seconds = (row.part, row.times), 0.0
+            if row.ended_at is None:
+                began = seen.get(key, row.since / 1000 if row.times == 1 else now)
+                self._seen[key], seconds = began, now - began
+            lasting.append(Lasting(row.part, row.text, row.times, seconds))
+        return lasting
 
     def _post(self, text: str) -> bool:
         """Post to the webhook; return whether it took it, or there is no webhook."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,6 +10,7 @@ from state import pending_calls, queue, runs, snapshot, suppression
 from state.db import workers
 from state.db.database import Database
 from syncer import status
+from syncer.clock import now_ms
 from syncer.daemon.schedule import Slot
 
 
@@ -33,7 +33,6 @@ class StateCollector:
         with self._calls.read() as connection:
             counters = queue.counters(connection)
             inbox, records = queue.waiting(connection)
-            oldest = queue.oldest_waiting(connection)
             by_key = queue.waiting_by_key(connection)
         calls = CounterMetricFamily(
             "syncer_calls", "Calls by their outcome", None, ["outcome", "reason"]
@@ -60,8 +59,6 @@ class StateCollector:
         yield waiting
         yield GaugeMetricFamily("syncer_calls_unprocessed", "Calls to process", inbox)
         yield GaugeMetricFamily("syncer_meters_waiting", "Meter records to deliver", records)
-        lag = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
-        yield GaugeMetricFamily("syncer_lag_seconds", "Age of the oldest waiting call", lag)
 
     def _of_the_state(self) -> Iterator[Metric]:
         facts = status.gather(self._state, self._calls)
@@ -73,6 +70,11 @@ class StateCollector:
             processes = workers.all_of(connection)
             pending = pending_calls.count(connection)
             deletes = suppression.waiting_count(connection)
+        yield GaugeMetricFamily(
+            "syncer_lag_seconds",
+            "How long the oldest customer or call has waited to be sent",
+            facts.lag(now_ms()),
+        )
         yield GaugeMetricFamily(
             "syncer_customers_waiting", "Customers to deliver", facts.waiting_customers
         )
@@ -111,6 +113,17 @@ class StateCollector:
         for alert in facts.alerts:
             alerting.add_metric([alert.name], 1)
         yield alerting
+        times = GaugeMetricFamily(
+            "syncer_problem", "Problems that last: how often each began", labels=["part"]
+        )
+        since = GaugeMetricFamily(
+            "syncer_problem_since_timestamp_seconds", "When it began first", labels=["part"]
+        )
+        for problem in facts.problems:
+            times.add_metric([problem.part], problem.times)
+            since.add_metric([problem.part], problem.since / 1000)
+        yield times
+        yield since
         kinds = GaugeMetricFamily("syncer_processes", "Running processes", labels=["kind"])
         for kind in sorted({row.kind for row in processes}):
             kinds.add_metric([kind], sum(row.kind == kind for row in processes))

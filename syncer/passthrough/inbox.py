@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from sqlalchemy import Connection
 
 from state import queue
-from state.db.database import Database
+from state.db.database import Database, shown
 from state.errors import StateError
 from state.queue import Accepted
 
@@ -128,7 +128,12 @@ class Inbox:
                 return True
 
     def _report(self, error: StateError | None) -> None:
-        self.problem = None if error is None else str(error)
+        self.problem = None
+        if error is not None:
+            where = shown(self._database.engine.url)
+            self.problem = (
+                f"cannot store calls: {error.reason} ({where}); callers get 503 and send them again"
+            )
         self._on_problem(self.problem)
 
     def _next_group(self) -> tuple[list[tuple[Accepted, Waiter]], bool]:

@@ -33,6 +33,6 @@ class Context:
     def layout(self) -> dict[str, Any]:
         """Return the data that every page shows: recent tasks, and how much needs a person."""
         with self.state.read() as connection:
-            refused = failures.count(connection)
+            failed = failures.count(connection)
             held = len(holds.open_keys(connection))
-        return {"tasks": self.tasks.recent(), "needs": {"refused": refused, "held": held}}
+        return {"tasks": self.tasks.recent(), "needs": {"to resolve": failed, "held": held}}

@@ -1,4 +1,4 @@
-"""The page of failures: what Amberflo refused, to send again or to discard."""
+"""The page of failures: what Amberflo does not take, to send again, and invalid calls."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def listing(context: Context, request: Request) -> Response:
     with context.state.read() as connection:
         page = failures.page(connection, before=before, limit=ROWS + 1)
         count = failures.count(connection)
+        invalid = failures.count_calls(connection)
         newest = failures.newest(connection)
     rows = page[:ROWS]
     return Page(
@@ -20,6 +21,7 @@ def listing(context: Context, request: Request) -> Response:
         {
             "failures": rows,
             "count": count,
+            "invalid": invalid,
             "newest": newest,
             "next": rows[-1].id if len(page) > ROWS else None,
             "paged": before is not None,

@@ -46,8 +46,15 @@ def _data(context: Context) -> dict[str, Any]:
         "lag": facts.lag(context.clock()),
         "held": sorted(facts.held.items()),
         "failed": facts.failures,
+        # Without `last_at`: as long as it is the same problem, the page need not be drawn anew.
+        "problems": [
+            {"part": it.part, "text": it.text, "since": it.since, "times": it.times}
+            for it in facts.problems
+        ],
         "alerts": [
-            {**alert._asdict(), "url": _alert_url(alert.name, facts.held)} for alert in facts.alerts
+            {**alert._asdict(), "url": _alert_url(alert.name, facts.held)}
+            for alert in facts.alerts
+            if not alert.name.startswith(status.OF_PROBLEM)
         ],
     }
     seen = hashlib.sha256(orjson.dumps(data, default=str)).hexdigest()[:16]
@@ -59,7 +66,7 @@ def _alert_url(name: str, held: dict[str, int]) -> str | None:
     kind, _, key = name.partition(":")
     if kind == "held" and key in held:
         return f"/runs/{held[key]}"
-    return {"failures": "/failures", "runs": "/runs"}.get(kind)
+    return {"failures": "/failures", "calls": "/failures", "runs": "/runs"}.get(kind)
 
 
 READS = {"/": page, "/now/live": live, "/tasks": tasks}
