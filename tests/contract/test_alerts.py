@@ -4,17 +4,19 @@ from."""
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 import pytest
 
-from state import alerts, failures, holds, outbox, queue, runs
+from state import alerts, failures, holds, outbox, problems, queue, runs
 from state.alerts import News
 from state.db.database import Database
 from state.failures import FailureRow
 from state.history.record import ChangeRow, add_changes
 from state.queue import Accepted, EventRow
-from syncer.daemon.alerts import Facts, gather
+from syncer.config import AlertsConfig
+from syncer.daemon.alerts import Alerts, Facts, gather
 from tests.support.state import NOW, ask, put, row
 
 NONE = News({}, {})
@@ -122,6 +124,47 @@ def test_each_goes_its_own_way(watch: Watch) -> None:
     watch.tells("a")
     watch.tells("nothing")
     assert watch.untold == [("c", False)]
+
+
+# -- problems of parts, seen again and again
+
+
+def test_how_long_a_problem_lasts_is_since_it_came_last(
+    database: Database, calls: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, found = NOW / 1000, Alerts(database, calls, AlertsConfig())
+    monkeypatch.setattr(time, "time", lambda: seconds)
+
+    def names(after: float) -> list[str]:
+        nonlocal seconds
+        seconds += after
+        found.check()
+        return [one.name for one in ask(database, alerts.active)]
+
+    def say(text: str | None) -> None:
+        with database.write() as connection:
+            now = int(seconds * 1000)
+            if text is None:
+                problems.over(connection, "meters", now)
+            else:
+                problems.report(connection, "meters", text, now)
+
+    say("no answer")
+    assert names(50) == []
+    assert names(10) == ["problem:meters"]
+    say(None)
+    assert names(10) == []
+    say("no answer")  # soon: the same problem, but it may be over in a moment
+    assert names(10) == []
+    assert names(50) == []
+    assert names(10) == ["problem:meters"]
+    say(None)
+    assert names(10) == []
+    say("no answer")  # the third time: it comes and goes
+    assert names(1) == ["problem:meters"]
+    say(None)
+    assert names(9 * 60) == ["problem:meters"]
+    assert names(2 * 60) == []
 
 
 # -- the facts: what the runs say

@@ -10,6 +10,7 @@ from typing import Any
 
 import syncer.amberflo.reader
 import syncer.amberflo.silence
+import syncer.daemon.alerts
 import syncer.daemon.schedule
 import syncer.daemon.worker
 import syncer.delivery.customers
@@ -23,6 +24,7 @@ _WAITS: tuple[tuple[Any, str, float], ...] = (
     (syncer.retry, "CAP", 0.2),
     (syncer.amberflo.reader, "LOOK", 0.1),
     (syncer.amberflo.silence, "TELL_AFTER", 0.2),
+    (syncer.daemon.alerts, "LASTS", 1.0),
     (syncer.daemon.schedule, "RETRY_SLOT_AFTER", 2.0),
     (syncer.delivery.customers, "LOOK", 0.1),
     (syncer.delivery.rate_share, "LOOK", 0.1),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from state.failures import CALLS
 from syncer.config import AlertsConfig
-from syncer.daemon.alerts import Facts, conditions
+from syncer.daemon.alerts import Facts, Lasting, conditions
 
 GOOD = Facts(held={}, failures=0, errors=[], lag=0.0, silent=0.0)
 BOUNDS = AlertsConfig()
@@ -31,7 +31,9 @@ def test_a_held_audience_says_what_to_do() -> None:
 
 def test_failures_are_one_alert() -> None:
     (text,) = conditions(replace(GOOD, failures=1234), BOUNDS).values()
-    assert text == "Amberflo refused 1,234: `syncer failures` lists them"
+    assert text == (
+        "Amberflo does not take 1,234 customers or meter records: `syncer failures` lists them"
+    )
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5])
@@ -58,10 +60,30 @@ def test_times_are_told_in_minutes_and_hours() -> None:
 def test_calls_that_could_not_be_taken_are_not_laid_to_amberflo() -> None:
     alerts = conditions(replace(GOOD, calls=7), BOUNDS)
     assert alerts["calls"].startswith("7 calls are invalid: `syncer failures`")
-    assert "Amberflo" not in alerts["calls"]
+    assert "were not sent to Amberflo" in alerts["calls"]
     assert conditions(replace(GOOD, calls=CALLS), BOUNDS)["calls"].startswith(
         "10,000 or more calls"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "times", "seconds", "alerts"),
+    [
+        ("no answer", 1, 59.0, False),
+        ("no answer", 1, 60.0, True),
+        ("no answer", 2, 59.0, False),
+        ("no answer", 2, 60.0, True),
+        ("no answer", 3, 0.0, True),  # it comes and goes, and is not there just now
+        ("Amberflo refuses the API key (status 401): set it", 1, 0.0, True),
+    ],
+)
+def test_a_problem_is_one_when_it_lasts_or_comes_and_goes_and_a_refused_key_at_once(
+    text: str, times: int, seconds: float, alerts: bool
+) -> None:
+    problem = Lasting("meters", text, times, seconds)
+    often = " (it comes and goes, 3 times)" if times == 3 else ""
+    expected = {"problem:meters": f"meters: {text}{often}"} if alerts else {}
+    assert conditions(replace(GOOD, problems=[problem]), BOUNDS) == expected
 
 
 FACTS = st.builds(
