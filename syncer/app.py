@@ -231,7 +231,7 @@ class App:
         with workers.register(database, "run") as worker:
             delivery = uvloop.run(deliver(worker))
         if delivery.problem or delivery.delivered:
-            report.ended(delivery.problem)
+            report.ended(delivery.on_record)
         return delivery
 
     def account(self, database: Database, report: TellTrouble = ignore) -> AmberfloAccount:

@@ -370,11 +370,11 @@ class AmberfloClient:
         cause = f"{answer.answered}: {_message(answer.body)}"
         if 300 <= answer.status < 400:
             to = _text(answer.headers.get("location", "somewhere else"))[:200]
-            reason = (
+            cause = (
                 f"amberflo.{setting} answers {answer.status} to {to}: it must be where Amberflo "
-                f"itself answers ({reason})"
+                "itself answers"
             )
-            cause = ""
+            reason = f"{cause} ({reason})"
         elif answer.status == 404:
             reason = f"{reason}: {_message(answer.body)}; is amberflo.{setting} right?"
         else:

@@ -102,19 +102,14 @@ class Silence:
     def too_long(self) -> bool:
         return self.seconds > self.patience
 
-    @property
-    def last_problem(self) -> str:
-        """What went wrong last."""
-        return "no answer" if self._problem is None else str(self._problem)
-
     def trouble(self) -> Trouble | None:
         """Return the trouble that there is now."""
         seconds = self.seconds
-        if seconds < max(TELL_AFTER, self._least(REQUESTS)):
+        if seconds < max(TELL_AFTER, self._least(REQUESTS)) and not self.too_long:
             return None
         if self._problem is not None and self._failed > self._through:
             cause, helps = self._problem.cause, _helps(self._problem)
-        elif self._client.unanswered(self._pace) >= TELL_AFTER:
+        elif self._client.unanswered(self._pace) >= TELL_AFTER or self.too_long:
             cause = "no answer comes"
             helps = "Amberflo is slow, or the way to it; amberflo.timeout is how long we wait"
         else:

@@ -188,7 +188,7 @@ async def _deliver_customers(
                 delivery = app.customer_delivery(state, worker, client, account)
                 result = await replace(delivery, trouble=tell).run()
                 if result.problem or result.delivered:
-                    problems(result.problem)
+                    problems(result.on_record)
                 pause = RETRY_AFTER if result.problem else 0.0
         except (StateError, SyncerError) as error:
             problems(str(error))

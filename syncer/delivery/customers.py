@@ -32,7 +32,7 @@ from state.snapshot import CustomerRow
 from syncer import retry
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
-from syncer.amberflo.silence import Silence, TellTrouble, ignore
+from syncer.amberflo.silence import Silence, TellTrouble, Trouble, ignore
 from syncer.amberflo.writer import write
 from syncer.clock import now_ms
 from syncer.delivery.desired import to_put
@@ -56,12 +56,21 @@ PROBES, PROBE_AFTER = 3, 1.0
 
 @dataclass
 class Delivery:
-    """What became of the due customers. `problem` says why some are still due, if some are."""
+    """What became of the due customers. `problem` says why some are still due, if some are.
+
+    `trouble` is what lasted at the end, where nothing got through.
+    """
 
     delivered: int = 0
     failed: int = 0
     problem: str | None = None
     stopped: bool = False
+    trouble: Trouble | None = None
+
+    @property
+    def on_record(self) -> str | None:
+        """The problem as the state has it."""
+        return self.problem if self.trouble is None else self.trouble.text
 
 
 class Claimed(NamedTuple):
@@ -184,11 +193,8 @@ class CustomerDelivery:
                 await self._probe()
             await self._look_around()
             await self._wait_for_wake()
-        trouble = self._silence.trouble()
         await self._drain()
         await self._look_around(at_once=True)
-        if self.result.stopped and trouble is not None:
-            self.result.problem = trouble.past
 
     def _is_idle(self) -> bool:
         """Return whether no request is under way: all that is in work waits for a verdict."""
@@ -259,18 +265,13 @@ class CustomerDelivery:
         self._finished = max(finished, self._finished)
 
     def _over(self) -> bool:
-        if self.stop():
-            self.result.stopped = True
-            return True
-        if self.result.problem is not None:
-            return True
-        if self._silence.too_long:
-            self.result.problem = (
-                f"nothing got through to Amberflo for {self._silence.patience:g} s: "
-                f"{self._silence.last_problem}"
-            )
-            return True
-        return False
+        self.result.stopped = self.stop()
+        if self.result.problem is None:
+            if not self.result.stopped and not self._silence.too_long:
+                return False
+            if (trouble := self._silence.trouble()) is not None:
+                self.result.trouble, self.result.problem = trouble, trouble.past
+        return True
 
     async def _wait_for_wake(self) -> None:
         self._wake.clear()
@@ -431,7 +432,8 @@ class CustomerDelivery:
         ):
             return
         newest = max(self._suspects.values(), key=lambda suspect: suspect.at)
-        self.result.problem = f"Amberflo takes nobody: {self._probe_problem or newest.refused}"
+        why = self._probe_problem or newest.refused
+        self.result.problem = f"Amberflo takes nobody: {why.cause}"
 
     def _claim_acknowledged(self) -> list[Claimed] | None:
         """Claim probes; return None if that cannot be done now."""
