@@ -139,7 +139,7 @@ def _helps(problem: AmberfloError) -> str:
     if status >= 500:
         return "Amberflo itself fails, or what stands before it: its support knows more"
     if status < 300:
-        return "something else answers, such as a proxy or a page to log in: see its URL"
+        return "something else answers, such as a proxy or a page to log in: see the URL"
     return "see the URL in the settings, and what the key may do"
 
 

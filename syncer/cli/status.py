@@ -85,7 +85,8 @@ def _print_status(document: dict[str, Any], now: facts.Status) -> None:
         out.print(f"held: {hold['key']}, since run {run}: `syncer runs approve {run}` or reject")
     for problem in document["problems"]:
         times = f", {problem['times']:,} times" if problem["times"] > 1 else ""
-        out.print(f"problem since {problem['since']}{times}: {problem['part']}: {problem['text']}")
+        what = f"{problem['part']}: {problem['text']}"
+        output.print_line(f"problem since {problem['since']}{times}: {what}")
     for alert in document["alerts"]:
         if not alert["name"].startswith(facts.OF_PROBLEM):
             out.print(f"alert since {alert['since']}: {alert['text']}")

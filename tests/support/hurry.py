@@ -23,7 +23,7 @@ _WAITS: tuple[tuple[Any, str, float], ...] = (
     (syncer.retry, "BASE", 0.02),
     (syncer.retry, "CAP", 0.2),
     (syncer.amberflo.reader, "LOOK", 0.1),
-    (syncer.amberflo.silence, "TELL_AFTER", 0.2),
+    (syncer.amberflo.silence, "TELL_AFTER", 0.5),
     (syncer.daemon.alerts, "LASTS", 1.0),
     (syncer.daemon.schedule, "RETRY_SLOT_AFTER", 2.0),
     (syncer.delivery.customers, "LOOK", 0.1),
