@@ -88,8 +88,9 @@ def test_trouble_is_known_while_it_lasts(
 
     shown = rf"nothing gets through to Amberflo for \d+ s: {cause}.*; trying on until 5m"
     assert any(re.fullmatch(shown, line) for line in screen), screen
-    last = rf"error: .*: nothing got through to Amberflo for \d+ s: {cause}.*"
-    assert re.fullmatch(last, screen[-1]), screen
+    if fault != "slow":  # what is under way then ends well
+        last = rf"error: .*: nothing got through to Amberflo for \d+ s: {cause}.*"
+        assert re.fullmatch(last, screen[-1]), screen
     problem = customers_problem(installation)
     assert re.match(rf"nothing gets through to Amberflo: {cause}", problem["text"])
     assert helps in problem["text"]
