@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import syncer.daemon.alerts
 from state import alerts, failures, holds, outbox, problems, queue, runs
 from state.alerts import News
 from state.db.database import Database
@@ -134,6 +135,7 @@ def test_how_long_a_problem_lasts_is_since_it_came_last(
 ) -> None:
     seconds, found = NOW / 1000, Alerts(database, calls, AlertsConfig())
     monkeypatch.setattr(time, "time", lambda: seconds)
+    monkeypatch.setattr(syncer.daemon.alerts, "LASTS", 60.0)
 
     def names(after: float) -> list[str]:
         nonlocal seconds
