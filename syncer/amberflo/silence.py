@@ -102,14 +102,14 @@ class Silence:
     def too_long(self) -> bool:
         return self.seconds > self.patience
 
-    def trouble(self) -> Trouble | None:
-        """Return the trouble that there is now."""
+    def trouble(self, *, in_any_case: bool = False) -> Trouble | None:
+        """Return the trouble that there is now; `in_any_case` also where it is short or unclear."""
         seconds = self.seconds
-        if seconds < max(TELL_AFTER, self._least(REQUESTS)) and not self.too_long:
+        if seconds < max(TELL_AFTER, self._least(REQUESTS)) and not in_any_case:
             return None
         if self._problem is not None and self._failed > self._through:
             cause, helps = self._problem.cause, _helps(self._problem)
-        elif self._client.unanswered(self._pace) >= TELL_AFTER or self.too_long:
+        elif in_any_case or self._client.unanswered(self._pace) >= TELL_AFTER:
             cause = "no answer comes"
             helps = "Amberflo is slow, or the way to it; amberflo.timeout is how long we wait"
         else:

@@ -267,9 +267,10 @@ class CustomerDelivery:
     def _over(self) -> bool:
         self.result.stopped = self.stop()
         if self.result.problem is None:
-            if not self.result.stopped and not self._silence.too_long:
+            too_long = self._silence.too_long
+            if not self.result.stopped and not too_long:
                 return False
-            if (trouble := self._silence.trouble()) is not None:
+            if (trouble := self._silence.trouble(in_any_case=too_long)) is not None:
                 self.result.trouble, self.result.problem = trouble, trouble.past
         return True
 
