@@ -184,6 +184,24 @@ def kept(
     return [Kept._make(row) for row in rows]
 
 
+def of_customer(
+    connection: Connection, customer_id: str, trait: str
+) -> list[tuple[Hold, Kept, bool]]:
+    """Return the holds that kept back this trait of a customer, or the whole customer.
+
+    The oldest first, each with the change that it kept back and whether that is in force.
+    """
+    columns = [*_HOLD, *(HELD_CHANGE.c[name] for name in Kept._fields), _IN_FORCE]
+    rows = connection.execute(
+        select(*columns)
+        .join(HELD_CHANGE, HELD_CHANGE.c.hold == HOLD.c.id)
+        .where(HOLD.c.trait.in_((trait, DELETED)), HELD_CHANGE.c.customer_id == customer_id)
+        .order_by(HOLD.c.id)
+    )
+    size = len(_HOLD)
+    return [(Hold._make(row[:size]), Kept._make(row[size:-1]), bool(row[-1])) for row in rows]
+
+
 def each_kept(connection: Connection, hold: Hold, limit: int | None = None) -> Iterator[Kept]:
     """Yield the changes under a hold, as `kept`, a page at a time."""
     after, more = "", ROWS if limit is None else limit

@@ -23,6 +23,7 @@ from contextlib import (
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import scrypt
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ from state.history import compaction
 from state.history.compaction import Compacted, compact
 from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
+from syncer.amberflo.codec import Record
 from syncer.amberflo.reader import CustomerReader
 from syncer.amberflo.silence import TellTrouble, ignore
 from syncer.config import Config
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a command waits for Amberflo, and for other processes, to erase a customer.
 FORGET_WAIT = 30.0
+#: Seconds that a question about one customer waits for Amberflo.
+READ_WAIT = 5.0
 
 
 @dataclass
@@ -211,6 +215,20 @@ class App:
         with suppress(StateError, ConfigError), self.state(writes=False) as database:
             self.account(database).recorded()
 
+    def read_customer(self, database: Database, customer_id: str) -> Record | None:
+        """Return what Amberflo has of a customer now; None if it does not know the customer.
+
+        Raises AmberfloError: soon if it cannot be reached, and if this is another account.
+        """
+        connect = partial(self._customer_reader, database, ignore, READ_WAIT)
+        replace(self.account(database), connect=connect).recorded()
+
+        async def read() -> Record | None:
+            async with connect() as customers:
+                return await customers.one(customer_id)
+
+        return asyncio.run(read())
+
     def _deliver_run(
         self,
         database: Database,
@@ -343,14 +361,17 @@ class App:
 
     @asynccontextmanager
     async def _customer_reader(
-        self, database: Database, report: TellTrouble
+        self, database: Database, report: TellTrouble, patience: float = inf
     ) -> AsyncIterator[CustomerReader]:
-        """Open a reader of Amberflo's customers that takes its share of the configured rate."""
+        """Open a reader of Amberflo's customers that takes its share of the configured rate.
+
+        It gives up after `amberflo.patience`, or after `patience` seconds if these are fewer.
+        """
         async with self.client() as client:
             with self._registered_reader(database) as state:
                 share = Share(state, client.pace)
                 await share.begin()
-                patience = self.config.amberflo.patience
+                patience = min(patience, self.config.amberflo.patience)
                 reader = CustomerReader(client, patience, self.stop, trouble=report)
                 beside = [asyncio.create_task(it) for it in (share.keep(), reader.watch())]
                 try:

@@ -57,6 +57,7 @@ COMMANDS = {
     "runs": "runs",
     "traits": "traits",
     "audit": "audit",
+    "why": "why",
     "forget": "forget",
     "verify": "verify",
     "failures": "failures",

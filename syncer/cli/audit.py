@@ -118,7 +118,7 @@ def audit_customer(
         else:
             _warn_if_compacted(connection, since)
         if key is not None:
-            key = _key(connection, key)
+            key = known_key(connection, key)
             rows = snapshot.traits(connection, released=True)
             names = {row.trait for row in rows if row.key == key}
             traits = {trait: present for trait, present in traits.items() if trait in names}
@@ -167,7 +167,7 @@ def audit_audience(
     """Show who entered and left an audience; with --at its members at a time."""
     with _asking(config, as_json) as connection:
         at = _moment(connection, at, at_run, since, until)
-        key = _key(connection, key)
+        key = known_key(connection, key)
         if at is not None:
             _print_members(connection, key, at, wants_json(as_json), as_csv, limit)
             return
@@ -224,7 +224,7 @@ def audit_run(
         record = run_records.get(connection, run)
         if record is None:
             raise NotFound(f"there is no run {run}; `syncer runs` lists them")
-        key = None if key is None else _key(connection, key)
+        key = None if key is None else known_key(connection, key)
         _warn_if_compacted(connection, record.committed_at)
         ask = partial(listings.of_run, connection, run, key=key)
         if wants_json(as_json):
@@ -342,7 +342,8 @@ def _moment(
     return at
 
 
-def _key(connection: Connection, key_or_trait: str) -> str:
+def known_key(connection: Connection, key_or_trait: str) -> str:
+    """Return the key that a user names by it or by its name at Amberflo."""
     key = listings.key_of(connection, key_or_trait)
     if key is None:
         raise NotFound(

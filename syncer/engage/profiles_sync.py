@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import URL
 
+from syncer.clock import read as read_time
 from syncer.engage.columns import BELIEVED_FROM, as_datetime
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import (
@@ -41,6 +42,7 @@ from syncer.engage.source import (
     OnlyCustomers,
     PulledCustomer,
     Scope,
+    SourceRow,
     Survey,
     WithoutCustomerId,
 )
@@ -155,6 +157,36 @@ class ProfilesSyncPull:
             yield from map(PulledCustomer._make, self._stream(grouped))
         else:
             yield from _grouped_here(self._stream(ordered))
+
+    def rows_of(self, key: str) -> list[SourceRow]:
+        traits, merged, ids = self._traits, self._merged.alias("merged_of_key"), self._ids
+        profile = self._profile(traits, merged)
+        time = self._sql.shown(self._time(traits)).label("time")
+        statement = (
+            select(
+                traits.c.canonical_segment_id,
+                profile.label("profile"),
+                traits.c.value,
+                time,
+                self._sql.shown(traits.c.uuid_ts).label("loaded"),
+            )
+            .select_from(
+                traits.outerjoin(merged, merged.c.segment_id == traits.c.canonical_segment_id).join(
+                    ids, ids.c.profile == profile
+                )
+            )
+            .where(self._sql.one_of(traits.c.name, [key]))
+            .order_by(time, traits.c.seq)
+        )
+        rows = [
+            SourceRow(
+                str(own), None if own == into else str(into), value, _ms(observed), _ms(loaded)
+            )
+            for own, into, value, observed, loaded in self._all(statement)
+        ]
+        # As `catalog.newest` chooses: of equal times the last one.
+        counts = max(range(len(rows)), key=lambda n: (rows[n].observed_at or 0, n), default=None)
+        return [row._replace(counts=number == counts) for number, row in enumerate(rows)]
 
     def identified(self, customer_ids: Collection[str]) -> set[str]:
         table = self._identifiers
@@ -353,6 +385,11 @@ def _grouped_here(ordered: Iterator[Any]) -> Iterator[PulledCustomer]:
         keys, values, times = (to_json([row[n] for row in traits], _plain) for n in range(3))
         profile = to_json([row for row in rows if row[0] in PROFILE_KEYS], _plain)
         yield PulledCustomer(customer_id, keys, values, times, profile)
+
+
+def _ms(time: Any) -> int | None:
+    """Return a time of a row in epoch milliseconds; None where it cannot be read."""
+    return None if time is None else read_time(str(time))
 
 
 def _plain(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class PulledCustomer(NamedTuple):
@@ -22,6 +22,23 @@ class PulledCustomer(NamedTuple):
     times: str
     #: [[key, value, time], …] of the traits `name` and `email`
     profile: str
+
+
+class SourceRow(NamedTuple):
+    """A row of one trait of one customer, as it is in the source now.
+
+    `profile` is the Segment id that the row has, `merged_into` the profile that it belongs to since
+    a merge (None: none). `value` is as it is stored, for `Catalog.read`. `observed_at` is Segment's
+    time of it and `loaded_at` when it was loaded, both in epoch milliseconds, None where the source
+    does not say. Of several rows one `counts`: the newest.
+    """
+
+    profile: str
+    merged_into: str | None
+    value: Any
+    observed_at: int | None
+    loaded_at: int | None
+    counts: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +143,9 @@ class Pull(Protocol):
 
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
         """Yield the customers in scope with their rows of `keys`, in UTF-8 byte order of the id."""
+
+    def rows_of(self, key: str) -> list[SourceRow]:
+        """Return the rows of a key of the customers in scope, the oldest first: the evidence."""
 
     def identified(self, customer_ids: Collection[str]) -> set[str]:
         """Return those of these customers that have an identifier, whatever the scope.

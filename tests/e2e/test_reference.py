@@ -102,11 +102,13 @@ def _run(story: Story) -> None:
     story.installation.amberflo.odd = {story.refused: "PUT 400"}
     story.prints("syncer sync", "sync", exit_code=1)
     assert story.prints("syncer audit undelivered", "audit", "undelivered")["changes"]
+    story.prints("syncer why", "why", story.refused, "vip")
     story.installation.amberflo.odd = {}
     story.lose_rows("vip")
     story.prints("syncer sync", "sync", "--full", exit_code=3)
     assert story.prints("syncer runs show", "runs", "show", "2")["holds"]
     assert story.prints("syncer runs held", "runs", "held", "2")["changes"]
+    assert story.prints("syncer why", "why", story.before, "vip")["holds"]
     assert story.prints("syncer status", "status")["held"]
     story.prints("syncer runs reject", "runs", "reject", "2", "--by", "Ada", "--because", "a test")
     story.prints("syncer runs reject", "runs", "lift", "2")

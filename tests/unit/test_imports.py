@@ -67,7 +67,7 @@ FLOORS: list[set[str]] = [
     {"syncer.sync"},
     {"syncer.verify"},
     {"syncer.app"},
-    {"syncer.resend"},
+    {"syncer.resend", "syncer.evidence"},
     {"syncer.web"},
     {"syncer.daemon"},
     {"syncer.cli"},

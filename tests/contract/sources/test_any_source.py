@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from syncer.clock import read
 from syncer.engage.source import (
     ChangedSince,
     Counted,
@@ -18,10 +19,11 @@ from syncer.engage.source import (
     OnlyCustomers,
     PulledCustomer,
     Scope,
+    SourceRow,
 )
 from syncer.errors import SourceError
 
-from .places import LAST, LATER, Place
+from .places import FIRST, LAST, LATER, Place
 
 KEYS = ("vip", "churn", "total")
 
@@ -134,6 +136,23 @@ def test_any_id_is_a_customer(place: Place, customer_id: str) -> None:
     with place.source().pull(Everything()) as pull:
         list(pull.customers(KEYS))
         assert pull.identified([customer_id, "nobody"]) == {customer_id}
+
+
+def test_the_rows_of_a_key_are_the_evidence(place: Place) -> None:
+    place.identify("new", "u1", FIRST)
+    place.identify("other", "u2", FIRST)
+    place.say("new", "vip", "false", FIRST)
+    place.say("old", "vip", "true", LATER)
+    place.say("other", "vip", "true", LAST)
+    place.say("new", "churn", "true", LAST)
+    place.merge("old", "new")
+    with place.source().pull(OnlyCustomers(("u1",))) as pull:
+        first, second = pull.rows_of("vip")
+        assert pull.rows_of("total") == []
+    assert first == SourceRow("new", None, "false", read(FIRST), read(FIRST))
+    assert second == SourceRow("old", "new", "true", read(LATER), read(LATER), counts=True)
+    with place.source().pull(OnlyCustomers(("nobody",))) as pull:
+        assert pull.rows_of("vip") == []
 
 
 @pytest.mark.parametrize("blank", [None, "", "   "])
