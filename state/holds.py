@@ -29,7 +29,6 @@ from sqlalchemy import (
 )
 
 from state import runs
-from state.db.batches import ROWS
 from state.db.tables import HELD_CHANGE, HOLD, RUN, RUN_TRAIT
 
 #: Stands for the trait where a hold keeps back whole customers that were deleted in Segment. No
@@ -93,10 +92,11 @@ class InForce(NamedTuple):
     decided_at: int | None
 
 
-_HOLD = [HOLD.c[name] for name in Hold._fields]
+#: The columns of a hold, in the order of `Hold`.
+COLUMNS = [HOLD.c[name] for name in Hold._fields]
 _OPEN = HOLD.c.decision.is_(None)
 #: Of these holds, rows that have not ended are in force.
-_IN_FORCE = and_(HELD_CHANGE.c.ended_at.is_(None), or_(_OPEN, HOLD.c.decision == REJECTED))
+IN_FORCE = and_(HELD_CHANGE.c.ended_at.is_(None), or_(_OPEN, HOLD.c.decision == REJECTED))
 
 
 # Looking
@@ -104,13 +104,13 @@ _IN_FORCE = and_(HELD_CHANGE.c.ended_at.is_(None), or_(_OPEN, HOLD.c.decision ==
 
 def open_holds(connection: Connection) -> dict[str, Hold]:
     """Return the holds that wait for a decision, by trait."""
-    rows = connection.execute(select(*_HOLD).where(_OPEN).order_by(HOLD.c.id))
+    rows = connection.execute(select(*COLUMNS).where(_OPEN).order_by(HOLD.c.id))
     return {row.trait: Hold._make(row) for row in rows}
 
 
 def newest(connection: Connection, limit: int | None = None) -> list[Hold]:
     """Return all holds, the newest first."""
-    rows = connection.execute(select(*_HOLD).order_by(HOLD.c.id.desc()).limit(limit))
+    rows = connection.execute(select(*COLUMNS).order_by(HOLD.c.id.desc()).limit(limit))
     return [Hold._make(row) for row in rows]
 
 
@@ -119,7 +119,7 @@ def of_run(connection: Connection, run: int) -> list[Hold]:
     of_traits = select(RUN_TRAIT.c.hold).where(RUN_TRAIT.c.run == run)
     of_deleted = select(RUN.c.hold).where(RUN.c.id == run)
     either = or_(HOLD.c.id.in_(of_traits), HOLD.c.id.in_(of_deleted))
-    rows = connection.execute(select(*_HOLD).where(either).order_by(HOLD.c.id))
+    rows = connection.execute(select(*COLUMNS).where(either).order_by(HOLD.c.id))
     return [Hold._make(row) for row in rows]
 
 
@@ -158,72 +158,13 @@ def in_force(
     statement = (
         select(*columns, HOLD.c.decision, HOLD.c.decided_at)
         .join(HOLD, HOLD.c.id == HELD_CHANGE.c.hold)
-        .where(_IN_FORCE)
+        .where(IN_FORCE)
     )
     changes: dict[tuple[str, str], InForce] = {}
     for ids in _chunks(customer_ids):
         for row in connection.execute(statement.where(HELD_CHANGE.c.customer_id.in_(ids))):
             changes[row.customer_id, row.trait] = InForce._make(row)
     return changes
-
-
-def kept(
-    connection: Connection, hold: Hold, after: str = "", limit: int | None = None
-) -> list[Kept]:
-    """Return the changes under a hold in byte order of the id, those after the id `after`.
-
-    These are the evidence of its decision: what is in force now, or was when it was decided.
-    """
-    columns = [HELD_CHANGE.c[name] for name in Kept._fields]
-    rows = connection.execute(
-        select(*columns)
-        .where(_evidence(hold), HELD_CHANGE.c.customer_id > after)
-        .order_by(HELD_CHANGE.c.customer_id)
-        .limit(limit)
-    )
-    return [Kept._make(row) for row in rows]
-
-
-def of_customer(
-    connection: Connection, customer_id: str, trait: str
-) -> list[tuple[Hold, Kept, bool]]:
-    """Return the holds that kept back this trait of a customer, or the whole customer.
-
-    The oldest first, each with the change that it kept back and whether that is in force.
-    """
-    columns = [*_HOLD, *(HELD_CHANGE.c[name] for name in Kept._fields), _IN_FORCE]
-    rows = connection.execute(
-        select(*columns)
-        .join(HELD_CHANGE, HELD_CHANGE.c.hold == HOLD.c.id)
-        .where(HOLD.c.trait.in_((trait, DELETED)), HELD_CHANGE.c.customer_id == customer_id)
-        .order_by(HOLD.c.id)
-    )
-    size = len(_HOLD)
-    return [(Hold._make(row[:size]), Kept._make(row[size:-1]), bool(row[-1])) for row in rows]
-
-
-def each_kept(connection: Connection, hold: Hold, limit: int | None = None) -> Iterator[Kept]:
-    """Yield the changes under a hold, as `kept`, a page at a time."""
-    after, more = "", ROWS if limit is None else limit
-    while more and (page := kept(connection, hold, after, min(more, ROWS))):
-        yield from page
-        after = page[-1].customer_id
-        if limit is not None:
-            more -= len(page)
-
-
-def count_kept(connection: Connection, hold: Hold) -> int:
-    """Count the changes under a hold, as `kept`."""
-    statement = select(func.count()).select_from(HELD_CHANGE).where(_evidence(hold))
-    return int(connection.execute(statement).scalar_one())
-
-
-def _evidence(hold: Hold) -> ColumnElement[bool]:
-    """Return the condition of the changes that a decision on a hold is, or was, about."""
-    in_force: ColumnElement[bool] = HELD_CHANGE.c.ended_at.is_(None)
-    if hold.decided_at is not None:
-        in_force = or_(in_force, HELD_CHANGE.c.ended_at >= hold.decided_at)
-    return and_(HELD_CHANGE.c.hold == hold.id, in_force)
 
 
 def count(connection: Connection, hold: int) -> int:
@@ -367,7 +308,7 @@ def end_unseen(connection: Connection, traits: Collection[str], run: int, now: i
 def close_empty(connection: Connection, run: int, now: int) -> list[Hold]:
     """End the open holds of which nothing is in force any more, and return them."""
     some = exists().where(HELD_CHANGE.c.hold == HOLD.c.id, HELD_CHANGE.c.ended_at.is_(None))
-    empty = [Hold._make(row) for row in connection.execute(select(*_HOLD).where(_OPEN, ~some))]
+    empty = [Hold._make(row) for row in connection.execute(select(*COLUMNS).where(_OPEN, ~some))]
     decide(connection, [hold.id for hold in empty], WITHDRAWN, now, run=run)
     return empty
 

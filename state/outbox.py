@@ -89,6 +89,13 @@ def backlog(connection: Connection, run: int | None = None) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
+def backlog_unknown(connection: Connection, run: int | None = None) -> int:
+    """Count those of `backlog` that Amberflo has never acknowledged."""
+    never = CUSTOMER.c.acked_rev == 0
+    statement = select(func.count()).select_from(CUSTOMER).where(_due(run), never)
+    return int(connection.execute(statement).scalar_one())
+
+
 def backlog_by_key(connection: Connection) -> dict[str, int]:
     """Count the customers that calls made due, by the short name of the calls' key."""
     rows = connection.execute(

@@ -121,6 +121,7 @@ class App:
                 progress=progress,
                 account=self.account(database, report),
                 problems=problems,
+                rate=self.config.amberflo.rate,
                 trait_values=self.config.amberflo.trait_values,
             )
 
@@ -216,10 +217,7 @@ class App:
             self.account(database).recorded()
 
     def read_customer(self, database: Database, customer_id: str) -> Record | None:
-        """Return what Amberflo has of a customer now; None if it does not know the customer.
-
-        Raises AmberfloError: soon if it cannot be reached, and if this is another account.
-        """
+        """Return what Amberflo has of a customer now; None: nothing. Raises AmberfloError soon."""
         connect = partial(self._customer_reader, database, ignore, READ_WAIT)
         replace(self.account(database), connect=connect).recorded()
 

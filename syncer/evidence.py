@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from state import failures, holds, identify_traits, runs, snapshot
+from state import failures, hold_evidence, holds, identify_traits, runs, snapshot
 from state.db.database import Database
 from state.failures import FailureRow
 from state.history import past
@@ -118,7 +118,7 @@ def gather(app: App, database: Database, customer_id: str, key: str) -> Evidence
         run = None if change is None or change.run is None else runs.get(connection, change.run)
         name = trait.trait if trait else key
         field = FIELDS.get(name) if trait is None else None
-        kept = [Held(*held) for held in holds.of_customer(connection, customer_id, name)]
+        kept = [Held(*held) for held in hold_evidence.of_customer(connection, customer_id, name)]
         refused = [
             row
             for row in failures.page(connection, limit=100, customer_id=customer_id)

@@ -204,28 +204,14 @@ def run_line(record: RunRow) -> str:
     )
 
 
-#: Requests that a customer takes: one that is new at Amberflo, and one that is there.
-REQUESTS = (2, 3)
-
-
-def delivery_estimate(customers: int, rate: float) -> str:
-    """Say how long it takes to send customers at a rate (requests per second; 0: unlimited)."""
-    fewest, most = REQUESTS
-    words = f"{customers:,} customers × {fewest} to {most} requests"
-    if not rate:
-        return f"{words}, at no limit of ours"
-    times = " to ".join(span(customers * requests / rate) for requests in REQUESTS)
-    return f"{words} at amberflo.rate {rate:g}: {times}"
-
-
-def span(seconds: float) -> str:
-    """Return a span of time in words, to two units."""
-    left, words = max(1, round(seconds)), list[str]()
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or words:
-            words.append(f"{count} {unit}")
-    return " ".join(words[:2])
+def decision_line(hold: Hold) -> str:
+    """Say whether a hold is decided: how, by whom, why, and which run carried it out."""
+    if hold.decision is None:
+        return "open"
+    by = f" by {hold.decided_by}" if hold.decided_by else ""
+    because = f" ({hold.because})" if hold.because else ""
+    run = f", done by run {hold.decided_run}" if hold.decided_run is not None else ""
+    return f"{hold.decision}{by}{because} at {iso(hold.decided_at)}{run}"
 
 
 def shown(value: Any) -> str:

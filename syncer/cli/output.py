@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from state.runs import RunTraitRow
 from syncer.cli.widths import FRAME, column_widths, fitted, without_repeats
 from syncer.display import visible, visible_json
 
@@ -196,11 +195,7 @@ def print_line(text: str) -> None:
     print(visible(text))
 
 
-def trait_rows(traits: Iterable[RunTraitRow]) -> list[list[object]]:
-    """Return the rows of a table of sums by trait, of a run or a diff."""
-    return [[getattr(row, name) for name in TRAIT_COLUMNS] for row in traits]
-
-
+#: The columns of a table of sums by trait.
 TRAIT_COLUMNS = (
     "trait",
     "kind",

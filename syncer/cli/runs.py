@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 
-from state import holds
+from state import hold_evidence, holds
 from state import runs as run_records
 from state.holds import Hold
 from syncer.cli import output
-from syncer.cli.documents import held_json, hold_json, run_json, run_line, trait_json
+from syncer.cli.documents import (
+    decision_line,
+    held_json,
+    hold_json,
+    run_json,
+    run_line,
+    trait_json,
+)
 from syncer.cli.options import (
     application,
     config_option,
+    confirm,
     csv_option,
     json_option,
     open_for_reading,
     readable,
     wants_json,
 )
+from syncer.cli.sums import LINES, named, print_sums, skipped_lines
 from syncer.cli.sync import exit_with, forget_deleted
 from syncer.clock import iso
 from syncer.display import shrinking
@@ -83,16 +92,22 @@ def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
 
 @runs.command("show")
 @click.argument("run", type=number)
+@click.option(
+    "--all", "everything", is_flag=True, help="Also traits of which nothing moved; each hold."
+)
 @config_option
 @json_option
-def runs_show(run: int, config: Path | None, as_json: bool) -> None:
-    """Show a run with its sums by trait."""
+def runs_show(run: int, everything: bool, config: Path | None, as_json: bool) -> None:
+    """Show a run with its sums by trait, and what it held and let through."""
     with open_for_reading(config) as database, database.read() as connection:
         record = run_records.get(connection, run)
         traits = run_records.traits(connection, run)
-        run_holds = [
-            (hold, holds.count(connection, hold.id)) for hold in holds.of_run(connection, run)
-        ]
+        run_holds = holds.of_run(connection, run)
+        approved = hold_evidence.let_through(connection, run)
+        now = {hold.id: holds.count(connection, hold.id) for hold in (*run_holds, *approved)}
+        kept = {
+            hold.id: hold_evidence.count_kept(connection, hold) for hold in (*run_holds, *approved)
+        }
     if record is None:
         raise NotFound(f"there is no run {run}; `syncer runs` lists them")
     if wants_json(as_json):
@@ -100,35 +115,57 @@ def runs_show(run: int, config: Path | None, as_json: bool) -> None:
             {
                 **run_json(record),
                 "traits": [trait_json(row) for row in traits],
-                "holds": [hold_json(hold, customers) for hold, customers in run_holds],
+                "holds": [hold_json(hold, now[hold.id]) for hold in run_holds],
+                "let_through": [hold_json(hold, now[hold.id]) for hold in approved],
             }
         )
         return
-    output.print_table(output.TRAIT_COLUMNS, output.trait_rows(traits))
-    for row in traits:
-        for reason, count in row.reasons.items():
-            output.stdout().print(f"{row.trait}: {count:,} skipped: {reason}")
-        if row.waiting:
-            output.stdout().print(f"{row.trait}: {row.waiting:,} wait for Segment")
-    for hold, customers in run_holds:
-        output.stdout().print(_hold_line(hold, customers))
+    print_sums(traits, everything=everything, hint="--all shows them")
+    for line in skipped_lines(traits):
+        output.stdout().print(line)
+    for line in _hold_lines(run_holds, kept, everything):
+        output.stdout().print(line)
     if run_holds:
         output.stdout().print(f"`syncer runs held {run}` lists the customers")
+    for hold in approved:
+        output.stdout().print(
+            f"it let through hold {hold.id} of {hold.key}, which run {hold.since_run} found: "
+            f"{kept[hold.id]:,} customers, {decision_line(hold)}"
+        )
+    if record.without_customer_id:
+        output.stdout().print(
+            f"{record.without_customer_id:,} profiles have no customer id and cannot be billed"
+        )
     output.stdout().print(run_line(record))
     if record.error:
         output.stdout().print(record.error)
 
 
+def _hold_lines(
+    run_holds: Sequence[Hold], kept: Mapping[int, int], everything: bool
+) -> Iterator[str]:
+    """Yield a line for each hold; more than a few are summed up in one.
+
+    `kept` has the customers of each, by its number.
+    """
+    if len(run_holds) > LINES and not everything:
+        keys = named(hold.key for hold in run_holds)
+        customers = sum(kept[hold.id] for hold in run_holds)
+        waiting = sum(hold.decision is None for hold in run_holds)
+        yield (
+            f"{len(run_holds):,} holds ({keys}), {waiting:,} open, {customers:,} customers: "
+            "--all shows each"
+        )
+        return
+    for hold in run_holds:
+        yield _hold_line(hold, kept[hold.id])
+
+
 def _hold_line(hold: Hold, customers: int) -> str:
-    decided = hold.decision or "open"
-    if hold.decided_by:
-        decided += f" by {hold.decided_by}"
-    if hold.because:
-        decided += f" ({hold.because})"
     sizes = shrinking(hold.members, hold.leaving)
     return (
-        f"hold {hold.id} of {hold.key}, {decided}: {hold.reason}; {sizes and sizes + '; '}"
-        f"{customers:,} customers, since run {hold.since_run}"
+        f"hold {hold.id} of {hold.key}, {decision_line(hold)}: {hold.reason}; "
+        f"{sizes and sizes + '; '}{customers:,} customers, since run {hold.since_run}"
     )
 
 
@@ -152,7 +189,7 @@ def runs_held(
         changes = (
             held_json(hold, change)
             for hold in run_holds
-            for change in holds.each_kept(connection, hold)
+            for change in hold_evidence.each_kept(connection, hold)
         )
         if wants_json(as_json):
             documents = [hold_json(hold, holds.count(connection, hold.id)) for hold in run_holds]
@@ -162,7 +199,7 @@ def runs_held(
         elif as_csv:
             output.print_csv(HELD, map(_cells, islice(changes, limit)))
         else:
-            total = sum(holds.count_kept(connection, hold) for hold in run_holds)
+            total = sum(hold_evidence.count_kept(connection, hold) for hold in run_holds)
             output.print_table(HELD, map(_cells, islice(changes, limit or TABLE)))
             if (more := total - (limit or TABLE)) > 0:
                 output.stdout().print(
@@ -179,8 +216,9 @@ def _cells(change: dict[str, Any]) -> list[Any]:
 
 
 def attribution_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --by and --because: who decides, and why."""
+    """Add --yes, --by and --because: who decides, and why."""
     for option in (
+        click.option("--yes", is_flag=True, help="Do not ask."),
         click.option(
             "--because",
             metavar="TEXT",
@@ -201,14 +239,23 @@ def attribution_options(command: Callable[..., None]) -> Callable[..., None]:
 @config_option
 @json_option
 def runs_approve(
-    run: int, by: str | None, because: str | None, config: Path | None, as_json: bool
+    run: int,
+    by: str | None,
+    because: str | None,
+    yes: bool,
+    config: Path | None,
+    as_json: bool,
 ) -> None:
     """Let through what the guard held in a run.
 
-    It compares everything again, and sends what was held as far as Engage still says it.
+    It shows what that is and asks. Then it compares everything again, and sends what was held as
+    far as Engage still says it.
     """
     app = application(config)
     with app.runs() as runner:
+        _show_evidence(runner, run)
+        if not yes:
+            confirm(f"Approve what run {run} holds?")
         result = runner.approve(run, Attribution(by, because))
         forget_deleted(app, runner, result)
         exit_with(runner, result, wants_json(as_json))
@@ -220,15 +267,34 @@ def runs_approve(
 @config_option
 @json_option
 def runs_reject(
-    run: int, by: str | None, because: str | None, config: Path | None, as_json: bool
+    run: int,
+    by: str | None,
+    because: str | None,
+    yes: bool,
+    config: Path | None,
+    as_json: bool,
 ) -> None:
     """Keep what the guard held in a run from being sent.
 
-    It lasts until Engage's data of a customer changes, or `runs lift` takes it back.
+    It shows what that is and asks. It lasts until Engage's data of a customer changes, or
+    `runs lift` takes it back.
     """
     with application(config).runs() as runner:
+        undecided = _show_evidence(runner, run)
+        if not yes and any(hold.decision is None for hold in undecided):
+            confirm(f"Reject what run {run} holds?")
         runner.reject(run, Attribution(by, because))
         _report(runner, run, as_json, "rejected: nothing that it held will be sent")
+
+
+def _show_evidence(runner: Runs, run: int) -> list[Hold]:
+    """Say what a decision on a run is about; raises `NotFound` if there is nothing to decide."""
+    undecided = runner.undecided(run)
+    for hold in undecided:
+        with runner.database.read() as connection:
+            say(_hold_line(hold, hold_evidence.count_kept(connection, hold)))
+    say(f"`syncer runs held {run}` lists the customers")
+    return undecided
 
 
 @runs.command("lift")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from syncer.cli import output
 from syncer.cli.documents import daemon_json, problem_json, run_json, run_line
 from syncer.cli.options import config_option, json_option, settings, wants_json
 from syncer.cli.progress_bar import progress
+from syncer.cli.sums import LINES, named
 from syncer.clock import iso
 
 
@@ -80,9 +82,8 @@ def _print_status(document: dict[str, Any], now: facts.Status) -> None:
         if now.failures
         else "0 failures"
     )
-    for hold in document["held"]:
-        run = hold["run"]
-        out.print(f"held: {hold['key']}, since run {run}: `syncer runs approve {run}` or reject")
+    for line in _held_lines(document["held"]):
+        out.print(f"held: {line}")
     for problem in document["problems"]:
         times = f", {problem['times']:,} times" if problem["times"] > 1 else ""
         what = f"{problem['part']}: {problem['text']}"
@@ -90,3 +91,16 @@ def _print_status(document: dict[str, Any], now: facts.Status) -> None:
     for alert in document["alerts"]:
         if not alert["name"].startswith(facts.OF_PROBLEM):
             out.print(f"alert since {alert['since']}: {alert['text']}")
+
+
+def _held_lines(held: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line for each held key; more than a few are one line for each run."""
+    by_run: dict[int, list[str]] = {}
+    for hold in held:
+        by_run.setdefault(hold["run"], []).append(hold["key"])
+    for run, keys in by_run.items():
+        how = f"since run {run}: `syncer runs approve {run}` or reject"
+        if len(held) > LINES:
+            yield f"{len(keys):,} traits ({named(keys)}), {how}"
+        else:
+            yield from (f"{key}, {how}" for key in keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -10,15 +10,13 @@ from typing import NoReturn
 
 import click
 
+from state import outbox, snapshot
 from state import runs as run_records
-from state import snapshot
 from state.history import seal
-from state.runs import RunTraitRow
 from syncer.app import App
 from syncer.cli import output
 from syncer.cli.documents import (
     change_json,
-    delivery_estimate,
     first_contact_json,
     run_json,
     run_line,
@@ -26,6 +24,8 @@ from syncer.cli.documents import (
     trait_json,
 )
 from syncer.cli.options import application, config_option, confirm, json_option
+from syncer.cli.sums import held_lines, print_sums
+from syncer.delivery.estimate import Estimate
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
 from syncer.progress import say
 from syncer.sync.changes import CustomerChange
@@ -69,19 +69,32 @@ def sync(config: Path | None, as_json: bool, full: bool, dry_run: bool, new_acco
 @json_option
 @click.option("--full", is_flag=True, help="Compare everything (a reconcile).")
 @click.option("--customers", is_flag=True, help="List the customers that would change.")
+@click.option("--all", "everything", is_flag=True, help="Also traits of which nothing would move.")
 @click.option(
     "--amberflo",
     is_flag=True,
     help="Read Amberflo, too, and show what a full run would correct there.",
 )
-def diff(config: Path | None, as_json: bool, full: bool, customers: bool, amberflo: bool) -> None:
+def diff(
+    config: Path | None,
+    as_json: bool,
+    full: bool,
+    customers: bool,
+    everything: bool,
+    amberflo: bool,
+) -> None:
     """Show what the next run would change.
 
     It writes nothing. It asks Amberflo only with --amberflo, which lists the values there under
     our names that a full run would adopt or correct.
     """
     show_diff(
-        application(config), full=full, customers=customers, as_json=as_json, amberflo=amberflo
+        application(config),
+        full=full,
+        customers=customers,
+        as_json=as_json,
+        everything=everything,
+        amberflo=amberflo,
     )
 
 
@@ -107,14 +120,17 @@ def resync(
 
 
 def _whom(app: App, audience: str | None, customer: str | None) -> str:
-    """Name the customers of a resync and, for all of them, what that costs."""
+    """Name the customers of a resync and, where they are many, what that costs."""
     if customer:
         return f"customer {customer}"
-    if audience:
-        return f"all customers that are or were in {audience}"
     with app.state(writes=False) as database, database.read() as connection:
-        customers = snapshot.size(connection)
-    return f"every customer ({delivery_estimate(customers, app.config.amberflo.rate)})"
+        if audience:
+            sizes = {row.key: row.members for row in snapshot.traits(connection)}
+            estimate = Estimate(0, sizes.get(audience, 0), app.config.amberflo.rate)
+            return f"all customers that are or were in {audience} (those in it now: {estimate})"
+        known = outbox.acknowledged_count(connection)
+        estimate = Estimate(snapshot.size(connection) - known, known, app.config.amberflo.rate)
+        return f"every customer ({estimate})"
 
 
 def forget_deleted(app: App, runs: Runs, result: Result) -> None:
@@ -154,7 +170,7 @@ def exit_with(runs: Runs, result: Result, as_json: bool) -> NoReturn:
             }
         )
     else:
-        output.print_table(output.TRAIT_COLUMNS, output.trait_rows(traits))
+        print_sums(traits, hint=f"`syncer runs show {result.run} --all` shows them")
         output.stdout().print(run_line(record))
         output.stdout().print(f"seal {head}")
     _say_what_needs_attention(result, record.without_customer_id)
@@ -169,10 +185,13 @@ def _say_what_needs_attention(result: Result, without_customer_id: int) -> None:
             f"{without_customer_id:,} profiles have no customer id and cannot be billed: "
             "`syncer diff --full --customers` lists them"
         )
-    for key, reason in result.held.items():
-        say(f"held: {key}: {reason}")
+    for line in held_lines(result.held):
+        say(f"held: {line}")
     if result.held:
-        say(f"nothing that is held was sent; `syncer runs approve {result.run}` lets it through")
+        say(
+            f"nothing that is held was sent: `syncer runs show {result.run}` says why, "
+            f"`syncer runs approve {result.run}` lets it through"
+        )
     for key, reason in result.waiting.items():
         say(f"waiting: {key}: {reason}")
     if result.waiting:
@@ -189,12 +208,18 @@ def _say_what_needs_attention(result: Result, without_customer_id: int) -> None:
 
 
 def show_diff(
-    app: App, *, full: bool, customers: bool, as_json: bool, amberflo: bool = False
+    app: App,
+    *,
+    full: bool,
+    customers: bool,
+    as_json: bool,
+    everything: bool = False,
+    amberflo: bool = False,
 ) -> None:
     with ExitStack() as stack:
         runs = stack.enter_context(app.runs(writes=False))
         compared = stack.enter_context(closing(runs.diff(full=full, amberflo=amberflo)))
-        _print_diff(runs, compared, customers, as_json, app.config.amberflo.rate)
+        _print_diff(runs, compared, customers, everything, as_json, app.config.amberflo.rate)
     for notice in compared.catalog.notices:
         say(notice)
     for message in compared.catalog.messages:
@@ -202,8 +227,8 @@ def show_diff(
     for notice in compared.notices:
         say(notice)
     decision = compared.decision
-    for key, reason in decision.held.items():
-        say(f"would be held: {key}: {reason}")
+    for line in held_lines(decision.held):
+        say(f"would be held: {line}")
     if decision.deletions is not None:
         say(f"would be held: {decision.deletions}")
     for key, reason in decision.waiting.items():
@@ -214,19 +239,24 @@ def show_diff(
 
 
 def _print_diff(
-    runs: Runs, compared: Compared, customers: bool, as_json: bool, rate: float
+    runs: Runs, compared: Compared, customers: bool, everything: bool, as_json: bool, rate: float
 ) -> None:
     would = Applied()
+    sent = Counter[bool]()
     for change in compared.changes:
-        held = compared.decision.split(change).held
-        would.held.update(difference.key for difference in held)
+        split = compared.decision.split(change)
+        would.held.update(difference.key for difference in split.held)
         would.deleted += change.deleted
+        if split.kept is not None:
+            sent[change.known] += 1
+    estimate = Estimate(sent[False], sent[True], rate)
     tally = compared.tally
     sums = compared.trait_sums(would)
     document = {
         "kind": compared.kind,
         "complete": True,
         "customers": {"new": tally.new, "changed": tally.changed, "unchanged": tally.unchanged},
+        "to_send": estimate.document,
         "traits": [trait_json(row) for row in sums],
         "without_customer_id": compared.without_id.profiles,
         "deleted": would.deleted,
@@ -246,21 +276,18 @@ def _print_diff(
             },
         )
     else:
-        _print_diff_lines(runs, compared, sums, customers, rate)
+        print_sums(sums, everything=everything, hint="--all shows them")
+        _print_diff_lines(runs, compared, customers, estimate)
 
 
-def _print_diff_lines(
-    runs: Runs, compared: Compared, sums: Sequence[RunTraitRow], customers: bool, rate: float
-) -> None:
-    """Print a diff for people: sums by trait, what it costs to send, and with `customers` each."""
+def _print_diff_lines(runs: Runs, compared: Compared, customers: bool, estimate: Estimate) -> None:
+    """Print what a diff found in lines: what it costs to send, and with `customers` each."""
     stdout, tally = output.stdout(), compared.tally
-    output.print_table(output.TRAIT_COLUMNS, output.trait_rows(sums))
     stdout.print(
         f"{compared.kind}: {tally.new:,} new customers, {tally.changed:,} changed, "
         f"{tally.unchanged:,} unchanged"
     )
-    if due := tally.new + tally.changed:
-        stdout.print(f"to send: {delivery_estimate(due, rate)}")
+    stdout.print(f"to send: {estimate}")
     if compared.without_id.profiles:
         stdout.print(
             f"{compared.without_id.profiles:,} profiles have no customer id and cannot be billed"

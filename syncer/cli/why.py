@@ -12,7 +12,15 @@ from state import holds
 from state.history.listings import EXITED, Entry
 from syncer.cli import output
 from syncer.cli.audit import known_key
-from syncer.cli.documents import entry_json, failure_json, held_json, hold_json, run_json, shown
+from syncer.cli.documents import (
+    decision_line,
+    entry_json,
+    failure_json,
+    held_json,
+    hold_json,
+    run_json,
+    shown,
+)
 from syncer.cli.documents import value as loaded
 from syncer.cli.options import application, config_option, json_option, readable
 from syncer.clock import iso
@@ -145,7 +153,7 @@ def _reason(evidence: Evidence) -> str:
         return "no pull and no call ever said so"
     reason = _origin(evidence, evidence.change)
     if evidence.approved is not None:
-        reason += f"; {_decided(evidence.approved)}"
+        reason += f"; {decision_line(evidence.approved)}"
     if evidence.source.rows and evidence.source.value != evidence.value:
         reason += (
             f"; the warehouse says {shown(evidence.source.value)} by now, which no run has taken"
@@ -205,23 +213,14 @@ def _change(evidence: Evidence, change: Entry) -> str:
 def _hold(held: Held) -> str:
     values = f"{shown(loaded(held.change.before))} → {shown(loaded(held.change.after))}"
     hold = held.hold
-    return f"{values} since run {hold.since_run} ({hold.reason}): {_decided(hold)}"
+    return f"{values} since run {hold.since_run} ({hold.reason}): {decision_line(hold)}"
 
 
 def _kept(held: Held) -> str:
     hold = held.hold
     if hold.decision is None:
         return f"held since run {hold.since_run} ({hold.reason}) until somebody decides"
-    return _decided(hold)
-
-
-def _decided(hold: holds.Hold) -> str:
-    if hold.decision is None:
-        return "nobody has decided"
-    by = f" by {hold.decided_by}" if hold.decided_by else ""
-    because = f" ({hold.because})" if hold.because else ""
-    run = f", done by run {hold.decided_run}" if hold.decided_run is not None else ""
-    return f"{hold.decision}{by}{because} at {iso(hold.decided_at)}{run}"
+    return decision_line(hold)
 
 
 def _delivery(evidence: Evidence) -> str:

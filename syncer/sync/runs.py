@@ -22,6 +22,7 @@ from state.db.locks import Check, run_lock
 from state.holds import Hold
 from syncer.clock import now_ms
 from syncer.delivery.customers import Delivery
+from syncer.delivery.estimate import Estimate
 from syncer.engage.source import ChangedSince, Everything, OnlyCustomers, Scope
 from syncer.errors import NotFound, StateError, Stopped
 from syncer.privacy.forget import check_not_forgotten
@@ -76,6 +77,8 @@ class Runs:
     account: AmberfloAccount | None = None
     #: keeps in the state what keeps a run from its work
     problems: RunProblems = field(default_factory=lambda: RunProblems.on(None))
+    #: requests per second that Amberflo gets at most; 0 is unlimited
+    rate: float = 0.0
     #: how the values of traits are sent; if that changes, all customers are sent again
     trait_values: str = "native"
     #: epoch milliseconds
@@ -119,7 +122,7 @@ class Runs:
         These are the same changes of the same customers, as far as Engage still says them.
         """
         with run_lock(self.database, self.patience) as check:
-            of_run = self._holds_of(run)
+            of_run = self.undecided(run)
             # A rejected hold stays rejected while another hold of the run waits for a decision.
             chosen = [hold for hold in of_run if hold.decision is None] or of_run
             approval = Approval(frozenset(hold.id for hold in chosen), run, attribution)
@@ -131,7 +134,7 @@ class Runs:
         This lasts until Engage says something else of a customer, or `lift` takes it back.
         """
         with run_lock(self.database, self.patience):
-            waiting = [hold.id for hold in self._holds_of(run) if hold.decision is None]
+            waiting = [hold.id for hold in self.undecided(run) if hold.decision is None]
             if not waiting:
                 raise NotFound(f"what run {run} holds is rejected already")
             with self.database.write() as connection:
@@ -147,12 +150,30 @@ class Runs:
     def lift(self, run: int) -> None:
         """Take back the rejection of what that run holds: the next run judges it anew."""
         with run_lock(self.database, self.patience):
-            of_run = self._holds_of(run)
+            of_run = self.undecided(run)
             rejected = [hold.id for hold in of_run if hold.decision == holds.REJECTED]
             if not rejected:
                 raise NotFound(f"nothing of what run {run} holds is rejected")
             with self.database.write() as connection:
                 holds.lift(connection, rejected, self.clock())
+
+    def undecided(self, run: int) -> list[Hold]:
+        """Return the holds of a run on which there is something to decide.
+
+        Raises NotFound if there is nothing.
+        """
+        with self.database.read() as connection:
+            record = runs.get(connection, run)
+            if record is None:
+                raise NotFound(f"there is no run {run}; `syncer runs` lists them")
+            undecided = holds.undecided(connection, run)
+            waiting = sorted(holds.open_keys(connection).items())
+        if not undecided:
+            raise NotFound(
+                f"run {run} is {record.state}: it holds nothing that waits for a decision"
+                + "".join(f"; {key} waits in run {since}" for key, since in waiting)
+            )
+        return undecided
 
     def send_again(self, customer_ids: Iterable[str]) -> Delivery:
         """Send known customers as the state has them, whatever Amberflo has of them."""
@@ -277,11 +298,20 @@ class Runs:
 
         `done` customers were delivered by earlier runs that were cut off.
         """
+        if due:
+            self.progress.say(f"to send: {self._estimate(run)}")
         self.progress.begin("delivering", due + done, done)
         try:
             return self.deliver(run, lambda finished: self.progress.at(done + finished))
         finally:
             self.progress.end()
+
+    def _estimate(self, run: int) -> Estimate:
+        """Return what it takes to send the customers that a run waits for."""
+        with self.database.read() as connection:
+            due = outbox.backlog(connection, run)
+            new = outbox.backlog_unknown(connection, run)
+        return Estimate(new, due - new, self.rate)
 
     def _finish(self, result: Result) -> Result:
         """Close the run's sums: due = delivered + failed + held."""
@@ -380,21 +410,6 @@ class Runs:
                 }
                 runs.set_values(connection, run, values)
             raise
-
-    def _holds_of(self, run: int) -> list[Hold]:
-        """Return the holds of a run on which there is something to decide."""
-        with self.database.read() as connection:
-            record = runs.get(connection, run)
-            if record is None:
-                raise NotFound(f"there is no run {run}; `syncer runs` lists them")
-            undecided = holds.undecided(connection, run)
-            waiting = sorted(holds.open_keys(connection).items())
-        if not undecided:
-            raise NotFound(
-                f"run {run} is {record.state}: it holds nothing that waits for a decision"
-                + "".join(f"; {key} waits in run {since}" for key, since in waiting)
-            )
-        return undecided
 
 
 def _check_known(connection: Connection, audience: str) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from state import holds, runs
+from state import hold_evidence, holds, runs
 from state.history import listings
 from state.history.listings import Entry
 from state.holds import Hold, Kept
@@ -74,8 +74,8 @@ def detail(context: Context, request: Request) -> Response:
             Evidence(
                 hold,
                 holds.count(connection, hold.id),
-                list(holds.each_kept(connection, hold, SHOWN)),
-                holds.count_kept(connection, hold),
+                list(hold_evidence.each_kept(connection, hold, SHOWN)),
+                hold_evidence.count_kept(connection, hold),
             )
             for hold in holds.of_run(connection, request.run)
         ]

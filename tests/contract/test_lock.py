@@ -219,7 +219,7 @@ url = "{url}"
         before = runs.newest(connection)
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with held_elsewhere(url):
-        for command in (["sync"], ["resync", "--yes"], ["runs", "approve", "1"]):
+        for command in (["sync"], ["resync", "--yes"], ["runs", "approve", "1", "--yes"]):
             arguments = ["syncer", *command, "--config", str(config)]
             monkeypatch.setattr(sys, "argv", arguments)
             try:

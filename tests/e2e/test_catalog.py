@@ -251,7 +251,7 @@ def test_a_mass_exit_waits_before_the_guard_looks_at_it(
     assert (run["state"], list(run["waiting"])) == ("done", [key])
     assert by_key(run)[key]["waiting"] > 50
     assert synced.holds() == before
-    synced.run("runs", "approve", str(run["run"]), exit_code=1)
+    synced.run("runs", "approve", "--yes", str(run["run"]), exit_code=1)
 
     set_status(space, "Live", key)
     run = synced.json("sync", exit_code=3)
@@ -259,7 +259,7 @@ def test_a_mass_exit_waits_before_the_guard_looks_at_it(
     assert (run["state"], list(run["hold_reasons"]), run["waiting"]) == ("held", [key], {})
     assert synced.holds() == before
     assert [row["key"] for row in synced.json("status")["held"]] == [key]
-    run = synced.json("runs", "approve", str(run["run"]))
+    run = synced.json("runs", "approve", "--yes", str(run["run"]))
     assert run["state"] == "done"
     assert not any(record["traits"].get(key) for record in synced.holds().values())
 
@@ -278,7 +278,7 @@ def test_an_approval_is_not_for_what_waits(
     assert (list(run["hold_reasons"]), list(run["waiting"])) == ([held], [waits])
     assert [row["key"] for row in synced.json("status")["held"]] == [held]
     set_status(space, "Live", waits)
-    run = synced.json("runs", "approve", str(run["run"]), exit_code=3)
+    run = synced.json("runs", "approve", "--yes", str(run["run"]), exit_code=3)
     assert list(run["hold_reasons"]) == [waits]
     found = synced.holds().values()
     assert not any(record["traits"].get(held) for record in found)
@@ -386,7 +386,7 @@ def test_an_audience_deleted_in_engage_is_held(
     assert (found[key].status, found[key].size, found[key].name) == ("Unlisted", None, key)
 
     # With somebody's word its members leave, and nothing brings them back.
-    run = synced.json("runs", "approve", str(run["run"]))
+    run = synced.json("runs", "approve", "--yes", str(run["run"]))
     check_sums(run)
     assert run["state"] == "done"
     assert not any(record["traits"].get(key) for record in synced.holds().values())
@@ -494,7 +494,7 @@ def test_a_deleted_audience_does_not_come_back_while_it_cannot_be_read(
     key = engage.audiences[0]
     space.listed = [one for one in space.listed if one.key != key]
     run = synced.json("sync", "--full", exit_code=3)
-    synced.run("runs", "approve", str(run["run"]))
+    synced.run("runs", "approve", "--yes", str(run["run"]))
     had = synced.holds()
     synced.configure(more=section(url, token="wrong"))
     run = synced.json("sync", "--full", exit_code=1)

@@ -75,7 +75,7 @@ def test_many_deletions_are_held(
     installation.run("sync", exit_code=(0, 3))
     installation.run("sync", "--full", exit_code=3)
     assert installation.members("vip") == set(ids) - {"u30"}
-    installation.run("runs", "approve", str(run))
+    installation.run("runs", "approve", "--yes", str(run))
     assert installation.members("vip") == set(ids[11:]) - {"u30"}
     assert installation.members("other") == set(ids[11:])
 
@@ -86,7 +86,7 @@ def test_rejected_deletions_stay(installation: Installation, warehouse: Warehous
     for customer_id in ids[:11]:
         warehouse.delete(customer_id)
     installation.run("sync", "--full", exit_code=3)
-    installation.run("runs", "reject", str(last_run(installation)))
+    installation.run("runs", "reject", "--yes", str(last_run(installation)))
     for _ in range(2):
         installation.run("sync", "--full")
         assert installation.members("vip") == set(ids)
@@ -184,7 +184,7 @@ def test_one_with_something_held_is_not_forgotten_yet(
     warehouse.delete("u00")
     installation.run("sync", "--full", exit_code=3)
     assert "u00" in installation.members("vip")
-    installation.run("runs", "approve", str(run))
+    installation.run("runs", "approve", "--yes", str(run))
     installation.run("sync", "--full")
     assert "u00" not in installation.members("vip")
     assert installation.members("vip") == set(ids[20:])

@@ -132,7 +132,7 @@ def test_such_corrections_are_exits_for_the_guard(
     assert installation.members("vip") == set(ids)
     installation.run("sync", "--full", exit_code=3)
     assert installation.members("vip") == set(ids)
-    installation.run("runs", "approve", "1")
+    installation.run("runs", "approve", "--yes", "1")
     assert installation.members("vip") == set(ids[20:])
 
 
@@ -242,7 +242,7 @@ def test_first_contact_may_wait_for_a_decision(
     assert installation.values("gold") == {"u1": True, "u2": True}
     installation.run("sync", "--full", exit_code=3)
     assert installation.values("vip")["u1"] == "set by the CRM"
-    installation.run("runs", "approve", "1")
+    installation.run("runs", "approve", "--yes", "1")
     assert installation.values("vip").get("u1") in (None, False)
 
 
@@ -346,7 +346,7 @@ def test_who_is_due_by_a_call_is_guarded_and_recorded_like_anybody(
     take(installation.config, *(identify(one, plan="pro") for one in ids[:20]))
     installation.run("sync", exit_code=3)
     assert installation.members("vip") == set(ids)
-    installation.run("runs", "approve", "1")
+    installation.run("runs", "approve", "--yes", "1")
     assert installation.members("vip") == set(ids[20:])
     changes = installation.json("audit", "customer", "u25")["changes"]
     assert [(one["before"], one["source"]) for one in changes if one["trait"] == "vip"] == [
@@ -395,7 +395,7 @@ def test_an_older_copy_with_an_open_hold_bills_nobody_again(
         warehouse.say(one, "vip", "false", ago=5)
     installation.run("sync", exit_code=3)
     copy = copy_state(installation, "old.db")
-    installation.run("runs", "approve", "2")
+    installation.run("runs", "approve", "--yes", "2")
     restore(installation, copy)
     installation.run("sync", "--full", exit_code=(0, 3))
     for one in ids[:20]:
@@ -479,7 +479,7 @@ def test_a_mass_exit_in_another_account_is_held_too(
     assert installation.members("vip") == set(ids)
     assert installation.members("gold") == set(ids)
     run = installation.json("runs", "--limit", "1")[0]["run"]
-    installation.run("runs", "approve", str(run))
+    installation.run("runs", "approve", "--yes", str(run))
     assert installation.members("vip") == set(ids[20:])
 
 

@@ -101,7 +101,7 @@ def test_it_outlasts_a_delivery_that_fails(
     assert installation.members("other") == set(members) - set(members[:9]) - {"u30"}
     assert [one["leaving"] for one in holds_of(installation, 2)] == [20]
 
-    installation.run("runs", "approve", "2")
+    installation.run("runs", "approve", "--yes", "2")
     assert installation.members("vip") == set(members) - set(gone)
     assert held(installation) == []
 
@@ -128,7 +128,7 @@ def test_it_outlasts_a_process_that_ends(
     assert installation.members("vip") == set(members)
     assert installation.members("other") == set(members) - {"u30"}
     assert held(installation) == ["vip"]
-    installation.run("runs", "approve", "2")
+    installation.run("runs", "approve", "--yes", "2")
     assert installation.members("vip") == set(members[20:])
 
 
@@ -162,7 +162,7 @@ def test_many_runs_that_find_it_have_one_hold(
     assert [one["run"] for one in installation.json("status")["held"]] == [first]
 
     # Any run that found it may be named in the decision.
-    installation.run("runs", "reject", str(last))
+    installation.run("runs", "reject", "--yes", str(last))
     assert held(installation) == []
     assert {one["decision"] for one in holds_of(installation, first)} == {"rejected"}
 
@@ -202,7 +202,7 @@ def test_one_customer_may_be_taken_back(
     run = hold(installation, warehouse, members[:20])
     warehouse.say("u00", "vip", "true", ago=0.2)
     installation.run("sync", exit_code=3)
-    installation.run("runs", "approve", str(run))
+    installation.run("runs", "approve", "--yes", str(run))
     assert installation.members("vip") == {"u00", *members[20:]}
 
 
@@ -217,7 +217,7 @@ def test_what_was_rejected_is_sent_by_no_later_run(
     command: tuple[str, ...],
 ) -> None:
     run = hold(installation, warehouse, members[:20])
-    installation.run("runs", "reject", str(run))
+    installation.run("runs", "reject", "--yes", str(run))
     assert held(installation) == []
     for number in range(3):
         leave(warehouse, members[number * 3 : number * 3 + 3], "other", ago=0.5)
@@ -232,7 +232,7 @@ def test_a_rejected_loss_of_rows_is_not_sent_bit_by_bit(
 ) -> None:
     warehouse.lose("vip", members[:25])
     installation.run("sync", "--full", exit_code=3)
-    installation.run("runs", "reject", "2")
+    installation.run("runs", "reject", "--yes", "2")
     for number in range(3):
         leave(warehouse, members[number * 4 : number * 4 + 4], "other", ago=0.8 - number / 5)
         installation.run("sync")
@@ -245,7 +245,7 @@ def test_something_new_of_a_customer_ends_its_rejection(
 ) -> None:
     """The same row says nothing new; a newer one does, and so does a return."""
     run = hold(installation, warehouse, members[:20])
-    installation.run("runs", "reject", str(run))
+    installation.run("runs", "reject", "--yes", str(run))
     warehouse.say("u00", "vip", "false", ago=0.2)
     warehouse.say("u01", "vip", "true", ago=0.2)
     installation.run("sync")
@@ -261,7 +261,7 @@ def test_a_loaded_again_row_says_nothing_new(
     installation: Installation, warehouse: Warehouse, members: list[str]
 ) -> None:
     run = hold(installation, warehouse, members[:20])
-    installation.run("runs", "reject", str(run))
+    installation.run("runs", "reject", "--yes", str(run))
     warehouse.reload()
     installation.run("sync")
     assert installation.members("vip") == set(members)
@@ -271,7 +271,7 @@ def test_a_rejection_that_is_lifted_is_judged_anew(
     installation: Installation, warehouse: Warehouse, members: list[str]
 ) -> None:
     run = hold(installation, warehouse, members[:20])
-    installation.run("runs", "reject", str(run))
+    installation.run("runs", "reject", "--yes", str(run))
     installation.run("sync", "--full")
     installation.run("runs", "lift", str(run))
     assert installation.members("vip") == set(members)
@@ -279,7 +279,7 @@ def test_a_rejection_that_is_lifted_is_judged_anew(
     assert installation.members("vip") == set(members)
     again = newest_run(installation)
     assert [one["since_run"] for one in holds_of(installation, again)] == [again]
-    installation.run("runs", "approve", str(again))
+    installation.run("runs", "approve", "--yes", str(again))
     assert installation.members("vip") == set(members[20:])
 
 
@@ -288,7 +288,7 @@ def test_a_lifted_rejection_of_few_goes_out(
 ) -> None:
     """What is left of it is within the bounds."""
     run = hold(installation, warehouse, members[:13])
-    installation.run("runs", "reject", str(run))
+    installation.run("runs", "reject", "--yes", str(run))
     for customer_id in members[:9]:
         warehouse.say(customer_id, "vip", "true", ago=0.2)
     installation.run("sync")
@@ -323,7 +323,7 @@ def test_a_new_customer_goes_out_with_what_is_not_held(
     # One who would be in nothing but what is held is nobody yet.
     assert "only" not in installation.amberflo.customers
 
-    installation.run("runs", "approve", "2")
+    installation.run("runs", "approve", "--yes", "2")
     assert installation.amberflo.customers["both"]["traits"] == {"vip": True, "other": True}
     assert installation.amberflo.customers["only"]["traits"] == {"vip": True, "other": False}
 
@@ -342,9 +342,9 @@ def test_two_audiences_may_be_held_at_once(
         if one["key"] == "other"
     )
     assert second > first
-    installation.run("runs", "reject", str(first))
+    installation.run("runs", "reject", "--yes", str(first))
     assert held(installation) == ["other"]
-    installation.run("runs", "approve", str(second))
+    installation.run("runs", "approve", "--yes", str(second))
     assert installation.members("vip") == set(members)
     assert installation.members("other") == {*members[:10], *members[30:]}
 
@@ -356,7 +356,7 @@ def test_a_run_with_two_holds_is_decided_as_one(
     leave(warehouse, members[10:30], "other")
     installation.run("sync", exit_code=3)
     assert sorted(one["key"] for one in holds_of(installation, 2)) == ["other", "vip"]
-    installation.run("runs", "approve", "2")
+    installation.run("runs", "approve", "--yes", "2")
     assert installation.members("vip") == set(members[20:])
     assert installation.members("other") == {*members[:10], *members[30:]}
 
@@ -386,7 +386,7 @@ def test_an_approval_covers_exactly_what_was_seen(
     for number in range(12):
         warehouse.say(f"new{number:02}", "vip", "false", ago=0.2)
     leave(warehouse, members[20:35], ago=0.2)
-    installation.run("runs", "approve", str(run), exit_code=3)
+    installation.run("runs", "approve", "--yes", str(run), exit_code=3)
     assert installation.members("vip") == set(members[20:])
     assert held(installation) == ["vip"]
     (again,) = holds_of(installation, newest_run(installation))
@@ -399,7 +399,7 @@ def test_an_approved_exit_that_engage_took_back_is_not_sent(
     run = hold(installation, warehouse, members[:20])
     for customer_id in members[:5]:
         warehouse.say(customer_id, "vip", "true", ago=0.2)
-    installation.run("runs", "approve", str(run))
+    installation.run("runs", "approve", "--yes", str(run))
     assert installation.members("vip") == {*members[:5], *members[20:]}
 
 
@@ -408,7 +408,7 @@ def test_an_approval_says_who_and_why(
 ) -> None:
     run = hold(installation, warehouse, members[:20])
     words = ("--by", "Ada Lovelace", "--because", "the trial ended for all of them")
-    installation.run("runs", "approve", str(run), *words)
+    installation.run("runs", "approve", "--yes", str(run), *words)
     (found,) = holds_of(installation, run)
     assert found["decision"] == "approved"
     assert found["decided_by"] == "Ada Lovelace"
@@ -426,7 +426,7 @@ def test_who_is_concerned_is_on_record_before_and_after_the_decision(
     assert "40 → 20 members (−50 %); 20 customers" in shown
     assert f"`syncer runs held {run}` lists the customers" in shown
     expected = [(one, True, False) for one in sorted(members[:20])]
-    for decide in (["reject", run], ["lift", run]):
+    for decide in (["reject", run, "--yes"], ["lift", run]):
         document = installation.json("runs", "held", run)
         changes = [(it["customer_id"], it["before"], it["after"]) for it in document["changes"]]
         assert changes == expected
@@ -439,7 +439,7 @@ def test_who_is_concerned_is_on_record_before_and_after_the_decision(
         warehouse.say(one, "vip", "true", ago=0.2)
     installation.run("sync", "--full", exit_code=GOOD)
     expected = expected[2:]
-    for decide in (["approve", run], ["list"]):
+    for decide in (["approve", run, "--yes"], ["list"]):
         document = installation.json("runs", "held", run)
         changes = [(it["customer_id"], it["before"], it["after"]) for it in document["changes"]]
         assert changes == expected
@@ -457,7 +457,9 @@ def test_a_rejection_says_who_and_why(
     installation: Installation, warehouse: Warehouse, members: list[str]
 ) -> None:
     run = hold(installation, warehouse, members[:20])
-    installation.run("runs", "reject", str(run), "--by", "Max", "--because", "a broken load")
+    installation.run(
+        "runs", "reject", "--yes", str(run), "--by", "Max", "--because", "a broken load"
+    )
     (found,) = holds_of(installation, run)
     assert (found["decision"], found["decided_by"]) == ("rejected", "Max")
     assert found["because"] == "a broken load"
@@ -468,7 +470,7 @@ def test_an_approval_whose_delivery_fails_is_delivered_later(
 ) -> None:
     run = hold(installation, warehouse, members[:20])
     installation.amberflo.faults = Faults.parse(DOWN)
-    installation.run("runs", "approve", str(run), exit_code=1)
+    installation.run("runs", "approve", "--yes", str(run), exit_code=1)
     assert installation.members("vip") == set(members)
     installation.amberflo.faults = Faults()
     installation.run("sync")
@@ -487,7 +489,7 @@ def test_a_hold_whose_key_gave_its_name_away_can_be_decided(
     warehouse.rename("Big Spender", "big_spender")
     for number in range(MANY):
         warehouse.say(f"u{number:02}", "big_spender", "true", ago=0.5)
-    installation.run("runs", "approve", "2")
+    installation.run("runs", "approve", "--yes", "2")
     assert len(installation.members("big_spender")) == MANY
     assert held(installation) == []
 
@@ -496,14 +498,14 @@ def test_nothing_is_decided_twice(
     installation: Installation, warehouse: Warehouse, members: list[str]
 ) -> None:
     run = hold(installation, warehouse, members[:20])
-    installation.run("runs", "approve", str(run))
+    installation.run("runs", "approve", "--yes", str(run))
     for word in ("approve", "reject"):
         refused = installation.run("runs", word, str(run), exit_code=(1, 2))
         assert len(refused.stderr.strip().splitlines()) == 1
     refused = installation.run("runs", "lift", str(run), exit_code=(1, 2))
     assert len(refused.stderr.strip().splitlines()) == 1
-    installation.run("runs", "approve", "1", exit_code=(1, 2))
-    installation.run("runs", "approve", "99", exit_code=(1, 2))
+    installation.run("runs", "approve", "--yes", "1", exit_code=(1, 2))
+    installation.run("runs", "approve", "--yes", "99", exit_code=(1, 2))
 
 
 # -- how much is too much
@@ -536,7 +538,7 @@ def test_what_was_approved_does_not_count_for_the_day(
     installation: Installation, warehouse: Warehouse, members: list[str]
 ) -> None:
     run = hold(installation, warehouse, members[:20])
-    installation.run("runs", "approve", str(run))
+    installation.run("runs", "approve", "--yes", str(run))
     leave(warehouse, members[20:24], ago=0.2)
     installation.run("sync")
     assert installation.members("vip") == set(members[24:])
@@ -572,7 +574,7 @@ def test_values_of_a_computed_trait_are_held_too(
     installation.run("sync", exit_code=3)
     assert set(installation.values("total_revenue_90").values()) == {5}
     assert "u31" not in installation.members("vip")
-    installation.run("runs", "approve", "2")
+    installation.run("runs", "approve", "--yes", "2")
     assert set(installation.values("total_revenue_90")) == set(ids[20:])
     assert installation.values("total_revenue_90")["u30"] == 7
 
@@ -584,13 +586,13 @@ def test_holds_on_postgresql(
     ids = warehouse.users(MANY, ago=40, vip="true", other="true")
     installation.run("sync")
     run = hold(installation, warehouse, ids[:20])
-    installation.run("runs", "reject", str(run), "--by", "Max")
+    installation.run("runs", "reject", "--yes", str(run), "--by", "Max")
     installation.run("sync", "--full")
     assert installation.members("vip") == set(ids)
     installation.run("runs", "lift", str(run))
     installation.run("sync", "--full", exit_code=3)
     again = newest_run(installation)
-    installation.run("runs", "approve", str(again))
+    installation.run("runs", "approve", "--yes", str(again))
     assert installation.members("vip") == set(ids[20:])
     warehouse.say("u30", "vip", "false", ago=0.1)
     installation.run("sync")
@@ -604,7 +606,7 @@ def test_holds_where_values_go_as_text(installation: Installation, warehouse: Wa
     run = hold(installation, warehouse, ids[:20])
     installation.run("sync", "--full", exit_code=3)
     assert set(installation.values("vip").values()) == {"true"}
-    installation.run("runs", "reject", str(run))
+    installation.run("runs", "reject", "--yes", str(run))
     installation.run("sync", "--full")
     assert set(installation.values("vip").values()) == {"true"}
 
@@ -627,7 +629,7 @@ def test_a_call_that_says_the_opposite_takes_it_back(
 ) -> None:
     run = hold(installation, warehouse, members[:20])
     calls.take(installation.config, calls.membership("u00", "vip", True))
-    installation.run("runs", "approve", str(run))
+    installation.run("runs", "approve", "--yes", str(run))
     assert installation.members("vip") == {"u00", *members[20:]}
 
 
@@ -635,7 +637,7 @@ def test_a_call_after_a_rejection_is_something_new(
     installation: Installation, warehouse: Warehouse, members: list[str]
 ) -> None:
     run = hold(installation, warehouse, members[:20])
-    installation.run("runs", "reject", str(run))
+    installation.run("runs", "reject", "--yes", str(run))
     calls.take(installation.config, calls.membership("u00", "vip", False))
     installation.run("sync")
     assert installation.members("vip") == set(members) - {"u00"}
@@ -656,7 +658,7 @@ def test_an_approval_covers_what_its_run_saw_and_nothing_that_came_since(
     run = hold(installation, warehouse, members[:20])
     warehouse.lose("vip", members[20:])
     installation.run("sync", "--full", exit_code=3)
-    installation.run("runs", "approve", str(run), exit_code=3)
+    installation.run("runs", "approve", "--yes", str(run), exit_code=3)
     assert installation.members("vip") == set(members[20:])
     assert held(installation) == ["vip"]
 

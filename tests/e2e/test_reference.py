@@ -110,10 +110,12 @@ def _run(story: Story) -> None:
     assert story.prints("syncer runs held", "runs", "held", "2")["changes"]
     assert story.prints("syncer why", "why", story.before, "vip")["holds"]
     assert story.prints("syncer status", "status")["held"]
-    story.prints("syncer runs reject", "runs", "reject", "2", "--by", "Ada", "--because", "a test")
+    story.prints(
+        "syncer runs reject", "runs", "reject", "2", "--yes", "--by", "Ada", "--because", "a test"
+    )
     story.prints("syncer runs reject", "runs", "lift", "2")
     story.prints("syncer sync", "sync", "--full", exit_code=3)
-    assert story.prints("syncer sync", "runs", "approve", "3")["mismatches"]
+    assert story.prints("syncer sync", "runs", "approve", "3", "--yes")["mismatches"]
     story.prints("syncer sync", "resync", "--customer", story.changed, "--yes")
     story.prints("syncer runs", "runs")
     story.prints("syncer runs", "runs", "list", "--limit", "1")

@@ -187,14 +187,14 @@ def test_the_guard_holds_and_lets_through(
     assert [row["key"] for row in installation.json("status")["held"]] == [lost]
 
     # A rejection lasts: a full run finds the same again, and sends nothing of it.
-    installation.run("runs", "reject", str(run["run"]))
+    installation.run("runs", "reject", "--yes", str(run["run"]))
     assert installation.json("runs")[0]["state"] == "rejected"
     assert installation.json("status")["held"] == []
     again = installation.json("sync", "--full")
     assert (again["state"], again["due"], again["held"]) == ("done", run["held"], run["held"])
     assert {one: record["traits"].get(lost) for one, record in installation.holds().items()} == had
-    installation.run("runs", "approve", "999", exit_code=1)
-    done = installation.json("runs", "approve", str(run["run"]))
+    installation.run("runs", "approve", "--yes", "999", exit_code=1)
+    done = installation.json("runs", "approve", "--yes", str(run["run"]))
     assert done["state"] == "done"
     states = {one["run"]: one["state"] for one in installation.json("runs")}
     assert states[run["run"]] == "approved"

@@ -75,7 +75,7 @@ def test_a_hold_and_who_decided_are_part_of_the_answer(
     assert re.search(r"held since run 2 \(.*\) until somebody decides", held["answer"])
 
     who = ("--by", "Ada", "--because", "a campaign ended")
-    installation.run("runs", "approve", "2", *who)
+    installation.run("runs", "approve", "--yes", "2", *who)
     left = why(installation, "u00")
     assert left["value"] is False
     assert (left["change"]["run"], left["amberflo"]["value"]) == (3, False)
@@ -88,7 +88,7 @@ def test_a_rejection_is_part_of_the_answer(
 ) -> None:
     leave(warehouse, members[:EXITS])
     installation.run("sync", exit_code=3)
-    installation.run("runs", "reject", "2", "--by", "Bob", "--because", "a wrong rule")
+    installation.run("runs", "reject", "--yes", "2", "--by", "Bob", "--because", "a wrong rule")
     answer = why(installation, "u00")["answer"]
     assert answer.startswith("u00 is in vip: Engage says false, and that is rejected by Bob (a wr")
 

@@ -219,7 +219,7 @@ class Performance(World):
             undecided = self._undecided()
             if not undecided:
                 break
-            self._command(f"runs approve {undecided[0]}", (0, 1, 3))
+            self._command(f"runs approve {undecided[0]} --yes", (0, 1, 3))
             self._look(None)
         if self.tables("failure")["failure"]:
             self._command("failures retry --all", (0,))

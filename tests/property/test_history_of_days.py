@@ -369,7 +369,7 @@ class Days(RuleBasedStateMachine):
         )
         none: frozenset[int] = frozenset()
         approved, rejected = (theirs, none) if word == "approve" else (none, theirs)
-        self.run("runs", word, str(run), approved=approved, rejected=rejected)
+        self.run("runs", word, str(run), "--yes", approved=approved, rejected=rejected)
         self.run("sync", "--full")
 
     @precondition(lambda self: any(rejected for *_, rejected in self.watch.state.kept.values()))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.cli.documents import delivery_estimate, span
+from syncer.delivery.estimate import Estimate, span
 from syncer.display import shrinking
 
 UNITS = {"d": 86_400, "h": 3600, "min": 60, "s": 1}
@@ -36,10 +36,18 @@ def test_the_words_say_the_span(seconds: float) -> None:
 
 
 def test_what_a_delivery_takes() -> None:
-    assert delivery_estimate(19_520, 10) == (
-        "19,520 customers × 2 to 3 requests at amberflo.rate 10: 1 h 5 min to 1 h 37 min"
-    )
-    assert delivery_estimate(3, 0) == "3 customers × 2 to 3 requests, at no limit of ours"
+    estimate = Estimate(19_520, 0, 10)
+    assert str(estimate) == "19,520 new × 2 = 39,040 requests, at rate 10 = 1 h 5 min"
+    assert estimate.document == {
+        "customers": 19_520,
+        "requests": 39_040,
+        "rate": 10,
+        "seconds": 3904.0,
+    }
+    both = Estimate(1, 2000, 0)
+    assert str(both) == "1 new × 2 + 2,000 known × 3 = 6,002 requests, the rate is not limited"
+    assert both.document["seconds"] is None
+    assert str(Estimate(0, 0, 10)) == "nothing"
 
 
 @pytest.mark.parametrize(
