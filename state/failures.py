@@ -53,6 +53,7 @@ class FailureRow(NamedTuple):
     body: str | None = None
     attempts: int = 1
     via: str | None = None
+    event: str | None = None
     id: int = 0
 
     @property
@@ -104,11 +105,12 @@ def call(
     *,
     via: str | None = None,
     customer_id: str | None = None,
+    event: str | None = None,
 ) -> FailureRow:
     """Return the failure of an invalid call.
 
     `ref` says where it was, `via` is the short name of its key, `customer_id` the customer that it
-    is about.
+    is about, `event` its event or type.
     """
     return FailureRow(
         ref=f"call:{ref}",
@@ -120,6 +122,7 @@ def call(
         request=_brief(raw),
         attempts=0,
         via=via,
+        event=event,
     )
 
 
@@ -270,6 +273,11 @@ def count(connection: Connection, refs: Collection[str] | None = None) -> int:
         int(connection.execute(statement.where(FAILURE.c.ref.in_(part))).scalar_one())
         for part in batches(refs)
     )
+
+
+def count_retryable(connection: Connection) -> int:
+    """Count the failures that can be sent again: all but invalid calls."""
+    return count(connection) - count_calls(connection)
 
 
 def count_calls(connection: Connection) -> int:

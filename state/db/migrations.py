@@ -163,7 +163,8 @@ CREATE TABLE failure (
     body TEXT,
     attempts INTEGER DEFAULT 1 NOT NULL,
     failed_at BIGINT NOT NULL,
-    via TEXT
+    via TEXT,
+    event TEXT
 );
 CREATE UNIQUE INDEX failure_ref ON failure (ref);
 CREATE INDEX failure_customer ON failure (customer_id, id);
@@ -269,6 +270,10 @@ CREATE TABLE problem (
 );
 """
 
+_FAILURE_EVENT = """
+ALTER TABLE failure ADD COLUMN event TEXT;
+"""
+
 _QUEUE = """
 CREATE TABLE inbox (
     id {serial},
@@ -314,12 +319,15 @@ class Baseline:
 
 #: By part (see tables.PARTS).
 BASELINES = {
-    "state": Baseline(9, _STATE + _PROBLEMS, oldest=7),
+    "state": Baseline(10, _STATE + _PROBLEMS, oldest=7),
     "queue": Baseline(3, _QUEUE, oldest=3),
 }
 
 #: By part: the scripts that lead from one version to the next, by the version that they make.
-MIGRATIONS: dict[str, dict[int, str]] = {"state": {8: _RENAMES, 9: _PROBLEMS}, "queue": {}}
+MIGRATIONS: dict[str, dict[int, str]] = {
+    "state": {8: _RENAMES, 9: _PROBLEMS, 10: _FAILURE_EVENT},
+    "queue": {},
+}
 
 _WORDS = {
     "sqlite": {

@@ -318,7 +318,7 @@ class Failure(SQLModel, table=True):
     """What Amberflo, or we before it, refused for good, with the request and the answer.
 
     `ref` names what failed, so that the same failure twice is one row. `via` is the short name of
-    the key that a call came by.
+    the key that a call came by, `event` the name of a track's event, else the type of the call.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -333,6 +333,7 @@ class Failure(SQLModel, table=True):
     attempts: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default="1"))
     failed_at: int = Field(sa_column=_big())
     via: str | None = Field(default=None, sa_column=Column(Text))
+    event: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class Worker(SQLModel, table=True):

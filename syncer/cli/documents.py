@@ -100,11 +100,12 @@ def trait_json(row: RunTraitRow) -> dict[str, Any]:
 
 def failure_json(row: FailureRow) -> dict[str, Any]:
     """Return a failure as JSON; `request` is what was sent, `body` the answer."""
-    names = ("id", "ref", "kind", "customer_id", "message_id", "reason", "status", "request")
+    names = ("id", "ref", "kind", "customer_id", "event", "message_id", "reason", "status")
     return {
-        **{name: getattr(row, name) for name in (*names, "body", "attempts")},
+        **{name: getattr(row, name) for name in (*names, "request", "body", "attempts")},
         "failed_at": iso(row.failed_at),
         "via": row.via,
+        "retryable": not row.only_discarded,
     }
 
 

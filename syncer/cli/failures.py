@@ -79,19 +79,9 @@ def list_failures(
             rows = each(limit=limit)
             output.print_json_list(failure_json(row) for row in rows)
             return
-        names = ("kind", "customer_id", "message_id", "via", "status", "reason", "attempts")
+        names = ("customer_id", "event", "message_id", "status", "reason", "attempts")
         output.print_table(
-            (
-                "id",
-                "kind",
-                "customer",
-                "message",
-                "via",
-                "status",
-                "reason",
-                "attempts",
-                "failed at",
-            ),
+            ("id", "customer", "event", "message", "status", "reason", "attempts", "failed at"),
             [
                 [str(row.id), *(getattr(row, name) for name in names), iso(row.failed_at)]
                 for row in each(limit=limit or TABLE)
@@ -121,7 +111,10 @@ def _check_chosen(database: Database, ids: tuple[int, ...], everything: bool) ->
 def failures_retry(
     ids: tuple[int, ...], everything: bool, config: Path | None, as_json: bool
 ) -> None:
-    """Send failures again now; while a daemon runs, it sends the meter records."""
+    """Send failures again now; while a daemon runs, it sends the meter records.
+
+    A call that was invalid stays invalid: it can only be discarded.
+    """
     app = application(config)
     with app.runs() as runs:
         newest = _check_chosen(runs.database, ids, everything)
@@ -144,7 +137,7 @@ def _check_sendable(database: Database, ids: tuple[int, ...]) -> None:
                     f"failure {row.id} is an invalid call ({row.reason}): it can only be discarded"
                 )
         if not ids and (calls := records.count_calls(connection)):
-            say(f"{calls:,} calls are invalid: they stay until discarded")
+            say(f"{calls:,} calls are invalid: no retry helps, they stay until discarded")
 
 
 @failures.command("discard")

@@ -317,10 +317,11 @@ def _halves(part: Sequence[DueEvent]) -> list[list[DueEvent]]:
 
 
 def _failure(event: DueEvent, problem: Refused | TryAgain) -> FailureRow:
+    record = orjson.loads(event.record)
     return FailureRow(
         ref=failures.meter_ref(event.message_id, event.key),
         kind=failures.METER,
-        customer_id=orjson.loads(event.record).get("customerId"),
+        customer_id=record.get("customerId"),
         message_id=event.message_id,
         reason=str(problem),
         status=problem.status,
@@ -329,4 +330,5 @@ def _failure(event: DueEvent, problem: Refused | TryAgain) -> FailureRow:
         attempts=event.attempts + 1,
         failed_at=now_ms(),
         via=event.key or None,
+        event=record.get("meterApiName"),
     )

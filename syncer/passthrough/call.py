@@ -121,22 +121,27 @@ class Rejected:
     """An event that cannot be taken.
 
     `raw` is its JSON, cut at 32 KB, without the write key. `customer_id` is None when the event has
-    no usable id.
+    no usable id. `name` is the event of a track, else the type; None when it has neither.
     """
 
     reason: str
     raw: str
     message_id: str | None = None
     customer_id: str | None = None
+    name: str | None = None
 
 
-def rejected(reason: str, event: object, message_id: str | None = None) -> Rejected:
-    """Return an event with the reason why it cannot be taken."""
-    customer_id = None
+def rejected(
+    reason: str, event: object, message_id: str | None = None, kind: object = None
+) -> Rejected:
+    """Return an event with the reason why it cannot be taken; `kind` is its type, where known."""
+    customer_id = name = None
     if isinstance(event, dict):
+        name = identifier(event.get("event")) or identifier(kind or event.get("type"))
         event = {key: value for key, value in event.items() if key != "writeKey"}
         customer_id = identifier(event.get("userId")) or identifier(event.get("anonymousId"))
-    return Rejected(reason, printable(event)[:MAX_EVENT], message_id, customer_id or None)
+    raw = printable(event)[:MAX_EVENT]
+    return Rejected(reason, raw, message_id, customer_id or None, name or None)
 
 
 # -- the request
@@ -200,13 +205,13 @@ def _event(event: Any, kind: str | None, request: _Request) -> Call | Dropped | 
     if not isinstance(event, dict):
         return rejected(NO_OBJECT, event)
     if problem := _wrong_size(event):
-        return rejected(problem, event)
+        return rejected(problem, event, kind=kind)
     message_id = identifier(event.get("messageId"))
     if message_id is None or len(message_id) > MAX_MESSAGE_ID:
-        return rejected(BAD_MESSAGE_ID, event)
+        return rejected(BAD_MESSAGE_ID, event, kind=kind)
     message_id = message_id or request.make_id()
     result = _call(event, kind or event.get("type"), message_id, request)
-    return rejected(result, event, message_id) if isinstance(result, str) else result
+    return rejected(result, event, message_id, kind) if isinstance(result, str) else result
 
 
 def _call(event: Json, kind: object, message_id: str, request: _Request) -> Call | Dropped | str:

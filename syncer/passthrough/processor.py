@@ -244,7 +244,7 @@ def _outcome(
         return Dropped(scopes.NOT_ALLOWED[event.scope])
     outcome = mapping.outcome(event)
     if isinstance(outcome, str):
-        return rejected(outcome, event.source, event.message_id)
+        return rejected(outcome, event.source, event.message_id, event.type)
     if isinstance(outcome, CustomerUpdate):
         return replace(outcome, via=via, trusted=scopes.MEMBERSHIPS in may)
     if isinstance(outcome, Membership | Delete):
@@ -262,4 +262,5 @@ def _failure(request: InboxRow, place: int, event: Rejected) -> FailureRow:
         request.received_at,
         via=request.key or None,
         customer_id=event.customer_id,
+        event=event.name,
     )

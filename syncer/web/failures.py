@@ -15,6 +15,7 @@ def listing(context: Context, request: Request) -> Response:
         count = failures.count(connection)
         invalid = failures.count_calls(connection)
         newest = failures.newest(connection)
+        retryable = failures.count_retryable(connection)
     rows = page[:ROWS]
     return Page(
         "failures.html",
@@ -22,6 +23,7 @@ def listing(context: Context, request: Request) -> Response:
             "failures": rows,
             "count": count,
             "invalid": invalid,
+            "retryable": retryable,
             "newest": newest,
             "next": rows[-1].id if len(page) > ROWS else None,
             "paged": before is not None,

@@ -50,6 +50,7 @@ def test_the_newest_are_shown_and_all_of_them_as_json(
     found = refused.json("failures")
     assert [one["id"] for one in found] == list(range(1, MANY + 3))
     assert refused.json("failures", "list", "--limit", "2") == found[-2:]
+    assert [one["retryable"] for one in found] == [*[True] * MANY, False, False]
     theirs = [one for one in found if one["customer_id"] == "c3"]
     assert refused.json("failures", "--customer", "c3") == theirs
     assert refused.json("failures", "--customer", "c3", "--limit", "1") == theirs[-1:]
@@ -67,7 +68,7 @@ def test_the_newest_are_shown_and_all_of_them_as_json(
 
 def test_all_are_sent_again_but_for_what_can_only_be_discarded(refused: Installation) -> None:
     done = refused.run("failures", "retry", "--all")
-    assert "2 calls are invalid: they stay until discarded" in done.stderr
+    assert "2 calls are invalid: no retry helps, they stay until discarded" in done.stderr
     assert f"{MANY:,} delivered, 0 refused again" in done.stderr
     sent = sorted(record["uniqueId"] for record in refused.amberflo.records)
     assert sent == sorted(f"m{number}" for number in range(MANY))

@@ -166,7 +166,11 @@ def _call(story: Story) -> None:
         delete = orjson.dumps({"type": "delete", "userId": story.deleted})
         receiver.send("webhook", delete, x_signature=sign(delete))
         wait_until(lambda: {"calls", "deletes"} <= alerts(), what="the alerts")
-        assert story.prints("syncer failures", "failures")
+        failed = story.prints("syncer failures", "failures", "--customer", story.before)
+        assert [(one["event"], one["retryable"]) for one in failed] == [("ApiCalls", False)]
+        table = story.installation.run("failures").stdout
+        assert f"│ {story.before} " in table
+        assert "│ ApiCalls " in table
     assert story.prints("syncer forget --pending", "forget", "--pending", "--yes")["pending"]
     story.prints("syncer failures", "failures", "list", "--limit", "5")
     story.prints("syncer failures retry", "failures", "retry", "--all")

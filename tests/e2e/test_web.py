@@ -452,12 +452,15 @@ def test_retrying_and_discarding_failures(page: Any, operator: Operator) -> None
     expect(rows.filter(has_text=mended)).to_have_count(0, timeout=30_000)
     expect(page.get_by_role("region", name="Tasks")).to_contain_text("1 delivered")
     call = rows.filter(has_text="value is not a finite number").first
+    expect(call).to_contain_text("it can only be discarded")
     assert call.get_by_role("button", name="Retry").count() == 0
+    expect(page.get_by_role("main")).to_contain_text("1 calls could not be taken")
+    page.get_by_role("button", name="Retry what Amberflo refused").wait_for()
     rows.filter(has_text=stays).get_by_role("button", name="Discard").click()
     expect(rows.filter(has_text=stays)).to_have_count(0)
     page.get_by_text("Discard all", exact=True).click()
     page.get_by_role("button", name="Yes, discard all").click()
-    expect(page.get_by_role("main")).to_contain_text("Amberflo refused nothing.")
+    expect(page.get_by_role("main")).to_contain_text("Nothing failed.")
     assert installation.json("failures") == []
 
 

@@ -242,6 +242,25 @@ def test_a_failure_says_whose_call_it_was(event: object, whose: str | None) -> N
 
 
 @pytest.mark.parametrize(
+    ("event", "kind", "name"),
+    [
+        ({"type": "track", "event": "ApiCalls"}, None, "ApiCalls"),
+        ({"event": "ApiCalls"}, "track", "ApiCalls"),
+        ({"type": "page", "name": "Home"}, None, "page"),
+        ({"traits": {}}, "identify", "identify"),
+        ({"event": "E\0", "type": "track"}, None, "track"),
+        ({"event": "x" * 2000}, "track", "track"),
+        ({"event": {}}, None, None),
+        (7, "track", None),
+    ],
+)
+def test_a_failure_says_which_event_it_was(
+    event: object, kind: str | None, name: str | None
+) -> None:
+    assert module.rejected("no", event, kind=kind).name == name
+
+
+@pytest.mark.parametrize(
     "text",
     [
         '"é\\u0001\\"\\/ / 日"',
