@@ -160,6 +160,14 @@ def last_whole(connection: Connection) -> RunRow | None:
     return None if row is None else _run(row)
 
 
+def last_committed(connection: Connection) -> int | None:
+    """Return the number of the newest run that wrote to the history or the snapshot."""
+    number = connection.execute(
+        select(func.max(RUN.c.id)).where(RUN.c.committed_at.is_not(None))
+    ).scalar()
+    return None if number is None else int(number)
+
+
 #: Kinds of runs that compare everything.
 FULL = ("initial", "reconcile", "resync")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from sqlalchemy import Connection
 from state import runs as run_records
 from state import snapshot
 from state.history import listings, past, retention
-from state.history.listings import ENTERED, EXITED, MOVED, Entry
+from state.history.listings import ENTERED, EXITED, MOVED, NEITHER, Entry, Moves
+from state.runs import RunRow
 from syncer.cli import output
 from syncer.cli.documents import entry_json, shown, undelivered_json, value
 from syncer.cli.options import (
@@ -25,6 +26,7 @@ from syncer.cli.options import (
     moment,
     open_for_reading,
     readable,
+    run_or_last,
     wants_json,
 )
 from syncer.cli.seal import compact, seal
@@ -48,6 +50,7 @@ UNDELIVERED = ("customer_id", *VALUES, "run", "source", "via", *TIMES[:2], "refu
 Row = dict[str, Any]
 
 number = click.IntRange(min=1, max=2**63 - 1)
+
 at_option = click.option(
     "--at", callback=moment, metavar="TIME", help="As recorded here by this time."
 )
@@ -210,25 +213,42 @@ def _print_members(
 
 
 @audit.command("run")
-@click.argument("run", type=number, metavar="N")
+@click.argument("which", metavar="N|last", callback=run_or_last)
 @config_option
 @json_option
 @csv_option
 @key_option
+@click.option("--entered", is_flag=True, help="Only memberships that became true.")
+@click.option("--exited", is_flag=True, help="Only memberships that became false.")
 @limit_option
 def audit_run(
-    run: int, config: Path | None, as_json: bool, as_csv: bool, key: str | None, limit: int | None
+    which: int | None,
+    config: Path | None,
+    as_json: bool,
+    as_csv: bool,
+    key: str | None,
+    entered: bool,
+    exited: bool,
+    limit: int | None,
 ) -> None:
-    """Show all changes of a run, by audience or computed trait."""
+    """Show all changes of a run, by audience or computed trait.
+
+    `last` is the newest run that wrote something.
+    """
+    deltas = [delta for delta, chosen in ((ENTERED, entered), (EXITED, exited)) if chosen] or None
     with _asking(config, as_json) as connection:
-        record = run_records.get(connection, run)
-        if record is None:
-            raise NotFound(f"there is no run {run}; `syncer runs` lists them")
+        record = _run(connection, which)
+        run = record.id
         key = None if key is None else known_key(connection, key)
         _warn_if_compacted(connection, record.committed_at)
-        ask = partial(listings.of_run, connection, run, key=key)
+        ask = partial(listings.of_run, connection, run, key=key, deltas=deltas)
         if wants_json(as_json):
-            document = {"run": run, "kind": record.kind, "state": record.state}
+            document = {
+                "run": run,
+                "kind": record.kind,
+                "state": record.state,
+                "held": record.held,
+            }
             changes = _json(("customer_id", *CHANGE), map(entry_json, ask(limit=limit)))
             output.print_json_with_lists(document, {"changes": changes})
         elif as_csv:
@@ -243,9 +263,33 @@ def audit_run(
                 [[move.key, move.entered, move.exited, move.other] for move in moves],
                 title=f"run {run} ({record.kind}) {record.state}",
             )
-            total = sum(move.entered + move.exited + move.other for move in moves)
+            total = sum(_count(move, deltas) for move in moves)
             rows = map(entry_json, ask(limit=limit or TABLE))
             _print_table(CHANGE_OF_RUN, rows, total, limit)
+            if record.held:
+                output.stdout().print(
+                    f"of {record.held:,} more customers the guard held something: "
+                    f"`syncer runs held {run}` lists them"
+                )
+
+
+def _run(connection: Connection, run: int | None) -> RunRow:
+    """Return a run; None is the newest one that wrote something."""
+    number = run_records.last_committed(connection) if run is None else run
+    record = None if number is None else run_records.get(connection, number)
+    if record is None:
+        raise NotFound(
+            "no run has written anything yet"
+            if run is None
+            else f"there is no run {run}; `syncer runs` lists them"
+        )
+    return record
+
+
+def _count(move: Moves, deltas: Collection[int] | None) -> int:
+    """Return how many changes of a key a listing with these `deltas` has."""
+    counts = {ENTERED: move.entered, EXITED: move.exited, NEITHER: move.other}
+    return sum(count for delta, count in counts.items() if deltas is None or delta in deltas)
 
 
 @audit.command("undelivered")

@@ -52,6 +52,15 @@ def readable(_context: click.Context, _param: click.Parameter, text: str | None)
     return text
 
 
+def run_or_last(_context: click.Context, _param: click.Parameter, text: str) -> int | None:
+    """Read the number of a run; None for `last`."""
+    if text == "last":
+        return None
+    if text.isascii() and text.isdigit() and len(text) < 19 and int(text):
+        return int(text)
+    raise click.BadParameter(f"{text!r} is no run: write its number, or last for the newest one")
+
+
 def moment(_context: click.Context, _param: click.Parameter, text: str | None) -> int | None:
     """Read an ISO-8601 time or date, in UTC unless it names a zone, as epoch milliseconds."""
     if text is None:

@@ -22,6 +22,7 @@ from syncer import cli
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
 from tests.support.installation import API_KEY, Installation
+from tests.support.warehouse import Warehouse
 
 TIMES = ("observed_at", "recorded_at", "delivered_at")
 
@@ -406,3 +407,49 @@ def test_memory_does_not_grow_with_the_answer(installation: Installation, tmp_pa
             out.seek(0)
             assert sum("user_" in line for line in out) == len(ids)
         assert peak < 3_000_000, question
+
+
+def test_who_entered_and_left_in_the_last_run(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    said = installation.run("audit", "run", "last", exit_code=(1, 2)).stderr
+    assert "error: " in said
+    members = warehouse.users(40, ago=40, vip="true", total_revenue_7="1")
+    warehouse.user("late", ago=40, vip="false", total_revenue_7="1")
+    installation.run("sync")
+    warehouse.say("late", "vip", "true")
+    for customer_id in members[:3]:
+        warehouse.say(customer_id, "vip", "false")
+        warehouse.say(customer_id, "total_revenue_7", "2")
+    installation.run("sync")
+
+    def whom(*options: str) -> list[str]:
+        changes = installation.json("audit", "run", "last", *options)["changes"]
+        rows = rows_of(installation, "audit", "run", "last", *options)
+        assert [row["customer_id"] for row in rows] == [it["customer_id"] for it in changes]
+        return sorted(it["customer_id"] for it in changes)
+
+    assert installation.json("audit", "run", "last")["run"] == 2
+    assert whom("--exited") == members[:3]
+    assert whom("--entered") == ["late"]
+    assert whom("--entered", "--exited", "--key", "vip") == ["late", *members[:3]]
+    assert whom("--exited", "--key", "total_revenue_7") == []
+    assert len(whom()) == 7
+    table = installation.run("audit", "run", "last", "--exited", "--limit", "2").stdout
+    assert "and 1 more" in table
+    assert "total_revenue_7 " not in table.partition("customer_id")[2]
+    said = installation.run("audit", "run", "first", exit_code=2).stderr
+    assert "'first' is no run: write its number, or last for the newest one" in said
+
+
+def test_the_audit_of_a_run_says_what_was_held(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    members = warehouse.users(40, ago=40, vip="true")
+    installation.run("sync")
+    for customer_id in members[:20]:
+        warehouse.say(customer_id, "vip", "false")
+    installation.run("sync", exit_code=3)
+    shown = installation.run("audit", "run", "last").stdout
+    assert "of 20 more customers the guard held something: `syncer runs held 2` lists" in shown
+    assert installation.json("audit", "run", "last")["held"] == 20
