@@ -253,8 +253,8 @@ def runs_approve(
     """
     app = application(config)
     with app.runs() as runner:
-        _show_evidence(runner, run)
         if not yes:
+            _show_evidence(runner, run)
             confirm(f"Approve what run {run} holds?")
         result = runner.approve(run, Attribution(by, because))
         forget_deleted(app, runner, result)
@@ -280,21 +280,19 @@ def runs_reject(
     `runs lift` takes it back.
     """
     with application(config).runs() as runner:
-        undecided = _show_evidence(runner, run)
-        if not yes and any(hold.decision is None for hold in undecided):
+        if not yes and any(hold.decision is None for hold in runner.undecided(run)):
+            _show_evidence(runner, run)
             confirm(f"Reject what run {run} holds?")
         runner.reject(run, Attribution(by, because))
         _report(runner, run, as_json, "rejected: nothing that it held will be sent")
 
 
-def _show_evidence(runner: Runs, run: int) -> list[Hold]:
+def _show_evidence(runner: Runs, run: int) -> None:
     """Say what a decision on a run is about; raises `NotFound` if there is nothing to decide."""
-    undecided = runner.undecided(run)
-    for hold in undecided:
+    for hold in runner.undecided(run):
         with runner.database.read() as connection:
             say(_hold_line(hold, hold_evidence.count_kept(connection, hold)))
     say(f"`syncer runs held {run}` lists the customers")
-    return undecided
 
 
 @runs.command("lift")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -31,8 +30,8 @@ from syncer.progress import say
 from syncer.sync.changes import CustomerChange
 from syncer.sync.compared import Compared
 from syncer.sync.first_contact import FirstContact
+from syncer.sync.preview import preview
 from syncer.sync.runs import Result, Runs
-from syncer.sync.tally import Applied
 
 
 @click.command()
@@ -241,23 +240,13 @@ def show_diff(
 def _print_diff(
     runs: Runs, compared: Compared, customers: bool, everything: bool, as_json: bool, rate: float
 ) -> None:
-    would = Applied()
-    sent = Counter[bool]()
-    for change in compared.changes:
-        split = compared.decision.split(change)
-        would.held.update(difference.key for difference in split.held)
-        would.deleted += change.deleted
-        if split.kept is not None:
-            sent[change.known] += 1
-    estimate = Estimate(sent[False], sent[True], rate)
-    tally = compared.tally
-    sums = compared.trait_sums(would)
+    would, tally = preview(compared, rate), compared.tally
     document = {
         "kind": compared.kind,
         "complete": True,
         "customers": {"new": tally.new, "changed": tally.changed, "unchanged": tally.unchanged},
-        "to_send": estimate.document,
-        "traits": [trait_json(row) for row in sums],
+        "to_send": would.estimate.document,
+        "traits": [trait_json(row) for row in would.sums],
         "without_customer_id": compared.without_id.profiles,
         "deleted": would.deleted,
         "notices": compared.catalog.notices,
@@ -276,8 +265,8 @@ def _print_diff(
             },
         )
     else:
-        print_sums(sums, everything=everything, hint="--all shows them")
-        _print_diff_lines(runs, compared, customers, estimate)
+        print_sums(would.sums, everything=everything, hint="--all shows them")
+        _print_diff_lines(runs, compared, customers, would.estimate)
 
 
 def _print_diff_lines(runs: Runs, compared: Compared, customers: bool, estimate: Estimate) -> None:

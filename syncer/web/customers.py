@@ -1,8 +1,11 @@
-"""Pages of customers: a search by the beginning of the id; one customer with its history."""
+"""Pages of customers: a search by parts of the id, name or email; one customer with its history."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from state import failures, identify_traits, snapshot
+from state.customer_search import Match, containing
 from state.history import listings
 from state.snapshot import CustomerRow
 from syncer.json_text import to_json
@@ -10,17 +13,37 @@ from syncer.web.context import Context
 from syncer.web.messages import ROWS, NotFound, Page, Redirect, Request, Response
 from syncer.web.render import link, values
 
+#: Letters of a part from which on it is searched for inside of texts, and the seconds for it.
+LEAST, SECONDS = 3, 0.5
+
 
 def search(context: Context, request: Request) -> Response:
-    prefix, after = request.text("q").strip(), request.text("after") or None
+    """List those whose id begins with the text, then those that have it elsewhere.
+
+    The first is a look into an index. The second reads customers one by one, for a part of a second
+    a page, and goes on where the last page stopped (`seen`).
+    """
+    part, after = request.text("q").strip(), request.text("after") or None
+    seen = request.text("seen") or None
     with context.state.read() as connection:
-        customers = snapshot.with_prefix(connection, prefix, after=after, limit=ROWS + 1)
-    rows = customers[:ROWS]
+        customers: Sequence[CustomerRow | Match] = (
+            snapshot.with_prefix(connection, part, after=after, limit=ROWS + 1)
+            if seen is None
+            else []
+        )
+        inside = None
+        if len(customers) <= ROWS and len(part) >= LEAST:
+            inside = containing(connection, part, after=seen or "", limit=ROWS, seconds=SECONDS)
+    rows = [*customers[:ROWS]]
+    if inside is not None:
+        rows += [match for match in inside.matches if not match.customer_id.startswith(part)]
     data = {
-        "q": prefix,
+        "q": part,
         "customers": rows,
         "next": rows[-1].customer_id if len(customers) > ROWS else None,
-        "paged": after is not None,
+        "paged": after is not None or seen is not None,
+        "inside": inside,
+        "short": 0 < len(part) < LEAST,
     }
     return Page("customers.html", data)
 

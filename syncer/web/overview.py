@@ -8,9 +8,14 @@ from typing import Any
 
 import orjson
 
+from state import outbox
 from syncer import status
+from syncer.delivery.estimate import Estimate
 from syncer.web.context import Context
-from syncer.web.messages import NoContent, Page, Request, Response
+from syncer.web.messages import NoContent, Page, Redirect, Request, Response
+
+#: The task that compares as the next run would.
+PREVIEW = "preview"
 
 
 def page(context: Context, request: Request) -> Response:
@@ -33,15 +38,27 @@ def tasks(context: Context, request: Request) -> Response:
     return Page("tasks.html", {"tasks": recent}, part=True, headers={"hx-refresh": "true"})
 
 
+def preview(context: Context, request: Request) -> Response:
+    """Compare as the next run would, beside the page."""
+    context.tasks.begin(PREVIEW, "what the next run would change", PREVIEW)
+    return Redirect("/")
+
+
 def _data(context: Context) -> dict[str, Any]:
     facts = status.gather(context.state, context.calls)
     daemons = status.daemons(context.state)
+    with context.state.read() as connection:
+        new = min(outbox.backlog_unknown(connection), facts.waiting_customers)
+    rate = context.tasks.config.amberflo.rate
+    estimate = Estimate(new, facts.waiting_customers - new, rate)
     data: dict[str, Any] = {
         "current": facts.current_run,
         "last": facts.last_run,
         "scheduler": next((asdict(daemon) for daemon in daemons if daemon.schedules), None),
         "daemons": [asdict(daemon) for daemon in daemons],
         "customers": facts.waiting_customers,
+        "estimate": str(estimate) if estimate.customers else "",
+        "previewing": context.tasks.under_way(PREVIEW),
         "calls": facts.waiting_calls,
         "lag": facts.lag(context.clock()),
         "held": sorted(facts.held.items()),
@@ -70,3 +87,4 @@ def _alert_url(name: str, held: dict[str, int]) -> str | None:
 
 
 READS = {"/": page, "/now/live": live, "/tasks": tasks}
+WRITES = {"/preview": preview}

@@ -77,4 +77,4 @@ def _update_sizes(state: Database, stop: Callable[[], bool]) -> None:
 
 
 READS = overview.READS | runs.READS | customers.READS | audiences.READS | failures.READS
-WRITES = runs.WRITES | customers.WRITES | failures.WRITES
+WRITES = overview.WRITES | runs.WRITES | customers.WRITES | failures.WRITES

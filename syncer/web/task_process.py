@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import orjson
@@ -19,6 +20,7 @@ from syncer.errors import SyncerError
 from syncer.progress import LineProgress
 from syncer.resend import resend
 from syncer.sync.decision import Attribution
+from syncer.sync.preview import preview
 from syncer.sync.runs import Result, Runs
 
 log = logging.getLogger("syncer.web")
@@ -38,12 +40,15 @@ class Outcome:
 def run_task(
     config: Config, stop: Callable[[], bool], action: str, arguments: Sequence[str]
 ) -> None:
-    """Do `approve RUN BY BECAUSE`, `resync CUSTOMER_ID`, or `retry FAILURE NEWEST`.
+    """Do `approve RUN BY BECAUSE`, `resync CUSTOMER_ID`, `retry FAILURE NEWEST` or `preview`.
 
     FAILURE may be ALL.
     """
     app = App(config, LineProgress(log.info), stop)
     try:
+        if action == "preview":
+            _write(_preview(app))
+            return
         with app.runs(recorded=True) as runs:
             runs.patience = PATIENCE
             if action == "approve":
@@ -55,8 +60,20 @@ def run_task(
                 outcome = _retry(app, runs, arguments[0], int(arguments[1]))
     except (SyncerError, StateError) as error:
         outcome = Outcome(False, str(error))
+    _write(outcome)
+
+
+def _write(outcome: Outcome) -> None:
     sys.stdout.buffer.write(orjson.dumps(outcome))
     sys.stdout.flush()
+
+
+def _preview(app: App) -> Outcome:
+    """Compare as the next run would, and change nothing."""
+    with app.runs(writes=False) as runs, closing(runs.diff()) as compared:
+        would = preview(compared, app.config.amberflo.rate)
+        problems = compared.catalog.messages
+        return Outcome(not problems, "; ".join([str(would), *problems]))
 
 
 def _retry(app: App, runs: Runs, which: str, newest: int) -> Outcome:

@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy import delete, func, insert, select
 
 from state import failures, runs, snapshot
+from state.customer_search import CHUNK as SEARCHED
+from state.customer_search import Search, containing
 from state.db.database import Database
 from state.db.tables import AUDIENCE_SIZE_HOUR, CHANGE
 from state.failures import FailureRow
@@ -204,6 +206,49 @@ def test_a_customer_as_it_is_now(database: Database) -> None:
             lambda c, prefix=prefix, after=after: snapshot.with_prefix(c, prefix, after=after),
         )
         assert [one.customer_id for one in page] == wanted
+
+
+def test_customers_are_found_by_a_part_of_what_is_known_of_them(database: Database) -> None:
+    put(
+        database,
+        row("u-100", "Ada Lovelace", "ada@example.com"),
+        row("u-200", "Élodie", None),
+        row("u-300"),
+        row("x_1%"),
+    )
+    for part, wanted in (
+        ("LOVE", ["u-100"]),
+        ("example.com", ["u-100"]),
+        ("élo", ["u-200"]),
+        ("-300", ["u-300"]),
+        ("u-", ["u-100", "u-200", "u-300"]),
+        ("_1%", ["x_1%"]),
+        ("nobody", []),
+    ):
+        search = ask(database, lambda c, part=part: containing(c, part, limit=9, seconds=60))
+        assert [match.customer_id for match in search.matches] == wanted
+        assert (search.looked_at, search.reached) == (4, None)
+
+
+def test_a_search_ends_in_time_and_goes_on_there(database: Database) -> None:
+    ids = [f"c{number:05}" for number in range(2 * SEARCHED + 10)]
+    put(database, *map(row, ids))
+
+    def search(after: str = "", limit: int = 9) -> Search:
+        found: Search = ask(
+            database, lambda c: containing(c, "9", after=after, limit=limit, seconds=0)
+        )
+        return found
+
+    first = search(limit=10**6)
+    assert (first.looked_at, first.reached) == (SEARCHED, ids[SEARCHED - 1])
+    assert [match.customer_id for match in first.matches] == [
+        one for one in ids[:SEARCHED] if "9" in one
+    ]
+    last = search(after=ids[2 * SEARCHED - 1])
+    assert (last.looked_at, last.reached) == (10, None)
+    few = search(limit=2)
+    assert (len(few.matches), few.reached) == (2, "c00019")
 
 
 def test_a_change_by_its_id(database: Database) -> None:

@@ -276,10 +276,21 @@ def test_from_a_run_to_a_customer_and_back(page: Any, operator: Operator) -> Non
     heading(page).to_have_text("Run 1")
 
 
+def test_what_the_next_run_would_change(page: Any, operator: Operator) -> None:
+    before = operator.daemon.installation.json("runs")
+    page.goto("/")
+    page.get_by_role("button", name="What would the next run change?").click()
+    tasks = page.get_by_role("region", name="Tasks")
+    expect(tasks).to_contain_text("What the next run would change: ")
+    expect(tasks).to_contain_text("unchanged", timeout=30_000)
+    expect(tasks).to_contain_text("to send: ")
+    assert operator.daemon.installation.json("runs") == before
+
+
 def test_searching_as_one_types(page: Any, operator: Operator) -> None:
     page.goto("/customers")
     wanted = operator.refused[1]
-    box = page.get_by_label("The id begins with")
+    box = page.get_by_label("Part of the id, name or email")
     box.press_sequentially(wanted, delay=10)
     rows = page.get_by_role("region", name="List of customers").locator("tbody tr")
     expect(rows).to_have_count(1)
@@ -290,7 +301,12 @@ def test_searching_as_one_types(page: Any, operator: Operator) -> None:
     expect(page.get_by_role("main")).to_contain_text("out of step")
     expect(page.get_by_role("heading", name="Failures")).to_be_visible()
     page.goto("/customers?q=nobody-has-this-id")
-    expect(page.get_by_role("main")).to_contain_text("No customer has an id")
+    expect(page.get_by_role("main")).to_contain_text("No customer is like this.")
+    page.goto(f"/customers?q={wanted[1:]}")
+    expect(rows.filter(has_text=wanted)).to_have_count(1)
+    expect(page.get_by_role("main")).to_contain_text("all customers were looked at")
+    page.goto(f"/customers?q={wanted[1:3]}")
+    expect(page.get_by_role("main")).to_contain_text("With three letters or more")
 
 
 def test_an_audience_over_time(page: Any, operator: Operator) -> None:
@@ -337,7 +353,7 @@ def test_all_is_read_and_done_without_javascript(browser: Any, operator: Operato
             page.goto(path)
             assert page.get_by_role("main").text_content().strip()
         page.goto("/customers")
-        page.get_by_label("The id begins with").fill(operator.refused[2])
+        page.get_by_label("Part of the id, name or email").fill(operator.refused[2])
         page.get_by_role("button", name="Search").click()
         page.get_by_role("link", name=operator.refused[2]).click()
         heading(page).to_have_text(operator.refused[2])
