@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from state.runs import RunTraitRow
 from syncer.cli import output
 from syncer.ids import NO_ID
+from syncer.sync.preview import moved
 
 #: Keys that a line names, and held traits that have a line each.
 NAMED, LINES = 3, 3
@@ -21,12 +22,6 @@ def print_sums(traits: Sequence[RunTraitRow], *, everything: bool = False, hint:
         output.print_table(output.TRAIT_COLUMNS, cells)
     if still := len(traits) - len(rows):
         output.stdout().print(f"nothing moved of {still:,} other traits: {hint}")
-
-
-def moved(row: RunTraitRow) -> bool:
-    """Return whether something of a trait changed, waits, or could not be read."""
-    skipped = any(reason != NO_ID for reason in row.reasons)
-    return bool(row.entered or row.exited or row.changed or row.held or row.waiting or skipped)
 
 
 def skipped_lines(traits: Iterable[RunTraitRow]) -> Iterator[str]:

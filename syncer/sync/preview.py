@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from state.runs import RunTraitRow
 from syncer.delivery.estimate import Estimate
+from syncer.ids import NO_ID
 from syncer.sync.compared import Compared
 from syncer.sync.tally import Applied
 
@@ -30,13 +31,13 @@ class Preview:
             f"{self.compared.kind}: {tally.new:,} new customers, {tally.changed:,} changed, "
             f"{tally.unchanged:,} unchanged"
         ]
-        moved = [row for row in self.sums if row.entered or row.exited or row.changed]
+        changed = [row for row in self.sums if row.entered or row.exited or row.changed]
         parts += [
             f"{row.trait}: {row.entered:,} entered, {row.exited:,} exited, {row.changed:,} changed"
             + (f" (would be held: {held[row.key]})" if row.key in held else "")
-            for row in moved[:NAMED]
+            for row in changed[:NAMED]
         ]
-        if more := moved[NAMED:]:
+        if more := changed[NAMED:]:
             parts.append(f"{len(more):,} more traits")
         return "; ".join([*parts, f"to send: {self.estimate}"])
 
@@ -52,3 +53,9 @@ def preview(compared: Compared, rate: float) -> Preview:
             sent[change.known] += 1
     estimate = Estimate(sent[False], sent[True], rate)
     return Preview(compared, compared.trait_sums(would), would.deleted, estimate)
+
+
+def moved(row: RunTraitRow) -> bool:
+    """Return whether something of a trait changed, waits, or could not be read."""
+    skipped = any(reason != NO_ID for reason in row.reasons)
+    return bool(row.entered or row.exited or row.changed or row.held or row.waiting or skipped)

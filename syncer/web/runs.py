@@ -15,6 +15,7 @@ from state.holds import Hold, Kept
 from state.runs import RunRow, RunTraitRow
 from syncer.display import shrinking
 from syncer.sync.decision import Attribution
+from syncer.sync.preview import moved
 from syncer.web.context import Context
 from syncer.web.messages import (
     LARGEST,
@@ -79,11 +80,15 @@ def detail(context: Context, request: Request) -> Response:
             )
             for hold in holds.of_run(connection, request.run)
         ]
+        let_through = hold_evidence.let_through(connection, request.run)
+    everything = request.one_of("all", "", "1") == "1"
     return Page(
         "run.html",
         {
             "run": record,
             "traits": traits,
+            "sums": [row for row in traits if everything or moved(row)],
+            "let_through": let_through,
             "changes": changes[:ROWS],
             "next": changes[ROWS - 1].id if len(changes) > ROWS else None,
             "filter": {"key": key, "step": step},
