@@ -22,7 +22,7 @@ from syncer.process.runtime import tune_for_throughput
 #: The exit status of a run's process if another run was going on (EX_TEMPFAIL of sysexits.h).
 EXIT_BUSY = 75
 #: Names of children that write a result to standard output.
-WITH_RESULT = frozenset({"approve", "resync", "retry"})
+WITH_RESULT = frozenset({"approve", "resync", "retry", "preview"})
 
 
 class ChildProcess:
