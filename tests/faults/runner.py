@@ -127,7 +127,7 @@ class Performance(World):
         self.amberflo.faults = Faults()
         if one.decision is not None:
             for run in self._undecided():
-                self._command(f"runs {one.decision} {run}", (0, 1, 3))
+                self._command(f"runs {one.decision} {run} --yes", (0, 1, 3))
         for kind in one.follow:
             self._command(kind, (0, 1, 3))
 
