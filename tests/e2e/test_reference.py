@@ -25,8 +25,9 @@ from tests.support.processes import wait_until
 from tests.support.reference import Document, Documents, page
 
 TOKEN, SPACE = "sgp_token", "9aQ1Lj62S4bomZKLF4DPqW"
-#: What no story makes: how far a run is, for a moment; a history that was edited.
-UNSEEN = {"Progress", "Broken"}
+#: What no story makes: how far a run is, for a moment; a history that was edited; what lasts
+#: while something does not work.
+UNSEEN = {"Progress", "Broken", "Problem"}
 
 
 @dataclass

@@ -45,7 +45,7 @@ tick = dying(lambda: None)
 pages = []
 def check():
     pages.append(1)
-    if len(pages) % 64 == 1:
+    if len(pages) % (16 if other.startswith("postgresql") else 64) == 1:
         tick()
 steps = Steps(check=check)
 if what == "backup":
