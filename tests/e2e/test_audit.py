@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, redirect_stdout
@@ -245,8 +246,8 @@ def test_times_in_several_formats(
         (["customer", "a\udcff"], 2, "the text is not UTF-8"),
         (["audience", "no such"], 1, "with the key 'no such' was ever synced"),
         (["run", "99"], 1, "there is no run 99; `syncer runs` lists them"),
-        (["run", "0"], 2, "0 is not in the range"),
-        (["run", str(2**63)], 2, "is not in the range"),
+        (["run", "0"], 2, "'0' is no run: write its number, or last"),
+        (["run", str(2**63)], 2, "is no run"),
         (["run", "1", "--key", "no such"], 1, "with the key 'no such' was ever synced"),
         (["audience", "{trait}", "--at-run", "99"], 1, "there is no run 99"),
         (["audience", "{trait}", "--at-run", "4"], 1, "run 4 is failed: it wrote nothing"),
@@ -355,7 +356,7 @@ def test_a_table_ends_and_says_how_many_more(told: tuple[Installation, str, str]
     count = len(run["changes"])
     said = installation.run("audit", "run", "1", "--limit", "3").stdout
     assert f"and {count - 3} more: --limit shows more, --csv and --json all" in said
-    assert said.count("\n│ u0") == 3
+    assert len(re.findall("^(?:│ )?u0", said, re.MULTILINE)) == 3
     assert "more" not in installation.run("audit", "run", "1", "--limit", str(count)).stdout
     assert installation.json("audit", "run", "1", "--limit", "3")["changes"] == run["changes"][:3]
     assert len(rows_of(installation, "audit", "run", "1", "--limit", "3")) == 3

@@ -16,6 +16,7 @@ import syncer.daemon.worker
 import syncer.delivery.customers
 import syncer.delivery.meters
 import syncer.delivery.rate_share
+import syncer.process.problem
 import syncer.retry
 
 #: (module, name, seconds)
@@ -28,6 +29,9 @@ _WAITS: tuple[tuple[Any, str, float], ...] = (
     (syncer.daemon.schedule, "RETRY_SLOT_AFTER", 2.0),
     (syncer.delivery.customers, "LOOK", 0.1),
     (syncer.delivery.rate_share, "LOOK", 0.1),
+    (syncer.process.problem, "RECORD_EVERY", 0.3),
+    (syncer.process.problem, "LOOK_EVERY", 0.5),
+    (syncer.process.problem, "STALE", 4.0),
     (syncer.delivery.meters, "EMPTY", 0.1),
     (syncer.delivery.meters, "KEY_REFUSED", 0.2),
     (syncer.daemon.worker, "RETRY_AFTER", 0.1),
