@@ -28,6 +28,7 @@ from syncer.sandbox.amberflo import AmberfloSandbox, Call, refuse, running
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
 from tests.support.installation import API_KEY, Installation
+from tests.support.warehouse import Warehouse
 
 FOREIGN = {"stripeId": "cus_1", "payment.netDays": "30", "seats": 5, "on": True}
 AUDIENCE, OTHER = "vip", "big_spender"
@@ -674,3 +675,22 @@ def test_while_a_run_goes_on_nothing_is_repaired(
     assert "error: another run is going on" in said.stderr
     assert {row["customer_id"] for row in orjson.loads(said.stdout)["drifted"]} == {*renamed}
     assert installation.puts() == {}
+
+
+def test_who_verifies_takes_part_in_the_one_rate(
+    installation: Installation, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.configure(rate=200)
+    warehouse.users(3, vip="true")
+    installation.run("sync")
+    pages, kinds = installation.amberflo._routes["GET /customers/paging"], []
+
+    def look(call: Any) -> Any:
+        with closing(sqlite3.connect(installation.folder / "syncer.db")) as state:
+            kinds.extend(kind for (kind,) in state.execute("SELECT kind FROM worker"))
+        return pages(call)
+
+    monkeypatch.setitem(installation.amberflo._routes, "GET /customers/paging", look)
+    installation.run("verify")
+    assert kinds
+    assert set(kinds) == {"reader"}
