@@ -162,9 +162,10 @@ def serve(which: str, folder: str) -> None:
         from syncer.passthrough.receiver import Receiver
         from syncer.passthrough.scopes import SCOPES, Caller
         from syncer.process.runtime import tune_for_receiver, tune_for_throughput
+        from syncer.process.supervisor import Supervisor
 
         inbox = Inbox(Database.open(f"sqlite:///{folder}/state.db", "queue"), 1_000_000_000)
-        inbox.start()
+        inbox.start(Supervisor())
         tune_for_throughput()  # as the daemon does
         tune_for_receiver()
         stop_inbox = inbox.stop

@@ -103,14 +103,25 @@ def take_up(connection: Connection, now: int) -> list[int]:
 
     Their process is gone, as the caller holds the run lock.
     """
-    cut_off = list(connection.execute(select(RUN.c.id).where(RUN.c.state == RUNNING)).scalars())
-    if cut_off:
+    return _cut_off(connection, now, 0, INTERRUPTED, "the process ended in the middle")
+
+
+def fail_cut_off(connection: Connection, now: int, after: int, error: str) -> list[int]:
+    """Mark runs after run `after` that were cut off as failed; return their numbers.
+
+    Their process is gone, as the caller holds the run lock.
+    """
+    return _cut_off(connection, now, after, FAILED, error)
+
+
+def _cut_off(connection: Connection, now: int, after: int, state: str, error: str) -> list[int]:
+    running = (RUN.c.state == RUNNING) & (RUN.c.id > after)
+    numbers = list(connection.execute(select(RUN.c.id).where(running)).scalars())
+    if numbers:
         connection.execute(
-            update(RUN)
-            .where(RUN.c.id.in_(cut_off))
-            .values(state=INTERRUPTED, ended_at=now, error="the process ended in the middle")
+            update(RUN).where(RUN.c.id.in_(numbers)).values(state=state, ended_at=now, error=error)
         )
-    return cut_off
+    return numbers
 
 
 def done_before(connection: Connection, run: int) -> int:
@@ -190,10 +201,13 @@ def last_good(connection: Connection, kinds: Collection[str]) -> int | None:
 
 
 def errors_in_a_row(connection: Connection) -> list[str]:
-    """Return the errors of the newest runs, newest first, back to the last that did not fail."""
+    """Return the errors of the newest runs, newest first, back to the last that did not fail.
+
+    A run that was cut off, as by a stop of the daemon, says nothing about the others.
+    """
     rows = connection.execute(
         select(RUN.c.state, RUN.c.error)
-        .where(RUN.c.state != RUNNING)
+        .where(RUN.c.state.not_in((RUNNING, INTERRUPTED)))
         .order_by(RUN.c.id.desc())
         .limit(100)
     )

@@ -7,13 +7,24 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import ssl
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPResponse
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from threading import Event, Timer
+from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, build_opener
+from urllib.request import (
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
 
 from syncer.errors import ConfigError
 from syncer.input_text import has_valid_host
@@ -106,8 +117,81 @@ def _trusting(variable: str, path: Path) -> ssl.SSLContext:
     )
 
 
-def opener(url: str) -> OpenerDirector:
-    """Return an opener for a URL, with the proxy and the certificates of the environment."""
+@contextmanager
+def answer(request: Request, seconds: float) -> Iterator[HTTPResponse]:
+    """Send a request with the proxy and the certificates of the environment; yield the answer.
+
+    No redirect is followed: it is an answer, too. After `seconds` the connection is cut, however
+    slowly the answer drips in; that raises TimeoutError, be what came whole or not.
+    """
+    url, sockets, over = request.full_url, list[socket.socket](), Event()
     proxy_url = proxy(url)
     proxies = {} if proxy_url is None else {urlsplit(url).scheme: proxy_url}
-    return build_opener(ProxyHandler(proxies), HTTPSHandler(context=certificates()))
+    opener = build_opener(
+        ProxyHandler(proxies),
+        _Http(sockets),
+        _Https(sockets, certificates()),
+        _NoRedirect(),
+    )
+    timer = Timer(seconds, _cut, (sockets, over))
+    timer.start()
+    try:
+        with opener.open(request, timeout=seconds) as response:
+            yield response
+    finally:
+        timer.cancel()
+    if over.is_set():
+        raise TimeoutError
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+class _Http(HTTPHandler):
+    """Keeps the sockets that it opens."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        super().__init__()
+        self._sockets = sockets
+
+    def do_open(self, http_class: Any, req: Request, **options: Any) -> HTTPResponse:
+        return super().do_open(_keeping(http_class, self._sockets), req, **options)
+
+
+class _Https(HTTPSHandler):
+    """Keeps the sockets that it opens."""
+
+    def __init__(self, sockets: list[socket.socket], context: ssl.SSLContext | None) -> None:
+        super().__init__(context=context)
+        self._sockets = sockets
+
+    def do_open(self, http_class: Any, req: Request, **options: Any) -> HTTPResponse:
+        return super().do_open(_keeping(http_class, self._sockets), req, **options)
+
+
+def _keeping(
+    http_class: Callable[..., HTTPConnection], sockets: list[socket.socket]
+) -> Callable[..., HTTPConnection]:
+    """Return a maker of connections whose sockets, once connected, are added to the list."""
+
+    def make(host: str, **options: Any) -> HTTPConnection:
+        connection = http_class(host, **options)
+        connect = connection.connect
+
+        def connect_and_keep() -> None:
+            connect()
+            sockets.append(connection.sock)
+
+        connection.connect = connect_and_keep  # type: ignore[method-assign]
+        return connection
+
+    return make
+
+
+def _cut(sockets: list[socket.socket], over: Event) -> None:
+    over.set()
+    for one in sockets:
+        with suppress(OSError):  # it is closed already
+            socket.socket.shutdown(one, socket.SHUT_RDWR)  # also where TLS has it

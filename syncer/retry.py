@@ -18,9 +18,14 @@ TRIES, CHANCE, MOST_TRIES = 6, 1e-4, 20
 PUT_OFF = 0.9 * LONGEST
 
 
+def bound(attempts: int) -> float:
+    """Return the most seconds to wait after `attempts` failures: it doubles up to CAP."""
+    return min(CAP, BASE * 2.0 ** min(attempts - 1, 32))
+
+
 def full_jitter(attempts: int, chance: float) -> float:
     """Return the seconds to wait after `attempts` failures: `chance` in [0, 1) of the bound."""
-    return chance * min(CAP, BASE * 2.0 ** min(attempts - 1, 32))
+    return chance * bound(attempts)
 
 
 def wait(attempts: int, chance: float, after: float | None = None) -> float:

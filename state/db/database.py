@@ -402,6 +402,14 @@ def _of_the_data(error: DBAPIError) -> bool:
     return str(getattr(error.orig, "sqlstate", None))[:2] in ("22", "23", "54")
 
 
+def _can_open_files() -> bool:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def translated(url: URL) -> Iterator[None]:
     """Raise what a driver raises in the block as `StateError`, with the database's name."""
@@ -410,7 +418,10 @@ def translated(url: URL) -> Iterator[None]:
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        reason += _NOT_OURS if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) else ""
+        if code == sqlite3.SQLITE_CANTOPEN and not _can_open_files():
+            reason += "; this process has too many open files: raise its limit (ulimit -n)"
+        elif code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            reason += _NOT_OURS
         kind = Busy if code == sqlite3.SQLITE_BUSY else StateError
         if isinstance(error, DataError | IntegrityError) or _of_the_data(error):
             kind = Unfit

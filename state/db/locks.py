@@ -3,6 +3,7 @@
 - `run`: one run at a time;
 - `daemon`: one daemon at a time on SQLite;
 - `schedule`: one of several daemons on PostgreSQL schedules the runs;
+- `alerts`: one of them reports the alerts;
 - `sorting`: one process at a time processes accepted calls, so that they stay in order (the name
   is that of older programs, which may run beside this one);
 - `history`: one at a time removes something from the history;
@@ -40,12 +41,14 @@ _NUMBERS = {
     "sorting": 7130514607,
     "history": 7130514608,
     "backup": 7130514609,
+    "alerts": 7130514610,
     "worker": 7130514700000000000,
 }
 _BUSY = {
     "run": "another run is going on",
     "daemon": "another daemon is running on this state",
     "schedule": "another daemon schedules the runs",
+    "alerts": "another daemon reports the alerts",
     "sorting": "another daemon processes the calls",
     "history": "another process is compacting or erasing history",
     "backup": "another process makes a backup",

@@ -14,6 +14,7 @@ from syncer.cli.options import config_option, config_path, listen_for_stop
 from syncer.config import Config, load
 from syncer.daemon.service import run
 from syncer.databases import with_resolved_state
+from syncer.process.runtime import use_utc
 
 
 @click.command()
@@ -23,6 +24,7 @@ def daemon(config: Path | None) -> None:
 
     It drains and stops within 20 seconds. SIGHUP reloads the config.
     """
+    use_utc()
     path, stop = config_path(config), listen_for_stop(quiet=True)
     requested = threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: requested.set())

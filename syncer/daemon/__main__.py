@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
-from syncer.process.child import WITH_RESULT, join_parent
+from syncer.config import Config
+from syncer.process.child import REPORTING, WITH_RESULT, Lifeline, join_parent, report
+from syncer.process.unexpected import log_error
+
+log = logging.getLogger("syncer")
 
 
 def main() -> None:
+    """Be the child process that the first argument names; an error ends it with a line."""
     name = sys.argv[1]
     config, arguments, lifeline = join_parent()
+    try:
+        _be(name, config, arguments, lifeline)
+    except Exception as error:  # noqa: BLE001 - the daemon starts it again
+        text = log_error(log, name, error)
+        if name in REPORTING:
+            report({name: text})
+        sys.exit(1)
+
+
+def _be(name: str, config: Config, arguments: tuple[str, ...], lifeline: Lifeline) -> None:
     if name == "worker":
         from syncer.daemon.worker import work
 
-        work(config, lifeline)
+        work(config, lifeline, report)
     elif name == "run":
         from syncer.daemon.run_process import run_once
 
@@ -21,7 +37,7 @@ def main() -> None:
     elif name == "page":
         from syncer.web.server import serve_page
 
-        serve_page(config, lifeline.ended, int(arguments[0]))
+        serve_page(config, lifeline.ended, int(arguments[0]), report)
     elif name in WITH_RESULT:
         from syncer.web.task_process import run_task
 

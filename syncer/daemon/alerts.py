@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
-from http.client import HTTPException
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from urllib.error import HTTPError
+from urllib.request import Request
 
 import orjson
 
 from state import alerts, failures, problems, runs, suppression
 from state.db.database import Database
+from state.errors import StateError
 from state.problems import ProblemRow
 from syncer import egress, status
 from syncer.config import AlertsConfig
@@ -31,6 +31,8 @@ log = logging.getLogger("syncer.alert")
 TIMEOUT = 10.0
 #: Seconds that a problem lasts, or times that it comes, until it is an alert.
 LASTS, TIMES = 60.0, 3
+#: Seconds for which the state cannot be used before that is an alert of its own.
+STATE_GONE_AFTER = 20.0
 
 
 class Lasting(NamedTuple):
@@ -48,7 +50,8 @@ class Facts:
 
     `held` maps keys to the run that holds them; `failures` counts what Amberflo does not take,
     `calls` invalid calls, `deletes` deletions that wait for a person; `errors` are those of the
-    newest runs that failed in a row, the newest first.
+    newest runs that failed in a row, the newest first; `parts` are the parts of this daemon that
+    ended without being asked to, each with what happened: of these, `problems` says nothing new.
     """
 
     held: dict[str, int]
@@ -59,6 +62,7 @@ class Facts:
     calls: int = 0
     deletes: int = 0
     problems: Sequence[Lasting] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 def conditions(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
@@ -71,6 +75,7 @@ def conditions(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
         f"`syncer runs approve {run}` or `syncer runs reject {run}`"
         for key, run in sorted(facts.held.items())
     }
+    present |= {f"part:{name}": f"{name}: {text}" for name, text in sorted(facts.parts.items())}
     if facts.failures:
         present["failures"] = (
             f"Amberflo does not take {facts.failures:,} customers or meter records: `syncer "
@@ -97,6 +102,8 @@ def conditions(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
             "of your warehouse in Segment"
         )
     for problem in facts.problems:
+        if problem.part in facts.parts:
+            continue  # told already
         flaps = problem.times >= TIMES
         if problem.seconds >= LASTS or flaps or problem.text.startswith(KeyRefused.BEGINS):
             often = f" (it comes and goes, {problem.times:,} times)" if flaps else ""
@@ -125,21 +132,60 @@ def gather(state: Database, calls: Database, now: float, lasting: Sequence[Lasti
 
 
 class Alerts:
-    """Finds and reports alerts. One process of all calls `check` every few seconds."""
+    """Finds and reports alerts. One process of all calls `check` every few seconds.
 
-    def __init__(self, state: Database, calls: Database, config: AlertsConfig) -> None:
+    `parts` returns the parts of this daemon that ended, as `Facts` has them.
+    """
+
+    def __init__(
+        self,
+        state: Database,
+        calls: Database,
+        config: AlertsConfig,
+        parts: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         self.config = config
-        self._state, self._calls = state, calls
+        self._state, self._calls, self._parts = state, calls, parts
         self._problems = ProblemLog("webhook", state)
         #: since when each problem is there, by its part and how often it came (epoch seconds)
         self._seen: dict[tuple[str, int], float] = {}
+        #: since when the state cannot be used (monotonic), and the alert of that
+        self._gone_since: float | None = None
+        self._gone: str | None = None
+        #: what the webhook shall get of it
+        self._beside: list[str] = []
 
     def check(self) -> None:
         """Record and report what changed; what the webhook does not take is sent again later."""
+        self._record_and_report()
+        self._gone_since = None
+        if self._gone is not None:
+            log.info("over: %s", self._gone, extra={"alert": "state"})
+            self._beside.append(f"over: {self._gone}")
+            self._gone = None
+        self._post_beside()
+
+    def state_gone(self, error: StateError) -> None:
+        """Report that alerts cannot be recorded, once that lasts: no record is needed for it."""
+        now = time.monotonic()
+        self._gone_since = now if self._gone_since is None else self._gone_since
+        if self._gone is None and now - self._gone_since >= STATE_GONE_AFTER:
+            self._gone = f"no alert can be recorded: {error}"
+            log.error("%s", self._gone, extra={"alert": "state"})
+            self._beside.append(self._gone)
+        self._post_beside()
+
+    def _post_beside(self) -> None:
+        while self._beside and self._post(f"syncer: {self._beside[0]}"):
+            del self._beside[0]
+
+    def _record_and_report(self) -> None:
         now = time.time()
         with self._state.read() as connection:
             rows = problems.recent(connection, int(now * 1000))
-        facts = gather(self._state, self._calls, now, self._lasting(rows, now))
+        facts = replace(
+            gather(self._state, self._calls, now, self._lasting(rows, now)), parts=self._parts()
+        )
         present = conditions(facts, self.config)
         with self._state.read() as connection:
             known = {row.name: row.text for row in alerts.active(connection)}
@@ -175,19 +221,19 @@ class Alerts:
         """Post to the webhook; return whether it took it, or there is no webhook."""
         if self.config.webhook is None:
             return True
-        webhook = self.config.webhook.get_secret_value()
-        request = urllib.request.Request(
-            webhook,
+        request = Request(
+            self.config.webhook.get_secret_value(),
             data=orjson.dumps({"text": text}),
             headers={"content-type": "application/json", "user-agent": "engage-amberflo-sync"},
         )
         try:
-            with egress.opener(webhook).open(request, timeout=TIMEOUT) as answer:
+            with egress.answer(request, TIMEOUT) as answer:
                 answer.read(1000)
         except HTTPError as error:
+            error.close()
             self._problems(f"it answered {error.code}; tried again until it accepts")
             return False
-        except (OSError, ValueError, HTTPException) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it answers costs a retry only
             # Its address is a secret, so an error's own text stays out.
             self._problems(f"it cannot be reached ({type(error).__name__}); tried again")
             return False

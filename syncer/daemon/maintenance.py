@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 
 from state.db.database import Database
-from state.errors import Locked, StateError
+from state.errors import Locked
 from syncer.app import App
 from syncer.errors import SyncerError
 from syncer.process.problem import ProblemLog
+from syncer.process.supervisor import Part
+from syncer.process.unexpected import is_expected, log_error, what_happened
 
 log = logging.getLogger("syncer")
 
@@ -27,8 +29,8 @@ COMPACT_EVERY = 86_400.0
 RETRY_AFTER = 60.0
 
 
-def run(app: App, state: Database, calls: Database, stop: Callable[[], bool]) -> None:
-    """Do the jobs until `stop` returns true.
+def run(app: App, state: Database, calls: Database, part: Part) -> None:
+    """Do the jobs until the part shall end.
 
     It needs a thread of its own, as a job may take long. Of several workers a lock lets one at a
     time do a job.
@@ -55,11 +57,15 @@ def run(app: App, state: Database, calls: Database, stop: Callable[[], bool]) ->
         return COMPACT_EVERY
 
     jobs = [
-        _Job(ProblemLog("forget", state), forget_customers),
-        _Job(ProblemLog("traces", state), scrub_files),
-        _Job(ProblemLog("retention", state), compact_history),
+        _Job(name, do, ProblemLog(name, state))
+        for name, do in (
+            ("forget", forget_customers),
+            ("traces", scrub_files),
+            ("retention", compact_history),
+        )
     ]
-    while not stop():
+    while not part.ending():
+        part.well()  # a job that fails is told by itself
         for job in jobs:
             job.do_if_due()
         time.sleep(0.2)
@@ -68,9 +74,8 @@ def run(app: App, state: Database, calls: Database, stop: Callable[[], bool]) ->
 class _Job:
     """A periodic job: `do` returns in how many seconds it is due again."""
 
-    def __init__(self, problems: ProblemLog, do: Callable[[], float]) -> None:
-        self._do = do
-        self._problems = problems
+    def __init__(self, name: str, do: Callable[[], float], problems: ProblemLog) -> None:
+        self._name, self._do, self._problems = name, do, problems
         self._next = 0.0
 
     def do_if_due(self) -> None:
@@ -81,7 +86,9 @@ class _Job:
             self._problems(None)
         except Locked:
             pause = CHECK_EVERY  # a run is going on, for instance
-        except (SyncerError, StateError) as error:
-            self._problems(str(error))
+        except Exception as error:  # noqa: BLE001 - an odd one keeps no other job from its work
+            if not is_expected(error):
+                log_error(log, self._name, error)
+            self._problems(what_happened(error))
             pause = RETRY_AFTER
         self._next = time.monotonic() + pause

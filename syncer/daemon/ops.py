@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import uvloop
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from state.errors import StateError
 from syncer.process.limits import DRAIN_TIMEOUT
 from syncer.process.server import serve
+from syncer.process.supervisor import Part, Supervisor
 
 log = logging.getLogger("syncer")
 
@@ -39,26 +41,30 @@ class Ops:
         self._registry, self._problem = registry, problem
         self._last_beat = time.monotonic()
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._part: Part | None = None
 
     def beat(self) -> None:
         self._last_beat = time.monotonic()
 
-    def start(self, listener: socket.socket) -> None:
+    def start(self, listener: socket.socket, supervisor: Supervisor) -> None:
         """Serve on a listening socket, in a thread."""
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(
-                serve(self, listener, self._stopping.is_set, connections=CONNECTIONS)
-            ),
-            name="ops",
-            daemon=True,
-        )
-        self._thread.start()
+
+        def work(part: Part) -> None:
+            def over() -> bool:
+                part.well()
+                return self._stopping.is_set()
+
+            # The server closes what it gets, and it may have to be started again.
+            uvloop.run(serve(self, listener.dup(), over, connections=CONNECTIONS))
+
+        self._part = supervisor.start("ops", work)
 
     def stop(self) -> None:
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(DRAIN_TIMEOUT + 2)
+        """Stop serving, after the requests under way."""
+        if self._part is not None:
+            self._part.ask_to_end()
+            self._stopping.set()
+            self._part.join(DRAIN_TIMEOUT + 2)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         routes: dict[str, Callable[[], Response]] = {

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from state import runs
 from state.errors import Locked, StateError
 from syncer.app import App
+from syncer.clock import now_ms
 from syncer.config import Config
 from syncer.databases import open_database
-from syncer.errors import ConfigError, Stopped, SyncerError
-from syncer.process.child import EXIT_BUSY
+from syncer.errors import ConfigError, Stopped
+from syncer.process.child import EXIT_BUSY, report
+from syncer.process.unexpected import log_error
 from syncer.progress import LineProgress
 from syncer.sync.runs import Result
 
@@ -26,7 +26,7 @@ log = logging.getLogger("syncer.run")
 
 def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
     """Make a run. Exits with 0, with 1 if it failed, or with EXIT_BUSY."""
-    app, began = App(config, LineProgress(log.info), stop), time.time_ns() // 1_000_000
+    app, began = App(config, LineProgress(log.info), stop), now_ms()
     try:
         with app.runs(recorded=True) as runner:
             runner.patience = 0.0
@@ -37,24 +37,22 @@ def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
     except Stopped as stopped:
         log.info("%s", stopped)
         sys.exit(1)
-    except (SyncerError, StateError) as error:
-        log.error("the run failed: %s", error)
-        _record(config, began, full, str(error))
+    except Exception as error:  # noqa: BLE001 - it is on record
+        _record(config, began, full, log_error(log, "the run failed", error))
         sys.exit(1)
 
 
 def _record(config: Config, began: int, full: bool, error: str) -> None:
     """Record a run that failed before it could record itself."""
-    kind, now = "reconcile" if full else "incremental", time.time_ns() // 1_000_000
-    values = {"state": runs.FAILED, "ended_at": now, "error": error}
-    with (
-        suppress(StateError, ConfigError),
-        open_database(config, writes=True) as database,
-        database.write() as connection,
-    ):
-        newest = runs.newest(connection, 1)
-        if not newest or newest[0].started_at < began:
-            runs.set_values(connection, runs.start(connection, kind, began, ""), values)
+    kind = "reconcile" if full else "incremental"
+    values = {"state": runs.FAILED, "ended_at": now_ms(), "error": error}
+    try:
+        with open_database(config, writes=True) as database, database.write() as connection:
+            newest = runs.newest(connection, 1)
+            if not newest or newest[0].started_at < began:
+                runs.set_values(connection, runs.start(connection, kind, began, ""), values)
+    except (StateError, ConfigError):
+        report({"run": error})  # the daemon records it as soon as it can
 
 
 def _report(result: Result) -> None:

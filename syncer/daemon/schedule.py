@@ -27,6 +27,7 @@ from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.date import DateTrigger
 
 from syncer.cron import CronLine
+from syncer.process.unexpected import log_error
 
 log = logging.getLogger("syncer")
 
@@ -36,6 +37,10 @@ CLOCK_STEP = 5.0
 AHEAD = 1000
 #: Seconds until a slot is tried again if another run was going on.
 RETRY_SLOT_AFTER = 60.0
+#: Seconds until a run that took nothing is made again; it doubles, up to the next slot.
+RETRY_RUN_AFTER = 60.0
+#: Seconds after which a slot that came due and was not taken is lost: the scheduler is dead.
+LOST_AFTER = 60.0
 
 
 class Slot(NamedTuple):
@@ -100,12 +105,20 @@ class AnotherRun(Exception):
     """Another run is going on: the slot is tried again soon."""
 
 
+class TookNothing(Exception):
+    """The run failed before it took anything: it is made again soon, after a pause that grows."""
+
+
+class SlotLost(Exception):
+    """A slot came due, and no run began."""
+
+
 class Schedule:
     """Starts runs at their slots, one at a time.
 
     `past` is asked before each start, so that a run made by hand moves the slots. `run` takes
     whether to compare everything, returns when the run is over, and raises `AnotherRun` while
-    another is going on. `on_slot` gets each new slot.
+    another is going on, or `TookNothing`. `on_slot` gets each new slot.
     """
 
     def __init__(
@@ -130,6 +143,10 @@ class Schedule:
         #: the newest start on record when the slot was planned, and our own last one
         self._basis: float | None = None
         self._started: float | None = None
+        #: how many runs in a row took nothing
+        self._failed = 0
+        #: how many looks in a row a slot was due and no run began
+        self._looks_late = 0
         self._ahead = time.time() - time.monotonic()
 
     def start(self, *, at_once: bool = False) -> None:
@@ -157,11 +174,13 @@ class Schedule:
     def check_clock(self) -> None:
         """Adjust the plan if the clock was set or the machine slept. Call it every few seconds.
 
-        The scheduler plans by the wall clock and sleeps by the monotonic one.
+        The scheduler plans by the wall clock and sleeps by the monotonic one. Raises `SlotLost`
+        where it does not start what is due.
         """
         ahead = time.time() - time.monotonic()
         step, self._ahead = ahead - self._ahead, ahead
         if abs(step) < CLOCK_STEP:
+            self._check_slot()
             return
         log.info("the clock was set by %.0f s, or the machine slept", step)
         if self._started is not None:
@@ -171,6 +190,15 @@ class Schedule:
             self._plan(self._slot._replace(at=self._slot.at + step), self._basis)
         else:
             self._scheduler.wakeup()
+
+    def _check_slot(self) -> None:
+        late = 0.0 if self._slot is None else time.time() - self._slot.at
+        # At two looks in a row: a run that just ended plans the next slot in a moment.
+        self._looks_late = (
+            self._looks_late + 1 if late > LOST_AFTER and not self._running.locked() else 0
+        )
+        if self._looks_late > 1:
+            raise SlotLost(f"a run has been due for {late:.0f} s and does not begin")
 
     def _plan(self, slot: Slot, basis: float | None) -> None:
         """Make this the next slot; `basis` is the newest recorded start now."""
@@ -199,8 +227,8 @@ class Schedule:
         try:
             assert self._slot is not None
             slot, basis = self._take(self._slot), self._past().start
-        except Exception:  # such as a database that cannot be read now
-            log.exception("the next run could not be planned; tried again in a minute")
+        except Exception as error:  # noqa: BLE001 - such as a database that cannot be read now
+            log_error(log, "the next run could not be planned; tried again in a minute", error)
             full = self._slot is not None and self._slot.full
             slot, basis = Slot(time.time() + RETRY_SLOT_AFTER, full), self._basis
         finally:
@@ -218,11 +246,19 @@ class Schedule:
         except AnotherRun:
             self._started = before
             return Slot(time.time() + RETRY_SLOT_AFTER, slot.full)
-        except Exception:
-            log.exception("the run failed")
+        except Exception as error:  # noqa: BLE001 - it is logged, and the run made again
+            if not isinstance(error, TookNothing):
+                log_error(log, "the run failed", error)
+            self._failed += 1
+        else:
+            self._failed = 0
         # By our own start: the recorded one may be later, or from before the clock was set.
         past = self._past()._replace(start=self._started)
-        return self.rhythm.next(past, time.time(), self._chance)
+        following = self.rhythm.next(past, time.time(), self._chance)
+        if not self._failed:
+            return following
+        again = time.time() + RETRY_RUN_AFTER * 2.0 ** min(self._failed - 1, 16)
+        return following if following.at <= again else Slot(again, slot.full)
 
     def _made_meanwhile(self, past: Past, now: float) -> bool:
         """Whether a run was made since the slot was planned, and too recently for another."""

@@ -1,7 +1,8 @@
-"""The daemon's own process: it receives calls, schedules runs, and supervises child processes.
+"""The daemon's own process: it receives calls, schedules runs, and keeps child processes going.
 
 The processes share nothing but the database, so neither a slow Amberflo nor a large run delays a
-caller. The life of the service is `start`, `wait`, `drain`, `stop`.
+caller. Each thread and each child process is a part of the supervisor's, which starts it again
+when it ends. The life of the service is `start`, `wait`, `drain`, `stop`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -19,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from state import outbox, restored, runs
 from state.db import workers
 from state.db.database import Database
-from state.db.locks import lock
+from state.db.locks import Check, lock
 from state.errors import Locked, StateError
 from syncer import log as logs
 from syncer.config import Config, ScheduleConfig, changes
@@ -28,17 +29,19 @@ from syncer.daemon import reload
 from syncer.daemon.alerts import Alerts
 from syncer.daemon.metrics import StateCollector
 from syncer.daemon.ops import Ops
-from syncer.daemon.reload import Part
-from syncer.daemon.schedule import AnotherRun, Past, Rhythm, Schedule, Slot
+from syncer.daemon.run_record import RunRecord, next_record, record_failed, took_nothing
+from syncer.daemon.schedule import AnotherRun, Past, Rhythm, Schedule, Slot, TookNothing
 from syncer.databases import open_database
 from syncer.errors import ConfigError
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.process import systemd
-from syncer.process.child import EXIT_BUSY, ChildProcess
+from syncer.process.child import EXIT_BUSY, ChildProcess, how_it_ended
 from syncer.process.problem import ProblemLog
 from syncer.process.runtime import tune_for_receiver
 from syncer.process.server import bind, serve
+from syncer.process.supervisor import Part, Process, Supervisor
+from syncer.process.unexpected import what_happened
 
 log = logging.getLogger("syncer")
 
@@ -48,8 +51,8 @@ CHILDREN_END_WITHIN = 16.0
 CLOCK_EVERY, ALERTS_EVERY = 5.0, 10.0
 #: Seconds between two attempts to become the daemon that schedules (the other may have died).
 SUCCESSION_EVERY = 5.0
-#: Seconds until the page's process is started again after it ended.
-RESTART_PAGE_AFTER = 1.0
+#: Seconds between two looks whether to reload the config.
+RELOAD_EVERY = 0.2
 
 
 def run(
@@ -78,11 +81,17 @@ class Service:
         self._config, self._stop, self._reread = config, stop, reread
         self._resources = ExitStack()
         self._ending = threading.Event()
+        self._supervisor = Supervisor(self._shall_end, lambda name: ProblemLog(name, self._state))
         self._schedule: Schedule | None = None
-        self._run: ChildProcess | None = None
-        self._page: ChildProcess | None = None
+        self._worker = Process(lambda: ChildProcess("worker", self._config))
+        self._page = Process(self._start_page)
         self._page_listener: socket.socket | None = None
-        self._replacing = False
+        self._run: ChildProcess | None = None
+        #: runs that failed and are not on record yet, each with what happened
+        self._unrecorded: list[tuple[RunRecord, str]] = []
+        self._recording = threading.Lock()
+        #: when children must have ended (monotonic); 0 until they are asked to
+        self._end_by = 0.0
 
     def __enter__(self) -> Service:
         try:
@@ -113,17 +122,18 @@ class Service:
             resources.callback(self._page_listener.close)
         workers.prune_dead(self._state, self._calls)
         self._me = resources.enter_context(workers.register(self._state, workers.DAEMON))
-        self._worker = ChildProcess("worker", config)
-        self._start_page()
         resources.callback(self._end_children)
+        self._supervisor.start("worker", self._worker)
+        if self._page_listener is not None:
+            self._supervisor.start("page", self._page)
         self._inbox = Inbox(
             self._calls,
             config.passthrough.queue_limit,
-            lambda: self._worker.wake(),
+            self._worker.wake,
             ProblemLog("inbox", self._state),
             self._customers_waiting,
         )
-        self._inbox.start()
+        self._inbox.start(self._supervisor)
         resources.callback(self._inbox.stop)
         self._collector = StateCollector(self._calls, self._state)
         registry = CollectorRegistry()
@@ -133,13 +143,16 @@ class Service:
         )
         self._configure_receiver()
         self._ops = Ops(registry, self._problem)
-        self._ops.start(self._ops_listener)
+        self._ops.start(self._ops_listener, self._supervisor)
         resources.callback(self._ops.stop)
-        self._alerts = Alerts(self._state, self._calls, config.alerts)
-        for name, target in (("reload", self._watch), ("schedule", self._schedule_forever)):
-            thread = threading.Thread(target=target, name=name, daemon=True)
-            thread.start()
-            resources.callback(thread.join, CHILDREN_END_WITHIN)
+        self._alerts = Alerts(self._state, self._calls, config.alerts, self._supervisor.troubles)
+        for name, work in (
+            ("reload", self._watch),
+            ("schedule", self._keep_schedule),
+            ("alerts", self._keep_alerting),
+        ):
+            part = self._supervisor.start(name, work)
+            resources.callback(self._join, part)
 
     def wait(self) -> None:
         """Serve until a stop is asked for."""
@@ -148,20 +161,24 @@ class Service:
         if self._page_listener is not None:
             log.info("the page is at %s", _url(self._page_listener))
         systemd.notify("READY=1")
-        watchdog = systemd.Watchdog()
+        self._supervisor.add("receiver", self._receive).keep()
+
+    def _receive(self, part: Part) -> None:
+        watchdog, receiver = systemd.Watchdog(), self._receiver
 
         def over() -> bool:
             watchdog()  # from the event loop itself: systemd restarts us if it hangs
             self._ops.beat()
+            part.well()
             if self._stop():
                 self._ending.set()
+                self._listener.close()  # from now on nobody is kept waiting
                 self._ask_children_to_end()
-            return self._stop() or not self._worker_alive()
+            return self._stop()
 
-        receiver = self._receiver
-        uvloop.run(serve(receiver.app(), self._listener, over, on_refused=receiver.refused))
-        if not self._worker_alive() and not self._stop():
-            raise StateError("the worker process ended unexpectedly; start the daemon again")
+        # The server closes what it gets, and it may have to be started again.
+        listener = self._listener.dup()
+        uvloop.run(serve(receiver.app(), listener, over, on_refused=receiver.refused))
 
     def drain(self) -> None:
         """Let the work under way end; the rest stays due."""
@@ -179,97 +196,143 @@ class Service:
         """Return what keeps us from working; anybody may read it, so it has no path and no name."""
         if self._inbox.problem is not None or not self._inbox.alive:
             return "calls cannot be stored"
-        if self._ending.is_set():
+        if self._shall_end():
             return "stopping"
-        return None if self._worker_alive() else "the worker process ended"
+        down = self._supervisor.down()
+        ended = sorted(name for name, text in down.items() if text is not None)
+        if ended:
+            return f"does not work: {', '.join(ended)}"
+        return f"starting: {', '.join(sorted(down))}" if down else None
+
+    def _shall_end(self) -> bool:
+        return self._ending.is_set() or self._stop()
 
     # Child processes
 
-    def _worker_alive(self) -> bool:
-        return self._replacing or self._worker.alive
-
     def _ask_children_to_end(self) -> None:
+        self._end_by = self._end_by or time.monotonic() + CHILDREN_END_WITHIN
         for child in (self._worker, self._run, self._page):
             if child is not None:
                 child.ask_to_end()
 
     def _end_children(self) -> None:
-        until = time.monotonic() + CHILDREN_END_WITHIN
         self._ask_children_to_end()
         for child in (self._run, self._worker, self._page):
             if child is not None:
-                child.end(max(until - time.monotonic(), 1.0))
+                child.end(self._time_left())
 
-    def _start_page(self) -> None:
-        """Start the page's process, if the config has a page. Its crash does not affect calls."""
-        if self._page_listener is not None:
-            number = self._page_listener.fileno()
-            self._page = ChildProcess("page", self._config, str(number), inherit=number)
+    def _join(self, part: Part) -> None:
+        self._ask_children_to_end()
+        part.join(self._time_left())
+
+    def _time_left(self) -> float:
+        """Return how many seconds there are until all that runs must have ended."""
+        return max(self._end_by - time.monotonic(), 1.0)
+
+    def _start_page(self) -> ChildProcess:
+        """Start the page's process. Its crash does not affect calls."""
+        assert self._page_listener is not None
+        number = self._page_listener.fileno()
+        return ChildProcess("page", self._config, str(number), inherit=number)
 
     # The schedule
 
-    def _schedule_forever(self) -> None:
-        """Schedule runs and find alerts, while no other daemon does."""
-        problems = ProblemLog("schedule", self._state)
-        while not self._ending.is_set():
-            try:
-                with lock(
-                    self._state,
-                    "schedule",
-                    wait=3600,
-                    every=SUCCESSION_EVERY / 2,
-                    stop=self._ending.is_set,
-                ) as check:
-                    problems(None)
-                    self._schedule_while(check)
-            except Locked:
-                pass
-            except (StateError, ConfigError) as error:
-                problems(str(error))
-                self._ending.wait(SUCCESSION_EVERY)
+    def _keep_schedule(self, part: Part) -> None:
+        """Schedule runs while no other daemon does."""
+        while not part.ending():
+            with suppress(Locked), self._alone("schedule", part) as check:
+                self._schedule_while(check, part)
 
-    def _schedule_while(self, check: Callable[[], None]) -> None:
+    def _alone(self, name: str, part: Part) -> AbstractContextManager[Check]:
+        """Hold a lock that another daemon may hold for long; then this one stands by."""
+
+        def standing_by() -> bool:
+            part.well()
+            return part.ending()
+
+        return lock(self._state, name, wait=3600, every=SUCCESSION_EVERY / 2, stop=standing_by)
+
+    def _schedule_while(self, check: Check, part: Part) -> None:
         schedule = Schedule(
             _rhythm(self._config.schedule),
             lambda: past(self._state),
             self._make_run,
             on_slot=self._record_slot,
         )
-        problems, checked = ProblemLog("alerts", self._state), 0.0
         schedule.start(at_once=needs_run(self._state))
         self._schedule = schedule
         try:
-            while not self._ending.wait(CLOCK_EVERY):
+            part.well()
+            while not part.wait(CLOCK_EVERY):
                 check()
                 schedule.check_clock()
-                if time.monotonic() - checked >= ALERTS_EVERY:
-                    checked = time.monotonic()
-                    problems(self._check_alerts())
+                self._record_unrecorded()
         finally:
             self._schedule = None
             if self._run is not None:
                 self._run.end(CHILDREN_END_WITHIN)
             schedule.stop()
 
-    def _check_alerts(self) -> str | None:
+    def _keep_alerting(self, part: Part) -> None:
+        """Find and report alerts while no other daemon does."""
         try:
-            self._alerts.check()
+            while not part.ending():
+                with suppress(Locked), self._alone("alerts", part) as check:
+                    while True:
+                        check()
+                        self._alerts.check()
+                        part.well()
+                        if part.wait(ALERTS_EVERY):
+                            return
         except StateError as error:
-            return str(error)
-        return None
+            self._alerts.state_gone(error)
+            raise
 
     def _make_run(self, full: bool) -> None:
         """Make a run in a child process."""
-        if self._ending.is_set():
+        if self._shall_end():
             return
-        self._run = ChildProcess("run", self._config, *(["full"] if full else []))
-        if self._ending.is_set():
-            self._run.ask_to_end()
-        status = self._run.wait()
+        record = next_record(self._state, full=full)
+        try:
+            child = self._run = ChildProcess("run", self._config, *(["full"] if full else []))
+        except OSError as error:
+            self._fail(record, f"its process cannot be started: {what_happened(error)}")
+            raise TookNothing from None
+        if self._shall_end():
+            child.ask_to_end()
+        reasons = [reason for said in child.reports() for reason in said.values() if reason]
+        status = child.wait()
         if status == EXIT_BUSY:
             raise AnotherRun
-        if status not in (0, 1):
-            log.error("the run's process ended with status %s", status)
+        if status and not child.asked_to_end:
+            self._look_into(record, status, reasons)
+        else:
+            self._supervisor.tell("run", None)
+
+    def _look_into(self, record: RunRecord, status: int, reasons: list[str]) -> None:
+        """See that a run that failed is on record; raise `TookNothing` if it left nothing due."""
+        if status == 1 and not reasons:
+            self._supervisor.tell("run", None)  # it is on record already, or will be now
+            self._unrecorded.append((record, how_it_ended(status)))
+            self._record_unrecorded()
+        else:
+            self._fail(record, reasons[0] if reasons else how_it_ended(status))
+        if status != 1 or took_nothing(self._state, record):
+            raise TookNothing
+
+    def _fail(self, record: RunRecord, text: str) -> None:
+        """Say that a run failed, of which nobody else can say so."""
+        log.error("the run failed: %s", text)
+        self._supervisor.tell("run", text)
+        self._unrecorded.append((record, text))
+        self._record_unrecorded()
+
+    def _record_unrecorded(self) -> None:
+        """Record the runs that failed without a record, now or as soon as the state can be used."""
+        with self._recording, suppress(StateError):
+            while self._unrecorded:
+                record_failed(self._state, *self._unrecorded[0])
+                del self._unrecorded[0]
 
     def _record_slot(self, slot: Slot) -> None:
         self._collector.slot = slot
@@ -295,27 +358,29 @@ class Service:
         self._receiver.public_url = settings.public_url
         self._inbox.limit, self._inbox.share = settings.queue_limit, settings.share
 
-    def _watch(self) -> None:
-        """Restart the page's process if it ended, and reload the config when asked to."""
-        while not self._ending.wait(0.2):
-            self._restart_page_if_ended()
+    def _watch(self, part: Part) -> None:
+        """Reload the config when asked to."""
+        while not part.wait(RELOAD_EVERY):
+            part.well()
             try:
                 config = self._reread()
             except ConfigError as error:
                 log.error("the reloaded config is wrong, the old one stays in effect: %s", error)
                 continue
             if config is not None:
-                systemd.reloading()
-                self._reload(config)
-                systemd.notify("READY=1")
+                self._reload_or_keep(config)
 
-    def _restart_page_if_ended(self) -> None:
-        if self._page is None or self._page.alive or self._ending.is_set():
-            return
-        status = self._page.wait()
-        log.error("the page's process ended with status %s; it is started again", status)
-        if not self._ending.wait(RESTART_PAGE_AFTER):
-            self._start_page()
+    def _reload_or_keep(self, config: Config) -> None:
+        """Apply new settings; where that fails keep the old ones, so that the next request can."""
+        systemd.reloading()
+        before = self._config
+        try:
+            self._reload(config)
+        except Exception:
+            self._config = before
+            raise
+        finally:
+            systemd.notify("READY=1")
 
     def _reload(self, config: Config) -> None:
         """Apply new settings, and log the keys that changed."""
@@ -325,28 +390,19 @@ class Service:
             return
         log.info("the config was reloaded; changed: %s", ", ".join(changed))
         for key in changed:
-            if Part.DAEMON in reload.restarts(key):
+            if reload.Part.DAEMON in reload.restarts(key):
                 log.warning("%s takes effect when the daemon is started again", key)
         self._config = reload.applicable(self._config, config)
         logs.set_up(config.log.format, config.log.level)
         self._configure_receiver()
         self._alerts.config = config.alerts
         parts = reload.parts_to_restart(changed)
-        if Part.WORKER in parts:
-            self._replace_worker()
-        if Part.PAGE in parts and self._page is not None:
+        if reload.Part.WORKER in parts:
+            self._worker.end(CHILDREN_END_WITHIN)  # another one is started
+        if reload.Part.PAGE in parts:
             self._page.end(CHILDREN_END_WITHIN)
-            self._start_page()
-        if Part.SCHEDULE in parts and self._schedule is not None:
+        if reload.Part.SCHEDULE in parts and self._schedule is not None:
             self._schedule.change(_rhythm(config.schedule))
-
-    def _replace_worker(self) -> None:
-        self._replacing = True
-        try:
-            self._worker.end(CHILDREN_END_WITHIN)
-            self._worker = ChildProcess("worker", self._config)
-        finally:
-            self._replacing = False
 
 
 def _url(listener: socket.socket) -> str:

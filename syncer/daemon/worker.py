@@ -1,5 +1,6 @@
 """The worker process: processes accepted calls, and delivers meter records and customers.
 
+Its parts are the processing of calls, the delivery and the maintenance, each kept going by itself.
 Each daemon has a worker. Several daemons on one PostgreSQL deliver side by side; only one of their
 workers processes calls.
 """
@@ -10,10 +11,10 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import uvloop
 
@@ -33,13 +34,14 @@ from syncer.delivery.meters import MeterDelivery
 from syncer.errors import SyncerError
 from syncer.passthrough.processor import Processor
 from syncer.pause import sleep
-from syncer.process.child import Lifeline
+from syncer.process.child import Down, Lifeline
 from syncer.process.problem import ProblemLog
+from syncer.process.supervisor import Part, Supervisor
 from syncer.progress import LineProgress
 
 #: How long a messageId is remembered, in milliseconds.
 DEDUPLICATED = 24 * 3600 * 1000
-#: Seconds until the next attempt after a failure that concerns everything.
+#: Seconds until the next attempt to deliver customers after a failure that concerns all.
 RETRY_AFTER = 5.0
 #: Seconds between two queries for due customers while no event announces any.
 DUE_EVERY = 2.0
@@ -49,64 +51,72 @@ CHECK_EVERY = 1.0
 COUNT_EVERY, PURGE_EVERY = 5.0, 60.0
 
 
-def work(config: Config, lifeline: Lifeline) -> None:
-    """Process and deliver until the lifeline ends."""
-    stop = lifeline.ended
-    app = App(config, LineProgress(), stop)
-    with app.state(writes=True) as state, app.queue(writes=True) as calls:
-        problems = ProblemLog("worker", state)
-        while not stop():
-            try:
-                workers.prune_dead(state, calls)
-                with workers.register(state, "worker", calls) as worker:
-                    problems(None)
-                    uvloop.run(_work(app, state, calls, worker, lifeline.woken))
-            except* StateError as errors:  # such as a broken connection
-                problems(str(errors.exceptions[0]))
-                _wait(RETRY_AFTER, stop)
-
-
-async def _work(
-    app: App, state: Database, calls: Database, worker: Worker, woken: threading.Event
+def work(
+    config: Config, lifeline: Lifeline, on_change: Callable[[Down], None] = lambda down: None
 ) -> None:
-    processor, broken = app.processor(calls, state), threading.Event()
-
-    def stop() -> bool:
-        # A thread is not cancelled with its task group, so it has to ask.
-        return app.stop() or broken.is_set()
-
-    try:
-        async with app.client() as client, asyncio.TaskGroup() as tasks:
-            meters = MeterDelivery(
-                calls, state, worker.number, client, app.stop, ProblemLog("meters", state)
-            )
-            customers_due = asyncio.Event()
-            arrivals = Arrivals(asyncio.get_running_loop(), [meters.arrived, customers_due])
-            tasks.create_task(
-                asyncio.to_thread(_process_all, processor, woken, arrivals.announce, stop)
-            )
-            tasks.create_task(asyncio.to_thread(maintenance.run, app, state, calls, stop))
-            tasks.create_task(_announce_stop(arrivals, app.stop))
-            for task in (
-                meters.run(),
-                _deliver_customers(app, state, worker, client, customers_due),
-                _supervise(app, state, calls, worker, client),
-            ):
-                tasks.create_task(_until_broken(task, broken))
-    finally:
-        broken.set()
+    """Process and deliver until the lifeline ends; `on_change` gets the parts that do not work."""
+    app, arrivals = App(config, LineProgress(), lifeline.ended), Arrivals()
+    with app.state(writes=True) as state, app.queue(writes=True) as calls:
+        processor = app.processor(calls, state)
+        supervisor = Supervisor(lifeline.ended, lambda name: ProblemLog(name, state), on_change)
+        process = partial(_process_all, processor, lifeline.woken, arrivals.announce)
+        threads = [
+            supervisor.add("calls", process),
+            supervisor.add("maintenance", partial(maintenance.run, app, state, calls)),
+        ]
+        delivery = supervisor.add("delivery", partial(_deliver, app, state, calls, arrivals))
+        for part in threads:
+            part.start()
+        delivery.keep()
+        supervisor.join()
 
 
-@dataclass(frozen=True)
+def _deliver(app: App, state: Database, calls: Database, arrivals: Arrivals, part: Part) -> None:
+    """Deliver under a number of our own; what a failure leaves in work is free again after it."""
+    workers.prune_dead(state, calls)
+    with workers.register(state, "worker", calls) as worker:
+        uvloop.run(_deliver_all(app, state, calls, worker, arrivals, part))
+
+
+async def _deliver_all(
+    app: App, state: Database, calls: Database, worker: Worker, arrivals: Arrivals, part: Part
+) -> None:
+    async with app.client() as client, asyncio.TaskGroup() as tasks:
+        meters = MeterDelivery(
+            calls, state, worker.number, client, app.stop, ProblemLog("meters", state)
+        )
+        customers_due = asyncio.Event()
+        arrivals.connect(asyncio.get_running_loop(), [meters.arrived, customers_due])
+        for task in (
+            meters.run(),
+            _deliver_customers(app, state, worker, client, customers_due),
+            _supervise(app, state, calls, worker, client, part),
+            _announce_stop(arrivals, app.stop),
+        ):
+            tasks.create_task(task)
+
+
 class Arrivals:
     """Wakes the deliveries when there may be something to deliver. Any thread may announce."""
 
-    loop: asyncio.AbstractEventLoop
-    events: list[asyncio.Event]
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._events: list[asyncio.Event] = []
+
+    def connect(self, loop: asyncio.AbstractEventLoop, events: list[asyncio.Event]) -> None:
+        """Wake these from now on."""
+        self._loop, self._events = loop, events
 
     def announce(self) -> None:
-        for event in self.events:
-            self.loop.call_soon_threadsafe(event.set)
+        """Say that something may have come."""
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the delivery ended just now; it looks when it begins
+                loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        for event in self._events:
+            event.set()
 
 
 async def _announce_stop(arrivals: Arrivals, stop: Callable[[], bool]) -> None:
@@ -115,32 +125,21 @@ async def _announce_stop(arrivals: Arrivals, stop: Callable[[], bool]) -> None:
     arrivals.announce()
 
 
-async def _until_broken(task: Coroutine[Any, Any, None], broken: threading.Event) -> None:
-    """Await the task; if it fails, tell the threads at once: the group waits for them."""
-    try:
-        await task
-    except BaseException:
-        broken.set()
-        raise
-
-
 def _process_all(
-    processor: Processor,
-    woken: threading.Event,
-    announce: Callable[[], None],
-    stop: Callable[[], bool],
+    processor: Processor, woken: threading.Event, announce: Callable[[], None], part: Part
 ) -> None:
     """Process calls as they come. Only one process at a time does, so that they stay in order."""
-    problems = ProblemLog("calls", processor.state_database)
-    while not stop():
-        try:
-            with lock(processor.state_database, "sorting", wait=5, every=1, stop=stop) as check:
-                _process_while(processor, woken, announce, check, problems, stop)
-        except Locked:
-            pass  # another daemon processes
-        except StateError as error:
-            problems(str(error))
-            _wait(1.0, stop)
+
+    def standing_by() -> bool:
+        part.well()  # another daemon processes
+        return part.ending()
+
+    while not part.ending():
+        with (
+            suppress(Locked),
+            lock(processor.state_database, "sorting", wait=5, every=1, stop=standing_by) as check,
+        ):
+            _process_while(processor, woken, announce, check, part)
 
 
 def _process_while(
@@ -148,11 +147,10 @@ def _process_while(
     woken: threading.Event,
     announce: Callable[[], None],
     check: Callable[[], None],
-    problems: Callable[[str | None], None],
-    stop: Callable[[], bool],
+    part: Part,
 ) -> None:
     checked = 0.0
-    while not stop():
+    while not part.ending():
         if time.monotonic() - checked > CHECK_EVERY:
             check()
             processor.apply_early_calls()
@@ -162,7 +160,7 @@ def _process_while(
             announce()
         else:
             woken.wait(CHECK_EVERY)
-        problems(None)
+        part.well()
 
 
 async def _deliver_customers(
@@ -201,12 +199,18 @@ async def _deliver_customers(
 
 
 async def _supervise(
-    app: App, state: Database, calls: Database, worker: Worker, client: AmberfloClient
+    app: App,
+    state: Database,
+    calls: Database,
+    worker: Worker,
+    client: AmberfloClient,
+    part: Part,
 ) -> None:
     """Check our registration, clean up after dead workers, update counters, drop messageIds."""
     problems, counted, purged = ProblemLog("queue", state), 0.0, 0.0
     while not app.stop():
         await asyncio.to_thread(worker.check)
+        await asyncio.to_thread(part.well)
         now = time.monotonic()
         try:
             await asyncio.to_thread(workers.prune_dead, state, calls)
@@ -237,9 +241,3 @@ def _purge(calls: Database) -> None:
     """Delete messageIds after a day."""
     with calls.write() as connection:
         queue.purge(connection, int(time.time() * 1000) - DEDUPLICATED)
-
-
-def _wait(seconds: float, stop: Callable[[], bool]) -> None:
-    until = time.monotonic() + seconds
-    while not stop() and time.monotonic() < until:
-        time.sleep(0.05)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import queue as queues
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from state import queue
 from state.db.database import Database, shown
 from state.errors import StateError
 from state.queue import Accepted
+from syncer.process.supervisor import Part, Supervisor
 
 #: The requests of one commit at most; and their bytes and their calls, give or take one request.
 GROUP, GROUP_BYTES, GROUP_EVENTS = 512, 4 * 1024 * 1024, 10_000
@@ -32,6 +32,11 @@ COUNT_EVERY = 2.0
 #: A client that waits: its event loop, and the future of its answer.
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 Write = Callable[[], AbstractContextManager[Connection]]
+
+
+def _not_stored() -> StateError:
+    """Return the answer while the writing thread is started again."""
+    return StateError("calls are not stored for a moment")
 
 
 class Full(Exception):
@@ -59,7 +64,7 @@ class Inbox:
         self.limit, self._on_commit, self._on_problem = limit, on_commit, on_problem
         self.share, self._elsewhere = share, elsewhere
         self._arrived: queues.SimpleQueue[tuple[Accepted, Waiter] | None] = queues.SimpleQueue()
-        self._thread = threading.Thread(target=self._write_all, name="inbox", daemon=True)
+        self._part: Part | None = None
         #: calls that waited at `_counted_at`, by key, and calls that arrived since
         self._waiting, self._since = Counter[str](), Counter[str]()
         self._counted_at = 0.0
@@ -69,23 +74,25 @@ class Inbox:
         self._last_elsewhere = Counter[str]()
         #: the error of the last commit; None if it succeeded
         self.problem: str | None = None
+        #: whether the writing thread is at work
+        self.alive = False
 
-    def start(self) -> None:
+    def start(self, supervisor: Supervisor) -> None:
         """Start the writing thread."""
-        self._thread.start()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the writing thread runs."""
-        return self._thread.is_alive()
+        self.alive = True
+        self._part = supervisor.start("inbox writer", self._write_all)
 
     def stop(self) -> None:
         """Write the requests that have arrived, then end the thread."""
+        assert self._part is not None
+        self._part.ask_to_end()
         self._arrived.put(None)
-        self._thread.join()
+        self._part.join()
 
     async def take(self, accepted: Accepted) -> None:
         """Return when the request is on disk; raise `Full`, or `StateError` if the commit fails."""
+        if not self.alive:
+            raise _not_stored()
         key, waiting = accepted.key, self._waiting.total() + self._since.total()
         of_key = self._waiting[key] + self._since[key]
         room = min(self.limit - waiting, self.limit * self.share - of_key)
@@ -98,18 +105,26 @@ class Inbox:
         self._arrived.put((accepted, waiter))
         await waiter[1]
 
-    def _write_all(self) -> None:
-        while True:
-            try:
-                with self._database.writer() as write:
-                    if self._write_until_problem(write):
-                        return
-            except StateError as error:  # there is no connection: tell the clients that wait
-                self._report(error)
-                arrived, stop = self._next_group()
-                _answer_all(arrived, error)
-                if stop:
-                    return
+    def _write_all(self, part: Part) -> None:
+        self.alive = True
+        try:
+            while not self._write_or_refuse(part):
+                pass
+        finally:
+            self.alive = False
+            self._refuse_all()
+
+    def _write_or_refuse(self, part: Part) -> bool:
+        """Commit until there is no connection, then tell the clients; return True at the end."""
+        try:
+            with self._database.writer() as write:
+                part.well()
+                return self._write_until_problem(write)
+        except StateError as error:
+            self._report(error)
+            arrived, stop = self._next_group()
+            _answer_all(arrived, error)
+            return stop
 
     def _write_until_problem(self, write: Write) -> bool:
         """Commit group by group; return True at the end, False if a new connection is needed."""
@@ -117,15 +132,32 @@ class Inbox:
             arrived, stop = self._next_group()
             due = bool(self._waiting or self._refused_some or self.problem) and not stop
             if arrived or due:
-                error = self._commit(write, [accepted for accepted, _ in arrived])
-                self._report(error)
-                _answer_all(arrived, error)
-                if arrived and error is None:
-                    self._on_commit()
+                error = self._commit_and_answer(write, arrived)
                 if error is not None and not stop:
                     return False
             if stop:
                 return True
+
+    def _commit_and_answer(
+        self, write: Write, arrived: list[tuple[Accepted, Waiter]]
+    ) -> StateError | None:
+        error: StateError | None = _not_stored()
+        try:
+            error = self._commit(write, [accepted for accepted, _ in arrived])
+            self._report(error)
+        finally:  # also where something unexpected happens
+            _answer_all(arrived, error)
+        if arrived and error is None:
+            self._on_commit()
+        return error
+
+    def _refuse_all(self) -> None:
+        """Answer who waits: nobody writes for a moment."""
+        arrived = list[tuple[Accepted, Waiter]]()
+        with suppress(queues.Empty):
+            while (entry := self._arrived.get_nowait()) is not None:
+                arrived.append(entry)
+        _answer_all(arrived, _not_stored())
 
     def _report(self, error: StateError | None) -> None:
         self.problem = None

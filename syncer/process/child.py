@@ -13,7 +13,10 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
+
+import orjson
 
 from syncer import log
 from syncer.config import Config
@@ -23,6 +26,10 @@ from syncer.process.runtime import tune_for_throughput
 EXIT_BUSY = 75
 #: Names of children that write a result to standard output.
 WITH_RESULT = frozenset({"approve", "resync", "retry", "preview"})
+#: Names of children that report there which of their parts work (`report`).
+REPORTING = frozenset({"worker", "page", "run"})
+#: The parts of a process that do not work, each with the reason, or None: it has only started.
+Down = dict[str, str | None]
 
 
 class ChildProcess:
@@ -37,11 +44,13 @@ class ChildProcess:
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if name in WITH_RESULT else None,
+            stdout=subprocess.PIPE if name in WITH_RESULT | REPORTING else None,
             pass_fds=() if inherit is None else (inherit,),
         )
         assert self._process.stdin is not None
         self._lifeline, self._closing = self._process.stdin, threading.Lock()
+        #: whether it was asked to end, so that its end is no accident
+        self.asked_to_end = False
         with suppress(BrokenPipeError):  # it ended at once; `alive` shows that
             pickle.dump((config, arguments), self._lifeline)
             self._lifeline.flush()
@@ -66,8 +75,20 @@ class ChildProcess:
         with self._process.stdout as stream:
             return stream.read()
 
+    def reports(self) -> Iterator[Down]:
+        """Yield what it reports (see `report`), until it ends. Only for names in REPORTING."""
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for line in stream:
+                with suppress(orjson.JSONDecodeError, TypeError):  # a library printed something
+                    yield dict(orjson.loads(line))
+
     def ask_to_end(self) -> None:
         """Close its lifeline, upon which it drains and ends. Any thread may call this."""
+        self.asked_to_end = True
+        self._close()
+
+    def _close(self) -> None:
         with self._closing, suppress(BrokenPipeError):
             self._lifeline.close()
 
@@ -77,7 +98,7 @@ class ChildProcess:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
-        self.ask_to_end()  # closes our end of the pipe
+        self._close()
         return status
 
     def end(self, seconds: float) -> None:
@@ -101,10 +122,26 @@ class Lifeline:
         return self._ended.is_set()
 
     def _listen(self) -> None:
-        while os.read(sys.stdin.fileno(), 4096):
+        try:
+            while os.read(sys.stdin.fileno(), 4096):
+                self.woken.set()
+        finally:  # without its lifeline it would never end
+            self._ended.set()
             self.woken.set()
-        self._ended.set()
-        self.woken.set()
+
+
+def report(down: Down) -> None:
+    """Report to the daemon which parts of this process do not work."""
+    with suppress(OSError):  # the daemon ended
+        os.write(1, orjson.dumps(down) + b"\n")
+
+
+def how_it_ended(status: int | None) -> str:
+    """Return in words how a process ended: `status` is that of `subprocess`, negative a signal."""
+    if status is None or status >= 0:
+        return f"its process ended with status {status}"
+    hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+    return f"its process was killed by signal {-status}{hint}"
 
 
 def join_parent() -> tuple[Config, tuple[str, ...], Lifeline]:

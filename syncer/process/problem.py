@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from state import problems
 from state.db.database import Database
-from state.errors import StateError
 from syncer.clock import iso, now_ms
 
 log = logging.getLogger("syncer")
@@ -51,10 +51,12 @@ class ProblemRecord:
             self._next = now + (LOOK_EVERY if problem is None else RECORD_EVERY)
             self._unrecorded = True
             if self._thread is None:
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._write_all, name=f"problem of {self._part}", daemon=True
                 )
-                self._thread.start()
+                with suppress(RuntimeError):  # no thread is to be had: the next call tries again
+                    thread.start()
+                    self._thread = thread
 
     def settle(self) -> None:
         """Wait a moment for what is not on record yet, at the end of a process."""
@@ -72,7 +74,7 @@ class ProblemRecord:
                 self._unrecorded, problem = False, self._problem
             try:
                 self._write(self._database, problem)
-            except StateError:  # it may be the very problem: the log has it
+            except Exception:  # noqa: BLE001 - it may be the very problem: the log has it
                 with self._lock:
                     self._unrecorded = True
                 time.sleep(RETRY_AFTER)

@@ -1,9 +1,20 @@
-"""Tune the Python interpreter, at the start of each process."""
+"""Prepare the Python interpreter, at the start of each process."""
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
+import time
+
+
+def use_utc() -> None:
+    """Make UTC the local time of this process and of those that it starts, whatever TZ says.
+
+    All times of the program are UTC anyway; so no library sees a zone that it cannot read either.
+    """
+    os.environ["TZ"] = "UTC"
+    time.tzset()
 
 
 def tune_for_throughput() -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import uvloop
 
 from state.db.database import Database
-from state.errors import StateError
 from state.history import sizes
 from syncer.config import Config
 from syncer.databases import open_database
+from syncer.process.child import Down
 from syncer.process.problem import ProblemLog
 from syncer.process.server import serve
+from syncer.process.supervisor import Part, Supervisor
 from syncer.web import audiences, customers, failures, overview, runs
 from syncer.web.app import SecureApp
 from syncer.web.context import Context
@@ -30,8 +31,13 @@ log = logging.getLogger("syncer.web")
 SIZES_EVERY = 1.0
 
 
-def serve_page(config: Config, stop: Callable[[], bool], number: int) -> None:
-    """Serve the page until `stop` returns true.
+def serve_page(
+    config: Config,
+    stop: Callable[[], bool],
+    number: int,
+    on_change: Callable[[Down], None] = lambda down: None,
+) -> None:
+    """Serve the page until `stop` returns true; `on_change` gets its parts that do not work.
 
     `number` is the file descriptor of a listening socket that the daemon opened.
     """
@@ -48,31 +54,36 @@ def serve_page(config: Config, stop: Callable[[], bool], number: int) -> None:
             config.web.hosts,
             layout=context.layout,
         )
-        threading.Thread(
-            target=_update_sizes, args=(state, stop), name="sizes", daemon=True
-        ).start()
+        supervisor = Supervisor(stop, lambda name: ProblemLog(name, state), on_change)
         pages = secure.build(context.bind(READS), context.bind(WRITES))
+
+        def serve_pages(part: Part) -> None:
+            def over() -> bool:
+                part.well()
+                return stop()
+
+            # The server closes what it gets, and it may have to be started again.
+            uvloop.run(serve(pages, listener.dup(), over))
+
+        served = supervisor.add("pages", serve_pages)
+        supervisor.start("sizes", partial(_update_sizes, state))
         try:
-            uvloop.run(serve(pages, listener, stop))
+            served.keep()
         finally:
             tasks.close()
             listener.close()
 
 
-def _update_sizes(state: Database, stop: Callable[[], bool]) -> None:
+def _update_sizes(state: Database, part: Part) -> None:
     """Keep the hourly audience sizes up to date."""
-    problems = ProblemLog("page", state)
-    while not stop():
+    while not part.ending():
         more = False
-        try:
-            with state.read() as connection:
-                due = not sizes.up_to_date(connection)
-            if due:
-                with state.write(alone=True) as connection:
-                    more = sizes.fold(connection)
-            problems(None)
-        except StateError as error:
-            problems(str(error))
+        with state.read() as connection:
+            due = not sizes.up_to_date(connection)
+        if due:
+            with state.write(alone=True) as connection:
+                more = sizes.fold(connection)
+        part.well()
         time.sleep(0.02 if more else SIZES_EVERY)
 
 

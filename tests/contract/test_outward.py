@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
@@ -112,33 +111,3 @@ def test_the_webhook_of_alerts(proxy: Proxy, tmp_path: Path) -> None:
     with closing(Database.open(url)) as state, closing(Database.open(url, "queue")) as calls:
         assert Alerts(state, calls, settings)._post("text")
     assert proxy.seen == [("POST", "http://slack.invalid/hook", BY)]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"220 mail ESMTP\r\n",
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
-        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200 + b"\r\n",
-        b"",
-    ],
-)
-def test_a_webhook_that_answers_no_http_breaks_nothing(tmp_path: Path, answer: bytes) -> None:
-    url = f"sqlite:///{tmp_path / 'syncer.db'}"
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        closing(Database.open(url)) as state,
-        closing(Database.open(url, "queue")) as calls,
-    ):
-
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(answer)
-
-        thread = Thread(target=serve)
-        thread.start()
-        hook = SecretStr(f"http://127.0.0.1:{server.getsockname()[1]}/hook")
-        assert not Alerts(state, calls, AlertsConfig(webhook=hook))._post("text")
-        thread.join()

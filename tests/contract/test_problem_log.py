@@ -11,8 +11,10 @@ import pytest
 from state import problems
 from state.db.database import Database
 from state.problems import ProblemRow
+from syncer import retry
 from syncer.clock import now_ms
 from syncer.process import problem as module
+from syncer.process import supervisor
 from syncer.process.problem import ProblemLog, ProblemRecord
 from tests.support.processes import wait_until
 from tests.support.state import ask
@@ -172,3 +174,35 @@ def test_a_state_that_cannot_be_written_keeps_no_part_from_its_work(
         connection.exec_driver_sql("ALTER TABLE away RENAME TO problem")
     wait_until(lambda: problem(database) is not None, what="the record")
     record.settle()
+
+
+def test_a_part_that_ends_is_on_record_until_it_works(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what a process of before left there, that was killed."""
+    monkeypatch.setattr(retry, "BASE", 0.01)
+    with database.write() as connection:
+        problems.report(connection, "calls", "the disk is full", now_ms())
+    ending, mended = threading.Event(), threading.Event()
+
+    def work(part: supervisor.Part) -> None:
+        if not mended.is_set():
+            raise OSError(24, "Too many open files")
+        while not part.wait(0.01):
+            part.well()
+
+    def recorded() -> dict[str, str]:
+        return {row.part: row.text for row in ask(database, problems.active)}
+
+    keeper = supervisor.Supervisor(ending.is_set, lambda name: ProblemLog(name, database))
+    try:
+        keeper.start("delivery", work)
+        both = {"calls": "the disk is full", "delivery": "Too many open files"}
+        wait_until(lambda: recorded() == both, 5)
+        mended.set()
+        wait_until(lambda: recorded() == {"calls": "the disk is full"}, 5)
+        keeper.start("calls", work)
+        wait_until(lambda: recorded() == {}, 5)
+    finally:
+        ending.set()
+        keeper.join(5)

@@ -33,6 +33,7 @@ from syncer.passthrough import mapping
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.processor import UNPROCESSABLE, Processor
 from syncer.process.server import bind
+from syncer.process.supervisor import Supervisor
 from tests.support.events import unique
 from tests.support.processes import wait_until
 
@@ -239,7 +240,7 @@ def test_readiness_comes_back_without_a_call(
     url, said = f"sqlite:///{tmp_path / 'syncer.db'}", list[str | None]()
     with closing(Database.open(url, "queue")) as database, closing(Bench(url)) as bench:
         inbox = Inbox(database, 1000, on_problem=said.append)
-        inbox.start()
+        inbox.start(Supervisor())
         try:
             with database.write():
                 error = asyncio.run(refusal_of(inbox))
@@ -269,7 +270,7 @@ def test_health_is_told_apart_from_the_calls(monkeypatch: pytest.MonkeyPatch) ->
     problem: list[str] = []
     service = Ops(CollectorRegistry(), lambda: problem[0] if problem else None)
     listener = bind("127.0.0.1", 0)
-    service.start(listener)
+    service.start(listener, Supervisor())
     try:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         assert ask(url, "healthz") == (200, "alive\n")

@@ -34,6 +34,7 @@ from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.scopes import SCOPES, Caller
 from syncer.process import limits, server
 from syncer.process.runtime import tune_for_receiver
+from syncer.process.supervisor import Supervisor
 from tests.support.daemon import GOOD, KEY
 from tests.support.events import SECRET, unique
 from tests.support.processes import wait_until
@@ -97,7 +98,7 @@ def serving(
 ) -> Iterator[Listener]:
     with closing(Database.open(f"sqlite:///{folder / 'syncer.db'}", "queue")) as database:
         inbox = Inbox(database, 100_000)
-        inbox.start()
+        inbox.start(Supervisor())
         receiver = Receiver(inbox, (Caller("key", frozenset(SCOPES), KEY),), SECRET)
         listener = server.bind("127.0.0.1", 0)
         if app is not None:  # little room outside of this process

@@ -12,6 +12,7 @@ import syncer.amberflo.reader
 import syncer.amberflo.silence
 import syncer.daemon.alerts
 import syncer.daemon.schedule
+import syncer.daemon.service
 import syncer.daemon.worker
 import syncer.delivery.customers
 import syncer.delivery.meters
@@ -27,6 +28,10 @@ _WAITS: tuple[tuple[Any, str, float], ...] = (
     (syncer.amberflo.silence, "TELL_AFTER", 0.5),
     (syncer.daemon.alerts, "LASTS", 1.0),
     (syncer.daemon.schedule, "RETRY_SLOT_AFTER", 2.0),
+    (syncer.daemon.schedule, "RETRY_RUN_AFTER", 1.0),
+    (syncer.daemon.service, "CLOCK_EVERY", 0.5),
+    (syncer.daemon.service, "ALERTS_EVERY", 0.5),
+    (syncer.daemon.alerts, "STATE_GONE_AFTER", 1.0),
     (syncer.delivery.customers, "LOOK", 0.1),
     (syncer.delivery.rate_share, "LOOK", 0.1),
     (syncer.process.problem, "RECORD_EVERY", 0.3),

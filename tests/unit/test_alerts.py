@@ -87,6 +87,15 @@ def test_a_problem_is_one_when_it_lasts_or_comes_and_goes_and_a_refused_key_at_o
     assert conditions(replace(GOOD, problems=[problem]), BOUNDS) == expected
 
 
+def test_a_part_that_ended_is_one_alert_at_once() -> None:
+    lasting = [Lasting("calls", "it broke", 9, 90.0), Lasting("meters", "no answer", 1, 90.0)]
+    facts = replace(GOOD, parts={"calls": "it broke"}, problems=lasting)
+    assert conditions(facts, BOUNDS) == {
+        "part:calls": "calls: it broke",
+        "problem:meters": "meters: no answer",
+    }
+
+
 FACTS = st.builds(
     Facts,
     held=st.dictionaries(st.text(max_size=5), st.integers(1, 9), max_size=3),

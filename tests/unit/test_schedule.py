@@ -18,7 +18,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from syncer.cron import CronLine
-from syncer.daemon.schedule import Past, Rhythm, Schedule, Slot
+from syncer.daemon import schedule as schedules
+from syncer.daemon.schedule import Past, Rhythm, Schedule, Slot, SlotLost, TookNothing
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 #: 2028 has a February 29, and 2027 has none.
@@ -344,3 +345,36 @@ def test_a_slot_comes_due_whatever_the_time_zone_is_called(
         assert began.wait(5)
     finally:
         schedule.stop()
+
+
+def test_a_run_that_took_nothing_is_made_again_soon_and_ever_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the latest when the next one is due; and with the next good run all begins anew."""
+    monkeypatch.setattr(schedules, "RETRY_RUN_AFTER", 60.0)
+    fails = [True] * 9 + [False, True]
+
+    def run(full: bool) -> None:
+        if fails.pop(0):
+            raise TookNothing
+
+    schedule = Schedule(
+        Rhythm(2 * HOUR, 0.0, CronLine("0 0 29 2 *")),
+        lambda: Past(time.time() - 3 * HOUR, time.time()),
+        run,
+    )
+    pauses = []
+    for _ in range(11):
+        began = time.time()
+        pauses.append(round(schedule._take(Slot(began, False)).at - began, -1))
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3840, 7200, 7200, 7200, 60]
+
+
+def test_a_slot_that_nobody_takes_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule(
+        Rhythm(HOUR, MINUTE, CronLine("0 3 * * *")), lambda: Past(None, None), lambda full: None
+    )
+    schedule._slot = Slot(time.time() - 61, False)
+    schedule.check_clock()
+    with pytest.raises(SlotLost, match="has been due for 61 s"):
+        schedule.check_clock()

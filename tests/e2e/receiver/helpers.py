@@ -20,6 +20,7 @@ from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.processor import Processor
 from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.scopes import SCOPES, Caller
+from syncer.process.supervisor import Supervisor
 from tests.support.daemon import KEY, Daemon, holds_secret
 from tests.support.events import SECRET
 
@@ -70,7 +71,7 @@ class Workbench:
         url = f"sqlite:///{folder / 'syncer.db'}"
         self.calls, self.state = Database.open(url, "queue"), Database.open(url)
         self.inbox = Inbox(self.calls, 10**9)
-        self.inbox.start()
+        self.inbox.start(Supervisor())
         self.app = Receiver(self.inbox, (Caller("key", frozenset(SCOPES), KEY),), SECRET).app()
         self.processor = Processor(self.calls, self.state, ["*"], ["value"])
 

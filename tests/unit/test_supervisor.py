@@ -1,0 +1,242 @@
+"""The supervisor: what ends is started again, told once, and not ready until it works."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from state.errors import StateError
+from syncer import retry
+from syncer.process import supervisor as module
+from syncer.process.child import Down
+from syncer.process.supervisor import Part, Supervisor, Work
+from syncer.process.unexpected import what_happened
+from tests.support.processes import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+class Kept:
+    """A supervisor with what it told; it ends with the test."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.problems: list[str | None] = []
+        self.changes: list[Down] = []
+        self.supervisor = Supervisor(
+            self.over.is_set, lambda name: self.problems.append, self.changes.append
+        )
+
+    def start(self, work: Work) -> Part:
+        return self.supervisor.start("part", work)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
+    monkeypatch.setattr(retry, "BASE", 0.01)
+    monkeypatch.setattr(retry, "CAP", 0.05)
+    kept = Kept()
+    yield kept
+    kept.over.set()
+    kept.supervisor.join(5)
+    assert not [one for one in threading.enumerate() if one.name == "part"]
+
+
+def fails_first(error: BaseException | None, times: int = 1) -> tuple[Work, list[float]]:
+    """Work that fails (or just ends) some times before it works; and when it began."""
+    begins: list[float] = []
+
+    def work(part: Part) -> None:
+        begins.append(time.monotonic())
+        if len(begins) <= times:
+            if error is not None:
+                raise error
+            return
+        part.well()
+        while not part.wait(0.01):
+            pass
+
+    return work, begins
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (StateError("the disk\nis full"), "the disk is full"),
+        (OSError(24, "Too many open files", "/a/b"), "Too many open files: /a/b"),
+        (ValueError("a secret"), "an unexpected ValueError; the log has where"),
+        (ExceptionGroup("two", [KeyError("x")]), "an unexpected KeyError; the log has where"),
+        (MemoryError(), "an unexpected MemoryError; the log has where"),
+        (SystemExit(3), "an unexpected SystemExit; the log has where"),
+        (None, "it ended by itself"),
+    ],
+)
+def test_what_ends_is_told_and_comes_back(
+    kept: Kept, error: BaseException | None, text: str
+) -> None:
+    work, begins = fails_first(error)
+    kept.start(work)
+    wait_until(lambda: kept.problems == [text, None], 5)
+    assert len(begins) == 2
+    assert kept.changes == [{"part": text}, {}]
+    assert kept.supervisor.down() == {}
+    assert kept.supervisor.troubles() == {"part": text}  # still told for a while
+
+
+def test_a_part_is_not_ready_until_it_says_so(kept: Kept) -> None:
+    ready = threading.Event()
+
+    def work(part: Part) -> None:
+        ready.wait(5)
+        part.well()
+        part.wait(5)
+
+    kept.start(work)
+    assert kept.supervisor.down() == {"part": None}
+    ready.set()
+    wait_until(lambda: kept.supervisor.down() == {}, 5)
+    assert not any(kept.problems)
+
+
+def test_pauses_grow_and_begin_anew_after_a_good_time(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WELL_AFTER", 0.3)
+    pauses: list[float] = []
+    monkeypatch.setattr(Part, "wait", lambda part, seconds: pauses.append(seconds))
+
+    def work(part: Part) -> None:
+        if len(pauses) == 5:
+            time.sleep(0.4)
+        elif len(pauses) == 7:
+            kept.over.set()
+        raise OSError
+
+    kept.supervisor.add("part", work).keep()
+    assert pauses == [0.01, 0.02, 0.04, 0.05, 0.05, 0.01, 0.02]
+
+
+def test_the_way_to_an_odd_error_is_logged_once(
+    kept: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    work, begins = fails_first(ValueError("x"), times=4)
+    with caplog.at_level(logging.ERROR):
+        kept.start(work)
+        wait_until(lambda: len(begins) == 5 and kept.problems[-1] is None, 5)
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def test_an_expected_error_has_no_traceback(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
+    work, _ = fails_first(StateError("full"), times=2)
+    with caplog.at_level(logging.ERROR):
+        kept.start(work)
+        wait_until(lambda: None in kept.problems, 5)
+    assert not caplog.records
+
+
+def test_a_record_that_cannot_be_written_ends_nothing(kept: Kept) -> None:
+    def problems(name: str) -> Callable[[str | None], None]:
+        def broken(text: str | None) -> None:
+            raise StateError("full")
+
+        return broken
+
+    supervisor = Supervisor(kept.over.is_set, problems)
+    work, begins = fails_first(OSError(28, "No space left on device"), times=3)
+    supervisor.start("part", work)
+    wait_until(lambda: supervisor.down() == {} and len(begins) == 4, 5)
+    kept.over.set()
+    supervisor.join(5)
+
+
+def test_an_end_that_was_asked_for_is_no_trouble(kept: Kept) -> None:
+    def work(part: Part) -> None:
+        part.well()
+        part.wait(5)
+
+    part = kept.start(work)
+    wait_until(lambda: part.works, 5)
+    part.ask_to_end()
+    part.join(5)
+    assert not any(kept.problems)
+
+
+def test_a_pause_ends_when_the_end_comes(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BASE", 20.0)
+    monkeypatch.setattr(retry, "CAP", 20.0)
+    part = kept.start(fails_first(OSError())[0])
+    wait_until(lambda: kept.problems, 5)
+    began = time.monotonic()
+    kept.over.set()
+    part.join(5)
+    assert time.monotonic() - began < 2
+
+
+def test_trouble_inside_of_a_process_is_that_of_a_part(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(part: Part) -> None:
+        part.well()
+        part.wait(5)
+
+    part = kept.start(work)
+    wait_until(lambda: part.works, 5)
+    part.contains({"calls": None, "delivery": "broken"})
+    assert kept.supervisor.down() == {"calls": None, "delivery": "broken"}
+    assert kept.supervisor.troubles() == {"delivery": "broken"}
+    part.contains({})
+    assert kept.supervisor.down() == {}
+    assert kept.supervisor.troubles() == {"delivery": "broken"}
+    monkeypatch.setattr(module, "TOLD_FOR", 0.0)
+    assert kept.supervisor.troubles() == {}
+
+
+def test_what_comes_and_goes_is_told_for_longer(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TOLD_FOR", 0.0)
+    supervisor = kept.supervisor
+    for told in ({}, {"run": "killed"}, {"run": "killed"}):
+        supervisor.tell("run", "killed")
+        supervisor.tell("run", "killed")  # the same that lasts
+        assert supervisor.troubles() == {"run": "killed"}
+        supervisor.tell("run", None)
+        supervisor.tell("run", None)
+        assert supervisor.troubles() == told
+    monkeypatch.setattr(module, "SAME_WITHIN", 0)
+    assert supervisor.troubles() == {}
+
+
+def test_a_text_is_one_line_of_bounded_length() -> None:
+    assert len(what_happened(StateError("x" * 5000))) == 500
+
+
+#: Threads that are no part: each ends with what it is for, and cannot end before.
+OTHERS = {
+    "syncer/process/child.py",  # the lifeline: its end is the end of the process
+    "syncer/web/tasks.py",  # waits for one task
+    "syncer/process/problem.py",  # writes down a problem, and is started again with the next
+    "syncer/sync/source_watch.py",  # watches one question to the source
+    "syncer/process/supervisor.py",
+}
+
+
+def test_only_the_supervisor_starts_threads() -> None:
+    starters = set()
+    for file in sorted((ROOT / "syncer").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and _name(node.func) == "Thread":
+                starters.add(file.relative_to(ROOT).as_posix())
+    assert "syncer/process/supervisor.py" in starters
+    assert {one for one in starters if not one.startswith("syncer/sandbox/")} <= OTHERS
+
+
+def _name(node: Any) -> str:
+    return str(getattr(node, "attr", getattr(node, "id", "")))
