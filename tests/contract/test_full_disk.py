@@ -19,6 +19,7 @@ from state.errors import StateError
 from state.queue import Accepted
 from syncer.passthrough.inbox import Inbox
 from syncer.process.problem import ProblemLog
+from syncer.process.supervisor import Supervisor
 from tests.support.processes import wait_until
 from tests.support.state import NOW, ask
 
@@ -47,7 +48,7 @@ def test_calls_that_cannot_be_stored(tmp_path: Path, caplog: pytest.LogCaptureFi
         disk = Disk(calls)
         disk.has_room_for(0)
         inbox = Inbox(calls, 1000, on_problem=ProblemLog("inbox", state))
-        inbox.start()
+        inbox.start(Supervisor())
         for _ in range(3):
             with pytest.raises(StateError, match="database or disk is full"):
                 asyncio.run(inbox.take(call))

@@ -383,7 +383,7 @@ def test_an_initial_sync_that_fails_is_tried_again_in_the_rhythm(world: World) -
     assert_daily_reconciles(world)
 
 
-def test_a_run_that_breaks_does_not_end_the_schedule(
+def test_a_run_that_breaks_is_made_again_and_does_not_end_the_schedule(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     def takes(start: Start) -> float:
@@ -393,8 +393,12 @@ def test_a_run_that_breaks_does_not_end_the_schedule(
 
     world.takes = takes
     world.daemon(3 * DAY)
-    assert caplog.text.count("the run failed") == 1
-    assert_in_rhythm(world.starts)
+    broken = [start.real for start in world.starts if DAY < start.real < DAY + HIGH]
+    assert caplog.text.count("the run failed") == len(broken) > 1
+    pauses = [after - before for before, after in itertools.pairwise(broken)]
+    assert pauses == pytest.approx([MINUTE * 2**n for n in range(len(pauses))], abs=EXACT)
+    assert_in_rhythm([start for start in world.starts if start.real < DAY])
+    assert_in_rhythm([start for start in world.starts if start.real > broken[-1]])
 
 
 def test_a_run_by_hand_moves_the_slots(world: World) -> None:
