@@ -135,6 +135,8 @@ class Part:
         self.works = False
         #: how it ended last, until it works again
         self.trouble: str | None = None
+        #: unexpected errors of which the log has the way, since it last worked for long
+        self._logged: set[str] = set()
         #: the parts inside of its process that do not work
         self.inside: Down = {}
 
@@ -190,6 +192,8 @@ class Part:
                 self._work(self)
                 text = "it ended by itself"
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is noticed
+                if time.monotonic() - began > WELL_AFTER:
+                    self._logged.clear()
                 text = self._describe(error)
                 if self.ending():
                     log.error("%s: %s", self.name, text)
@@ -214,9 +218,11 @@ class Part:
 
     def _describe(self, error: BaseException) -> str:
         """Return what happened in a line; log the way to an error that nobody expected, once."""
-        if is_expected(error) or what_happened(error) == self.trouble:
-            return what_happened(error)
-        return log_error(log, self.name, error)
+        text = what_happened(error)
+        if not is_expected(error) and text not in self._logged:
+            self._logged.add(text)
+            log_error(log, self.name, error)
+        return text
 
 
 class Process:

@@ -126,7 +126,17 @@ def test_pauses_grow_and_begin_anew_after_a_good_time(
 def test_the_way_to_an_odd_error_is_logged_once(
     kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
-    work, begins = fails_first(ValueError("x"), times=4)
+    """Also where another error comes between."""
+    errors = [ValueError("x"), ValueError("y"), StateError("locked"), ValueError("z")]
+    begins: list[float] = []
+
+    def work(part: Part) -> None:
+        begins.append(time.monotonic())
+        if errors:
+            raise errors.pop()
+        part.well()
+        part.wait(5)
+
     with caplog.at_level(logging.ERROR):
         kept.start(work)
         wait_until(lambda: len(begins) == 5 and kept.problems[-1] is None, 5)
