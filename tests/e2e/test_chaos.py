@@ -187,8 +187,8 @@ def test_threads_whose_tables_are_broken_come_back(
     page = f'[web]\nlisten = "127.0.0.1:{free_port()}"\ntoken = "{"t" * 32}"\n'
     with running(installation, hook, monkeypatch, more=page) as found:
         found.first_run()
+        path = installation.folder / "syncer.db"
         for part, (breaks, mends) in BROKEN.items():
-            path = installation.folder / "syncer.db"
             execute(path, breaks)
             wait_until(lambda name=part: name in named(found), BACK, what=f"the end of {part}")  # type: ignore[misc]
             wait_until(lambda name=part: name in recorded(path), 20, what="its record")  # type: ignore[misc]
