@@ -165,6 +165,8 @@ class Service:
 
     def _receive(self, part: Part) -> None:
         watchdog, receiver = systemd.Watchdog(), self._receiver
+        # The server closes what it gets, and it may have to be started again.
+        listener = self._listener.dup()
 
         def over() -> bool:
             watchdog()  # from the event loop itself: systemd restarts us if it hangs
@@ -172,13 +174,14 @@ class Service:
             part.well()
             if self._stop():
                 self._ending.set()
-                self._listener.close()  # from now on nobody is kept waiting
                 self._ask_children_to_end()
             return self._stop()
 
-        # The server closes what it gets, and it may have to be started again.
-        listener = self._listener.dup()
-        uvloop.run(serve(receiver.app(), listener, over, on_refused=receiver.refused))
+        # From its stop on nobody is kept waiting: no descriptor may listen any more.
+        on_stop = self._listener.close
+        uvloop.run(
+            serve(receiver.app(), listener, over, on_refused=receiver.refused, on_stop=on_stop)
+        )
 
     def drain(self) -> None:
         """Let the work under way end; the rest stays due."""

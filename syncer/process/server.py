@@ -53,10 +53,12 @@ async def serve(
     *,
     connections: int | None = None,
     on_refused: Callable[[str], None] = lambda code: None,
+    on_stop: Callable[[], object] = lambda: None,
 ) -> None:
-    """Serve until `stop` returns true, then let requests under way end.
+    """Serve until `stop` returns true or a signal comes, then let requests under way end.
 
-    `on_refused` gets the code of each request that is refused before the app sees it.
+    `on_refused` gets the code of each request that is refused before the app sees it. `on_stop` is
+    called when requests under way begin to end, and may be called again.
     """
     pool = Pool(allowed(connections or limits.CONNECTIONS), on_refused)
     server = uvicorn.Server(
@@ -79,6 +81,8 @@ async def serve(
     serving = asyncio.create_task(server.serve([listener]))
     while not serving.done():
         server.should_exit = server.should_exit or stop()
+        if server.should_exit:
+            on_stop()
         pool.enforce_timeouts(loop.time())
         await asyncio.wait([serving], timeout=0.1)
     serving.result()
