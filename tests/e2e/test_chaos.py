@@ -191,11 +191,11 @@ def test_threads_whose_tables_are_broken_come_back(
         for part, (breaks, mends) in BROKEN.items():
             execute(path, breaks)
             wait_until(lambda name=part: name in named(found), BACK, what=f"the end of {part}")  # type: ignore[misc]
-            wait_until(lambda name=part: name in recorded(path), 20, what="its record")  # type: ignore[misc]
+            wait_until(lambda name=part: name in recorded(path), BACK, what="its record")  # type: ignore[misc]
             execute(path, mends)
             wait_for_ready(found)
             hook.wait_for(part)
-            wait_until(lambda name=part: name not in recorded(path), 20, what="the end on record")  # type: ignore[misc]
+            wait_until(lambda name=part: name not in recorded(path), BACK, what="the end on record")  # type: ignore[misc]
         assert not [text for text in hook.texts if "it comes and goes" in text]  # no second alert
         # Of what nobody expected, a text that is no JSON, the log has the way once; else one line.
         assert sum(line.startswith("Traceback") for line in found.log) <= 1
