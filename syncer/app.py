@@ -22,13 +22,11 @@ from contextlib import (
 )
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import scrypt
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from sqlalchemy.engine import URL
 
 from state import holds, restored, runs, snapshot
 from state.db import workers
@@ -52,7 +50,6 @@ from syncer.engage.computations import Computations
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.source import Survey
 from syncer.errors import AmberfloError, ConfigError, StateError
-from syncer.json_text import to_json
 from syncer.passthrough.processor import Processor
 from syncer.privacy.anonymize import anonymize
 from syncer.privacy.forget import Forget
@@ -104,7 +101,7 @@ class App:
             comparison = Comparison(
                 database=database,
                 source=source,
-                selection=self._selection(),
+                selection=Selection.of(self.config.engage),
                 guard=Guard(**self.config.guard.model_dump()),
                 progress=progress,
                 stop=self.stop,
@@ -175,7 +172,7 @@ class App:
             traits = snapshot.traits(connection)
             rows = snapshot.traits(connection, released=True)
         released = [row for row in rows if row.released_at is not None]
-        return self._selection().catalog(survey.keys, traits, released, computations)
+        return Selection.of(self.config.engage).catalog(survey.keys, traits, released, computations)
 
     def processor(self, queue: Database, state: Database) -> Processor:
         """Return the processor of accepted calls."""
@@ -308,7 +305,7 @@ class App:
             engage_lookup=EngageLookup(
                 database,
                 self.source,
-                self._selection(),
+                Selection.of(self.config.engage),
                 as_strings=settings.trait_values == "string",
                 protected=settings.protected,
             ),
@@ -435,39 +432,6 @@ class App:
             settle=lambda: compaction.finish(database, _now),
             wait=wait,
         )
-
-    def _selection(self) -> Selection:
-        engage = self.config.engage
-        settings: dict[str, Any] = {
-            "customer_id": engage.customer_id,
-            "audiences": engage.audiences,
-            "computed_traits": engage.computed_traits,
-            "source": [engage.source, _fingerprint(engage.profiles_sync.url)],
-            "schema": engage.profiles_sync.schema_,
-        }
-        if engage.filter:
-            settings["filter"] = engage.filter
-        if engage.public_api is not None:
-            settings["space_id"] = engage.public_api.space_id
-        text = to_json(settings)
-        return Selection(
-            engage.audiences,
-            engage.computed_traits,
-            text,
-            forget_deleted=engage.deleted == "forget",
-            hold_first_contact=engage.first_contact == "hold",
-        )
-
-
-def _fingerprint(url: URL) -> str:
-    """Return a text that is the same for the same URL, to be stored.
-
-    It reveals neither the password nor the query, and guessing them from it is slow.
-    """
-    if not url.query:
-        return shown(url)
-    salt, query = shown(url).encode(), repr(sorted(url.query.items())).encode()
-    return f"{shown(url)}?{scrypt(query, salt=salt, n=2**14, r=8, p=1, dklen=16).hex()}"
 
 
 def _now() -> int:

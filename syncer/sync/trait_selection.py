@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import scrypt
+from typing import Any
 
+from sqlalchemy.engine import URL
+
+from state.db.database import shown
 from state.snapshot import TraitRow
+from syncer.config import EngageConfig
 from syncer.engage.catalog import Catalog, KnownTrait
 from syncer.engage.catalog_builder import build
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computations, Kind
 from syncer.engage.source import ObservedKey
+from syncer.json_text import to_json
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,28 @@ class Selection:
     forget_deleted: bool = False
     #: whether a trait waits for an approval if others have values under its name
     hold_first_contact: bool = False
+
+    @classmethod
+    def of(cls, engage: EngageConfig) -> Selection:
+        """Return the selection of the settings."""
+        settings: dict[str, Any] = {
+            "customer_id": engage.customer_id,
+            "audiences": engage.audiences,
+            "computed_traits": engage.computed_traits,
+            "source": [engage.source, _fingerprint(engage.profiles_sync.url)],
+            "schema": engage.profiles_sync.schema_,
+        }
+        if engage.filter:
+            settings["filter"] = engage.filter
+        if engage.public_api is not None:
+            settings["space_id"] = engage.public_api.space_id
+        return cls(
+            engage.audiences,
+            engage.computed_traits,
+            to_json(settings),
+            forget_deleted=engage.deleted == "forget",
+            hold_first_contact=engage.first_contact == "hold",
+        )
 
     def globs(self, kind: Kind) -> tuple[str, ...]:
         """Return the globs of the keys of a kind."""
@@ -69,3 +98,14 @@ def known_trait(row: TraitRow) -> KnownTrait:
 def kind_of(row: TraitRow) -> Kind:
     """Return the kind of a trait of the state."""
     return AUDIENCE if row.kind == AUDIENCE else COMPUTED_TRAIT
+
+
+def _fingerprint(url: URL) -> str:
+    """Return a text that is the same for the same URL, to be stored.
+
+    It reveals neither the password nor the query, and guessing them from it is slow.
+    """
+    if not url.query:
+        return shown(url)
+    salt, query = shown(url).encode(), repr(sorted(url.query.items())).encode()
+    return f"{shown(url)}?{scrypt(query, salt=salt, n=2**14, r=8, p=1, dklen=16).hex()}"
