@@ -330,15 +330,12 @@ class AmberfloClient:
         self.answers[f"{method} none"] += 1
         request = _Answer(method, url, content, 0, {}, b"").request
         if isinstance(error, TimeoutError):
-            what, cause = f" gave no answer in {self._timeout:g} s", ""
+            what = f" gave no answer in {self._timeout:g} s"
         else:
-            cause = _broken_by(error)
-            what = f": {cause}"
-        return TryAgain(
-            f"{method} {url}{what}",
-            request=request,
-            cause=cause or f"{method} {url.partition('?')[0]}{what}",
-        )
+            what = f": {_broken_by(error)}"
+        named = isinstance(error, aiohttp.ClientConnectorError)  # it says to whom
+        cause = _broken_by(error) if named else f"{method} {url.partition('?')[0]}{what}"
+        return TryAgain(f"{method} {url}{what}", request=request, cause=cause)
 
     async def _problem(self, answer: _Answer) -> AmberfloError:
         """Return the error that an answer stands for."""
