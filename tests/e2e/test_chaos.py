@@ -261,7 +261,9 @@ def test_no_more_descriptors(
     with running(installation, hook, monkeypatch, more=SOON) as found:
         found.first_run()
         restore = limit(found, resource.RLIMIT_NOFILE, as_many_as_open)
-        time.sleep(5)
+        told = "oo many open files"
+        wait_until(lambda: any(told in line for line in found.log), BACK, what="it in the log")
+        time.sleep(4)  # so that it lasts for every part
         restore()
         wait_for_ready(found)
         hook.wait_for("oo many open files")

@@ -64,5 +64,5 @@ def _serve(server: socket.socket, found: Webhook) -> None:
             if found.answer is not None:
                 found.answer(connection)
                 continue
+            found.texts.append(orjson.loads(body)["text"])  # before the caller goes on
             connection.sendall(GOOD)
-            found.texts.append(orjson.loads(body)["text"])
