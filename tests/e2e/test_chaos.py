@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -218,17 +218,18 @@ def execute(path: Path, statement: str) -> None:
 
 def limit(found: Daemon, kind: int, value: Callable[[int], int]) -> Callable[[], None]:
     """Lower a limit of the daemon and its processes to `value(process)`; gives what restores it."""
-    before = {
-        process: resource.prlimit(process, kind)
-        for process in (found.process.pid, *descendants(found.process.pid))
-    }
-    for process, (_, hard) in before.items():
-        resource.prlimit(process, kind, (value(process), hard))
+    before: dict[int, tuple[int, int]] = {}
+    for process in (found.process.pid, *descendants(found.process.pid)):
+        with suppress(OSError):  # it may end meanwhile: a run, for instance
+            soft, hard = resource.prlimit(process, kind)
+            resource.prlimit(process, kind, (value(process), hard))
+            before[process] = soft, hard
 
     def restore() -> None:
         for process in (found.process.pid, *descendants(found.process.pid)):
-            hard = resource.prlimit(process, kind)[1]
-            resource.prlimit(process, kind, before.get(process, (hard, hard)))
+            with suppress(OSError):
+                hard = resource.prlimit(process, kind)[1]
+                resource.prlimit(process, kind, before.get(process, (hard, hard)))
 
     return restore
 

@@ -170,8 +170,8 @@ def _call(story: Story) -> None:
         failed = story.prints("syncer failures", "failures", "--customer", story.before)
         assert [(one["event"], one["retryable"]) for one in failed] == [("ApiCalls", False)]
         table = story.installation.run("failures").stdout
-        assert f"│ {story.before} " in table
-        assert "│ ApiCalls " in table
+        assert story.before in table
+        assert "ApiCalls" in table
     assert story.prints("syncer forget --pending", "forget", "--pending", "--yes")["pending"]
     story.prints("syncer failures", "failures", "list", "--limit", "5")
     story.prints("syncer failures retry", "failures", "retry", "--all")

@@ -370,9 +370,9 @@ def test_an_empty_state_is_told_of(client: httpx.Client) -> None:
     for path, says in {
         "/": "No run yet.",
         "/runs": "No run yet.",
-        "/customers": "No customer has an id that begins like this.",
+        "/customers": "No customer is like this.",
         "/audiences": "No audience is synced yet.",
-        "/failures": "Amberflo refused nothing.",
+        "/failures": "Nothing failed.",
     }.items():
         assert says in client.get(path, headers=BEARER).text
 
