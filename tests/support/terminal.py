@@ -5,12 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import struct
 import termios
 from types import TracebackType
 from typing import Self
 
 from tests.support.processes import start
+
+#: Seconds in which a program shows something or ends.
+BOUND = 60.0
 
 
 class Terminal:
@@ -53,6 +57,8 @@ class Terminal:
         return int(self._process.wait(30))
 
     def _read(self) -> bool:
+        readable, _, _ = select.select([self._ours], [], [], BOUND)
+        assert readable, f"nothing came for {BOUND:g} s:\n{self.shown}"
         try:
             piece = os.read(self._ours, 4096)
         except OSError:  # the terminal ends with its process
