@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import ExitStack, closing
-from typing import Any
 
 import pytest
 from sqlalchemy import Connection
@@ -16,53 +14,14 @@ from state.db.database import Database
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
 from syncer.sync.runs import Result, Runs
-from tests.support.daemon import Daemon, daemon
-from tests.support.events import unique
+from tests.support.caller import Caller
+from tests.support.daemon import daemon
 from tests.support.installation import Installation, expected_records
 from tests.support.processes import wait_until
 
 RATE = 80.0
 #: Seconds within which another daemon must schedule when the one that did is gone.
 TAKEOVER = 30.0
-
-
-class Caller:
-    """Sends track and identify calls to daemons in turn; what was answered 200 is `accepted`."""
-
-    def __init__(self, daemons: list[Daemon]) -> None:
-        self._daemons = daemons
-        self.accepted: dict[str, str] = {}
-        self.plans: dict[str, int] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._call, daemon=True)
-
-    def __enter__(self) -> Caller:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _call(self) -> None:
-        number = 0
-        while not self._over.wait(0.02):
-            number += 1
-            one = self._daemons[number % len(self._daemons)]
-            user, name = f"caller-{number % 20}", unique()
-            events: list[dict[str, Any]] = [
-                {"type": "track", "event": "ApiCalls", "userId": user, "messageId": name},
-                {"type": "identify", "userId": user, "traits": {"plan": number}},
-            ]
-            try:
-                answer = one.post("batch", {"batch": events})
-            except OSError:
-                continue
-            except Exception:  # it was killed while it answered: it may be in or not
-                continue
-            if answer.status_code == 200:
-                self.accepted[name] = user
-                self.plans[user] = number
 
 
 def schedulers(database: Database) -> list[int]:
@@ -89,7 +48,7 @@ def test_three_daemons_one_of_them_killed(
             all_of.enter_context(daemon(installation, state=postgres_url, more=more))
             for _ in range(3)
         ]
-        with Caller(found) as caller:
+        with Caller(*found, event="ApiCalls", trait="plan") as caller:
             wait_until(lambda: len(installation.puts()) > 60, what="a part of the delivery")
             assert len(workers.daemons(database)) == 3
             (first,) = schedulers(database)
@@ -124,10 +83,10 @@ def test_three_daemons_one_of_them_killed(
         assert len(records) == len(set(records))
         assert caller.accepted.keys() <= set(records)
         holds = installation.holds()
-        callers = {user: holds.pop(user) for user in sorted(caller.plans)}
+        callers = {user: holds.pop(user) for user in sorted(caller.values)}
         wanted = expected_records(engage)
         assert holds == wanted
-        assert {user: one["traits"]["plan"] for user, one in callers.items()} == caller.plans
+        assert {user: one["traits"]["plan"] for user, one in callers.items()} == caller.values
         for one in living:
             assert "Traceback" not in "\n".join(one.log)
         assert not installation.json("failures")

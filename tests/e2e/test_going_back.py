@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,43 +12,12 @@ from sqlalchemy import text
 from state import suppression
 from state.db.database import Database
 from syncer.sandbox.engage import EngageSandbox
-from tests.support.daemon import Daemon, daemon
-from tests.support.events import unique
+from tests.support.caller import Caller
+from tests.support.daemon import daemon
 from tests.support.installation import Installation
 from tests.support.processes import wait_until
 
 TRAIT = "plan_of_a_call"
-
-
-class Caller:
-    """Sends track and identify calls; `accepted` are the messageIds of what was answered 200."""
-
-    def __init__(self, receiver: Daemon) -> None:
-        self._receiver = receiver
-        self.accepted: list[str] = []
-        self.plans: dict[str, int] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._call, daemon=True)
-
-    def __enter__(self) -> Caller:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _call(self) -> None:
-        number = 0
-        while not self._over.wait(0.01):
-            number += 1
-            user, name = f"caller-{number % 10}", unique()
-            traits = {TRAIT: number}
-            track = {"type": "track", "event": "Calls", "userId": user, "messageId": name}
-            identify = {"type": "identify", "userId": user, "traits": traits}
-            self._receiver.batch(track, identify)
-            self.accepted.append(name)
-            self.plans[user] = number
 
 
 def backup(installation: Installation, name: str) -> tuple[Path, Any]:
@@ -64,7 +32,7 @@ def test_a_backup_under_load_loses_and_doubles_nothing(
     installation.run("sync")
     backups = []
     with daemon(installation) as receiver:
-        with Caller(receiver) as caller:
+        with Caller(receiver, event="Calls", trait=TRAIT) as caller:
             for number in range(2):
                 wait_until(lambda: len(caller.accepted) > 20 * len(backups) + 20, 120)
                 before = list(caller.accepted)
