@@ -17,7 +17,7 @@ import orjson
 
 from syncer import clock
 from syncer.clock import Reading
-from syncer.ids import MAX_ID, storable
+from syncer.engage.calls import identifier
 from syncer.json_text import printable
 from syncer.passthrough.parsing import BadRequest
 from syncer.passthrough.scopes import DELETE, MEMBERSHIPS, WEBHOOK
@@ -281,27 +281,6 @@ def _deeper(value: object, levels: int) -> bool:
     if not isinstance(value, list):
         return False
     return levels == 0 or any(_deeper(child, levels - 1) for child in value)
-
-
-def identifier(value: Any) -> str | None:
-    """Return the text of an id, "" if it is not set, None if it is not usable as one.
-
-    An id is a text or a number that was read exactly, and a text that any database can keep.
-    """
-    text: str
-    if isinstance(value, str):
-        text = "" if value.isspace() else value
-    elif value is None:
-        text = ""
-    elif isinstance(value, bool):
-        return None
-    elif isinstance(value, int):
-        text = str(value)
-    elif isinstance(value, float) and abs(value) < 2**53:
-        text = str(int(value) if value.is_integer() else value)
-    else:
-        return None
-    return text if storable(text, MAX_ID) else None
 
 
 def _switched_off(own: object, common: Json) -> bool:

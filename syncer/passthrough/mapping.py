@@ -13,20 +13,15 @@ from typing import Any
 
 import orjson
 
-from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Kind
+from syncer.engage.calls import Value, native, stated
+from syncer.engage.computations import Kind
 from syncer.ids import MAX_KEY, cleaned, storable
 from syncer.json_text import printable
 from syncer.passthrough.call import Call, Dropped, Json
 
-#: A trait's value; None asks for its removal.
-Value = bool | int | float | str | list[Any] | None
-
 BAD_VALUE = "value is not a finite number"
 BAD_TEXT = "text that is not valid Unicode"
 TOO_WIDE = "nested objects give more than 64 KB of names"
-BAD_MEMBERSHIP = "invalid audience membership"
-BAD_TRAIT = "invalid computed trait"
-UNKNOWN_CLASS = "unknown computation class"
 LONG_NAME = f"trait whose name is longer than {MAX_KEY} bytes"
 MEMBERSHIP_WITHOUT_USER = "membership or computed trait without userId"
 
@@ -247,7 +242,7 @@ def _customer(call: Call) -> CustomerUpdate | str:
         call.user_id,
         _profile_text(call.data.get("name")),
         _profile_text(call.data.get("email")),
-        {name: _native(value) for name, value in named.items() if storable(name, MAX_KEY)},
+        {name: native(value) for name, value in named.items() if storable(name, MAX_KEY)},
         call.at_ms,
         call.received_at,
         sum(not storable(name, MAX_KEY) for name in named),
@@ -258,55 +253,15 @@ def _profile_text(value: object) -> str | None:
     return cleaned(value) if isinstance(value, str) and value.strip() else None
 
 
-def _native(value: Any) -> Value:
-    """Return a trait's value as JSON that any database and reader can hold.
-
-    An integer beyond 64 bits becomes text, a number that is not finite null, an object in a list
-    its JSON.
-    """
-    if isinstance(value, str):
-        return cleaned(value)
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_native(item) for item in value]
-    return printable(value)
-
-
 # -- Engage
 
 
-#: The kind of trait by Segment's `computation_class`: a step of a journey is an audience.
-_KINDS: dict[object, Kind] = {
-    "audience": AUDIENCE,
-    "journey_step": AUDIENCE,
-    "trait": COMPUTED_TRAIT,
-}
-
-
 def _membership(call: Call) -> Membership | Dropped | str:
-    """Read a call of Engage by Segment's own rule (docs/facts/segment.md §2).
-
-    The class says the kind, the key says the trait, and the call's data has the value at the key: a
-    boolean for an audience. The event's name says nothing: "Audience Exited" comes with `true` too.
-    """
+    """Return what a call of Engage says of its user (syncer/engage/calls.py has the rule)."""
     assert call.personas is not None
-    computation_class, key = call.personas
-    kind = _KINDS.get(computation_class) if isinstance(computation_class, str) else None
-    if kind is None:
-        return UNKNOWN_CLASS
-    problem = BAD_MEMBERSHIP if kind == AUDIENCE else BAD_TRAIT
-    if not isinstance(key, str) or not storable(key, MAX_KEY) or not key or key.isspace():
-        return problem
-    if call.type not in ("identify", "track") or key not in call.data:
-        return problem
-    value = _native(call.data[key])
-    if kind == AUDIENCE and not isinstance(value, bool):
-        return problem
+    said = stated(*call.personas, call.type, call.data)
+    if isinstance(said, str):
+        return said
     if not call.user_id:
         return Dropped(MEMBERSHIP_WITHOUT_USER)
-    return Membership(call.user_id, key, kind, value, call.at_ms, call.received_at)
+    return Membership(call.user_id, *said, call.at_ms, call.received_at)

@@ -28,6 +28,7 @@ from state.errors import StateError
 from state.queue import Accepted
 from syncer.daemon import ops
 from syncer.daemon.ops import Ops
+from syncer.engage import calls as engage
 from syncer.passthrough import call as calls
 from syncer.passthrough import mapping
 from syncer.passthrough.inbox import Inbox
@@ -222,7 +223,7 @@ def test_hostile_calls_leave_the_queue_empty(bench: Bench) -> None:
     assert id_of(last) in bench.records()
     reasons = {failure.reason for failure in bench.failures()}
     assert UNPROCESSABLE not in reasons
-    assert {calls.BAD_ID, calls.BAD_MESSAGE_ID, mapping.BAD_MEMBERSHIP} <= reasons
+    assert {calls.BAD_ID, calls.BAD_MESSAGE_ID, engage.BAD_MEMBERSHIP} <= reasons
     assert bench.counters()["dropped", mapping.LONG_NAME] > 10
     longest = max(len(one.encode()) for one in bench.customers())
     assert longest == 1000

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncer.amberflo.record import merged
+from syncer.engage import calls
 from syncer.passthrough import mapping as module
 from syncer.passthrough.call import Call, Dropped, Rejected, rejected, split
 from syncer.passthrough.mapping import (
@@ -381,10 +382,10 @@ def test_real_memberships(payload: str, expected: tuple[str, str, bool]) -> None
 @pytest.mark.parametrize(
     ("payload", "reason_", "key", "value"),
     [
-        ("engage_identify_audience_doc", module.BAD_MEMBERSHIP, "first_time_shopper", True),
-        ("engage_track_audience_entered_doc", module.BAD_MEMBERSHIP, "first_time_shopper", True),
-        ("engage_identify_computed_trait_doc", module.BAD_TRAIT, "total_revenue_180_days", 450.0),
-        ("engage_track_trait_computed_doc", module.BAD_TRAIT, "total_revenue_180_days", 450.0),
+        ("engage_identify_audience_doc", calls.BAD_MEMBERSHIP, "first_time_shopper", True),
+        ("engage_track_audience_entered_doc", calls.BAD_MEMBERSHIP, "first_time_shopper", True),
+        ("engage_identify_computed_trait_doc", calls.BAD_TRAIT, "total_revenue_180_days", 450.0),
+        ("engage_track_trait_computed_doc", calls.BAD_TRAIT, "total_revenue_180_days", 450.0),
     ],
 )
 def test_the_documents_samples(payload: str, reason_: str, key: str, value: object) -> None:
@@ -430,25 +431,25 @@ def test_the_events_name_says_nothing() -> None:
 @pytest.mark.parametrize("value", ["true", "false", 1, 0, None, [True], {"a": True}])
 def test_a_membership_is_a_real_boolean(value: object) -> None:
     for kind in ("identify", "track"):
-        assert reason(engage(kind, {"k": value})) == module.BAD_MEMBERSHIP
-        assert reason(engage(kind, {})) == module.BAD_MEMBERSHIP
+        assert reason(engage(kind, {"k": value})) == calls.BAD_MEMBERSHIP
+        assert reason(engage(kind, {})) == calls.BAD_MEMBERSHIP
 
 
 @pytest.mark.parametrize("key", [None, "", " ", 5, True, ["k"], "k" * 401, "é" * 201, "a\0"])
 def test_a_membership_needs_its_key(key: Any) -> None:
     data = {key if isinstance(key, str) else "k": True}
-    assert reason(engage("identify", data, computation_key=key)) == module.BAD_MEMBERSHIP
+    assert reason(engage("identify", data, computation_key=key)) == calls.BAD_MEMBERSHIP
 
 
 def test_a_membership_comes_by_identify_or_track() -> None:
-    assert reason(engage("page", {"k": True})) == module.BAD_MEMBERSHIP
+    assert reason(engage("page", {"k": True})) == calls.BAD_MEMBERSHIP
     event = engage("track", {}) | {"traits": {"k": True}}
-    assert reason(event) == module.BAD_MEMBERSHIP
+    assert reason(event) == calls.BAD_MEMBERSHIP
 
 
 @pytest.mark.parametrize("class_", [None, "", "Audience", "unknown", ["audience"], {}])
 def test_an_unknown_class_is_no_meter(class_: object) -> None:
-    assert reason(engage("track", {"k": True}, computation_class=class_)) == module.UNKNOWN_CLASS
+    assert reason(engage("track", {"k": True}, computation_class=class_)) == calls.UNKNOWN_CLASS
 
 
 @pytest.mark.parametrize(
@@ -469,7 +470,7 @@ def test_a_computed_trait_has_any_value(value: object, stored: Value) -> None:
     for kind in ("identify", "track"):
         event = engage(kind, {"k": value}, computation_class="trait")
         assert become(event) == Membership("u", "k", "computed_trait", stored, NOW, NOW)
-    assert reason(engage("identify", {"j": 1}, computation_class="trait")) == module.BAD_TRAIT
+    assert reason(engage("identify", {"j": 1}, computation_class="trait")) == calls.BAD_TRAIT
 
 
 def test_a_membership_of_nobody_we_know_is_dropped() -> None:

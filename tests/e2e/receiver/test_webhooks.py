@@ -12,11 +12,8 @@ from typing import Any
 import httpx
 import orjson
 
-from syncer.passthrough.mapping import (
-    BAD_MEMBERSHIP,
-    MEMBERSHIP_WITHOUT_USER,
-    UNKNOWN_CLASS,
-)
+from syncer.engage.calls import BAD_MEMBERSHIP, UNKNOWN_CLASS
+from syncer.passthrough.mapping import MEMBERSHIP_WITHOUT_USER
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
 from tests.e2e.receiver.helpers import PAYLOADS, Json, basic
