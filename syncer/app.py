@@ -23,14 +23,13 @@ from contextlib import (
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from state import holds, restored, runs, snapshot
 from state.db import workers
-from state.db.database import Database, shown
+from state.db.database import Database, sqlite_path
 from state.db.locks import lock
 from state.db.workers import Worker
 from state.history import compaction
@@ -47,8 +46,8 @@ from syncer.delivery.rate_share import Share
 from syncer.delivery.trouble import TroubleReport
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import Computations
-from syncer.engage.profiles_sync import ProfilesSync
-from syncer.engage.source import Survey
+from syncer.engage.source import Source, Survey
+from syncer.engage.source_settings import SourceContext
 from syncer.errors import AmberfloError, ConfigError, StateError
 from syncer.passthrough.processor import Processor
 from syncer.privacy.anonymize import anonymize
@@ -97,7 +96,7 @@ class App:
                 progress = LineProgress(progress.say, _progress_recorder(database))
             problems = RunProblems.on(database if writes else None)
             report = TroubleReport(progress, problems.customers)
-            source_url = shown(self.config.engage.profiles_sync.url)
+            place = self.config.engage.settings.place
             comparison = Comparison(
                 database=database,
                 source=source,
@@ -109,7 +108,7 @@ class App:
                 open_destination=partial(self._open_destination, database, report),
                 count_newer=partial(self._count_newer, database, report),
                 size_tolerance=settings.size_tolerance if settings else 0.0,
-                watch=SourceWatch(telling(source_url, progress, problems.source)),
+                watch=SourceWatch(telling(place, progress, problems.source)),
             )
             yield Runs(
                 database=database,
@@ -130,24 +129,17 @@ class App:
         """Open the queue of calls, as `state`."""
         return open_database(self.config, "queue", writes=writes)
 
-    def source(self) -> ProfilesSync:
+    def source(self) -> Source:
         """Return the configured source of Engage's data."""
-        settings = self.config.engage.profiles_sync
-        url = settings.url
-        if url.get_backend_name() == "sqlite" and not str(url.database or "").startswith("file:"):
-            path = Path(str(url.database or ""))
-            if not path.is_file():
-                raise ConfigError(
-                    f"engage.profiles_sync.url: the SQLite file {path} does not exist; name the "
-                    "file that holds the Profiles Sync tables"
-                )
-        return ProfilesSync(
-            url=url,
-            schema=settings.schema_,
-            customer_id=self.config.engage.customer_id,
-            overlap=settings.overlap,
-            filter=self.config.engage.filter,
+        engage, state = self.config.engage, sqlite_path(self.config.state.url)
+        context = SourceContext(
+            customer_id=engage.customer_id,
+            filter=engage.filter,
+            folder=None if state is None else state.parent,
+            progress=self.progress,
+            stop=self.stop,
         )
+        return engage.settings.source(context)
 
     def public_api(self) -> PublicApi | None:
         """Return the client of Segment's Public API, if it is configured."""

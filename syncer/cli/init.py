@@ -21,6 +21,7 @@ from syncer.cli.options import NobodyToAsk, can_ask, config_option, config_path,
 from syncer.cli.progress_bar import progress
 from syncer.config import load_text
 from syncer.config.draft import Draft, Setting, check_new, write_new
+from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import Survey
 from syncer.errors import EXIT_FAILED, ConfigError, SyncerError
@@ -229,6 +230,7 @@ def _ask_hidden(question: str) -> str:
 def _spaces(making: _Making, url: Secret) -> list[str]:
     """Return the schemas of the warehouse with the tables; keep the URL if there are any."""
     source = making.app(**{URL: url}).source()
+    assert isinstance(source, ProfilesSync)  # the draft names no other source
     spaces = source.spaces()
     making.secrets[URL] = url
     return spaces

@@ -12,7 +12,7 @@ from syncer.config.settings import (
     ScheduleConfig,
     changes,
 )
-from syncer.config.values import duration
+from syncer.setting_types import duration
 
 __all__ = [
     "SECRET_FILES",

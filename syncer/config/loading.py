@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 
 from syncer import egress
 from syncer.config.settings import Config
+from syncer.engage.sources import SOURCES
 from syncer.errors import ConfigError
 from syncer.input_text import unwrapped
 
@@ -31,7 +32,7 @@ NOT_SETTINGS = {"SYNCER_CONFIG"}
 #: Secrets that may stand in a file, whose path the key with `_file` at its end names.
 SECRET_FILES: tuple[Keys, ...] = (
     ("amberflo", "api_key"),
-    ("engage", "profiles_sync", "url"),
+    *(("engage", name, secret) for name, kind in SOURCES.items() for secret in kind.SECRETS),
     ("engage", "public_api", "token"),
     ("state", "url"),
     ("passthrough", "write_keys", "key"),
@@ -78,6 +79,7 @@ def load_text(path: Path, environ: Mapping[str, str], text: str) -> Config:
     """Return the settings of a text of TOML, as if it stood in the file at `path`."""
     loading = _Loading(path, environ, _parsed(path, text))
     loading.override()
+    loading.leave_out_unused_sources()
     loading.find_unknown_keys()
     loading.substitute()
     loading.read_secret_files()
@@ -166,6 +168,28 @@ class _Loading:
             line = f'{self.origins[keys]}: write a list as JSON, for example ["a", "b"]'
             self.report(keys, line)
         return entries
+
+    def leave_out_unused_sources(self) -> None:
+        """Take out the sections of sources that `engage.source` does not name.
+
+        They may stay in the file, for the day on which they are used again; until then neither
+        their variables nor their files need to be there.
+        """
+        engage = self.raw.get("engage")
+        if not isinstance(engage, dict):
+            return
+        used = engage.get("source", "profiles_sync")
+        if not isinstance(used, str) or used not in SOURCES:
+            return
+        unused = [name for name in SOURCES if name in engage and name != used]
+        if used not in engage and unused and "source" not in engage:
+            self.report(
+                ("engage", used),
+                f'{self.path}: engage.source: missing; write source = "{unused[0]}", whose section '
+                "is here",
+            )
+        for name in unused:
+            del engage[name]
 
     def find_unknown_keys(self) -> None:
         """Report the keys that do not exist.
@@ -281,16 +305,31 @@ class _Loading:
         So the databases are the same ones in whatever folder the command runs.
         """
         engage, state = config.engage, config.state
-        source = engage.profiles_sync
-        source_url = self._absolute(source.url, ("engage", "profiles_sync", "url"))
+        settings, section = engage.settings, ("engage", engage.source)
+        paths = {
+            name: self._beside(value, (*section, name))
+            for name in settings.PATHS
+            if (value := getattr(settings, name))
+        }
         state_url = self._absolute(state.url, ("state", "url"))
-        source = source.model_copy(update={"url": source_url})
         return config.model_copy(
             update={
-                "engage": engage.model_copy(update={"profiles_sync": source}),
+                "engage": engage.model_copy(
+                    update={engage.source: settings.model_copy(update=paths)}
+                ),
                 "state": state.model_copy(update={"url": state_url}),
             }
         )
+
+    def _beside(self, value: Any, keys: Keys) -> Any:
+        """Return a URL, a path, or several, from the config's folder; what is remote stays."""
+        if isinstance(value, URL):  # before tuples: it is one
+            return self._absolute(value, keys)
+        if isinstance(value, tuple):
+            return tuple(self._beside(each, keys) for each in value)
+        if "://" in value:
+            return value
+        return str(Path(os.path.abspath(self.path)).parent / value)
 
     def _absolute(self, url: URL, keys: Keys) -> URL:
         """Return the URL of a SQLite file with its absolute path.

@@ -1,58 +1,56 @@
 """The sections of the settings, their keys, their defaults and their bounds.
 
-The types of single values are in `values`; `loading` reads a file into a `Config`.
+The types of single values are in `syncer/setting_types.py`; `loading` reads a file into a `Config`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
+    create_model,
     model_validator,
 )
 from sqlalchemy.engine import make_url
 
-from syncer.config.values import (
+from syncer.engage.source_settings import SourceSettings
+from syncer.engage.sources import SOURCES
+from syncer.passthrough.scopes import SIGNED, Caller, short_name
+from syncer.setting_types import (
     Address,
     Count,
     Cron,
-    DatabaseUrl,
     Duration,
     DurationOrNone,
     Fraction,
     Globs,
     HeaderSecret,
     HttpUrl,
-    KeyName,
     LoginToken,
     Number,
     PublicUrl,
     Retention,
     Secret,
     SecretUrl,
+    Section,
     StateUrl,
     Text,
     Whole,
     host_and_port,
 )
-from syncer.passthrough.scopes import Caller, short_name
 
 #: Traits that Amberflo's payment providers and marketplaces live by (docs/facts/amberflo.md §1.4).
 PROTECTED = ("stripeId", "stripe_id", "paymentProviderName", "awsm.*")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class _Listener(_Section):
+class _Listener(Section):
     """A section whose server listens on an address; each section names its own default."""
 
     listen: Address
@@ -63,7 +61,7 @@ class _Listener(_Section):
         return host_and_port(self.listen)
 
 
-class AmberfloConfig(_Section):
+class AmberfloConfig(Section):
     api_key: HeaderSecret
     customers_url: HttpUrl = "https://app.amberflo.io/customers"
     ingest_url: HttpUrl = "https://app.amberflo.io/ingest"
@@ -75,32 +73,62 @@ class AmberfloConfig(_Section):
     patience: Duration = 300.0
 
 
-class ProfilesSyncConfig(_Section):
-    url: DatabaseUrl
-    schema_: Annotated[str, Field(alias="schema")] = ""
-    overlap: DurationOrNone = 3 * 3600.0
-
-
-class PublicApiConfig(_Section):
+class PublicApiConfig(Section):
     token: HeaderSecret
     space_id: Text
     url: HttpUrl = "https://api.segmentapis.com"
     size_tolerance: Annotated[Number, Field(ge=0)] = 0.05
 
 
-class EngageConfig(_Section):
-    source: Literal["profiles_sync"] = "profiles_sync"
+def _known_source(name: str) -> str:
+    if name not in SOURCES:
+        *names, last = map(repr, SOURCES)
+        raise ValueError(f"write {', '.join(names)} or {last}" if names else f"write {last}")
+    return name
+
+
+class EngageSection(Section):
+    """What is asked of Engage, whatever the source; `EngageConfig` adds a section a source."""
+
+    source: Annotated[str, AfterValidator(_known_source)] = "profiles_sync"
     customer_id: Text = "user_id"
     audiences: Globs = ("*",)
     computed_traits: Globs = ()
     filter: Annotated[str, AfterValidator(str.strip)] = ""
     first_contact: Literal["take", "hold"] = "take"
     deleted: Literal["exit", "forget"] = "exit"
-    profiles_sync: ProfilesSyncConfig
     public_api: PublicApiConfig | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_the_source(cls, raw: Any) -> Any:
+        """Ask for the settings of the source that is used, and of no other."""
+        if not isinstance(raw, dict):
+            return raw
+        name = raw.get("source", "profiles_sync")
+        return {name: {}, **raw} if isinstance(name, str) and name in SOURCES else raw
 
-class ScheduleConfig(_Section):
+    @property
+    def settings(self) -> SourceSettings:
+        """The settings of the source that is used."""
+        settings: SourceSettings = getattr(self, self.source)
+        return settings
+
+
+if TYPE_CHECKING:
+
+    class EngageConfig(EngageSection): ...
+
+else:
+    EngageConfig = create_model(
+        "EngageConfig",
+        __base__=EngageSection,
+        __module__=__name__,
+        **{name: (settings | None, None) for name, settings in SOURCES.items()},
+    )
+
+
+class ScheduleConfig(Section):
     every: Duration = 2.5 * 3600
     jitter: DurationOrNone = 20 * 60.0
     reconcile: Cron = "0 3 * * *"
@@ -112,7 +140,7 @@ class ScheduleConfig(_Section):
         return self
 
 
-class GuardConfig(_Section):
+class GuardConfig(Section):
     max_exits: Fraction = 0.2
     min_exits: Count = 100
     small_max_exits: Fraction = 0.3
@@ -120,18 +148,28 @@ class GuardConfig(_Section):
     max_deleted: Fraction = 0.05
 
 
-class StateConfig(_Section):
+class StateConfig(Section):
     url: StateUrl = make_url("sqlite:///syncer.db")
 
 
-class RetentionConfig(_Section):
+class RetentionConfig(Section):
     history: Retention = 0.0
 
 
+def _key_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name) or name == SIGNED.name:
+        raise ValueError(
+            "this is not a name for a key; write up to 32 of a-z, 0-9, - and _, for example "
+            '"browser" ("webhook" is Segment\'s)'
+        )
+    return name
+
+
+KeyName = Annotated[str, AfterValidator(_key_name)]
 Scope = Literal["page", "screen", "track", "identify", "memberships"]
 
 
-class WriteKey(_Section):
+class WriteKey(Section):
     """A write key: its text, the scopes of its callers, and its short name."""
 
     key: Secret
@@ -205,18 +243,18 @@ class WebConfig(_Listener):
     hosts: tuple[str, ...] = ()
 
 
-class AlertsConfig(_Section):
+class AlertsConfig(Section):
     webhook: SecretUrl | None = None
     lag: Duration = 30 * 60.0
     silent: Duration = 24 * 3600.0
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     format: Literal["text", "json"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Config(_Section):
+class Config(Section):
     """All settings. Secrets are `SecretStr`: their text never shows in a repr, log or error."""
 
     amberflo: AmberfloConfig

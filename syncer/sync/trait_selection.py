@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import scrypt
 from typing import Any
 
-from sqlalchemy.engine import URL
-
-from state.db.database import shown
 from state.snapshot import TraitRow
 from syncer.config import EngageConfig
 from syncer.engage.catalog import Catalog, KnownTrait
@@ -42,8 +38,7 @@ class Selection:
             "customer_id": engage.customer_id,
             "audiences": engage.audiences,
             "computed_traits": engage.computed_traits,
-            "source": [engage.source, _fingerprint(engage.profiles_sync.url)],
-            "schema": engage.profiles_sync.schema_,
+            **engage.settings.identity(),
         }
         if engage.filter:
             settings["filter"] = engage.filter
@@ -98,14 +93,3 @@ def known_trait(row: TraitRow) -> KnownTrait:
 def kind_of(row: TraitRow) -> Kind:
     """Return the kind of a trait of the state."""
     return AUDIENCE if row.kind == AUDIENCE else COMPUTED_TRAIT
-
-
-def _fingerprint(url: URL) -> str:
-    """Return a text that is the same for the same URL, to be stored.
-
-    It reveals neither the password nor the query, and guessing them from it is slow.
-    """
-    if not url.query:
-        return shown(url)
-    salt, query = shown(url).encode(), repr(sorted(url.query.items())).encode()
-    return f"{shown(url)}?{scrypt(query, salt=salt, n=2**14, r=8, p=1, dklen=16).hex()}"

@@ -342,7 +342,7 @@ def test_the_keys_that_are_known_are_all_told(file: Path) -> None:
         ),
         (
             "[amberflo]\napi_key = 'hush'\n[engage]",
-            "FILE: engage.profiles_sync: missing; config.example.toml shows it",
+            "FILE: engage.profiles_sync.url: missing; set url, or url_file with the path of a file",
         ),
         (
             "[amberflo]\napi_key = 'hush'\n[engage.profiles_sync]\nschema = 'x'",

@@ -11,13 +11,12 @@ import re
 from contextlib import suppress
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from syncer.cron import CronLine
 from syncer.input_text import has_valid_host, unprintable, unwrapped
-from syncer.passthrough.scopes import SIGNED
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -133,6 +132,11 @@ def _address(text: str) -> str:
     return text
 
 
+def shown(url: URL) -> str:
+    """Return a URL for messages: without its password and its query, which may hold secrets."""
+    return str(url.set(query={}))
+
+
 def host_and_port(address: str) -> tuple[str, int]:
     """Return the host and the port of an `Address`; an IPv6 host has no brackets then."""
     host, _, port = address.rpartition(":")
@@ -177,15 +181,6 @@ def _fits_a_header(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _key_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", name) or name == SIGNED.name:
-        raise ValueError(
-            "this is not a name for a key; write up to 32 of a-z, 0-9, - and _, for example "
-            '"browser" ("webhook" is Segment\'s)'
-        )
-    return name
-
-
 #: Seconds: more than none, and none or more.
 Duration = Annotated[float, BeforeValidator(duration), Field(gt=0, allow_inf_nan=False)]
 DurationOrNone = Annotated[float, BeforeValidator(duration), Field(ge=0, allow_inf_nan=False)]
@@ -205,7 +200,6 @@ Secret = Annotated[SecretStr, BeforeValidator(_unwrapped), AfterValidator(_not_b
 HeaderSecret = Annotated[Secret, AfterValidator(_fits_a_header)]
 LoginToken = Annotated[Secret, AfterValidator(_hard_to_guess)]
 SecretUrl = Annotated[Secret, AfterValidator(_secret_http_url)]
-KeyName = Annotated[str, AfterValidator(_key_name)]
 #: A text with at least one character.
 Text = Annotated[str, Field(min_length=1)]
 #: A number; TOML's `true` is none.
@@ -213,3 +207,9 @@ Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[Whole, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A table of the config: its keys are known, and nothing changes it once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)

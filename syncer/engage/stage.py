@@ -1,0 +1,192 @@
+"""A stage: the three tables of Profiles Sync in a local SQLite file.
+
+A source without SQL fills a stage, and `ProfilesSync` reads it. So what a pull means (order,
+merges, times, counts, evidence) has one home, whatever Engage's data came from.
+
+    with stage.filling(path) as tables:
+        tables.identify("profile-1", "user_id", "u-1", at)
+        tables.trait("profile-1", "vip", True, at)
+    ProfilesSync(stage.url(path))
+
+The stage takes its place when the block ends, at once and whole. If the block fails or the process
+dies, what stood there before stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL
+
+from syncer.errors import SyncerError
+from syncer.json_text import to_json
+
+#: Rows that are inserted together.
+CHUNK = 1000
+#: Seconds in which a file is not taken for abandoned: it may not be locked yet.
+FRESH = 60.0
+#: The columns of Profiles Sync (docs/facts/segment.md §1.3), without and with the four that all
+#: tables have.
+_REST = "seq INTEGER, received_at TEXT, uuid_ts TEXT, timestamp TEXT"
+_TABLES = {
+    "user_traits": "canonical_segment_id TEXT, name TEXT, value TEXT",
+    "user_identifiers": "canonical_segment_id TEXT, type TEXT, value TEXT",
+    "profile_merges": "canonical_segment_id TEXT, segment_id TEXT",
+}
+_INDEXES = (
+    "CREATE INDEX traits_of ON user_traits (canonical_segment_id)",
+    "CREATE INDEX identifiers_of ON user_identifiers (canonical_segment_id)",
+    "CREATE INDEX profiles_of ON user_identifiers (type, value)",
+    "CREATE INDEX merges_of ON profile_merges (segment_id)",
+)
+
+
+class Tables:
+    """The tables of a stage that is being filled.
+
+    Times are ISO 8601 in UTC, None where they are not known. Of equal times the later row counts.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _TABLES}
+        self._seq = 0
+
+    def identify(self, profile: str, kind: str, value: str | None, at: str | None = None) -> None:
+        """Add an external id of a profile: its type and its value."""
+        self._add("user_identifiers", (profile, kind, value), at)
+
+    def trait(self, profile: str, name: str, value: Any, at: str | None = None) -> None:
+        """Add a trait of a profile. None is a trait without a value; what is no text is as JSON."""
+        text = value if value is None or isinstance(value, str) else to_json(value)
+        self._add("user_traits", (profile, name, text), at)
+
+    def merge(self, old: str, into: str, at: str | None = None) -> None:
+        """Add that a profile went into another one."""
+        self._add("profile_merges", (into, old), at)
+
+    def flush(self) -> None:
+        """Insert the rows that wait."""
+        for table in _TABLES:
+            self._insert(table)
+
+    def _add(self, table: str, own: tuple[Any, ...], at: str | None) -> None:
+        self._seq += 1
+        self._waiting[table].append((*own, self._seq, at, at, at))
+        if len(self._waiting[table]) >= CHUNK:
+            self._insert(table)
+
+    def _insert(self, table: str) -> None:
+        rows, self._waiting[table] = self._waiting[table], []
+        if rows:
+            marks = ", ".join("?" * len(rows[0]))
+            self._connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+
+
+def url(path: Path) -> URL:
+    """Return the URL by which `ProfilesSync` reads a stage."""
+    return URL.create("sqlite", database=str(path))
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make the empty tables, if they are not there."""
+    for name, own in _TABLES.items():
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({own}, {_REST})")
+
+
+@contextmanager
+def filling(path: Path) -> Iterator[Tables]:
+    """Fill a new stage, which takes the place of `path` when the block ends without an error.
+
+    Only its owner may read it. Raise `SyncerError` if it cannot be written.
+    """
+    with _translated(path.parent), _private_file(path.parent, f".{path.name}-") as part:
+        with tables(part) as rows:
+            yield rows
+        _sync(part)
+        os.replace(part, path)
+        _sync(path.parent)
+
+
+@contextmanager
+def passing(folder: Path | None, name: str) -> Iterator[Path]:
+    """Make an empty file for a stage that goes when the block ends; fill it with `tables`.
+
+    It is in `folder`; without one it is in the system's temporary folder.
+    """
+    place = folder or Path(tempfile.gettempdir())
+    with _translated(place), _private_file(place, f".syncer-{name}-") as file:
+        yield file
+
+
+@contextmanager
+def tables(file: Path) -> Iterator[Tables]:
+    """Fill the stage in an empty file, in one transaction that ends with the block."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        # Nobody reads it before it is whole, and what a crash leaves of it is thrown away.
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("BEGIN")
+        create(connection)
+        rows = Tables(connection)
+        yield rows
+        rows.flush()
+        for statement in _INDEXES:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+
+
+@contextmanager
+def _private_file(folder: Path, prefix: str) -> Iterator[Path]:
+    """Make a file that only its owner may read, and remove it at the end if it is still there.
+
+    What processes that died left of such files is removed, too.
+    """
+    _remove_abandoned(folder, prefix)
+    descriptor, name = tempfile.mkstemp(prefix=prefix, dir=folder)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # says that it is not abandoned
+        yield Path(name)
+    finally:
+        os.close(descriptor)
+        Path(name).unlink(missing_ok=True)
+
+
+def _remove_abandoned(folder: Path, prefix: str) -> None:
+    for path in folder.glob(f"{escape(prefix)}*"):
+        with suppress(OSError):  # it is in use, or it went meanwhile
+            if time.time() - path.stat().st_mtime < FRESH:
+                continue
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Let what was written to a file or a folder reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SyncerError(
+            f"what was read of Engage cannot be kept in {folder}: {reason}; make room there, or "
+            "let this user write there"
+        ) from error

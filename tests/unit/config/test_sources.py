@@ -1,0 +1,54 @@
+"""`engage.source` names one of the registered sources, and only its section is asked for."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from syncer.config import load
+from syncer.engage.sources import SOURCES
+from syncer.engage.sources.profiles_sync import ProfilesSyncSettings
+from syncer.sync.trait_selection import Selection
+
+from .helpers import refused, with_lines
+
+
+def test_the_registry_names_each_source_once() -> None:
+    assert all(name == kind.NAME for name, kind in SOURCES.items())
+    for kind in SOURCES.values():
+        assert {*kind.SECRETS, *kind.PATHS} <= {*kind.model_fields}
+
+
+def test_an_unknown_source_is_told_with_those_that_are_known(file: Path) -> None:
+    line = refused(file, {"SYNCER_ENGAGE__SOURCE": "warehouse"})
+    assert line.startswith("SYNCER_ENGAGE__SOURCE: write ")
+    assert all(repr(name) in line for name in SOURCES)
+
+
+@pytest.mark.parametrize("source", ["[]", "{}", "5", "true"])
+def test_a_source_that_is_no_name_is_told(file: Path, source: str) -> None:
+    file.write_text(f'engage.source = {source}\n[amberflo]\napi_key = "hush"\n', encoding="utf-8")
+    assert refused(file) == "FILE: engage.source: this is not a text; write it in quotes"
+
+
+def test_the_settings_go_to_a_process_as_they_are(file: Path) -> None:
+    config = load(file, {})
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert isinstance(config.engage.settings, ProfilesSyncSettings)
+
+
+def test_a_state_knows_its_source_by_the_same_text_as_ever(file: Path) -> None:
+    """An older state would take any other text for another source, and compare everything."""
+    url = "postgresql://reader:hush@host/db?options=-c%20a"
+    config = load(
+        with_lines(file, 'schema = "my_space"', "[engage.public_api]", 'token = "t"\nspace_id="s"'),
+        {"SYNCER_ENGAGE__PROFILES_SYNC__URL": url, "SYNCER_ENGAGE__FILTER": "NOT gone"},
+    )
+    assert config.engage.settings.place == "postgresql://reader:***@host/db"
+    assert Selection.of(config.engage).settings == (
+        '{"customer_id":"user_id","audiences":["*"],"computed_traits":[],"source":["profiles_sync",'
+        '"postgresql://reader:***@host/db?c14ced726bbe55b78a1e1d20527fc8fc"],"schema":"my_space",'
+        '"filter":"NOT gone","space_id":"s"}'
+    )
