@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, Row, func, insert, select, update
 
+from state.db.database import Database
+from state.db.locks import lock_holder
 from state.db.tables import RUN, RUN_TRAIT
 
 #: States of a run. A `held` run ended well and has changes that wait for `runs approve`; once its
 #: holds are decided, it says how (holds.py).
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 HELD, APPROVED, REJECTED, SUPERSEDED = "held", "approved", "rejected", "superseded"
+#: The error of a run whose process ended before it could say how the run ended.
+CUT_OFF = "the process ended in the middle"
 
 
 class RunRow(NamedTuple):
@@ -103,7 +107,7 @@ def take_up(connection: Connection, now: int) -> list[int]:
 
     Their process is gone, as the caller holds the run lock.
     """
-    return _cut_off(connection, now, 0, INTERRUPTED, "the process ended in the middle")
+    return _cut_off(connection, now, 0, INTERRUPTED, CUT_OFF)
 
 
 def fail_cut_off(connection: Connection, now: int, after: int, error: str) -> list[int]:
@@ -112,6 +116,28 @@ def fail_cut_off(connection: Connection, now: int, after: int, error: str) -> li
     Their process is gone, as the caller holds the run lock.
     """
     return _cut_off(connection, now, after, FAILED, error)
+
+
+def as_they_are(database: Database, rows: Sequence[RunRow]) -> list[RunRow]:
+    """Return runs that were read; one that is on record as running without a process is cut off.
+
+    The next run writes that down (`take_up`).
+    """
+    running = [row.id for row in rows if row.state == RUNNING]
+    # A run lets go of the lock when its end is on record. So what still has none is cut off.
+    if not running or lock_holder(database, "run") is not None:
+        return list(rows)
+    with database.read() as connection:
+        now = {run: get(connection, run) for run in running}
+    return [_ended(now.get(row.id) or row) for row in rows]
+
+
+def _ended(row: RunRow) -> RunRow:
+    return (
+        row._replace(state=INTERRUPTED, error=CUT_OFF, progress=None)
+        if row.state == RUNNING
+        else row
+    )
 
 
 def _cut_off(connection: Connection, now: int, after: int, state: str, error: str) -> list[int]:
@@ -253,6 +279,11 @@ def get(connection: Connection, run: int) -> RunRow | None:
     """Return a run by its number; None where there is none."""
     row = connection.execute(_RUNS.where(RUN.c.id == run)).first()
     return None if row is None else _run(row)
+
+
+def get_alone(connection: Connection, run: int) -> RunRow:
+    """Return a run that is on record, and let nobody count outcomes of it until the commit."""
+    return _run(connection.execute(_RUNS.where(RUN.c.id == run).with_for_update()).one())
 
 
 def newest(

@@ -74,6 +74,7 @@ def gather(state: Database, calls: Database) -> Status:
         lasting = problems.active(connection)
         waiting_calls = sum(queue.waiting(of_queue))
         waiting_since = oldest_waiting(connection, of_queue)
+    newest = runs.as_they_are(state, newest)
     current = newest[0] if newest and newest[0].state == runs.RUNNING else None
     ended = newest if current is None else newest[1:]
     return Status(

@@ -74,8 +74,10 @@ def runs_list(config: Path | None, as_json: bool, limit: int | None) -> None:
 
 
 def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
-    with open_for_reading(config) as database, database.read() as connection:
-        records = run_records.newest(connection, limit)
+    with open_for_reading(config) as database:
+        with database.read() as connection:
+            records = run_records.newest(connection, limit)
+        records = run_records.as_they_are(database, records)
     if wants_json(as_json):
         output.print_json([run_json(record) for record in records])
         return
@@ -99,17 +101,18 @@ def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
 @json_option
 def runs_show(run: int, everything: bool, config: Path | None, as_json: bool) -> None:
     """Show a run with its sums by trait, and what it held and let through."""
-    with open_for_reading(config) as database, database.read() as connection:
-        record = run_records.get(connection, run)
-        traits = run_records.traits(connection, run)
-        run_holds = holds.of_run(connection, run)
-        approved = hold_evidence.let_through(connection, run)
-        now = {hold.id: holds.count(connection, hold.id) for hold in (*run_holds, *approved)}
-        kept = {
-            hold.id: hold_evidence.count_kept(connection, hold) for hold in (*run_holds, *approved)
-        }
-    if record is None:
-        raise NotFound(f"there is no run {run}; `syncer runs` lists them")
+    with open_for_reading(config) as database:
+        with database.read() as connection:
+            record = run_records.get(connection, run)
+            traits = run_records.traits(connection, run)
+            run_holds = holds.of_run(connection, run)
+            approved = hold_evidence.let_through(connection, run)
+            every = (*run_holds, *approved)
+            now = {hold.id: holds.count(connection, hold.id) for hold in every}
+            kept = {hold.id: hold_evidence.count_kept(connection, hold) for hold in every}
+        if record is None:
+            raise NotFound(f"there is no run {run}; `syncer runs` lists them")
+        (record,) = run_records.as_they_are(database, [record])
     if wants_json(as_json):
         output.print_json(
             {

@@ -60,7 +60,7 @@ class Evidence(NamedTuple):
 def listing(context: Context, request: Request) -> Response:
     with context.state.read() as connection:
         page = runs.newest(connection, ROWS + 1, before=request.number("before"))
-    rows = page[:ROWS]
+    rows = runs.as_they_are(context.state, page[:ROWS])
     return Page("runs.html", {"runs": rows, "next": rows[-1].id if len(page) > ROWS else None})
 
 
@@ -81,6 +81,7 @@ def detail(context: Context, request: Request) -> Response:
             for hold in holds.of_run(connection, request.run)
         ]
         let_through = hold_evidence.let_through(connection, request.run)
+    (record,) = runs.as_they_are(context.state, [record])
     everything = request.one_of("all", "", "1") == "1"
     return Page(
         "run.html",

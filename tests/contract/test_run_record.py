@@ -62,3 +62,16 @@ def test_the_run_of_somebody_else_is_left_alone(database: Database) -> None:
         ("resync", runs.RUNNING, None),
         ("incremental", runs.FAILED, KILLED),
     ]
+
+
+def test_a_run_without_a_process_does_not_run(database: Database) -> None:
+    with run_lock(database):
+        number = start(database)
+        rows = ask(database, runs.newest)
+        assert runs.as_they_are(database, rows) == rows
+    (row,) = runs.as_they_are(database, rows)
+    assert (row.state, row.error, row.ended_at) == (runs.INTERRUPTED, runs.CUT_OFF, None)
+    with database.write() as connection:
+        runs.set_values(connection, number, {"state": runs.DONE, "ended_at": NOW})
+    (row,) = runs.as_they_are(database, rows)  # it ended since it was read
+    assert (row.state, row.ended_at) == (runs.DONE, NOW)

@@ -258,6 +258,19 @@ def kill_often(
 # -- asked to stop
 
 
+def test_a_run_whose_process_is_gone_is_not_shown_as_running(
+    installation: Installation, engage: EngageSandbox
+) -> None:
+    engage.fill(5, 1)
+    installation.run("sync")
+    with closing(sqlite3.connect(installation.folder / "syncer.db")) as connection, connection:
+        connection.execute("UPDATE run SET state = 'running', ended_at = NULL")
+    assert "run 1 (initial) interrupted" in installation.run("status").stdout
+    assert installation.json("status")["last_run"]["state"] == "interrupted"
+    assert installation.json("runs")[0]["state"] == "interrupted"
+    assert "the process ended in the middle" in installation.run("runs", "show", "1").stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_delivery_that_is_asked_to_stop_ends_soon_and_is_taken_up(
     installation: Installation, engage: EngageSandbox, number: signal.Signals
