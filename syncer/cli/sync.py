@@ -151,9 +151,9 @@ def forget_deleted(app: App, runs: Runs, result: Result) -> None:
 def exit_with(runs: Runs, result: Result, as_json: bool) -> NoReturn:
     """Report a run and exit with its status."""
     with runs.database.read() as connection:
-        record = run_records.get(connection, result.run)
         traits = run_records.traits(connection, result.run)
         head = seal.head(connection, result.run)
+    record = result.record
     assert record is not None
     if as_json:
         output.print_json(

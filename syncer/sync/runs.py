@@ -20,6 +20,7 @@ from state.db.batches import ROWS
 from state.db.database import Database
 from state.db.locks import Check, run_lock
 from state.holds import Hold
+from state.runs import RunRow
 from syncer.clock import now_ms
 from syncer.delivery.customers import Delivery
 from syncer.delivery.estimate import Estimate
@@ -54,6 +55,8 @@ class Result:
     mismatches: list[Mismatch] = field(default_factory=list)
     #: lines for the user that report no problem
     notices: list[str] = field(default_factory=list)
+    #: the run as it was when it ended; others may deliver what it left
+    record: RunRow | None = None
 
 
 #: Delivers the customers that a run (its number) waits for, and reports how many are done.
@@ -315,12 +318,10 @@ class Runs:
 
     def _finish(self, result: Result) -> Result:
         """Close the run's sums: due = delivered + failed + held."""
-        # Both in one snapshot: others acknowledge meanwhile, and what they do counts in both.
-        with self.database.read() as connection:
-            record = runs.get(connection, result.run)
-            still_due = outbox.backlog(connection, result.run)
         with self.database.write() as connection:
-            assert record is not None
+            # Others deliver meanwhile: what they do counts in both or in none, and until the end.
+            record = runs.get_alone(connection, result.run)
+            still_due = outbox.backlog(connection, result.run)
             delivered, failed = int(record.delivered), int(record.failed)
             due = delivered + failed + int(record.held) + still_due
             result.delivery = replace(result.delivery, delivered=delivered, failed=failed)
@@ -351,6 +352,7 @@ class Runs:
                 "error": "; ".join(result.problems) or None,
             }
             runs.set_values(connection, result.run, values)
+            result.record = runs.get(connection, result.run)
         return result
 
     # What a run needs to know

@@ -92,39 +92,59 @@ def test_three_daemons_one_of_them_killed(
         assert not installation.json("failures")
 
 
+@pytest.mark.parametrize("moment", ["before it looks", "while it looks"])
 def test_what_another_delivers_while_a_run_ends_counts_once(
+    moment: str,
     installation: Installation,
     engage: EngageSandbox,
     postgres_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The other one acknowledges between the two looks of the run that ends: at what it delivered,
-    and at what is left."""
+    """The run says the same of it everywhere: in its error, in its line, in its state."""
     installation.configure(state=postgres_url, patience="1s")
     engage.fill(20, 3)
     installation.run("sync")
     engage.evolve(hours=2.5, fraction=0.2)
-    backlog, given = outbox.backlog, list[int]()
+    backlog, finish = outbox.backlog, Runs._finish
+    given = list[int]()
 
-    def cross(connection: Connection, run: int | None = None) -> int:
-        if run is not None and not given:
-            with closing(Database.open(postgres_url)) as other, other.write(beside=True) as theirs:
-                rows = outbox.claim(theirs, 1, time.time_ns() // 1_000_000 + 10**6, 100, run)
-                given.append(len(rows))
-                for of_run, number in outbox.acknowledge(theirs, rows, 1).items():
-                    runs.add_outcomes(theirs, of_run, delivered=number)
-        return backlog(connection, run)
+    def deliver(run: int) -> None:
+        with closing(Database.open(postgres_url)) as other, other.write(beside=True) as theirs:
+            rows = outbox.claim(theirs, 1, time.time_ns() // 1_000_000 + 10**6, 100, run)
+            given.append(len(rows))
+            for of_run, number in outbox.acknowledge(theirs, rows, 1).items():
+                runs.add_outcomes(theirs, of_run, delivered=number)
 
-    finish = Runs._finish
+    def finished(self: Runs, result: Result) -> Result:
+        other = threading.Thread(target=deliver, args=(result.run,))
 
-    def crossed(self: Runs, result: Result) -> Result:
-        monkeypatch.setattr(outbox, "backlog", cross)
-        return finish(self, result)
+        def crossed(connection: Connection, run: int | None = None) -> int:
+            if run == result.run and not given:
+                other.start()
+                wait_until(lambda: given)  # it has them, and cannot commit what became of them
+                other.join(0.3)
+            return backlog(connection, run)
 
-    monkeypatch.setattr(Runs, "_finish", crossed)
+        if moment == "before it looks":
+            deliver(result.run)
+        else:
+            monkeypatch.setattr(outbox, "backlog", crossed)
+        result = finish(self, result)
+        if moment != "before it looks":
+            other.join()
+        return result
+
+    monkeypatch.setattr(Runs, "_finish", finished)
     installation.amberflo.faults = Faults.parse("500=1")  # this one itself delivers nothing
-    installation.run("sync", exit_code=1)
-    newest = installation.json("runs")[0]
+    good = moment == "before it looks"
+    said = installation.json("sync", exit_code=0 if good else 1)
     assert given[0] > 0
-    assert "sums do not close" not in newest["error"]
-    assert newest["due"] == given[0]
+    assert said["due"] == given[0]
+    if good:
+        assert (said["state"], said["delivered"], said["error"]) == ("done", given[0], None)
+    else:
+        begins = f"{given[0]} of {given[0]} customers are not delivered and stay due"
+        assert (said["state"], said["delivered"]) == ("failed", 0)
+        assert said["error"].startswith(begins)
+    newest = installation.json("runs")[0]
+    assert (newest["state"], newest["delivered"]) == (said["state"], given[0])
