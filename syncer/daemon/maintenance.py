@@ -15,7 +15,7 @@ from syncer.app import App
 from syncer.errors import SyncerError
 from syncer.process.problem import ProblemLog
 from syncer.process.supervisor import Part
-from syncer.process.unexpected import is_expected, log_error, what_happened
+from syncer.process.unexpected import way_to, what_happened
 
 log = logging.getLogger("syncer")
 
@@ -87,8 +87,6 @@ class _Job:
         except Locked:
             pause = CHECK_EVERY  # a run is going on, for instance
         except Exception as error:  # noqa: BLE001 - an odd one keeps no other job from its work
-            if not is_expected(error):
-                log_error(log, self._name, error)
-            self._problems(what_happened(error))
+            self._problems(what_happened(error), way_to(error))
             pause = RETRY_AFTER
         self._next = time.monotonic() + pause

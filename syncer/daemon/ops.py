@@ -6,7 +6,6 @@ So the load of the receiver does not keep an orchestrator or Prometheus waiting.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 import time
@@ -17,12 +16,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from state.errors import StateError
 from syncer.process.limits import DRAIN_TIMEOUT
 from syncer.process.server import serve
-from syncer.process.supervisor import Part, Supervisor
-
-log = logging.getLogger("syncer")
+from syncer.process.supervisor import Part, Problems, Supervisor
+from syncer.process.unexpected import way_to, what_happened
 
 #: The most connections at a time.
 CONNECTIONS = 100
@@ -34,11 +31,16 @@ class Ops:
     """Serves `/healthz`, `/readyz` and `/metrics`.
 
     `problem` returns in few words what keeps the service from working, or None; details are in the
-    log. The receiver's event loop calls `beat`.
+    log. The receiver's event loop calls `beat`. `unreadable` gets why there are no metrics.
     """
 
-    def __init__(self, registry: CollectorRegistry, problem: Callable[[], str | None]) -> None:
-        self._registry, self._problem = registry, problem
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        problem: Callable[[], str | None],
+        unreadable: Problems,
+    ) -> None:
+        self._registry, self._problem, self._unreadable = registry, problem, unreadable
         self._last_beat = time.monotonic()
         self._stopping = threading.Event()
         self._part: Part | None = None
@@ -95,9 +97,10 @@ class Ops:
     def _metrics(self) -> Response:
         try:
             text = generate_latest(self._registry)
-        except StateError as error:
-            log.error("metrics: %s", error)
+        except Exception as error:  # noqa: BLE001 - such as a database that cannot be read
+            self._unreadable(what_happened(error), way_to(error))
             return _text("the database does not answer\n", 503)
+        self._unreadable(None)
         return Response(text, media_type=CONTENT_TYPE_LATEST.partition(";")[0])
 
 

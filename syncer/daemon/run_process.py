@@ -16,7 +16,7 @@ from syncer.clock import now_ms
 from syncer.config import Config
 from syncer.databases import open_database
 from syncer.errors import ConfigError, Stopped
-from syncer.process.child import EXIT_BUSY, report
+from syncer.process.child import EXIT_BUSY, keep_reporting, report
 from syncer.process.unexpected import log_error
 from syncer.progress import LineProgress
 from syncer.sync.runs import Result
@@ -26,10 +26,11 @@ log = logging.getLogger("syncer.run")
 
 def run_once(config: Config, stop: Callable[[], bool], *, full: bool) -> None:
     """Make a run. Exits with 0, with 1 if it failed, or with EXIT_BUSY."""
+    keep_reporting()
     app, began = App(config, LineProgress(log.info), stop), now_ms()
     try:
         with app.runs(recorded=True) as runner:
-            runner.patience = 0.0
+            runner.patience = 0.5  # who looks whether the lock is free takes it for an instant
             _report(runner.sync(full=full))
     except Locked as busy:
         log.info("%s", busy)

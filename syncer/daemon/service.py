@@ -36,7 +36,7 @@ from syncer.errors import ConfigError
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.process import systemd
-from syncer.process.child import EXIT_BUSY, ChildProcess, how_it_ended
+from syncer.process.child import EXIT_BUSY, ChildProcess
 from syncer.process.problem import ProblemLog
 from syncer.process.runtime import tune_for_receiver
 from syncer.process.server import bind, serve
@@ -123,6 +123,7 @@ class Service:
         workers.prune_dead(self._state, self._calls)
         self._me = resources.enter_context(workers.register(self._state, workers.DAEMON))
         resources.callback(self._end_children)
+        self._supervisor.watch()
         self._supervisor.start("worker", self._worker)
         if self._page_listener is not None:
             self._supervisor.start("page", self._page)
@@ -142,7 +143,7 @@ class Service:
             inbox=self._inbox, callers=(), webhook_secret=None, registry=registry
         )
         self._configure_receiver()
-        self._ops = Ops(registry, self._problem)
+        self._ops = Ops(registry, self._problem, ProblemLog("metrics", self._state))
         self._ops.start(self._ops_listener, self._supervisor)
         resources.callback(self._ops.stop)
         self._alerts = Alerts(self._state, self._calls, config.alerts, self._supervisor.troubles)
@@ -270,6 +271,7 @@ class Service:
                 check()
                 schedule.check_clock()
                 self._record_unrecorded()
+                part.well()
         finally:
             self._schedule = None
             if self._run is not None:
@@ -308,18 +310,20 @@ class Service:
         if status == EXIT_BUSY:
             raise AnotherRun
         if status and not child.asked_to_end:
-            self._look_into(record, status, reasons)
+            self._look_into(record, child, status, reasons)
         else:
             self._supervisor.tell("run", None)
 
-    def _look_into(self, record: RunRecord, status: int, reasons: list[str]) -> None:
+    def _look_into(
+        self, record: RunRecord, child: ChildProcess, status: int, reasons: list[str]
+    ) -> None:
         """See that a run that failed is on record; raise `TookNothing` if it left nothing due."""
         if status == 1 and not reasons:
             self._supervisor.tell("run", None)  # it is on record already, or will be now
-            self._unrecorded.append((record, how_it_ended(status)))
+            self._unrecorded.append((record, child.how_it_ended(status)))
             self._record_unrecorded()
         else:
-            self._fail(record, reasons[0] if reasons else how_it_ended(status))
+            self._fail(record, reasons[0] if reasons else child.how_it_ended(status))
         if status != 1 or took_nothing(self._state, record):
             raise TookNothing
 

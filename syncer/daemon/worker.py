@@ -61,10 +61,13 @@ def work(
         supervisor = Supervisor(lifeline.ended, lambda name: ProblemLog(name, state), on_change)
         process = partial(_process_all, processor, lifeline.woken, arrivals.announce)
         threads = [
-            supervisor.add("calls", process),
-            supervisor.add("maintenance", partial(maintenance.run, app, state, calls)),
+            supervisor.add("calls", process, patient=True),  # it waits for a run that commits
+            supervisor.add(
+                "maintenance", partial(maintenance.run, app, state, calls), patient=True
+            ),
         ]
         delivery = supervisor.add("delivery", partial(_deliver, app, state, calls, arrivals))
+        supervisor.watch()
         for part in threads:
             part.start()
         delivery.keep()

@@ -118,17 +118,17 @@ class Inbox:
         """Commit until there is no connection, then tell the clients; return True at the end."""
         try:
             with self._database.writer() as write:
-                part.well()
-                return self._write_until_problem(write)
+                return self._write_until_problem(write, part)
         except StateError as error:
             self._report(error)
             arrived, stop = self._next_group()
             _answer_all(arrived, error)
             return stop
 
-    def _write_until_problem(self, write: Write) -> bool:
+    def _write_until_problem(self, write: Write, part: Part) -> bool:
         """Commit group by group; return True at the end, False if a new connection is needed."""
         while True:
+            part.well()
             arrived, stop = self._next_group()
             due = bool(self._waiting or self._refused_some or self.problem) and not stop
             if arrived or due:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -28,6 +30,9 @@ EXIT_BUSY = 75
 WITH_RESULT = frozenset({"approve", "resync", "retry", "preview"})
 #: Names of children that report there which of their parts work (`report`).
 REPORTING = frozenset({"worker", "page", "run"})
+#: Seconds between two reports, be there news or not. A child that has reported and then misses so
+#: many of them hangs, as does one that has not begun to after so many.
+BEAT, MISSED, MISSED_FIRST = 5.0, 6, 24
 #: The parts of a process that do not work, each with the reason, or None: it has only started.
 Down = dict[str, str | None]
 
@@ -51,6 +56,8 @@ class ChildProcess:
         self._lifeline, self._closing = self._process.stdin, threading.Lock()
         #: whether it was asked to end, so that its end is no accident
         self.asked_to_end = False
+        #: whether it was killed as it said nothing any more
+        self.hung = False
         with suppress(BrokenPipeError):  # it ended at once; `alive` shows that
             pickle.dump((config, arguments), self._lifeline)
             self._lifeline.flush()
@@ -76,12 +83,34 @@ class ChildProcess:
             return stream.read()
 
     def reports(self) -> Iterator[Down]:
-        """Yield what it reports (see `report`), until it ends. Only for names in REPORTING."""
+        """Yield what it reports (see `report`), until it ends; kill it when it reports no more.
+
+        Only for names in REPORTING.
+        """
         assert self._process.stdout is not None
         with self._process.stdout as stream:
-            for line in stream:
-                with suppress(orjson.JSONDecodeError, TypeError):  # a library printed something
-                    yield dict(orjson.loads(line))
+            poll, missed, line, most = select.poll(), 0, b"", MISSED_FIRST
+            poll.register(stream, select.POLLIN)
+            while True:
+                # By the number of waits: time goes by while this process is stopped, too.
+                if not poll.poll(BEAT * 1000):
+                    missed += 1
+                    if missed >= most:
+                        self.kill_hung()
+                    continue
+                missed, most = 0, MISSED
+                text = os.read(stream.fileno(), 65_536)
+                if not text:
+                    return
+                *lines, line = (line + text).split(b"\n")
+                for down in map(_read_report, lines):
+                    if down is not None:
+                        yield down
+
+    def kill_hung(self) -> None:
+        """Kill it, as it hangs. The next start redoes unfinished work."""
+        self.hung = True
+        self._process.kill()
 
     def ask_to_end(self) -> None:
         """Close its lifeline, upon which it drains and ends. Any thread may call this."""
@@ -107,6 +136,12 @@ class ChildProcess:
         if self.wait(seconds) is None:
             self._process.kill()
             self.wait()
+
+    def how_it_ended(self, status: int | None) -> str:
+        """Return in words how it ended, with this exit status."""
+        if self.hung:
+            return "its process hung, and was killed"
+        return how_it_ended(status)
 
 
 class Lifeline:
@@ -134,6 +169,25 @@ def report(down: Down) -> None:
     """Report to the daemon which parts of this process do not work."""
     with suppress(OSError):  # the daemon ended
         os.write(1, orjson.dumps(down) + b"\n")
+
+
+def _read_report(line: bytes) -> Down | None:
+    try:
+        down = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None  # a library printed something
+    return down if isinstance(down, dict) else None
+
+
+def keep_reporting() -> None:
+    """Report from now on that this process lives, where it has no supervisor that does."""
+
+    def beat() -> None:
+        while True:
+            report({})
+            time.sleep(BEAT)
+
+    threading.Thread(target=beat, name="beat", daemon=True).start()
 
 
 def how_it_ended(status: int | None) -> str:

@@ -100,7 +100,8 @@ class ProblemLog:
     """Logs a problem once when it begins and once when it is over, and keeps it in the state.
 
     Call it with the problem each time it shows, and with None each time there is none. A problem
-    that comes and goes is logged as that, once in ten minutes. Without a `database` it only logs.
+    that comes and goes is logged as that, once in ten minutes. Of an error that nobody expected the
+    log has the way, too, once as long as it is the same problem. Without a `database` it only logs.
     """
 
     def __init__(
@@ -117,11 +118,16 @@ class ProblemLog:
         self._ended = float("-inf")
         #: when the log last said that it comes and goes; None if it does not
         self._flapping: float | None = None
+        #: the problems of which the log has the way
+        self._ways: set[str] = set()
 
-    def __call__(self, problem: str | None) -> None:
+    def __call__(self, problem: str | None, way: BaseException | None = None) -> None:
+        """Note the problem; `way` is an unexpected error that made it."""
         now = self._clock()
         if problem is not None and self._problem is None:
-            self._begins(problem, now)
+            self._begins(problem, now, way)
+        elif problem is not None and self._is_new_way(problem, way):
+            log.error("%s: %s", self._part, problem, exc_info=way)
         elif problem is None and self._problem is not None:
             self._ended = now
             if self._flapping is None:
@@ -136,13 +142,27 @@ class ProblemLog:
         """Whether a problem that begins now would be another one."""
         return now - self._ended > problems.SAME_WITHIN / 1000
 
-    def _begins(self, problem: str, now: float) -> None:
+    def _is_new_way(self, problem: str, way: BaseException | None) -> bool:
+        """Whether the log has not shown the way to the problem yet; from now on it has."""
+        if way is None or problem in self._ways:
+            return False
+        self._ways.add(problem)
+        return True
+
+    def _begins(self, problem: str, now: float, way: BaseException | None) -> None:
         if self._is_new(now):
             self._times, self._since, self._flapping = 1, now_ms(), None
-            log.error("%s: %s", self._part, problem)
-            return
-        self._times += 1
-        if self._flapping is None or now - self._flapping >= problems.SAME_WITHIN / 1000:
+            self._ways.clear()
+        else:
+            self._times += 1
+        way = way if self._is_new_way(problem, way) else None
+        if self._times == 1:
+            log.error("%s: %s", self._part, problem, exc_info=way)
+        elif (
+            way is not None
+            or self._flapping is None
+            or now - self._flapping >= problems.SAME_WITHIN / 1000
+        ):
             self._flapping = now
             log.error(
                 "%s: it comes and goes, %s times since %s: %s",
@@ -150,4 +170,5 @@ class ProblemLog:
                 f"{self._times:,}",
                 iso(self._since),
                 problem,
+                exc_info=way,
             )

@@ -2,7 +2,8 @@
 
 A part is what works on its own: the inbox, the schedule, the worker process. When it ends without
 being asked to, the supervisor says so once, puts it on record, and starts it again after pauses
-that grow (retry.py). Until the part itself says that it works, the process is not ready.
+that grow (retry.py). Until the part itself says that it works, the process is not ready. A part
+says so again and again; one that says it no more hangs, which is told like its end.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from state.problems import SAME_WITHIN
 from syncer import retry
 from syncer.pause import sleep_thread
-from syncer.process.child import ChildProcess, Down, how_it_ended
+from syncer.process.child import BEAT, ChildProcess, Down
 from syncer.process.problem import ProblemLog
-from syncer.process.unexpected import Died, is_expected, log_error, what_happened
+from syncer.process.unexpected import Died, log_error, way_to, what_happened
 
 log = logging.getLogger("syncer")
 
@@ -26,18 +29,32 @@ log = logging.getLogger("syncer")
 WELL_AFTER = 60.0
 #: Seconds for which trouble that is over is still told, so that nobody misses a short one.
 TOLD_FOR = 60.0
+#: Seconds between two looks, and looks in a row without a word after which a part hangs. Counted by
+#: looks, as time goes by for a process that was stopped itself, too.
+LOOK, SILENT_LOOKS = BEAT, 8
+#: What is wrong with a part that hangs.
+HANGS = "it hangs"
+#: The pause of a part where even to tell of its end fails.
+LAST_PAUSE = 5.0
 
 #: What a part does: it returns when it was asked to end, and calls `well` when it works.
 Work = Callable[["Part"], None]
-#: Gets what is wrong with a part, and None when nothing is any more.
-Problems = Callable[[str | None], None]
+
+
+class Problems(Protocol):
+    """Gets what is wrong with a part, and None when nothing is any more.
+
+    `way` is the error behind it, where nobody expected that.
+    """
+
+    def __call__(self, problem: str | None, way: BaseException | None = None) -> None: ...
 
 
 class Supervisor:
     """Keeps the parts of this process going until `ending` returns true.
 
     `problems` makes for a part what records its problem. `on_change` gets the parts that do not
-    work, whenever they change.
+    work, whenever they change, and again and again while `watch` goes on.
     """
 
     def __init__(
@@ -52,16 +69,32 @@ class Supervisor:
         self._parts: dict[str, Part] = {}
         self._trouble: dict[str, _Trouble] = {}
 
-    def add(self, name: str, work: Work) -> Part:
-        """Add a part; it counts from now on, and begins with its `start` or `keep`."""
-        part = self._parts[name] = Part(self, name, work, self._problems(name))
+    def add(self, name: str, work: Work, *, patient: bool = False) -> Part:
+        """Add a part; it counts from now on, and begins with its `start` or `keep`.
+
+        One that is `patient` may say nothing for long: it waits for others, or a job takes long.
+        """
+        part = self._parts[name] = Part(self, name, work, self._problems(name), patient=patient)
         return part
 
-    def start(self, name: str, work: Work) -> Part:
+    def start(self, name: str, work: Work, *, patient: bool = False) -> Part:
         """Add a part, and keep it going in a thread of its own."""
-        part = self.add(name, work)
+        part = self.add(name, work, patient=patient)
         part.start()
         return part
+
+    def watch(self) -> Part:
+        """Look from now on, in a thread, which parts hang."""
+        return self.start("supervisor", self._look)
+
+    def _look(self, part: Part) -> None:
+        while True:
+            part.well()
+            for other in list(self._parts.values()):
+                other.look()
+            self.changed()
+            if part.wait(LOOK):
+                return
 
     def down(self) -> Down:
         """Return the parts that do not work now, also those inside of a child process."""
@@ -126,7 +159,15 @@ class _Trouble:
 class Part:
     """One thread of work that is started again whenever it ends without being asked to."""
 
-    def __init__(self, supervisor: Supervisor, name: str, work: Work, problems: Problems) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        name: str,
+        work: Work,
+        problems: Problems,
+        *,
+        patient: bool = False,
+    ) -> None:
         self.name = name
         self._supervisor, self._work, self._problems = supervisor, work, problems
         self._asked = threading.Event()
@@ -135,8 +176,9 @@ class Part:
         self.works = False
         #: how it ended last, until it works again
         self.trouble: str | None = None
-        #: unexpected errors of which the log has the way, since it last worked for long
-        self._logged: set[str] = set()
+        #: how many looks ago it last said that it works
+        self._silent_looks, self._patient = 0, patient
+        self._attempts = 0
         #: the parts inside of its process that do not work
         self.inside: Down = {}
 
@@ -164,7 +206,8 @@ class Part:
         self.thread.start()
 
     def well(self) -> None:
-        """Say that it works. It may be called often."""
+        """Say that it works. It must be called again and again."""
+        self._silent_looks = 0
         if self.works:
             self._record()  # what a process of before left behind is over, too
             return
@@ -183,46 +226,53 @@ class Part:
         self.inside = down
         self._supervisor.changed()
 
+    def look(self) -> None:
+        """Note whether it has said of late that it works."""
+        self._silent_looks += 1
+        if self.works and self._silent_looks > SILENT_LOOKS and not self._patient:
+            self._fall(f"{HANGS}: it has not moved for {LOOK * SILENT_LOOKS:.0f} s")
+
     def keep(self) -> None:
         """Work until asked to end; start again after a pause that grows where that fails often."""
-        attempts = 0
         while not self.ending():
-            began = time.monotonic()
             try:
-                self._work(self)
-                text = "it ended by itself"
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is noticed
-                if time.monotonic() - began > WELL_AFTER:
-                    self._logged.clear()
-                text = self._describe(error)
-                if self.ending():
-                    log.error("%s: %s", self.name, text)
-            if self.ending():
-                return
-            attempts = 1 if time.monotonic() - began > WELL_AFTER else attempts + 1
-            self._fall(text)
-            self.wait(retry.bound(attempts))
+                self._work_once()
+            except BaseException as error:  # noqa: BLE001 - in our own lines: no memory, for instance
+                self.works = False
+                with suppress(Exception):
+                    self.trouble = what_happened(error)
+                    log_error(log, self.name, error)
+                self._asked.wait(LAST_PAUSE)
 
-    def _fall(self, text: str) -> None:
+    def _work_once(self) -> None:
+        began, ended_by = time.monotonic(), None
+        try:
+            self._work(self)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is noticed
+            ended_by = error
+            if self.ending():
+                log_error(log, self.name, error)
+        if self.ending():
+            return
+        self._attempts = 1 if time.monotonic() - began > WELL_AFTER else self._attempts + 1
+        if ended_by is None:
+            self._fall("it ended by itself")
+        else:
+            self._fall(what_happened(ended_by), way_to(ended_by))
+        self.wait(retry.bound(self._attempts))
+
+    def _fall(self, text: str, way: BaseException | None = None) -> None:
         self.works, self.trouble = False, text
         self._supervisor.tell(self.name, text)
-        self._record()
+        self._record(way)
         self.contains({})
 
-    def _record(self) -> None:
+    def _record(self, way: BaseException | None = None) -> None:
         """Put on record what is wrong with it, or that nothing is."""
         try:
-            self._problems(self.trouble)
+            self._problems(self.trouble, way)
         except Exception as error:  # such as a record that cannot be written now
             log.debug("%s: its problem is not on record", self.name, exc_info=error)
-
-    def _describe(self, error: BaseException) -> str:
-        """Return what happened in a line; log the way to an error that nobody expected, once."""
-        text = what_happened(error)
-        if not is_expected(error) and text not in self._logged:
-            self._logged.add(text)
-            log_error(log, self.name, error)
-        return text
 
 
 class Process:
@@ -243,10 +293,16 @@ class Process:
                 part.contains({name: last[name] for name in last if last[name] or not part.works})
                 if None not in last.values():
                     part.well()
+                if any(text is not None and text.startswith(HANGS) for text in last.values()):
+                    child.kill_hung()  # only a new process helps against that
             status = child.wait()
             if not child.asked_to_end:
-                reasons = [reason for reason in last.values() if reason]
-                raise Died(": ".join([how_it_ended(status), *reasons[:1]]))
+                reasons = [
+                    text if name == part.name else f"{name}: {text}"
+                    for name, text in last.items()
+                    if text
+                ]
+                raise Died(": ".join([child.how_it_ended(status), *reasons[:1]]))
 
     def wake(self) -> None:
         """Signal that there is work."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from syncer.display import visible
 from syncer.errors import StateError, SyncerError
 
 #: Characters of a line at most.
@@ -33,13 +34,18 @@ def what_happened(error: BaseException) -> str:
         text = str(error)
     else:
         text = f"an unexpected {type(error).__name__}; the log has where"
-    return " ".join(text.split())[:LONGEST]
+    return visible(" ".join(text.split()))[:LONGEST]
+
+
+def way_to(error: BaseException) -> BaseException | None:
+    """Return the error if the log has to show the way to it."""
+    return None if is_expected(error) else error
 
 
 def log_error(log: logging.Logger, what: str, error: BaseException) -> str:
     """Log an error, with the way to it if it is unexpected; return its line without `what`."""
     text = what_happened(error)
-    log.error("%s: %s", what, text, exc_info=None if is_expected(error) else error)
+    log.error("%s: %s", what, text, exc_info=way_to(error))
     return text
 
 

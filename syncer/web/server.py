@@ -66,7 +66,8 @@ def serve_page(
             uvloop.run(serve(pages, listener.dup(), over))
 
         served = supervisor.add("pages", serve_pages)
-        supervisor.start("sizes", partial(_update_sizes, state))
+        supervisor.watch()
+        supervisor.start("sizes", partial(_update_sizes, state), patient=True)
         try:
             served.keep()
         finally:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from syncer.config import Config
+from syncer.process import child
 from syncer.process.child import ChildProcess
 
+CONFIG = Config.model_validate(
+    {"amberflo": {"api_key": "x"}, "engage": {"profiles_sync": {"url": "sqlite:///x.db"}}}
+)
 TRAP = "from pathlib import Path\nPath('trap').touch()\nraise SystemExit(7)\n"
 
 
@@ -18,13 +24,43 @@ def test_a_child_process_imports_nothing_of_the_folder_it_is_started_in(
     for name in ("orjson", "pickle", "syncer", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text(TRAP)
     monkeypatch.chdir(tmp_path)
-    config = Config.model_validate(
-        {"amberflo": {"api_key": "x"}, "engage": {"profiles_sync": {"url": "sqlite:///x.db"}}}
-    )
-    process = ChildProcess("nothing", config, "ann@example.com")
+    process = ChildProcess("nothing", CONFIG, "ann@example.com")
     shown = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
     assert process.wait(30) == 1
     assert capfd.readouterr().err == "there is no process 'nothing'\n"
     assert not (tmp_path / "trap").exists()
     # Who is resynced is told by another way: everybody may see the list of processes.
     assert shown[1:] in ([b"-P", b"-m", b"syncer.daemon", b"nothing", b""], [])
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_a_child_that_reports_no_more_is_killed(
+    began: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "BEAT", 0.1)
+    monkeypatch.setattr(child, "MISSED_FIRST", 2 if not began else 100)
+    process = ChildProcess("run", CONFIG)
+    if began:
+        reports = process.reports()
+        assert next(reports) == {}
+        os.kill(process.pid, signal.SIGSTOP)
+        assert list(reports) == []
+    else:
+        os.kill(process.pid, signal.SIGSTOP)
+        assert list(process.reports()) == []
+    assert process.how_it_ended(process.wait(5)) == "its process hung, and was killed"
+
+
+def test_only_reports_are_read(capfd: pytest.CaptureFixture[str]) -> None:
+    """A library may print something."""
+    process = ChildProcess("run", CONFIG)
+    assert process._process.stdout is not None
+    process.kill_hung()
+    process.wait(5)
+    reading, writing = os.pipe()
+    os.dup2(reading, process._process.stdout.fileno())
+    os.write(writing, b'{"a": null}\nWARNING: x\n5\n["a"]\n{"a"')
+    os.write(writing, b': "b"}\n{"c": nul')
+    os.close(writing)
+    assert list(process.reports()) == [{"a": None}, {"a": "b"}]
+    os.close(reading)

@@ -33,6 +33,7 @@ from syncer.passthrough import call as calls
 from syncer.passthrough import mapping
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.processor import UNPROCESSABLE, Processor
+from syncer.process.problem import ProblemLog
 from syncer.process.server import bind
 from syncer.process.supervisor import Supervisor
 from tests.support.events import unique
@@ -269,7 +270,9 @@ async def refusal_of(inbox: Inbox) -> StateError:
 def test_health_is_told_apart_from_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while the loop that takes them hangs, and in few words."""
     problem: list[str] = []
-    service = Ops(CollectorRegistry(), lambda: problem[0] if problem else None)
+    service = Ops(
+        CollectorRegistry(), lambda: problem[0] if problem else None, ProblemLog("metrics")
+    )
     listener = bind("127.0.0.1", 0)
     service.start(listener, Supervisor())
     try:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from state.errors import StateError
 from syncer import retry
 from syncer.process import supervisor as module
 from syncer.process.child import Down
+from syncer.process.problem import ProblemLog
 from syncer.process.supervisor import Part, Supervisor, Work
 from syncer.process.unexpected import what_happened
 from tests.support.processes import wait_until
@@ -30,9 +33,14 @@ class Kept:
         self.over = threading.Event()
         self.problems: list[str | None] = []
         self.changes: list[Down] = []
-        self.supervisor = Supervisor(
-            self.over.is_set, lambda name: self.problems.append, self.changes.append
-        )
+        #: the kinds of the errors to which the log shows the way
+        self.ways: list[str] = []
+        self.supervisor = Supervisor(self.over.is_set, lambda name: self._note, self.changes.append)
+
+    def _note(self, problem: str | None, way: BaseException | None = None) -> None:
+        self.problems.append(problem)
+        if way is not None:
+            self.ways.append(type(way).__name__)
 
     def start(self, work: Work) -> Part:
         return self.supervisor.start("part", work)
@@ -61,7 +69,7 @@ def fails_first(error: BaseException | None, times: int = 1) -> tuple[Work, list
             return
         part.well()
         while not part.wait(0.01):
-            pass
+            part.well()
 
     return work, begins
 
@@ -123,7 +131,7 @@ def test_pauses_grow_and_begin_anew_after_a_good_time(
     assert pauses == [0.01, 0.02, 0.04, 0.05, 0.05, 0.01, 0.02]
 
 
-def test_the_way_to_an_odd_error_is_logged_once(
+def test_an_odd_error_is_one_line_with_its_way_once(
     kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also where another error comes between."""
@@ -137,10 +145,68 @@ def test_the_way_to_an_odd_error_is_logged_once(
         part.well()
         part.wait(5)
 
+    supervisor = Supervisor(kept.over.is_set, ProblemLog)
     with caplog.at_level(logging.ERROR):
-        kept.start(work)
-        wait_until(lambda: len(begins) == 5 and kept.problems[-1] is None, 5)
-    assert [record.exc_info is not None for record in caplog.records] == [True]
+        part = supervisor.start("part", work)
+        wait_until(lambda: len(begins) == 5 and part.works, 5)
+    lines = [(record.getMessage(), record.exc_info is not None) for record in caplog.records]
+    assert lines == [("part: an unexpected ValueError; the log has where", True)]
+    kept.over.set()
+    supervisor.join(5)
+
+
+def test_what_says_no_more_that_it_works_hangs(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK", 0.02)
+    stuck, patient = threading.Event(), threading.Event()
+
+    def work(part: Part) -> None:
+        while not part.wait(0.005):
+            part.well()
+            if stuck.is_set():
+                patient.wait(20)
+
+    part = kept.start(work)
+    waiter = kept.supervisor.start("waits for a run", work, patient=True)
+    kept.supervisor.watch()
+    wait_until(lambda: part.works and waiter.works, 5)
+    time.sleep(0.5)
+    assert kept.supervisor.down() == {}
+    stuck.set()
+    hangs = "it hangs: it has not moved for 0 s"
+    wait_until(lambda: kept.supervisor.down() == {"part": hangs}, 5)
+    assert kept.supervisor.troubles() == {"part": hangs}
+    assert {"part": hangs} in kept.changes
+    assert hangs in kept.problems
+    stuck.clear()
+    patient.set()
+    wait_until(lambda: kept.supervisor.down() == {}, 5)
+
+
+def test_nothing_in_the_supervisor_itself_ends_a_part(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As no memory does, or a clock that is not as it should be."""
+    monkeypatch.setattr(module, "LAST_PAUSE", 0.01)
+
+    def broken(*_: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(module, "sleep_thread", broken)
+    supervisor = Supervisor(kept.over.is_set, ProblemLog, broken)
+    work, begins = fails_first(OSError(28, "No space left on device"), times=3)
+    part = supervisor.start("part", work)
+    wait_until(lambda: len(begins) > 4, 5)
+    assert part.thread is not None
+    assert part.thread.is_alive()
+    kept.over.set()
+    supervisor.join(5)
+
+
+def test_the_text_of_an_error_can_be_told_whatever_is_in_it() -> None:
+    """Names of files may be no text."""
+    text = what_happened(OSError(24, "Too many open files", os.fsdecode(b"/tmp/\xff\x1b")))
+    assert text == "Too many open files: /tmp/\\udcff\\x1b"
+    assert orjson.dumps({"worker": text})
 
 
 def test_an_expected_error_has_no_traceback(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
@@ -230,7 +296,7 @@ def test_a_text_is_one_line_of_bounded_length() -> None:
 
 #: Threads that are no part: each ends with what it is for, and cannot end before.
 OTHERS = {
-    "syncer/process/child.py",  # the lifeline: its end is the end of the process
+    "syncer/process/child.py",  # the lifeline, whose end is the end of the process, and the beat
     "syncer/web/tasks.py",  # waits for one task
     "syncer/process/problem.py",  # writes down a problem, and is started again with the next
     "syncer/sync/source_watch.py",  # watches one question to the source
