@@ -15,8 +15,8 @@ log = logging.getLogger("syncer")
 def main() -> None:
     """Be the child process that the first argument names; an error ends it with a line."""
     name = sys.argv[1]
-    config, arguments, lifeline = join_parent()
     try:
+        config, arguments, lifeline = join_parent()
         _be(name, config, arguments, lifeline)
     except Exception as error:  # noqa: BLE001 - the daemon starts it again
         text = log_error(log, name, error)

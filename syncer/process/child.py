@@ -22,6 +22,7 @@ import orjson
 
 from syncer import log
 from syncer.config import Config
+from syncer.errors import SyncerError
 from syncer.process.runtime import tune_for_throughput
 
 #: The exit status of a run's process if another run was going on (EX_TEMPFAIL of sysexits.h).
@@ -199,10 +200,18 @@ def how_it_ended(status: int | None) -> str:
 
 
 def join_parent() -> tuple[Config, tuple[str, ...], Lifeline]:
-    """Begin a child process: return its settings, its arguments and its lifeline."""
+    """Begin a child process: return its settings, its arguments and its lifeline.
+
+    Raises `SyncerError` where the daemon's settings are those of another version.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the daemon handles them and ends us
-    config, arguments = pickle.load(sys.stdin.buffer)
+    try:
+        config, arguments = pickle.load(sys.stdin.buffer)
+    except (AttributeError, ImportError, TypeError):
+        raise SyncerError(
+            "another version of the program was installed while the daemon runs: restart the daemon"
+        ) from None
     log.set_up(config.log.format, config.log.level)
     tune_for_throughput()
     return config, arguments, Lifeline()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,8 @@ from syncer.config import Config
 from syncer.process import child
 from syncer.process.child import ChildProcess
 
-CONFIG = Config.model_validate(
-    {"amberflo": {"api_key": "x"}, "engage": {"profiles_sync": {"url": "sqlite:///x.db"}}}
-)
+GIVEN = {"amberflo": {"api_key": "x"}, "engage": {"profiles_sync": {"url": "sqlite:///x.db"}}}
+CONFIG = Config.model_validate(GIVEN)
 TRAP = "from pathlib import Path\nPath('trap').touch()\nraise SystemExit(7)\n"
 
 
@@ -64,3 +64,18 @@ def test_only_reports_are_read(capfd: pytest.CaptureFixture[str]) -> None:
     os.close(writing)
     assert list(process.reports()) == [{"a": None}, {"a": "b"}]
     os.close(reading)
+
+
+def test_a_child_of_another_version_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings have a section that is not there any more, for instance."""
+
+    class Newer(Config):
+        pass
+
+    settings = sys.modules[Config.__module__]
+    Newer.__module__, Newer.__qualname__ = Config.__module__, "Newer"
+    monkeypatch.setattr(settings, "Newer", Newer, raising=False)
+    process = ChildProcess("worker", Newer.model_validate(GIVEN))
+    said = "another version of the program was installed while the daemon runs: restart the daemon"
+    assert list(process.reports()) == [{"worker": said}]
+    assert process.wait(30) == 1

@@ -69,7 +69,7 @@ def fails_first(error: BaseException | None, times: int = 1) -> tuple[Work, list
             return
         part.well()
         while not part.wait(0.01):
-            part.well()
+            pass
 
     return work, begins
 
