@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, Table, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, func, select, update
 
 from state import lanes
 from state.db.tables import CUSTOMER, EVENT
@@ -42,6 +42,12 @@ class Backlog:
     def lanes(self, connection: Connection) -> list[str]:
         """Return the lanes in which something waits."""
         return lanes.present(connection, self.lane, self.waits)
+
+    def count_in(self, connection: Connection, lane: str) -> int:
+        """Count the rows that wait in a lane."""
+        statement = select(func.count()).select_from(self.table)
+        statement = statement.where(self.waits, self.lane == lane)
+        return int(connection.execute(statement).scalar_one())
 
     def any_due(self, connection: Connection, now: int, *where: ColumnElement[bool]) -> bool:
         """Whether a row that meets the conditions is due at `now` (epoch milliseconds)."""

@@ -25,8 +25,8 @@ from state.db.database import Database
 from state.db.tables import FAILURE
 
 CUSTOMER, METER = "customer", "meter"
-#: Rows that one statement takes at a time, and that one transaction removes.
-CHUNK, REMOVED = 500, 10_000
+#: Rows that one statement takes at a time.
+CHUNK = 500
 #: Calls that could not be taken of which so many are kept, and bytes of each.
 CALLS, RAW = 10_000, 1024
 #: What stands after the beginning of a longer one.
@@ -239,23 +239,6 @@ def newest(connection: Connection) -> int:
     return int(connection.execute(statement).scalar_one())
 
 
-def remove_until(connection: Connection, newest: int) -> int:
-    """Remove all failures up to a number; return how many."""
-    return connection.execute(delete(FAILURE).where(FAILURE.c.id <= newest)).rowcount
-
-
-def discard_until(database: Database, newest: int) -> int:
-    """Remove all failures up to a number in several short transactions; return how many."""
-    removed = 0
-    while True:
-        with database.write() as connection:
-            some = select(FAILURE.c.id).where(FAILURE.c.id <= newest).limit(REMOVED)
-            done = connection.execute(delete(FAILURE).where(FAILURE.c.id.in_(some))).rowcount
-        removed += done
-        if done < REMOVED:
-            return removed
-
-
 def remove(connection: Connection, ids: Collection[int]) -> int:
     """Remove the numbered failures; return how many."""
     return sum(
@@ -273,6 +256,16 @@ def count(connection: Connection, refs: Collection[str] | None = None) -> int:
         int(connection.execute(statement.where(FAILURE.c.ref.in_(part))).scalar_one())
         for part in batches(refs)
     )
+
+
+def listed(connection: Connection, refs: Collection[str]) -> set[str]:
+    """Return those of these refs of which there is a failure."""
+    statement = select(FAILURE.c.ref)
+    return {
+        str(row.ref)
+        for part in batches(refs)
+        for row in connection.execute(statement.where(FAILURE.c.ref.in_(part)))
+    }
 
 
 def count_retryable(connection: Connection) -> int:

@@ -85,14 +85,17 @@ _ACKNOWLEDGE_IDENTIFY_TRAITS = (
 
 def backlog(connection: Connection, run: int | None = None) -> int:
     """Count the customers that are due: all, or those that a run waits for."""
-    statement = select(func.count()).select_from(CUSTOMER).where(_due(run))
-    return int(connection.execute(statement).scalar_one())
+    return _count(connection, _due(run))
 
 
 def backlog_unknown(connection: Connection, run: int | None = None) -> int:
     """Count those of `backlog` that Amberflo has never acknowledged."""
     never = CUSTOMER.c.acked_rev == 0
-    statement = select(func.count()).select_from(CUSTOMER).where(_due(run), never)
+    return _count(connection, _due(run), never)
+
+
+def _count(connection: Connection, *which: ColumnElement[bool]) -> int:
+    statement = select(func.count()).select_from(CUSTOMER).where(*which)
     return int(connection.execute(statement).scalar_one())
 
 
@@ -412,8 +415,7 @@ def _finished(connection: Connection, rows: Sequence[CustomerRow]) -> dict[int, 
 
 def acknowledged_count(connection: Connection) -> int:
     """Count the customers that Amberflo has acknowledged at least once."""
-    statement = select(func.count()).select_from(CUSTOMER).where(CUSTOMER.c.acked_rev > 0)
-    return int(connection.execute(statement).scalar_one())
+    return _count(connection, CUSTOMER.c.acked_rev > 0)
 
 
 def acknowledged(connection: Connection, after: str, limit: int) -> list[str]:

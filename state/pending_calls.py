@@ -56,6 +56,13 @@ def count(connection: Connection) -> int:
     return int(connection.execute(select(func.count()).select_from(EARLY_CALL)).scalar_one())
 
 
+def get(connection: Connection, key: str, customer_id: str) -> EarlyCall | None:
+    """Return the call that waits of a trait and customer; None where none does."""
+    theirs = EARLY_CALL.c.key == key, EARLY_CALL.c.customer_id == customer_id
+    row = connection.execute(select(*_COLUMNS).where(*theirs)).first()
+    return None if row is None else EarlyCall._make(row)
+
+
 def any_known(connection: Connection) -> bool:
     """Return whether the trait of a waiting call is known by now."""
     return connection.execute(select(EARLY_CALL.c.key).where(_KNOWN).limit(1)).first() is not None

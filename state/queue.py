@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -19,7 +19,9 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,10 +33,13 @@ else:
 
 from state import lanes
 from state.claim import METER_RECORDS
+from state.db.batches import execute_many
 from state.db.tables import COUNTER, EVENT, INBOX
 
 #: Bytes that a probe writes.
 PROBE = 64 * 1024
+#: Records that were sent before of which so many are read at a time.
+TRIED = 500
 _WAITS = EVENT.c.due_at.is_not(None)
 
 
@@ -258,6 +263,18 @@ def settle(connection: Connection, ids: Collection[int]) -> None:
     )
 
 
+def give_up(connection: Connection, records: Collection[tuple[str, str]]) -> None:
+    """Keep only the messageId of records that wait, each named by it and its key."""
+    execute_many(
+        connection,
+        update(EVENT)
+        .where(EVENT.c.message_id == bindparam("id_of_it"), EVENT.c.key == bindparam("key_of_it"))
+        .where(_WAITS)
+        .values(due_at=None, record=None),
+        [{"id_of_it": message_id, "key_of_it": key} for message_id, key in records],
+    )
+
+
 def postpone(connection: Connection, ids: Collection[int], due_at: int) -> None:
     """Try records that are still due again at a later time."""
     connection.execute(
@@ -321,6 +338,34 @@ def oldest_waiting(connection: Connection) -> int | None:
         ).scalar(),
     ]
     return min((int(moment) for moment in moments if moment is not None), default=None)
+
+
+def oldest_untried(connection: Connection) -> int | None:
+    """Return when the call that waits longest was received, of those never sent to Amberflo."""
+    untried = _WAITS, EVENT.c.attempts == 0
+    moments = [
+        connection.execute(select(func.min(INBOX.c.received_at))).scalar(),
+        connection.execute(select(func.min(EVENT.c.received_at)).where(*untried)).scalar(),
+    ]
+    return min((int(moment) for moment in moments if moment is not None), default=None)
+
+
+def tried(connection: Connection) -> Iterator[list[tuple[int, str, str]]]:
+    """Yield the records that wait though they were sent before, the oldest first, in parts.
+
+    Each as (received_at, messageId, key).
+    """
+    columns = EVENT.c.received_at, EVENT.c.message_id, EVENT.c.key
+    order = EVENT.c.received_at, EVENT.c.id
+    statement = select(*columns, EVENT.c.id).where(_WAITS, EVENT.c.attempts > 0).order_by(*order)
+    last = (-1, -1)
+    while True:
+        later = tuple_(*order) > tuple_(*map(literal, last))
+        rows = connection.execute(statement.where(later).limit(TRIED)).all()
+        if not rows:
+            return
+        yield [(int(row[0]), str(row[1]), str(row[2])) for row in rows]
+        last = (int(rows[-1][0]), int(rows[-1][3]))
 
 
 def count(connection: Connection, counts: Mapping[tuple[str, str], int]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from state import alerts, failures, holds, outbox, problems, queue, runs
+from state import alerts, claim, failures, holds, lanes, outbox, problems, queue, runs
 from state.alerts import AlertRow
 from state.db import workers
 from state.db.database import Database
@@ -29,6 +29,8 @@ class Status:
     last_run: RunRow | None
     held: dict[str, int]
     waiting_customers: int
+    #: (a part of them) tried again by themselves, as Amberflo takes others: they are failures
+    put_off: int
     waiting_calls: int
     #: see `oldest_waiting`
     waiting_since: int | None
@@ -55,11 +57,25 @@ def oldest_waiting(of_state: Connection, of_queue: Connection) -> int | None:
     """Return since when the oldest customer or call waits to be sent; None where none does.
 
     This is the one definition of lag. A customer waits since its oldest change that is not
-    delivered, or since it was made due; a call since its receipt. Customers that were put off, as
-    Amberflo takes others, do not count: they are failures.
+    delivered, or since it was made due; a call since its receipt. Customers and meter records that
+    were put off, as Amberflo takes others, do not count: they are failures.
     """
-    since = (outbox.waits_since(of_state), queue.oldest_waiting(of_queue))
+    since = (
+        outbox.waits_since(of_state),
+        queue.oldest_untried(of_queue),
+        _oldest_tried(of_state, of_queue),
+    )
     return min((moment for moment in since if moment is not None), default=None)
+
+
+def _oldest_tried(of_state: Connection, of_queue: Connection) -> int | None:
+    """Return when the oldest record was received that was sent before and is no failure."""
+    for part in queue.tried(of_queue):
+        refs = {failures.meter_ref(message_id, key): at for at, message_id, key in part}
+        put_off = failures.listed(of_state, refs)
+        if waiting := [at for ref, at in refs.items() if ref not in put_off]:
+            return min(waiting)
+    return None
 
 
 def gather(state: Database, calls: Database) -> Status:
@@ -68,6 +84,7 @@ def gather(state: Database, calls: Database) -> Status:
         newest = runs.newest(connection, 2)
         held = holds.open_keys(connection)
         waiting_customers = outbox.backlog(connection)
+        put_off = claim.CUSTOMERS.count_in(connection, lanes.PUT_OFF)
         failed = failures.count(connection)
         invalid_calls = failures.count_calls(connection)
         active = alerts.active(connection)
@@ -82,6 +99,7 @@ def gather(state: Database, calls: Database) -> Status:
         last_run=ended[0] if ended else None,
         held=held,
         waiting_customers=waiting_customers,
+        put_off=put_off,
         waiting_calls=waiting_calls,
         waiting_since=waiting_since,
         failures=failed,

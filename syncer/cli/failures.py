@@ -9,6 +9,7 @@ import click
 
 from state import failures as records
 from state.db.database import Database
+from state.discard import discard
 from syncer.cli import output
 from syncer.cli.documents import failure_json
 from syncer.cli.options import (
@@ -149,13 +150,10 @@ def failures_discard(
     ids: tuple[int, ...], everything: bool, config: Path | None, as_json: bool
 ) -> None:
     """Discard failures; their content is not sent until the customer changes or is resynced."""
-    with application(config).state(writes=True) as database:
+    app = application(config)
+    with app.state(writes=True) as database, app.queue(writes=True) as calls:
         newest = _check_chosen(database, ids, everything)
-        if everything:
-            removed = records.discard_until(database, newest)
-        else:
-            with database.write() as connection:
-                removed = records.remove(connection, ids)
+        removed = discard(database, calls, None if everything else ids, newest)
     if wants_json(as_json):
         output.print_json({"discarded": removed})
     say(f"{removed:,} discarded")

@@ -71,10 +71,10 @@ def _print_status(document: dict[str, Any], now: facts.Status) -> None:
         out.print("no daemon is running")
     if document["next_run"]:
         out.print(f"the next run starts at {document['next_run']}")
-    backlog = document["backlog"]
     out.print(
-        f"{backlog['customers']:,} customers and {backlog['events']:,} calls wait to be sent, "
-        f"{document['lag_seconds']:.0f} s behind"
+        f"{now.waiting_customers - now.put_off:,} customers and {now.waiting_calls:,} calls wait "
+        f"to be sent, {document['lag_seconds']:.0f} s behind"
+        + (f"; {now.put_off:,} customers are put off: see the failures" if now.put_off else "")
     )
     out.print(
         f"{document['failures']:,} failures: {now.refused:,} that Amberflo does not take, "

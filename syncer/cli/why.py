@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from sqlalchemy import Connection
 
 from state import holds
-from state.history.listings import EXITED, Entry
+from state.history import listings
+from state.history.listings import Entry
 from syncer.cli import output
-from syncer.cli.audit import known_key
 from syncer.cli.documents import (
     decision_line,
     entry_json,
@@ -23,12 +24,15 @@ from syncer.cli.documents import (
 )
 from syncer.cli.documents import value as loaded
 from syncer.cli.options import application, config_option, json_option, readable
-from syncer.clock import iso
-from syncer.engage.computations import AUDIENCE
+from syncer.cli.reasons import answer, kept_back
+from syncer.clock import iso, now_ms
 from syncer.errors import NotFound
-from syncer.evidence import Evidence, Held, gather
+from syncer.evidence import FIELDS, Evidence, Held, Standing, gather
 from syncer.privacy.forget import check_not_forgotten
 
+#: Of such a trait nothing here says what Amberflo should have: of a released one no more, once its
+#: earlier value is back.
+NOT_OURS = (Standing.PROTECTED, Standing.FOREIGN, Standing.RENAMED, Standing.RELEASED)
 #: The fields of a change in the document, as `audit` prints them.
 CHANGE = ("trait", "key", "before", "after", "run", "source", "via")
 TIMES = ("observed_at", "recorded_at", "delivered_at")
@@ -50,10 +54,16 @@ def why(customer_id: str, key: str, config: Path | None, as_json: bool) -> None:
     with app.state(writes=False) as database:
         with database.read() as connection:
             check_not_forgotten(connection, customer_id)
-            key = known_key(connection, key)
+            key = _key(connection, key)
         evidence = gather(app, database, customer_id, key)
-        if not (evidence.customer or evidence.source.rows or evidence.amberflo.known):
+        if not (evidence.customer or evidence.source.identified or evidence.amberflo.known):
             raise NotFound(f"the customer {customer_id!r} is unknown")
+        if not evidence.any:
+            raise NotFound(
+                f"no audience or computed trait with the key {key!r} was ever synced, and neither "
+                f"the warehouse nor Amberflo has one of {customer_id!r}; `syncer check` lists what "
+                "a run takes"
+            )
         with database.read() as connection:
             open_now = {
                 held.hold.id: holds.count(connection, held.hold.id) for held in evidence.holds
@@ -65,6 +75,14 @@ def why(customer_id: str, key: str, config: Path | None, as_json: bool) -> None:
         output.print_line(f"{label:<10} {text}" if label else text)
 
 
+def _key(connection: Connection, key_or_name: str) -> str:
+    """Return the key that a user names by it or by its name at Amberflo, known or not."""
+    for key, name in FIELDS.items():
+        if key_or_name == name:
+            return key
+    return listings.key_of(connection, key_or_name) or key_or_name
+
+
 def _document(evidence: Evidence, open_now: dict[int, int]) -> dict[str, Any]:
     source, amberflo, customer = evidence.source, evidence.amberflo, evidence.customer
     change = entry_json(evidence.change) if evidence.change else None
@@ -74,10 +92,12 @@ def _document(evidence: Evidence, open_now: dict[int, int]) -> dict[str, Any]:
         "key": evidence.key,
         "kind": evidence.trait.kind if evidence.trait else None,
         "value": evidence.value,
-        "answer": _answer(evidence),
+        "answer": answer(evidence),
         "segment": {
             "problem": source.problem,
             "value": source.value,
+            "skipped": source.skipped,
+            "identified": source.identified,
             "rows": [
                 {
                     "segment_id": row.profile,
@@ -117,7 +137,7 @@ def _document(evidence: Evidence, open_now: dict[int, int]) -> dict[str, Any]:
 
 def _lines(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Yield the answer, then the evidence with its labels, in the order in which it came about."""
-    yield "", _answer(evidence)
+    yield "", answer(evidence)
     yield from _source_lines(evidence)
     if evidence.change is not None:
         yield "change", _change(evidence, evidence.change)
@@ -127,70 +147,13 @@ def _lines(evidence: Evidence) -> Iterator[tuple[str, str]]:
     yield "Amberflo", _amberflo(evidence)
 
 
-def _answer(evidence: Evidence) -> str:
-    """Say what is so, and why, in one sentence."""
-    return f"{_fact(evidence)}: {_reason(evidence)}."
-
-
-def _fact(evidence: Evidence) -> str:
-    who, name, value = evidence.customer_id, evidence.name, evidence.value
-    if evidence.trait is not None and evidence.trait.kind == AUDIENCE:
-        if value is True:
-            return f"{who} is in {name}"
-        left = evidence.change is not None and evidence.change.delta == EXITED
-        return f"{who} is {'no longer' if left else 'not'} in {name}"
-    return f"{who} has no {name}" if value is None else f"{who} has {name} = {shown(value)}"
-
-
-def _reason(evidence: Evidence) -> str:
-    """Say where the value comes from, and what keeps another one back."""
-    now = [held for held in evidence.holds if held.in_force]
-    if now:
-        return f"Engage says {shown(loaded(now[-1].change.after))}, and that is {_kept(now[-1])}"
-    if evidence.customer is None:
-        return "no run has sent this customer"
-    if evidence.change is None:
-        return "no pull and no call ever said so"
-    reason = _origin(evidence, evidence.change)
-    if evidence.approved is not None:
-        reason += f"; {decision_line(evidence.approved)}"
-    if evidence.source.rows and evidence.source.value != evidence.value:
-        reason += (
-            f"; the warehouse says {shown(evidence.source.value)} by now, which no run has taken"
-        )
-    return reason
-
-
-def _origin(evidence: Evidence, change: Entry) -> str:
-    """Say who said the change that is in force, and when."""
-    run = f"run {change.run}" + (f" ({evidence.run.kind})" if evidence.run else "")
-    told, said_at = change.told_by, iso(change.observed_at)
-    by = f" by the key {change.via}" if change.via else ""
-    match told:
-        case "pull" if said_at is None:
-            return f"{run} compared everything and had no row of it"
-        case "pull":
-            return f"Segment says so since {said_at}, and {run} pulled it"
-        case "call":
-            return f"a call{by} said so, of {said_at}"
-        case "identify":
-            return f"an identify call{by} said so, of {said_at}"
-        case "deleted":
-            return f"{run} had no identifier of the customer: Segment deleted it"
-        case "amberflo":
-            return f"{run} found another value at Amberflo and corrected it"
-        case "renamed":
-            return f"another key took the name over in {run}"
-        case _:
-            return f"the trait was given back ({told})"
-
-
 def _source_lines(evidence: Evidence) -> Iterator[tuple[str, str]]:
     source = evidence.source
     if source.problem is not None:
         yield "warehouse", f"not asked: {source.problem}"
     elif not source.rows:
-        yield "warehouse", "no row of it now"
+        deleted = "" if source.identified else ", and no identifier of the customer"
+        yield "warehouse", f"no row of it now{deleted}"
     for row in source.rows:
         merged = f", merged into {row.merged_into}" if row.merged_into else ""
         loaded_at = f", loaded {iso(row.loaded_at)}" if row.loaded_at is not None else ""
@@ -211,42 +174,57 @@ def _change(evidence: Evidence, change: Entry) -> str:
 
 
 def _hold(held: Held) -> str:
-    values = f"{shown(loaded(held.change.before))} → {shown(loaded(held.change.after))}"
     hold = held.hold
-    return f"{values} since run {hold.since_run} ({hold.reason}): {decision_line(hold)}"
-
-
-def _kept(held: Held) -> str:
-    hold = held.hold
-    if hold.decision is None:
-        return f"held since run {hold.since_run} ({hold.reason}) until somebody decides"
-    return decision_line(hold)
+    since = f"since run {hold.since_run} ({hold.reason})"
+    return f"{kept_back(held)} {since}: {decision_line(hold)}"
 
 
 def _delivery(evidence: Evidence) -> str:
-    customer, change = evidence.customer, evidence.change
-    if evidence.failure is not None:
-        failure = evidence.failure
-        return f"Amberflo refuses the customer, failure {failure.id}: {failure.reason}"
-    if customer is None or change is None:
+    """Say whether Amberflo has acknowledged the value, and what is the matter if not."""
+    customer, change, failure = evidence.customer, evidence.change, evidence.failure
+    if customer is None or not (customer.acked_rev or change or customer.due_at is not None):
         return "nothing was sent"
-    if change.delivered_at is not None:
-        return f"Amberflo acknowledged it {iso(change.delivered_at)}"
-    if customer.due_at is None:
-        return "Amberflo has not acknowledged it, and nothing is due"
+    if change is not None:
+        acknowledged_at = change.delivered_at
+    elif evidence.value is None:
+        return "there is nothing to send of it"
+    else:
+        acknowledged_at = customer.acked_at if customer.acked_rev == customer.rev else None
+    if acknowledged_at is not None and failure is None:
+        return f"Amberflo acknowledged it {iso(acknowledged_at)}"
+    due = None if customer.due_at is None else max(customer.due_at, now_ms())
+    if failure is not None:
+        took = (
+            f"Amberflo acknowledged it {iso(acknowledged_at)}; by now it "
+            if acknowledged_at is not None
+            else "Amberflo "
+        )
+        again = (
+            f"`syncer failures retry {failure.id}` sends it again"
+            if due is None
+            else f"it is tried again, next at {iso(due)}"
+        )
+        verb = "refuses" if due is None else "does not take"
+        return f"{took}{verb} the customer, failure {failure.id}: {failure.reason}; {again}"
+    if due is None:
+        return (
+            "Amberflo has not acknowledged it, and nothing is due: `syncer resync --customer "
+            f"{evidence.customer_id}` sends it"
+        )
     tried = f" after {customer.attempts:,} attempts" if customer.attempts else ""
     return f"it waits to be sent{tried}"
 
 
 def _amberflo(evidence: Evidence) -> str:
-    amberflo = evidence.amberflo
+    amberflo, customer = evidence.amberflo, evidence.customer
     if amberflo.problem is not None:
         return f"not asked: {amberflo.problem}"
+    waits = customer is not None and customer.due_at is not None
+    see = "" if waits else ": see `syncer verify`"
     if not amberflo.known:
-        return "does not know the customer"
+        return "does not know the customer" + ("" if amberflo.right else f", and should{see}")
+    has = f"has {shown(amberflo.value)} now"
     if amberflo.right:
-        return f"has {shown(amberflo.value)} now, as it should"
-    waits = evidence.customer is not None and evidence.customer.due_at is not None
-    return f"has {shown(amberflo.value)} now, and should have {shown(evidence.value)}" + (
-        "" if waits else ": see `syncer verify`"
-    )
+        judged = customer is not None and evidence.standing not in NOT_OURS
+        return f"{has}, as it should" if judged else has
+    return f"{has}, and should have {shown(evidence.value)}{see}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from state import discard as state_discard
 from state import failures
 from syncer.web.context import Context
 from syncer.web.messages import ROWS, BadRequest, NotFound, Page, Redirect, Request, Response, whole
@@ -41,11 +42,7 @@ def retry(context: Context, request: Request) -> Response:
 
 def discard(context: Context, request: Request) -> Response:
     ids, newest = _chosen(context, request)
-    if ids is None:
-        removed = failures.discard_until(context.state, newest)
-    else:
-        with context.state.write() as connection:
-            removed = failures.remove(connection, ids)
+    removed = state_discard.discard(context.state, context.calls, ids, newest)
     context.tasks.done("failures", f"{removed:,} discarded")
     return Redirect("/failures")
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from state import erasure, failures
+from state import discard, erasure, failures, outbox, queue
 from state.db.database import Database
 from state.failures import CALLS, CHUNK, RAW, FailureRow
-from tests.support.state import NOW, ask
+from state.queue import EventRow
+from syncer import status
+from tests.support.state import NOW, ask, due_ids, row
+from tests.support.state import put as put_customers
 
 RANGE = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) ",
@@ -32,7 +35,7 @@ def fill(database: Database, count: int) -> None:
         )
 
 
-def calls(first: int, count: int, raw: str = "{}") -> list[FailureRow]:
+def invalid(first: int, count: int, raw: str = "{}") -> list[FailureRow]:
     return [failures.call(str(n), f"m{n}", "no userId", raw, NOW) for n in range(first, count)]
 
 
@@ -43,16 +46,16 @@ def put(database: Database, rows: list[FailureRow]) -> int:
 
 def test_the_newest_calls_are_kept_and_all_that_amberflo_refused(database: Database) -> None:
     fill(database, 3)
-    assert put(database, calls(0, CALLS - 1)) == 0
-    fill_more = calls(0, 1)[0]._replace(ref="meter:m1", attempts=1)
-    assert put(database, [fill_more, *calls(CALLS, CALLS + 1)]) == 0
-    assert put(database, calls(CALLS + 1, CALLS + 701)) == 700
+    assert put(database, invalid(0, CALLS - 1)) == 0
+    fill_more = invalid(0, 1)[0]._replace(ref="meter:m1", attempts=1)
+    assert put(database, [fill_more, *invalid(CALLS, CALLS + 1)]) == 0
+    assert put(database, invalid(CALLS + 1, CALLS + 701)) == 700
     assert ask(database, failures.count_calls) == CALLS
     assert ask(database, failures.count) == CALLS + 4
     kept = [row for row in ask(database, failures.find) if row.only_discarded]
     assert [kept[0].ref, kept[-1].ref] == ["call:700", f"call:{CALLS + 700}"]
     # The same ones again are the same failures.
-    assert put(database, calls(CALLS + 1, CALLS + 701)) == 0
+    assert put(database, invalid(CALLS + 1, CALLS + 701)) == 0
     assert ask(database, failures.count_calls) == CALLS
 
 
@@ -86,7 +89,7 @@ def test_each_is_read_in_parts(database: Database) -> None:
     assert ask(database, lambda c: failures.count_of(c, "c7")) == 1
 
     newest = ask(database, failures.newest)
-    put(database, calls(0, 5))
+    put(database, invalid(0, 5))
 
     def refused(kind: str, ids: list[int] | None, until: int) -> list[Any]:
         return [row.customer_id for row in failures.refused(database, kind, ids, until)]
@@ -100,13 +103,56 @@ def test_each_is_read_in_parts(database: Database) -> None:
 def test_all_are_discarded_up_to_the_newest_that_was_seen(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(failures, "REMOVED", 40)
+    monkeypatch.setattr(discard, "_SENT", discard._SENT.limit(40))
     fill(database, 100)
     newest = ask(database, failures.newest)
-    put(database, calls(0, 2))
-    assert failures.discard_until(database, newest) == 100
-    assert failures.discard_until(database, newest) == 0
+    put(database, invalid(0, 2))
+    assert discard.discard(database, database, None, newest) == 100
+    assert discard.discard(database, database, None, newest) == 0
     assert ask(database, failures.count) == 2
+
+
+def test_what_was_put_off_is_no_lag_and_is_sent_no_more_once_discarded(
+    database: Database, calls: Database
+) -> None:
+    """Customers and meter records alike: while they are failures they are tried by themselves."""
+    put_customers(database, row("u1", vip=True), row("u2"), now=NOW - 9)
+    with calls.write() as connection:
+        records = [EventRow(one, b"{}", NOW - 8, NOW - 8) for one in ("m1", "m2")]
+        queue.store_processed(connection, [], records)
+        events = {event.message_id: event.id for event in queue.claim(connection, 1, NOW, 9)}
+    with database.write() as connection:
+        claimed = outbox.claim(connection, 1, NOW, 9)
+
+    def lag() -> int | None:
+        with database.read() as connection, calls.read() as of_calls:
+            return status.oldest_waiting(connection, of_calls)
+
+    assert lag() == NOW - 9
+    with database.write() as connection:
+        outbox.put_off(connection, [(one, NOW + 9) for one in claimed])
+    with calls.write() as connection:
+        queue.postpone(connection, events.values(), NOW + 9)
+    assert lag() == NOW - 8  # sent before, but no failure: Amberflo takes nobody
+    refused = [
+        FailureRow(failures.customer_ref(one), failures.CUSTOMER, "no", NOW, one)
+        for one in ("u1", "u2")
+    ] + [
+        FailureRow(failures.meter_ref(one, ""), failures.METER, "no", NOW, message_id=one)
+        for one in ("m1", "m2")
+    ]
+    put(database, refused)
+    assert lag() is None
+
+    ids = {one.ref: one.id for one in ask(database, failures.find)}
+    chosen = [ids["customer:u1"], ids["meter:m1"]]
+    assert discard.discard(database, calls, chosen, max(chosen)) == 2
+    later = NOW + 10
+    assert due_ids(database, later) == ["u2"]
+    with calls.write() as connection:
+        assert [one.message_id for one in queue.claim(connection, 2, later, 9)] == ["m2"]
+    now = status.gather(database, calls)
+    assert (now.waiting_customers, now.put_off, now.waiting_since) == (1, 1, None)
 
 
 @pytest.fixture
@@ -130,7 +176,7 @@ def test_reading_many_takes_the_memory_of_a_few(database: Database, peak: Any) -
     with database.read() as connection:
         assert sum(1 for _ in failures.each(connection)) == 40_000
     assert sum(1 for _ in failures.refused(database, failures.CUSTOMER, None, 9**9)) == 40_000
-    assert failures.discard_until(database, 9**9) == 40_000
+    assert discard.discard(database, database, None, 9**9) == 40_000
     assert peak() < 8_000_000
 
 

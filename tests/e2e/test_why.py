@@ -96,18 +96,23 @@ def test_a_rejection_is_part_of_the_answer(
 def test_a_call_is_named_with_its_key(installation: Installation, members: list[str]) -> None:
     personas = {"computation_class": "audience", "computation_key": "vip"}
     call = {"userId": "u03", "traits": {"vip": False}, "context": {"personas": personas}}
+    later = {**call, "traits": {"later": True}}
+    later["context"] = {"personas": {**personas, "computation_key": "later"}}
     with daemon(installation) as receiver:
         receiver.send("identify", call)
-        receiver.send("identify", {"userId": "u03", "traits": {"plan": "gold"}})
+        receiver.send("identify", {"userId": "u03", "traits": {"plan": "gold", "name": "Called"}})
+        receiver.send("identify", later)
         receiver.settle()
     found = why(installation, "u03")
     assert (found["change"]["source"], found["run"]) == ("call", None)
     via = found["change"]["via"]
     assert f"a call by the key {via} said so" in found["answer"]
-    assert "the warehouse says true by now" in found["answer"]
+    assert re.search(r"the warehouse says true, since .*: the call counts until", found["answer"])
     plan = why(installation, "u03", "plan")
     assert (plan["kind"], plan["value"], plan["amberflo"]["right"]) == (None, "gold", True)
     assert f'u03 has plan = "gold": an identify call by the key {via}' in plan["answer"]
+    assert f"call by the key {via} said true, of " in why(installation, "u03", "later")["answer"]
+    assert '"Called": an identify call' in why(installation, "u03", "name")["answer"]
 
 
 def test_what_cannot_be_asked_is_said(installation: Installation, members: list[str]) -> None:
@@ -151,10 +156,99 @@ def test_a_trait_goes_by_its_key_and_by_its_name(
     assert (by_key["trait"], by_key["key"]) == ("big_spender", "Big Spender")
 
 
+def test_the_answer_is_true_of_each_way_to_a_value(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """What it says of Engage, of the run and of Amberflo is so: each line is of another way."""
+    ids = warehouse.users(8, ago=40, vip="true", total_revenue_7="12.5", name="N")
+    warehouse.user("cannot", ago=40, vip="true")
+    record = {"customerId": "u00", "traits": {"vip": "true", "total_revenue_7": 9, "stripeId": "c"}}
+    installation.amberflo.customers["u00"] = record
+    installation.run("sync")
+
+    def said(customer_id: str, trait: str = "vip") -> str:
+        return "\n".join(installation.run("why", customer_id, trait).stdout.splitlines())
+
+    assert re.search(r"Segment says so since .*; run 1 \(initial\) found it at Amb", said("u00"))
+    assert "found 9 at Amberflo and corrected it" in said("u00", "total_revenue_7")
+    protected = said("u00", "stripeId")
+    assert protected.startswith("stripeId of u00 is not ours: amberflo.protected names it")
+    assert protected.endswith('Amberflo   has "c" now')
+    name = said("u00", "name")
+    assert re.match(r'u00 has customerName = "N": Segment says so since .*a run pulled it', name)
+    assert said("u00", "customerName") == name
+
+    warehouse.lose("vip", ["u01"])
+    warehouse.say("u02", "vip", None)
+    warehouse.delete("u03")
+    warehouse.say("cannot", "vip", "perhaps")
+    warehouse.say("u04", "plan", "gold")
+    warehouse.user("late", vip="true")
+    assert "has no row of it by now, which only a run that compares everything" in said("u01")
+    assert "says absent by now, which no run has taken" in said("u02")
+    assert "has no identifier of the customer by now" in said("u03")
+    assert 'has "perhaps" by now, which cannot be read (not a boolean)' in said("cannot")
+    assert "no run has sent this customer; the warehouse says true by now" in said("late")
+    assert said("u04", "plan").startswith("plan of u04 is not ours: the warehouse has it")
+
+    installation.run("sync", "--full")
+    vanished = said("u01").splitlines()[0]
+    assert vanished.endswith("no longer in vip: run 2 (reconcile) compared everything and had no "
+                             "row of it.")  # fmt: skip
+    null = said("u02").splitlines()[0]
+    assert re.match(r"u02 is no longer in vip: Segment says so since .* pulled it\.", null)
+    assert "Segment deleted it" in said("u03")
+
+    installation.run("traits", "release", "vip", "--yes")
+    waits = said(ids[5])
+    assert waits.startswith("vip of u05 is not ours: it was released at ")
+    assert waits.endswith("has true now, and should have absent")
+    del installation.amberflo.customers["u06"]
+    assert "does not know the customer, and should" in said("u06", "total_revenue_7")
+
+
+def test_a_trait_that_changed_hands_is_told_of_both_keys(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.user("u1", ago=30, **{"Old Key": "true"})
+    installation.run("sync")
+    warehouse.rename("Old Key", "old_key")
+    installation.run("sync", "--full")
+    old, new = (why(installation, "u1", key) for key in ("Old Key", "old_key"))
+    assert "another key took the name old_key over in run 2 (reconcile)" in old["answer"]
+    assert old["amberflo"]["value"] is True
+    assert new["answer"].startswith("u1 is in old_key: the key took the name over from another")
+
+
+def test_a_failure_is_told_as_it_is(
+    installation: Installation, warehouse: Warehouse, members: list[str]
+) -> None:
+    """What is put off is tried again; what is discarded is not, and `failures retry` counts it as
+    nothing."""
+    installation.amberflo.odd = {"u00": "PUT 500", "u01": "PUT 400"}
+    leave(warehouse, ["u00", "u01", "u02"])
+    installation.run("sync", exit_code=1)
+    said = installation.run("why", "u00", "vip").stdout
+    assert re.search(r"does not take the customer, failure \d+: .* 500; it is tried again", said)
+    said = installation.run("why", "u00", "total_revenue_7").stdout
+    assert re.search(r"acknowledged it .*; by now it does not take the customer", said)
+    said = installation.run("why", "u01", "vip").stdout
+    assert re.search(r"Amberflo refuses the customer, .*`syncer failures retry \d+`", said)
+    assert "0 s behind; 1 customers are put off" in installation.run("status").stdout
+
+    installation.run("failures", "discard", "--all")
+    status = installation.json("status")
+    assert (status["backlog"]["customers"], status["failures"]) == (0, 0)
+    said = installation.run("why", "u00", "vip").stdout
+    assert "nothing is due: `syncer resync --customer u00` sends it" in said
+    assert "0 delivered, 0 refused" in installation.run("failures", "retry", "--all").stderr
+
+
 def test_what_is_unknown_is_one_line(installation: Installation, members: list[str]) -> None:
     said = installation.run("why", "nobody", "vip", exit_code=1).stderr
     assert said == "error: the customer 'nobody' is unknown\n"
     said = installation.run("why", "u00", "nothing", exit_code=1).stderr
+    assert "neither the warehouse nor Amberflo has one of 'u00'" in said
     assert said.startswith("error: no audience or computed trait with the key 'nothing'")
     installation.run("why", "u00", exit_code=2)
 
