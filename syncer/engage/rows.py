@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from sqlalchemy import ColumnElement, Connection, Table, literal, literal_column, select
+from sqlalchemy import ColumnElement, Connection, TableClause, literal, literal_column, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from syncer.errors import SourceError
@@ -18,7 +18,7 @@ _PART = re.compile(r"""'(?:[^']|'')*'|"(?P<quoted>(?:[^"]|"")+)"|(?P<word>[^\W0-
 
 
 def conditions(
-    connection: Connection, tables: Mapping[str, Table], condition: str
+    connection: Connection, tables: Mapping[str, TableClause], condition: str
 ) -> dict[str, ColumnElement[bool]]:
     """Return the condition for each table that has the columns that it names.
 
@@ -48,7 +48,7 @@ def _names(condition: str) -> tuple[set[str], set[str]]:
     return quoted, {part["word"].lower() for part in parts if part["word"]}
 
 
-def _check(connection: Connection, table: Table, condition: ColumnElement[bool]) -> None:
+def _check(connection: Connection, table: TableClause, condition: ColumnElement[bool]) -> None:
     statement = select(literal(1)).select_from(table).where(condition).limit(1)
     try:
         connection.execute(statement).all()

@@ -18,7 +18,7 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Select,
-    Table,
+    TableClause,
     case,
     func,
     literal_column,
@@ -106,14 +106,14 @@ def _ways(connection: Connection, space: Space) -> Iterator[tuple[float, Callabl
             yield ROWS / len(ids), lambda: _rows_of(traits, chosen)
 
 
-def _pages(connection: Connection, traits: Table) -> int:
+def _pages(connection: Connection, traits: TableClause) -> int:
     """Return the pages of a table of PostgreSQL; 0 of a view, which cannot be sampled."""
     name = connection.dialect.identifier_preparer.format_table(traits)
     size = func.pg_relation_size(text("to_regclass(:name)").bindparams(name=name))
     return int(connection.scalar(select(size)) or 0) // 8192
 
 
-def _row_ids(connection: Connection, traits: Table) -> range:
+def _row_ids(connection: Connection, traits: TableClause) -> range:
     """Return the numbers of the rows of a table of SQLite, between the first and the last."""
     row_id: ColumnElement[int] = literal_column("rowid")
     try:
@@ -125,7 +125,7 @@ def _row_ids(connection: Connection, traits: Table) -> range:
     return range(int(first or 0), int(last or 0) + 1)
 
 
-def _rows_of(traits: Table, ids: Sequence[int]) -> FromClause:
+def _rows_of(traits: TableClause, ids: Sequence[int]) -> FromClause:
     chosen = func.json_each(to_json(list(ids))).table_valued("value")
     rows = select(traits).where(literal_column("rowid").in_(select(chosen.c.value)))
     return rows.subquery()

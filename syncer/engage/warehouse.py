@@ -11,18 +11,18 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
     Engine,
     FromClause,
     LargeBinary,
-    MetaData,
-    Table,
+    TableClause,
+    column,
     create_engine,
     event,
     inspect,
     select,
+    table,
     text,
 )
 from sqlalchemy.engine import URL
@@ -64,7 +64,7 @@ class Space:
     schema: str
     url: URL
     columns: Columns
-    tables: dict[str, Table]
+    tables: dict[str, TableClause]
     #: the condition that rows must meet to count, of the tables that have its columns
     living: dict[str, ColumnElement[bool]]
 
@@ -84,8 +84,7 @@ class Space:
 
         Ids and keys are text, and the value of a trait is what `Columns.value` makes of it.
         """
-        table = self.tables[name]
-        rows = table if part is None else part
+        rows = self.tables[name] if part is None else part
         expressions = [self._readable(name, rows.c[column]) for column in sorted(_COLUMNS[name])]
         statement = select(*expressions)
         condition = self.living.get(name)
@@ -210,11 +209,11 @@ def _begin_snapshot(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
 
 
-def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
+def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, TableClause]:
     """Return the three tables, or raise one line that says which table or column is missing."""
     inspector = inspect(connection)
     place = f"the schema {schema!r} of {shown(url)}" if schema else shown(url)
-    tables: dict[str, Table] = {}
+    tables: dict[str, TableClause] = {}
     for name, columns in _COLUMNS.items():
         spelling = name
         if not inspector.has_table(name, schema=schema or None):
@@ -225,15 +224,16 @@ def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, Table]:
                 )
         # Only the columns: to reflect keys and comments as well is slow on large warehouses.
         reflected = inspector.get_columns(spelling, schema=schema or None)
-        present = [Column(column["name"], column["type"]) for column in reflected]
-        table = Table(spelling, MetaData(), *present, schema=schema or None)
-        missing = sorted(columns - set(table.c.keys()))
+        present = [column(described["name"], described["type"]) for described in reflected]
+        # By what it says, not by which object it is: each pull's statements are compiled once.
+        rows = table(spelling, *present, schema=schema or None)
+        missing = sorted(columns - set(rows.c.keys()))
         if missing:
             raise SourceError(
                 f"the table {spelling} in {place} has no column {', '.join(missing)}; Profiles "
                 f"Sync makes it with {', '.join(sorted(columns))}"
             )
-        tables[name] = table
+        tables[name] = rows
     return tables
 
 
