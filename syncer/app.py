@@ -46,6 +46,7 @@ from syncer.delivery.rate_share import Share
 from syncer.delivery.trouble import TroubleReport
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import Computations
+from syncer.engage.selection import KeySelection
 from syncer.engage.source import Source, Survey
 from syncer.engage.source_settings import SourceContext
 from syncer.errors import AmberfloError, ConfigError, StateError
@@ -135,6 +136,7 @@ class App:
         context = SourceContext(
             customer_id=engage.customer_id,
             filter=engage.filter,
+            named_keys=KeySelection(engage.audiences, engage.computed_traits).named_keys,
             folder=None if state is None else state.parent,
             progress=self.progress,
             stop=self.stop,

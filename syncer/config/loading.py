@@ -52,6 +52,7 @@ _WORDS = {
     "tuple_type": 'this is not a list; write for example ["a", "b"]',
     "too_short": "the list is empty; name its entries, or leave {key} out",
     "model_type": "this is a section; write [{section}] and its keys below",
+    "dict_type": "this is a section; write [{section}] and its keys below",
     "string_type": "this is not a text; write it in quotes",
     "int_type": "this is not a whole number",
     "int_parsing": "this is not a whole number",
@@ -327,6 +328,10 @@ class _Loading:
             return self._absolute(value, keys)
         if isinstance(value, tuple):
             return tuple(self._beside(each, keys) for each in value)
+        if isinstance(value, BaseModel):  # an entry of a list of tables
+            names = getattr(value, "PATHS", ())
+            paths = {name: self._beside(getattr(value, name), (*keys, name)) for name in names}
+            return value.model_copy(update=paths)
         if "://" in value:
             return value
         return str(Path(os.path.abspath(self.path)).parent / value)

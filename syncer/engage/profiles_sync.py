@@ -36,6 +36,7 @@ from syncer.clock import read as read_time
 from syncer.engage.columns import BELIEVED_FROM, as_datetime
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import (
+    Absence,
     ChangedSince,
     Counted,
     ObservedKey,
@@ -135,6 +136,9 @@ class ProfilesSyncPull:
         """Raise `SourceError` if the times of the warehouse cannot be compared."""
         for table in (self._traits, self._identifiers, self._merges):
             self._all(select(self._sql.believed(table.c.uuid_ts)).limit(1))
+
+    def absence(self) -> Absence:
+        return Absence()
 
     def observed(self) -> list[ObservedKey]:
         traits = self._traits

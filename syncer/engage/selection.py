@@ -47,6 +47,11 @@ class KeySelection:
         """Return whether the config names a key itself, not only by a glob."""
         return named(key, self.audiences) or named(key, self.computed_traits)
 
+    @property
+    def named_keys(self) -> tuple[str, ...]:
+        """The keys that the config names themselves."""
+        return tuple(filter(self.names, (*self.audiences, *self.computed_traits)))
+
     def names_audience(self, key: str) -> bool:
         """Return whether the config names a key itself as an audience."""
         return named(key, self.audiences)

@@ -108,6 +108,23 @@ class WithoutCustomerId:
 
 
 @dataclass(frozen=True)
+class Absence:
+    """What it says that a pull of everything lacks something (docs/design.md §3.11).
+
+    `keys` are those of which a missing row says that the value is gone (None: all keys); of any
+    other key only a row says something. `deletions` says whether a customer without an identifier
+    was deleted in Segment.
+    """
+
+    keys: frozenset[str] | None = None
+    deletions: bool = True
+
+    def ends(self, key: str) -> bool:
+        """Return whether a missing row says that the value of this key is gone."""
+        return self.keys is None or key in self.keys
+
+
+@dataclass(frozen=True)
 class Everything:
     """Pull all customers."""
 
@@ -134,6 +151,9 @@ class Pull(Protocol):
 
     def watermark(self) -> str | None:
         """Return the ISO-8601 time of the newest row; None if the source has none."""
+
+    def absence(self) -> Absence:
+        """Return what it says that a pull of everything lacks something."""
 
     def observed(self) -> list[ObservedKey]:
         """Return every trait key of the whole source, whatever the scope."""

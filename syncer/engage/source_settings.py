@@ -32,6 +32,8 @@ class Sight:
     cost: str
     #: that a trait is gone of a profile that is still there
     vanished_traits: bool = True
+    #: that a value was taken away, as a row without one
+    nulls: bool = True
     #: that a profile was deleted, and did not only leave its audiences
     deletions: bool = True
     #: profiles with traits and without a customer id, which are counted
@@ -49,6 +51,8 @@ class SourceContext:
     #: the external id type that is the customer id, and `engage.filter`
     customer_id: str = "user_id"
     filter: str = ""
+    #: the keys that `engage.audiences` and `engage.computed_traits` name exactly
+    named_keys: tuple[str, ...] = ()
     #: the folder of the state's local files; None: the state has none, as it is on a server
     folder: Path | None = None
     #: who lists customer ids beside Segment, by name: Amberflo, and what was seen here

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -42,6 +43,13 @@ _TABLES = {
     "user_identifiers": "canonical_segment_id TEXT, type TEXT, value TEXT",
     "profile_merges": "canonical_segment_id TEXT, segment_id TEXT",
 }
+#: Nobody reads a stage before it is whole, and what a crash leaves of it is thrown away.
+_UNSEEN = (
+    "PRAGMA journal_mode = OFF",
+    "PRAGMA synchronous = OFF",
+    "PRAGMA temp_store = FILE",
+    "PRAGMA cache_size = -32000",
+)
 _INDEXES = (
     "CREATE INDEX traits_of ON user_traits (canonical_segment_id)",
     "CREATE INDEX identifiers_of ON user_identifiers (canonical_segment_id)",
@@ -112,9 +120,30 @@ def filling(path: Path) -> Iterator[Tables]:
     with _translated(path.parent), _private_file(path.parent, f".{path.name}-") as part:
         with tables(part) as rows:
             yield rows
-        _sync(part)
-        os.replace(part, path)
-        _sync(path.parent)
+        _put(part, path)
+
+
+@contextmanager
+def changing(path: Path, more: Iterable[str] = ()) -> Iterator[sqlite3.Connection]:
+    """Change a copy of the stage at `path`, which takes its place when the block ends.
+
+    Where there is no stage yet, the copy is an empty one. `more` are statements that make what the
+    owner of the stage keeps beside the three tables. Who reads the stage meanwhile reads the one
+    before; if the block fails or the process dies, that one stays.
+    """
+    with _translated(path.parent), _private_file(path.parent, f".{path.name}-") as part:
+        if path.exists():
+            shutil.copyfile(path, part)
+        with closing(sqlite3.connect(part, isolation_level=None)) as connection:
+            for setting in _UNSEEN:
+                connection.execute(setting)
+            connection.execute("BEGIN")
+            create(connection)
+            for statement in more:
+                connection.execute(statement)
+            yield connection
+            connection.execute("COMMIT")
+        _put(part, path)
 
 
 @contextmanager
@@ -132,9 +161,8 @@ def passing(folder: Path | None, name: str) -> Iterator[Path]:
 def tables(file: Path) -> Iterator[Tables]:
     """Fill the stage in an empty file, in one transaction that ends with the block."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        # Nobody reads it before it is whole, and what a crash leaves of it is thrown away.
-        connection.execute("PRAGMA journal_mode = OFF")
-        connection.execute("PRAGMA synchronous = OFF")
+        for setting in _UNSEEN:
+            connection.execute(setting)
         connection.execute("BEGIN")
         create(connection)
         rows = Tables(connection)
@@ -169,6 +197,13 @@ def _remove_abandoned(folder: Path, prefix: str) -> None:
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
+
+
+def _put(part: Path, path: Path) -> None:
+    """Let a whole file take the place of `path`."""
+    _sync(part)
+    os.replace(part, path)
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

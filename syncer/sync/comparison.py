@@ -214,6 +214,7 @@ class _PullComparison:
         released = [row for row in released if row.released_at is not None]
         with settings.watch.asking():
             observed = pull.observed()
+            self.absence = pull.absence()
         self.catalog = self.selection.catalog(observed, self.traits, released, computations)
         self.new = self._new_traits()
         self.tally = Tally(self.catalog)
@@ -240,6 +241,7 @@ class _PullComparison:
                 tally,
                 known_until,
                 whole=self.whole,
+                absence=self.absence,
                 forget=self.selection.forget_deleted,
             )
             for change in self.rulings.read(differing):
@@ -340,6 +342,8 @@ class _PullComparison:
             unknown = self.first_contact.unknown_ids()
             rows = add_without_traits(rows, unknown, pull.identified, tally, folder)
         rows = with_valid_ids(rows, tally)
+        if not self.absence.deletions:
+            return rows
         undecided = tally.unconfirmed_deletions
         return mark_deleted(rows, pull.identified, known_until, undecided, folder)
 

@@ -20,7 +20,7 @@ from syncer.clock import since_1970
 from syncer.engage.catalog import Catalog, Layout, Reading, newest
 from syncer.engage.computations import AUDIENCE
 from syncer.engage.selection import PROFILE_KEYS
-from syncer.engage.source import PulledCustomer
+from syncer.engage.source import Absence, PulledCustomer
 from syncer.engage.values import (
     Value,
     boolean,
@@ -41,6 +41,8 @@ KEYS_COUNTED = 500_000
 #: A horizon that no call is newer than: Engage wins over all calls.
 ENGAGE_WINS = 2**63 - 1
 
+#: What a pull that has all of Engage says by what it lacks.
+EVERY_KEY = Absence()
 #: What is read of a customer that the pull does not have.
 NOTHING = Reading(Layout(), {}, "{}", [], [], False)
 
@@ -52,11 +54,13 @@ def compare(
     horizon: int = 0,
     *,
     whole: bool = True,
+    absence: Absence = EVERY_KEY,
     forget: bool = False,
 ) -> Iterator[CustomerChange]:
     """Yield the customers that differ, in order, and count all in `tally`.
 
-    `whole` says that all customers are pulled, so that a missing row means something. `forget` says
+    `whole` says that all customers are pulled, so that a missing row means something: what
+    `absence` says. `forget` says
     that customers that were deleted in Segment are to be forgotten: such a customer is yielded even
     if none of its traits changes.
 
@@ -64,7 +68,7 @@ def compare(
     milliseconds), because the pull may not know of it yet, unless the pull has a newer row. Of
     names and emails the newest counts, whoever said it.
     """
-    diff = _Diff(catalog, tally, horizon, whole, forget)
+    diff = _Diff(catalog, tally, horizon, whole, absence, forget)
     read, remembered, loads = catalog.read, catalog.remembered, orjson.loads
     unchanged = tally.unchanged_layouts
     most = KEYS_COUNTED // (len(catalog.by_key) + 1)
@@ -116,6 +120,7 @@ class _Diff:
     tally: Tally
     horizon: int
     whole: bool
+    absence: Absence
     forget: bool
 
     def pulled(
@@ -270,12 +275,16 @@ class _Diff:
                 trait is None
                 or name in newer
                 or trait.key in unreadable
-                or not (self.whole or trait.key in nulls)
+                or not (self._ends(trait.key) or trait.key in nulls)
             ):
                 traits[name] = value
             elif trait.kind == AUDIENCE and isinstance(value, bool):
                 traits[name] = False
         return traits
+
+    def _ends(self, key: str) -> bool:
+        """Return whether a missing row of a key says that its value is gone."""
+        return self.whole and self.absence.ends(key)
 
     def _leaving(self, before: Mapping[str, Value], after: Mapping[str, Value]) -> dict[str, Value]:
         """Return the memberships that end: those of the state do so whatever a list shows."""

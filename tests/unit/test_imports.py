@@ -133,6 +133,8 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
     [
         ("httpx", {"syncer/engage/public_api.py"}),
         ("aiohttp", {"syncer/amberflo", "syncer/sandbox"}),
+        ("fsspec", {"syncer/engage/files/storage.py"}),
+        ("duckdb", {"syncer/engage/files/records.py"}),
         ("click", {"syncer/cli"}),
         ("apscheduler", {"syncer/daemon/schedule.py"}),
         ("cronsim", {"syncer/cron.py"}),
@@ -170,6 +172,7 @@ def test_the_pure_core_does_no_io() -> None:
     ]
     pure += ["passthrough/parsing.py", "passthrough/call.py", "passthrough/mapping.py"]
     pure += ["passthrough/scopes.py", "passthrough/signature.py"]
+    pure += ["engage/calls.py", "engage/wide.py", "engage/files/layouts.py"]
     pure += ["engage/catalog_builder.py", "engage/selection.py", "json_text.py", "cron.py"]
     for file in pure:
         for module in ("time", "random", "os", "socket", "sqlalchemy", "httpx", "asyncio"):
@@ -179,7 +182,7 @@ def test_the_pure_core_does_no_io() -> None:
 @pytest.mark.parametrize(
     ("module", "libraries"),
     [
-        ("syncer.config", ["apscheduler", "httpx", "rich"]),
+        ("syncer.config", ["apscheduler", "httpx", "rich", "fsspec", "duckdb"]),
         ("syncer.daemon.service", ["httpx", "rich"]),
         ("syncer.daemon.worker", ["apscheduler", "httpx", "rich"]),
         ("syncer.daemon.run_process", ["apscheduler", "httpx", "rich"]),

@@ -39,6 +39,7 @@ REQUIRED, NONE = "required", "none"
 GIVEN: dict[tuple[str, ...], object] = {
     ("amberflo", "api_key"): "key",
     ("engage", "profiles_sync", "url"): "sqlite:///engage.db",
+    ("engage", "files", "sets"): [{"path": "/vip.csv"}],
     ("engage", "public_api", "token"): "token",
     ("engage", "public_api", "space_id"): "space",
     ("web", "token"): "0123456789abcdef",
@@ -146,7 +147,9 @@ def _config(values: dict[tuple[str, ...], object]) -> Config:
 
 
 def test_the_defaults_are_those_on_the_page() -> None:
-    settings = {key: default for key, (default, _) in _settings().items() if "[]" not in key[1]}
+    settings = {
+        key: default for key, (default, _) in _settings().items() if "[]" not in "".join(key)
+    }
     assert {key for key, default in settings.items() if default == REQUIRED} == set(GIVEN)
     defaults = {
         key: tomllib.loads(f"value = {code(default)}")["value"]

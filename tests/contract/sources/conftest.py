@@ -1,4 +1,4 @@
-"""A place of each source."""
+"""A place of each source that can see what a test needs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ import pytest
 from .places import PLACES, Place
 
 
-@pytest.fixture(params=sorted(PLACES))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames:
+        needed = [name for mark in metafunc.definition.iter_markers("needs") for name in mark.args]
+        names = [
+            name
+            for name, kind in sorted(PLACES.items())
+            if all(getattr(kind.sight, each) for each in needed)
+        ]
+        metafunc.parametrize("place", names, indirect=True)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An empty place that a source reads from."""
-    with PLACES[request.param](request, tmp_path) as place:
+    with PLACES[request.param].make(request, tmp_path) as place:
         yield place

@@ -1,19 +1,30 @@
 """Where a source reads from, filled in terms that every source of Engage's data has.
 
-A new source gets a `Place` here and a name in `PLACES`; test_any_source.py then runs on it.
+A new source gets a `Place` here and a name in `PLACES`; test_any_source.py then runs on it. What a
+source cannot see is its `SIGHT` (syncer/engage/source_settings.py): a test that needs it says so
+with `needs`, and does not run on that source.
 """
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
+from syncer.clock import read
+from syncer.engage.files.intake import FileSet, Intake
+from syncer.engage.files.source import Files
 from syncer.engage.source import Source
+from syncer.engage.source_settings import Sight
+from syncer.engage.sources import SOURCES
+from syncer.progress import LineProgress
 from tests.support.postgres import end_others
 from tests.support.space import Warehouse
 
@@ -78,13 +89,10 @@ class ProfilesSyncPlace:
         self._forget("user_identifiers", profile)
 
     def cut(self, pull: Any) -> None:
-        if not self._warehouse.sqlite:
+        if self._warehouse.sqlite:
+            _cut_sqlite(pull)
+        else:
             assert end_others(self._warehouse.engine)
-            return
-        driver = pull._connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        answers = iter([1])  # once: the rollback that follows goes through
-        driver.set_progress_handler(lambda: next(answers, 0), 1)
 
     def _forget(self, table: str, profile: str, key: str | None = None) -> None:
         statement = f"DELETE FROM {self._warehouse.table(table)} WHERE canonical_segment_id = :of"
@@ -92,6 +100,81 @@ class ProfilesSyncPlace:
             self._warehouse.run(statement, of=profile)
         else:
             self._warehouse.run(f"{statement} AND name = :key", of=profile, key=key)
+
+
+class FilesPlace:
+    """A list of each key: who has it, with which value. Who is not in it any more has it not.
+
+    What is said at one time is written together, and read then.
+    """
+
+    KEYS = ("vip", "churn", "total", "other", "tier", "name", "email")
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ids: dict[str, str | None] = {}
+        self._lists: dict[str, dict[str, str | None]] = {key: {} for key in self.KEYS}
+        self._changed, self._at, self._writes = {*self.KEYS}, FIRST, 0
+
+    def source(self) -> Files:
+        self._write()
+        sets = [FileSet(str(self._folder / key / "*.csv"), "list", key) for key in self.KEYS]
+        stage, progress = self._folder / "stage.db", LineProgress(lambda text: None)
+        return Files(
+            Intake(stage, sets, "user_id", (), 0, progress, lambda: False, clock=self._now),
+            "files",
+        )
+
+    def identify(self, profile: str, customer_id: str | None, at: str = FIRST) -> None:
+        self._go_on(at)
+        self._ids[profile] = customer_id
+        self._changed |= {key for key, values in self._lists.items() if profile in values}
+
+    def say(self, profile: str, key: str, value: str | None, at: str = FIRST) -> None:
+        self._go_on(at)
+        self._lists[key][profile] = value
+        self._changed.add(key)
+
+    def merge(self, old: str, into: str, at: str = FIRST) -> None:
+        raise NotImplementedError
+
+    def lose(self, profile: str) -> None:
+        self._go_on(LATER)
+        for key, values in self._lists.items():
+            if values.pop(profile, self) is not self:
+                self._changed.add(key)
+
+    def delete(self, profile: str) -> None:
+        self.lose(profile)
+
+    def cut(self, pull: Any) -> None:
+        _cut_sqlite(pull._staged)
+
+    def _now(self) -> int:
+        """The time, in milliseconds; each write has its own."""
+        at = read(self._at)
+        assert at is not None
+        return at + self._writes
+
+    def _go_on(self, at: str) -> None:
+        """Read what was said before that time."""
+        if at != self._at:
+            self.source().intake.bring_up_to_date()
+            self._at = at
+
+    def _write(self) -> None:
+        changed, self._changed = self._changed, set()
+        self._writes += bool(changed)
+        for key in changed:
+            path = self._folder / key / "list.csv"
+            path.parent.mkdir(exist_ok=True)
+            with path.open("w", encoding="utf-8", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(["key", "value", "external_ids"])
+                for profile, value in self._lists[key].items():
+                    ids = json.dumps({"user_id": [self._ids.get(profile)]}, ensure_ascii=False)
+                    rows.writerow([profile, value, ids])
+            os.utime(path, ns=(self._now() * 1_000_000, self._now() * 1_000_000))
 
 
 @contextmanager
@@ -108,5 +191,34 @@ def _on_postgresql(request: pytest.FixtureRequest, folder: Path) -> Iterator[Pla
     warehouse.engine.dispose()
 
 
-#: The sources, by name: what makes an empty place, given the test and a folder of its own.
-PLACES = {"profiles_sync-sqlite": _on_sqlite, "profiles_sync-postgresql": _on_postgresql}
+@contextmanager
+def _files(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
+    yield FilesPlace(folder)
+
+
+def _cut_sqlite(pull: Any) -> None:
+    driver = pull._connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    answers = iter([1])  # once: the rollback that follows goes through
+    driver.set_progress_handler(lambda: next(answers, 0), 1)
+
+
+class Kind(NamedTuple):
+    """What makes an empty place, given the test and a folder of its own, and what is seen of it."""
+
+    make: Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Place]]
+    source: str
+
+    @property
+    def sight(self) -> Sight:
+        return SOURCES[self.source].SIGHT
+
+
+PLACES = {
+    "profiles_sync-sqlite": Kind(_on_sqlite, "profiles_sync"),
+    "profiles_sync-postgresql": Kind(_on_postgresql, "profiles_sync"),
+    "files": Kind(_files, "files"),
+}
+
+#: Says which fields of `Sight` a source must have for a test.
+needs = pytest.mark.needs

@@ -23,7 +23,7 @@ from syncer.engage.source import (
 )
 from syncer.errors import SourceError
 
-from .places import FIRST, LAST, LATER, Place
+from .places import FIRST, LAST, LATER, Place, needs
 
 KEYS = ("vip", "churn", "total")
 
@@ -105,6 +105,7 @@ def test_every_key_is_observed_whatever_the_scope_is(place: Place) -> None:
     assert (observed["tier"].rows, observed["tier"].others) == (1, 1)
 
 
+@needs("nulls")
 def test_a_null_is_a_row_without_a_value(place: Place) -> None:
     place.identify("p1", "u1")
     place.say("p1", "vip", None)
@@ -138,6 +139,7 @@ def test_any_id_is_a_customer(place: Place, customer_id: str) -> None:
         assert pull.identified([customer_id, "nobody"]) == {customer_id}
 
 
+@needs("merges")
 def test_the_rows_of_a_key_are_the_evidence(place: Place) -> None:
     place.identify("new", "u1", FIRST)
     place.identify("other", "u2", FIRST)
@@ -155,6 +157,7 @@ def test_the_rows_of_a_key_are_the_evidence(place: Place) -> None:
         assert pull.rows_of("vip") == []
 
 
+@needs("anonymous")
 @pytest.mark.parametrize("blank", [None, "", "   "])
 def test_a_profile_without_an_id_is_counted_and_is_no_customer(
     place: Place, blank: str | None
@@ -168,6 +171,7 @@ def test_a_profile_without_an_id_is_counted_and_is_no_customer(
         assert list(pull.profiles_without_customer_id(KEYS)) == ["p1"]
 
 
+@needs("merges")
 def test_what_is_said_of_a_merged_profile_is_said_of_what_it_went_into(place: Place) -> None:
     place.identify("old", "u1")
     place.say("old", "vip", "true")
@@ -180,15 +184,17 @@ def test_what_is_said_of_a_merged_profile_is_said_of_what_it_went_into(place: Pl
     assert found == {"u1": both, "u2": both}
 
 
-def test_who_has_no_rows_does_not_come_and_is_not_deleted(place: Place) -> None:
+def test_who_has_no_rows_has_no_value_and_is_not_deleted(place: Place) -> None:
     ids = members(place, 3)
     place.lose("p-u0001")
-    assert list(pulled(place)) == ["u0000", "u0002"]
+    valued = {each for each, row in pulled(place).items() if set(traits(row).values()) != {None}}
+    assert valued == {"u0000", "u0002"}
     with place.source().pull(Everything()) as pull:
         list(pull.customers(KEYS))
         assert pull.identified(ids) == set(ids)
 
 
+@needs("deletions")
 def test_who_was_deleted_is_not_identified(place: Place) -> None:
     ids = members(place, 3)
     place.delete("p-u0001")
@@ -197,6 +203,7 @@ def test_who_was_deleted_is_not_identified(place: Place) -> None:
         assert pull.identified(ids) == {"u0000", "u0002"}
 
 
+@needs("load_times")
 def test_who_changed_comes_in_full(place: Place) -> None:
     members(place, 3)
     place.say("p-u0001", "total", "7", "2026-03-09T10:00:00Z")
@@ -206,6 +213,7 @@ def test_who_changed_comes_in_full(place: Place) -> None:
     }
 
 
+@needs("load_times")
 def test_a_pull_goes_on_from_the_watermark_of_the_one_before(place: Place) -> None:
     members(place, 3)
     with place.source().pull(Everything()) as pull:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncer.engage.source import PulledCustomer
+from syncer.engage.source import Absence, PulledCustomer
 from syncer.engage.values import same
 from syncer.errors import SourceError
 from syncer.sync.changes import CustomerChange, TraitChange
@@ -428,3 +428,36 @@ def test_an_explicit_null_counts_in_a_partial_pull_too() -> None:
 def test_equal_means_equal_json(first: Any, second: Any, equal: bool) -> None:
     assert same(first, second) is equal
     assert same(second, first) is equal
+
+
+# What a missing row says (docs/design.md §3.11)
+
+
+def test_a_missing_row_of_a_key_that_only_logs_tell_says_nothing() -> None:
+    """Of `vip` the source has a list; of the other keys only rows say something."""
+    absence = Absence(frozenset({"vip"}), deletions=False)
+    before = [
+        known("u1", {"vip": True, "lost": True, "total": 5}),
+        known("u2", {"lost": True, "total": 5}),
+    ]
+    tally = Tally(make_catalog())
+    changes = list(compare(merge([], before), tally.catalog, tally, JUNE_MS, absence=absence))
+    assert [(each.customer_id, each.traits) for each in changes] == [
+        ("u1", {"vip": False, "lost": True, "total": 5})
+    ]
+    assert counts(tally, "vip") == {"pulled": 1, "exited": 1, "vanished": 1}
+    assert counts(tally, "lost") == counts(tally, "total") == {}
+
+
+def test_where_nothing_is_said_what_amberflo_lost_is_put_back() -> None:
+    """A source without a pull only reconciles: what is known stays, and is sent where it is not."""
+    absence = Absence(frozenset(), deletions=False)
+    remote = DestinationState(1, {"total": 7})
+    rows = [(None, known("u1", {"vip": True, "total": 5}), remote)]
+    tally = Tally(make_catalog())
+    (change,) = compare(rows, tally.catalog, tally, JUNE_MS, absence=absence)
+    assert change.traits == {"vip": True, "total": 5}
+    assert [(each.key, each.before, each.after, each.source) for each in change.changes] == [
+        ("total", 7, 5, "amberflo"),
+        ("vip", None, True, "amberflo"),
+    ]

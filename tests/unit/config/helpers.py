@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from syncer.config import load
+from syncer.engage.sources import SOURCES
 from syncer.errors import EXIT_USAGE, ConfigError
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.toml"
@@ -23,7 +24,10 @@ EXAMPLE_ENVIRON = {
 
 
 #: Sections that may be left out; the example has them as comments.
-OPTIONAL = {"engage.public_api", "web"}
+OPTIONAL = {
+    *("engage.public_api", "web"),
+    *(f"engage.{name}" for name in SOURCES if name != "profiles_sync"),
+}
 
 
 LEAST = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -28,10 +28,14 @@ LEAST = {
     "engage.public_api.token": '"t"',
     "engage.public_api.space_id": '"s"',
 }
+#: The same of the sources that are not the usual one; `engage.source` names them.
+LEAST_OF = {"files": {"engage.files.sets": '[{ path = "x.csv" }]'}}
 FOREIGN = ("Input should", "unable to", "Value error", "should be", "valid ", "pydantic", "type=")
 
 
 def section(annotation: object) -> type[BaseModel] | None:
+    if get_origin(annotation) is tuple:
+        return None  # the entries of a list have no keys of their own
     kinds = (annotation, *get_args(annotation))
     return next(
         (one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None
@@ -66,10 +70,27 @@ def test_a_wrong_entry_of_the_write_keys_too(entry: str) -> None:
     )
 
 
+@pytest.mark.parametrize("entry", ["path = {}", 'path = "a", kind = {}', 'path = "a", key = {}'])
+def test_a_wrong_entry_of_the_sets_of_files_too(entry: str) -> None:
+    assert_own_words(
+        lambda value: f"engage.files.sets = [{{ {entry.replace('{}', value)} }}]",
+        "engage.files.sets",
+    )
+
+
+def least(key: str) -> dict[str, str]:
+    """What makes a config whole that has a value under this key."""
+    source = key.split(".")[1] if key.startswith("engage.") else ""
+    if source not in LEAST_OF:
+        return LEAST
+    rest = {name: of for name, of in LEAST.items() if "profiles_sync" not in name}
+    return rest | LEAST_OF[source] | {"engage.source": f'"{source}"'}
+
+
 def assert_own_words(line: Callable[[str], str], key: str) -> None:
     refused = 0
     for value in VALUES:
-        rest = [f"{name} = {of}" for name, of in LEAST.items() if not name.startswith(key)]
+        rest = [f"{name} = {of}" for name, of in least(key).items() if not name.startswith(key)]
         text = "\n".join([*rest, line(value)])
         try:
             tomllib.loads(text)

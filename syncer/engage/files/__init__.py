@@ -1,0 +1,1 @@
+"""Files of Segment: lists of audiences and traits, and logs of calls, wherever they are kept."""

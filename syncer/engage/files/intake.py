@@ -1,0 +1,396 @@
+"""Brings a stage up to date with files: what is new is read, what was read stays.
+
+The stage remembers which files it read, so that a pull reads only what is new, and a file that
+vanished is noticed. Everything is read in one go or not at all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from syncer.clock import believed, iso, now_ms
+from syncer.engage import stage
+from syncer.engage.files.layouts import NO_JSON, Layout, Layouts, Statement, is_log
+from syncer.engage.files.records import Format, format_of, records
+from syncer.engage.files.storage import File, Storage
+from syncer.engage.selection import PROFILE_KEYS
+from syncer.engage.wide import trait_columns
+from syncer.errors import SourceError, Stopped
+from syncer.json_text import canonical
+from syncer.progress import Progress
+
+#: "list": the newest file is a complete list; "parts": all files together are; "log": each file
+#: tells changes, and what no file tells says nothing.
+Kind = Literal["list", "parts", "log"]
+
+#: Statements that are written together.
+CHUNK = 1000
+_TABLES = (
+    "CREATE UNIQUE INDEX IF NOT EXISTS trait_once ON user_traits (canonical_segment_id, name)",
+    "CREATE UNIQUE INDEX IF NOT EXISTS identifier_once "
+    "ON user_identifiers (canonical_segment_id, type, value)",
+    "CREATE INDEX IF NOT EXISTS profiles_of ON user_identifiers (type, value)",
+    "CREATE TABLE IF NOT EXISTS settings (text TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS file (pattern TEXT, path TEXT, version TEXT NOT NULL, "
+    "modified INTEGER NOT NULL, PRIMARY KEY (pattern, path))",
+    "CREATE TABLE IF NOT EXISTS listed_key (name TEXT PRIMARY KEY)",
+    "CREATE TABLE IF NOT EXISTS left_out (pattern TEXT, reason TEXT, number INTEGER NOT NULL, "
+    "PRIMARY KEY (pattern, reason))",
+    "CREATE TEMP TABLE listed (profile TEXT, type TEXT, value TEXT, "
+    "PRIMARY KEY (profile, type, value)) WITHOUT ROWID",
+)
+#: The newest of a profile and key counts; of equal times the one that was read last. A row whose
+#: value stays is not loaded anew, so that incremental runs pass it by.
+_PUT_TRAIT = """
+INSERT INTO user_traits VALUES (:profile, :key, :value, 1, :received, :loaded, :at)
+ON CONFLICT (canonical_segment_id, name) DO UPDATE SET
+    uuid_ts = CASE WHEN value IS excluded.value THEN uuid_ts ELSE excluded.uuid_ts END,
+    value = excluded.value, seq = 1, received_at = excluded.received_at,
+    timestamp = excluded.timestamp
+WHERE excluded.timestamp >= timestamp
+"""
+_PUT_IDENTIFIER = """
+INSERT INTO user_identifiers VALUES (?, ?, ?, 1, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
+#: Who is in no list any more loses the value; a row that is newer than the list stays. `seq` is
+#: less than that of a row that says something at the same time: of a profile that went into it.
+_END_UNLISTED = """
+UPDATE user_traits SET value = NULL, seq = 0, received_at = :at, uuid_ts = :loaded, timestamp = :at
+WHERE name = :key AND value IS NOT NULL AND timestamp < :at
+"""
+_DROP_OLD_IDENTIFIERS = """
+DELETE FROM user_identifiers WHERE canonical_segment_id IN (SELECT profile FROM listed)
+AND NOT EXISTS (
+    SELECT 1 FROM listed WHERE profile = canonical_segment_id
+    AND listed.type = user_identifiers.type AND listed.value = user_identifiers.value
+)
+"""
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """The files that one pattern matches, and what they are; see `config.example.toml`."""
+
+    path: str
+    kind: Kind
+    key: str | None = None
+    format: Format | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Where they are kept."""
+        return Storage(self.path, self.options)
+
+    @property
+    def settings(self) -> list[str | None]:
+        """What says how they are read."""
+        return [self.path, self.kind, self.key, self.format]
+
+
+class _Reading(NamedTuple):
+    """Files of a set that are to be read."""
+
+    files: FileSet
+    new: Sequence[File]
+
+    @property
+    def modified(self) -> int:
+        """When the newest was written, which is the time of a list."""
+        return self.new[-1].modified
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The stage at `path`, and the files that it is filled from.
+
+    A file that is younger than `settle` seconds is not read yet. `customer_id` is the type of the
+    customer id, `named` the keys that the config names.
+    """
+
+    path: Path
+    sets: Sequence[FileSet]
+    customer_id: str
+    named: tuple[str, ...]
+    settle: float
+    progress: Progress
+    stop: Callable[[], bool]
+    clock: Callable[[], int] = now_ms
+
+    def bring_up_to_date(self) -> None:
+        """Read what is new; raise `SourceError` if a file is not whole, or if one is missing."""
+        known = self._known()
+        readings = [
+            reading
+            for files in self.sets
+            if (reading := self._new_of(files, known.get(files.path, {}))) is not None
+        ]
+        if not readings:
+            return
+        total = sum(file.size for reading in readings for file in reading.new)
+        number = sum(len(reading.new) for reading in readings)
+        self.progress.say(f"reading {number:,} new files of Engage: {total / 1e6:,.1f} MB")
+        with stage.changing(self.path, _TABLES) as connection:
+            if not known:
+                self._start_over(connection)
+            for reading in sorted(readings, key=lambda reading: reading.modified):
+                _Fill(self, connection, reading, self.clock()).fill()
+
+    def facts(self) -> Facts:
+        """Return what the stage knows of the files that it was filled from."""
+        with closing(_open(self.path)) as connection:
+            keys = connection.execute("SELECT name FROM listed_key").fetchall()
+            until = connection.execute(
+                "SELECT MIN(newest) FROM "
+                "(SELECT MAX(modified) AS newest FROM file GROUP BY pattern)"
+            ).fetchone()
+            left_out = connection.execute(
+                "SELECT pattern, reason, number FROM left_out ORDER BY pattern, number DESC"
+            ).fetchall()
+        return Facts(frozenset(key for (key,) in keys), until[0], left_out)
+
+    # Which files are to be read
+
+    def _known(self) -> dict[str, dict[str, File]]:
+        """Return the files that were read, by pattern and path; nothing if all is to be read."""
+        if not self.path.exists():
+            return {}
+        known: dict[str, dict[str, File]] = {}
+        with closing(_open(self.path)) as connection:
+            if connection.execute("SELECT text FROM settings").fetchall() != [(self._settings,)]:
+                return {}
+            for pattern, path, version, modified in connection.execute("SELECT * FROM file"):
+                known.setdefault(pattern, {})[path] = File(path, modified, 0, version)
+        return known
+
+    @property
+    def _settings(self) -> str:
+        return canonical(
+            [self.customer_id, list(self.named), [files.settings for files in self.sets]]
+        )
+
+    def _new_of(self, files: FileSet, known: Mapping[str, File]) -> _Reading | None:
+        """Return the files of a set that are to be read; None if there is nothing new."""
+        present = files.storage.files()
+        if not present:
+            what = "the files are gone" if known else "no file matches"
+            raise SourceError(
+                f"{files.path}: {what}; nothing was changed: put one there, or take the set out of "
+                "engage.files.sets"
+            )
+        settled = [file for file in present if self._is_settled(file)]
+        if files.kind == "log":
+            new = [file for file in settled if file.size and not _is_known(file, known)]
+            if not new and not known and not settled:
+                raise self._too_young(files, present)
+            return _Reading(files, new) if new else None
+        if not settled or (files.kind == "parts" and len(settled) < len(present)):
+            if known:
+                return None
+            raise self._too_young(files, present)
+        new = settled[-1:] if files.kind == "list" else settled
+        if known and all(_is_known(file, known) for file in new):
+            gone = known.keys() - {file.path for file in present}
+            if files.kind == "list" or not gone:
+                return None
+        latest = max(known.values(), key=lambda file: file.modified, default=None)
+        if latest is not None and new[-1].modified <= latest.modified:
+            raise SourceError(
+                f"{files.path}: {latest.path} is gone or was replaced by an older file, and the "
+                f"newest that is there is of {iso(new[-1].modified)}; nothing was changed: put the "
+                "newest list there again"
+            )
+        return _Reading(files, new)
+
+    def _is_settled(self, file: File) -> bool:
+        return file.modified <= self.clock() - self.settle * 1000
+
+    def _too_young(self, files: FileSet, present: Sequence[File]) -> SourceError:
+        return SourceError(
+            f"{files.path}: {present[-1].path} was written less than {self.settle:g} s ago and may "
+            "not be whole yet; the next run reads it (engage.files.settle)"
+        )
+
+    def _start_over(self, connection: sqlite3.Connection) -> None:
+        for table in ("user_traits", "user_identifiers", "file", "listed_key", "left_out"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.execute("DELETE FROM settings")
+        connection.execute("INSERT INTO settings VALUES (?)", (self._settings,))
+
+
+class Facts(NamedTuple):
+    """What a stage knows of its files.
+
+    `listed` are the keys of which a list is complete. `until` is the time of the set whose newest
+    file is the oldest (epoch milliseconds). `left_out` are (pattern, reason, number) of records.
+    """
+
+    listed: frozenset[str]
+    until: int | None
+    left_out: Sequence[tuple[str, str, int]]
+
+
+class _Fill:
+    """One set on its way into the stage, at `now` (epoch milliseconds)."""
+
+    def __init__(
+        self, intake: Intake, connection: sqlite3.Connection, reading: _Reading, now: int
+    ) -> None:
+        self._intake, self._connection, self._reading = intake, connection, reading
+        self._files = reading.files
+        self._is_log = reading.files.kind == "log"
+        self._loaded = _text(now)
+        self._listed: set[str] = set()
+        self._left_out: Counter[str] = Counter()
+
+    def fill(self) -> None:
+        """Write what the files say."""
+        for file in self._reading.new:
+            part: list[tuple[Statement, int]] = []
+            for statement in self._statements(file):
+                part.append((statement, self._time_of(statement, file)))
+                if len(part) >= CHUNK:
+                    self._put(part)
+                    part.clear()
+                    if self._intake.stop():
+                        raise Stopped("stopped while files were read; the next run reads them anew")
+            self._put(part)
+            self._files.storage.check_unchanged(file)
+        if not self._is_log:
+            self._end_lists()
+        self._note_files()
+
+    def _statements(self, file: File) -> Iterator[Statement]:
+        """Yield what the records of a file say, and count those that say nothing."""
+        layouts = Layouts(self._files.key, self._intake.customer_id, self._intake.named)
+        layout: Layout | None = None
+        form = format_of(file, self._files.format, "jsonl" if self._is_log else None)
+        for number, values in records(self._files.storage, file, form):
+            if values is None:
+                self._leave_out(file, number, NO_JSON)
+                continue
+            if layout is None:
+                self._check_kind(values, file)
+                layout = layouts.of(values, file.path)
+                self._note_listed(values)
+            try:
+                said = layout(values)
+            except ValueError as error:
+                raise SourceError(
+                    f"{file.path}, line {number}: {error}; nothing of the file is taken"
+                ) from None
+            if isinstance(said, str):
+                self._leave_out(file, number, said)
+            else:
+                yield said
+
+    def _check_kind(self, columns: Mapping[str, Any], file: File) -> None:
+        if is_log(columns) and not self._is_log:
+            raise SourceError(
+                f'{file.path} holds calls or changes, and no complete list; write kind = "log" in '
+                "engage.files.sets"
+            )
+        if self._is_log and "external_ids" in columns:
+            raise SourceError(
+                f'{file.path} is a list of profiles, and no log; write kind = "list" in '
+                "engage.files.sets"
+            )
+
+    def _note_listed(self, columns: Mapping[str, Any]) -> None:
+        """Note the keys of which this list is complete."""
+        if self._is_log:
+            return
+        if self._files.key is not None:
+            self._listed.add(self._files.key)
+        else:
+            keys = trait_columns(columns, self._intake.named)
+            keys.pop(self._intake.customer_id, None)
+            self._listed.update(key for key in keys.values() if key not in PROFILE_KEYS)
+
+    def _leave_out(self, file: File, number: int, reason: str) -> None:
+        """Count a record of a log that says nothing; a list with such a record is not whole."""
+        if not self._is_log:
+            raise SourceError(
+                f"{file.path}, line {number}: {reason}; nothing of the file is taken, as a list "
+                "must be complete"
+            )
+        self._left_out[reason] += 1
+
+    def _time_of(self, statement: Statement, file: File) -> int:
+        """Return when a statement became true: what a list says is true when it was written."""
+        if not self._is_log or statement.at is None:
+            return self._reading.modified if not self._is_log else file.modified
+        return believed(statement.at, file.modified)[0]
+
+    # Into the tables
+
+    def _put(self, part: Sequence[tuple[Statement, int]]) -> None:
+        traits: list[dict[str, str | None]] = []
+        identifiers: list[tuple[str, ...]] = []
+        for statement, at in part:
+            time = _text(at)
+            identifiers += [
+                (statement.profile, *each, time, self._loaded, time) for each in statement.ids
+            ]
+            traits += [
+                {
+                    "profile": statement.profile,
+                    "key": key,
+                    "value": value,
+                    "received": time,
+                    "loaded": self._loaded,
+                    "at": time,
+                }
+                for key, value in statement.traits
+            ]
+        if not self._is_log:
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO listed VALUES (?, ?, ?)", [row[:3] for row in identifiers]
+            )
+        self._connection.executemany(_PUT_IDENTIFIER, identifiers)
+        self._connection.executemany(_PUT_TRAIT, traits)
+
+    def _end_lists(self) -> None:
+        """End what the list does not have any more."""
+        at = _text(self._reading.modified)
+        for key in self._listed:
+            values = {"key": key, "at": at, "loaded": self._loaded}
+            self._connection.execute(_END_UNLISTED, values)
+            self._connection.execute("INSERT OR IGNORE INTO listed_key VALUES (?)", (key,))
+        self._connection.execute(_DROP_OLD_IDENTIFIERS)
+        self._connection.execute("DELETE FROM listed")
+
+    def _note_files(self) -> None:
+        pattern = self._files.path
+        if not self._is_log:
+            self._connection.execute("DELETE FROM file WHERE pattern = ?", (pattern,))
+            self._connection.execute("DELETE FROM left_out WHERE pattern = ?", (pattern,))
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?)",
+            [(pattern, file.path, file.version, file.modified) for file in self._reading.new],
+        )
+        self._connection.executemany(
+            "INSERT INTO left_out VALUES (?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET number = number + excluded.number",
+            [(pattern, reason, number) for reason, number in self._left_out.items()],
+        )
+
+
+def _is_known(file: File, known: Mapping[str, File]) -> bool:
+    return file.path in known and known[file.path].version == file.version
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+
+def _text(at: int) -> str:
+    """Return a time as it is stored: such texts sort as the times do."""
+    return (iso(at) or "").replace("T", " ").rstrip("Z")

@@ -1,0 +1,99 @@
+"""Pull from files: what they say is kept in a stage, as the tables of Profiles Sync."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from syncer.clock import iso
+from syncer.engage import stage
+from syncer.engage.files.intake import Facts, Intake
+from syncer.engage.profiles_sync import ProfilesSync
+from syncer.engage.source import (
+    Absence,
+    Counted,
+    ObservedKey,
+    Pull,
+    PulledCustomer,
+    Scope,
+    SourceRow,
+    Survey,
+    WithoutCustomerId,
+)
+
+#: How far an incremental pull looks back before the time of the files that the last one knew.
+OVERLAP = 3 * 3600.0
+
+
+@dataclass(frozen=True)
+class Files:
+    """The source; `place` names it."""
+
+    intake: Intake
+    place: str
+
+    @contextmanager
+    def pull(self, scope: Scope) -> Iterator[FilesPull]:
+        """Read what is new, and open one snapshot of all that was read."""
+        self.intake.bring_up_to_date()
+        facts = self.intake.facts()
+        with self._staged.pull(scope) as pull:
+            yield FilesPull(pull, facts)
+
+    def survey(self) -> Survey:
+        """Return what the files hold; raise `SourceError` if one of them cannot be read."""
+        self.intake.bring_up_to_date()
+        facts, survey = self.intake.facts(), self._staged.survey()
+        left_out = [
+            f"{pattern}: {number:,} records are left out: {reason}"
+            for pattern, reason, number in facts.left_out
+        ]
+        written = f"{self.place}: the oldest is of {iso(facts.until)}" if facts.until else None
+        advice = (*([written] if written else []), *left_out)
+        return replace(survey, place=self.place, advice=advice)
+
+    @property
+    def _staged(self) -> ProfilesSync:
+        return ProfilesSync(
+            stage.url(self.intake.path), customer_id=self.intake.customer_id, overlap=OVERLAP
+        )
+
+
+class FilesPull:
+    """One snapshot; `source.Pull` describes the methods."""
+
+    def __init__(self, staged: Pull, facts: Facts) -> None:
+        self._staged, self._facts = staged, facts
+
+    def watermark(self) -> str | None:
+        """Return the time of the set of files whose newest is the oldest.
+
+        Calls that came later may be missing in its files, whenever these were read.
+        """
+        until = self._facts.until if self._staged.watermark() else None
+        return None if until is None else (iso(until) or "").replace("Z", "+00:00")
+
+    def absence(self) -> Absence:
+        return Absence(self._facts.listed, deletions=False)
+
+    def observed(self) -> list[ObservedKey]:
+        return self._staged.observed()
+
+    def count(self, keys: Collection[str]) -> Counted:
+        return self._staged.count(keys)
+
+    def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
+        return self._staged.customers(keys)
+
+    def rows_of(self, key: str) -> list[SourceRow]:
+        return self._staged.rows_of(key)
+
+    def identified(self, customer_ids: Collection[str]) -> set[str]:
+        return self._staged.identified(customer_ids)
+
+    def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
+        return self._staged.without_customer_id(keys)
+
+    def profiles_without_customer_id(self, keys: Collection[str]) -> Iterator[str]:
+        return self._staged.profiles_without_customer_id(keys)
