@@ -21,10 +21,18 @@ from syncer.input_text import has_valid_host, unprintable, unwrapped
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DAY = _SECONDS["d"]
+_LONGEST = 36525 * _DAY
 
 
 def duration(text: object) -> float:
     """Return the seconds of `"2h30m"`, `"20m"`, `"90s"` or `"1.5d"`; a bare number is seconds."""
+    seconds = _seconds(text)
+    if seconds > _LONGEST:
+        raise ValueError("this is more than 100 years; write for example 90s, 20m, 2h30m or 1d")
+    return seconds
+
+
+def _seconds(text: object) -> float:
     if isinstance(text, int | float) and not isinstance(text, bool):
         with suppress(OverflowError):
             return float(text)
@@ -127,8 +135,9 @@ def _secret_http_url(secret: SecretStr) -> SecretStr:
 
 def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{text!r} is not an address; write for example 127.0.0.1:8400")
+    if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
+        shown = repr(text) if len(text) < 100 else "this"
+        raise ValueError(f"{shown} is not an address; write for example 127.0.0.1:8400")
     return text
 
 
@@ -206,7 +215,9 @@ Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
-Count = Annotated[Whole, Field(ge=0)]
+#: The highest number that counts something.
+MOST = 1_000_000_000
+Count = Annotated[Whole, Field(ge=0, le=MOST)]
 
 
 class Section(BaseModel):

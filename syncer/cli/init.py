@@ -157,11 +157,16 @@ def init(
     A secret stays where it is: the config names the variable or the file that holds it. A secret
     that you type goes into a file of its own beside the config, which you alone may read.
     """
+    if warehouse and warehouse_file:
+        raise click.UsageError("name the warehouse by --warehouse or by --warehouse-file, not both")
     making = _Making(config_path(config))
     check_new(making.path, replace=force)
     url = Secret(warehouse) if warehouse else _given(URL, warehouse_file)
     key = _given(KEY, api_key_file)
     _check_that_nothing_is_missing(url, key)
+    for secret, (_, _, name) in zip((key, url), _SECRETS, strict=True):
+        if secret is None and not secrets_in_config:  # before it is asked for, and typed in vain
+            check_new(making.path.with_name(name), replace=force)
     spaces = _until_good(url, _ask_url, lambda url: _spaces(making, url))
     making.schema = _chosen_schema(spaces, schema)
     survey = making.app().source().survey()
@@ -178,9 +183,15 @@ def _given(variable: str, file: Path | None) -> Secret | None:
     """Return a secret of a file or of the environment; None if it is in neither."""
     if file is not None:
         try:
-            return Secret(unwrapped(file.read_text(encoding="utf-8")), file=file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: cannot be read: {error}") from None
+            text = unwrapped(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{file}: cannot be read: it is not text in UTF-8") from None
+        if not text:
+            what = "the URL of the warehouse" if variable == URL else "Amberflo's API key"
+            raise ConfigError(f"{file} is empty; it must hold {what}")
+        return Secret(text, file=file)
     text = unwrapped(os.environ.get(variable, ""))
     return Secret(text, variable=variable) if text else None
 
@@ -239,6 +250,8 @@ def _spaces(making: _Making, url: Secret) -> list[str]:
 def _chosen_schema(spaces: list[str], schema: str | None) -> str:
     """Return the one schema, the one that was named, or the one that the user names."""
     listed = ", ".join(spaces)
+    if schema and spaces == [""]:
+        raise ConfigError(f"--schema {schema}: this database has no schemas; leave --schema out")
     if schema is not None:
         if schema not in spaces:
             raise ConfigError(f"--schema {schema}: Profiles Sync tables are in: {listed}")

@@ -62,9 +62,11 @@ _WORDS = {
     "finite_number": "this is not a number",
     "greater_than": "write more than {gt:g}",
     "greater_than_equal": "write {ge:g} or more",
-    "less_than_equal": "write {le:g} or less",
+    "less_than_equal": "write {le:,} or less",
     "literal_error": "write {expected}",
 }
+#: No setting lies deeper than so many keys and list entries.
+DEEPEST = 16
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -97,8 +99,10 @@ def _text(path: Path) -> str:
             f"{path}: there is no such file; make it with `syncer init`, or name another with "
             "--config"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: cannot be read: it is not text in UTF-8") from None
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
@@ -214,6 +218,8 @@ class _Loading:
             self.raw[key] = self._substituted(self.raw[key], (key,))
 
     def _substituted(self, value: Any, place: Place) -> Any:
+        if len(place) > DEEPEST:
+            return value  # it is refused, whatever it is
         if isinstance(value, dict):
             return {key: self._substituted(inner, (*place, key)) for key, inner in value.items()}
         if isinstance(value, list):

@@ -24,6 +24,7 @@ from syncer.engage.source_settings import SourceSettings
 from syncer.engage.sources import SOURCES
 from syncer.passthrough.scopes import SIGNED, Caller, short_name
 from syncer.setting_types import (
+    MOST,
     Address,
     Count,
     Cron,
@@ -201,7 +202,7 @@ class PassthroughConfig(_Listener):
     webhook_secret: Secret | None = None
     public_url: PublicUrl | None = None
     deletes_per_day: Count = 100
-    queue_limit: Annotated[Whole, Field(ge=1)] = 1_000_000
+    queue_limit: Annotated[Whole, Field(ge=1, le=MOST)] = 1_000_000
     queue_share: Annotated[Number, Field(gt=0, le=1)] = 0.5
 
     @model_validator(mode="after")

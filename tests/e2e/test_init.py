@@ -104,7 +104,8 @@ def test_a_config_that_exists_stays(new: Installation, key_file: Path) -> None:
     [
         (["--warehouse", "engage.db"], "engage.profiles_sync.url: this is not a database URL"),
         (["--warehouse", "sqlite:///none.db"], "none.db does not exist"),
-        (["--schema", "other"], "--schema other: Profiles Sync tables are in: "),
+        (["--schema", "other"], "--schema other: this database has no schemas; leave --schema out"),
+        (["--warehouse-file", "x"], "by --warehouse or by --warehouse-file, not both"),
         (["--computed-trait", "${HOME}"], "names an environment variable in a config"),
         (["--audience", "!vip"], 'entries with "!" only leave keys out'),
     ],
@@ -115,6 +116,31 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     given = ["--warehouse", new.source_url, "--api-key-file", str(key_file)]
     errors = new.run("init", *given, *words, exit_code=2).stderr.splitlines()
     assert said in errors[-1]
+    assert not new.config.exists()
+
+
+def test_a_file_that_holds_no_secret_is_named(new: Installation, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    for content, line in (
+        (b"\n ", "is empty; it must hold Amberflo's API key"),
+        (b"\xff", "UTF-8"),
+    ):
+        file.write_bytes(content)
+        words = ("init", "--warehouse", new.source_url, "--api-key-file", str(file))
+        assert f"error: {file}" in (error := new.run(*words, exit_code=2).stderr)
+        assert line in error
+    file.unlink()
+    error = new.run("init", "--warehouse-file", str(file), exit_code=2).stderr
+    assert error == f"error: {file}: cannot be read: No such file or directory\n"
+
+
+def test_a_file_of_a_secret_that_exists_is_told_before_it_is_typed(new: Installation) -> None:
+    (new.folder / "amberflo-api-key").write_text("mine", encoding="utf-8")
+    words = ("init", "--config", str(new.config), "--warehouse", new.source_url)
+    with Terminal(*words) as terminal:
+        assert terminal.end() == 2
+    assert "amberflo-api-key exists: --force replaces it" in terminal.shown
+    assert "Computed traits" not in terminal.shown
     assert not new.config.exists()
 
 

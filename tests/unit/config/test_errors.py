@@ -182,6 +182,24 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
             'FILE: retention.history: write at least "1d", or "0" to keep it for ever',
         ),
         (["[guard]", "min_exits = -1"], "FILE: guard.min_exits: write 0 or more"),
+        # What no number in a database holds, and what no stack does.
+        (
+            ["[passthrough]", f"queue_limit = {'9' * 400}"],
+            "FILE: passthrough.queue_limit: write 1,000,000,000 or less",
+        ),
+        (["[guard]", f"min_exits = {'9' * 400}"], "FILE: guard.min_exits: write 1,000,000,000 or "),
+        (["[schedule]", f"every = '{'9' * 300}d'"], "FILE: schedule.every: this is more than 100 "),
+        (
+            ["[ops]", f"listen = '127.0.0.1:{'9' * 5000}'"],
+            "FILE: ops.listen: this is not an address; write for example ",
+        ),
+        (["[log]", f"{'.'.join('a' * 900)} = 1"], "FILE: log.a: unknown key; known here: format"),
+        ([f"[{'.'.join('a' * 5000)}]"], "FILE: a: unknown key; known here: amberflo, "),
+        (
+            ["[passthrough]", f"write_keys = [{{ key.{'.'.join('a' * 900)} = 1 }}]"],
+            "FILE: passthrough.write_keys.key: this is not a text; write it in quotes",
+        ),
+        (["[log]", f"level = {'[' * 400}{']' * 400}"], "FILE: log.level: write 'debug', 'info', "),
         (["[guard]", "min_exits = 'many'"], "FILE: guard.min_exits: this is not a whole number"),
         (["[guard]", "small_max_exits = 2"], "FILE: guard.small_max_exits: write 1 or less"),
         (["[guard]", "small_min_exits = -1"], "FILE: guard.small_min_exits: write 0 or more"),
@@ -258,7 +276,7 @@ def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: st
         ("SYNCER_AMBERFLO__RATE", "nan", "this is not a number"),
         ("SYNCER_AMBERFLO__RATE", "inf", "this is not a number"),
         ("SYNCER_AMBERFLO__CONCURRENCY", "0", "write 1 or more"),
-        ("SYNCER_AMBERFLO__CONCURRENCY", "1001", "write 1000 or less"),
+        ("SYNCER_AMBERFLO__CONCURRENCY", "1001", "write 1,000 or less"),
         ("SYNCER_AMBERFLO__TRAIT_VALUES", "json", "write 'native' or 'string'"),
         ("SYNCER_SCHEDULE__JITTER", "3h", "jitter must be less than every; write for example 20m"),
         (
