@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -42,7 +41,7 @@ url = "{state}"
 CUSTOMERS = """
 INSERT INTO customer (customer_id, traits, rev)
 WITH RECURSIVE number(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM number WHERE i + 1 < :count)
-SELECT 'more_' || i, '{"vip":true}', 1 FROM number
+SELECT 'more_' || i, :traits, 1 FROM number
 """
 EVENTS = """
 INSERT INTO event (message_id, record, received_at, due_at, key)
@@ -55,7 +54,7 @@ FROM number
 def fill(file: Path, customers: int, changes: int) -> None:
     """The state and its queue; all changes are sealed."""
     make(file, changes)
-    values = {"count": max(customers - changes // 10, 1)}
+    values = {"count": max(customers - changes // 10, 1), "traits": '{"vip":true}'}
     with (
         closing(Database.open(f"sqlite:///{file}")) as database,
         database.write(alone=True) as connection,
@@ -72,12 +71,15 @@ def run(folder: Path, state: str, *words: str) -> dict[str, Any]:
     config = folder / "config.toml"
     config.write_text(CONFIG.format(state=state), encoding="utf-8")
     began = time.monotonic()
+    # Its own pages at most: `ru_maxrss` would begin with those of this process.
     program = (
-        "import resource, sys\n"
+        "import sys\n"
+        "from pathlib import Path\n"
         "from syncer.cli import main\n"
         "try:\n    main()\n"
         "finally:\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+        "    status = Path('/proc/self/status').read_text()\n"
+        "    print(status.partition('VmHWM:')[2].split()[0], file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "state", *words, "--config", str(config), "--json"],
@@ -123,7 +125,6 @@ def main() -> None:
         assert len(heads) == 1, heads
         assert all(one == rows[0] for one in rows), rows
         print(f"head {heads.pop()}, {sum(rows[0].values()):,} rows: equal")
-        print(f"children: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MB")
 
 
 if __name__ == "__main__":

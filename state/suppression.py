@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -20,11 +20,20 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    union,
     update,
 )
 
 from state.db import metadata
-from state.db.tables import CUSTOMER, ERASURE, FORGOTTEN
+from state.db.tables import (
+    CHANGE,
+    CUSTOMER,
+    EARLY_CALL,
+    ERASURE,
+    FAILURE,
+    FORGOTTEN,
+    HELD_CHANGE,
+)
 
 #: The value that counts how many were asked for by calls, by the hour.
 _ASKED, _HOUR = "deletes", 3_600_000
@@ -202,7 +211,7 @@ def carry_over(newer: Connection, restored: Connection, now: int) -> int | None:
     pending = {row["customer_id"]: dict(row) for row in rows if row["customer_id"] not in asked}
     if salt is not None and own is None:
         metadata.put(restored, "salt", salt)
-    for customer_id in restored.execute(select(CUSTOMER.c.customer_id)).scalars():
+    for customer_id in _named(restored) if since else ():
         if since.pop(_hash(salt or "", customer_id), None) is not None:
             pending[customer_id] = {"customer_id": customer_id, "asked_at": now, "run": None}
     if since:
@@ -211,6 +220,16 @@ def carry_over(newer: Connection, restored: Connection, now: int) -> int | None:
     for row in pending.values():
         restored.execute(insert(ERASURE).values(row))
     return len(pending)
+
+
+def _named(connection: Connection) -> Iterator[str]:
+    """Return the customers of whom a state has something: not every one has a row of its own."""
+    columns = (
+        table.c.customer_id for table in (CUSTOMER, CHANGE, HELD_CHANGE, EARLY_CALL, FAILURE)
+    )
+    known = union(*(select(column).where(column.is_not(None)) for column in columns))
+    for customer_id in connection.execute(known).scalars():
+        yield str(customer_id)
 
 
 def _hash(salt: str, customer_id: str) -> str:

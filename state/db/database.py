@@ -61,7 +61,7 @@ class Database:
             _claim_files(path, target)
         with translated(engine.url):
             try:
-                _check_sessions(engine)
+                check_server(engine)
                 _check_file(engine, state)
                 migrations.migrate(engine, part)
             except BaseException:
@@ -117,7 +117,7 @@ class Database:
         engine = engine_of(target, part).execution_options(writes=True)
         with translated(engine.url):
             try:
-                _check_sessions(engine)
+                check_server(engine)
                 with engine.connect() as connection:
                     connection.exec_driver_sql("CREATE TABLE syncer_check (it INTEGER)")
                     connection.rollback()
@@ -279,13 +279,26 @@ def _try_folder(folder: Path) -> None:
         ) from None
 
 
+def check_server(engine: Engine) -> None:
+    """Raise where a PostgreSQL database cannot hold a state, whatever is in it."""
+    if engine.dialect.name != "postgresql":
+        return
+    with engine.connect() as connection:
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise StateError(
+            f"the state database {shown(engine.url)} has the encoding {encoding}, in which not "
+            "every id and name fits: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE "
+            "template0"
+        )
+    _check_sessions(engine)
+
+
 def _check_sessions(engine: Engine) -> None:
     """Raise where a connection pool gives our statements changing sessions of the server.
 
     The locks belong to a session, so two processes would hold one lock, or none could release it.
     """
-    if engine.dialect.name != "postgresql":
-        return
     alone = engine.execution_options(isolation_level="AUTOCOMMIT")
     with alone.connect() as first, alone.connect() as second:
         seen = {
@@ -309,10 +322,14 @@ def engine_of(url: URL, part: str, *, read_only: bool = False) -> Engine:
         return _sqlite_engine(url, read_only, part)
     if url.get_backend_name() == "postgresql":
         try:
-            return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+            return create_engine(
+                url.set(drivername="postgresql+psycopg"),
+                pool_pre_ping=True,
+                connect_args={"client_encoding": "utf8"},
+            )
         except (ModuleNotFoundError, NoSuchModuleError):
             raise StateError(
-                "state.url is a PostgreSQL URL but psycopg is not installed: "
+                "the state database is on PostgreSQL, but psycopg is not installed: "
                 "pip install 'engage-amberflo-sync[postgres]'"
             ) from None
     raise StateError(
@@ -415,6 +432,9 @@ def translated(url: URL) -> Iterator[None]:
     """Raise what a driver raises in the block as `StateError`, with the database's name."""
     try:
         yield
+    except UnicodeDecodeError as error:  # a name in a damaged file, of which SQLite speaks
+        reason = "the file is damaged: it has text that is not UTF-8"
+        raise StateError(f"the state database {shown(url)}: {reason}", reason) from error
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF

@@ -206,6 +206,11 @@ def _open_lock_file(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
     except PermissionError:
+        if not path.exists():
+            raise StateError(
+                f"the lock file {path} cannot be made: this user may not write in its folder; run "
+                "as its owner, or name another place"
+            ) from None
         raise StateError(
             f"the lock file {path} belongs to somebody else: run as its owner, or give it to this "
             "user (chown), with all files of the state"

@@ -77,14 +77,14 @@ def back_up(
 ) -> Backup:
     """Make a backup while others may work on the state.
 
-    With `force` it takes the place of an older file, when it is complete. Where it cannot be made,
-    nothing is left of it, and an older file stays as it was.
+    With `force` it takes the place of an older backup, when it is complete. Where it cannot be
+    made, nothing is left of it, and an older one stays as it was.
     """
     _check_place(state, file, force)
     part = file.with_name(f"{file.name}.part")
     with lock(state, "backup"):
-        images.begin(part)
         try:
+            images.begin(part)
             with moment(state, queue, steps.check) as pair:
                 made_at = now()
                 held = _write(pair, part, made_at, steps)
@@ -100,18 +100,50 @@ def back_up(
     return Backup(file, made_at, held, file.stat().st_size)
 
 
+def made_at(file: Path) -> int:
+    """Return when a backup was made (epoch milliseconds); raise where the file is none."""
+    if not file.is_file():
+        raise StateError(f"{file}: there is no such file")
+    try:
+        with images.reading(file) as source:
+            kind = source.exec_driver_sql("PRAGMA application_id").scalar()
+            moment = metadata.get(source, MADE_AT) if kind == BACKUP_ID else None
+    except StateError as error:
+        raise StateError(f"{file} cannot be read as a backup: {error.reason}") from None
+    if moment is None:
+        raise StateError(f"{file} is not a backup that `syncer state backup` made")
+    try:
+        return int(moment)
+    except ValueError:
+        raise StateError(f"{file} is damaged: it does not say when it was made") from None
+
+
 def _check_place(state: Database, file: Path, force: bool) -> None:
+    """Raise where a backup must not be put: what is there is not ours, or is the state's own."""
     if not file.parent.is_dir():
         raise StateError(f"the folder {file.parent} does not exist; make it, or name another")
     if file.is_dir() or (file.exists() and not file.is_file()):
         raise StateError(f"{file} is not a file; name one that does not exist yet")
     path = sqlite_path(state.engine.url)
-    if path is not None and os.path.realpath(file) in map(
-        os.path.realpath, (path, beside(path, "queue"))
-    ):
-        raise StateError(f"{file} is the state itself; name another file")
-    if file.exists() and not force:
+    own = (path.name, beside(path, "queue").name) if path else ()
+    place = Path(os.path.realpath(file))
+    if path is not None and place.parent == path.parent and place.name.startswith(own):
+        # The files themselves, and those that SQLite and the locks keep beside them.
+        raise StateError(
+            f"{file} is the state itself, or one of its files, whose names begin with "
+            f"{' or '.join(own)}; name another file"
+        )
+    if not file.exists():
+        return
+    if not force:
         raise StateError(f"{file} exists already; name another file, or replace it with --force")
+    if file.stat().st_size:
+        try:
+            made_at(file)
+        except StateError as error:
+            raise StateError(
+                f"--force replaces a backup, and nothing else: {error}; name another file"
+            ) from None
 
 
 def _write(pair: Moment, part: Path, made_at: int, steps: Steps) -> Contents:

@@ -6,40 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import Connection
 
 from state import outbox, queue, restored
 from state.db import migrations
-from state.db.database import sqlite_path
-from state.db.tables import (
-    CHANGE,
-    CUSTOMER,
-    ERASED,
-    HELD_CHANGE,
-    HOLD,
-    PARTS,
-    RUN,
-    RUN_TRAIT,
-    SEAL,
-)
+from state.db.database import shown, sqlite_path, translated
+from state.db.tables import PARTS
+from state.errors import StateError
 from state.history.proof import Proof, prove
 from state.restored import Restored
+from state.transfer import facts
 from state.transfer.moment import Contents, Moment
-
-#: What must be true of rows: in words, the table's column that names a row, and the row's own.
-_REFERENCES = (
-    ("changes of a run that is not there", CHANGE.c.run, RUN.c.id),
-    ("sums of a run that is not there", RUN_TRAIT.c.run, RUN.c.id),
-    ("held changes of a hold that is not there", HELD_CHANGE.c.hold, HOLD.c.id),
-    ("erased changes of a seal that is not there", ERASED.c.seal, SEAL.c.number),
-)
 
 
 @dataclass(frozen=True)
 class Checkup:
     """What was found, in the order in which it is told.
 
-    `problems` are lines; without any the state is whole. `due` counts what waits to be sent, and
+    `problems` are lines; without any the state is whole. `versions` are 0 where a part is not there
+    yet. `due` counts what waits to be sent, and
     `due_since` is when the oldest of it came (epoch milliseconds). `sizes` are bytes, by file or by
     table; `restored` says that no run has compared everything since the state was restored.
     """
@@ -56,24 +41,25 @@ class Checkup:
 
 
 def check(pair: Moment, stop: Callable[[], None] = lambda: None) -> Checkup:
-    """Check both parts, which may be in one database; it writes nothing."""
-    problems = []
-    if pair.state.dialect.name == "sqlite":
-        for connection in {id(one): one for one in (pair.state, pair.queue)}.values():
-            stop()
-            rows = connection.exec_driver_sql("PRAGMA integrity_check(3)").scalars().all()
-            path = sqlite_path(connection.engine.url)
-            problems += [
-                f"{path} is damaged: {' '.join(str(row).split())}" for row in rows if row != "ok"
-            ]
+    """Check both parts, which may be in one database; it writes nothing.
+
+    Raise where it is no state of this version, or where tables of it are missing.
+    """
+    _check_tables(pair)
+    problems = _pages(pair, stop)
     stop()
-    proof = prove(pair.state, check=stop)
-    if proof.broken is not None:
-        problems.append(f"the history is not as it was sealed: {proof.broken.what}")
-    problems += _facts(pair.state)
+    with translated(pair.state.engine.url):
+        proof = prove(pair.state, check=stop)
+        if proof.broken is not None:
+            problems.append(f"the history is not as it was sealed: {proof.broken.what}")
+        problems += facts.untrue(pair.state)
+    for part in PARTS:
+        with translated(pair.part(part).engine.url):
+            problems += facts.missing(pair.part(part), part)[1]
+            problems += facts.odd_rows(pair.part(part), part, stop)
     since = (outbox.waits_since(pair.state), queue.oldest_waiting(pair.queue))
     return Checkup(
-        versions={part: migrations.version(pair.part(part), part) for part in PARTS},
+        versions={part: _version(pair.part(part), part) for part in PARTS},
         contents=pair.contents(),
         proof=proof,
         customers_due=outbox.backlog(pair.state),
@@ -85,24 +71,50 @@ def check(pair: Moment, stop: Callable[[], None] = lambda: None) -> Checkup:
     )
 
 
-def _facts(connection: Connection) -> list[str]:
-    """Return what is not true of the rows of the state, a line each."""
-    wrong: list[tuple[str, ColumnElement[bool]]] = [
-        (what, and_(one.is_not(None), one.not_in(select(other))))
-        for what, one, other in _REFERENCES
-    ]
-    wrong.append(
-        (
-            "customers of whom a later revision is acknowledged",
-            CUSTOMER.c.acked_rev > CUSTOMER.c.rev,
-        )
-    )
-    lines = []
-    for what, condition in wrong:
-        number = connection.execute(select(func.count()).where(condition)).scalar_one()
-        if number:
-            lines.append(f"{number:,} {what}")
-    return lines
+def _check_tables(pair: Moment) -> None:
+    """Raise where there is not all that a state consists of."""
+    lacks = []
+    for part in PARTS:
+        connection = pair.part(part)
+        number, newest = migrations.check(connection, part), migrations.newest(part)
+        if 0 < number < newest:
+            raise StateError(
+                f"{_place(connection)}: the {part} has schema version {number}, and this program "
+                f"checks version {newest}: check it with the syncer that wrote it, or restore it"
+            )
+        with translated(connection.engine.url):
+            lacks += facts.missing(connection, part)[0]
+        if number == 0:
+            lacks.append(f"the version of the {part} is not there")
+    if lacks:
+        raise StateError(f"{_place(pair.state)} is not a whole state: {'; '.join(lacks)}")
+
+
+def _version(connection: Connection, part: str) -> int:
+    """Return the version of a part; 0 where no call came yet, so that there is no queue."""
+    where = sqlite_path(connection.engine.url)
+    is_empty = connection.dialect.name == "sqlite" and where is None
+    return 0 if is_empty else migrations.version(connection, part)
+
+
+def _place(connection: Connection) -> object:
+    return sqlite_path(connection.engine.url) or shown(connection.engine.url)
+
+
+def _pages(pair: Moment, stop: Callable[[], None]) -> list[str]:
+    """Return what SQLite says of damaged pages, a line each."""
+    problems: list[str] = []
+    for connection in {id(one): one for one in (pair.state, pair.queue)}.values():
+        if connection.dialect.name == "sqlite":
+            stop()
+            found = connection.exec_driver_sql("PRAGMA integrity_check(3)").scalars().all()
+            where = _place(connection)
+            problems += [
+                f"{where} is damaged: {' '.join(str(line).split())}"
+                for line in found
+                if line != "ok"
+            ]
+    return problems
 
 
 def _sizes(pair: Moment) -> dict[str, int]:

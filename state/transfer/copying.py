@@ -13,6 +13,7 @@ from state.db import migrations
 from state.db.database import (
     Database,
     beside,
+    check_server,
     engine_of,
     resolved,
     shown,
@@ -68,6 +69,8 @@ def put_into_server(
     """
     engine = engine_of(url, "state")
     try:
+        with translated(engine.url):
+            check_server(engine)
         with translated(engine.url), engine.begin() as target:
             check_empty(target)
             copy_parts(pair, target, [*PARTS], held, steps)

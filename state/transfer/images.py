@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
 
-from state.db.database import PAGE_SIZE, translated
+from state.db.database import PAGE_SIZE, sqlite_path, translated
 from state.db.files import keep_private, open_private
 from state.db.install import remove, sync_file
 from state.db.private import keep_temporary_files
@@ -33,8 +33,8 @@ def url_of(file: Path) -> URL:
 
 def begin(file: Path) -> None:
     """Make an empty private file; what an earlier attempt left there goes."""
-    discard(file)
     try:
+        discard(file)
         open_private(file).close()
     except OSError as error:
         raise StateError(f"{file} cannot be made: {error.strerror}") from None
@@ -71,7 +71,9 @@ def copy_pages(source: Connection, file: Path, report: Callable[[int, int], None
             target.execute("PRAGMA synchronous = OFF")
             driver.backup(target, pages=PAGES, progress=look)
             target.execute("PRAGMA journal_mode = DELETE")
-    except sqlite3.Error as error:
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise StateError(f"{sqlite_path(source.engine.url)} is damaged: {error}") from error
         raise StateError(f"{file} cannot be written: {error}") from error
 
 
@@ -117,6 +119,8 @@ def _engine(file: Path, part: str) -> Engine:
         cursor.execute("PRAGMA journal_mode = OFF")
         cursor.execute("PRAGMA synchronous = OFF")
         cursor.execute("PRAGMA cache_size = -32000")
+        # What is taken out again, as the queue of a backup is, leaves nothing in the file.
+        cursor.execute("PRAGMA secure_delete = ON")
         keep_temporary_files(cursor, Path(os.path.realpath(file)).parent)
         cursor.close()
 

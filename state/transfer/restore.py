@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,6 @@ from sqlalchemy.engine import URL
 from state import restored, suppression
 from state.db import metadata, migrations
 from state.db.database import (
-    BACKUP_ID,
     Database,
     beside,
     engine_of,
@@ -28,7 +28,7 @@ from state.db.locks import alone
 from state.db.tables import PARTS
 from state.errors import Locked, StateError
 from state.restored import Restored
-from state.transfer import images, rows
+from state.transfer import backup, images, rows
 from state.transfer.backup import MADE_AT, Steps
 from state.transfer.copying import new_file, proved, put_into_server
 from state.transfer.moment import Contents, Moment, contents
@@ -62,7 +62,7 @@ def restore(
     Nothing is replaced before the backup was read whole and checked: its pages, its version, the
     chain of its history. Nobody may use the state. A server's database must be empty.
     """
-    made_at = _made_at(file)
+    made_at = backup.made_at(file)
     database = Database(engine_of(resolved(url), "state"))
     path = sqlite_path(database.engine.url)
     with closing(database), alone(database):
@@ -107,21 +107,6 @@ def finish(url: URL) -> Plan:
 
 
 # The backup
-
-
-def _made_at(file: Path) -> int:
-    """Return when a backup was made; raise where the file is none."""
-    if not file.is_file():
-        raise StateError(f"{file}: there is no such file")
-    try:
-        with images.reading(file) as source:
-            kind = source.exec_driver_sql("PRAGMA application_id").scalar()
-            made_at = metadata.get(source, MADE_AT) if kind == BACKUP_ID else None
-    except StateError as error:
-        raise StateError(f"{file} cannot be read as a backup: {error}") from None
-    if made_at is None:
-        raise StateError(f"{file} is not a backup that `syncer state backup` made")
-    return int(made_at)
 
 
 def check_pages(connection: Connection, where: object) -> None:
@@ -178,8 +163,7 @@ def _settle(new: Path, old: Path, mark: Restored) -> int | None:
 def _exchange(path: Path, new: dict[str, Path], now: int) -> Path | None:
     """Put the new files in place of the old ones, which nobody may use."""
     places = {"state": path, "queue": beside(path, "queue")}
-    moment = datetime.fromtimestamp(now // 1000, UTC)
-    kept = path.with_name(f"{path.stem}-before-{moment:%Y%m%dT%H%M%SZ}{path.suffix}")
+    kept = _free_name(path, datetime.fromtimestamp(now // 1000, UTC))
     names = {"state": kept, "queue": beside(kept, "queue")}
     put = [(str(new[part]), str(place)) for part, place in places.items()]
     # With a plan, though it says nothing yet, nobody opens the state any more. Who opened it before
@@ -200,6 +184,16 @@ def _exchange(path: Path, new: dict[str, Path], now: int) -> Path | None:
         raise
     carry_out(path)
     return kept if keep else None
+
+
+def _free_name(path: Path, moment: datetime) -> Path:
+    """Return the name that the old state keeps: two restores in one second have two."""
+    start = f"{path.stem}-before-{moment:%Y%m%dT%H%M%SZ}"
+    names = (
+        path.with_name(f"{start}{again}{path.suffix}")
+        for again in chain([""], (f"-{number}" for number in count(2)))
+    )
+    return next(name for name in names if not name.exists() and not beside(name, "queue").exists())
 
 
 def _leave_by_others(place: Path) -> None:

@@ -41,7 +41,7 @@ def fill(
         columns = ", ".join(f'"{column.name}"' for column in table.columns)
         with (
             _translated(source, target, table),
-            closing(_read(source, table, columns)) as rows,
+            closing(read(source, table, columns)) as rows,
             closing(_reported(rows, report)) as reported,
         ):
             _write(target, table, columns, reported)
@@ -95,7 +95,8 @@ def _sequence(connection: Connection, table: Table) -> str:
     )
 
 
-def _read(connection: Connection, table: Table, columns: str) -> Generator[Row, None, None]:
+def read(connection: Connection, table: Table, columns: str) -> Generator[Row, None, None]:
+    """Read columns of all rows; it is to be closed."""
     statement = f'SELECT {columns} FROM "{table.name}"'
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":

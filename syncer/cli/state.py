@@ -18,7 +18,7 @@ from state.db.database import Database, resolved, shown, sqlite_path
 from state.db.tables import PARTS
 from state.transfer import images
 from state.transfer import restore as restoring
-from state.transfer.backup import Steps, back_up
+from state.transfer.backup import Steps, back_up, made_at
 from state.transfer.checkup import Checkup
 from state.transfer.checkup import check as check_whole
 from state.transfer.copying import copy as copy_whole
@@ -188,6 +188,7 @@ def check(config: Path | None, as_json: bool, file: Path | None) -> None:
     """
     stop = _steps().check
     if file is not None:
+        made_at(file)
         with images.reading(file) as source:
             found = check_whole(Moment(source, source), stop)
     else:
@@ -226,7 +227,7 @@ def _check_json(found: Checkup) -> dict[str, Any]:
 
 def _print_check(found: Checkup) -> None:
     rows: list[tuple[str, str]] = [
-        ("schema", ", ".join(f"{part} {number}" for part, number in found.versions.items())),
+        ("schema", ", ".join(f"{part} {no or 'none'}" for part, no in found.versions.items())),
         ("history", f"{found.proof.seals:,} seals, {found.proof.changes:,} changes"),
         ("not sealed yet", f"{found.proof.unsealed:,} changes"),
         ("head", found.proof.head or "–"),
@@ -256,6 +257,8 @@ def _opened(config: Config, *, writes: bool = True) -> Iterator[tuple[Database, 
         raise StateError(f"state.url: {path} does not exist: there is no state yet")
     with ExitStack() as stack:
         read = [stack.enter_context(open_database(config, part, writes=False)) for part in PARTS]
+        if sqlite_path(read[0].engine.url) is None and read[0].engine.dialect.name == "sqlite":
+            raise StateError(f"state.url: {shown(config.state.url)} holds no state")
         if writes:
             read = [stack.enter_context(open_database(config, part, writes=True)) for part in PARTS]
         state_part, queue_part = read
@@ -278,8 +281,12 @@ def _target(text: str) -> URL:
         raise click.BadParameter(words, param_hint="--to") from None
     if url.get_backend_name() not in ("sqlite", "postgresql"):
         raise click.BadParameter("only SQLite and PostgreSQL hold a state", param_hint="--to")
-    path = sqlite_path(url)
-    return url if path is None else url.set(database=os.path.abspath(path))
+    if (path := sqlite_path(url)) is None:
+        return url
+    if not path.parent.is_dir():
+        words = f"the folder {path.parent} does not exist; make it, or name another"
+        raise click.BadParameter(words, param_hint="--to")
+    return url.set(database=os.path.abspath(path))
 
 
 def _summary(contents: Contents) -> str:

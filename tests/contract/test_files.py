@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, inspect
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from state.db import metadata
-from state.db.database import Database
-from state.db.locks import lock, lock_holder, run_lock
+from state.db.database import Database, engine_of
+from state.db.locks import alone, lock, lock_holder, run_lock
 from state.errors import Locked, StateError
 from syncer.cli.export import Export
 from syncer.config import Config
@@ -207,6 +207,10 @@ def test_another_user_is_told_in_one_line(shared_folder: Path) -> None:
         return str(caught.value)
 
     assert told(writes=True).endswith("Permission denied")
+    nothing = Database(engine_of(make_url(f"sqlite:///{file}"), "state"))
+    with somebody_else(), pytest.raises(StateError, match=r"\.lock cannot be made: this user may"):
+        alone(nothing).__enter__()
+    nothing.close()
     with open_database(config, writes=True) as state, run_lock(state):
         pass
     line = told(writes=False)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +19,12 @@ from sqlalchemy.engine import URL, make_url
 
 from state.db.database import Database
 from state.db.locks import run_lock
+from state.db.tables import PARTS
 from state.errors import StateError
+from state.transfer.backup import back_up
+from state.transfer.copying import copy
+from state.transfer.restore import restore
+from tests.support.postgres import database
 
 CONFIG = """\
 [databases]
@@ -100,6 +105,32 @@ def test_a_pool_of_transactions_is_refused(state_postgres: str, folder: Path, mo
                 what(url)
             assert "needs session pooling" in str(error.value)
             assert "\n" not in str(error.value)
+
+
+def test_no_copy_is_put_behind_a_pool_of_transactions(
+    empty_postgres: str, folder: Path, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        parts = [Database.open(f"sqlite:///{tmp_path / 'syncer.db'}", part) for part in PARTS]
+        for part in parts:
+            stack.callback(part.close)
+        url = stack.enter_context(bouncer(empty_postgres, folder, "transaction"))
+        with pytest.raises(StateError, match="needs session pooling"):
+            copy(parts[0], parts[1], url)
+        back_up(parts[0], parts[1], tmp_path / "backup", lambda: 1)
+        with pytest.raises(StateError, match="needs session pooling"):
+            restore(url, tmp_path / "backup", lambda: 2)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_in_which_not_every_text_fits_is_refused(
+    postgres_url: str, encoding: str
+) -> None:
+    options = f"ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    with database(postgres_url, options) as url:
+        for what in (Database.open, Database.try_out):
+            with pytest.raises(StateError, match=f"has the encoding {encoding}, .*'UTF8'"):
+                what(url)
 
 
 def test_a_pool_of_sessions_is_taken(state_postgres: str, folder: Path) -> None:

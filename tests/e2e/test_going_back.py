@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,7 @@ def older(installation: Installation, engage: EngageSandbox) -> Path:
     installation.run("sync")
     with closing(Database.open(installation.state_url)) as state, state.write() as connection:
         connection.execute(text("UPDATE customer SET rev = rev + 1, due_at = 1, traits = '{}'"))
+        connection.execute(text("UPDATE trait SET members = 0"))
     file, _ = backup(installation, "older")
     engage.evolve(fraction=0.2)
     installation.run("sync", "--full")
@@ -206,6 +209,7 @@ def test_wrong_use_is_one_line(installation: Installation, engage: EngageSandbox
         ("copy", "--to", "sqlite://"): "the state needs a file of its own",
         ("copy", "--to", "mysql://h/d"): "only SQLite and PostgreSQL hold a state",
         ("copy", "--to", "sqlite:///${NOT_SET}"): "the environment variable NOT_SET is not set",
+        ("copy", "--to", "sqlite:///no/such.db"): "Invalid value for --to: the folder no does not",
     }.items():
         assert line in installation.run("state", *words, exit_code=2).stderr
     file, _ = backup(installation, "backup")
@@ -230,20 +234,61 @@ def test_a_secret_of_a_url_is_not_shown(
     assert "127.0.0.1:9" in said
 
 
-@pytest.mark.parametrize("what", ["members", "history", "run"])
-def test_check_names_what_is_wrong(
-    installation: Installation, engage: EngageSandbox, what: str
-) -> None:
+#: What is done to a state, and the line that tells it; the first ones leave no state to look into.
+DAMAGE = {
+    "DROP TABLE alert": "is not a whole state: the table alert is not there",
+    "DROP TABLE change; DROP TABLE seal": "change is not there; the table seal is not there",
+    "ALTER TABLE customer DROP COLUMN given_back": "the column given_back of the table customer",
+    "DELETE FROM schema_version": "is not a whole state: the version of the state is not there",
+    "UPDATE schema_version SET version = 9": "schema version 9",
+    "UPDATE customer SET acked_rev = 9": "customers of whom a later revision is acknowledged",
+    "UPDATE change SET after = 'false' WHERE id = 3": "change 3 is not as it was",
+    "DELETE FROM run": "changes of a run that is not there",
+    "DELETE FROM customer": "changes of a customer that is not there",
+    "UPDATE trait SET members = 77 WHERE key = 'vip'": "the trait vip has 77 members on record;",
+    "DELETE FROM trait": " is not on record; ",
+    "UPDATE customer SET traits = 'nothing'": "customers whose traits cannot be read",
+    "UPDATE run_trait SET entered = 99 WHERE key = 'vip'": "sums of a run that do not close",
+    "UPDATE customer SET name = CAST(x'ff' AS text)": "a row of the table customer cannot be read",
+    "UPDATE run SET kind = x'00'": "rows of the table run have a value of another kind",
+    "DROP INDEX change_customer": "the index change_customer of the table change is not there",
+}
+
+
+def test_check_names_what_is_wrong(installation: Installation, engage: EngageSandbox) -> None:
     engage.fill(10)
     installation.run("sync")
-    statement, line = {
-        "members": ("UPDATE customer SET acked_rev = 9", "whom a later revision is acknowledged"),
-        "history": ("UPDATE change SET after = 'false' WHERE id = 3", "change 3 is not as it was"),
-        "run": ("DELETE FROM run", "changes of a run that is not there"),
-    }[what]
-    with closing(Database.open(installation.state_url)) as state, state.write() as connection:
-        connection.execute(text(statement))
-    assert line in installation.run("state", "check", exit_code=1).stderr
-    file = installation.folder / "backup"
-    installation.run("state", "backup", str(file))
-    assert line in installation.run("state", "check", str(file), exit_code=1).stderr
+    whole = installation.folder / "syncer.db"
+    backup(installation, "whole")
+    for number, (statement, line) in enumerate(DAMAGE.items()):
+        place, file = (installation.folder / f"{name}-{number}" for name in ("state", "backup"))
+        shutil.copy(whole, place)
+        shutil.copy(installation.folder / "whole", file)
+        for one in (place, file):
+            with closing(sqlite3.connect(one, isolation_level=None)) as connection:
+                connection.executescript(statement)
+        assert line in installation.run("state", "check", str(file), exit_code=1).stderr
+        installation.configure(state=f"sqlite:///{place}")
+        installation.run("state", "check", exit_code=1)
+    installation.configure()
+    empty = installation.folder / "empty"
+    empty.touch()
+    for file, line in {
+        whole: "is not a backup that `syncer state backup` made",
+        empty: "is not a backup that `syncer state backup` made",
+        installation.folder / "no-file": "there is no such file",
+    }.items():
+        assert line in installation.run("state", "check", str(file), exit_code=1).stderr
+    installation.configure(state=f"sqlite:///{empty}")
+    for command in (("check",), ("backup", "new"), ("copy", "--to", "sqlite:///new.db")):
+        assert "holds no state" in installation.run("state", *command, exit_code=1).stderr
+
+
+def test_a_queue_of_which_there_is_none_yet_is_none(
+    installation: Installation, engage: EngageSandbox
+) -> None:
+    engage.fill(5)
+    installation.run("sync")
+    assert not (installation.folder / "syncer-queue.db").exists()
+    assert installation.json("state", "check")["schema"]["queue"] == 0
+    assert "queue none" in installation.run("state", "check").stdout

@@ -450,6 +450,7 @@ class Days(RuleBasedStateMachine):
         before = len(self.amberflo.writes)
         self.run("sync", "--full", good=(0, 3))
         assert len(self.amberflo.writes) == before, self.amberflo.writes[before:]
+        self.installation.run("state", "check")
 
     def _expected_names(self, engage: Any) -> dict[str, str]:
         """The newest of row and call; nobody's name where there is no row."""

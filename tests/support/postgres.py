@@ -65,12 +65,13 @@ def server() -> Iterator[str]:
 
 
 @contextmanager
-def database(server_url: str) -> Iterator[str]:
-    """The SQLAlchemy URL of a fresh, empty database, which is dropped after the block."""
+def database(server_url: str, options: str = "") -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh, empty database, which is dropped after the block. `options`
+    are those of CREATE DATABASE."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     engine = _administrator(server_url)
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"CREATE DATABASE {name} {options}"))
     try:
         yield engine.url.set(database=name).render_as_string(hide_password=False)
     finally:

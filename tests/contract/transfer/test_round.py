@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, insert, text
 from sqlalchemy.engine import URL, make_url
 
-from state import restored
+from state import erasure, restored, suppression
 from state.db.database import Database
 from state.db.locks import lock
 from state.db.tables import INBOX, PARTS
@@ -210,10 +210,18 @@ def test_an_older_file_is_replaced_only_on_request(full: URL, tmp_path: Path) ->
     assert file.read_bytes() != old
 
 
-@pytest.mark.parametrize("name", ["syncer.db", "syncer-queue.db"])
-def test_the_state_itself_is_never_overwritten(full: URL, tmp_path: Path, name: str) -> None:
-    with pytest.raises(StateError, match="is the state itself"):
-        backup_of(full, tmp_path / name, force=True)
+@pytest.mark.parametrize("force", [True, False])
+def test_the_state_itself_is_never_overwritten(full: URL, tmp_path: Path, force: bool) -> None:
+    """Nor what SQLite and the locks keep beside it, whether it is there at the moment or not."""
+    before = rows_of(full)
+    (tmp_path / "link").symlink_to(tmp_path / "syncer.db-wal")
+    for name in (
+        *("syncer.db", "syncer-queue.db", "syncer.db-wal", "syncer-queue.db-shm"),
+        *("syncer.db.lock", "syncer.db.install", "link"),
+    ):
+        with pytest.raises(StateError, match="is the state itself, or one of its files"):
+            backup_of(full, tmp_path / name, force=force)
+    assert rows_of(full) == before
 
 
 def test_places_that_take_no_backup(full: URL, tmp_path: Path) -> None:
@@ -221,6 +229,68 @@ def test_places_that_take_no_backup(full: URL, tmp_path: Path) -> None:
         backup_of(full, tmp_path / "nowhere" / "backup")
     with pytest.raises(StateError, match="is not a file"):
         backup_of(full, tmp_path, force=True)
+    for name in ("é" * 126, "b" * 252):
+        with pytest.raises(StateError, match="File name too long"):
+            backup_of(full, tmp_path / name)
+
+
+def test_only_a_backup_is_replaced(full: URL, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.touch()  # as mktemp makes one
+    backup_of(full, file, force=True)
+    other = tmp_path / "other.db"
+    Database.open(url_of(other)).close()
+    for content in (b"[amberflo]", other.read_bytes()):
+        file.write_bytes(content)
+        with pytest.raises(StateError, match="--force replaces a backup, and nothing else"):
+            backup_of(full, file, force=True)
+        assert file.read_bytes() == content
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_two_restores_in_one_second_keep_two_states(full: URL, tmp_path: Path) -> None:
+    made = backup_of(full, tmp_path / "backup")
+    kept = []
+    for members in (3, 4):
+        with opened(full) as (database, _), database.write() as connection:
+            connection.execute(text(f"UPDATE trait SET members = {members}"))
+        outcome = put_back(full, made.file)
+        assert outcome.kept is not None
+        kept.append({row[3] for row in rows_of(url_of(outcome.kept))["trait"]})
+    assert kept == [{3}, {4}]
+
+
+def test_no_call_is_left_in_the_file_of_the_state(full: URL, tmp_path: Path) -> None:
+    """What is forgotten later would stay in pages that nobody uses."""
+    with opened(full) as (_, calls), calls.write() as connection:
+        row = {"body": b"a-call-of-somebody" * 2000, "events": 1, "received_at": 1}
+        connection.execute(insert(INBOX).values(row))
+    made = backup_of(full, tmp_path / "backup")
+    place = tmp_path / "restored.db"
+    put_back(url_of(place), made.file)
+    assert b"a-call-of-somebody" in (tmp_path / "restored-queue.db").read_bytes()
+    assert b"a-call-of-somebody" not in place.read_bytes()
+
+
+def test_who_was_forgotten_since_is_known_by_any_row(full: URL, tmp_path: Path) -> None:
+    """Of a customer that only calls told of, the backup may have a failure and nothing else."""
+    trace = {
+        "failure": "INSERT INTO failure (ref, kind, customer_id, reason, failed_at, attempts) "
+        "VALUES ('r', 'call', 'stranger', 'x', 1, 0)",
+        "early_call": "INSERT INTO early_call (key, customer_id, kind, at, received_at, via) "
+        "VALUES ('k', 'early', 'audience', 1, 1, 'v')",
+    }
+    with opened(full) as (database, _), database.write() as connection:
+        for statement in trace.values():
+            connection.execute(text(statement))
+    made = backup_of(full, tmp_path / "backup")
+    with opened(full) as (database, _), database.write(alone=True) as connection:
+        for customer in ("stranger", "early", "unknown"):
+            erasure.erase(connection, customer, NOW)
+    assert put_back(full, made.file).forgotten == 2
+    with closing(Database.open(full)) as database, database.read() as connection:
+        assert {"stranger", "early"} <= {*suppression.asked(connection)}
+        assert suppression.is_suppressed(connection, "unknown")
 
 
 def damage(file: Path, how: str) -> None:
@@ -239,6 +309,8 @@ def damage(file: Path, how: str) -> None:
     elif how == "newer":
         with engine.begin() as connection:
             connection.execute(text("INSERT INTO schema_version VALUES (999, 1)"))
+    elif how == "name":
+        file.write_bytes(content.replace(b"CREATE INDEX seal_kind", b"CREATE INDEX \xffeal_kind"))
     elif how == "none":
         file.unlink()
     engine.dispose()
@@ -253,6 +325,7 @@ def damage(file: Path, how: str) -> None:
         ("history", "is not as it was sealed: change 50"),
         ("newer", "schema version 999, this program knows"),
         ("none", "there is no such file"),
+        ("name", "damaged|malformed"),
     ],
 )
 def test_a_backup_that_is_not_whole_replaces_nothing(
