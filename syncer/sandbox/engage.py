@@ -444,7 +444,8 @@ class EngageSandbox:
 
     def _text(self, at: datetime) -> str:
         """Return a time as SQLAlchemy stores it in SQLite, with its zone for PostgreSQL."""
-        return at.strftime("%Y-%m-%d %H:%M:%S.%f") + ("+00" if self._postgres else "")
+        text = at.replace(tzinfo=None).isoformat(" ", "microseconds")
+        return f"{text}+00" if self._postgres else text
 
     # The tables
 
