@@ -63,6 +63,19 @@ def get(connection: Connection, key: str, customer_id: str) -> EarlyCall | None:
     return None if row is None else EarlyCall._make(row)
 
 
+def keys(connection: Connection, via: str) -> list[tuple[str, str, int]]:
+    """Return (key, kind, customers) of the calls that wait and came by that key."""
+    kind = EARLY_CALL.c.kind
+    statement = (
+        select(EARLY_CALL.c.key, func.min(kind), func.count())
+        .where(EARLY_CALL.c.via == via)
+        .group_by(EARLY_CALL.c.key)
+        .having(func.min(kind) == func.max(kind))
+        .order_by(EARLY_CALL.c.key)
+    )
+    return [(str(key), str(kind), int(n)) for key, kind, n in connection.execute(statement)]
+
+
 def any_known(connection: Connection) -> bool:
     """Return whether the trait of a waiting call is known by now."""
     return connection.execute(select(EARLY_CALL.c.key).where(_KNOWN).limit(1)).first() is not None

@@ -29,7 +29,7 @@ import uvloop
 
 from state import holds, restored, runs, snapshot
 from state.db import workers
-from state.db.database import Database, sqlite_path
+from state.db.database import Database
 from state.db.locks import lock
 from state.db.workers import Worker
 from state.history import compaction
@@ -46,9 +46,7 @@ from syncer.delivery.rate_share import Share
 from syncer.delivery.trouble import TroubleReport
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import Computations
-from syncer.engage.selection import KeySelection
 from syncer.engage.source import Source, Survey
-from syncer.engage.source_settings import SourceContext
 from syncer.errors import AmberfloError, ConfigError, StateError
 from syncer.passthrough.processor import Processor
 from syncer.privacy.anonymize import anonymize
@@ -61,6 +59,7 @@ from syncer.sync.engage_lookup import EngageLookup
 from syncer.sync.guard import Guard
 from syncer.sync.run_problems import RunProblems
 from syncer.sync.runs import Runs
+from syncer.sync.source_context import source_context
 from syncer.sync.source_watch import SourceWatch, telling
 from syncer.sync.trait_selection import Selection
 from syncer.verify.result import Verification
@@ -132,16 +131,8 @@ class App:
 
     def source(self) -> Source:
         """Return the configured source of Engage's data."""
-        engage, state = self.config.engage, sqlite_path(self.config.state.url)
-        context = SourceContext(
-            customer_id=engage.customer_id,
-            filter=engage.filter,
-            named_keys=KeySelection(engage.audiences, engage.computed_traits).named_keys,
-            folder=None if state is None else state.parent,
-            progress=self.progress,
-            stop=self.stop,
-        )
-        return engage.settings.source(context)
+        context = source_context(self.config, self.progress, self.stop)
+        return self.config.engage.settings.source(context)
 
     def public_api(self) -> PublicApi | None:
         """Return the client of Segment's Public API, if it is configured."""

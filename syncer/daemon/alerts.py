@@ -98,8 +98,8 @@ def conditions(facts: Facts, bounds: AlertsConfig) -> dict[str, str]:
         present["lag"] = f"delivery to Amberflo is {facts.lag / 60:,.0f} minutes behind"
     if facts.silent > bounds.silent:
         present["silent"] = (
-            f"the source has had nothing new for {facts.silent / 3600:,.0f} hours: check the sync "
-            "of your warehouse in Segment"
+            f"the source has had nothing new for {facts.silent / 3600:,.0f} hours: check what "
+            "brings its data, such as the sync of your warehouse or the webhook in Segment"
         )
     for problem in facts.problems:
         if problem.part in facts.parts:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy.engine import URL
 
+from syncer.engage.events import Called
 from syncer.engage.source import Source
 from syncer.progress import LineProgress, Progress
 from syncer.setting_types import Section, shown
@@ -57,6 +58,9 @@ class SourceContext:
     folder: Path | None = None
     #: who lists customer ids beside Segment, by name: Amberflo, and what was seen here
     customer_ids: Mapping[str, Callable[[], Iterable[str]]] = field(default_factory=dict)
+    #: whether Segment's signed webhook may send calls, and what calls brought until now
+    has_webhook: bool = False
+    called: Callable[[], Called] = Called
     progress: Progress = field(default_factory=LineProgress)
     stop: Callable[[], bool] = lambda: False
 

@@ -379,9 +379,13 @@ def laid_over(
     made = []
     for change in customer.changes:
         stamp = stamps.get(change.trait)
-        if stamp is not None and stamp.received > horizon and stamp.at >= (change.observed_at or 0):
-            continue
         was: Value | None = now.get(change.trait)
+        newer = (
+            stamp is not None and stamp.received > horizon and stamp.at >= (change.observed_at or 0)
+        )
+        # What Amberflo does not have as it is recorded is sent again, whoever said it.
+        if newer and not (change.source == AMBERFLO and same(was, change.after)):
+            continue
         if change.source == AMBERFLO:
             made.append(change._replace(recorded=was))
         elif same(was, change.after):

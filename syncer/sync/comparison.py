@@ -213,8 +213,7 @@ class _PullComparison:
         released = snapshot.traits(connection, released=True)
         released = [row for row in released if row.released_at is not None]
         with settings.watch.asking():
-            observed = pull.observed()
-            self.absence = pull.absence()
+            observed, self.absence = pull.observed(), pull.absence()
         self.catalog = self.selection.catalog(observed, self.traits, released, computations)
         self.new = self._new_traits()
         self.tally = Tally(self.catalog)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from syncer.engage.source_settings import SourceSettings
+from syncer.engage.sources.events import EventsSettings
 from syncer.engage.sources.files import FilesSettings
 from syncer.engage.sources.profiles_sync import ProfilesSyncSettings
 
-_ALL: tuple[type[SourceSettings], ...] = (ProfilesSyncSettings, FilesSettings)
+_ALL: tuple[type[SourceSettings], ...] = (ProfilesSyncSettings, FilesSettings, EventsSettings)
 
 #: The sources, by the name that `engage.source` gives.
 SOURCES = {source.NAME: source for source in _ALL}
