@@ -1,7 +1,7 @@
 """Single values of the state by name.
 
 These are the head of the seals, the salt of forgotten ids, the Amberflo account that was delivered
-to and since when, and the form in which trait values were sent.
+to and since when, the form in which trait values were sent, and the keys that the source had.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ ACCOUNT = "account"
 LAST_CHANGE_ELSEWHERE = "last_change_elsewhere"
 #: How the values of traits were sent (`amberflo.trait_values`) when everybody was sent last.
 TRAIT_VALUES = "trait_values"
+#: The trait keys of the source, and the forms of their values, as the last full run saw them.
+OBSERVED_KEYS = "observed_keys"
 
 
 def get(connection: Connection, name: str) -> str | None:

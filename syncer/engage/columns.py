@@ -7,7 +7,7 @@ year 9999 becomes the end of that year, which the drivers can read.
 from __future__ import annotations
 
 import string
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,12 +15,16 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     JSON,
+    TEXT,
+    VARCHAR,
     Column,
     ColumnElement,
     Connection,
     DateTime,
+    FromClause,
     LargeBinary,
     Numeric,
+    Select,
     String,
     Text,
     and_,
@@ -84,6 +88,11 @@ class Columns:
         """Whether we know this engine's own SQL."""
         return self.dialect in KNOWN
 
+    @property
+    def indexed(self) -> bool:
+        """Whether the engine finds a few rows by an index; others read whole columns."""
+        return self.dialect in KNOWN
+
     # Texts
 
     def text(self, column: Column[Any]) -> ColumnElement[Any]:
@@ -102,24 +111,68 @@ class Columns:
         return self._trimmed(text) != ""
 
     def one_of(self, text: ColumnElement[Any], names: Collection[str]) -> ColumnElement[bool]:
-        """Return whether a text is one of these names, however many they are.
-
-        The names are one parameter, because a statement may have only a few.
-        """
-        if self.known:  # no text there has a NUL
-            names = [name for name in names if "\0" not in name]
-        if self.dialect == "postgresql":
-            listed = cast(literal(list(names), ARRAY(Text)), ARRAY(Text))
-            return text.in_(select(func.unnest(listed)))
-        if self.dialect == "sqlite":
-            each = func.json_each(to_json(list(names))).table_valued("value")
-            return text.in_(select(each.c.value))
+        """Return whether a text is one of these names, however many they are."""
+        if self.known:
+            return text.in_(self._listed(names))
         if len(names) > MOST_NAMES:
             raise SourceError(
                 f"{len(names):,} keys are more than a statement of {self.dialect} may name "
                 f"({MOST_NAMES:,}); narrow engage.audiences and engage.computed_traits"
             )
         return text.in_(list(names))
+
+    def among(self, column: Column[Any], ids: Collection[str]) -> ColumnElement[bool]:
+        """Return whether a column has one of these ids, however many they are.
+
+        An index on the column itself serves it, where it is a column of text.
+        """
+        if not self._as_it_is(column):
+            return self.one_of(self.text(column), ids)
+        chosen = self._listed(ids)
+        if self.dialect == "sqlite":  # the column may have a collation of its own
+            return and_(column.in_(chosen), self.text(column).in_(chosen))
+        (id_,) = chosen.selected_columns
+        return column.in_(chosen.with_only_columns(collate(id_, "default")))
+
+    def is_same(self, column: Column[Any], text: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Return whether a column has the id that is a text; an index serves it as `among`."""
+        if not self._as_it_is(column):
+            return self.text(column) == text
+        if self.dialect == "sqlite":
+            return and_(column == text, self.text(column) == text)
+        return column == collate(text, "default")
+
+    def _as_it_is(self, column: Column[Any]) -> bool:
+        """Return whether a column itself compares with text, so that an index on it is of use."""
+        return self.known and isinstance(column.type, TEXT | VARCHAR)
+
+    def _listed(self, names: Collection[str]) -> Select[Any]:
+        """Select names: one parameter, because a statement may have only a few."""
+        names = [name for name in names if "\0" not in name]  # no text there has a NUL
+        if self.dialect == "postgresql":
+            return select(func.unnest(cast(literal(names, ARRAY(Text)), ARRAY(Text))))
+        return select(func.json_each(to_json(names)).table_valued("value").c.value)
+
+    def listed(self, rows: Sequence[Sequence[str]], names: Sequence[str]) -> FromClause:
+        """Return rows of texts as a table with columns of these names.
+
+        They are one parameter, or one a column, however many they are.
+        """
+        if self.dialect == "postgresql":
+            columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+            arrays = [cast(literal(list(column), ARRAY(Text)), ARRAY(Text)) for column in columns]
+            table = func.unnest(*arrays).table_valued(*names).render_derived()
+            cells: list[ColumnElement[Any]] = [table.c[name] for name in names]
+        else:
+            each = func.json_each(to_json(rows)).table_valued("value")
+            cells = [
+                cast(func.json_extract(each.c.value, f"$[{number}]"), Text)
+                for number in range(len(names))
+            ]
+        texts = zip(names, cells, strict=True)
+        # Distinct, so that SQLite makes them once, and an index on them.
+        listed = select(*(self._by_bytes(cell).label(name) for name, cell in texts)).distinct()
+        return listed.cte("listed")
 
     def _by_bytes(self, text: ColumnElement[Any]) -> ColumnElement[Any]:
         collation = {"sqlite": "BINARY", "postgresql": "C"}.get(self.dialect)
@@ -201,6 +254,58 @@ class Columns:
         """Return the instant of a time column; NULL if it is unreadable or before 2000."""
         at = self.instant(column)
         return case((at >= self.moment(BELIEVED_FROM), at))
+
+    def since(self, column: Column[Any], moment: datetime) -> ColumnElement[bool]:
+        """Return whether a row was loaded at or after a moment, by its column of that time.
+
+        A time that cannot be read or believed counts, too, as far as the order of the column shows
+        it. The column is compared as it is, so that partitions and indexes are of use.
+        """
+        if self.dialect != "sqlite" and not isinstance(column.type, String):
+            first, believed = (self._as_stored(at, column) for at in (moment, BELIEVED_FROM))
+            return or_(column.is_(None), column >= first, column < believed)
+        # As text: a day earlier, as the zone may be any. Then as a time.
+        day = f"{moment.astimezone(UTC) - timedelta(days=1):%Y-%m-%d}"
+        near = or_(
+            column.is_(None),
+            column >= literal(day, Text),
+            column < literal(f"{BELIEVED_FROM:%Y-%m-%d}", Text),
+        )
+        loaded = self.believed(column)
+        return and_(near, or_(loaded.is_(None), loaded >= self.moment(moment)))
+
+    def _as_stored(self, moment: datetime, column: Column[Any]) -> ColumnElement[Any]:
+        """Return a moment in the type of a column; one without a zone is in UTC."""
+        if not getattr(column.type, "timezone", False):
+            moment = moment.astimezone(UTC).replace(tzinfo=None)
+        return literal(moment, column.type)
+
+    def time(self, table: FromClause) -> ColumnElement[Any]:
+        """Return Segment's time of a row.
+
+        `timestamp` is empty in backfilled rows. A time before 2000, or later than the row arrived,
+        is not believed (docs/design.md §3.9).
+        """
+        came = func.coalesce(table.c.received_at, table.c.uuid_ts)
+        time = func.coalesce(table.c.timestamp, came)
+        if not self.known:
+            return time
+        at = self.instant(table.c.timestamp)
+        beyond = or_(at < self.moment(BELIEVED_FROM), at > self.later(self.instant(came)))
+        return case((beyond, came), else_=time)
+
+    # Order
+
+    def nulls_first(self, value: ColumnElement[Any]) -> tuple[ColumnElement[Any], ...]:
+        """Return what to order by so that nulls come first, or last where it is descending."""
+        return case((value.is_(None), 0), else_=1), value
+
+    def sequence(self, seq: ColumnElement[Any]) -> tuple[ColumnElement[Any], ...]:
+        """Return what to order by so that `seq` goes up, be it numbers or texts of numbers."""
+        if isinstance(seq.type, String):
+            text = self._by_bytes(seq)
+            return (*self.nulls_first(func.length(seq)), text)
+        return self.nulls_first(seq)
 
     def shown(self, time: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return a time as the result contains it."""

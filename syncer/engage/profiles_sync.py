@@ -11,6 +11,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -22,18 +23,16 @@ from sqlalchemy import (
     FromClause,
     Select,
     Text,
-    case,
     cast,
     distinct,
     func,
-    or_,
     select,
-    union,
 )
 from sqlalchemy.engine import URL
 
 from syncer.clock import read as read_time
-from syncer.engage.columns import BELIEVED_FROM, as_datetime
+from syncer.engage.columns import as_datetime
+from syncer.engage.people import People, identifiers, people
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import (
     Absence,
@@ -49,7 +48,7 @@ from syncer.engage.source import (
 )
 from syncer.engage.survey import by_key, survey
 from syncer.engage.values import BYTES
-from syncer.engage.warehouse import Space, shown, snapshot, spaces, translated_errors
+from syncer.engage.warehouse import TABLES, Space, shown, snapshot, spaces, translated_errors
 from syncer.errors import SourceError
 from syncer.json_text import to_json
 
@@ -109,23 +108,25 @@ class ProfilesSyncPull:
         space: Space,
         scope: Scope,
     ) -> None:
-        self._source = source
-        self._connection = connection
-        self._traits = space.rows("user_traits")
-        self._identifiers = space.rows("user_identifiers")
-        self._merges = space.rows("profile_merges")
-        self._sql = space.columns
-        self._merged = self._resolve_merges()
-        self._all_ids = self._customer_ids()
-        self._touched = self._touched_since(scope) if isinstance(scope, ChangedSince) else None
-        self._ids = self._in_scope(scope)
+        self._source, self._connection, self._space = source, connection, space
+        self._scope, self._sql = scope, space.columns
+        self._since = _since(scope, source.overlap)
+
+    @cached_property
+    def _people(self) -> People:
+        customer_id = self._source.customer_id
+        return people(self._space, customer_id, self._scope, self._since, self._all)
 
     def watermark(self) -> str | None:
-        newest = [
-            self._scalar(select(func.max(self._sql.believed(table.c.uuid_ts))))
-            for table in (self._traits, self._identifiers, self._merges)
-        ]
+        if isinstance(self._scope, OnlyCustomers):
+            return None
+        newest = []
+        for name in TABLES:
+            rows = self._space.rows(name, since=self._since)
+            newest.append(self._scalar(select(func.max(self._sql.believed(rows.c.uuid_ts)))))
         times = [time for time in map(as_datetime, newest) if time is not None]
+        if isinstance(self._scope, ChangedSince):
+            times.append(datetime.fromisoformat(self._scope.watermark))
         if not times:
             return None
         # A row with a time in the future must not hide the rows that are loaded until then.
@@ -134,15 +135,17 @@ class ProfilesSyncPull:
 
     def check_times(self) -> None:
         """Raise `SourceError` if the times of the warehouse cannot be compared."""
-        for table in (self._traits, self._identifiers, self._merges):
-            self._all(select(self._sql.believed(table.c.uuid_ts)).limit(1))
+        for name in TABLES:
+            loaded = self._space.rows(name).c.uuid_ts
+            self._all(select(self._sql.believed(loaded)).limit(1))
 
     def absence(self) -> Absence:
         return Absence()
 
     def observed(self) -> list[ObservedKey]:
-        traits = self._traits
-
+        if isinstance(self._scope, OnlyCustomers):
+            return []
+        traits = self._space.rows("user_traits", since=self._since)
         rows = self._all(by_key(traits, self._sql.kinds(traits.c.value)))
         return [ObservedKey(str(row[0]), *(int(n or 0) for n in row[1:])) for row in rows]
 
@@ -155,7 +158,9 @@ class ProfilesSyncPull:
 
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
         rows = self._rows(keys)
-        ordered = select(rows).order_by(rows.c.customer_id, rows.c.name, rows.c.time, rows.c.seq)
+        ordered = select(rows).order_by(
+            rows.c.customer_id, rows.c.name, rows.c.time, *self._sql.sequence(rows.c.seq)
+        )
         if self._sql.known:
             grouped = _grouped(ordered.subquery(), self._sql.dialect)
             yield from map(PulledCustomer._make, self._stream(grouped))
@@ -163,9 +168,8 @@ class ProfilesSyncPull:
             yield from _grouped_here(self._stream(ordered))
 
     def rows_of(self, key: str) -> list[SourceRow]:
-        traits, merged, ids = self._traits, self._merged.alias("merged_of_key"), self._ids
-        profile = self._profile(traits, merged)
-        time = self._sql.shown(self._time(traits)).label("time")
+        traits, joined, profile, _ = self._people.traits()
+        time = self._sql.shown(self._sql.time(traits)).label("time")
         statement = (
             select(
                 traits.c.canonical_segment_id,
@@ -174,13 +178,9 @@ class ProfilesSyncPull:
                 time,
                 self._sql.shown(traits.c.uuid_ts).label("loaded"),
             )
-            .select_from(
-                traits.outerjoin(merged, merged.c.segment_id == traits.c.canonical_segment_id).join(
-                    ids, ids.c.profile == profile
-                )
-            )
+            .select_from(joined)
             .where(self._sql.one_of(traits.c.name, [key]))
-            .order_by(time, traits.c.seq)
+            .order_by(time, *self._sql.sequence(traits.c.seq))
         )
         rows = [
             SourceRow(
@@ -193,13 +193,9 @@ class ProfilesSyncPull:
         return [row._replace(counts=number == counts) for number, row in enumerate(rows)]
 
     def identified(self, customer_ids: Collection[str]) -> set[str]:
-        table = self._identifiers
-        value = table.c.value
-        theirs = (
-            table.c.type == self._source.customer_id,
-            self._sql.one_of(value, customer_ids),
-        )
-        return {str(row[0]) for row in self._all(select(value).where(*theirs).distinct())}
+        among = ("value", customer_ids)
+        rows = identifiers(self._space, self._source.customer_id, among)
+        return {str(row[0]) for row in self._all(select(rows.c.value).distinct())}
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
         rows = self._rows_without_id(keys)
@@ -213,145 +209,34 @@ class ProfilesSyncPull:
         for (profile,) in self._stream(profiles):
             yield str(profile)
 
-    # The statement, from the inside out
-
-    def _resolve_merges(self) -> CTE:
-        """Select (segment_id, canonical_segment_id) of every profile that was merged away.
-
-        Chains are followed to their end. The newest row of a segment id counts; a circle resolves
-        nothing.
-        """
-        merges = self._merges
-        merged_at = self._sql.instant(self._time(merges))
-        ranked = select(
-            merges.c.segment_id,
-            merges.c.canonical_segment_id,
-            func.row_number()
-            .over(
-                partition_by=merges.c.segment_id,
-                order_by=(merged_at.desc().nulls_last(), merges.c.seq.desc()),
-            )
-            .label("rank"),
-        ).cte("ranked")
-        step = (
-            select(ranked.c.segment_id, ranked.c.canonical_segment_id)
-            .where(ranked.c.rank == 1, ranked.c.segment_id != ranked.c.canonical_segment_id)
-            .cte("step")
-        )
-        chain = select(step).cte("chain", recursive=True)
-        chain = chain.union(
-            select(chain.c.segment_id, step.c.canonical_segment_id).where(
-                step.c.segment_id == chain.c.canonical_segment_id
-            )
-        )
-        return (
-            select(chain)
-            .where(chain.c.canonical_segment_id.not_in(select(step.c.segment_id)))
-            .cte("merged")
-        )
-
-    def _profile(self, table: FromClause, merged: FromClause) -> ColumnElement[Any]:
-        return func.coalesce(merged.c.canonical_segment_id, table.c.canonical_segment_id)
-
-    def _customer_ids(self) -> CTE:
-        """Select (profile, id) of every profile with a customer id; a profile may have several."""
-        identifiers, merged = self._identifiers, self._merged.alias("merged_ids")
-        customer_id = identifiers.c.value
-        return (
-            select(self._profile(identifiers, merged).label("profile"), customer_id.label("id"))
-            .select_from(
-                identifiers.outerjoin(
-                    merged, merged.c.segment_id == identifiers.c.canonical_segment_id
-                )
-            )
-            .where(identifiers.c.type == self._source.customer_id, self._sql.is_id(customer_id))
-            .distinct()
-            .cte("all_ids")
-        )
-
-    def _in_scope(self, scope: Scope) -> CTE:
-        """Select the part of `_all_ids` that the scope names."""
-        ids = self._all_ids
-        if isinstance(scope, OnlyCustomers):
-            named = self._sql.one_of(ids.c.id, scope.customer_ids)
-            return select(ids).where(named).cte("ids")
-        if self._touched is None:
-            return ids
-        # Every customer of a touched profile, with every profile of such a customer: only all of
-        # its rows show which one is the newest.
-        touched = select(ids.c.id).where(ids.c.profile.in_(select(self._touched.c.profile)))
-        return select(ids).where(ids.c.id.in_(touched)).cte("ids")
-
-    def _touched_since(self, scope: ChangedSince) -> CTE:
-        """Select (profile) of the profiles with a row since the watermark less the overlap."""
-        since = datetime.fromisoformat(scope.watermark) - timedelta(seconds=self._source.overlap)
-        selects = []
-        for number, table in enumerate((self._traits, self._identifiers, self._merges)):
-            merged = self._merged.alias(f"merged_{number}")
-            loaded = self._sql.believed(table.c.uuid_ts)
-            selects.append(
-                select(self._profile(table, merged).label("profile"))
-                .select_from(
-                    table.outerjoin(merged, merged.c.segment_id == table.c.canonical_segment_id)
-                )
-                # A row may be new if its time cannot be read or believed.
-                .where(or_(loaded.is_(None), loaded >= self._sql.moment(since)))
-            )
-        return union(*selects).cte("touched")
+    # The statements
 
     def _rows(self, keys: Collection[str]) -> CTE:
         """Select (customer_id, name, value, time, seq) of the trait rows of customers in scope."""
-        traits, merged, ids = self._traits, self._merged.alias("merged_rows"), self._ids
+        traits, joined, _, customer_id = self._people.traits()
+        assert customer_id is not None
         return (
             select(
-                ids.c.id.label("customer_id"),
+                customer_id.label("customer_id"),
                 traits.c.name,
                 traits.c.value,
-                self._sql.shown(self._time(traits)).label("time"),
+                self._sql.shown(self._sql.time(traits)).label("time"),
                 traits.c.seq,
             )
-            .select_from(
-                traits.outerjoin(merged, merged.c.segment_id == traits.c.canonical_segment_id).join(
-                    ids, ids.c.profile == self._profile(traits, merged)
-                )
-            )
+            .select_from(joined)
             .where(self._sql.one_of(traits.c.name, [*keys, *PROFILE_KEYS]))
-            .cte("rows")
+            .cte("trait_rows")
         )
 
     def _rows_without_id(self, keys: Collection[str]) -> CTE:
         """Select (profile, name) of the trait rows whose profile has no customer id."""
-        traits, merged = self._traits, self._merged.alias("merged_without")
-        profile, ids = self._profile(traits, merged), self._all_ids
-        rows = (
+        traits, joined, profile, _ = self._people.nameless()
+        return (
             select(profile.label("profile"), traits.c.name)
-            .select_from(
-                traits.outerjoin(
-                    merged, merged.c.segment_id == traits.c.canonical_segment_id
-                ).outerjoin(ids, ids.c.profile == profile)
-            )
-            .where(self._sql.one_of(traits.c.name, keys), ids.c.profile.is_(None))
+            .select_from(joined)
+            .where(self._sql.one_of(traits.c.name, keys))
+            .cte("without_id")
         )
-        if self._touched is not None:
-            rows = rows.where(profile.in_(select(self._touched.c.profile)))
-        return rows.cte("without_id")
-
-    def _time(self, table: FromClause) -> ColumnElement[Any]:
-        """Return Segment's time of a row.
-
-        `timestamp` is empty in backfilled rows. A time before 2000, or later than the row arrived,
-        is not believed (docs/design.md §3.9).
-        """
-        came = func.coalesce(table.c.received_at, table.c.uuid_ts)
-        time = func.coalesce(table.c.timestamp, came)
-        if not self._sql.known:
-            return time
-        at = self._sql.instant(table.c.timestamp)
-        beyond = or_(
-            at < self._sql.moment(BELIEVED_FROM),
-            at > self._sql.later(self._sql.instant(came)),
-        )
-        return case((beyond, came), else_=time)
 
     # Running the statements
 
@@ -375,6 +260,13 @@ class ProfilesSyncPull:
                 # By the largest of the last rows: customers may have any number of traits.
                 largest = max(0.9 * largest, *map(_characters, rows))
                 number = max(1, min(2 * number, FETCH, int(FETCH_SIZE / largest)))
+
+
+def _since(scope: Scope, overlap: float) -> datetime | None:
+    """Return the moment from which on rows are new to a scope; None where that does not matter."""
+    if not isinstance(scope, ChangedSince):
+        return None
+    return datetime.fromisoformat(scope.watermark) - timedelta(seconds=overlap)
 
 
 def _characters(row: Iterable[Any]) -> int:

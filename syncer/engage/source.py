@@ -150,13 +150,22 @@ class Pull(Protocol):
     """One consistent snapshot of the source; every method raises `SourceError` if it fails."""
 
     def watermark(self) -> str | None:
-        """Return the ISO-8601 time of the newest row; None if the source has none."""
+        """Return the ISO-8601 time of the newest row; None if the source has none.
+
+        A pull of what changed returns its own watermark where no row is newer, one of named
+        customers None.
+        """
 
     def absence(self) -> Absence:
         """Return what it says that a pull of everything lacks something."""
 
     def observed(self) -> list[ObservedKey]:
-        """Return every trait key of the whole source, whatever the scope."""
+        """Return the trait keys of the rows that are new to the scope, at least.
+
+        For everything these are all keys of the source. A pull of what changed tells those of the
+        rows that were loaded since, and one of named customers need tell none: what the last full
+        pull saw is known to the caller.
+        """
 
     def count(self, keys: Collection[str]) -> Counted:
         """Return the numbers of customers and rows that `customers(keys)` will yield."""

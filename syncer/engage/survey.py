@@ -30,6 +30,7 @@ from sqlalchemy.exc import DBAPIError
 
 from syncer.engage.source import ObservedKey, Survey
 from syncer.engage.warehouse import NAMED, Space, shown, spaces, translated_errors
+from syncer.engage.warehouses.postgresql import missing_indexes
 from syncer.json_text import to_json
 
 #: Seconds that counting all rows may take, and then a sample.
@@ -60,7 +61,7 @@ def by_key(traits: FromClause, conditions: Sequence[ColumnElement[bool]]) -> Sel
 def survey(connection: Connection, space: Space) -> Survey:
     """Return what a space holds; nothing where it cannot be counted in time."""
     place = f"Profiles Sync at {shown(space.url)}"
-    advice = tuple(_other_spaces(connection, space))
+    advice = (*_other_spaces(connection, space), *_missing_indexes(connection, space))
     for share, rows in _ways(connection, space):
         try:
             with translated_errors(space.url), _within(connection, PATIENCE):
@@ -89,6 +90,11 @@ def _other_spaces(connection: Connection, space: Space) -> Iterator[str]:
             f"engage.profiles_sync.schema is empty: the first on the search path is read, of "
             f"{', '.join(map(repr, schemas[:NAMED]))}; name the one of your space"
         )
+
+
+def _missing_indexes(connection: Connection, space: Space) -> Iterator[str]:
+    if connection.dialect.name == "postgresql":
+        yield from missing_indexes(connection, space.tables)
 
 
 def _ways(connection: Connection, space: Space) -> Iterator[tuple[float, Callable[[], FromClause]]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Engine,
@@ -39,8 +41,11 @@ _COLUMNS = {
     "user_identifiers": _COMMON | {"type", "value"},
     "profile_merges": _COMMON | {"segment_id"},
 }
+TABLES = tuple(_COLUMNS)
 #: Segment's set-up page writes one table in the singular.
 _OTHER_SPELLING = {"user_identifiers": "user_identifier"}
+#: A column of ids, and the ids that count.
+Among = tuple[str, Collection[str]]
 #: How many schemas a message names.
 NAMED = 10
 
@@ -79,16 +84,38 @@ class Space:
         living = conditions(connection, tables, condition)
         return Space(schema, url, Columns.of(connection), tables, living)
 
-    def rows(self, name: str, part: FromClause | None = None) -> FromClause:
+    def rows(
+        self,
+        name: str,
+        part: FromClause | None = None,
+        *,
+        since: datetime | None = None,
+        among: Among | None = None,
+        listed: FromClause | None = None,
+    ) -> FromClause:
         """Return the rows of a table that count, with readable columns; or those of a part of it.
 
-        Ids and keys are text, and the value of a trait is what `Columns.value` makes of it.
+        Ids and keys are text, and the value of a trait is what `Columns.value` makes of it. `since`
+        leaves the rows that were loaded at that time or later, `among` those with one of some
+        ids in the named column. `listed` leaves those whose profile is a `segment_id` there, and
+        adds its columns.
         """
         rows = self.tables[name] if part is None else part
         expressions = [self._readable(name, rows.c[column]) for column in sorted(_COLUMNS[name])]
         statement = select(*expressions)
-        condition = self.living.get(name)
-        return (statement if condition is None else statement.where(condition)).subquery()
+        if (condition := self.living.get(name)) is not None:
+            statement = statement.where(condition)
+        if since is not None:
+            statement = statement.where(self.columns.since(_column(rows, "uuid_ts"), since))
+        if among is not None:
+            column, ids = among
+            statement = statement.where(self.columns.among(_column(rows, column), ids))
+        if listed is not None:
+            own = _column(rows, "canonical_segment_id")
+            statement = statement.add_columns(*listed.c).select_from(
+                listed.join(rows, self.columns.is_same(own, listed.c.segment_id))
+            )
+        return statement.subquery()
 
     def _readable(self, name: str, column: Any) -> ColumnElement[Any]:
         if column.name in _OTHERS:
@@ -101,6 +128,10 @@ class Space:
                 f"bytes ({column.type}), where text is needed; load it as text"
             )
         return self.columns.text(column).label(column.name)
+
+
+def _column(rows: FromClause, name: str) -> Column[Any]:
+    return cast(Column[Any], rows.c[name])
 
 
 def spaces(connection: Connection) -> list[str]:

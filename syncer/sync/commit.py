@@ -30,6 +30,7 @@ from syncer.sync.amberflo_account import AmberfloAccount
 from syncer.sync.changes import AMBERFLO, CustomerChange, TraitChange, leaves, size_of
 from syncer.sync.compared import Compared
 from syncer.sync.decision import Approval, Decision
+from syncer.sync.observed_keys import keep_keys
 from syncer.sync.tally import Applied, Sums
 from syncer.sync.trait_owners import rename_traits, take_from_calls
 
@@ -85,6 +86,7 @@ class Commit:
             self._put_record(connection, applied)
             if self.compared.whole:
                 restored.settle(connection)
+                keep_keys(connection, self.compared.observed)
             seal.seal(connection, run, now)
         return applied
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +10,7 @@ from state import holds
 from state.runs import RunTraitRow
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import Computations
-from syncer.engage.source import Everything, Scope, WithoutCustomerId
+from syncer.engage.source import Everything, ObservedKey, Scope, WithoutCustomerId
 from syncer.sync.decision import Decision
 from syncer.sync.first_contact import FirstContact
 from syncer.sync.readiness import Mismatch
@@ -28,6 +28,8 @@ class Compared:
     kind: RunKind
     scope: Scope
     catalog: Catalog
+    #: the keys of the source that the catalog was made of
+    observed: Sequence[ObservedKey]
     tally: Tally
     changes: ChangeSpool
     decision: Decision

@@ -47,6 +47,7 @@ from syncer.sync.join import (
     with_destination,
     with_valid_ids,
 )
+from syncer.sync.observed_keys import known_keys
 from syncer.sync.readiness import Mismatch
 from syncer.sync.rulings import MentionedCustomers, Rulings
 from syncer.sync.source_watch import SourceWatch
@@ -213,8 +214,9 @@ class _PullComparison:
         released = snapshot.traits(connection, released=True)
         released = [row for row in released if row.released_at is not None]
         with settings.watch.asking():
-            observed, self.absence = pull.observed(), pull.absence()
-        self.catalog = self.selection.catalog(observed, self.traits, released, computations)
+            seen, self.absence = pull.observed(), pull.absence()
+        self.observed = seen if self.whole else known_keys(connection, self.traits, seen)
+        self.catalog = self.selection.catalog(self.observed, self.traits, released, computations)
         self.new = self._new_traits()
         self.tally = Tally(self.catalog)
         self.members = members_by_key(self.traits, self.catalog)
@@ -259,6 +261,7 @@ class _PullComparison:
             kind=self.kind,
             scope=self.scope,
             catalog=self.catalog,
+            observed=self.observed,
             tally=tally,
             changes=changes,
             decision=decision,
@@ -387,7 +390,8 @@ class _PullComparison:
     def _decide(self) -> Decision:
         """Decide what may go through: the guard, Segment, and decisions that people made before."""
         connection, day = self.connection, self.settings.clock() - DAY
-        self.tally.known = snapshot.size(connection)
+        if self.whole:  # no other run finds deleted customers
+            self.tally.known = snapshot.size(connection)
         evidence = Evidence(
             catalog=self.catalog,
             tally=self.tally,
@@ -404,10 +408,7 @@ class _PullComparison:
         return decide(self.settings.guard, evidence)
 
     def _conflicts(self) -> dict[str, int]:
-        """Return the new keys under whose names Amberflo has other values, with their number.
-
-        There are none unless the config holds such traits.
-        """
+        """Return the new keys with other values at Amberflo, counted, if the config holds such."""
         first = self.first_contact
         if first is None or not self.selection.hold_first_contact:
             return {}
@@ -419,10 +420,7 @@ class _PullComparison:
         }
 
     def _settles_all(self, decision: Decision) -> bool:
-        """Return whether the next run may start where this one ends.
-
-        It may not if something waits for Segment, or if the run left rows aside that may be ours.
-        """
+        """Return whether the next run may start where this one ends: nothing waits, or is aside."""
         if decision.waiting:
             return False
         statuses = {row.key: row.status for row in self.traits}

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from syncer.engage import people
+from syncer.engage.lineage import STEPS
 from syncer.engage.source import (
     ChangedSince,
     Everything,
@@ -81,6 +83,29 @@ def test_the_overlap_looks_back(warehouse: Warehouse) -> None:
     assert warehouse.touched(since, overlap=3600) == ["u1", "u2"]
 
 
+@pytest.mark.parametrize(
+    ("column", "odd"), [("TEXT", ["someday", "1999-01-01 00:00:00", ""]), ("", [])]
+)
+def test_a_row_whose_time_is_unknown_is_new(
+    warehouse: Warehouse, column: str, odd: list[str]
+) -> None:
+    """Times as text are compared as such, and then as times, whatever zone they have."""
+    if column:
+        for table in ("user_traits", "user_identifiers", "profile_merges"):
+            warehouse.run(f"DROP TABLE {warehouse.table(table)}")
+        if warehouse.schema:
+            warehouse.run(f"DROP SCHEMA {warehouse.schema}")
+        warehouse.create(time=column)
+    times = ["2026-03-04T11:29:00Z", "2026-03-04T12:29:30+01:00", None, "1999-12-31T23:00:00Z"]
+    times += ["2026-03-04T02:31:00-09:00", "2026-03-04 11:30:00.5", *odd]
+    for number, time in enumerate(times):
+        warehouse.member(f"p{number}", f"u{number}", at=T0)
+        warehouse.trait(f"p{number}", "total", "1", T0, uuid_ts=time)
+    assert warehouse.touched(SINCE, overlap=20) == [f"u{n}" for n in range(2, len(times))]
+    with warehouse.source(overlap=20).pull(ChangedSince(SINCE)) as pull:
+        assert [(key.key, key.rows) for key in pull.observed()] == [("total", len(times) - 2)]
+
+
 def test_profiles_without_an_id_are_counted_in_scope(warehouse: Warehouse) -> None:
     warehouse.trait("old one", "vip", "true", T0)
     warehouse.trait("new one", "vip", "true", TWO_LATER)
@@ -111,9 +136,13 @@ def test_the_watermark_is_the_newest_load_of_any_table(warehouse: Warehouse) -> 
     warehouse.merge("p9", "p9", "2026-03-04T12:00:00.500Z")
     warehouse.id("p9", "u9", HOUR_LATER, uuid_ts=None)
     warehouse.trait("p9", "vip", "true", T0, timestamp=TWO_LATER, received_at=TWO_LATER)
-    for scope in (Everything(), OnlyCustomers(("nobody",))):
-        with warehouse.source().pull(scope) as pull:
+    for scope in (Everything(), ChangedSince(T0), ChangedSince("2026-03-04T12:00:00.400+00:00")):
+        with warehouse.source(overlap=0).pull(scope) as pull:
             assert_watermark(pull, "2026-03-04T12:00:00.500+00:00")
+    with warehouse.source().pull(ChangedSince("2026-03-04T13:00:00+00:00")) as pull:
+        assert pull.watermark() == "2026-03-04T13:00:00.000+00:00"
+    with warehouse.source().pull(OnlyCustomers(("u9",))) as pull:
+        assert pull.watermark() is None
     warehouse.id("p9", "u10", "2026-03-04T12:00:01Z")
     with warehouse.source().pull(Everything()) as pull:
         assert_watermark(pull, "2026-03-04T12:00:01.000+00:00")
@@ -168,7 +197,7 @@ class Model:
         seen, here = {segment_id}, segment_id
         while newest.get(here, here) != here:
             here = newest[here]
-            if here in seen:
+            if here in seen or len(seen) > STEPS:
                 return segment_id
             seen.add(here)
         return here
@@ -181,6 +210,8 @@ class Model:
         touched = {self.profile(row[0]) for row in (*self.ids, *self.traits) if row[-1] >= since}
         touched |= {self.profile(into) for _, into, time in self.merges if time >= since}
         found = {}
+        in_scope = touched if since else {self.profile(row[0]) for row in self.traits}
+        self.nameless = in_scope.difference(*customers.values())
         for customer, profiles in customers.items():
             if (only and customer != only) or (since and not profiles & touched):
                 continue
@@ -194,8 +225,13 @@ class Model:
         return found
 
 
+@pytest.mark.parametrize("few", [-1, people.FEW])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_pull_is_what_the_tables_say(warehouse: Warehouse, seed: int) -> None:
+def test_the_pull_is_what_the_tables_say(
+    warehouse: Warehouse, seed: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the profiles that changed are looked up, or all rows are read because of so many."""
+    monkeypatch.setattr(people, "FEW", few)
     model = Model(seed)
     model.fill(warehouse)
     scopes: list[tuple[Scope, dict[str, str]]] = [(Everything(), {})]
@@ -204,11 +240,16 @@ def test_the_pull_is_what_the_tables_say(warehouse: Warehouse, seed: int) -> Non
     scopes.append((OnlyCustomers(("🦊",)), {"only": "🦊"}))
     for scope, asked in scopes:
         found = warehouse.pulled(scope, overlap=0)
+        with warehouse.source(overlap=0).pull(scope) as pull:
+            nameless = set(pull.profiles_without_customer_id([*KEYS, "plan"]))
         rows: dict[str, Counter[tuple[str, str]]] = {}
         for one in found:
             pairs = zip(json.loads(one.keys), json.loads(one.values), strict=True)
             rows[one.customer_id] = Counter(pairs)
             rows[one.customer_id].update((key, value) for key, value, _ in json.loads(one.profile))
         assert rows == model.expected(**asked), scope
+        if not isinstance(scope, OnlyCustomers):
+            with_rows = {model.profile(row[0]) for row in model.traits if row[1] != "name"}
+            assert nameless == model.nameless & with_rows
         assert list(rows) == sorted(rows, key=str.encode)
         assert len(rows) == len(found)

@@ -6,6 +6,7 @@ import pytest
 
 from syncer.engage import survey
 from syncer.engage.warehouse import Space, snapshot, spaces
+from syncer.engage.warehouses import postgresql
 from syncer.errors import SourceError
 from tests.support.space import Warehouse
 
@@ -94,3 +95,22 @@ def test_an_empty_schema_is_ambiguous_where_several_hold_the_tables(
     assert other.source().survey().advice == ()
     for warehouse in (public, other):
         warehouse.engine.dispose()
+
+
+def test_missing_indexes_are_named_with_the_statements_that_make_them(
+    empty_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = Warehouse(empty_postgres, "my_space")
+    warehouse.create()
+    warehouse.member("p1", "u1")
+    assert warehouse.source().survey().advice == ()  # a small table
+    monkeypatch.setattr(postgresql, "SMALL", 0)
+    warehouse.run("CREATE INDEX mine ON my_space.user_traits (uuid_ts, name)")
+    warehouse.run("CREATE INDEX half ON my_space.user_identifiers (value) WHERE value > 'a'")
+    (line,) = warehouse.source().survey().advice
+    statements = [f"{each};" for each in line.partition(" with ")[2].split("; ")]
+    assert len(statements) == len(postgresql.INDEXES) - 1
+    for statement in statements:
+        warehouse.run(statement.replace(" CONCURRENTLY", "").rstrip(";"))
+    assert warehouse.source().survey().advice == ()
+    warehouse.engine.dispose()

@@ -95,14 +95,16 @@ def test_it_counts_what_it_yields_for_any_keys(place: Place) -> None:
             pulled(place, keys=keys)
 
 
-def test_every_key_is_observed_whatever_the_scope_is(place: Place) -> None:
+def test_every_key_is_observed_and_those_that_changed_at_least(place: Place) -> None:
     members(place, 3)
-    place.say("p-u0000", "tier", "gold")
-    with place.source().pull(OnlyCustomers(("nobody",))) as pull:
+    place.say("p-u0000", "tier", "gold", "2026-03-09T10:00:00Z")
+    with place.source().pull(Everything()) as pull:
         observed = {key.key: key for key in pull.observed()}
     assert observed.keys() == {"vip", "tier"}
     assert (observed["vip"].rows, observed["vip"].words) == (3, 3)
-    assert (observed["tier"].rows, observed["tier"].others) == (1, 1)
+    with place.source().pull(ChangedSince("2026-03-09T09:00:00.000+00:00")) as pull:
+        tier = {key.key: key for key in pull.observed()}["tier"]
+    assert (tier.rows, tier.others) == (1, 1)
 
 
 @needs("nulls")

@@ -1,0 +1,111 @@
+"""Which keys an incremental run knows of: those of the last full run, and what turned up since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from state import snapshot
+from state.db import metadata
+from state.db.database import Database
+from syncer.sync.runs import Result, Runs
+from syncer.sync.trait_selection import Selection
+from tests.support.space import Warehouse, runs_on
+
+LATER = [f"2026-03-{day:02}T10:00:00Z" for day in range(10, 20)]
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    """Ten customers, all with the audience `vip` and a `gender`, half of them "f"."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+    warehouse.create()
+    for number in range(10):
+        warehouse.member(f"p{number}", f"u{number}")
+        warehouse.trait(f"p{number}", "gender", "fm"[number % 2])
+    yield warehouse
+    warehouse.engine.dispose()
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    with closing(Database.open("sqlite://")) as database:
+        yield database
+
+
+def runs(database: Database, warehouse: Warehouse) -> Runs:
+    made = runs_on(database, warehouse.source(overlap=0))
+    selection = Selection(("*",), ("total",), "{}")
+    return replace(made, comparison=replace(made.comparison, selection=selection))
+
+
+def sync(database: Database, warehouse: Warehouse, *, full: bool = False) -> Result:
+    result = runs(database, warehouse).sync(full=full)
+    assert not result.problems
+    return result
+
+
+def test_what_changed_does_not_make_an_audience_of_a_mixed_key(
+    database: Database, warehouse: Warehouse
+) -> None:
+    """ "f" alone reads as a boolean: only the whole population shows that the key is none."""
+    assert sync(database, warehouse).delivery.delivered == 10
+    warehouse.trait("p0", "gender", "f", LATER[0])
+    warehouse.trait("p1", "vip", "false", LATER[0])
+    result = sync(database, warehouse)
+    assert (result.kind, result.delivery.delivered) == ("incremental", 1)
+
+
+def test_a_key_that_turns_up_makes_a_run_of_all_and_only_one(
+    database: Database, warehouse: Warehouse
+) -> None:
+    sync(database, warehouse)
+    warehouse.trait("p0", "churn", "true", LATER[0])
+    warehouse.trait("p1", "tier", "f", LATER[0])
+    warehouse.trait("p2", "tier", "gold")
+    result = sync(database, warehouse)
+    assert (result.kind, result.delivery.delivered) == ("reconcile", 1)
+    for number in range(1, 3):
+        warehouse.trait("p1", "tier", "f", LATER[number])
+        assert sync(database, warehouse).kind == "incremental"
+
+
+def test_a_key_without_new_rows_is_not_lost_before_a_run_of_all(
+    database: Database, warehouse: Warehouse
+) -> None:
+    sync(database, warehouse)
+    warehouse.run("DELETE FROM user_traits WHERE name = 'vip'")
+    warehouse.trait("p1", "gender", "m", LATER[0])
+    result = sync(database, warehouse)
+    assert (result.kind, result.held) == ("incremental", {})
+    assert list(sync(database, warehouse, full=True).held) == ["vip"]
+
+
+def test_a_state_of_an_earlier_version_goes_by_the_traits_that_it_has(
+    database: Database, warehouse: Warehouse
+) -> None:
+    sync(database, warehouse)
+    with database.write() as connection:
+        metadata.drop(connection, metadata.OBSERVED_KEYS)
+    warehouse.trait("p1", "vip", "false", LATER[0])
+    result = sync(database, warehouse)
+    assert (result.kind, result.delivery.delivered) == ("incremental", 1)
+    warehouse.trait("p0", "gender", "f", LATER[1])
+    assert [sync(database, warehouse).kind for _ in range(2)] == ["reconcile", "incremental"]
+
+
+def test_one_customer_is_sent_again_by_what_the_last_full_run_knew(
+    database: Database, warehouse: Warehouse
+) -> None:
+    sync(database, warehouse)
+    warehouse.trait("p1", "churn", "true")
+    warehouse.trait("p1", "vip", "false", LATER[0])
+    result = runs(database, warehouse).resync(customer_id="u1")
+    assert (result.kind, result.delivery.delivered) == ("resync", 1)
+    with database.read() as connection:
+        (row,) = snapshot.find(connection, ["u1"])
+    assert row.traits == '{"vip":false}'
