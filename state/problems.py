@@ -34,7 +34,8 @@ _SELECT = select(*(PROBLEM.c[name] for name in ProblemRow._fields))
 def report(connection: Connection, part: str, text: str, now: int) -> bool:
     """Record that a part has a problem; return whether it is a new one."""
     row = get(connection, part)
-    new = row is None or (row.ended_at is not None and now - row.ended_at > SAME_WITHIN)
+    # The clock may have been set back since.
+    new = row is None or (row.ended_at is not None and abs(now - row.ended_at) > SAME_WITHIN)
     if row is None or new:
         connection.execute(delete(PROBLEM).where(PROBLEM.c.part == part))
         connection.execute(
@@ -72,7 +73,10 @@ def recent(connection: Connection, now: int) -> list[ProblemRow]:
     rows = connection.execute(
         _SELECT.where(
             PROBLEM.c.ended_at.is_(None)
-            | ((PROBLEM.c.times > 1) & (PROBLEM.c.ended_at >= now - SAME_WITHIN))
+            | (
+                (PROBLEM.c.times > 1)
+                & PROBLEM.c.ended_at.between(now - SAME_WITHIN, now + SAME_WITHIN)
+            )
         ).order_by(PROBLEM.c.since, PROBLEM.c.part)
     )
     return [ProblemRow._make(row) for row in rows]

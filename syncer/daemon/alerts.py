@@ -29,6 +29,8 @@ log = logging.getLogger("syncer.alert")
 
 #: Seconds until a request to the webhook is given up.
 TIMEOUT = 10.0
+#: What a webhook answers that refuses one text: it cannot read it, or takes none that long.
+ONE_REFUSED = frozenset({400, 413, 422})
 #: Seconds that a problem lasts, or times that it comes, until it is an alert.
 LASTS, TIMES = 60.0, 3
 #: Seconds for which the state cannot be used before that is an alert of its own.
@@ -143,20 +145,26 @@ class Alerts:
         calls: Database,
         config: AlertsConfig,
         parts: Callable[[], Mapping[str, str]] = dict,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config = config
+        self.config, self._clock = config, clock
         self._state, self._calls, self._parts = state, calls, parts
         self._problems = ProblemLog("webhook", state)
-        #: since when each problem is there, by its part and how often it came (epoch seconds)
+        #: since when each problem is there, by its part and how often it came (by our own clock:
+        #: that of the machine may be set)
         self._seen: dict[tuple[str, int], float] = {}
         #: since when the state cannot be used (monotonic), and the alert of that
         self._gone_since: float | None = None
         self._gone: str | None = None
         #: what the webhook shall get of it
         self._beside: list[str] = []
+        #: why the webhook did not take something at this look
+        self._not_taken: str | None = None
+        self._refuses_all = False
 
     def check(self) -> None:
         """Record and report what changed; what the webhook does not take is sent again later."""
+        self._not_taken = None
         self._record_and_report()
         self._gone_since = None
         if self._gone is not None:
@@ -167,7 +175,7 @@ class Alerts:
 
     def state_gone(self, error: StateError) -> None:
         """Report that alerts cannot be recorded, once that lasts: no record is needed for it."""
-        now = time.monotonic()
+        now, self._not_taken = self._clock(), None
         self._gone_since = now if self._gone_since is None else self._gone_since
         if self._gone is None and now - self._gone_since >= STATE_GONE_AFTER:
             self._gone = f"no alert can be recorded: {error}"
@@ -176,7 +184,7 @@ class Alerts:
         self._post_beside()
 
     def _post_beside(self) -> None:
-        while self._beside and self._post(f"syncer: {self._beside[0]}"):
+        while self._beside and not self._not_taken and self._post(f"syncer: {self._beside[0]}"):
             del self._beside[0]
 
     def _record_and_report(self) -> None:
@@ -201,7 +209,9 @@ class Alerts:
         for row in unreported:
             text = row.text if row.ended_at is None else f"over: {row.text}"
             if not self._post(f"syncer: {text}"):
-                return
+                if self._refuses_all:
+                    return
+                continue
             with self._state.write() as connection:
                 alerts.notified(connection, row.name, int(now * 1000))
 
@@ -212,8 +222,9 @@ class Alerts:
         for row in rows:
             key, seconds = (row.part, row.times), 0.0
             if row.ended_at is None:
-                began = seen.get(key, row.since / 1000 if row.times == 1 else now)
-                self._seen[key], seconds = began, now - began
+                lasts = max(0.0, now - row.since / 1000) if row.times == 1 else 0.0
+                began = seen.get(key, self._clock() - lasts)
+                self._seen[key], seconds = began, self._clock() - began
             lasting.append(Lasting(row.part, row.text, row.times, seconds))
         return lasting
 
@@ -231,11 +242,16 @@ class Alerts:
                 answer.read(1000)
         except HTTPError as error:
             error.close()
-            self._problems(f"it answered {error.code}; tried again until it accepts")
-            return False
+            # It may refuse this text only, so that others are sent.
+            self._refuses_all = error.code not in ONE_REFUSED
+            self._not_taken = f"it answered {error.code}; tried again until it accepts"
         except Exception as error:  # noqa: BLE001 - whatever it answers costs a retry only
             # Its address is a secret, so an error's own text stays out.
-            self._problems(f"it cannot be reached ({type(error).__name__}); tried again")
-            return False
-        self._problems(None)
-        return True
+            self._refuses_all = True
+            self._not_taken = f"it cannot be reached ({type(error).__name__}); tried again"
+        else:
+            if self._not_taken is None:
+                self._problems(None)
+            return True
+        self._problems(self._not_taken)
+        return False

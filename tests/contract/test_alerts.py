@@ -133,8 +133,9 @@ def test_each_goes_its_own_way(watch: Watch) -> None:
 def test_how_long_a_problem_lasts_is_since_it_came_last(
     database: Database, calls: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds, found = NOW / 1000, Alerts(database, calls, AlertsConfig())
-    monkeypatch.setattr(time, "time", lambda: seconds)
+    seconds, moved = NOW / 1000, 0.0
+    found = Alerts(database, calls, AlertsConfig(), clock=lambda: seconds)
+    monkeypatch.setattr(time, "time", lambda: seconds + moved)
     monkeypatch.setattr(syncer.daemon.alerts, "LASTS", 60.0)
 
     def names(after: float) -> list[str]:
@@ -145,7 +146,7 @@ def test_how_long_a_problem_lasts_is_since_it_came_last(
 
     def say(text: str | None) -> None:
         with database.write() as connection:
-            now = int(seconds * 1000)
+            now = int((seconds + moved) * 1000)
             if text is None:
                 problems.over(connection, "meters", now)
             else:
@@ -167,6 +168,20 @@ def test_how_long_a_problem_lasts_is_since_it_came_last(
     say(None)
     assert names(9 * 60) == ["problem:meters"]
     assert names(2 * 60) == []
+    say("no answer")  # the clock is set meanwhile
+    assert names(10) == []
+    moved = -86_400.0
+    assert names(40) == []
+    assert names(10) == ["problem:meters"]
+    say(None)
+    moved = 0.0
+    for _ in range(3):
+        say("no answer")
+        assert names(1) in ([], ["problem:meters"])
+        say(None)
+    assert names(1) == ["problem:meters"]
+    moved = -86_400.0  # nor is it a day until what came and went is over
+    assert names(10) == []
 
 
 # -- the facts: what the runs say

@@ -106,3 +106,27 @@ def test_a_state_that_cannot_be_used_is_told_without_it(
         found.check()
         found.check()
         assert hook.texts == [f"syncer: {text}", f"syncer: over: {text}"]
+
+
+@pytest.mark.parametrize(("status", "sent"), [(400, ["syncer: b: ended"]), (500, [])])
+def test_a_text_that_is_refused_keeps_no_other_one_back(
+    tmp_path: Path, status: int, sent: list[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'syncer.db'}"
+    parts = {"a": "ended", "b": "ended"}
+    with (
+        webhook() as hook,
+        closing(Database.open(url)) as state,
+        closing(Database.open(url, "queue")) as calls,
+    ):
+
+        def refuse(connection: socket.socket) -> None:
+            connection.sendall(b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status)
+            hook.answer = None
+
+        hook.answer = refuse
+        found = Alerts(state, calls, AlertsConfig(webhook=SecretStr(hook.url)), lambda: parts)
+        found.check()
+        assert hook.texts == sent
+        found.check()  # it is tried again
+        assert sorted(hook.texts) == ["syncer: a: ended", "syncer: b: ended"]
