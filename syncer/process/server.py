@@ -79,10 +79,14 @@ async def serve(
     loop = asyncio.get_running_loop()
     # uvicorn handles SIGINT and SIGTERM while it serves, and raises them again at its end.
     serving = asyncio.create_task(server.serve([listener]))
-    while not serving.done():
-        server.should_exit = server.should_exit or stop()
-        if server.should_exit:
-            on_stop()
-        pool.enforce_timeouts(loop.time())
-        await asyncio.wait([serving], timeout=0.1)
-    serving.result()
+    try:
+        while not serving.done():
+            server.should_exit = server.should_exit or stop()
+            if server.should_exit:
+                on_stop()
+            pool.enforce_timeouts(loop.time())
+            await asyncio.wait([serving], timeout=0.1)
+        serving.result()
+    finally:  # also where `stop` fails: its connections end with it
+        server.should_exit = server.force_exit = True
+        await asyncio.wait([serving])

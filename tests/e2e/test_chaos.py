@@ -2,7 +2,7 @@
 
 Each time it is on record and alerted within a minute, comes back by itself, and `/readyz` never
 says "ready" meanwhile. The environment is odd from the start: a time zone that is none, no folder
-for temporary files.
+for temporary files. Later the clock is set, and names are not found.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.support.daemon import Daemon, daemon
 from tests.support.events import track, unique
 from tests.support.installation import Installation, expected_records
 from tests.support.processes import beside, descendants, free_port, wait_until
+from tests.support.shifted import shifted_clock
 from tests.support.webhook import Webhook, webhook
 
 #: Seconds within which all must be well again.
@@ -47,10 +48,12 @@ def running(
     *,
     zone: str = ":/nonsense",
     more: str = "",
+    program: str = "syncer",
 ) -> Iterator[Daemon]:
     monkeypatch.setenv("TZ", zone)
     monkeypatch.setenv("TMPDIR", "/nonexistent")
-    with daemon(installation, more=f'[alerts]\nwebhook = "{hook.url}"\n{more}') as found:
+    alerts = f'[alerts]\nwebhook = "{hook.url}"\n'
+    with daemon(installation, more=alerts + more, program=program) as found:
         yield found
 
 
@@ -102,6 +105,44 @@ def test_killed_processes_come_back_and_calls_go_on(
             told = [line for line in found.log if f"{name}: its process was killed" in line]
             assert len([line for line in told if " syncer: " in line]) == 1
             assert any(f"{name}: it works again" in line for line in found.log)
+
+
+def test_what_hangs_or_breaks_comes_back(
+    installation: Installation,
+    engage: EngageSandbox,
+    hook: Webhook,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that is stopped; and each thread of the daemon, by an error that nobody expects."""
+    engage.fill(5, 1)
+    door = installation.folder / "door"
+    monkeypatch.setenv("DOOR", str(door))
+    path = installation.folder / "syncer.db"
+    with running(installation, hook, monkeypatch, program="tests.support.door") as found:
+        found.first_run()
+        os.kill(found.worker, signal.SIGSTOP)
+        for part in ("reload", "ops", "inbox writer", "receiver", "alerts", "schedule"):
+            kind = "CancelledError" if part in ("ops", "receiver") else "Broken"
+            died = f"{part}: an unexpected {kind}; the log has where"
+            wait_until(lambda d=died, p=part: breaks(found, door, p, d), BACK, what=died)  # type: ignore[misc]
+            hook.wait_for(died)
+            assert any(f" ERROR syncer: {died}" in line for line in found.log)
+            assert recorded(path, died)
+            wait_until(lambda p=part: p not in named(found), BACK, what=f"{part} again")  # type: ignore[misc]
+        hook.wait_for("worker: its process hung, and was killed")
+        assert recorded(path, "its process hung, and was killed")
+        wait_for_ready(found)
+        assert found.records(call(found))
+        found.log.clear()  # it has the ways to these errors
+
+
+def breaks(found: Daemon, door: Path, part: str, died: str) -> bool:
+    """Break a thread that has not died yet."""
+    if not any(died in line for line in found.log):
+        door.with_suffix(".new").write_text(part)
+        door.with_suffix(".new").rename(door)
+        time.sleep(0.3)
+    return any(died in line for line in found.log)
 
 
 def test_a_killed_run_is_on_record_and_made_again(
@@ -202,13 +243,11 @@ def test_threads_whose_tables_are_broken_come_back(
         found.log.clear()
 
 
-def recorded(path: Path) -> set[str]:
-    """The parts that have a problem on record."""
+def recorded(path: Path, text: str | None = None) -> set[str]:
+    """The parts that have a problem on record; with a text those that had that one last."""
+    which = "ended_at IS NULL" if text is None else f"instr('{text}', text)"
     with closing(sqlite3.connect(path, timeout=20)) as connection:
-        return {
-            part
-            for (part,) in connection.execute("SELECT part FROM problem WHERE ended_at IS NULL")
-        }
+        return {part for (part,) in connection.execute(f"SELECT part FROM problem WHERE {which}")}
 
 
 def execute(path: Path, statement: str) -> None:
@@ -271,3 +310,85 @@ def test_no_more_descriptors(
         runs = len(ended(installation))
         wait_until(lambda: len(ended(installation)) > runs, BACK, what="a run")
         assert found.records(call(found))
+
+
+def test_names_that_are_not_found(
+    installation: Installation,
+    engage: EngageSandbox,
+    hook: Webhook,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Amberflo's, then the warehouse's; both are mended by a reload."""
+    engage.fill(5, 1)
+    with running(installation, hook, monkeypatch) as found:
+        found.first_run()
+        good = installation.config.read_text(encoding="utf-8") + SOON
+        good = good.replace("rate = 0\n", 'rate = 0\npatience = "3s"\n')
+        lost = good.replace(installation.amberflo_url, "http://amberflo.invalid")
+        engage.evolve(hours=2.5, fraction=1.0)
+        for config, part in (
+            (lost, "customers"),
+            (good.replace(installation.source_url, NO_WAREHOUSE), "source"),
+        ):
+            reload(found, config)
+            problem = hook.wait_for(f"{part}: ", "invalid")
+            assert "secret" not in problem
+            said = installation.json("status")["problems"]
+            assert any(one["part"] == part and "invalid" in one["text"] for one in said)
+            assert ready(found)  # no part is dead
+            reload(found, good)
+            wait_until(
+                lambda p=part: p not in {one["part"] for one in problems(installation)},  # type: ignore[misc]
+                BACK,
+                what="its end",
+            )
+        found.settle()
+        wait_until(lambda: installation.holds() == expected_records(engage), BACK, what="equal")
+
+
+NO_WAREHOUSE = "postgresql+psycopg://reader:secret@warehouse.invalid/segment"
+
+
+def problems(installation: Installation) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = installation.json("status")["problems"]
+    return found
+
+
+def reload(found: Daemon, config: str) -> None:
+    found.installation.config.write_text(config, encoding="utf-8")
+    found.process.send_signal(signal.SIGHUP)
+
+
+def test_a_clock_that_is_set(
+    installation: Installation,
+    engage: EngageSandbox,
+    hook: Webhook,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two hours on, then a day back: runs go on, and what dies is told and comes back."""
+    engage.fill(5, 1)
+    page = f'[web]\nlisten = "127.0.0.1:{free_port()}"\ntoken = "{"t" * 32}"\n'
+    with (
+        shifted_clock(installation.folder, monkeypatch) as set_clock,
+        running(installation, hook, monkeypatch, more=SOON + page) as found,
+    ):
+        found.first_run()
+        for seconds, part in ((7_200, "worker"), (-86_400, "page")):
+            found.log.clear()
+            set_clock(seconds)
+            wait_until(lambda: any("the clock was set" in line for line in found.log), BACK)
+            before = ended(installation)[0]["run"]
+            (victim,) = beside(found.process.pid, part)
+            os.kill(victim, signal.SIGKILL)
+            hook.wait_for(f"{part}: its process was killed by signal 9")
+            wait_for_ready(found)
+            assert found.records(call(found))
+            wait_until(
+                lambda b=before: is_good(ended(installation)[0], after=b),  # type: ignore[misc]
+                BACK,
+                what="a run",
+            )
+
+
+def is_good(run: dict[str, Any], *, after: int) -> bool:
+    return bool(run["state"] == "done" and run["run"] > after + 1)

@@ -189,7 +189,12 @@ def know(url: str, *keys: str, kind: str = "audience") -> None:
 
 @contextmanager
 def daemon(
-    installation: Installation, *, state: str | None = None, more: str = "", **settings: Any
+    installation: Installation,
+    *,
+    state: str | None = None,
+    more: str = "",
+    program: str = "syncer",
+    **settings: Any,
 ) -> Iterator[Daemon]:
     """The daemon on a free port; `settings` go to [passthrough], `more` stands at the end of the
     config. It must end well when told to, unless it was killed."""
@@ -201,7 +206,7 @@ def daemon(
     }
     lines = [f"{key} = {toml(value)}" for key, value in given.items() if value is not None]
     installation.configure(state=state, more=f"[passthrough]\n{chr(10).join(lines)}\n{more}")
-    process = installation.start("daemon")
+    process = installation.start("daemon", program=program)
     found = Daemon(installation, process, [])
     reading = threading.Thread(target=_read, args=(process, found.log), daemon=True)
     reading.start()

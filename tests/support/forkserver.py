@@ -35,7 +35,11 @@ _SIZE = struct.Struct("!I")
 #: File numbers from here on are free in a fork server.
 _HIGH = 100
 #: The programs that start processes themselves.
-_STARTING = (["syncer", "daemon"], ["syncer.daemon", "page"])
+_STARTING = (
+    ["syncer", "daemon"],
+    ["tests.support.door", "daemon"],
+    ["syncer.daemon", "page"],
+)
 _COMMANDS = ("audit", "daemon", "failures", "forget", "runs", "status", "sync", "traits", "verify")
 
 

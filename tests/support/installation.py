@@ -73,10 +73,10 @@ class Installation:
             encoding="utf-8",
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, program: str = "syncer") -> subprocess.Popen[str]:
         """Start a command in a process of its own, with pipes for what it says."""
         return processes.start(
-            *("-m", "syncer", *arguments, "--config", self.config),
+            *("-m", program, *arguments, "--config", self.config),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

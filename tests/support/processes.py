@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ def start(*words: object, **options: Any) -> subprocess.Popen[Any]:
     if _forker is None:
         _forker = Forked.forker = Forker.start()
     return Forked([sys.executable, *map(str, words)], **options)
+
+
+@contextmanager
+def other_forker() -> Iterator[None]:
+    """Start processes from a fork server of their own for the block, which has its environment."""
+    global _forker
+    kept, _forker = _forker, None
+    try:
+        yield
+    finally:
+        end_forker()
+        _forker = kept
+        if kept is not None:
+            Forked.forker = kept
 
 
 def end_forker() -> None:
