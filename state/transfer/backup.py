@@ -7,8 +7,8 @@ The tables of the two parts stand side by side in it, as they do on PostgreSQL. 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,15 @@ class Steps(NamedTuple):
     at: Callable[[int], None] = lambda done: None
     end: Callable[[], None] = lambda: None
     check: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Tell of a stage of which nobody can say how far it is."""
+        self.check()
+        self.begin(name, 1)
+        yield
+        self.at(1)
+        self.end()
 
     def pages(self, done: int, total: int) -> None:
         """Tell how many pages are copied, in percent of the stage."""

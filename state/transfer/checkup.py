@@ -16,6 +16,7 @@ from state.errors import StateError
 from state.history.proof import Proof, prove
 from state.restored import Restored
 from state.transfer import facts
+from state.transfer.backup import Steps
 from state.transfer.moment import Contents, Moment
 
 
@@ -40,23 +41,25 @@ class Checkup:
     problems: list[str]
 
 
-def check(pair: Moment, stop: Callable[[], None] = lambda: None) -> Checkup:
+def check(pair: Moment, steps: Steps = Steps()) -> Checkup:  # noqa: B008
     """Check both parts, which may be in one database; it writes nothing.
 
     Raise where it is no state of this version, or where tables of it are missing.
     """
     _check_tables(pair)
-    problems = _pages(pair, stop)
-    stop()
-    with translated(pair.state.engine.url):
-        proof = prove(pair.state, check=stop)
+    with steps.stage("checking the pages"):
+        problems = _pages(pair, steps.check)
+    with steps.stage("checking the history"), translated(pair.state.engine.url):
+        proof = prove(pair.state, check=steps.check)
         if proof.broken is not None:
             problems.append(f"the history is not as it was sealed: {proof.broken.what}")
-        problems += facts.untrue(pair.state)
-    for part in PARTS:
-        with translated(pair.part(part).engine.url):
-            problems += facts.missing(pair.part(part), part)[1]
-            problems += facts.odd_rows(pair.part(part), part, stop)
+    with steps.stage("checking the rows"):
+        with translated(pair.state.engine.url):
+            problems += facts.untrue(pair.state)
+        for part in PARTS:
+            with translated(pair.part(part).engine.url):
+                problems += facts.missing(pair.part(part), part)[1]
+                problems += facts.odd_rows(pair.part(part), part, steps.check)
     since = (outbox.waits_since(pair.state), queue.oldest_waiting(pair.queue))
     return Checkup(
         versions={part: _version(pair.part(part), part) for part in PARTS},

@@ -156,7 +156,8 @@ def _check_copy(
 
 def proved(connection: Connection, where: object, steps: Steps) -> Proof:
     """Walk the chain of the history; raise where it does not hold."""
-    proof = prove(connection, check=steps.check)
+    with steps.stage("checking the history"):
+        proof = prove(connection, check=steps.check)
     if proof.broken is not None:
         raise StateError(
             f"the history of {where} is not as it was sealed: {proof.broken.what}; "

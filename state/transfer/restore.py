@@ -109,9 +109,10 @@ def finish(url: URL) -> Plan:
 # The backup
 
 
-def check_pages(connection: Connection, where: object) -> None:
+def _check_pages(connection: Connection, where: object, steps: Steps) -> None:
     """Raise where a SQLite database is damaged."""
-    problem = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+    with steps.stage("checking the pages"):
+        problem = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
     if problem != "ok":
         raise StateError(f"{where} is damaged: {' '.join(str(problem).split())}")
 
@@ -125,7 +126,7 @@ def _make(file: Path, state: Path, queue: Path, steps: Steps) -> Contents:
         images.copy_pages(source, state, steps.pages)
     steps.end()
     with images.writing(state) as target:
-        check_pages(target, file)
+        _check_pages(target, file, steps)
         for part in PARTS:
             migrations.create(target, part)
         proved(target, file, steps)
@@ -219,7 +220,7 @@ def _leave_by_others(place: Path) -> None:
 
 def _restore_to_server(url: URL, file: Path, made_at: int, now: int, steps: Steps) -> Outcome:
     with images.reading(file) as source:
-        check_pages(source, file)
+        _check_pages(source, file, steps)
         for part in PARTS:
             if migrations.check(source, part) != migrations.newest(part):
                 raise StateError(

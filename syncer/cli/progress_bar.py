@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+import click
 from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
@@ -75,16 +76,26 @@ class BarProgress:
             self._bar.trouble = text
             self._bar.refresh()
 
+    def close(self) -> None:
+        """Leave the terminal as it was, where an error ended the work in the middle of a stage."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
     def end(self) -> None:
         if self._bar is not None:
             self._bar.trouble = None
             task = self._bar.tasks[0]
             if not task.finished and task.description == "comparing":
                 self._bar.update(self._task, completed=task.total)
-            self._bar.stop()
-            self._bar = None
+            self.close()
 
 
 def progress() -> BarProgress | LineProgress:
-    """Return a bar if stderr is a terminal, else lines."""
-    return BarProgress() if sys.stderr.isatty() else LineProgress()
+    """Return a bar if stderr is a terminal, else lines; a bar ends with the command at last."""
+    if not sys.stderr.isatty():
+        return LineProgress()
+    bar = BarProgress()
+    if (context := click.get_current_context(silent=True)) is not None:
+        context.call_on_close(bar.close)
+    return bar

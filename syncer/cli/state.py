@@ -186,18 +186,17 @@ def check(config: Path | None, as_json: bool, file: Path | None) -> None:
 
     It writes nothing, and ends with status 1 where something is wrong.
     """
-    stop = _steps().check
     if file is not None:
         made_at(file)
         with images.reading(file) as source:
-            found = check_whole(Moment(source, source), stop)
+            found = check_whole(Moment(source, source), _steps())
     else:
         with (
             _opened(settings(config), writes=False) as (database, calls),
             database.read() as one,
             calls.read() as other,
         ):
-            found = check_whole(Moment(one, other), stop)
+            found = check_whole(Moment(one, other), _steps())
     if wants_json(as_json):
         output.print_json(_check_json(found))
     else:

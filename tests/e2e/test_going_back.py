@@ -18,6 +18,7 @@ from tests.support.caller import Caller
 from tests.support.daemon import daemon
 from tests.support.installation import Installation
 from tests.support.processes import wait_until
+from tests.support.terminal import Terminal
 
 TRAIT = "plan_of_a_call"
 
@@ -292,3 +293,22 @@ def test_a_queue_of_which_there_is_none_yet_is_none(
     assert not (installation.folder / "syncer-queue.db").exists()
     assert installation.json("state", "check")["schema"]["queue"] == 0
     assert "queue none" in installation.run("state", "check").stdout
+
+
+def test_an_error_within_a_stage_leaves_the_terminal_as_it_was(
+    installation: Installation, engage: EngageSandbox
+) -> None:
+    """A bar hides the cursor."""
+    engage.fill(5)
+    installation.run("sync")
+    backup(installation, "good")
+    with closing(sqlite3.connect(installation.folder / "syncer-queue.db")) as queue, queue:
+        queue.execute("INSERT INTO counter VALUES (CAST(x'ff' AS text), '', 1)")
+    words = ("state", "backup", str(installation.folder / "bad"))
+    with Terminal(*words, "--config", str(installation.config)) as terminal:
+        assert terminal.end() == 1
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"
+    assert hidden in terminal.shown
+    assert terminal.shown.rindex(shown) > terminal.shown.rindex(hidden)
+    last = terminal.shown.rpartition(shown)[2]
+    assert last.strip().startswith("error: the table counter cannot be copied")
