@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 
 from syncer.engage.events import Called
 from syncer.engage.source import Source
+from syncer.errors import ConfigError
 from syncer.progress import LineProgress, Progress
 from syncer.setting_types import Section, shown
 
@@ -95,6 +96,17 @@ class SourceSettings(Section, ABC):
 
         Heavy libraries are imported here, and not at the top: every process reads the settings.
         """
+
+
+def check_file(url: URL, key: str, tables: str) -> None:
+    """Raise `ConfigError` if a URL names a SQLite file that does not exist."""
+    if url.get_backend_name() != "sqlite" or str(url.database or "").startswith("file:"):
+        return
+    path = Path(str(url.database or ""))
+    if not path.is_file():
+        raise ConfigError(
+            f"{key}: the SQLite file {path} does not exist; name the file that holds the {tables}"
+        )
 
 
 def fingerprint(url: URL) -> str:

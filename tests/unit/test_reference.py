@@ -39,6 +39,7 @@ REQUIRED, NONE = "required", "none"
 GIVEN: dict[tuple[str, ...], object] = {
     ("amberflo", "api_key"): "key",
     ("engage", "profiles_sync", "url"): "sqlite:///engage.db",
+    ("engage", "engage_warehouse", "url"): "sqlite:///engage.db",
     ("engage", "files", "sets"): [{"path": "/vip.csv"}],
     ("engage", "public_api", "token"): "token",
     ("engage", "public_api", "space_id"): "space",

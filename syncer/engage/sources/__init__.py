@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from syncer.engage.source_settings import SourceSettings
+from syncer.engage.sources.engage_warehouse import EngageWarehouseSettings
 from syncer.engage.sources.events import EventsSettings
 from syncer.engage.sources.files import FilesSettings
 from syncer.engage.sources.profiles_sync import ProfilesSyncSettings
 
-_ALL: tuple[type[SourceSettings], ...] = (ProfilesSyncSettings, FilesSettings, EventsSettings)
+_ALL: tuple[type[SourceSettings], ...] = (
+    ProfilesSyncSettings,
+    EngageWarehouseSettings,
+    FilesSettings,
+    EventsSettings,
+)
 
 #: The sources, by the name that `engage.source` gives.
 SOURCES = {source.NAME: source for source in _ALL}

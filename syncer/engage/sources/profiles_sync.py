@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from syncer.engage.source import Source
-from syncer.engage.source_settings import Sight, SourceContext, SourceSettings, fingerprint
-from syncer.errors import ConfigError
+from syncer.engage.source_settings import (
+    Sight,
+    SourceContext,
+    SourceSettings,
+    check_file,
+    fingerprint,
+)
 from syncer.setting_types import DatabaseUrl, DurationOrNone, shown
 
 
@@ -36,16 +40,9 @@ class ProfilesSyncSettings(SourceSettings):
     def source(self, context: SourceContext) -> Source:
         from syncer.engage.profiles_sync import ProfilesSync
 
-        url = self.url
-        if url.get_backend_name() == "sqlite" and not str(url.database or "").startswith("file:"):
-            path = Path(str(url.database or ""))
-            if not path.is_file():
-                raise ConfigError(
-                    f"engage.profiles_sync.url: the SQLite file {path} does not exist; name the "
-                    "file that holds the Profiles Sync tables"
-                )
+        check_file(self.url, "engage.profiles_sync.url", "Profiles Sync tables")
         return ProfilesSync(
-            url=url,
+            url=self.url,
             schema=self.schema_,
             customer_id=context.customer_id,
             overlap=self.overlap,

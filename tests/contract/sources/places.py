@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from syncer.clock import read
+from syncer.engage.engage_warehouse import EngageWarehouse
 from syncer.engage.files.intake import FileSet, Intake
 from syncer.engage.files.source import Files
 from syncer.engage.source import Source
@@ -177,6 +179,77 @@ class FilesPlace:
             os.utime(path, ns=(self._now() * 1_000_000, self._now() * 1_000_000))
 
 
+class EngageWarehousePlace:
+    """The wide table `users` of the older Engage destination."""
+
+    KEYS = ("vip", "churn", "total", "other", "tier", "name", "email")
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse, self._ids = warehouse, dict[str, str]()
+        time = "DATETIME" if warehouse.sqlite else "TIMESTAMPTZ"
+        if warehouse.schema:
+            warehouse.run(f"CREATE SCHEMA {warehouse.schema}")
+        else:
+            warehouse.run("PRAGMA journal_mode = WAL")
+        columns = ", ".join(f"{key} TEXT" for key in self.KEYS)
+        self._users = warehouse.table("users")
+        warehouse.run(
+            f"CREATE TABLE {self._users} (id TEXT PRIMARY KEY, received_at {time}, uuid_ts {time}, "
+            f"context_ip TEXT, {columns})"
+        )
+
+    def source(self) -> Source:
+        return EngageWarehouse(make_url(self._warehouse.url), self._warehouse.schema)
+
+    def identify(self, profile: str, customer_id: str | None, at: str = FIRST) -> None:
+        assert customer_id is not None
+        self._ids[profile] = customer_id
+        self._warehouse.run(
+            f"INSERT INTO {self._users} (id, received_at, uuid_ts) VALUES (:id, :at, :at)",
+            id=customer_id,
+            at=at,
+        )
+
+    def say(self, profile: str, key: str, value: str | None, at: str = FIRST) -> None:
+        self._warehouse.run(
+            f"UPDATE {self._users} SET {key} = :value, received_at = :at, uuid_ts = :at "
+            "WHERE id = :id",
+            id=self._ids[profile],
+            value=value,
+            at=at,
+        )
+
+    def merge(self, old: str, into: str, at: str = FIRST) -> None:
+        raise NotImplementedError
+
+    def lose(self, profile: str) -> None:
+        for key in self.KEYS:
+            self.say(profile, key, None, LATER)
+
+    def delete(self, profile: str) -> None:
+        self._warehouse.run(f"DELETE FROM {self._users} WHERE id = :id", id=self._ids[profile])
+
+    def cut(self, pull: Any) -> None:
+        if self._warehouse.sqlite:
+            _cut_sqlite(pull)
+        else:
+            assert end_others(self._warehouse.engine)
+
+
+@contextmanager
+def _engage_on_sqlite(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
+    warehouse = Warehouse(f"sqlite:///{folder / 'engage.db'}")
+    yield EngageWarehousePlace(warehouse)
+    warehouse.engine.dispose()
+
+
+@contextmanager
+def _engage_on_postgresql(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
+    warehouse = Warehouse(request.getfixturevalue("empty_postgres"), "engage_default")
+    yield EngageWarehousePlace(warehouse)
+    warehouse.engine.dispose()
+
+
 @contextmanager
 def _on_sqlite(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
     warehouse = Warehouse(f"sqlite:///{folder / 'engage.db'}")
@@ -217,6 +290,8 @@ class Kind(NamedTuple):
 PLACES = {
     "profiles_sync-sqlite": Kind(_on_sqlite, "profiles_sync"),
     "profiles_sync-postgresql": Kind(_on_postgresql, "profiles_sync"),
+    "engage_warehouse-sqlite": Kind(_engage_on_sqlite, "engage_warehouse"),
+    "engage_warehouse-postgresql": Kind(_engage_on_postgresql, "engage_warehouse"),
     "files": Kind(_files, "files"),
 }
 

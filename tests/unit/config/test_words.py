@@ -29,7 +29,11 @@ LEAST = {
     "engage.public_api.space_id": '"s"',
 }
 #: The same of the sources that are not the usual one; `engage.source` names them.
-LEAST_OF = {"files": {"engage.files.sets": '[{ path = "x.csv" }]'}, "events": {}}
+LEAST_OF = {
+    "engage_warehouse": {"engage.engage_warehouse.url": '"sqlite:///x.db"'},
+    "files": {"engage.files.sets": '[{ path = "x.csv" }]'},
+    "events": {},
+}
 FOREIGN = ("Input should", "unable to", "Value error", "should be", "valid ", "pydantic", "type=")
 
 

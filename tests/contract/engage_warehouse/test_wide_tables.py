@@ -1,0 +1,175 @@
+"""The tables of the older Engage destination, as Segment makes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from syncer.clock import read
+from syncer.engage.engage_warehouse import EngageWarehouse
+from syncer.engage.source import ChangedSince, Everything, OnlyCustomers, Scope
+from syncer.errors import SourceError
+from tests.support.space import Warehouse
+
+AT, LATER = "2026-03-04T10:00:00Z", "2026-03-04T12:00:00Z"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "sqlite":
+        warehouse = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+    else:
+        warehouse = Warehouse(request.getfixturevalue("empty_postgres"), "engage_default")
+        warehouse.run("CREATE SCHEMA engage_default")
+    yield warehouse
+    warehouse.engine.dispose()
+
+
+def make(warehouse: Warehouse, name: str, columns: str, *rows: dict[str, Any]) -> None:
+    """A table with the columns that Segment adds, and its rows."""
+    time = "DATETIME" if warehouse.sqlite else "TIMESTAMPTZ"
+    table = warehouse.table(name)
+    warehouse.run(
+        f"CREATE TABLE {table} (user_id TEXT, context_ip TEXT, received_at {time}, uuid_ts {time}, "
+        f"{columns})"
+    )
+    for row in rows:
+        row = {"received_at": AT, "uuid_ts": AT} | row
+        marks = ", ".join(f":{name}" for name in row)
+        warehouse.run(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", **row)
+
+
+def source(warehouse: Warehouse, **settings: Any) -> EngageWarehouse:
+    return EngageWarehouse(make_url(warehouse.url), warehouse.schema, **settings)
+
+
+def pulled(
+    warehouse: Warehouse, keys: list[str], scope: Scope | None = None, **settings: Any
+) -> dict[str, dict[str, Any]]:
+    with source(warehouse, **settings).pull(scope or Everything()) as pull:
+        return {
+            row.customer_id: dict(zip(json.loads(row.keys), json.loads(row.values), strict=True))
+            | {key: value for key, value, _ in json.loads(row.profile)}
+            for row in pull.customers(keys)
+        }
+
+
+SHOPPER, REVENUE = "first_time_shopper", "total_revenue_180_days"
+
+
+def test_segments_sample_rows_are_read(warehouse: Warehouse) -> None:
+    """The rows of the documentation: one user, by identify calls and by events."""
+    columns = f"{SHOPPER} BOOLEAN, {REVENUE} NUMERIC(10, 2)"
+    history = {"user_id": "u123", SHOPPER: True}, {"user_id": "u123", REVENUE: 450.0}
+    make(warehouse, "identifies", columns, *history)
+    make(warehouse, "users", columns, {"user_id": "u123", SHOPPER: True, REVENUE: 450.0})
+    expected = {SHOPPER: "true", REVENUE: "450" if warehouse.sqlite else "450.00"}
+    assert pulled(warehouse, [SHOPPER, REVENUE]) == {"u123": expected}
+
+    event = f"audience_key TEXT, {SHOPPER} BOOLEAN"
+    entered = {"user_id": "u123", "audience_key": SHOPPER, SHOPPER: True}
+    left = {**entered, SHOPPER: False, "received_at": LATER, "uuid_ts": LATER}
+    make(warehouse, "audience_entered", event, entered)
+    make(warehouse, "audience_exited", event, left)
+    computed = {"user_id": "u123", "trait_key": REVENUE, REVENUE: 450.0}
+    make(warehouse, "trait_computed", f"trait_key TEXT, {REVENUE} REAL", computed)
+    with source(warehouse).pull(OnlyCustomers(("u123",))) as pull:
+        rows = pull.rows_of(SHOPPER)
+    assert [(row.value, row.observed_at, row.counts) for row in rows] == [
+        ("true", read(AT), False),
+        ("true", read(AT), False),
+        ("false", read(LATER), True),
+    ]
+
+
+def test_events_alone_are_enough_and_the_newest_counts(warehouse: Warehouse) -> None:
+    """The event's name says nothing, and its key may have two underscores in a row."""
+    columns = "audience_key TEXT, vip BOOLEAN, j_o_first_step BOOLEAN"
+    make(
+        warehouse,
+        "audience_entered",
+        columns,
+        {"user_id": "u1", "audience_key": "vip", "vip": True},
+        {"user_id": "u1", "audience_key": "vip", "vip": False, "received_at": LATER},
+        {"user_id": "u2", "audience_key": "vip", "vip": True, "received_at": LATER},
+        {"user_id": "u2", "audience_key": "j_o_first__step", "j_o_first_step": True},
+        {"user_id": "u3", "audience_key": "of_no_column", "vip": True},
+        {"user_id": None, "audience_key": "vip", "vip": True},
+    )
+    assert pulled(warehouse, ["vip", "j_o_first__step"]) == {
+        "u1": {"vip": "false"},
+        "u2": {"vip": "true", "j_o_first__step": "true"},
+    }
+    with source(warehouse).pull(Everything()) as pull:
+        assert pull.identified(["u1", "u3", "u9"]) == {"u1", "u3"}
+
+
+def test_a_column_is_no_trait_if_it_is_segments_own(warehouse: Warehouse) -> None:
+    columns = "id TEXT, vip TEXT, j_o_a_b TEXT, email TEXT, context_page TEXT, anonymous_id TEXT"
+    row = dict.fromkeys(("vip", "j_o_a_b", "email", "context_page", "anonymous_id"), "t")
+    make(warehouse, "users", columns, {"user_id": "u1", "id": "u1", **row})
+    with source(warehouse, named=("j_o_a__b",)).pull(Everything()) as pull:
+        assert {key.key for key in pull.observed()} == {"vip", "j_o_a__b", "email"}
+    assert pulled(warehouse, ["j_o_a__b"], named=("j_o_a__b",)) == {
+        "u1": {"j_o_a__b": "t", "email": "t"}
+    }
+
+
+def test_a_cell_without_a_value_and_a_column_that_is_missing_are_no_rows(
+    warehouse: Warehouse,
+) -> None:
+    make(warehouse, "users", "vip BOOLEAN", {"user_id": "u1", "vip": None}, {"user_id": "u2"})
+    assert pulled(warehouse, ["vip", "churn"]) == {}
+    with source(warehouse).pull(Everything()) as pull:
+        assert pull.observed() == []
+        assert pull.identified(["u1", "u2"]) == {"u1", "u2"}  # they are there, without a value
+
+
+def test_only_users_that_were_loaded_since_come_in_an_incremental_pull(
+    warehouse: Warehouse,
+) -> None:
+    late = {"user_id": "u2", "vip": True, "uuid_ts": "2026-03-09T10:00:00Z"}
+    make(warehouse, "users", "vip BOOLEAN", {"user_id": "u1", "vip": True}, late)
+    since = ChangedSince("2026-03-09T11:00:00.000+00:00")
+    assert pulled(warehouse, ["vip"], since) == {"u2": {"vip": "true"}}
+
+
+def test_the_filter_leaves_rows_out(warehouse: Warehouse) -> None:
+    gone = {"user_id": "u2", "vip": True, "_fivetran_deleted": True}
+    make(
+        warehouse,
+        "users",
+        "vip BOOLEAN, _fivetran_deleted BOOLEAN",
+        {"user_id": "u1", "vip": True},
+        gone,
+    )
+    condition = "_fivetran_deleted IS NOT TRUE"
+    assert pulled(warehouse, ["vip"], filter=condition) == {"u1": {"vip": "true"}}
+
+
+def test_check_counts_members_and_says_what_is_not_there(warehouse: Warehouse) -> None:
+    rows = [{"user_id": f"u{n}", "vip": n < 3} for n in range(5)]
+    make(warehouse, "users", "vip BOOLEAN", *rows)
+    survey = source(warehouse).survey()
+    assert survey.members == {"vip": 3}
+    assert "5 trait rows of 1 keys" in survey.message
+    assert "without a user_id" in survey.advice[0]
+
+
+def test_tables_that_are_not_there_or_not_engages_are_told(warehouse: Warehouse) -> None:
+    warehouse.run(f"CREATE TABLE {warehouse.table('of_others')} (id TEXT)")
+    with pytest.raises(SourceError, match="has no table users, audience_entered"):
+        pulled(warehouse, ["vip"])
+    warehouse.run(f"CREATE TABLE {warehouse.table('users')} (login TEXT, password TEXT)")
+    with pytest.raises(SourceError, match=r"the table users in .* is not one of Engage's"):
+        pulled(warehouse, ["vip"])
+    if not warehouse.sqlite:
+        with (
+            pytest.raises(SourceError, match=r"schema is missing.*there are engage_default"),
+            EngageWarehouse(make_url(warehouse.url)).pull(Everything()),
+        ):
+            pass
