@@ -15,6 +15,8 @@ from state.db.tables import PROBLEM
 
 #: Milliseconds after its end in which a problem that begins again is the same one.
 SAME_WITHIN = 10 * 60 * 1000
+#: Milliseconds for which one that is over is still told, so that nobody misses a short one.
+TOLD_FOR = 60 * 1000
 
 
 class ProblemRow(NamedTuple):
@@ -69,10 +71,11 @@ def active(connection: Connection) -> list[ProblemRow]:
 
 
 def recent(connection: Connection, now: int) -> list[ProblemRow]:
-    """Return the problems that last, and those that came and went and may soon be back."""
+    """Return the problems that last, that ended just now, or that came and went and may be back."""
     rows = connection.execute(
         _SELECT.where(
             PROBLEM.c.ended_at.is_(None)
+            | PROBLEM.c.ended_at.between(now - TOLD_FOR, now + TOLD_FOR)
             | (
                 (PROBLEM.c.times > 1)
                 & PROBLEM.c.ended_at.between(now - SAME_WITHIN, now + SAME_WITHIN)

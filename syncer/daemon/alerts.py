@@ -33,6 +33,11 @@ TIMEOUT = 10.0
 ONE_REFUSED = frozenset({400, 413, 422})
 #: Seconds that a problem lasts, or times that it comes, until it is an alert.
 LASTS, TIMES = 60.0, 3
+#: The parts that a supervisor keeps going: what is on record of them is that they ended, or hang.
+SUPERVISED = frozenset(
+    {"worker", "calls", "delivery", "maintenance", "page", "pages", "sizes"}
+    | {"receiver", "inbox writer", "ops", "reload", "schedule", "alerts", "supervisor"}
+)
 #: Seconds for which the state cannot be used before that is an alert of its own.
 STATE_GONE_AFTER = 20.0
 
@@ -52,8 +57,8 @@ class Facts:
 
     `held` maps keys to the run that holds them; `failures` counts what Amberflo does not take,
     `calls` invalid calls, `deletes` deletions that wait for a person; `errors` are those of the
-    newest runs that failed in a row, the newest first; `parts` are the parts of this daemon that
-    ended without being asked to, each with what happened: of these, `problems` says nothing new.
+    newest runs that failed in a row, the newest first; `parts` are the parts of a daemon that ended
+    without being asked to, each with what happened: of these, `problems` says nothing new.
     """
 
     held: dict[str, int]
@@ -149,6 +154,7 @@ class Alerts:
     ) -> None:
         self.config, self._clock = config, clock
         self._state, self._calls, self._parts = state, calls, parts
+        self._began = int(time.time() * 1000)
         self._problems = ProblemLog("webhook", state)
         #: since when each problem is there, by its part and how often it came (by our own clock:
         #: that of the machine may be set)
@@ -192,7 +198,8 @@ class Alerts:
         with self._state.read() as connection:
             rows = problems.recent(connection, int(now * 1000))
         facts = replace(
-            gather(self._state, self._calls, now, self._lasting(rows, now)), parts=self._parts()
+            gather(self._state, self._calls, now, self._lasting(rows, now)),
+            parts=self._of_others(rows, now) | dict(self._parts()),
         )
         present = conditions(facts, self.config)
         with self._state.read() as connection:
@@ -215,11 +222,24 @@ class Alerts:
             with self._state.write() as connection:
                 alerts.notified(connection, row.name, int(now * 1000))
 
+    def _of_others(self, rows: Sequence[ProblemRow], now: float) -> dict[str, str]:
+        """Return what the supervisors of other daemons have put on record, since we began."""
+        told_since = int(now * 1000) - problems.TOLD_FOR
+        return {
+            row.part: row.text
+            for row in rows
+            if row.part in SUPERVISED
+            and row.last_at >= self._began
+            and (row.ended_at is None or row.ended_at >= told_since)
+        }
+
     def _lasting(self, rows: Sequence[ProblemRow], now: float) -> list[Lasting]:
         """Return how long problems last; one that came again lasts since that was seen."""
         seen, lasting = self._seen, []
         self._seen = {}
         for row in rows:
+            if row.ended_at is not None and row.times == 1:
+                continue
             key, seconds = (row.part, row.times), 0.0
             if row.ended_at is None:
                 lasts = max(0.0, now - row.since / 1000) if row.times == 1 else 0.0

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from state.problems import SAME_WITHIN
+from state.problems import SAME_WITHIN, TOLD_FOR
 from syncer import retry
 from syncer.pause import sleep_thread
 from syncer.process.child import BEAT, ChildProcess, Down
@@ -27,8 +27,6 @@ log = logging.getLogger("syncer")
 
 #: Seconds after which a part that ends again begins with a short pause.
 WELL_AFTER = 60.0
-#: Seconds for which trouble that is over is still told, so that nobody misses a short one.
-TOLD_FOR = 60.0
 #: Seconds between two looks, and looks in a row without a word after which a part hangs. Counted by
 #: looks, as time goes by for a process that was stopped itself, too.
 LOOK, SILENT_LOOKS = BEAT, 8
@@ -153,7 +151,7 @@ class _Trouble:
             return True
         # What comes and goes is told for longer than its problem is: that is no second alert.
         more = SAME_WITHIN / 1000 if self.times > 1 else 0.0
-        return now - self.over_at < more + TOLD_FOR
+        return now - self.over_at < more + TOLD_FOR / 1000
 
 
 class Part:

@@ -184,6 +184,33 @@ def test_how_long_a_problem_lasts_is_since_it_came_last(
     assert names(10) == []
 
 
+def test_what_ended_in_another_daemon_is_told_at_once(
+    database: Database, calls: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = NOW / 1000
+    monkeypatch.setattr(time, "time", lambda: seconds)
+    with database.write() as connection:
+        problems.report(connection, "page", "killed, before we began", NOW - 1)
+    found = Alerts(database, calls, AlertsConfig())
+
+    def texts(after: float) -> list[str]:
+        nonlocal seconds
+        seconds += after
+        found.check()
+        return [one.text for one in ask(database, alerts.active)]
+
+    with database.write() as connection:
+        problems.report(connection, "worker", "its process was killed", NOW)
+        problems.report(connection, "meters", "no answer", NOW)
+        problems.over(connection, "page", NOW)
+        problems.over(connection, "meters", NOW)
+    assert texts(1) == ["worker: its process was killed"]
+    with database.write() as connection:
+        problems.over(connection, "worker", NOW + 2000)
+    assert texts(50) == ["worker: its process was killed"]
+    assert texts(20) == []
+
+
 # -- the facts: what the runs say
 
 

@@ -12,6 +12,8 @@ import pytest
 from syncer.config import Config
 from syncer.process import child
 from syncer.process.child import ChildProcess
+from syncer.process.supervisor import Process, Supervisor
+from syncer.process.unexpected import Died
 
 GIVEN = {"amberflo": {"api_key": "x"}, "engage": {"profiles_sync": {"url": "sqlite:///x.db"}}}
 CONFIG = Config.model_validate(GIVEN)
@@ -38,7 +40,7 @@ def test_a_child_that_reports_no_more_is_killed(
     began: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child, "BEAT", 0.1)
-    monkeypatch.setattr(child, "MISSED_FIRST", 2 if not began else 100)
+    monkeypatch.setattr(child, "MISSED_FIRST", 2 if not began else 600)
     process = ChildProcess("run", CONFIG)
     if began:
         reports = process.reports()
@@ -51,19 +53,34 @@ def test_a_child_that_reports_no_more_is_killed(
     assert process.how_it_ended(process.wait(5)) == "its process hung, and was killed"
 
 
-def test_only_reports_are_read(capfd: pytest.CaptureFixture[str]) -> None:
-    """A library may print something."""
+def saying(text: bytes) -> ChildProcess:
+    """A child of which this is what it wrote to its standard output."""
     process = ChildProcess("run", CONFIG)
     assert process._process.stdout is not None
-    process.kill_hung()
-    process.wait(5)
     reading, writing = os.pipe()
     os.dup2(reading, process._process.stdout.fileno())
-    os.write(writing, b'{"a": null}\nWARNING: x\n5\n["a"]\n{"a"')
-    os.write(writing, b': "b"}\n{"c": nul')
-    os.close(writing)
-    assert list(process.reports()) == [{"a": None}, {"a": "b"}]
     os.close(reading)
+    os.write(writing, text)
+    os.close(writing)
+    return process
+
+
+def test_only_reports_are_read() -> None:
+    """A library may print something."""
+    process = saying(b'{"a": null}\nWARNING: x\n5\n["a"]\n{"a": "b"}\n{"c": nul')
+    assert list(process.reports()) == [{"a": None}, {"a": "b"}]
+    process.end(0)
+
+
+def test_a_child_in_which_a_part_hangs_is_killed() -> None:
+    """Only a new process helps against that."""
+    child = saying(b'{"delivery": null}\n{}\n{"delivery": "it hangs: it has not moved for 40 s"}\n')
+    part = Supervisor().add("worker", Process(lambda: child))
+    with pytest.raises(Died) as died:
+        part._work(part)
+    assert str(died.value) == (
+        "its process hung, and was killed: delivery: it hangs: it has not moved for 40 s"
+    )
 
 
 def test_a_child_of_another_version_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

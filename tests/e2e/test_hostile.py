@@ -17,7 +17,8 @@ from urllib.error import HTTPError
 
 import orjson
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
 from sqlalchemy import func, insert, select
 
 from state import failures, outbox, queue
@@ -267,18 +268,40 @@ async def refusal_of(inbox: Inbox) -> StateError:
     return refusal.value
 
 
-def test_health_is_told_apart_from_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+class Odd(Collector):
+    """Metrics that cannot be read while there is an error."""
+
+    def __init__(self, errors: list[Exception]) -> None:
+        self._errors = errors
+
+    def collect(self) -> Iterator[Metric]:
+        for error in self._errors:
+            raise error
+        return iter(())
+
+
+def test_health_is_told_apart_from_the_calls(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Also while the loop that takes them hangs, and in few words."""
     problem: list[str] = []
-    service = Ops(
-        CollectorRegistry(), lambda: problem[0] if problem else None, ProblemLog("metrics")
-    )
+    registry, odd = CollectorRegistry(), list[Exception]()
+    registry.register(Odd(odd))
+    service = Ops(registry, lambda: problem[0] if problem else None, ProblemLog("metrics"))
     listener = bind("127.0.0.1", 0)
     service.start(listener, Supervisor())
     try:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         assert ask(url, "healthz") == (200, "alive\n")
         assert ask(url, "readyz") == (200, "ready\n")
+        assert ask(url, "metrics")[0] == 200
+        odd.append(ValueError("no JSON"))
+        with caplog.at_level("ERROR"):
+            for _ in range(3):  # Prometheus asks again and again
+                assert ask(url, "metrics") == (503, "the database does not answer\n")
+        lines = [(record.getMessage(), record.exc_info is not None) for record in caplog.records]
+        assert lines == [("metrics: an unexpected ValueError; the log has where", True)]
+        odd.clear()
         assert ask(url, "metrics")[0] == 200
         problem.append("calls cannot be stored")
         assert ask(url, "readyz") == (503, "calls cannot be stored\n")

@@ -270,14 +270,14 @@ def test_trouble_inside_of_a_process_is_that_of_a_part(
     part.contains({})
     assert kept.supervisor.down() == {}
     assert kept.supervisor.troubles() == {"delivery": "broken"}
-    monkeypatch.setattr(module, "TOLD_FOR", 0.0)
+    monkeypatch.setattr(module, "TOLD_FOR", 0)
     assert kept.supervisor.troubles() == {}
 
 
 def test_what_comes_and_goes_is_told_for_longer(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TOLD_FOR", 0.0)
+    monkeypatch.setattr(module, "TOLD_FOR", 0)
     supervisor = kept.supervisor
     for told in ({}, {"run": "killed"}, {"run": "killed"}):
         supervisor.tell("run", "killed")
