@@ -96,15 +96,11 @@ class FileSet:
 
 
 class _Reading(NamedTuple):
-    """Files of a set that are to be read."""
+    """Files of a set that are to be read; a list is as of a time (epoch milliseconds)."""
 
     files: FileSet
     new: Sequence[File]
-
-    @property
-    def modified(self) -> int:
-        """When the newest was written, which is the time of a list."""
-        return self.new[-1].modified
+    as_of: int
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ class Intake:
         with stage.changing(self.path, _TABLES) as connection:
             if not known:
                 self._start_over(connection)
-            for reading in sorted(readings, key=lambda reading: reading.modified):
+            for reading in sorted(readings, key=lambda reading: reading.as_of):
                 _Fill(self, connection, reading, self.clock()).fill()
 
     def facts(self) -> Facts:
@@ -190,7 +186,7 @@ class Intake:
             new = [file for file in settled if file.size and not _is_known(file, known)]
             if not new and not known and not settled:
                 raise self._too_young(files, present)
-            return _Reading(files, new) if new else None
+            return _Reading(files, new, new[-1].modified) if new else None
         if not settled or (files.kind == "parts" and len(settled) < len(present)):
             if known:
                 return None
@@ -200,14 +196,16 @@ class Intake:
             gone = known.keys() - {file.path for file in present}
             if files.kind == "list" or not gone:
                 return None
-        latest = max(known.values(), key=lambda file: file.modified, default=None)
-        if latest is not None and new[-1].modified <= latest.modified:
+        latest = max(known.values(), key=lambda file: (file.modified, file.path), default=None)
+        if latest is None:
+            return _Reading(files, new, new[-1].modified)
+        if not _follows(new[-1], latest):
             raise SourceError(
                 f"{files.path}: {latest.path} is gone or was replaced by an older file, and the "
                 f"newest that is there is of {iso(new[-1].modified)}; nothing was changed: put the "
                 "newest list there again"
             )
-        return _Reading(files, new)
+        return _Reading(files, new, max(new[-1].modified, latest.modified + 1))
 
     def _is_settled(self, file: File) -> bool:
         return file.modified <= self.clock() - self.settle * 1000
@@ -326,7 +324,7 @@ class _Fill:
     def _time_of(self, statement: Statement, file: File) -> int:
         """Return when a statement became true: what a list says is true when it was written."""
         if not self._is_log or statement.at is None:
-            return self._reading.modified if not self._is_log else file.modified
+            return file.modified if self._is_log else self._reading.as_of
         return believed(statement.at, file.modified)[0]
 
     # Into the tables
@@ -359,7 +357,7 @@ class _Fill:
 
     def _end_lists(self) -> None:
         """End what the list does not have any more."""
-        at = _text(self._reading.modified)
+        at = _text(self._reading.as_of)
         for key in self._listed:
             values = {"key": key, "at": at, "loaded": self._loaded}
             self._connection.execute(_END_UNLISTED, values)
@@ -374,13 +372,29 @@ class _Fill:
             self._connection.execute("DELETE FROM left_out WHERE pattern = ?", (pattern,))
         self._connection.executemany(
             "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?)",
-            [(pattern, file.path, file.version, file.modified) for file in self._reading.new],
+            [
+                (
+                    *(pattern, file.path, file.version),
+                    file.modified if self._is_log else self._reading.as_of,
+                )
+                for file in self._reading.new
+            ],
         )
         self._connection.executemany(
             "INSERT INTO left_out VALUES (?, ?, ?) "
             "ON CONFLICT DO UPDATE SET number = number + excluded.number",
             [(pattern, reason, number) for reason, number in self._left_out.items()],
         )
+
+
+def _follows(new: File, latest: File) -> bool:
+    """Return whether a list was written after the latest that was read.
+
+    Some storages have times of whole seconds. Within one, the later name is the later list, and a
+    list that was written over the latest.
+    """
+    second, of_latest = new.modified // 1000, latest.modified // 1000
+    return second > of_latest or (second == of_latest and new.path >= latest.path)
 
 
 def _is_known(file: File, known: Mapping[str, File]) -> bool:
