@@ -11,11 +11,9 @@ from syncer.cli.documents import value as loaded
 from syncer.clock import iso
 from syncer.engage.computations import AUDIENCE
 from syncer.engage.values import same
+from syncer.event_times import Stamp
 from syncer.evidence import Evidence, Held, Standing
 from syncer.json_text import to_json
-
-#: How long the word of a call stands (`event_times.LOADED_AFTER`).
-CALL_COUNTS = "the call counts until a pull could know of it, about 3 hours"
 
 
 def answer(evidence: Evidence) -> str:
@@ -178,7 +176,7 @@ def _news(evidence: Evidence, known: Any) -> str | None:
             return None
         gone = "no row of it" if source.identified else "no identifier of the customer"
         if evidence.stamp is not None:
-            return f"the warehouse has {gone}: {CALL_COUNTS}"
+            return f"the warehouse has {gone}, but {_call_counts(evidence.stamp)}"
         return f"the warehouse has {gone} by now, which only a run that compares everything takes"
     if source.skipped is not None:
         return (
@@ -193,5 +191,10 @@ def _news(evidence: Evidence, known: Any) -> str | None:
     if evidence.stamp is not None and (newest.observed_at or 0) <= evidence.stamp.at:
         if evidence.standing is Standing.PROFILE:
             return f"{says}, since {iso(newest.observed_at)}: the newer of the two counts"
-        return f"{says}, since {iso(newest.observed_at)}: {CALL_COUNTS}"
+        return f"{says}, since {iso(newest.observed_at)}, but {_call_counts(evidence.stamp)}"
     return f"{says} by now, which no run has taken"
+
+
+def _call_counts(stamp: Stamp) -> str:
+    """Say that a call stands, and how long (`event_times.LOADED_AFTER`)."""
+    return f"a call of {iso(stamp.at)} counts until a pull could know of it, about 3 hours"

@@ -176,7 +176,8 @@ def _change(evidence: Evidence, change: Entry) -> str:
 def _hold(held: Held) -> str:
     hold = held.hold
     since = f"since run {hold.since_run} ({hold.reason})"
-    return f"{kept_back(held)} {since}: {decision_line(hold)}"
+    over = "; it keeps this back no more" if hold.decision is None and not held.in_force else ""
+    return f"{kept_back(held)} {since}: {decision_line(hold)}{over}"
 
 
 def _delivery(evidence: Evidence) -> str:

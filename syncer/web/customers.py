@@ -14,13 +14,13 @@ from syncer.web.messages import ROWS, NotFound, Page, Redirect, Request, Respons
 from syncer.web.render import link, values
 
 #: Letters of a part from which on it is searched for inside of texts, and the seconds for it.
-LEAST, SECONDS = 3, 0.5
+LEAST, SECONDS = 3, 1.0
 
 
 def search(context: Context, request: Request) -> Response:
     """List those whose id begins with the text, then those that have it elsewhere.
 
-    The first is a look into an index. The second reads customers one by one, for a part of a second
+    The first is a look into an index. The second reads customers one by one, for a second or less
     a page, and goes on where the last page stopped (`seen`).
     """
     part, after = request.text("q").strip(), request.text("after") or None

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select
 
-from state import failures, runs, snapshot
-from state.customer_search import CHUNK as SEARCHED
+from state import customer_search, failures, runs, snapshot
 from state.customer_search import Search, containing
 from state.db.database import Database
 from state.db.tables import AUDIENCE_SIZE_HOUR, CHANGE
@@ -24,6 +23,8 @@ START = NOW // HOUR * HOUR
 CUSTOMERS = [f"c{number}" for number in range(6)]
 KEYS = ("a", "b")
 AFTER = {ENTERED: "true", EXITED: "false", NEITHER: "false"}
+#: Customers that a search looks at in one statement.
+SEARCHED = 1000
 
 
 def record(database: Database, seed: int, count: int, *, back: float) -> None:
@@ -215,22 +216,29 @@ def test_customers_are_found_by_a_part_of_what_is_known_of_them(database: Databa
         row("u-200", "Élodie", None),
         row("u-300"),
         row("x_1%"),
+        row("u-400", "Straße"),
     )
     for part, wanted in (
         ("LOVE", ["u-100"]),
         ("example.com", ["u-100"]),
         ("élo", ["u-200"]),
         ("-300", ["u-300"]),
-        ("u-", ["u-100", "u-200", "u-300"]),
+        ("u-", ["u-100", "u-200", "u-300", "u-400"]),
+        ("STRASSE", ["u-400"]),
+        ("a\0", []),
+        ("lace\nada", []),
         ("_1%", ["x_1%"]),
         ("nobody", []),
     ):
         search = ask(database, lambda c, part=part: containing(c, part, limit=9, seconds=60))
         assert [match.customer_id for match in search.matches] == wanted
-        assert (search.looked_at, search.reached) == (4, None)
+        assert (search.looked_at, search.reached) == (5, None)
 
 
-def test_a_search_ends_in_time_and_goes_on_there(database: Database) -> None:
+def test_a_search_ends_in_time_and_goes_on_there(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(customer_search, "CHUNK", SEARCHED)
     ids = [f"c{number:05}" for number in range(2 * SEARCHED + 10)]
     put(database, *map(row, ids))
 
