@@ -121,6 +121,14 @@ class Daemon:
     next_is_full: bool | None
 
 
+def next_run(running: list[Daemon]) -> int | None:
+    """Return when the next run starts, by the daemon that schedules: None where none does.
+
+    A time that is over is that of the run that is under way, or of one that waits for another.
+    """
+    return next((daemon.next_run for daemon in running if daemon.next_run), None)
+
+
 def daemons(state: Database) -> list[Daemon]:
     """Return the daemons that run, the one that schedules first."""
     return [_daemon(row) for row in workers.daemons(state)]

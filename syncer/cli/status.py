@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from syncer.cli.documents import daemon_json, problem_json, run_json, run_line
 from syncer.cli.options import config_option, json_option, settings, wants_json
 from syncer.cli.progress_bar import progress
 from syncer.cli.sums import LINES, named
-from syncer.clock import iso
+from syncer.clock import iso, now_ms
 
 
 @click.command()
@@ -35,7 +34,7 @@ def status(config: Path | None, as_json: bool) -> None:
     document = {
         "daemon": daemon_json(daemons[0]) if daemons else None,
         "daemons": [daemon_json(daemon) for daemon in daemons],
-        "next_run": next((iso(daemon.next_run) for daemon in daemons if daemon.next_run), None),
+        "next_run": iso(facts.next_run(daemons)),
         "last_run": run_json(newest) if newest else None,
         "backlog": {"customers": now.waiting_customers, "events": now.waiting_calls},
         "failures": now.failures,
@@ -46,15 +45,15 @@ def status(config: Path | None, as_json: bool) -> None:
             for alert in now.alerts
         ],
         "problems": [problem_json(problem) for problem in now.problems],
-        "lag_seconds": round(now.lag(time.time_ns() // 1_000_000), 3),
+        "lag_seconds": round(now.lag(now_ms()), 3),
     }
     if wants_json(as_json):
         output.print_json(document)
     else:
-        _print_status(document, now)
+        _print_status(document, now, facts.next_run(daemons))
 
 
-def _print_status(document: dict[str, Any], now: facts.Status) -> None:
+def _print_status(document: dict[str, Any], now: facts.Status, next_run: int | None) -> None:
     out = output.stdout()
     newest = now.current_run or now.last_run
     out.print(run_line(newest) if newest else "no run yet")
@@ -69,8 +68,15 @@ def _print_status(document: dict[str, Any], now: facts.Status) -> None:
         out.print(f"the daemon runs: process {daemon['pid']} on {daemon['host']}")
     if not document["daemons"]:
         out.print("no daemon is running")
-    if document["next_run"]:
-        out.print(f"the next run starts at {document['next_run']}")
+    if next_run is not None and next_run > now_ms():
+        out.print(f"the next run starts at {iso(next_run)}")
+    elif next_run is not None:
+        current = now.current_run
+        out.print(
+            f"the next run is planned when run {current.id} has ended"
+            if current
+            else "the next run is due"
+        )
     out.print(
         f"{now.waiting_customers - now.put_off:,} customers and {now.waiting_calls:,} calls wait "
         f"to be sent, {document['lag_seconds']:.0f} s behind"

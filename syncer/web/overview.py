@@ -54,6 +54,7 @@ def _data(context: Context) -> dict[str, Any]:
     data: dict[str, Any] = {
         "current": facts.current_run,
         "last": facts.last_run,
+        "overdue": (status.next_run(daemons) or 0) <= context.clock(),
         "scheduler": next((asdict(daemon) for daemon in daemons if daemon.schedules), None),
         "daemons": [asdict(daemon) for daemon in daemons],
         "customers": facts.waiting_customers,

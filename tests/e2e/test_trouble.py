@@ -14,6 +14,7 @@ import pytest
 
 import syncer.progress
 from state import problems
+from state.db import workers
 from state.db.database import Database
 from syncer.sandbox.faults import Faults
 from tests.support.daemon import daemon
@@ -167,3 +168,19 @@ def test_a_daemon_shows_and_alerts_what_lasts(
         assert not [name for name in running.metrics() if name.startswith("syncer_problem{")]
     begins = [line for line in running.log if "ERROR" in line and "meters: nothing gets" in line]
     assert len(begins) == 2  # the problem and its alert
+
+
+def test_a_time_that_is_over_is_not_told_as_that_of_the_next_run(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.user("u1", vip="true")
+    installation.run("sync")
+    future = 4_000_000_000_000
+    with (
+        closing(Database.open(installation.state_url)) as state,
+        workers.register(state, workers.DAEMON) as me,
+    ):
+        for at, told in ((1, "the next run is due"), (future, "the next run starts at 2096-")):
+            with state.write() as connection:
+                workers.set_schedule(connection, me.number, {"next_run": at, "full": False})
+            assert told in installation.run("status").stdout

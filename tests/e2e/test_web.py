@@ -224,11 +224,17 @@ def test_every_page_is_accessible(browser: Any, operator: Operator, scheme: str)
     assert backgrounds == {"rgb(247, 248, 250)" if scheme == "light" else "rgb(18, 22, 28)"}
 
 
+#: The lists of a page that are wider than their place.
+CUT_OFF = """[...document.querySelectorAll('.scroll')].filter(it => it.scrollWidth > it.clientWidth)
+.map(it => it.ariaLabel || it.getAttribute('aria-labelledby'))"""
+
+
 def test_a_phone_never_scrolls_sideways(browser: Any, operator: Operator) -> None:
     with visiting(browser, operator, viewport=PHONE, has_touch=True, is_mobile=True) as page:
         for path in paths(operator):
             page.goto(path)
             assert overflow(page) <= 0, path
+            assert page.evaluate(CUT_OFF) == [], path
         page.goto("/")
 
 
