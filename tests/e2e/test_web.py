@@ -413,7 +413,7 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     page.get_by_role("button", name="Reject").click()
     expect(page.get_by_role("main")).to_contain_text("nothing that it held will be sent")
     assert operator.state(run) == "rejected"
-    expect(page.get_by_role("main")).to_contain_text("Rejected by Ada: the load broke")
+    expect(page.get_by_role("main")).to_contain_text("Rejected by Ada (“the load broke”)")
     assert page.get_by_role("button", name="Approve").count() == 0
     assert had == {one: record["traits"].get(operator.lost) for one, record in
                    installation.amberflo.customers.items()}  # fmt: skip
@@ -438,7 +438,7 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     heading(page).to_have_text(f"Run {run}")
     expect(page.locator(".title .state")).to_have_text("approved")  # it loaded itself again
     assert operator.state(run) == "approved"
-    expect(page.get_by_role("main")).to_contain_text("Approved by -- Ada: they did leave, run")
+    expect(page.get_by_role("main")).to_contain_text("Approved by -- Ada (“they did leave”), run")
     taken = [one for one in installation.amberflo.customers.values() if "strange" not in one]
     left = {record["traits"].get(operator.lost) for record in taken}
     assert left <= {False, None}
