@@ -21,9 +21,9 @@ import aiohttp
 
 from syncer import __version__
 from syncer.amberflo.codec import Record, read, written
-from syncer.amberflo.rate_limit import RateLimiter
 from syncer.amberflo.transport import Transport
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
+from syncer.rate_limit import RateLimiter
 from syncer.retry import retry_after
 
 #: Statuses that say "not now"; all other 4xx say "not this".

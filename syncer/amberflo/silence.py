@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from syncer.amberflo.client import AmberfloClient
-from syncer.amberflo.rate_limit import RateLimiter
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
+from syncer.rate_limit import RateLimiter
 
 #: Seconds without a success after which trouble is told, and requests: a low rate allows few.
 TELL_AFTER, REQUESTS = 5.0, 3

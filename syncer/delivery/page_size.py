@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from syncer.amberflo.rate_limit import RateLimiter
+from syncer.rate_limit import RateLimiter
 
 #: The most customers that are claimed at a time, and seconds' worth of work.
 PAGE, PAGE_SECONDS = 500, 0.5

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from state.db import workers
 from state.db.database import Database
-from syncer.amberflo.rate_limit import RateLimiter
+from syncer.rate_limit import RateLimiter
 
 #: Seconds between two looks at who else calls Amberflo.
 LOOK = 1.0

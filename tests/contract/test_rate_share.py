@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from state.db import workers
 from state.db.database import Database
-from syncer.amberflo.rate_limit import RateLimiter
 from syncer.delivery.rate_share import Share
+from syncer.rate_limit import RateLimiter
 
 
 def test_the_living_divide_the_rate(database: Database) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.amberflo.rate_limit import RECOVER, SETTLE, SLOW_DOWN, SLOWEST, RateLimiter
+from syncer.rate_limit import RECOVER, SETTLE, SLOW_DOWN, SLOWEST, RateLimiter
 
 
 def pace_of(rate: float) -> RateLimiter:

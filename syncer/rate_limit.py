@@ -1,7 +1,8 @@
-"""The rate of requests: it falls when Amberflo answers 429, and recovers by itself.
+"""The rate of requests: it falls when the server answers 429, and recovers by itself.
 
 Amberflo publishes no rate limit (docs/facts/amberflo.md §1.7), so the configured rate is an upper
-bound and the answers decide. Pure: the clock (seconds, monotonic) is passed in.
+bound and the answers decide; Segment's Profile API has a hard one (docs/facts/segment.md §1.1).
+Pure: the clock (seconds, monotonic) is passed in.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ class RateLimiter:
 
     A single 429 delays its own customer only. All requests slow down once more than the part
     `share` of a window's requests, and at least `least` of them, are answered with 429.
+
+    A request that starts late moves those after it. With `burst`, up to so many of them start at
+    once to make up for it.
     """
 
-    def __init__(self, rate: float, *, share: float = 0.2, least: int = 4) -> None:
+    def __init__(self, rate: float, *, share: float = 0.2, least: int = 4, burst: int = 0) -> None:
         self._whole = self._wanted = rate
+        self._burst = burst
         self._share, self._least, self._throttled = share, least, 0
         self._allowed: float | None = None  # the rate while Amberflo wants fewer requests
         self._ceiling = rate  # for an unlimited rate: the measured one before it was slowed down
@@ -62,10 +67,11 @@ class RateLimiter:
             self._throttled = 0
         else:
             self._window = (started, count + requests)
-        start = max(now, self._next)
+        late = self._burst / self.rate if self.rate > 0 else 0.0
+        start = max(now - late, self._next)
         if self.rate > 0:
             self._next = start + requests / self.rate
-        return start - now
+        return max(start - now, 0.0)
 
     def backlog(self, now: float) -> float:
         """Return the seconds until the next free moment, which is the time of waiting requests."""
