@@ -6,7 +6,7 @@ waits. Times are epoch milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, func, select
@@ -49,6 +49,12 @@ def put(connection: Connection, rows: Sequence[EarlyCall]) -> None:
     )
     if rows:
         connection.execute(statement, [row._asdict() for row in rows])
+
+
+def customer_ids(connection: Connection) -> Iterator[str]:
+    """Yield the customers that the calls are about, each once."""
+    for row in connection.execute(select(EARLY_CALL.c.customer_id).distinct()):
+        yield str(row[0])
 
 
 def count(connection: Connection) -> int:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import (
     Connection,
     bindparam,
@@ -247,6 +248,15 @@ def claim(connection: Connection, worker: int, now: int, limit: int) -> list[Due
         connection, worker, now, limit, order=(keys, keys), columns=columns
     )
     return sorted(DueEvent._make(row) for row in rows)
+
+
+def waiting_customer_ids(connection: Connection) -> Iterator[str]:
+    """Yield the customer of each meter record that waits; some come several times."""
+    statement = select(EVENT.c.record).where(_WAITS, EVENT.c.record.is_not(None))
+    for (record,) in connection.execute(statement, execution_options={"yield_per": 1000}):
+        customer_id = orjson.loads(record).get("customerId")
+        if isinstance(customer_id, str):
+            yield customer_id
 
 
 def release(connection: Connection, ids: Collection[int]) -> None:

@@ -54,6 +54,7 @@ from syncer.privacy.forget import Forget
 from syncer.progress import LineProgress, Progress
 from syncer.sync.amberflo_account import AmberfloAccount
 from syncer.sync.comparison import Comparison
+from syncer.sync.customer_ids import KnownIds
 from syncer.sync.destination import Destination
 from syncer.sync.engage_lookup import EngageLookup
 from syncer.sync.guard import Guard
@@ -88,7 +89,7 @@ class App:
 
         With `recorded` the state has the progress of the current run, for `status`.
         """
-        source = self.source()  # its errors come before a state is created
+        self.source()  # its errors come before a state is created
         public_api, settings = self.public_api(), self.config.engage.public_api
         with self.state(writes=writes) as database:
             progress = self.progress
@@ -96,10 +97,11 @@ class App:
                 progress = LineProgress(progress.say, _progress_recorder(database))
             problems = RunProblems.on(database if writes else None)
             report = TroubleReport(progress, problems.customers)
-            place = self.config.engage.settings.place
+            engage = self.config.engage.settings
+            watch = SourceWatch(telling(engage.place, progress, problems.source))
             comparison = Comparison(
                 database=database,
-                source=source,
+                source=self.source(progress, watch.answered),
                 selection=Selection.of(self.config.engage),
                 guard=Guard(**self.config.guard.model_dump()),
                 progress=progress,
@@ -108,7 +110,7 @@ class App:
                 open_destination=partial(self._open_destination, database, report),
                 count_newer=partial(self._count_newer, database, report),
                 size_tolerance=settings.size_tolerance if settings else 0.0,
-                watch=SourceWatch(telling(place, progress, problems.source)),
+                watch=watch,
             )
             yield Runs(
                 database=database,
@@ -119,6 +121,7 @@ class App:
                 problems=problems,
                 rate=self.config.amberflo.rate,
                 trait_values=self.config.amberflo.trait_values,
+                always_whole=engage.ALWAYS_WHOLE,
             )
 
     def state(self, *, writes: bool) -> AbstractContextManager[Database]:
@@ -129,9 +132,13 @@ class App:
         """Open the queue of calls, as `state`."""
         return open_database(self.config, "queue", writes=writes)
 
-    def source(self) -> Source:
-        """Return the configured source of Engage's data."""
-        context = source_context(self.config, self.progress, self.stop)
+    def source(
+        self, progress: Progress | None = None, answered: Callable[[], None] = lambda: None
+    ) -> Source:
+        """Return the configured source; `answered` is called for each sign of its life."""
+        progress, connect = progress or self.progress, self._customer_reader
+        known = KnownIds(self.state, self.queue, connect, progress, self.stop)
+        context = source_context(self.config, known.lists, progress, self.stop, answered)
         return self.config.engage.settings.source(context)
 
     def public_api(self) -> PublicApi | None:

@@ -16,7 +16,7 @@ from syncer.cli.progress_bar import progress
 from syncer.config import duration
 from syncer.errors import EXIT_FAILED
 from syncer.progress import say
-from syncer.sandbox.environment import Environment, environment
+from syncer.sandbox.environment import SECTIONS, Environment, environment
 from syncer.sandbox.faults import Faults
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -73,6 +73,13 @@ def _keep(on: Environment, folder: Path, stop: Stop) -> None:
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="The folder of Engage's database and the state [default: a temporary one].",
 )
+@click.option(
+    "--source",
+    type=click.Choice(list(SECTIONS)),
+    default="profiles_sync",
+    show_default=True,
+    help="The source that the config uses.",
+)
 @click.option("--evolve", metavar="EVERY", help='Let 2.5 h pass at Engage at this interval: "60s".')
 @faults_option
 def sandbox(
@@ -81,6 +88,7 @@ def sandbox(
     seed: int,
     port: int,
     folder: Path | None,
+    source: str,
     evolve: str | None,
     faults: Faults | None,
 ) -> None:
@@ -99,7 +107,13 @@ def sandbox(
             folder = Path(cleanup.enter_context(temporary))
         on = cleanup.enter_context(
             environment(
-                folder, users=users, audiences=audiences, seed=seed, faults=faults, port=port
+                folder,
+                users=users,
+                audiences=audiences,
+                seed=seed,
+                faults=faults,
+                port=port,
+                source=source,
             )
         )
         print(on.config, flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -76,15 +76,18 @@ class Survey:
     share: float = 1.0
     #: lines for the user: what is ambiguous, and what would make pulls faster
     advice: tuple[str, ...] = ()
+    #: what to say after the place, instead of or beside the numbers
+    note: str = ""
 
     @property
     def message(self) -> str:
         """One line on where the source is and how much it has."""
         rows, keys = sum(key.rows for key in self.keys), len(self.keys)
         if not self.share:
-            return f"{self.place}: it can be read; too many rows to count"
+            return f"{self.place}: {self.note or 'it can be read; too many rows to count'}"
         if self.share == 1:
-            return f"{self.place}: {rows:,} trait rows of {keys:,} keys"
+            note = f"; {self.note}" if self.note else ""
+            return f"{self.place}: {rows:,} trait rows of {keys:,} keys{note}"
         return (
             f"{self.place}: about {rows:,} trait rows of {keys:,} keys, estimated from "
             f"{self.share:.2%} of them"
@@ -113,11 +116,13 @@ class Absence:
 
     `keys` are those of which a missing row says that the value is gone (None: all keys); of any
     other key only a row says something. `deletions` says whether a customer without an identifier
-    was deleted in Segment.
+    was deleted in Segment. `unread` returns those of some customers of whom the pull does not know
+    what Engage has: they are left as they are.
     """
 
     keys: frozenset[str] | None = None
     deletions: bool = True
+    unread: Callable[[Collection[str]], Collection[str]] = lambda customer_ids: ()
 
     def ends(self, key: str) -> bool:
         """Return whether a missing row says that the value of this key is gone."""

@@ -64,6 +64,8 @@ class SourceContext:
     called: Callable[[], Called] = Called
     progress: Progress = field(default_factory=LineProgress)
     stop: Callable[[], bool] = lambda: False
+    #: to be called for each sign of life of the source, while a pull is being opened
+    answered: Callable[[], None] = lambda: None
 
 
 class SourceSettings(Section, ABC):
@@ -72,6 +74,8 @@ class SourceSettings(Section, ABC):
     #: `engage.source`, and the name of the section
     NAME: ClassVar[str]
     SIGHT: ClassVar[Sight]
+    #: whether each run pulls everything, because to pull what changed would take as long
+    ALWAYS_WHOLE: ClassVar[bool] = False
     #: the secrets among the settings: each has a twin with `_file` at its end
     SECRETS: ClassVar[tuple[str, ...]] = ()
     #: the settings that hold a path, or the URL of a SQLite file: they begin at the config's folder

@@ -51,10 +51,10 @@ _UNSEEN = (
     "PRAGMA cache_size = -32000",
 )
 _INDEXES = (
-    "CREATE INDEX traits_of ON user_traits (canonical_segment_id)",
-    "CREATE INDEX identifiers_of ON user_identifiers (canonical_segment_id)",
-    "CREATE INDEX profiles_of ON user_identifiers (type, value)",
-    "CREATE INDEX merges_of ON profile_merges (segment_id)",
+    "CREATE INDEX IF NOT EXISTS traits_of ON user_traits (canonical_segment_id)",
+    "CREATE INDEX IF NOT EXISTS identifiers_of ON user_identifiers (canonical_segment_id)",
+    "CREATE INDEX IF NOT EXISTS profiles_of ON user_identifiers (type, value)",
+    "CREATE INDEX IF NOT EXISTS merges_of ON profile_merges (segment_id)",
 )
 
 
@@ -64,19 +64,30 @@ class Tables:
     Times are ISO 8601 in UTC, None where they are not known. Of equal times the later row counts.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, seq: int = 0) -> None:
         self._connection = connection
         self._waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _TABLES}
-        self._seq = 0
+        #: the number of the last row
+        self.seq = seq
 
     def identify(self, profile: str, kind: str, value: str | None, at: str | None = None) -> None:
         """Add an external id of a profile: its type and its value."""
         self._add("user_identifiers", (profile, kind, value), at)
 
-    def trait(self, profile: str, name: str, value: Any, at: str | None = None) -> None:
-        """Add a trait of a profile. None is a trait without a value; what is no text is as JSON."""
+    def trait(
+        self,
+        profile: str,
+        name: str,
+        value: Any,
+        at: str | None = None,
+        observed_at: str | None = None,
+    ) -> None:
+        """Add a trait of a profile. None is a trait without a value; what is no text is as JSON.
+
+        `at` is when it was loaded, `observed_at` Segment's time of it, if that is another one.
+        """
         text = value if value is None or isinstance(value, str) else to_json(value)
-        self._add("user_traits", (profile, name, text), at)
+        self._add("user_traits", (profile, name, text), at, observed_at)
 
     def merge(self, old: str, into: str, at: str | None = None) -> None:
         """Add that a profile went into another one."""
@@ -87,9 +98,11 @@ class Tables:
         for table in _TABLES:
             self._insert(table)
 
-    def _add(self, table: str, own: tuple[Any, ...], at: str | None) -> None:
-        self._seq += 1
-        self._waiting[table].append((*own, self._seq, at, at, at))
+    def _add(
+        self, table: str, own: tuple[Any, ...], at: str | None, observed_at: str | None = None
+    ) -> None:
+        self.seq += 1
+        self._waiting[table].append((*own, self.seq, at, at, observed_at or at))
         if len(self._waiting[table]) >= CHUNK:
             self._insert(table)
 
@@ -111,16 +124,30 @@ def create(connection: sqlite3.Connection) -> None:
         connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({own}, {_REST})")
 
 
+def index(connection: sqlite3.Connection) -> None:
+    """Make the indexes of the tables, when all rows are in."""
+    for statement in _INDEXES:
+        connection.execute(statement)
+
+
+def replace(part: Path, path: Path) -> None:
+    """Let a stage that is whole take the place of `path`, lastingly."""
+    _sync(part)
+    os.replace(part, path)
+    _sync(path.parent)
+
+
 @contextmanager
 def filling(path: Path) -> Iterator[Tables]:
     """Fill a new stage, which takes the place of `path` when the block ends without an error.
 
     Only its owner may read it. Raise `SyncerError` if it cannot be written.
     """
-    with _translated(path.parent), _private_file(path.parent, f".{path.name}-") as part:
+    with _private_file(path.parent, f".{path.name}-") as part:
         with tables(part) as rows:
             yield rows
-        _put(part, path)
+        with translated(path.parent):
+            replace(part, path)
 
 
 @contextmanager
@@ -131,7 +158,10 @@ def changing(path: Path, more: Iterable[str] = ()) -> Iterator[sqlite3.Connectio
     owner of the stage keeps beside the three tables. Who reads the stage meanwhile reads the one
     before; if the block fails or the process dies, that one stays.
     """
-    with _translated(path.parent), _private_file(path.parent, f".{path.name}-") as part:
+    with (
+        translated(path.parent, (sqlite3.Error,)),
+        _private_file(path.parent, f".{path.name}-") as part,
+    ):
         if path.exists():
             shutil.copyfile(path, part)
         with closing(sqlite3.connect(part, isolation_level=None)) as connection:
@@ -143,7 +173,8 @@ def changing(path: Path, more: Iterable[str] = ()) -> Iterator[sqlite3.Connectio
                 connection.execute(statement)
             yield connection
             connection.execute("COMMIT")
-        _put(part, path)
+        with translated(path.parent):
+            replace(part, path)
 
 
 @contextmanager
@@ -152,15 +183,14 @@ def passing(folder: Path | None, name: str) -> Iterator[Path]:
 
     It is in `folder`; without one it is in the system's temporary folder.
     """
-    place = folder or Path(tempfile.gettempdir())
-    with _translated(place), _private_file(place, f".syncer-{name}-") as file:
+    with _private_file(folder or Path(tempfile.gettempdir()), f".syncer-{name}-") as file:
         yield file
 
 
 @contextmanager
 def tables(file: Path) -> Iterator[Tables]:
     """Fill the stage in an empty file, in one transaction that ends with the block."""
-    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+    with translated(file.parent, (sqlite3.Error,)), closing(_connected(file)) as connection:
         for setting in _UNSEEN:
             connection.execute(setting)
         connection.execute("BEGIN")
@@ -168,9 +198,12 @@ def tables(file: Path) -> Iterator[Tables]:
         rows = Tables(connection)
         yield rows
         rows.flush()
-        for statement in _INDEXES:
-            connection.execute(statement)
+        index(connection)
         connection.execute("COMMIT")
+
+
+def _connected(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(file, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager
@@ -179,8 +212,9 @@ def _private_file(folder: Path, prefix: str) -> Iterator[Path]:
 
     What processes that died left of such files is removed, too.
     """
-    _remove_abandoned(folder, prefix)
-    descriptor, name = tempfile.mkstemp(prefix=prefix, dir=folder)
+    with translated(folder):
+        _remove_abandoned(folder, prefix)
+        descriptor, name = tempfile.mkstemp(prefix=prefix, dir=folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # says that it is not abandoned
         yield Path(name)
@@ -215,11 +249,17 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+#: What a file may raise.
+Errors = tuple[type[Exception], ...]
+DISK: Errors = (OSError, sqlite3.Error)
+
+
 @contextmanager
-def _translated(folder: Path) -> Iterator[None]:
+def translated(folder: Path, errors: Errors = DISK) -> Iterator[None]:
+    """Turn errors of the disk in the block into one line."""
     try:
         yield
-    except (OSError, sqlite3.Error) as error:
+    except errors as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SyncerError(
             f"what was read of Engage cannot be kept in {folder}: {reason}; make room there, or "

@@ -116,6 +116,10 @@ class Profile:
         ids = self.ids if self.standing is None else self.ids | self.standing.ids
         return [value for kind, value in ids if kind == "user_id"]
 
+    def external_ids(self) -> list[tuple[str, str]]:
+        """Return type and value of each external id of the profile."""
+        return list(self.ids if self.standing is None else self.ids | self.standing.ids)
+
     def newest(self) -> Traits:
         """Return the newest row of each trait."""
         if self.standing is None:
@@ -292,6 +296,15 @@ class EngageSandbox:
         return evolution
 
     # The profiles
+
+    def customer_ids(self) -> Iterator[str]:
+        """Yield the ids of all customers."""
+        for number in range(self._count):
+            yield from self._customers(number)
+
+    def profiles(self) -> Iterator[Profile]:
+        """Yield every profile as it is now."""
+        yield from (profile for _, profile in self._profiles())
 
     def _profiles(self, numbers: Iterable[int] | None = None) -> Iterator[tuple[int, Profile]]:
         for number in range(self._count) if numbers is None else numbers:

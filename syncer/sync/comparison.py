@@ -346,14 +346,13 @@ class _PullComparison:
         rows = with_valid_ids(rows, tally)
         if not self.absence.deletions:
             return rows
-        undecided = tally.unconfirmed_deletions
-        return mark_deleted(rows, pull.identified, known_until, undecided, folder)
+        return mark_deleted(rows, pull.identified, known_until, tally, folder, self.absence.unread)
 
     def _until_stopped(self, pulled: Iterator[PulledCustomer]) -> Iterator[PulledCustomer]:
         """Yield the same rows and report the progress; raise Stopped if the user stops."""
         with self.settings.watch.asking() as watch:
             for number, row in enumerate(pulled):
-                watch.rows = number
+                watch.answered()
                 if number % 2048 == 0:
                     self.settings.progress.at(number)
                     self.settings.check_stop()

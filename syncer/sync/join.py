@@ -123,16 +123,19 @@ def mark_deleted(
     rows: Iterable[JoinedRow],
     identified: Callable[[Collection[str]], Collection[str]],
     horizon: int,
-    unconfirmed_deletions: list[str],
+    tally: Tally,
     folder: Path | None = None,
+    unread: Callable[[Collection[str]], Collection[str]] = lambda customer_ids: (),
 ) -> Iterator[JoinedRow]:
     """Yield the same rows, last those of customers that the pull lacks.
+
+    Customers that are `unread` are not yielded but counted: nobody knows what Engage has of them.
 
     A row gets `GONE` for what Engage has if Engage has no identifier of the customer any more;
     Engage is asked when the pull is read. Only customers that Engage had before are marked. If a
     call came after `horizon`, Engage may have the customer again: it is noted in
-    `unconfirmed_deletions` and left as it is. Until the pull is read, these rows are on disk, in a
-    `Spool`.
+    `tally.unconfirmed_deletions` and left as it is. Until the pull is read, these rows are on disk,
+    in a `Spool`.
     """
     with closing(Spool(folder)) as vanished:
         for joined in rows:
@@ -143,11 +146,15 @@ def mark_deleted(
         for customers in chunks(iter(vanished), lambda known: len(known[1])):
             had = [known[0] for known in customers if known[6] is not None]
             gone = set(had).difference(identified(had))
+            not_read = set(unread([known[0] for known in customers]))
+            tally.unread += len(not_read)
             for known in customers:
+                if known[0] in not_read:
+                    continue
                 if known[0] not in gone:
                     yield None, tuple(known), None
                 elif _was_called(known, horizon):
-                    unconfirmed_deletions.append(known[0])
+                    tally.unconfirmed_deletions.append(known[0])
                 else:
                     yield GONE, tuple(known), None
 

@@ -84,6 +84,8 @@ class Runs:
     rate: float = 0.0
     #: how the values of traits are sent; if that changes, all customers are sent again
     trait_values: str = "native"
+    #: whether each run pulls everything (see `SourceSettings`)
+    always_whole: bool = False
     #: epoch milliseconds
     clock: Callable[[], int] = now_ms
 
@@ -382,7 +384,7 @@ class Runs:
         if last.settings != self.selection.settings:
             self.progress.say("the engage settings changed since the last run: comparing all")
             return "reconcile", Everything()
-        if not last.watermark:
+        if not last.watermark or self.always_whole:
             return "incremental", Everything()
         return "incremental", ChangedSince(str(last.watermark))
 

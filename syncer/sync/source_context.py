@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from state.db.database import sqlite_path
 from syncer.config import Config
@@ -14,7 +14,13 @@ from syncer.progress import Progress
 from syncer.sync.called import called
 
 
-def source_context(config: Config, progress: Progress, stop: Callable[[], bool]) -> SourceContext:
+def source_context(
+    config: Config,
+    customer_ids: Mapping[str, Callable[[], Iterable[str]]],
+    progress: Progress,
+    stop: Callable[[], bool],
+    answered: Callable[[], None],
+) -> SourceContext:
     """Return the context of the configured source; it opens the state only when it is asked."""
     engage, state = config.engage, sqlite_path(config.state.url)
 
@@ -30,8 +36,10 @@ def source_context(config: Config, progress: Progress, stop: Callable[[], bool])
         filter=engage.filter,
         named_keys=KeySelection(engage.audiences, engage.computed_traits).named_keys,
         folder=None if state is None else state.parent,
+        customer_ids=customer_ids,
         has_webhook=config.passthrough.webhook_secret is not None,
         called=what_calls_brought,
         progress=progress,
         stop=stop,
+        answered=answered,
     )

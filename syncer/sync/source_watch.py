@@ -22,9 +22,14 @@ class SourceWatch:
     """Watches the questions that are asked within `asking`."""
 
     def __init__(self, tell: Tell = lambda seconds: None) -> None:
-        self._tell = tell
+        #: what is told of an answer that does not come
+        self.tell = tell
         #: the rows that came: each is an answer
         self.rows = 0
+
+    def answered(self) -> None:
+        """Note a sign of life of the source."""
+        self.rows += 1
 
     @contextmanager
     def asking(self) -> Iterator[SourceWatch]:
@@ -45,13 +50,13 @@ class SourceWatch:
             if self.rows != rows:
                 since, rows = now, self.rows
             if now - since >= TELL_AFTER:
-                self._tell(now - since)
+                self.tell(now - since)
                 told = True
             elif told:
-                self._tell(None)
+                self.tell(None)
                 told = False
         if told:
-            self._tell(None)
+            self.tell(None)
 
 
 def telling(name: str, progress: Progress, record: ProblemRecord) -> Tell:

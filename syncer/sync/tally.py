@@ -68,6 +68,8 @@ class Tally:
         self.returned: list[str] = []
         #: customers that Segment may have deleted, and of whom a call came that it may not know yet
         self.unconfirmed_deletions: list[str] = []
+        #: known customers of whom the pull does not know what Engage has
+        self.unread = 0
         #: customers known before, and those that were deleted in Segment
         self.known = self.deleted = 0
         #: values that Amberflo has under names of ours and the snapshot does not know of
@@ -138,6 +140,10 @@ class Tally:
             reasons = "; ".join(f"{count:,}: {why}" for why, count in self.invalid_ids.items())
             shown = ", ".join(map(repr, self.examples))
             notices.append(f"customers that are skipped ({reasons}), such as {shown}")
+        if self.unread:
+            notices.append(
+                f"{self.unread:,} customers could not be read from the source and stay as they are"
+            )
         if self.unreadable:
             notices.append(
                 f"{self.unreadable:,} names and emails cannot be read and stay as they are"

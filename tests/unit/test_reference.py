@@ -40,6 +40,8 @@ GIVEN: dict[tuple[str, ...], object] = {
     ("amberflo", "api_key"): "key",
     ("engage", "profiles_sync", "url"): "sqlite:///engage.db",
     ("engage", "engage_warehouse", "url"): "sqlite:///engage.db",
+    ("engage", "profile_api", "token"): "token",
+    ("engage", "profile_api", "space_id"): "space",
     ("engage", "files", "sets"): [{"path": "/vip.csv"}],
     ("engage", "public_api", "token"): "token",
     ("engage", "public_api", "space_id"): "space",

@@ -6,11 +6,13 @@ from syncer.engage.source_settings import SourceSettings
 from syncer.engage.sources.engage_warehouse import EngageWarehouseSettings
 from syncer.engage.sources.events import EventsSettings
 from syncer.engage.sources.files import FilesSettings
+from syncer.engage.sources.profile_api import ProfileApiSettings
 from syncer.engage.sources.profiles_sync import ProfilesSyncSettings
 
 _ALL: tuple[type[SourceSettings], ...] = (
     ProfilesSyncSettings,
     EngageWarehouseSettings,
+    ProfileApiSettings,
     FilesSettings,
     EventsSettings,
 )

@@ -23,10 +23,12 @@ from syncer.clock import read
 from syncer.engage.engage_warehouse import EngageWarehouse
 from syncer.engage.files.intake import FileSet, Intake
 from syncer.engage.files.source import Files
+from syncer.engage.profile_api import ProfileApi
 from syncer.engage.source import Source
-from syncer.engage.source_settings import Sight
+from syncer.engage.source_settings import Sight, SourceContext
 from syncer.engage.sources import SOURCES
 from syncer.progress import LineProgress
+from syncer.sandbox.profile_api import ProfileApiSandbox, running
 from tests.support.postgres import end_others
 from tests.support.space import Warehouse
 
@@ -36,6 +38,9 @@ FIRST, LATER, LAST = "2026-03-04T10:00:00Z", "2026-03-04T11:00:00Z", "2026-03-04
 
 class Place(Protocol):
     """The data that a source reads: profiles with a customer id, traits, and merges."""
+
+    #: so many customers are many here: a source that asks for each is slow with more
+    many: int
 
     def source(self) -> Source:
         """A source that reads from here."""
@@ -61,6 +66,8 @@ class Place(Protocol):
 
 class ProfilesSyncPlace:
     """A space of Profiles Sync."""
+
+    many = 1500
 
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse, self._said = warehouse, set[tuple[str, str]]()
@@ -110,6 +117,7 @@ class FilesPlace:
     What is said at one time is written together, and read then.
     """
 
+    many = 1500
     KEYS = ("vip", "churn", "total", "other", "tier", "name", "email")
 
     def __init__(self, folder: Path) -> None:
@@ -182,6 +190,7 @@ class FilesPlace:
 class EngageWarehousePlace:
     """The wide table `users` of the older Engage destination."""
 
+    many = 1500
     KEYS = ("vip", "churn", "total", "other", "tier", "name", "email")
 
     def __init__(self, warehouse: Warehouse) -> None:
@@ -276,6 +285,67 @@ def _cut_sqlite(pull: Any) -> None:
     driver.set_progress_handler(lambda: next(answers, 0), 1)
 
 
+class ProfileApiPlace:
+    """A space behind the Profile API; its ids are those that were identified."""
+
+    many = 150
+
+    def __init__(self, sandbox: ProfileApiSandbox, url: str, folder: Path) -> None:
+        self._sandbox, self._url, self._folder = sandbox, url, folder
+        self._traits: dict[str, dict[str, tuple[Any, str]]] = {}
+        self._ids: dict[str, str] = {}
+        self._source: ProfileApi | None = None
+
+    def source(self) -> Source:
+        """The same one until something changes: it sweeps once."""
+        if self._source is None:
+            self._sandbox.profiles = {
+                f"user_id:{customer_id.lower()}": self._traits.get(profile, {})
+                for customer_id, profile in self._ids.items()
+                if profile in self._traits
+            }
+            self._source = ProfileApi(
+                "token",
+                "space",
+                self._folder,
+                self._url,
+                rate=self._sandbox.limit,
+                context=SourceContext(customer_ids={"test": lambda: list(self._ids)}),
+            )
+        return self._source
+
+    def identify(self, profile: str, customer_id: str | None, at: str = FIRST) -> None:
+        self._source = None
+        self._traits.setdefault(profile, {})
+        if customer_id is not None:
+            self._ids[customer_id] = profile
+
+    def say(self, profile: str, key: str, value: str | None, at: str = FIRST) -> None:
+        self._source = None
+        self._traits.setdefault(profile, {})[key] = value, at
+
+    def merge(self, old: str, into: str, at: str = FIRST) -> None:
+        raise NotImplementedError("Segment resolves merges before it answers")
+
+    def lose(self, profile: str) -> None:
+        self._source = None
+        self._traits[profile] = {}
+
+    def delete(self, profile: str) -> None:
+        self._source = None
+        del self._traits[profile]
+
+    def cut(self, pull: Any) -> None:
+        _cut_sqlite(pull._tables)
+
+
+@contextmanager
+def _behind_the_profile_api(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
+    sandbox = ProfileApiSandbox("token", "space", limit=100_000)
+    with running(sandbox) as url:
+        yield ProfileApiPlace(sandbox, url, folder)
+
+
 class Kind(NamedTuple):
     """What makes an empty place, given the test and a folder of its own, and what is seen of it."""
 
@@ -292,6 +362,7 @@ PLACES = {
     "profiles_sync-postgresql": Kind(_on_postgresql, "profiles_sync"),
     "engage_warehouse-sqlite": Kind(_engage_on_sqlite, "engage_warehouse"),
     "engage_warehouse-postgresql": Kind(_engage_on_postgresql, "engage_warehouse"),
+    "profile_api": Kind(_behind_the_profile_api, "profile_api"),
     "files": Kind(_files, "files"),
 }
 

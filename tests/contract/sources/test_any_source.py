@@ -240,14 +240,11 @@ def test_what_others_change_during_a_pull_is_not_seen(place: Place) -> None:
         ]
 
 
-MANY = 1500
-
-
 # psycopg warns of a cursor on a connection that the server ended: nobody can close that one.
 @pytest.mark.filterwarnings("ignore:.*ServerCursor.*was deleted while still open:ResourceWarning")
 @pytest.mark.parametrize("read", [0, 1, 40])
 def test_a_pull_that_breaks_off_says_so_and_the_next_is_whole(place: Place, read: int) -> None:
-    ids = members(place, MANY)
+    ids = members(place, place.many)
     place.source()
 
     def read_and_cut() -> None:
@@ -279,7 +276,7 @@ def test_a_stream_may_be_left_anywhere(place: Place) -> None:
 
 
 def test_memory_does_not_grow_with_the_population(place: Place) -> None:
-    members(place, MANY)
+    members(place, place.many)
     place.source()
 
     def peak(customers: int) -> int:
@@ -292,8 +289,8 @@ def test_memory_does_not_grow_with_the_population(place: Place) -> None:
             tracemalloc.stop()
         return used
 
-    peak(MANY)
-    assert peak(MANY) < peak(100) + 500_000
+    peak(place.many)
+    assert peak(place.many) < peak(100) + 500_000
 
 
 def test_check_says_what_there_is(place: Place) -> None:

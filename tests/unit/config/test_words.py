@@ -31,6 +31,7 @@ LEAST = {
 #: The same of the sources that are not the usual one; `engage.source` names them.
 LEAST_OF = {
     "engage_warehouse": {"engage.engage_warehouse.url": '"sqlite:///x.db"'},
+    "profile_api": {"engage.profile_api.token": '"t"', "engage.profile_api.space_id": '"s"'},
     "files": {"engage.files.sets": '[{ path = "x.csv" }]'},
     "events": {},
 }
