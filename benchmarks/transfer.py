@@ -43,6 +43,12 @@ INSERT INTO customer (customer_id, traits, rev)
 WITH RECURSIVE number(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM number WHERE i + 1 < :count)
 SELECT 'more_' || i, :traits, 1 FROM number
 """
+#: What `check` asks for beside them: the runs that the changes name, the trait that they have.
+RUNS = """
+INSERT INTO run (id, kind, state, started_at)
+SELECT DISTINCT run, 'incremental', 'done', 1790000000000 FROM change
+"""
+TRAIT = "INSERT INTO trait (key, trait, kind, members) VALUES ('vip', 'vip', 'audience', :count)"
 EVENTS = """
 INSERT INTO event (message_id, record, received_at, due_at, key)
 WITH RECURSIVE number(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM number WHERE i + 1 < :count)
@@ -60,6 +66,8 @@ def fill(file: Path, customers: int, changes: int) -> None:
         database.write(alone=True) as connection,
     ):
         connection.execute(text(CUSTOMERS), values)
+        connection.execute(text(TRAIT), {"count": values["count"]})
+        connection.execute(text(RUNS))
         connection.execute(text("UPDATE customer SET due_at = 1 WHERE abs(random()) % 10 = 0"))
         seal.seal(connection, None, 1_790_000_000_000)
     with closing(Database.open(f"sqlite:///{file}", "queue")) as calls, calls.write() as connection:

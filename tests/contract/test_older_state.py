@@ -16,10 +16,15 @@ from sqlalchemy.engine import make_url
 
 from state import alerts, failures, holds, outbox, pending_calls, queue, runs, snapshot, suppression
 from state.db import metadata, migrations, workers
-from state.db.database import Database
+from state.db.database import BACKUP_ID, Database
 from state.errors import StateError
 from state.history import listings, past, seal, sizes
 from state.history.proof import Proof, prove
+from state.transfer.backup import MADE_AT
+from state.transfer.checkup import check
+from state.transfer.images import reading
+from state.transfer.moment import Moment
+from state.transfer.restore import restore
 from syncer.cli.export import CHANGES_FILE, MANIFEST, Export
 from tests.support.state import NOW, ask
 
@@ -234,3 +239,29 @@ def test_every_part_of_it_is_understood(older: str) -> None:
         )
         (request,) = queue.unprocessed(connection, 10)
         assert (request.path, request.body, request.scopes) == ("batch", b'{"batch":[]}', "page")
+
+
+def test_a_backup_of_an_older_version_is_migrated(tmp_path: Path, empty_postgres: str) -> None:
+    """One with both parts in it, as of the first version that made backups."""
+    file, place = tmp_path / "backup", tmp_path / "syncer.db"
+    with closing(sqlite3.connect(file)) as connection:
+        for part in ("state", "queue"):
+            connection.executescript((OLDER / f"{part}-sqlite.sql").read_text(encoding="utf-8"))
+    engine = create_engine(f"sqlite:///{file}")
+    with engine.begin() as one:
+        while migrations.version(one, "state") < 9:
+            migrations._step(one, "state")
+        metadata.put(one, MADE_AT, str(NOW))
+        one.exec_driver_sql(f"PRAGMA application_id = {BACKUP_ID}")
+        rows = one.exec_driver_sql("SELECT count(*) FROM change").scalar_one()
+    engine.dispose()
+    with pytest.raises(StateError, match="is of an older version: restore it to SQLite"):
+        restore(make_url(empty_postgres), file, lambda: NOW)
+    with reading(file) as one, pytest.raises(StateError, match="has schema version 9, and this"):
+        check(Moment(one, one))
+    done = restore(make_url(f"sqlite:///{place}"), file, lambda: NOW)
+    assert done.contents.rows["change"] == rows
+    with closing(Database.open(f"sqlite:///{place}")) as state, state.read() as one:
+        assert migrations.version(one, "state") == migrations.newest("state")
+        assert prove(one).broken is None
+        assert prove(one).head == done.contents.head
