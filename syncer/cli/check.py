@@ -97,8 +97,12 @@ def _source(app: App, survey: Survey | None) -> tuple[Survey | None, Result]:
         survey = survey or app.source().survey()
     except SyncerError as error:
         return None, Result("source", False, str(error))
-    advice = list(survey.advice)
-    return survey, Result("source", True, survey.message, advice, {"advice": advice})
+    sight, advice = app.config.engage.settings.SIGHT, list(survey.advice)
+    lines = [*advice, f"how late: {sight.lag}; what a pull costs: {sight.cost}"]
+    if sight.unseen:
+        lines.append(f"it does not see {', '.join(sight.unseen)} (docs/sources.md)")
+    more = {"advice": advice, "lag": sight.lag, "cost": sight.cost, "unseen": sight.unseen}
+    return survey, Result("source", True, survey.message, lines, more)
 
 
 def _amberflo(app: App) -> str:

@@ -45,6 +45,17 @@ class Sight:
     #: when a row was loaded, so that an incremental run reads only what changed
     load_times: bool = True
 
+    @property
+    def unseen(self) -> list[str]:
+        """What a user would miss, as phrases."""
+        phrases = {
+            "values that are gone": self.vanished_traits,
+            "who was deleted in Segment": self.deletions,
+            "profiles without a customer id": self.anonymous,
+            "merges": self.merges,
+        }
+        return [phrase for phrase, seen in phrases.items() if not seen]
+
 
 @dataclass(frozen=True)
 class SourceContext:

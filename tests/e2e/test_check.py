@@ -93,3 +93,19 @@ def test_two_settings_with_one_address(installation: Installation, warehouse: Wa
     )
     assert result(installation, "passthrough", exit_code=1)["ok"]
     assert not result(installation, "web", exit_code=1)["ok"]
+
+
+def test_what_the_source_cannot_see_is_said(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    warehouse.users(1, vip="true")
+    seen = result(installation, "source")
+    assert (seen["unseen"], seen["cost"]) == ([], "queries of the warehouse")
+    installation.configure(engage='source = "events"', more=WEBHOOK)
+    assert "merges" in result(installation, "source")["unseen"]
+    text = installation.run("check").stdout
+    assert "it does not see values that are gone, who was deleted in Segment, profiles" in text
+    assert "how late: at once; what a pull costs: nothing" in text
+
+
+WEBHOOK = '[passthrough]\nwebhook_secret = "shared-webhook-secret-77"\nlisten = "127.0.0.1:0"\n'
