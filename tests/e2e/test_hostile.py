@@ -30,6 +30,7 @@ from state.queue import Accepted
 from syncer.daemon import ops
 from syncer.daemon.ops import Ops
 from syncer.engage import calls as engage
+from syncer.engage import calls as engage_calls
 from syncer.passthrough import call as calls
 from syncer.passthrough import mapping
 from syncer.passthrough.inbox import Inbox
@@ -127,7 +128,7 @@ def test_what_the_database_cannot_hold_is_kept_and_stops_nobody(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Should a bound fail us: PostgreSQL refuses what does not fit its indexes."""
-    monkeypatch.setattr(calls, "MAX_ID", 20_000)
+    monkeypatch.setattr(engage_calls, "MAX_ID", 20_000)
     chance = random.Random(4)
     long = "".join(chr(chance.randrange(0x20000, 0x2A6DF)) for _ in range(4000))
     users = [unique("user") for _ in range(3)]
