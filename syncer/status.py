@@ -5,6 +5,7 @@ Times are epoch milliseconds.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -12,11 +13,14 @@ from sqlalchemy import Connection
 from state import alerts, claim, failures, holds, lanes, outbox, problems, queue, runs
 from state.alerts import AlertRow
 from state.db import workers
-from state.db.database import Database
+from state.db.database import Database, shown
 from state.db.workers import WorkerRow
 from state.problems import ProblemRow
 from state.runs import RunRow
+from syncer.clock import now_ms
 
+#: Bytes: where the disk of the state has less room, that is a problem which nobody can record.
+LEAST_ROOM = 1 << 20
 #: How the name of an alert about a problem begins.
 OF_PROBLEM = "problem:"
 
@@ -105,8 +109,25 @@ def gather(state: Database, calls: Database) -> Status:
         failures=failed,
         invalid_calls=invalid_calls,
         alerts=active,
-        problems=lasting,
+        problems=[*_full_disk(state), *lasting],
     )
+
+
+def _full_disk(state: Database) -> list[ProblemRow]:
+    """Return the problem that the disk of the state is full: then none of it is on record."""
+    if state.folder is None:
+        return []
+    try:
+        room = shutil.disk_usage(state.folder).free
+    except OSError:  # what asks the database next says why
+        return []
+    if room >= LEAST_ROOM:
+        return []
+    text = (
+        f"the disk of {shown(state.engine.url)} has {room:,} bytes left: make room; until then "
+        "nothing is taken, sent or recorded"
+    )
+    return [ProblemRow("state", text, now := now_ms(), now, 1, None)]
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def saying(text: bytes) -> ChildProcess:
     os.close(reading)
     os.write(writing, text)
     os.close(writing)
+    process._process.kill()
     return process
 
 
@@ -69,7 +70,26 @@ def test_only_reports_are_read() -> None:
     """A library may print something."""
     process = saying(b'{"a": null}\nWARNING: x\n5\n["a"]\n{"a": "b"}\n{"c": nul')
     assert list(process.reports()) == [{"a": None}, {"a": "b"}]
-    process.end(0)
+    process.wait(5)
+
+
+@pytest.mark.parametrize(("text", "works"), [(b'{"delivery": null}\n', False), (b"{}\n", True)])
+def test_a_child_works_when_all_its_parts_do(text: bytes, works: bool) -> None:
+    child = saying(text)
+    part = Supervisor().add("worker", Process(lambda: child))
+    with pytest.raises(Died):
+        part._work(part)
+    assert part.works is works
+
+
+def test_a_child_that_was_asked_to_end_did_not_die() -> None:
+    part = Supervisor().add("worker", Process(lambda: saying(b"{}\n")))
+
+    def start() -> ChildProcess:
+        part.ask_to_end()
+        return saying(b"{}\n")
+
+    Process(start)(part)
 
 
 def test_a_child_in_which_a_part_hangs_is_killed() -> None:

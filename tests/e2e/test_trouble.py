@@ -16,6 +16,7 @@ import syncer.progress
 from state import problems
 from state.db import workers
 from state.db.database import Database
+from syncer import status
 from syncer.sandbox.faults import Faults
 from tests.support.daemon import daemon
 from tests.support.installation import Installation
@@ -184,3 +185,15 @@ def test_a_time_that_is_over_is_not_told_as_that_of_the_next_run(
             with state.write() as connection:
                 workers.set_schedule(connection, me.number, {"next_run": at, "full": False})
             assert told in installation.run("status").stdout
+
+
+def test_a_full_disk_shows_although_nothing_can_be_recorded(
+    installation: Installation, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.run("sync")
+    assert installation.json("status")["problems"] == []
+    monkeypatch.setattr(status, "LEAST_ROOM", 1 << 62)
+    (problem,) = installation.json("status")["problems"]
+    assert (problem["part"], problem["times"]) == ("state", 1)
+    assert re.search(r"the disk of sqlite:\S+ has [\d,]+ bytes left: make room", problem["text"])
+    assert "bytes left: make room" in installation.run("status").stdout

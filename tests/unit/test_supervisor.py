@@ -169,8 +169,10 @@ def test_what_says_no_more_that_it_works_hangs(kept: Kept, monkeypatch: pytest.M
     waiter = kept.supervisor.start("waits for a run", work, patient=True)
     kept.supervisor.watch()
     wait_until(lambda: part.works and waiter.works, 5)
+    before = len(kept.changes)
     time.sleep(0.5)
     assert kept.supervisor.down() == {}
+    assert len(kept.changes) > before + 5  # said again and again: a sign of life
     stuck.set()
     hangs = "it hangs: it has not moved for 0 s"
     wait_until(lambda: kept.supervisor.down() == {"part": hangs}, 5)
