@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,29 @@ def test_a_child_that_reports_no_more_is_killed(
         os.kill(process.pid, signal.SIGSTOP)
         assert list(process.reports()) == []
     assert process.how_it_ended(process.wait(5)) == "its process hung, and was killed"
+
+
+def test_reports_that_come_late_are_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "BEAT", 0.2)
+    process = ChildProcess("run", CONFIG)
+    process._process.kill()
+    assert process._process.stdout is not None
+    reading, writing = os.pipe()
+    os.dup2(reading, process._process.stdout.fileno())
+    os.close(reading)
+
+    def report() -> None:
+        for _ in range(5):
+            time.sleep(0.45)
+            os.write(writing, b"{}\n")
+        os.close(writing)
+
+    late = threading.Thread(target=report)
+    late.start()
+    assert len(list(process.reports())) == 5
+    assert not process.hung
+    late.join()
+    process.wait(5)
 
 
 def saying(text: bytes) -> ChildProcess:
