@@ -52,6 +52,14 @@ def readable(_context: click.Context, _param: click.Parameter, text: str | None)
     return text
 
 
+def words(context: click.Context, param: click.Parameter, text: str | None) -> str | None:
+    """Accept a line of text that says something; blanks and line ends become one blank."""
+    line = " ".join((readable(context, param, text) or "").split())
+    if text is not None and not line:
+        raise click.BadParameter("it is blank: say it, or leave it out")
+    return line or None
+
+
 def run_or_last(_context: click.Context, _param: click.Parameter, text: str) -> int | None:
     """Read the number of a run; None for `last`."""
     if text == "last":

@@ -28,8 +28,8 @@ from syncer.cli.options import (
     csv_option,
     json_option,
     open_for_reading,
-    readable,
     wants_json,
+    words,
 )
 from syncer.cli.sums import LINES, named, print_sums, skipped_lines
 from syncer.cli.sync import exit_with, forget_deleted
@@ -225,11 +225,11 @@ def attribution_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--because",
             metavar="TEXT",
-            callback=readable,
+            callback=words,
             help="The reason; kept with the decision.",
         ),
         click.option(
-            "--by", metavar="NAME", callback=readable, help="Who decides; kept with the decision."
+            "--by", metavar="NAME", callback=words, help="Who decides; kept with the decision."
         ),
     ):
         command = option(command)

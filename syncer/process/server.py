@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -46,6 +47,14 @@ def allowed(connections: int) -> int:
     return max(min(connections, soft - limits.OTHER_FILES), 1)
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which leaves signals to its process: a child of the daemon ignores them."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
 async def serve(
     app: Any,
     listener: socket.socket,
@@ -55,13 +64,13 @@ async def serve(
     on_refused: Callable[[str], None] = lambda code: None,
     on_stop: Callable[[], object] = lambda: None,
 ) -> None:
-    """Serve until `stop` returns true or a signal comes, then let requests under way end.
+    """Serve until `stop` returns true, then let requests under way end.
 
     `on_refused` gets the code of each request that is refused before the app sees it. `on_stop` is
     called when requests under way begin to end, and may be called again.
     """
     pool = Pool(allowed(connections or limits.CONNECTIONS), on_refused)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             http=cast("type[asyncio.Protocol]", partial(LimitedProtocol, pool=pool)),
@@ -77,7 +86,6 @@ async def serve(
         )
     )
     loop = asyncio.get_running_loop()
-    # uvicorn handles SIGINT and SIGTERM while it serves, and raises them again at its end.
     serving = asyncio.create_task(server.serve([listener]))
     try:
         while not serving.done():

@@ -586,6 +586,8 @@ def test_holds_on_postgresql(
     ids = warehouse.users(MANY, ago=40, vip="true", other="true")
     installation.run("sync")
     run = hold(installation, warehouse, ids[:20])
+    blank = installation.run("runs", "reject", "--yes", str(run), "--by", " ", exit_code=2)
+    assert "'--by': it is blank: say it, or leave it out" in blank.stderr
     installation.run("runs", "reject", "--yes", str(run), "--by", "Max")
     installation.run("sync", "--full")
     assert installation.members("vip") == set(ids)
