@@ -18,6 +18,7 @@ from state.db.locks import lock
 from state.db.tables import INBOX, PARTS
 from state.errors import Locked, StateError
 from state.history.proof import prove
+from state.transfer import rows
 from state.transfer.backup import Backup, back_up
 from state.transfer.copying import copy
 from state.transfer.restore import Outcome, restore
@@ -398,3 +399,23 @@ def test_a_damaged_state_is_replaced_and_kept(full: URL, tmp_path: Path) -> None
     assert outcome.kept is not None
     assert outcome.kept.read_bytes() == b"garbage" * 1000
     assert without_mark(rows_of(full)) == before
+
+
+def test_a_copy_that_lacks_a_row_is_none(
+    full: URL, empty_postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = rows._write
+
+    def lose(connection: Any, table: Any, columns: str, found: Any) -> None:
+        if table.name == "counter":
+            next(found)
+        write(connection, table, columns, found)
+
+    monkeypatch.setattr(rows, "_write", lose)
+    with pytest.raises(StateError, match="is not what was copied: counter: 40 rows and 39"):
+        copied(full, empty_postgres)
+    with pytest.raises(StateError, match="is not what was copied: counter: 40 rows and 39"):
+        backup_of(full, tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
+    monkeypatch.undo()
+    copied(full, empty_postgres)  # nothing was left there
