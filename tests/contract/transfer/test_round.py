@@ -19,7 +19,7 @@ from state.db.tables import INBOX, PARTS
 from state.errors import Locked, StateError
 from state.history.proof import prove
 from state.transfer import rows
-from state.transfer.backup import Backup, back_up
+from state.transfer.backup import Backup, Steps, back_up
 from state.transfer.copying import copy
 from state.transfer.restore import Outcome, restore
 from tests.contract.transfer.helpers import NOW, everything, held, opened, url_of
@@ -419,3 +419,18 @@ def test_a_copy_that_lacks_a_row_is_none(
     assert not (tmp_path / "backup").exists()
     monkeypatch.undo()
     copied(full, empty_postgres)  # nothing was left there
+
+
+def test_a_state_that_was_written_to_meanwhile_is_not_copied(
+    full: URL, empty_postgres: str, tmp_path: Path
+) -> None:
+    for target in (make_url(empty_postgres), url_of(tmp_path / "copy.db")):
+        with opened(full) as parts, closing(Database.open(full, "queue")) as other:
+
+            def write(other: Database = other) -> None:
+                with other.write() as connection:
+                    connection.execute(insert(INBOX).values(body=b"", events=1, received_at=1))
+
+            with pytest.raises(StateError, match="was written to while it was copied"):
+                copy(*parts, target, Steps(check=write))
+    assert not (tmp_path / "copy.db").exists()
