@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from syncer.engage.sources import SOURCES
 from syncer.sandbox.engage import EngageSandbox
 from tests.support.installation import expected_records, installed
 from tests.support.population import WAYS
@@ -48,12 +49,13 @@ def test_it_ends_in_the_same_customers(tmp_path: Path, source: str) -> None:
         closing(EngageSandbox(installation.source_url, seed=7, clock=start)) as engage,
     ):
         engage.fill(USERS, AUDIENCES)
-        way = WAYS[source](engage, tmp_path, stack)
-        way.publish()
+        way = WAYS[source](engage, installation, stack)
+        name = source.partition(",")[0]
         installation.configure(
-            engage=f'source = "{source}"\ncomputed_traits = ["total_revenue_*"]',
+            engage=f'source = "{name}"\ncomputed_traits = ["total_revenue_*"]\n{way.engage}',
             more=way.section,
         )
+        way.publish()
         installation.run("sync")
         assert installation.holds() == expected_records(engage)
         assert shown()[source] == outcome(installation.holds())
@@ -66,4 +68,5 @@ def test_it_ends_in_the_same_customers(tmp_path: Path, source: str) -> None:
 
 def test_the_page_has_a_row_for_each_source_and_they_are_the_same() -> None:
     assert sorted(shown()) == sorted(WAYS)
+    assert {way.partition(",")[0] for way in WAYS} == set(SOURCES)
     assert len(set(shown().values())) == 1
