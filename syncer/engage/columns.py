@@ -22,6 +22,7 @@ from sqlalchemy import (
     Connection,
     DateTime,
     FromClause,
+    Interval,
     LargeBinary,
     Numeric,
     Select,
@@ -33,12 +34,15 @@ from sqlalchemy import (
     collate,
     func,
     literal,
+    literal_column,
     not_,
     or_,
     select,
+    type_coerce,
 )
 
 from syncer.engage.values import BYTES, WORDS
+from syncer.engage.warehouses import Warehouse
 from syncer.errors import SourceError
 from syncer.ids import WHITE
 from syncer.json_text import to_json
@@ -67,10 +71,11 @@ class Columns:
     """The expressions of one engine; `white` is the white space of its encoding."""
 
     dialect: str
+    warehouse: Warehouse
     white: str = WHITE
 
     @staticmethod
-    def of(connection: Connection) -> Columns:
+    def of(connection: Connection, warehouse: Warehouse) -> Columns:
         """Return the columns of a connection.
 
         Raise `SourceError` if the engine takes two different texts for equal.
@@ -78,10 +83,10 @@ class Columns:
         dialect = connection.dialect.name
         if dialect == "postgresql":
             encoding = connection.scalar(select(func.current_setting("server_encoding")))
-            return Columns(dialect, WHITE if encoding == "UTF8" else string.whitespace)
+            return Columns(dialect, warehouse, WHITE if encoding == "UTF8" else string.whitespace)
         if dialect not in KNOWN:
             _check_collation(connection)
-        return Columns(dialect)
+        return Columns(dialect, warehouse)
 
     @property
     def known(self) -> bool:
@@ -107,7 +112,7 @@ class Columns:
     def is_id(self, text: ColumnElement[Any]) -> ColumnElement[bool]:
         """Return whether a text is not blank and can be read."""
         if self.dialect == "sqlite":
-            return and_(func.trim(text, self.white) != "", func.is_utf8(cast(text, LargeBinary)))
+            return and_(self._trimmed(text) != "", func.is_utf8(cast(text, LargeBinary)))
         return self._trimmed(text) != ""
 
     def one_of(self, text: ColumnElement[Any], names: Collection[str]) -> ColumnElement[bool]:
@@ -119,7 +124,7 @@ class Columns:
                 f"{len(names):,} keys are more than a statement of {self.dialect} may name "
                 f"({MOST_NAMES:,}); narrow engage.audiences and engage.computed_traits"
             )
-        return text.in_(list(names))
+        return text.in_(self.warehouse.names(names))
 
     def among(self, column: Column[Any], ids: Collection[str]) -> ColumnElement[bool]:
         """Return whether a column has one of these ids, however many they are.
@@ -180,7 +185,12 @@ class Columns:
 
     def _trimmed(self, text: ColumnElement[Any], more: str = "") -> ColumnElement[Any]:
         """Return a text without white space (and `more`) around it."""
-        return func.trim(text, self.white + more) if self.known else func.trim(text)
+        return self._without(text, self.white + more)
+
+    def _without(self, text: ColumnElement[Any], characters: str) -> ColumnElement[Any]:
+        """Return a text without these characters around it."""
+        trim = getattr(func, self.warehouse.trim)
+        return type_coerce(trim(text, characters), Text())
 
     # Values
 
@@ -203,8 +213,7 @@ class Columns:
         text = self._bare(value)
         words: ColumnElement[bool] = text.in_((*WORDS, "1.0", "0.0"))
         digits = text.in_(("1", "0"))
-        if self.known:
-            words = or_(words, *(self._with_places(text, digit) for digit in "10"))
+        words = or_(words, *(self._with_places(text, digit) for digit in "10"))
         other = not_(or_(words, digits, text.in_(("", "null", BYTES))))
         if self.dialect == "sqlite":  # it takes for text what is none; last, as it costs most
             valid = func.is_utf8(cast(text, LargeBinary))
@@ -215,7 +224,7 @@ class Columns:
         """Return whether a value is a boolean, as `kinds` has it, and true."""
         text = self._bare(value)
         true = text.in_((*(word for word, means in WORDS.items() if means), "1", "1.0"))
-        return or_(true, self._with_places(text, "1")) if self.known else true
+        return or_(true, self._with_places(text, "1"))
 
     def _bare(self, value: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return a value as text in small letters, without what stands around it."""
@@ -224,7 +233,7 @@ class Columns:
 
     def _with_places(self, text: ColumnElement[Any], digit: str) -> ColumnElement[bool]:
         """Return whether a text is 1.00 or 0.00: a number of a fixed scale shows all its places."""
-        return and_(text.like(f"{digit}.%"), func.trim(text, "0.") == digit.strip("0"))
+        return and_(text.like(f"{digit}.%"), self._without(text, "0.") == digit.strip("0"))
 
     # Times
 
@@ -233,27 +242,35 @@ class Columns:
         if self.dialect == "sqlite":
             return func.julianday(column)  # SQLite stores times as text in several forms
         if isinstance(column.type, String):
-            read = cast(column, DateTime(timezone=True))
-            readable = self._by_bytes(column).op("~")(_TIME)
-            column = case((readable, read)) if self.dialect == "postgresql" else read
-        last = self.moment(_LAST)
+            if self.dialect == "postgresql":
+                read = cast(column, DateTime(timezone=True))
+                column = case((self._by_bytes(column).op("~")(_TIME), read))
+            else:
+                column = type_coerce(self.warehouse.unread_time(column), DateTime(timezone=True))
+        last = self.moment(_LAST, column)
         return case((column > last, last), else_=column)
 
-    def moment(self, moment: datetime) -> ColumnElement[Any]:
-        """Return a moment to compare instants with."""
+    def moment(self, moment: datetime, instant: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return a moment to compare an instant with."""
         if self.dialect == "sqlite":
             text = moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
             return func.julianday(text)
-        return literal(moment, DateTime(timezone=True))
+        if self.dialect == "postgresql":
+            return literal(moment, DateTime(timezone=True))
+        return self._as_stored(moment, instant)
 
     def later(self, instant: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the instant five minutes later."""
-        return instant + (5 / 1440 if self.dialect == "sqlite" else literal(timedelta(minutes=5)))
+        if self.known:
+            minutes: Any = timedelta(minutes=5)
+            return instant + (5 / 1440 if self.dialect == "sqlite" else literal(minutes))
+        written: ColumnElement[Any] = literal_column(self.warehouse.minutes, Interval())
+        return type_coerce(instant.op("+")(written), instant.type)
 
     def believed(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the instant of a time column; NULL if it is unreadable or before 2000."""
         at = self.instant(column)
-        return case((at >= self.moment(BELIEVED_FROM), at))
+        return case((at >= self.moment(BELIEVED_FROM, at), at))
 
     def since(self, column: Column[Any], moment: datetime) -> ColumnElement[bool]:
         """Return whether a row was loaded at or after a moment, by its column of that time.
@@ -272,9 +289,9 @@ class Columns:
             column < literal(f"{BELIEVED_FROM:%Y-%m-%d}", Text),
         )
         loaded = self.believed(column)
-        return and_(near, or_(loaded.is_(None), loaded >= self.moment(moment)))
+        return and_(near, or_(loaded.is_(None), loaded >= self.moment(moment, loaded)))
 
-    def _as_stored(self, moment: datetime, column: Column[Any]) -> ColumnElement[Any]:
+    def _as_stored(self, moment: datetime, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return a moment in the type of a column; one without a zone is in UTC."""
         if not getattr(column.type, "timezone", False):
             moment = moment.astimezone(UTC).replace(tzinfo=None)
@@ -288,10 +305,8 @@ class Columns:
         """
         came = func.coalesce(table.c.received_at, table.c.uuid_ts)
         time = func.coalesce(table.c.timestamp, came)
-        if not self.known:
-            return time
         at = self.instant(table.c.timestamp)
-        beyond = or_(at < self.moment(BELIEVED_FROM), at > self.later(self.instant(came)))
+        beyond = or_(at < self.moment(BELIEVED_FROM, at), at > self.later(self.instant(came)))
         return case((beyond, came), else_=time)
 
     # Order

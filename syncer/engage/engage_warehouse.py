@@ -39,6 +39,7 @@ from syncer.engage.rows import conditions
 from syncer.engage.source import ObservedKey, OnlyCustomers, Scope, Survey
 from syncer.engage.survey import by_key
 from syncer.engage.warehouse import NAMED, Space, shown, snapshot, translated_errors
+from syncer.engage.warehouses import warehouse_of
 from syncer.engage.wide import trait_columns
 from syncer.errors import SourceError
 
@@ -74,9 +75,9 @@ class EngageWarehouse:
     def pull(self, scope: Scope) -> Iterator[ProfilesSyncPull]:
         """Open one snapshot of the warehouse."""
         with snapshot(self.url) as connection:
-            yield ProfilesSyncPull(
-                self._as_profiles_sync, connection, self._space(connection), scope
-            )
+            source, space = self._as_profiles_sync, self._space(connection)
+            with ProfilesSyncPull(source, connection, space, scope).unchanged() as pull:
+                yield pull
 
     def survey(self) -> Survey:
         """Return what the warehouse holds; raise `SourceError` if no pull can work."""
@@ -103,14 +104,18 @@ class EngageWarehouse:
         """Return the tables of Profiles Sync that these tables amount to."""
         tables = self._tables(connection)
         living = conditions(connection, tables, self.filter)
-        columns = Columns.of(connection)
-        wide = [_Wide(columns, rows, self.named, living.get(name)) for name, rows in tables.items()]
+        warehouse = warehouse_of(self.url)
+        columns, fixed = Columns.of(connection, warehouse), warehouse.one_state(connection, tables)
+        wide = [
+            _Wide(columns, rows, self.named, living.get(name))
+            for name, rows in (fixed or tables).items()
+        ]
         views: dict[str, Any] = {
             "user_traits": _together([each.traits() for each in wide]),
             "user_identifiers": _together([each.identifiers() for each in wide]),
             "profile_merges": wide[0].no_merges().subquery(),
         }
-        return Space(self.schema, self.url, columns, views, {})
+        return Space(self.schema, self.url, columns, views, {}, fixed and views)
 
     def _tables(self, connection: Connection) -> dict[str, TableClause]:
         """Return `users` and the tables of events that are there."""
@@ -171,7 +176,7 @@ class _Wide:
     def __init__(
         self,
         columns: Columns,
-        rows: TableClause,
+        rows: FromClause,
         named: Sequence[str],
         living: ColumnElement[bool] | None,
     ) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import CTE, ColumnElement, FromClause, Select, func, select, union
+from sqlalchemy import CTE, ColumnElement, FromClause, Select, false, func, select, true, union
 
 from syncer.chunks import chunks
 from syncer.engage.lineage import AT_A_TIME, Ask, FewMerges, NotPlain, check_plain, merged
@@ -79,7 +79,7 @@ class _Many:
         self._space, self._customer_id, self._merged = space, customer_id, merged(space)
         self._all_ids = self._ids("all_ids")
         self._touched = None if since is None else self._touched_since(since)
-        self._in_scope = self._narrowed(scope)
+        self._in_scope, self._named = self._narrowed(scope), isinstance(scope, OnlyCustomers)
 
     def traits(self) -> TraitRows:
         traits, joined, profile = self._trait_rows()
@@ -91,7 +91,7 @@ class _Many:
         ids = self._all_ids
         joined = joined.outerjoin(ids, ids.c.profile == profile)
         chosen = select(traits, profile.label("profile")).select_from(joined)
-        chosen = chosen.where(ids.c.profile.is_(None))
+        chosen = chosen.where(ids.c.profile.is_(None), false() if self._named else true())
         if self._touched is not None:
             chosen = chosen.where(profile.in_(select(self._touched.c.profile)))
         rows = chosen.subquery()

@@ -76,7 +76,8 @@ class ProfilesSync:
         """Open one snapshot of the warehouse."""
         with snapshot(self.url) as connection:
             space = Space.of(connection, self.schema, self.url, self.filter)
-            yield ProfilesSyncPull(self, connection, space, scope)
+            with ProfilesSyncPull(self, connection, space, scope).unchanged() as pull:
+                yield pull
 
     def spaces(self) -> list[str]:
         """Return the schemas of the warehouse with the tables; raise `SourceError` if none has."""
@@ -132,6 +133,29 @@ class ProfilesSyncPull:
         # A row with a time in the future must not hide the rows that are loaded until then.
         watermark: datetime = min(max(times), datetime.now(UTC))
         return watermark.isoformat(timespec="milliseconds")
+
+    @contextmanager
+    def unchanged(self) -> Iterator[ProfilesSyncPull]:
+        """Yield the pull; raise `SourceError` at the end if the tables changed in the block.
+
+        They are only looked at where the warehouse gives no state of one moment.
+        """
+        before = self.size() if self._space.fixed is None else None
+        yield self
+        if before is not None and self.size() != before:
+            raise SourceError(
+                f"{shown(self._source.url)} changed while it was read, and gives no state of one "
+                "moment: nothing was taken; read when Segment loads nothing, or see "
+                "docs/warehouses.md"
+            )
+
+    def size(self) -> list[Any]:
+        """Return the numbers of rows, and the newest times: what shows that a table changed."""
+        sizes = []
+        for name in TABLES:
+            rows = self._space.rows(name)
+            sizes += self._all(select(func.count(), func.max(rows.c.uuid_ts)).select_from(rows))
+        return sizes
 
     def check_times(self) -> None:
         """Raise `SourceError` if the times of the warehouse cannot be compared."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote
 
 from sqlalchemy import (
     Column,
@@ -20,8 +17,6 @@ from sqlalchemy import (
     LargeBinary,
     TableClause,
     column,
-    create_engine,
-    event,
     inspect,
     select,
     table,
@@ -32,6 +27,7 @@ from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from syncer.engage.columns import Columns
 from syncer.engage.rows import conditions
+from syncer.engage.warehouses import warehouse_of
 from syncer.errors import SourceError
 
 _OTHERS = {"seq", "received_at", "uuid_ts", "timestamp"}
@@ -56,7 +52,7 @@ def snapshot(url: URL) -> Iterator[Connection]:
     engine = _engine(url)
     try:
         with translated_errors(url), engine.connect() as connection:
-            _begin_snapshot(connection)
+            warehouse_of(url).begin(connection)
             yield connection
     finally:
         engine.dispose()
@@ -72,6 +68,8 @@ class Space:
     tables: dict[str, TableClause]
     #: the condition that rows must meet to count, of the tables that have its columns
     living: dict[str, ColumnElement[bool]]
+    #: the tables as they are at one moment; None if the warehouse has no such state
+    fixed: Mapping[str, FromClause] | None
 
     @staticmethod
     def of(connection: Connection, schema: str, url: URL, condition: str = "") -> Space:
@@ -82,7 +80,9 @@ class Space:
         """
         tables = _reflect(connection, schema, url)
         living = conditions(connection, tables, condition)
-        return Space(schema, url, Columns.of(connection), tables, living)
+        warehouse = warehouse_of(url)
+        fixed = warehouse.one_state(connection, tables)
+        return Space(schema, url, Columns.of(connection, warehouse), tables, living, fixed)
 
     def rows(
         self,
@@ -100,7 +100,7 @@ class Space:
         ids in the named column. `listed` leaves those whose profile is a `segment_id` there, and
         adds its columns.
         """
-        rows = self.tables[name] if part is None else part
+        rows = (self.fixed or self.tables)[name] if part is None else part
         expressions = [self._readable(name, rows.c[column]) for column in sorted(_COLUMNS[name])]
         statement = select(*expressions)
         if (condition := self.living.get(name)) is not None:
@@ -181,63 +181,14 @@ _READABLE = text(
 
 
 def _engine(url: URL) -> Engine:
+    warehouse = warehouse_of(url)
     try:
-        if url.get_backend_name() == "sqlite":
-            return _sqlite_engine(url)
-        if url.get_backend_name() == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")
-        return create_engine(url, connect_args=_CONNECT.get(url.get_backend_name(), {}))
+        return warehouse.engine(url)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise SourceError(
-            f"engage.profiles_sync.url: the driver for {url.drivername} is not installed "
-            f"({error}); install it beside syncer"
+            f"engage.profiles_sync.url: the driver of {warehouse.name} is not installed ({error}); "
+            f"install it with: pip install 'engage-amberflo-sync[{warehouse.extra}]'"
         ) from None
-
-
-#: A server that stores texts without an encoding would return them as bytes.
-_CONNECT: dict[str, dict[str, Any]] = {
-    "postgresql": {"connect_timeout": 30, "client_encoding": "utf8"}
-}
-
-
-def _sqlite_engine(url: URL) -> Engine:
-    """Return a read-only engine, which never creates a file that is missing."""
-    if str(url.database or "").startswith("file:"):
-        engine = create_engine(url)
-    else:
-        address = f"file:{quote(str(Path(str(url.database or ''))))}?mode=ro"
-        engine = create_engine(
-            "sqlite://",
-            creator=lambda: sqlite3.connect(address, uri=True, check_same_thread=False, timeout=30),
-        )
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # _begin_snapshot begins the transaction
-        connection.text_factory = _text
-        connection.create_function("is_utf8", 1, _is_utf8, deterministic=True)
-
-    return engine
-
-
-def _text(data: bytes) -> str:
-    """Return a text of SQLite, whose bytes may be anything: invalid UTF-8 becomes surrogates."""
-    return str(data, "utf-8", "surrogateescape")
-
-
-def _is_utf8(data: bytes | None) -> bool:
-    try:
-        return data is not None and bool(data.decode())
-    except UnicodeDecodeError:
-        return False
-
-
-def _begin_snapshot(connection: Connection) -> None:
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN")
-    elif connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
 
 
 def _reflect(connection: Connection, schema: str, url: URL) -> dict[str, TableClause]:

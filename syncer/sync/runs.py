@@ -25,6 +25,7 @@ from syncer.clock import now_ms
 from syncer.delivery.customers import Delivery
 from syncer.delivery.estimate import Estimate
 from syncer.engage.source import ChangedSince, Everything, OnlyCustomers, Scope
+from syncer.engage.warehouses.warehouse import PROGRAM, query_tag
 from syncer.errors import NotFound, StateError, Stopped
 from syncer.privacy.forget import check_not_forgotten
 from syncer.progress import Progress
@@ -399,7 +400,8 @@ class Runs:
 
     @contextmanager
     def _recorded(self, run: int) -> Iterator[None]:
-        """Write the error that ends a run into its record."""
+        """Write the error that ends a run into its record; the warehouse shows its number."""
+        tag = query_tag.set(f"{PROGRAM} run {run}")
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
@@ -414,6 +416,8 @@ class Runs:
                 }
                 runs.set_values(connection, run, values)
             raise
+        finally:
+            query_tag.reset(tag)
 
 
 def _check_known(connection: Connection, audience: str) -> None:

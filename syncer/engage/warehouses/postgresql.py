@@ -1,10 +1,14 @@
-"""PostgreSQL."""
+"""PostgreSQL: a server cursor streams, and one transaction sees one state."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from sqlalchemy import Connection, TableClause, text
+from sqlalchemy.engine import URL
+
+from syncer.engage.warehouses.warehouse import CONNECT, Warehouse, query_tag
 
 #: The indexes that an incremental pull needs, each on a column of a table.
 INDEXES = (
@@ -39,6 +43,21 @@ _PAGES = text(
     ) AS parts
     """
 )
+
+
+class PostgreSQL(Warehouse):
+    """A server that stores texts without an encoding would return them as bytes."""
+
+    def connect_args(self, url: URL) -> dict[str, Any]:
+        return {"connect_timeout": CONNECT, "client_encoding": "utf8"}
+
+    def begin(self, connection: Connection) -> None:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+        connection.exec_driver_sql(f"SET LOCAL application_name = '{query_tag.get()}'")
+
+
+POSTGRESQL = PostgreSQL("PostgreSQL", "postgresql+psycopg", "postgres")
 
 
 def missing_indexes(connection: Connection, tables: Mapping[str, TableClause]) -> Iterator[str]:

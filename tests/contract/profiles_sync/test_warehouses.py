@@ -24,6 +24,11 @@ from syncer.engage.source import (
     Counted,
     Everything,
 )
+from syncer.engage.warehouse import snapshot as opened
+from syncer.engage.warehouses import WAREHOUSES
+from syncer.engage.warehouses.postgresql import PostgreSQL
+from syncer.engage.warehouses.sqlite import SQLite
+from syncer.engage.warehouses.warehouse import query_tag
 from syncer.errors import SourceError
 from tests.contract.profiles_sync.helpers import assert_watermark
 from tests.support.postgres import end_others
@@ -347,3 +352,50 @@ def test_nothing_of_a_pull_that_died_is_taken(crowd: Warehouse, tmp_path: Path) 
         with database.read() as connection:
             assert snapshot.size(connection) == POPULATION
     assert (result.kind, result.problems, sent) == ("initial", [], [POPULATION])
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mssql+pyodbc://me:hush@host/db", "Azure Synapse is not read, as nobody has run it"),
+        ("mysql://me:hush@host/db", "mysql is no warehouse that is read; these are: PostgreSQL"),
+    ],
+)
+def test_a_database_that_nobody_has_run_is_refused_in_one_line(url: str, words: str) -> None:
+    source = ProfilesSync(make_url(url))
+    with pytest.raises(SourceError) as caught, source.pull(Everything()):
+        pass
+    assert words in one_line(caught)
+
+
+def test_tables_that_change_while_they_are_read_are_refused(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a warehouse has no state of one moment, it is counted before and after."""
+    for kind in WAREHOUSES.values():
+        monkeypatch.setattr(type(kind), "one_state", lambda *_: None)
+    for begin in (SQLite, PostgreSQL):
+        monkeypatch.setattr(begin, "begin", lambda *_: None)
+    warehouse.member("p1", "u1")
+    assert [row.customer_id for row in warehouse.pulled()] == ["u1"]
+
+    def read_while_it_changes() -> None:
+        with warehouse.source().pull(Everything()) as pull:
+            list(pull.customers(["vip"]))
+            warehouse.member("p2", "u2", at=TWO_LATER)
+            warehouse.flush()
+
+    with pytest.raises(SourceError) as caught:
+        read_while_it_changes()
+    assert "changed while it was read" in one_line(caught)
+
+
+def test_the_warehouse_shows_which_run_asks(postgres_warehouse: Warehouse) -> None:
+    postgres_warehouse.create()
+    tag = query_tag.set("engage-amberflo-sync run 42")
+    try:
+        with opened(postgres_warehouse.source().url) as connection:
+            shown = connection.exec_driver_sql("SHOW application_name").scalar()
+    finally:
+        query_tag.reset(tag)
+    assert shown == "engage-amberflo-sync run 42"

@@ -1,0 +1,28 @@
+"""Redshift: a cursor of the server streams, one transaction sees one state from its first SELECT.
+
+Texts are ordered by bytes, unless the database was made with another collation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import URL
+
+from syncer.engage.warehouses.warehouse import CONNECT, STATEMENT, Warehouse, query_tag
+
+
+class Redshift(Warehouse):
+    """The driver of PostgreSQL, as the one of Amazon holds the whole result in memory."""
+
+    def connect_args(self, url: URL) -> dict[str, Any]:
+        return {"connect_timeout": CONNECT, "sslmode": url.query.get("sslmode", "require")}
+
+    def begin(self, connection: Connection) -> None:
+        connection.exec_driver_sql("SET timezone TO 'UTC'")
+        connection.exec_driver_sql(f"SET statement_timeout TO {STATEMENT * 1000}")
+        connection.exec_driver_sql(f"SET query_group TO '{query_tag.get()}'")
+
+
+REDSHIFT = Redshift("Redshift", "redshift+psycopg2", "redshift", trim="btrim")

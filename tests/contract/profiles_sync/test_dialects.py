@@ -1,0 +1,165 @@
+"""The statements for Snowflake, BigQuery, Redshift and Databricks: each is parsed strictly in its
+dialect, and gives what the same pull gives on SQLite."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import TIMESTAMP, VARCHAR
+
+from syncer.clock import read
+from syncer.engage.profiles_sync import ProfilesSyncPull
+from syncer.engage.source import ChangedSince, Everything, OnlyCustomers, Scope
+from tests.contract.profiles_sync.dialects import (
+    OWN,
+    REST,
+    VENDORS,
+    Elsewhere,
+    dialect_of,
+    on_duckdb,
+    on_spark,
+    pull,
+)
+from tests.contract.profiles_sync.helpers import Model
+from tests.support.space import KEYS, Warehouse
+
+SPARK = {
+    "spark.ui.enabled": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.shuffle.partitions": "1",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.driver.memory": "1g",
+    # What is asked once is not worth compiling.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+SINCE = "2026-03-04T12:00:00.000+00:00"
+SCOPES: list[Scope] = [Everything(), ChangedSince(SINCE), OnlyCustomers(("u1", "it's", "\\'", "é"))]
+
+
+def answers(pull: ProfilesSyncPull) -> dict[str, Any]:
+    """All that a pull says, in a form that does not tell which engine says it."""
+    customers = [
+        (
+            row.customer_id,
+            json.loads(row.keys),
+            json.loads(row.values),
+            [read(time) for time in json.loads(row.times)],
+            [(key, value, read(time)) for key, value, time in json.loads(row.profile)],
+        )
+        for row in pull.customers(KEYS)
+    ]
+    watermark = pull.watermark()
+    return {
+        "customers": customers,
+        "count": pull.count(KEYS),
+        "observed": {key.key: key for key in pull.observed()},
+        "watermark": watermark and round((read(watermark) or 0) / 10),  # SQLite counts in days
+        "without": pull.without_customer_id(KEYS),
+        "nameless": list(pull.profiles_without_customer_id(KEYS)),
+        "identified": pull.identified(["u1", "nobody", "it's", "\\'", "é"]),
+        "rows of": [row._replace(counts=False) for row in pull.rows_of("vip")],
+    }
+
+
+@pytest.fixture
+def filled(sqlite_warehouse: Warehouse) -> Warehouse:
+    """Random rows, and some that are odd."""
+    sqlite_warehouse.create()
+    Model(1).fill(sqlite_warehouse)
+    for number, odd in enumerate(
+        ("it's", "\\'", 'a"b', "100%", "u:x", " u", "~", "～", "🦊", "\t")
+    ):
+        sqlite_warehouse.id(f"odd{number}", odd)
+        for key, value in (("vip", "TRUE "), ("total", odd), ("churn", None), ("name", "Ünï")):
+            sqlite_warehouse.trait(f"odd{number}", key, value, f"2026-03-04T1{number % 6}:00:00Z")
+    sqlite_warehouse.id("odd-id", None)
+    sqlite_warehouse.id("odd-id", " ")
+    sqlite_warehouse.trait("odd-id", "vip", "true", timestamp="1970-01-01T00:00:00Z", seq=None)
+    sqlite_warehouse.trait("odd1", "vip", "f", timestamp="2036-01-01T00:00:00Z", seq=None)
+    sqlite_warehouse.flush()
+    return sqlite_warehouse
+
+
+def rows_of(warehouse: Warehouse, name: str) -> list[list[Any]]:
+    columns = ("canonical_segment_id", *OWN[name], "seq", *REST)
+    with warehouse.engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"SELECT {', '.join(columns)} FROM {name}").all()
+    return [[*row[:-3], *(time and time.replace("Z", "") for time in row[-3:])] for row in rows]
+
+
+@pytest.fixture
+def duckdb(filled: Warehouse) -> Any:
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect() as connection:
+        for name, own in OWN.items():
+            texts = ", ".join(f"{each} VARCHAR" for each in ("canonical_segment_id", *own))
+            times = ", ".join(f"{each} TIMESTAMP" for each in REST)
+            connection.execute(f"CREATE TABLE {name} ({texts}, seq BIGINT, {times})")
+            rows = rows_of(filled, name)
+            connection.executemany(
+                f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows[0]))})", rows
+            )
+        yield connection
+
+
+# What Databricks alone is asked, sqlglot cannot say in DuckDB's words: it runs on Spark.
+@pytest.mark.parametrize("vendor", [each for each in VENDORS if each != "databricks"])
+def test_a_warehouse_gives_what_sqlite_gives(vendor: str, duckdb: Any, filled: Warehouse) -> None:
+    check(Elsewhere(dialect_of(vendor), on_duckdb(duckdb, vendor)), filled, SCOPES)
+
+
+def check(elsewhere: Elsewhere, filled: Warehouse, scopes: list[Scope]) -> None:
+    for scope in scopes:
+        with filled.source(overlap=0).pull(scope) as expected:
+            wanted = answers(expected)
+        with pull(elsewhere, scope, overlap=0) as tried:
+            assert answers(tried) == wanted, scope
+            assert len(tried.size()) == len(OWN)
+    for text in elsewhere.said:
+        assert "RECURSIVE" not in text.upper()
+        assert "NULLS" not in text.upper()
+
+
+# Py4J leaves the socket to the JVM to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_databricks_statements_run_on_spark(filled: Warehouse) -> None:
+    sql = pytest.importorskip("pyspark.sql", reason="pyspark (the extra dev-warehouses has it)")
+    if shutil.which("java") is None:
+        pytest.skip("java is not installed, which Spark needs")
+    dialect, builder = dialect_of("databricks"), sql.SparkSession.builder.master("local[1]")
+    for name, value in SPARK.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    try:
+        for name, own in OWN.items():
+            texts = ", ".join(f"{each} STRING" for each in ("canonical_segment_id", *own))
+            times = ", ".join(f"{each} TIMESTAMP" for each in REST)
+            rows = [(*row[:-3], *map(_in_utc, row[-3:])) for row in rows_of(filled, name)]
+            table = session.createDataFrame(rows, f"{texts}, seq BIGINT, {times}")
+            table.coalesce(1).cache().createOrReplaceTempView(name)
+        check(Elsewhere(dialect, on_spark(session)), filled, SCOPES[1:2])
+    finally:
+        session.stop()
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_other_types_of_columns_are_parsed(vendor: str) -> None:
+    """Times with a zone or as text, and `seq` as text, as older warehouses have them."""
+    elsewhere = Elsewhere(dialect_of(vendor), lambda text, values: [])
+    for times in (TIMESTAMP(timezone=True), VARCHAR()):
+        for scope in SCOPES:
+            with pull(elsewhere, scope, VARCHAR(), times) as tried:
+                assert list(tried.customers(KEYS)) == []
+                assert tried.observed() == []
+                tried.watermark()
+
+
+def _in_utc(time: str | None) -> datetime | None:
+    return None if time is None else datetime.fromisoformat(f"{time}+00:00")
