@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = ROOT / "docs" / "reference"
+
 #: Columns of a help text on the page.
 WIDTH = 100
 
@@ -28,7 +28,12 @@ _CODE = re.compile(r"`([^`]+)`")
 
 def page(name: str) -> str:
     """The text of a reference page."""
-    return (REFERENCE / name).read_text(encoding="utf-8")
+    return document(f"docs/reference/{name}")
+
+
+def document(path: str) -> str:
+    """The text of a document, by its path from the root."""
+    return (ROOT / path).read_text(encoding="utf-8")
 
 
 # -- the command line
@@ -321,5 +326,5 @@ def _is_of(value: object, kind: str) -> bool:
 
 
 if __name__ == "__main__":
-    cli_page = REFERENCE / "cli.md"
+    cli_page = ROOT / "docs/reference/cli.md"
     cli_page.write_text(with_helps(page("cli.md"), helps()), encoding="utf-8")

@@ -15,7 +15,7 @@ from syncer.engage.sources import SOURCES
 from syncer.sandbox.engage import EngageSandbox
 from tests.support.installation import expected_records, installed
 from tests.support.population import WAYS
-from tests.support.reference import code, page, tables
+from tests.support.reference import code, document, tables
 
 USERS, AUDIENCES = 60, 4
 
@@ -33,7 +33,7 @@ def shown() -> dict[str, tuple[str, ...]]:
     """The rows of the table on the page, by source."""
     (table,) = (
         table
-        for table in tables(page("../sources.md"))
+        for table in tables(document("docs/sources.md"))
         if table.columns == ("source", "customers", "memberships", "computed traits")
     )
     return {code(row[0]): row[1:] for row in table.rows}
