@@ -65,6 +65,7 @@ _END_UNLISTED = """
 UPDATE user_traits SET value = NULL, seq = 0, received_at = :at, uuid_ts = :loaded, timestamp = :at
 WHERE name = :key AND value IS NOT NULL AND timestamp < :at
 """
+_END_ALL = "DELETE FROM user_traits WHERE name = :key AND timestamp < :at"
 _DROP_OLD_IDENTIFIERS = """
 DELETE FROM user_identifiers WHERE canonical_segment_id IN (SELECT profile FROM listed)
 AND NOT EXISTS (
@@ -246,6 +247,7 @@ class _Fill:
         self._is_log = reading.files.kind == "log"
         self._loaded = _text(now)
         self._listed: set[str] = set()
+        self._said = False
         self._left_out: Counter[str] = Counter()
 
     def fill(self) -> None:
@@ -278,6 +280,8 @@ class _Fill:
                 self._check_kind(values, file)
                 layout = layouts.of(values, file.path)
                 self._note_listed(values)
+            if number == 0:
+                continue
             try:
                 said = layout(values)
             except ValueError as error:
@@ -288,6 +292,8 @@ class _Fill:
                 self._leave_out(file, number, said)
             else:
                 yield said
+        if layout is None and not self._is_log:
+            raise SourceError(f"{file.path} is empty, so it is no list; nothing of it is taken")
 
     def _check_kind(self, columns: Mapping[str, Any], file: File) -> None:
         if is_log(columns) and not self._is_log:
@@ -330,6 +336,7 @@ class _Fill:
     # Into the tables
 
     def _put(self, part: Sequence[tuple[Statement, int]]) -> None:
+        self._said = self._said or bool(part)
         traits: list[dict[str, str | None]] = []
         identifiers: list[tuple[str, ...]] = []
         for statement, at in part:
@@ -356,11 +363,16 @@ class _Fill:
         self._connection.executemany(_PUT_TRAIT, traits)
 
     def _end_lists(self) -> None:
-        """End what the list does not have any more."""
+        """End what the list does not have any more.
+
+        Of a list of nobody no row is left, as of an audience that vanished: the guard holds that,
+        however small the audience was.
+        """
         at = _text(self._reading.as_of)
+        end = _END_UNLISTED if self._said else _END_ALL
         for key in self._listed:
             values = {"key": key, "at": at, "loaded": self._loaded}
-            self._connection.execute(_END_UNLISTED, values)
+            self._connection.execute(end, values)
             self._connection.execute("INSERT OR IGNORE INTO listed_key VALUES (?)", (key,))
         self._connection.execute(_DROP_OLD_IDENTIFIERS)
         self._connection.execute("DELETE FROM listed")

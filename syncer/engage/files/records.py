@@ -34,7 +34,8 @@ ROWS, MEMORY = 1000, "256MB"
 class Record(NamedTuple):
     """One record: its line or number, and its values by column.
 
-    `values` is None where a line of JSON cannot be read.
+    Number 0 is the line of columns, without values, of a format that has one: a list may have
+    nobody. `values` is None where a line of JSON cannot be read.
     """
 
     number: int
@@ -74,6 +75,7 @@ def _csv(stream: IO[bytes], file: File) -> Iterator[Record]:
     rows = csv.reader(text, strict=True)
     try:
         columns = _header(next(rows, None), file)
+        yield Record(0, dict.fromkeys(columns))
         for row in rows:
             if not row:
                 continue
@@ -172,6 +174,7 @@ def _parquet(storage: Storage, file: File) -> Iterator[Record]:
             connection.register_filesystem(storage.filesystem)
         rows = connection.execute("SELECT * FROM read_parquet(?)", [address])
         columns, number = [column[0] for column in rows.description], 0
+        yield Record(0, dict.fromkeys(columns))
         while page := rows.fetchmany(ROWS):
             for row in page:
                 number += 1

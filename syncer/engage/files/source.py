@@ -49,7 +49,11 @@ class Files:
             f"{pattern}: {number:,} records are left out: {reason}"
             for pattern, reason, number in facts.left_out
         ]
-        written = f"{self.place}: the oldest is of {iso(facts.until)}" if facts.until else None
+        written = (
+            f"what the files say is as of {iso(facts.until)}, the time of their oldest set"
+            if facts.until
+            else None
+        )
         advice = (*([written] if written else []), *left_out)
         return replace(survey, place=self.place, advice=advice)
 

@@ -315,6 +315,20 @@ def test_who_is_not_in_the_next_list_has_left(shelf: Shelf) -> None:
     assert set(shelf.pulled(scope=ChangedSince("2026-11-28T16:00:00+00:00"))) == {"u1", "u3", "u4"}
 
 
+def test_of_a_list_of_nobody_no_row_is_left(shelf: Shelf) -> None:
+    """Like an audience that vanished: the guard holds that, however small it was."""
+    shelf.put("vip/1.csv", members("u1", "u2"), ago=50)
+    shelf.add("vip/*.csv", key="vip")
+    shelf.pulled()
+    shelf.put("vip/2.csv", "key,external_ids\n", ago=10)
+    assert shelf.pulled() == {}
+    with shelf.source.pull(Everything()) as pull:
+        assert pull.observed() == []
+        assert pull.absence().ends("vip")
+    shelf.put("vip/3.csv", members("u1"), ago=5)
+    assert shelf.pulled() == {"u1": {"vip": "true"}}
+
+
 def test_a_profile_that_went_into_another_one_is_no_exit(shelf: Shelf) -> None:
     shelf.put("vip/1.csv", members("u1", key="old"), ago=50)
     shelf.add("vip/*.csv", key="vip")
@@ -359,6 +373,7 @@ BAD = [
     ("vip.csv.zst", cut(zstd.compress(members(*map(str, range(999))).encode())), "is cut off"),
     ("vip.csv.gz", members("u1").encode(), "cannot be read: Not a gzipped file"),
     ("vip.csv", b"", "is empty: a list without members still has its line of columns"),
+    ("vip.jsonl", b"", "is empty, so it is no list"),
     ("vip.csv", b"key,external_ids\np1", "line 2: it has no external_ids"),
     ("vip.csv", b"key,external_ids\np1,{x\n", "line 2: external_ids is no JSON object"),
     ("vip.csv", b"key,external_ids\np1,{},x\n", "line 2: it has 3 cells and the file 2 columns"),
