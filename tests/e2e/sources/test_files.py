@@ -53,7 +53,7 @@ def test_no_list_empties_an_audience_unseen(by_lists: Installation) -> None:
     error = by_lists.run("sync", exit_code=1).stderr
     assert f"{path} is gone or was replaced by an older file" in error
     path.write_text("key,external_ids\np1,", encoding="utf-8")
-    os.utime(path, (time.time() - 3600,) * 2)
+    os.utime(path, (time.time() - 10 * 3600,) * 2)
     assert "line 2: it has no external_ids" in by_lists.run("sync", exit_code=1).stderr
     assert by_lists.members("vip") == set(few)
     put(by_lists, 18, few)
