@@ -67,7 +67,7 @@ class RateLimiter:
             self._throttled = 0
         else:
             self._window = (started, count + requests)
-        late = self._burst / self.rate if self.rate > 0 else 0.0
+        late = self._burst / self.rate if self.rate > 0 and self._next else 0.0
         start = max(now - late, self._next)
         if self.rate > 0:
             self._next = start + requests / self.rate

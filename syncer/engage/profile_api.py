@@ -132,7 +132,7 @@ class ProfileApi:
 
     async def _read_all(self, file: SweepFile) -> None:
         pace = Pace(self.rate)
-        async with self._client(pace) as client:
+        async with self._client(pace, sweep.AT_A_TIME) as client:
             reader = self._reader(client, pace)
             await Sweep(
                 file, reader, self.context.customer_id, self.context.progress, self.clock
@@ -251,7 +251,7 @@ class ProfileApi:
                     "is right, and whether this machine reaches it"
                 ) from None
 
-    def _client(self, pace: Pace) -> ProfileClient:
+    def _client(self, pace: Pace, connections: int = 1) -> ProfileClient:
         return ProfileClient(
             self.token,
             self.space_id,
@@ -259,7 +259,7 @@ class ProfileApi:
             url=self.url,
             id_type=self.context.customer_id,
             timeout=self.timeout,
-            connections=sweep.AT_A_TIME,
+            connections=connections,
         )
 
     def _reader(self, client: ProfileClient, pace: Pace) -> Reader:

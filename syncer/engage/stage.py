@@ -57,16 +57,22 @@ _INDEXES = (
     "CREATE INDEX IF NOT EXISTS merges_of ON profile_merges (segment_id)",
 )
 
+#: Rows by table.
+Rows = dict[str, list[tuple[Any, ...]]]
+
 
 class Tables:
     """The tables of a stage that is being filled.
 
     Times are ISO 8601 in UTC, None where they are not known. Of equal times the later row counts.
+    Rows are inserted `chunk` at a time; with None they wait for `take`, and `insert`.
     """
 
-    def __init__(self, connection: sqlite3.Connection, seq: int = 0) -> None:
-        self._connection = connection
-        self._waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _TABLES}
+    def __init__(
+        self, connection: sqlite3.Connection, seq: int = 0, chunk: int | None = CHUNK
+    ) -> None:
+        self._connection, self._chunk = connection, chunk
+        self._waiting: Rows = {}
         #: the number of the last row
         self.seq = seq
 
@@ -95,22 +101,27 @@ class Tables:
 
     def flush(self) -> None:
         """Insert the rows that wait."""
-        for table in _TABLES:
-            self._insert(table)
+        self.insert(self.take())
+
+    def take(self) -> Rows:
+        """Return the rows that wait; they do not wait any more."""
+        rows, self._waiting = self._waiting, {}
+        return rows
+
+    def insert(self, rows: Rows) -> None:
+        """Insert rows that were taken."""
+        for table, of_table in rows.items():
+            marks = ", ".join("?" * len(of_table[0]))
+            self._connection.executemany(f"INSERT INTO {table} VALUES ({marks})", of_table)
 
     def _add(
         self, table: str, own: tuple[Any, ...], at: str | None, observed_at: str | None = None
     ) -> None:
         self.seq += 1
-        self._waiting[table].append((*own, self.seq, at, at, observed_at or at))
-        if len(self._waiting[table]) >= CHUNK:
-            self._insert(table)
-
-    def _insert(self, table: str) -> None:
-        rows, self._waiting[table] = self._waiting[table], []
-        if rows:
-            marks = ", ".join("?" * len(rows[0]))
-            self._connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+        waiting = self._waiting.setdefault(table, [])
+        waiting.append((*own, self.seq, at, at, observed_at or at))
+        if self._chunk is not None and len(waiting) >= self._chunk:
+            self.flush()
 
 
 def url(path: Path) -> URL:

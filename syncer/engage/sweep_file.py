@@ -10,7 +10,8 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 from syncer.engage import stage
 from syncer.json_text import to_json
@@ -22,6 +23,17 @@ READ, UNKNOWN, FAILED, REFUSED = "read", "unknown", "failed", "refused"
 CHUNK = 500
 
 _COUNTS = "SELECT outcome, COUNT(*) FROM ids GROUP BY outcome"
+
+#: What became of an id, why, and the id.
+Outcome = tuple[str, str | None, str]
+
+
+class Batch(NamedTuple):
+    """What a sweep read and did not store yet; `seq` is the number of the last row."""
+
+    rows: stage.Rows
+    outcomes: list[Outcome]
+    seq: int
 
 
 class SweepFile:
@@ -44,8 +56,9 @@ class SweepFile:
             self._begin(place)
         if self._get("began") is None:
             self._set("began", str(now))
-        self._tables = stage.Tables(self._connection, int(self._get("seq") or 0))
-        self._outcomes: list[tuple[str, str | None, str]] = []
+        self._tables = stage.Tables(self._connection, int(self._get("seq") or 0), chunk=None)
+        self._outcomes: list[Outcome] = []
+        self._storing = Lock()
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
@@ -102,15 +115,27 @@ class SweepFile:
         """Note what became of an id."""
         self._outcomes.append((outcome, reason, customer_id))
 
-    def flush(self, now: int) -> None:
-        """Store what was put since the last time, in one transaction."""
-        connection, outcomes, self._outcomes = self._connection, self._outcomes, []
-        connection.execute("BEGIN")
-        self._tables.flush()
-        connection.executemany("UPDATE ids SET outcome = ?, reason = ? WHERE id = ?", outcomes)
-        self._set("seq", str(self._tables.seq))
-        self._set("touched", str(now))
-        connection.execute("COMMIT")
+    def take(self) -> Batch:
+        """Return what was put since the last time, for `store`."""
+        outcomes, self._outcomes = self._outcomes, []
+        return Batch(self._tables.take(), outcomes, self._tables.seq)
+
+    def store(self, batch: Batch, now: int) -> None:
+        """Store what was taken, in one transaction; any thread may call it."""
+        connection = self._connection
+        with self._storing:
+            connection.execute("BEGIN")
+            try:
+                self._tables.insert(batch.rows)
+                connection.executemany(
+                    "UPDATE ids SET outcome = ?, reason = ? WHERE id = ?", batch.outcomes
+                )
+                self._set("seq", str(batch.seq))
+                self._set("touched", str(now))
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
 
     def ask_again(self) -> int:
         """Let the ids that failed be asked for once more; return their number."""

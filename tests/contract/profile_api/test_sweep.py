@@ -15,6 +15,7 @@ from state import snapshot
 from state.db.database import Database
 from syncer.engage.profile_api import STALE
 from syncer.engage.source import Everything, OnlyCustomers
+from syncer.engage.sweep import AT_A_TIME
 from syncer.errors import SourceError, Stopped
 from syncer.sandbox.faults import Faults
 from tests.support import processes
@@ -72,22 +73,21 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(space: ProfileApiSpace) -> 
 
 
 def test_a_sweep_that_is_stopped_goes_on_with_the_ids_that_are_new(space: ProfileApiSpace) -> None:
-    fill(space, 40)
-    space.sandbox.page = 1
+    fill(space, 150)
     stopped = {"stop": lambda: len(reads(space)) >= 20}
     with pytest.raises(Stopped, match="what was read is kept"):
         space.pulled(context=stopped)
     read = set(reads(space))
     space.sandbox.reset_stats()
     space.put("new", vip=True)
-    assert len(space.pulled()) == 41
+    assert len(space.pulled()) == 151
     assert "user_id:new" in reads(space)
-    assert len(reads(space)) <= 41 - len(read) + 32  # those that were in work are asked again
+    assert len(reads(space)) <= 151 - len(read) + AT_A_TIME  # those in work are asked again
 
 
 def test_an_old_or_another_sweep_is_not_gone_on_with(space: ProfileApiSpace) -> None:
     """What was read hours ago, or of another space, is no part of this one."""
-    fill(space, 60)
+    fill(space, 150)
     now = 1_800_000_000_000
 
     def cut_off(**settings: Any) -> None:
