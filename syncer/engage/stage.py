@@ -162,18 +162,20 @@ def filling(path: Path) -> Iterator[Tables]:
 
 
 @contextmanager
-def changing(path: Path, more: Iterable[str] = ()) -> Iterator[sqlite3.Connection]:
+def changing(
+    path: Path, more: Iterable[str] = (), *, anew: bool = False
+) -> Iterator[sqlite3.Connection]:
     """Change a copy of the stage at `path`, which takes its place when the block ends.
 
-    Where there is no stage yet, the copy is an empty one. `more` are statements that make what the
-    owner of the stage keeps beside the three tables. Who reads the stage meanwhile reads the one
-    before; if the block fails or the process dies, that one stays.
+    Where there is no stage yet, or it is to be filled `anew`, the copy is an empty one. `more` are
+    statements that make what the owner of the stage keeps beside the three tables. Who reads the
+    stage meanwhile reads the one before; if the block fails or the process dies, that one stays.
     """
     with (
         translated(path.parent, (sqlite3.Error,)),
         _private_file(path.parent, f".{path.name}-") as part,
     ):
-        if path.exists():
+        if path.exists() and not anew:
             shutil.copyfile(path, part)
         with closing(sqlite3.connect(part, isolation_level=None)) as connection:
             for setting in _UNSEEN:
@@ -242,13 +244,6 @@ def _remove_abandoned(folder: Path, prefix: str) -> None:
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
-
-
-def _put(part: Path, path: Path) -> None:
-    """Let a whole file take the place of `path`."""
-    _sync(part)
-    os.replace(part, path)
-    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from syncer.clock import believed, iso, now_ms
+from syncer.clock import AHEAD, believed, iso, now_ms
 from syncer.engage import stage
 from syncer.engage.files.layouts import NO_JSON, Layout, Layouts, Statement, is_log
 from syncer.engage.files.records import Format, format_of, records
@@ -30,8 +30,10 @@ from syncer.progress import Progress
 #: tells changes, and what no file tells says nothing.
 Kind = Literal["list", "parts", "log"]
 
-#: Statements that are written together.
-CHUNK = 1000
+#: The version of these tables: a stage of another one is filled anew.
+VERSION = 2
+#: Statements that are written together, and sets of columns that are remembered.
+CHUNK, SHAPES = 1000, 10_000
 _TABLES = (
     "CREATE UNIQUE INDEX IF NOT EXISTS trait_once ON user_traits (canonical_segment_id, name)",
     "CREATE UNIQUE INDEX IF NOT EXISTS identifier_once "
@@ -40,7 +42,8 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS settings (text TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS file (pattern TEXT, path TEXT, version TEXT NOT NULL, "
     "modified INTEGER NOT NULL, PRIMARY KEY (pattern, path))",
-    "CREATE TABLE IF NOT EXISTS listed_key (name TEXT PRIMARY KEY)",
+    "CREATE TABLE IF NOT EXISTS listed_key (name TEXT, pattern TEXT, PRIMARY KEY (name, pattern))",
+    "CREATE INDEX IF NOT EXISTS traits_by_name ON user_traits (name, timestamp)",
     "CREATE TABLE IF NOT EXISTS left_out (pattern TEXT, reason TEXT, number INTEGER NOT NULL, "
     "PRIMARY KEY (pattern, reason))",
     "CREATE TEMP TABLE listed (profile TEXT, type TEXT, value TEXT, "
@@ -65,6 +68,7 @@ _END_UNLISTED = """
 UPDATE user_traits SET value = NULL, seq = 0, received_at = :at, uuid_ts = :loaded, timestamp = :at
 WHERE name = :key AND value IS NOT NULL AND timestamp < :at
 """
+_HAS_VALUES = "SELECT 1 FROM user_traits WHERE name = :key AND value NOTNULL AND timestamp >= :at"
 _END_ALL = "DELETE FROM user_traits WHERE name = :key AND timestamp < :at"
 _DROP_OLD_IDENTIFIERS = """
 DELETE FROM user_identifiers WHERE canonical_segment_id IN (SELECT profile FROM listed)
@@ -134,16 +138,18 @@ class Intake:
         total = sum(file.size for reading in readings for file in reading.new)
         number = sum(len(reading.new) for reading in readings)
         self.progress.say(f"reading {number:,} new files of Engage: {total / 1e6:,.1f} MB")
-        with stage.changing(self.path, _TABLES) as connection:
+        with stage.changing(self.path, _TABLES, anew=not known) as connection:
             if not known:
-                self._start_over(connection)
+                connection.execute("INSERT INTO settings VALUES (?)", (self._settings,))
             for reading in sorted(readings, key=lambda reading: reading.as_of):
                 _Fill(self, connection, reading, self.clock()).fill()
 
     def facts(self) -> Facts:
         """Return what the stage knows of the files that it was filled from."""
         with closing(_open(self.path)) as connection:
-            keys = connection.execute("SELECT name FROM listed_key").fetchall()
+            listed: dict[str, list[str]] = {}
+            for key, pattern in connection.execute("SELECT * FROM listed_key ORDER BY pattern"):
+                listed.setdefault(key, []).append(pattern)
             until = connection.execute(
                 "SELECT MIN(newest) FROM "
                 "(SELECT MAX(modified) AS newest FROM file GROUP BY pattern)"
@@ -151,7 +157,7 @@ class Intake:
             left_out = connection.execute(
                 "SELECT pattern, reason, number FROM left_out ORDER BY pattern, number DESC"
             ).fetchall()
-        return Facts(frozenset(key for (key,) in keys), until[0], left_out)
+        return Facts(listed, until[0], left_out)
 
     # Which files are to be read
 
@@ -160,28 +166,27 @@ class Intake:
         if not self.path.exists():
             return {}
         known: dict[str, dict[str, File]] = {}
-        with closing(_open(self.path)) as connection:
-            if connection.execute("SELECT text FROM settings").fetchall() != [(self._settings,)]:
-                return {}
-            for pattern, path, version, modified in connection.execute("SELECT * FROM file"):
-                known.setdefault(pattern, {})[path] = File(path, modified, 0, version)
+        try:
+            with closing(_open(self.path)) as connection:
+                settings = connection.execute("SELECT text FROM settings").fetchall()
+                if settings != [(self._settings,)]:
+                    return {}
+                for pattern, path, version, modified in connection.execute("SELECT * FROM file"):
+                    known.setdefault(pattern, {})[path] = File(path, modified, 0, version)
+        except sqlite3.DatabaseError as error:
+            self.progress.say(f"{self.path} cannot be read ({error}): the files are read anew")
+            return {}
         return known
 
     @property
     def _settings(self) -> str:
         return canonical(
-            [self.customer_id, list(self.named), [files.settings for files in self.sets]]
+            [VERSION, self.customer_id, list(self.named), [files.settings for files in self.sets]]
         )
 
     def _new_of(self, files: FileSet, known: Mapping[str, File]) -> _Reading | None:
         """Return the files of a set that are to be read; None if there is nothing new."""
-        present = files.storage.files()
-        if not present:
-            what = "the files are gone" if known else "no file matches"
-            raise SourceError(
-                f"{files.path}: {what}; nothing was changed: put one there, or take the set out of "
-                "engage.files.sets"
-            )
+        present = self._present(files, known)
         settled = [file for file in present if self._is_settled(file)]
         if files.kind == "log":
             new = [file for file in settled if file.size and not _is_known(file, known)]
@@ -194,9 +199,13 @@ class Intake:
             raise self._too_young(files, present)
         new = settled[-1:] if files.kind == "list" else settled
         if known and all(_is_known(file, known) for file in new):
-            gone = known.keys() - {file.path for file in present}
+            gone = sorted(known.keys() - {file.path for file in present})
             if files.kind == "list" or not gone:
                 return None
+            raise SourceError(
+                f"{files.path}: {gone[0]} is gone, and no part is newer than it; nothing was "
+                "changed: put it there again, or all parts of a newer list"
+            )
         latest = max(known.values(), key=lambda file: (file.modified, file.path), default=None)
         if latest is None:
             return _Reading(files, new, new[-1].modified)
@@ -208,6 +217,23 @@ class Intake:
             )
         return _Reading(files, new, max(new[-1].modified, latest.modified + 1))
 
+    def _present(self, files: FileSet, known: Mapping[str, File]) -> list[File]:
+        """Return the files of a set that are there, the oldest first."""
+        present = files.storage.files()
+        if not present:
+            what = "the files are gone" if known else "no file matches"
+            raise SourceError(
+                f"{files.path}: {what}; nothing was changed: put one there, or take the set out of "
+                "engage.files.sets"
+            )
+        newest = present[-1]
+        if newest.modified > self.clock() + AHEAD:
+            raise SourceError(
+                f"{files.path}: {newest.path} is of {iso(newest.modified)}, a time to come; "
+                "nothing was changed: put the clocks right, and write the file anew"
+            )
+        return present
+
     def _is_settled(self, file: File) -> bool:
         return file.modified <= self.clock() - self.settle * 1000
 
@@ -217,21 +243,16 @@ class Intake:
             "not be whole yet; the next run reads it (engage.files.settle)"
         )
 
-    def _start_over(self, connection: sqlite3.Connection) -> None:
-        for table in ("user_traits", "user_identifiers", "file", "listed_key", "left_out"):
-            connection.execute(f"DELETE FROM {table}")
-        connection.execute("DELETE FROM settings")
-        connection.execute("INSERT INTO settings VALUES (?)", (self._settings,))
-
 
 class Facts(NamedTuple):
     """What a stage knows of its files.
 
-    `listed` are the keys of which a list is complete. `until` is the time of the set whose newest
-    file is the oldest (epoch milliseconds). `left_out` are (pattern, reason, number) of records.
+    `listed` are the keys of which a list is complete, with the patterns of those lists. `until` is
+    the time of the set whose newest file is the oldest (epoch milliseconds). `left_out` are
+    (pattern, reason, number) of records.
     """
 
-    listed: frozenset[str]
+    listed: Mapping[str, Sequence[str]]
     until: int | None
     left_out: Sequence[tuple[str, str, int]]
 
@@ -247,7 +268,7 @@ class _Fill:
         self._is_log = reading.files.kind == "log"
         self._loaded = _text(now)
         self._listed: set[str] = set()
-        self._said = False
+        self._noted: set[tuple[str, ...]] = set()
         self._left_out: Counter[str] = Counter()
 
     def fill(self) -> None:
@@ -279,6 +300,7 @@ class _Fill:
             if layout is None:
                 self._check_kind(values, file)
                 layout = layouts.of(values, file.path)
+            if number == 0 or form == "jsonl":
                 self._note_listed(values)
             if number == 0:
                 continue
@@ -308,13 +330,15 @@ class _Fill:
             )
 
     def _note_listed(self, columns: Mapping[str, Any]) -> None:
-        """Note the keys of which this list is complete."""
-        if self._is_log:
+        """Note the keys of which this list is complete: records of JSON may have others each."""
+        if self._is_log or (names := tuple(columns)) in self._noted:
             return
+        if len(self._noted) < SHAPES:
+            self._noted.add(names)
         if self._files.key is not None:
             self._listed.add(self._files.key)
         else:
-            keys = trait_columns(columns, self._intake.named)
+            keys = trait_columns(names, self._intake.named)
             keys.pop(self._intake.customer_id, None)
             self._listed.update(key for key in keys.values() if key not in PROFILE_KEYS)
 
@@ -336,7 +360,6 @@ class _Fill:
     # Into the tables
 
     def _put(self, part: Sequence[tuple[Statement, int]]) -> None:
-        self._said = self._said or bool(part)
         traits: list[dict[str, str | None]] = []
         identifiers: list[tuple[str, ...]] = []
         for statement, at in part:
@@ -365,15 +388,18 @@ class _Fill:
     def _end_lists(self) -> None:
         """End what the list does not have any more.
 
-        Of a list of nobody no row is left, as of an audience that vanished: the guard holds that,
-        however small the audience was.
+        Of a key that it gives nobody a value of no row is left, as of an audience that vanished,
+        and so of a column that it had before and lacks now: the guard holds that, however small the
+        audience was.
         """
-        at = _text(self._reading.as_of)
-        end = _END_UNLISTED if self._said else _END_ALL
-        for key in self._listed:
-            values = {"key": key, "at": at, "loaded": self._loaded}
-            self._connection.execute(end, values)
-            self._connection.execute("INSERT OR IGNORE INTO listed_key VALUES (?)", (key,))
+        values = {"at": _text(self._reading.as_of), "loaded": self._loaded}
+        pattern, connection = self._files.path, self._connection
+        before = connection.execute("SELECT name FROM listed_key WHERE pattern = ?", (pattern,))
+        for key in self._listed.union(key for (key,) in before):
+            of_key = {**values, "key": key}
+            has_members = connection.execute(_HAS_VALUES, of_key).fetchone() is not None
+            connection.execute(_END_UNLISTED if has_members else _END_ALL, of_key)
+            connection.execute("INSERT OR IGNORE INTO listed_key VALUES (?, ?)", (key, pattern))
         self._connection.execute(_DROP_OLD_IDENTIFIERS)
         self._connection.execute("DELETE FROM listed")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import IO, Any, Literal, NamedTuple
 
@@ -27,6 +27,8 @@ _FORMATS: dict[str, Format] = {
 }
 #: Bytes of a line, and of a field, at most.
 LONGEST = 16 << 20
+#: The column of Segment's downloads that has the ids of a profile, as JSON.
+EXTERNAL_IDS = "external_ids"
 #: Rows of Parquet that are read at a time, and the memory that DuckDB takes for them.
 ROWS, MEMORY = 1000, "256MB"
 
@@ -72,14 +74,16 @@ def records(storage: Storage, file: File, form: Format) -> Iterator[Record]:
 def _csv(stream: IO[bytes], file: File) -> Iterator[Record]:
     csv.field_size_limit(LONGEST)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    rows = csv.reader(text, strict=True)
+    lines = _Lines(text)
+    rows = csv.reader(lines, strict=True)
     try:
         columns = _header(next(rows, None), file)
         yield Record(0, dict.fromkeys(columns))
+        least = _least_cells(columns)
         for row in rows:
             if not row:
                 continue
-            if len(row) > len(columns):
+            if not least <= len(row) <= len(columns):
                 raise SourceError(
                     f"{file.path}, line {rows.line_num}: it has {len(row)} cells and the file "
                     f"{len(columns)} columns; nothing of the file is taken"
@@ -87,6 +91,11 @@ def _csv(stream: IO[bytes], file: File) -> Iterator[Record]:
             values: dict[str, Any] = dict.fromkeys(columns)
             values.update(zip(columns, row, strict=False))
             yield Record(rows.line_num, values)
+        if not lines.ended and not _proves_itself(columns):
+            raise SourceError(
+                f"{file.path} is cut off: its last line has no line break; nothing of it is taken "
+                "until it is whole"
+            )
     except csv.Error as error:
         raise SourceError(
             f"{file.path}, line {rows.line_num}: this is not CSV ({error}): the file is cut off or "
@@ -98,6 +107,35 @@ def _csv(stream: IO[bytes], file: File) -> Iterator[Record]:
         ) from None
     finally:
         text.detach()
+
+
+class _Lines:
+    """The lines of a text; `ended` says whether the last one had a line break."""
+
+    def __init__(self, text: Iterable[str]) -> None:
+        self._text = iter(text)
+        self.ended = True
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._text)
+        self.ended = line.endswith(("\n", "\r"))
+        return line
+
+
+def _least_cells(columns: list[str]) -> int:
+    """Return how many cells a row has at least: those after the ids may miss in Segment's lists."""
+    return columns.index(EXTERNAL_IDS) + 1 if EXTERNAL_IDS in columns else len(columns)
+
+
+def _proves_itself(columns: list[str]) -> bool:
+    """Return whether a row that is cut off shows it: the JSON of its ids, or its quotes, are open.
+
+    Segment's own files are so, and some end without a line break.
+    """
+    return EXTERNAL_IDS in columns or "audience_action" in columns
 
 
 def _header(row: list[str] | None, file: File) -> list[str]:

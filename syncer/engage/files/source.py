@@ -21,6 +21,7 @@ from syncer.engage.source import (
     Survey,
     WithoutCustomerId,
 )
+from syncer.errors import SourceError
 
 #: How far an incremental pull looks back before the time of the files that the last one knew.
 OVERLAP = 3 * 3600.0
@@ -79,7 +80,7 @@ class FilesPull:
         return None if until is None else (iso(until) or "").replace("Z", "+00:00")
 
     def absence(self) -> Absence:
-        return Absence(self._facts.listed, deletions=False)
+        return Absence(frozenset(self._facts.listed), deletions=False)
 
     def observed(self) -> list[ObservedKey]:
         return self._staged.observed()
@@ -88,7 +89,19 @@ class FilesPull:
         return self._staged.count(keys)
 
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
+        self._check_lists(keys)
         return self._staged.customers(keys)
+
+    def _check_lists(self, keys: Collection[str]) -> None:
+        """Raise `SourceError` if two sets list one of our keys."""
+        for key in sorted(self._facts.listed.keys() & set(keys)):
+            first, *others = self._facts.listed[key]
+            if others:
+                raise SourceError(
+                    f"{first} and {others[0]} are both lists of {key!r}, and each would end what "
+                    'only the other has; make them one set with kind = "parts", or leave the '
+                    "column out of one"
+                )
 
     def rows_of(self, key: str) -> list[SourceRow]:
         return self._staged.rows_of(key)

@@ -189,7 +189,7 @@ def test_parquet_in_parts_is_one_list(shelf: Shelf) -> None:
     with shelf.source.pull(Everything()) as pull:
         assert pull.absence().keys == {"vip", "total"}
     (shelf.folder / "export" / "1.parquet").unlink()
-    assert "1.parquet is gone or was replaced by an older file" in shelf.refusal()
+    assert "export/1.parquet is gone, and no part is newer than it" in shelf.refusal()
 
 
 def test_columns_are_keys_and_those_of_segment_are_none(shelf: Shelf) -> None:
@@ -374,13 +374,16 @@ BAD = [
     ("vip.csv.gz", members("u1").encode(), "cannot be read: Not a gzipped file"),
     ("vip.csv", b"", "is empty: a list without members still has its line of columns"),
     ("vip.jsonl", b"", "is empty, so it is no list"),
-    ("vip.csv", b"key,external_ids\np1", "line 2: it has no external_ids"),
+    ("vip.csv", b"key,external_ids\np1,", "line 2: it has no external_ids"),
     ("vip.csv", b"key,external_ids\np1,{x\n", "line 2: external_ids is no JSON object"),
     ("vip.csv", b"key,external_ids\np1,{},x\n", "line 2: it has 3 cells and the file 2 columns"),
     ("vip.csv", b"key,external_ids\n,{}\n", "line 2: it has no key of a profile"),
     ("vip.csv", b"key,external_ids\np1,\xff\n", "this is not text in UTF-8"),
     ("vip.csv", b"a,b\n1,2\n", "has the columns a, b, which say neither who nor what"),
     ("vip.csv", b"user_id,user_id\n1,2\n", "does not name the columns"),
+    ("vip.csv", b"user_id\nu1\nu", "is cut off: its last line has no line break"),
+    ("vip.csv", b"user_id,vip\nu1,true\nu2,tr", "is cut off: its last line has no line break"),
+    ("vip.csv", b"user_id,vip\nu1,true\nu2\n", "line 3: it has 1 cells and the file 2 columns"),
     ("vip.jsonl", b'{"user_id": "u1", "vip": true}\n{"user_id": "u', "is cut off: its last line"),
     ("vip.jsonl", b'{"user_id": "u1"}\n[]\n{"user_id": "u2"}\n', "line 2: not a JSON object"),
     ("vip.jsonl", call("u1", "vip", True, 1).encode(), 'write kind = "log"'),
@@ -420,6 +423,64 @@ def test_a_list_that_vanished_is_told_and_an_older_one_does_not_take_its_place(
     assert "vip/*.csv: the files are gone; nothing was changed" in shelf.refusal()
     shelf.put("vip/2.csv", members("u3"), ago=5)
     assert shelf.pulled() == {"u1": {"vip": None}, "u2": {"vip": None}, "u3": {"vip": "true"}}
+
+
+def test_a_list_of_a_time_to_come_is_told(shelf: Shelf) -> None:
+    """It would never be old enough to be read, and the list before it would count for ever."""
+    shelf.add("vip/*.csv", key="vip")
+    shelf.put("vip/1.csv", members("u1", "u2"))
+    assert set(shelf.pulled()) == {"u1", "u2"}
+    shelf.put("vip/2.csv", members("u1"), ago=-4)  # as clocks differ
+    assert set(shelf.pulled()) == {"u1", "u2"}
+    shelf.put("vip/2.csv", members("u1"), ago=-10)
+    assert "vip/2.csv is of 2026-11-28T09:10:00.000Z, a time to come" in shelf.refusal()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_column_that_is_gone_is_an_audience_without_rows(shelf: Shelf, form: str) -> None:
+    """So the guard holds it. Which columns records of JSON have, each of them says anew."""
+
+    def export(*users: dict[str, str]) -> str:
+        if form == "jsonl":
+            return "".join(json.dumps(user) + "\n" for user in users)
+        columns = list(dict.fromkeys(name for user in users for name in user))
+        lines = [",".join(user.get(name, "") for name in columns) for user in users]
+        return "\n".join([",".join(columns), *lines, ""])
+
+    one = {"user_id": "u1", "vip": "true"}
+    shelf.add(f"*.{form}")
+    two, three = ({"user_id": name, "gold": "true"} for name in ("u2", "u3"))
+    shelf.put(f"1.{form}", export(one, two, three), ago=90)
+    everybody = {"u1": {"vip": "true"}, "u2": {"gold": "true"}, "u3": {"gold": "true"}}
+    assert shelf.pulled() == everybody
+    shelf.put(f"2.{form}", export(one, {"user_id": "u2"}, three), ago=80)
+    assert shelf.pulled() == {**everybody, "u2": {"gold": None}}
+    shelf.put(f"3.{form}", export(one, {"user_id": "u2"}, {"user_id": "u3"}), ago=70)
+    assert shelf.pulled() == {"u1": {"vip": "true"}}
+    with shelf.source.pull(Everything()) as pull:
+        assert pull.absence().keys == {"vip", "gold"}
+
+
+def test_two_lists_of_one_key_are_refused(shelf: Shelf) -> None:
+    """Each would end what only the other has. What is not ours may be in both."""
+    for name, user in (("a", "u1"), ("b", "u2")):
+        shelf.put(f"{name}.csv", f"user_id,vip,plan\n{user},true,x\n")
+        shelf.add(f"{name}.csv")
+    with pytest.raises(SyncerError) as caught:
+        shelf.pulled()
+    line = str(caught.value).replace(f"{shelf.folder}/", "")
+    assert line.startswith("a.csv and b.csv are both lists of 'vip', and each would end what only")
+    shelf.pulled(["plan_of_others"])
+
+
+def test_a_stage_that_cannot_be_read_is_filled_anew(shelf: Shelf) -> None:
+    shelf.put("vip.csv", members("u1"))
+    shelf.add("vip.csv", key="vip")
+    stage = shelf.folder / "stage.db"
+    for content in (b"", b"no database" * 1000):
+        stage.write_bytes(content)
+        assert shelf.pulled() == {"u1": {"vip": "true"}}
+        assert stage.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_file_that_is_being_written_waits(shelf: Shelf) -> None:
