@@ -188,10 +188,9 @@ class _Loading:
             return
         unused = [name for name in SOURCES if name in engage and name != used]
         if used not in engage and unused and "source" not in engage:
-            self.report(
-                ("engage", used),
+            raise ConfigError(
                 f'{self.path}: engage.source: missing; write source = "{unused[0]}", whose section '
-                "is here",
+                "is here"
             )
         for name in unused:
             del engage[name]

@@ -14,7 +14,7 @@ from state.db.database import Database
 from syncer.amberflo.codec import Record
 from syncer.amberflo.reader import CustomerReader
 from syncer.delivery.trouble import TroubleReport
-from syncer.errors import AmberfloError
+from syncer.errors import AmberfloError, KeyRefused, OtherAccount
 from syncer.progress import Progress
 from syncer.sync.consistent_reader import ConsistentReader, present
 from syncer.sync.spool import Spool
@@ -64,7 +64,8 @@ class KnownIds:
     def _at_amberflo(self) -> Iterator[str]:
         """Yield the ids of all customers that Amberflo lists.
 
-        If it cannot be read, one line says so: those that are known here are not missed by that.
+        If it cannot be read, one line says so: those that are known here are not missed by that. A
+        wrong key or account is an error.
         """
         with self.state(writes=False) as state, closing(Spool(state.folder)) as ids:
 
@@ -83,6 +84,8 @@ class KnownIds:
             self.progress.say("reading the ids of Amberflo's customers")
             try:
                 uvloop.run(read())
+            except (KeyRefused, OtherAccount):
+                raise
             except AmberfloError as problem:
                 self.progress.say(f"Amberflo's customers are not asked for: {problem}")
             yield from ids

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from syncer.config import load
+from syncer.engage.source_settings import SourceContext
 from syncer.engage.sources import SOURCES
+from syncer.engage.sources.profile_api import ProfileApiSettings
 from syncer.engage.sources.profiles_sync import ProfilesSyncSettings
+from syncer.errors import ConfigError
 from syncer.sync.trait_selection import Selection
 
 from .helpers import refused, with_lines
@@ -52,3 +55,56 @@ def test_a_state_knows_its_source_by_the_same_text_as_ever(file: Path) -> None:
         '"postgresql://reader:***@host/db?c14ced726bbe55b78a1e1d20527fc8fc"],"schema":"my_space",'
         '"filter":"NOT gone","space_id":"s"}'
     )
+
+
+def test_only_the_section_of_the_source_that_is_used_is_asked_for(file: Path) -> None:
+    """The others may stay, with variables and files that are not there."""
+    file.write_text(
+        """
+[amberflo]
+api_key = "hush"
+[engage]
+source = "profile_api"
+[engage.profiles_sync]
+url = "${NOT_SET}"
+unknown = 1
+[engage.files]
+[engage.profile_api]
+token_file = "TOKEN"
+space_id = "space"
+ids_file = "ids.txt"
+""".replace("TOKEN", str(file.with_name("token"))),
+        encoding="utf-8",
+    )
+    file.with_name("token").write_text("hush-token\n", encoding="utf-8")
+    settings = load(file, {}).engage.settings
+    assert isinstance(settings, ProfileApiSettings)
+    assert settings.token.get_secret_value() == "hush-token"
+    assert settings.ids_file == str(file.with_name("ids.txt"))
+    assert settings.identity() == {
+        "source": ["profile_api", "https://profiles.segment.com", "space"]
+    }
+    assert refused(file, {"SYNCER_ENGAGE__PROFILE_API__RATE": "0"}).endswith("write more than 0")
+
+
+def test_a_section_without_its_name_in_engage_source_is_told(file: Path) -> None:
+    file.write_text(
+        '[amberflo]\napi_key = "hush"\n[engage.profile_api]\ntoken = "hush"\nspace_id = "s"\n',
+        encoding="utf-8",
+    )
+    assert refused(file) == (
+        'FILE: engage.source: missing; write source = "profile_api", whose section is here'
+    )
+
+
+def test_what_the_profile_api_cannot_do_with_is_one_line(file: Path) -> None:
+    settings = ProfileApiSettings.model_validate({"token": "t", "space_id": "s"})
+    for context, line in (
+        (SourceContext(filter="NOT gone", folder=file.parent), "engage.filter is SQL"),
+        (SourceContext(), "engage.profile_api.folder: missing; with the state on a server"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            settings.source(context)
+    elsewhere = settings.model_copy(update={"folder": str(file.parent / "none")})
+    with pytest.raises(ConfigError, match=r"folder .*none does not exist"):
+        elsewhere.source(SourceContext())
