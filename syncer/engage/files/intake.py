@@ -113,7 +113,8 @@ class Intake:
     """The stage at `path`, and the files that it is filled from.
 
     A file that is younger than `settle` seconds is not read yet. `customer_id` is the type of the
-    customer id, `named` the keys that the config names.
+    customer id, `named` the keys that the config names. `answered` is called while files are read:
+    each part of a file is a sign of life.
     """
 
     path: Path
@@ -123,6 +124,7 @@ class Intake:
     settle: float
     progress: Progress
     stop: Callable[[], bool]
+    answered: Callable[[], None] = lambda: None
     clock: Callable[[], int] = now_ms
 
     def bring_up_to_date(self) -> None:
@@ -280,6 +282,7 @@ class _Fill:
                 if len(part) >= CHUNK:
                     self._put(part)
                     part.clear()
+                    self._intake.answered()
                     if self._intake.stop():
                         raise Stopped("stopped while files were read; the next run reads them anew")
             self._put(part)

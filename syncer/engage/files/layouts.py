@@ -148,14 +148,20 @@ def _object(raw: object, column: str) -> dict[str, Any]:
     if isinstance(raw, list):  # a map of Parquet
         return dict(raw)
     text = str(raw)
-    for candidate in (text, text.translate(_QUOTES)):
-        try:
-            document = orjson.loads(candidate)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(document, dict):
-            return document
-    raise ValueError(f"{column} is no JSON object")
+    document = _document(text)
+    if document is None:
+        document = _document(text.translate(_QUOTES))
+    if document is None:
+        raise ValueError(f"{column} is no JSON object")
+    return document
+
+
+def _document(text: str) -> dict[str, Any] | None:
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _one_id(values: Values, key: str, id_type: str) -> Statement | str:

@@ -89,6 +89,7 @@ class FilesSettings(SourceSettings):
                 settle=self.settle,
                 progress=context.progress,
                 stop=context.stop,
+                answered=context.answered,
             ),
             self.place,
         )

@@ -6,17 +6,17 @@ import gzip
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
-from syncer.engage.files.intake import FileSet, Intake
+from syncer.engage.files.intake import CHUNK, FileSet, Intake
 from syncer.engage.files.source import Files
 from syncer.engage.source import Absence, ChangedSince, Everything, Scope
-from syncer.errors import ConfigError, SyncerError
+from syncer.errors import ConfigError, SourceError, Stopped, SyncerError
 from syncer.progress import LineProgress
 
 try:
@@ -494,6 +494,24 @@ def test_a_file_that_is_being_written_waits(shelf: Shelf) -> None:
     assert set(shelf.pulled()) == {"u1"}  # the list before it counts
     shelf.now += HOUR
     assert shelf.pulled() == {"u1": {"vip": None}, "u2": {"vip": "true"}}
+
+
+def test_a_file_that_is_written_while_it_is_read_is_not_taken(shelf: Shelf) -> None:
+    many = [f"u{number}" for number in range(CHUNK + 1)]
+    shelf.put("vip.csv", members(*many))
+    shelf.add("vip.csv", key="vip")
+    intake = shelf.source.intake
+
+    def write() -> bool:
+        shelf.put("vip.csv", members("u1"), ago=30)
+        return False
+
+    with pytest.raises(SourceError, match=r"vip\.csv was written while it was read"):
+        replace(intake, stop=write).bring_up_to_date()
+    shelf.put("vip.csv", members(*many), ago=20)
+    with pytest.raises(Stopped):
+        replace(intake, stop=lambda: True).bring_up_to_date()
+    assert not (shelf.folder / "stage.db").exists()
 
 
 def test_a_bad_line_of_a_log_is_counted_and_a_log_that_is_cut_off_is_not_read(shelf: Shelf) -> None:
