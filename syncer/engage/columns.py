@@ -41,7 +41,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from syncer.engage.values import BYTES, WORDS
+from syncer.engage.values import BYTES, USUAL, WORDS
 from syncer.engage.warehouses import Warehouse
 from syncer.errors import SourceError
 from syncer.ids import WHITE
@@ -210,15 +210,22 @@ class Columns:
         and 0.0 count as words: booleans look like this after a column of real numbers, whereas a
         count is written 1.
         """
+        kind = self.kind(value)
+        return kind == "word", kind == "digit", kind == "other"
+
+    def kind(self, value: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return which of these it is: "word", "digit", "other" or NULL."""
         text = self._bare(value)
         words: ColumnElement[bool] = text.in_((*WORDS, "1.0", "0.0"))
-        digits = text.in_(("1", "0"))
         words = or_(words, *(self._with_places(text, digit) for digit in "10"))
-        other = not_(or_(words, digits, text.in_(("", "null", BYTES))))
+        other: ColumnElement[bool] = not_(text.in_(("", "null", BYTES)))
         if self.dialect == "sqlite":  # it takes for text what is none; last, as it costs most
             valid = func.is_utf8(cast(text, LargeBinary))
             other = and_(other, func.instr(text, func.char(0)) == 0, valid)
-        return words, digits, other
+        kinds = [(words, "word"), (text.in_(("1", "0")), "digit"), (other, "other")]
+        if isinstance(value.type, String):  # nearly all values, without a function
+            kinds.insert(0, (self._by_bytes(value).in_(tuple(USUAL)), "word"))
+        return case(*kinds, else_=None)
 
     def true(self, value: ColumnElement[Any]) -> ColumnElement[bool]:
         """Return whether a value is a boolean, as `kinds` has it, and true."""

@@ -39,11 +39,14 @@ class TraitRows(NamedTuple):
 class People(Protocol):
     """The profiles and customers in the scope of a pull."""
 
-    def traits(self) -> TraitRows:
-        """Return the trait rows of the customers in scope; of a profile with two ids twice."""
+    def traits(self, counted: Collection[str] | None = None) -> TraitRows:
+        """Return the trait rows of the customers in scope; of a profile with two ids twice.
 
-    def nameless(self) -> TraitRows:
-        """Return the trait rows of the profiles in scope without a customer id."""
+        With the names of traits to be `counted`, it is one row for all rows of a segment id.
+        """
+
+    def nameless(self, names: Collection[str]) -> TraitRows:
+        """Return trait rows, those with these names at least, of profiles without a customer id."""
 
 
 def identifiers(space: Space, customer_id: str, among: Among | None = None) -> FromClause:
@@ -81,21 +84,23 @@ class _Many:
         self._touched = None if since is None else self._touched_since(since)
         self._in_scope, self._named = self._narrowed(scope), isinstance(scope, OnlyCustomers)
 
-    def traits(self) -> TraitRows:
-        traits, joined, profile = self._trait_rows()
+    def traits(self, counted: Collection[str] | None = None) -> TraitRows:
+        traits, joined, profile = self._trait_rows(counted)
         ids = self._in_scope
         return TraitRows(traits, joined.join(ids, ids.c.profile == profile), profile, ids.c.id)
 
-    def nameless(self) -> TraitRows:
-        traits, joined, profile = self._trait_rows()
-        ids = self._all_ids
-        joined = joined.outerjoin(ids, ids.c.profile == profile)
-        chosen = select(traits, profile.label("profile")).select_from(joined)
+    def nameless(self, names: Collection[str]) -> TraitRows:
+        # The segment ids first: they are fewer than the rows, and often none.
+        counts, joined, profile = self._trait_rows(names)
+        ids, own = self._all_ids, counts.c.canonical_segment_id
+        chosen = select(own.label("own"), profile.label("profile"))
+        chosen = chosen.select_from(joined.outerjoin(ids, ids.c.profile == profile))
         chosen = chosen.where(ids.c.profile.is_(None), false() if self._named else true())
         if self._touched is not None:
             chosen = chosen.where(profile.in_(select(self._touched.c.profile)))
-        rows = chosen.subquery()
-        return TraitRows(rows, rows, rows.c.profile)
+        nameless, traits = chosen.cte("nameless"), self._space.rows("user_traits")
+        both = traits.join(nameless, nameless.c.own == traits.c.canonical_segment_id)
+        return TraitRows(traits, both, nameless.c.profile)
 
     def _ids(self, name: str) -> CTE:
         """Select (profile, id) of every profile with a customer id; a profile may have several."""
@@ -125,8 +130,12 @@ class _Many:
         touched = select(ids.c.id).where(ids.c.profile.in_(select(self._touched.c.profile)))
         return select(ids).where(ids.c.id.in_(touched)).cte("ids")
 
-    def _trait_rows(self) -> tuple[FromClause, FromClause, ColumnElement[Any]]:
+    def _trait_rows(
+        self, counted: Collection[str] | None = None
+    ) -> tuple[FromClause, FromClause, ColumnElement[Any]]:
         traits, into = self._space.rows("user_traits"), self._merged
+        if counted is not None:
+            traits = _counts(self._space, traits, counted, traits.c.canonical_segment_id)
         joined = traits.outerjoin(into, into.c.segment_id == traits.c.canonical_segment_id)
         profile = func.coalesce(into.c.canonical_segment_id, traits.c.canonical_segment_id)
         return traits, joined, profile
@@ -134,6 +143,15 @@ class _Many:
 
 class _TooMany(Exception):
     """More profiles have new rows than are looked up."""
+
+
+def _counts(
+    space: Space, traits: FromClause, names: Collection[str], *of: ColumnElement[Any]
+) -> FromClause:
+    """Select the number of rows (`number`) with these names, for each value of the columns."""
+    named = space.columns.one_of(traits.c.name, names)
+    counts = select(*of, func.count().label("number")).where(named).group_by(*of)
+    return counts.subquery("counts")
 
 
 #: A segment id with its profile, and with a customer id of that.
@@ -146,10 +164,16 @@ class _Few:
     def __init__(self, space: Space, owned: list[_Own], nameless: list[_Own]) -> None:
         self._space, self._owned, self._nameless = space, owned, nameless
 
-    def traits(self) -> TraitRows:
-        return self._rows(self._owned)
+    def traits(self, counted: Collection[str] | None = None) -> TraitRows:
+        rows = self._rows(self._owned)
+        if counted is None:
+            return rows
+        traits = rows.traits
+        of = (traits.c.canonical_segment_id, traits.c.profile, traits.c.id)
+        counts = _counts(self._space, traits, counted, *of)
+        return TraitRows(counts, counts, counts.c.profile, counts.c.id)
 
-    def nameless(self) -> TraitRows:
+    def nameless(self, names: Collection[str]) -> TraitRows:
         return self._rows(self._nameless)
 
     def _rows(self, owned: list[_Own]) -> TraitRows:

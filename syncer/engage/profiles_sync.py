@@ -7,6 +7,7 @@ groups rows by customer; the customers stream in byte order of their ids.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from sqlalchemy import (
     cast,
     distinct,
     func,
+    null,
     select,
+    union_all,
 )
 from sqlalchemy.engine import URL
 
@@ -46,7 +49,7 @@ from syncer.engage.source import (
     Survey,
     WithoutCustomerId,
 )
-from syncer.engage.survey import by_key, survey
+from syncer.engage.survey import survey
 from syncer.engage.values import BYTES
 from syncer.engage.warehouse import TABLES, Space, shown, snapshot, spaces, translated_errors
 from syncer.errors import SourceError
@@ -170,15 +173,23 @@ class ProfilesSyncPull:
         if isinstance(self._scope, OnlyCustomers):
             return []
         traits = self._space.rows("user_traits", since=self._since)
-        rows = self._all(by_key(traits, self._sql.kinds(traits.c.value)))
-        return [ObservedKey(str(row[0]), *(int(n or 0) for n in row[1:])) for row in rows]
+        kind = self._sql.kind(traits.c.value).label("kind")
+        each = select(traits.c.name, kind).where(traits.c.name.is_not(None)).subquery()
+        by_kind = select(each.c.name, each.c.kind, func.count()).group_by(each.c.name, each.c.kind)
+        keys: dict[str, Counter[str | None]] = {}
+        for name, kind_of_value, number in self._all(by_kind):
+            keys.setdefault(str(name), Counter())[kind_of_value] += int(number)
+        return [
+            ObservedKey(key, kinds.total(), kinds["word"], kinds["digit"], kinds["other"])
+            for key, kinds in keys.items()
+        ]
 
     def count(self, keys: Collection[str]) -> Counted:
-        rows = self._rows(keys)
-        (totals,) = self._all(
-            select(func.count(distinct(rows.c.customer_id)), func.count()).select_from(rows)
-        )
-        return Counted(customers=totals[0], rows=totals[1])
+        counts, joined, _, customer_id = self._people.traits([*keys, *PROFILE_KEYS])
+        assert customer_id is not None
+        numbers = select(func.count(distinct(customer_id)), func.sum(counts.c.number))
+        (totals,) = self._all(numbers.select_from(joined))
+        return Counted(customers=totals[0], rows=int(totals[1] or 0))
 
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
         rows = self._rows(keys)
@@ -223,9 +234,12 @@ class ProfilesSyncPull:
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
         rows = self._rows_without_id(keys)
-        by_key = self._all(select(rows.c.name, func.count()).group_by(rows.c.name))
-        profiles = self._scalar(select(func.count(distinct(rows.c.profile))))
-        return WithoutCustomerId(int(profiles or 0), {str(key): int(n) for key, n in by_key})
+        profiles = select(null().label("name"), func.count(distinct(rows.c.profile)))
+        by_key = select(rows.c.name, func.count()).group_by(rows.c.name)
+        counted = self._all(union_all(by_key, profiles))
+        by_name = {str(key): int(number) for key, number in counted if key is not None}
+        (number,) = (int(number or 0) for key, number in counted if key is None)
+        return WithoutCustomerId(number, by_name)
 
     def profiles_without_customer_id(self, keys: Collection[str]) -> Iterator[str]:
         rows = self._rows_without_id(keys)
@@ -254,7 +268,7 @@ class ProfilesSyncPull:
 
     def _rows_without_id(self, keys: Collection[str]) -> CTE:
         """Select (profile, name) of the trait rows whose profile has no customer id."""
-        traits, joined, profile, _ = self._people.nameless()
+        traits, joined, profile, _ = self._people.nameless(keys)
         return (
             select(profile.label("profile"), traits.c.name)
             .select_from(joined)

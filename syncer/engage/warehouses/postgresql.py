@@ -54,6 +54,9 @@ class PostgreSQL(Warehouse):
     def begin(self, connection: Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+        # A cursor is read to its end, and sorts all rows.
+        connection.exec_driver_sql("SET LOCAL cursor_tuple_fraction = 1.0")
+        connection.exec_driver_sql("SET LOCAL work_mem = '64MB'")
         connection.exec_driver_sql(f"SET LOCAL application_name = '{query_tag.get()}'")
 
 

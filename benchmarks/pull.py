@@ -1,0 +1,202 @@
+"""A full pull and compare against psycopg, which streams the same rows and drops them.
+
+    python -m benchmarks.pull [--customers 1000000] [--audiences 10] [--runs 3]
+
+Makes a space of Profiles Sync in PostgreSQL, where each customer has a row for each audience, a
+name and an email, and a state (SQLite) that knows all customers, of whom 1 % differ. Then times,
+each in a process of its own and in turn:
+
+- psycopg: the statement of the pull, through a cursor of the server, 1,000 rows at a time;
+- compare: a full `diff`: every statement of the pull, the comparison with the state, the sums.
+
+PostgreSQL is the one of the tests ($TEST_POSTGRES_URL, else one from the wheel), with its own
+settings. Prints seconds, peak memory of the process and the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, create_engine, event, insert, text
+from sqlalchemy.engine import make_url
+
+from state import runs as run_records
+from state import snapshot
+from state.db.database import Database
+from state.db.tables import CUSTOMER
+from syncer.engage.profiles_sync import ProfilesSync
+from syncer.engage.source import Everything
+from syncer.sync.trait_selection import Selection
+from tests.support import postgres
+from tests.support.space import runs_on
+
+TIME = "'2026-11-01 00:00:00+00'::timestamptz"
+
+
+def keys_of(audiences: int) -> list[str]:
+    return [f"audience_{number:03}" for number in range(audiences)]
+
+
+def fill(connection: Connection, customers: int, audiences: int) -> None:
+    rest = "seq BIGINT, received_at TIMESTAMPTZ, uuid_ts TIMESTAMPTZ, timestamp TIMESTAMPTZ"
+    for table, own in (
+        ("user_traits", "canonical_segment_id TEXT, name TEXT, value TEXT"),
+        ("user_identifiers", "canonical_segment_id TEXT, type TEXT, value TEXT"),
+        ("profile_merges", "canonical_segment_id TEXT, segment_id TEXT"),
+    ):
+        connection.execute(text(f"CREATE TABLE {table} ({own}, {rest})"))
+    numbers = f"generate_series(0, {customers - 1}) AS numbers(n)"
+    end = f"n, {TIME}, {TIME}, {TIME} FROM {numbers}"
+    values = {
+        key: f"CASE WHEN (n * {2 * place + 3}) % 10 < 3 THEN 'true' ELSE 'false' END"
+        for place, key in enumerate(keys_of(audiences))
+    }
+    values |= {"name": "'Name ' || n", "email": "n || '@example.com'"}
+    for key, value in values.items():
+        statement = f"INSERT INTO user_traits SELECT 'use_' || n, '{key}', {value}, {end}"
+        connection.execute(text(statement))
+    ids = "'use_' || n, 'user_id', 'user_' || lpad(n::text, 9, '0')"
+    connection.execute(text(f"INSERT INTO user_identifiers SELECT {ids}, {end}"))
+    merges = f"INSERT INTO profile_merges SELECT 'use_' || n, 'old_' || n, {end} WHERE n % 10 = 0"
+    connection.execute(text(merges))
+
+
+def know(database: Database, customers: int, audiences: int) -> None:
+    with database.write() as connection:
+        run = run_records.start(connection, "initial", 1, "{}")
+        for first in range(0, customers, 10_000):
+            numbers = range(first, min(first + 10_000, customers))
+            connection.execute(insert(CUSTOMER), [_known(n, audiences, run) for n in numbers])
+        traits = [snapshot.TraitRow(key, key, "audience", 1) for key in keys_of(audiences)]
+        snapshot.put_traits(connection, traits)
+        values = {"state": "done", "committed_at": 1, "watermark": "2026-11-01T00:00:00+00:00"}
+        run_records.set_values(connection, run, values)
+
+
+def _known(n: int, audiences: int, run: int) -> dict[str, Any]:
+    traits = {key: (n * (2 * at + 3)) % 10 < 3 for at, key in enumerate(keys_of(audiences))}
+    if n % 100 == 0:
+        traits["audience_000"] = not traits["audience_000"]
+    return {
+        "customer_id": f"user_{n:09}",
+        "traits": json.dumps(traits, separators=(",", ":")),
+        "name": f"Name {n}",
+        "email": f"{n}@example.com",
+        "rev": 1,
+        "acked_rev": 1,
+        "acked_at": 1,
+        "compared": run,
+    }
+
+
+class _Said(Exception):
+    """A statement that is not run."""
+
+
+def statement_of(url: str, audiences: int) -> tuple[str, Any]:
+    """Return the statement with which a pull streams, and its parameters."""
+
+    def listen(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        raise _Said(statement, values)
+
+    with ProfilesSync(make_url(url)).pull(Everything()) as pull:
+        event.listen(pull._connection, "before_cursor_execute", listen)
+        try:
+            next(pull.customers(keys_of(audiences)))
+        except _Said as said:
+            statement, values = said.args
+    return statement, values
+
+
+def run_psycopg(url: str, statement: str, values: Any) -> int:
+    """Stream what the pull streams, and drop it."""
+    rows = 0
+    address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address) as connection, connection.cursor(name="bare") as cursor:
+        cursor.execute(statement, values)
+        while part := cursor.fetchmany(1000):
+            rows += len(part)
+    return rows
+
+
+def run_compare(url: str, state: str, audiences: int) -> int:
+    with closing(Database.open(state)) as database:
+        runs = runs_on(database, ProfilesSync(make_url(url)))
+        selection = Selection(("*",), (), "{}")
+        runs = replace(runs, comparison=replace(runs.comparison, selection=selection))
+        compared = runs.diff(full=True)
+        changed = sum(1 for _ in compared.changes)
+        assert compared.tally.counted is not None
+        assert changed == compared.tally.counted.customers // 100
+        compared.close()
+    return int(compared.tally.customers)
+
+
+def one(which: str, url: str, state: str, audiences: int) -> None:
+    said = statement_of(url, audiences)
+    began = time.perf_counter()
+    if which == "psycopg":
+        customers = run_psycopg(url, *said)
+    else:
+        customers = run_compare(url, state, audiences)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "customers": customers, "peak_mb": peak}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--customers", type=int, default=1_000_000)
+    parser.add_argument("--audiences", type=int, default=10)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--one", nargs=3, metavar=("WHICH", "URL", "STATE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        one(*options.one, options.audiences)
+        return
+    figures: dict[str, list[Any]] = {"psycopg": [], "compare": []}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        postgres.server() as server,
+        postgres.database(server) as url,
+    ):
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            fill(connection, options.customers, options.audiences)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE"))
+        engine.dispose()
+        state = f"sqlite:///{Path(name) / 'state.db'}"
+        with closing(Database.open(state)) as database:
+            know(database, options.customers, options.audiences)
+        for _ in range(options.runs):
+            for which, results in figures.items():
+                command = [sys.executable, "-m", "benchmarks.pull", "--one", which, url, state]
+                command += ["--audiences", str(options.audiences)]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                results.append(json.loads(done.stdout))
+    for which, results in figures.items():
+        times = [result["seconds"] for result in results]
+        print(
+            f"{which:8} {statistics.median(times):6.2f} s (min {min(times):.2f}, max "
+            f"{max(times):.2f}), peak {max(each['peak_mb'] for each in results):.0f} MB, "
+            f"{results[0]['customers']:,} customers"
+        )
+    bare, ours = (statistics.median(r["seconds"] for r in figures[each]) for each in figures)
+    print(f"ratio compare/psycopg {ours / bare:.2f}")
+
+
+if __name__ == "__main__":
+    main()
