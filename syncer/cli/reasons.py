@@ -74,8 +74,7 @@ def _nobody_took(evidence: Evidence) -> str:
         )
     if evidence.source.rows:
         return (
-            "the warehouse has it, and no run has taken the key; `syncer check` lists what a run "
-            "takes"
+            "the source has it, and no run has taken the key; `syncer check` lists what a run takes"
         )
     return "no run and no call said anything of it"
 
@@ -176,18 +175,18 @@ def _news(evidence: Evidence, known: Any) -> str | None:
             return None
         gone = "no row of it" if source.identified else "no identifier of the customer"
         if evidence.stamp is not None:
-            return f"the warehouse has {gone}, but {_call_counts(evidence.stamp)}"
-        return f"the warehouse has {gone} by now, which only a run that compares everything takes"
+            return f"the source has {gone}, but {_call_counts(evidence.stamp)}"
+        return f"the source has {gone} by now, which only a run that compares everything takes"
     if source.skipped is not None:
         return (
-            f"the warehouse has {to_json(newest.value)} by now, which cannot be read "
+            f"the source has {to_json(newest.value)} by now, which cannot be read "
             f"({source.skipped}) and changes nothing"
         )
     if same(evidence.pulled_next, known) or (
         evidence.customer is None and evidence.pulled_next in (None, False)
     ):
         return None
-    says = f"the warehouse says {shown(source.value)}"
+    says = f"the source says {shown(source.value)}"
     if evidence.stamp is not None and (newest.observed_at or 0) <= evidence.stamp.at:
         if evidence.standing is Standing.PROFILE:
             return f"{says}, since {iso(newest.observed_at)}: the newer of the two counts"

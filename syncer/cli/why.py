@@ -47,7 +47,7 @@ def why(customer_id: str, key: str, config: Path | None, as_json: bool) -> None:
     """Say why a customer has a trait, or has it not, and show the evidence.
 
     TRAIT is the key in Segment or the name at Amberflo. The evidence goes from the rows in the
-    warehouse, or the call, through the run and the guard to what Amberflo acknowledged and what it
+    source, or the call, through the run and the guard to what Amberflo acknowledged and what it
     holds now.
     """
     app = application(config)
@@ -61,7 +61,7 @@ def why(customer_id: str, key: str, config: Path | None, as_json: bool) -> None:
         if not evidence.any:
             raise NotFound(
                 f"no audience or computed trait with the key {key!r} was ever synced, and neither "
-                f"the warehouse nor Amberflo has one of {customer_id!r}; `syncer check` lists what "
+                f"the source nor Amberflo has one of {customer_id!r}; `syncer check` lists what "
                 "a run takes"
             )
         with database.read() as connection:
@@ -150,16 +150,16 @@ def _lines(evidence: Evidence) -> Iterator[tuple[str, str]]:
 def _source_lines(evidence: Evidence) -> Iterator[tuple[str, str]]:
     source = evidence.source
     if source.problem is not None:
-        yield "warehouse", f"not asked: {source.problem}"
+        yield "source", f"not asked: {source.problem}"
     elif not source.rows:
         deleted = "" if source.identified else ", and no identifier of the customer"
-        yield "warehouse", f"no row of it now{deleted}"
+        yield "source", f"no row of it now{deleted}"
     for row in source.rows:
         merged = f", merged into {row.merged_into}" if row.merged_into else ""
         loaded_at = f", loaded {iso(row.loaded_at)}" if row.loaded_at is not None else ""
         older = "" if row.counts else "; a newer row counts"
         yield (
-            "warehouse",
+            "source",
             f"{shown(row.value)} since {iso(row.observed_at)}, segment id {row.profile}{merged}"
             f"{loaded_at}{older}",
         )

@@ -186,7 +186,7 @@ def _engine(url: URL) -> Engine:
         return warehouse.engine(url)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise SourceError(
-            f"engage.profiles_sync.url: the driver of {warehouse.name} is not installed ({error}); "
+            f"the driver of {warehouse.name} is not installed ({error}); "
             f"install it with: pip install 'engage-amberflo-sync[{warehouse.extra}]'"
         ) from None
 

@@ -57,7 +57,7 @@ def test_a_pull_is_followed_from_its_row_to_amberflo(
         f"m1 is in vip: Segment says so since {row['observed_at']}, and run 1 (initial) pulled it."
     )
     assert [line.split()[0] for line in shown[1:]] == [
-        *("warehouse", "change", "delivery", "Amberflo")
+        *("source", "change", "delivery", "Amberflo")
     ]
 
 
@@ -108,7 +108,7 @@ def test_a_call_is_named_with_its_key(installation: Installation, members: list[
     via = found["change"]["via"]
     assert f"a call by the key {via} said so" in found["answer"]
     assert re.search(
-        r"the warehouse says true, since .*, but a call of .* counts until", found["answer"]
+        r"the source says true, since .*, but a call of .* counts until", found["answer"]
     )
     plan = why(installation, "u03", "plan")
     assert (plan["kind"], plan["value"], plan["amberflo"]["right"]) == (None, "gold", True)
@@ -125,8 +125,8 @@ def test_what_cannot_be_asked_is_said(installation: Installation, members: list[
     assert "127.0.0.1:9" in found["amberflo"]["problem"]
     assert (found["value"], found["change"]["run"]) == (12.5, 1)
     shown = installation.run("why", "u00", "total_revenue_7").stdout
-    assert "warehouse  not asked: " in shown
-    assert "Amberflo   not asked: " in shown
+    assert "source    not asked: " in shown
+    assert "Amberflo  not asked: " in shown
 
 
 def test_what_amberflo_refuses_or_others_changed_is_said(
@@ -190,8 +190,8 @@ def test_the_answer_is_true_of_each_way_to_a_value(
     assert "says absent by now, which no run has taken" in said("u02")
     assert "has no identifier of the customer by now" in said("u03")
     assert 'has "perhaps" by now, which cannot be read (not a boolean)' in said("cannot")
-    assert "no run has sent this customer; the warehouse says true by now" in said("late")
-    assert said("u04", "plan").startswith("plan of u04 is not ours: the warehouse has it")
+    assert "no run has sent this customer; the source says true by now" in said("late")
+    assert said("u04", "plan").startswith("plan of u04 is not ours: the source has it")
 
     installation.run("sync", "--full")
     vanished = said("u01").splitlines()[0]
@@ -250,7 +250,7 @@ def test_what_is_unknown_is_one_line(installation: Installation, members: list[s
     said = installation.run("why", "nobody", "vip", exit_code=1).stderr
     assert said == "error: the customer 'nobody' is unknown\n"
     said = installation.run("why", "u00", "nothing", exit_code=1).stderr
-    assert "neither the warehouse nor Amberflo has one of 'u00'" in said
+    assert "neither the source nor Amberflo has one of 'u00'" in said
     assert said.startswith("error: no audience or computed trait with the key 'nothing'")
     installation.run("why", "u00", exit_code=2)
 

@@ -32,11 +32,11 @@ def warehouse_of(url: URL) -> Warehouse:
     backend = url.get_backend_name()
     if backend == "mssql":
         raise SourceError(
-            "engage.profiles_sync.url: Azure Synapse is not read, as nobody has run it; these are: "
+            "the URL of the warehouse: Azure Synapse is not read, as nobody has run it; these are: "
             f"{_NAMES}"
         )
     if backend not in WAREHOUSES:
         raise SourceError(
-            f"engage.profiles_sync.url: {backend} is no warehouse that is read; these are: {_NAMES}"
+            f"the URL of the warehouse: {backend} is no warehouse that is read; these are: {_NAMES}"
         )
     return WAREHOUSES[backend]
