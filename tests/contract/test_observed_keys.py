@@ -14,7 +14,7 @@ from state.db import metadata
 from state.db.database import Database
 from syncer.sync.runs import Result, Runs
 from syncer.sync.trait_selection import Selection
-from tests.support.space import Warehouse, runs_on
+from tests.support.space import TWO_LATER, Warehouse, runs_on
 
 LATER = [f"2026-03-{day:02}T10:00:00Z" for day in range(10, 20)]
 
@@ -27,6 +27,7 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     for number in range(10):
         warehouse.member(f"p{number}", f"u{number}")
         warehouse.trait(f"p{number}", "gender", "fm"[number % 2])
+    warehouse.id("p9", "nine@example.com", TWO_LATER, type="email")  # no other row is as new
     yield warehouse
     warehouse.engine.dispose()
 
