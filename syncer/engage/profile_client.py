@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
@@ -63,7 +64,7 @@ class ProfileClient:
     ) -> None:
         self._space_id, self._id_type, self._permit = space_id, id_type, permit
         self._url = url.rstrip("/")
-        self._limit = PAGE
+        self._limit, self._timeout = PAGE, timeout
         #: a client a connection, as httpx's own pool takes time that grows with the square of its
         #: connections: 4.7 ms a request with 32 of them against 1.9 ms (docs/design.md §7)
         self._clients: list[httpx.AsyncClient] = []
@@ -112,9 +113,9 @@ class ProfileClient:
             page, cursor = _parts(document)
             traits.update((trait.name, trait) for trait in map(_trait, page.items()))
             limit = cursor.get("limit")
-            if isinstance(limit, int) and 0 < limit < self._limit:
+            if type(limit) is int and 0 < limit < self._limit:
                 self._limit = limit
-            if not cursor.get("has_more"):
+            if not cursor["has_more"]:
                 return list(traits.values())
             following = cursor.get("next") or ""
             if not isinstance(following, str) or not following or following in seen:
@@ -142,13 +143,18 @@ class ProfileClient:
             params["next"] = following
         await self._permit()
         try:
-            response = await self._get(url, params)
+            async with asyncio.timeout(self._timeout):  # httpx bounds each piece of an answer
+                response = await self._get(url, params)
+        except TimeoutError:
+            raise TryAgain(f"no whole answer within {self._timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise TryAgain(reason) from None
         if response.status_code == 200:
             return _document(response)
         if response.status_code == 404:
+            if not _is_error(response):  # of a proxy, say: it knows nothing of the profile
+                raise TryAgain("status 404 without an error of the Profile API")
             return None
         await self._raise_for(response, probing)
 
@@ -175,6 +181,8 @@ class ProfileClient:
             if probing:
                 self._refused(status)
             await self.check()  # if that is let through, this id alone is refused
+        if status < 300:
+            raise TryAgain(f"status {status}, which has no profile")
         if status < 400:
             raise SourceError(
                 f"the Profile API at {self._url} answers with a redirect (status {status}): set "
@@ -210,11 +218,22 @@ def _document(response: httpx.Response) -> dict[str, Any]:
     return document
 
 
+def _is_error(response: httpx.Response) -> bool:
+    """Return whether an answer is an error as the Profile API writes it."""
+    try:
+        document = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and isinstance(document.get("error"), dict)
+
+
 def _parts(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the traits and the cursor of a page."""
     traits, cursor = document.get("traits"), document.get("cursor")
     if not isinstance(traits, dict) or not isinstance(cursor, dict):
         raise TryAgain("the answer has no traits with a cursor")
+    if not isinstance(cursor.get("has_more"), bool):
+        raise TryAgain("the answer does not say whether there are more traits")
     return traits, cursor
 
 

@@ -39,20 +39,17 @@ class Batch(NamedTuple):
 class SweepFile:
     """A sweep that goes on, in the file at `path`; only its owner may read it.
 
-    `place` says what is swept: a file that says another place is begun anew, and so is one that
-    nobody touched for `stale` milliseconds. Raises sqlite3.Error and OSError.
+    `place` says what is swept: a file that says another place is begun anew, and so is one in which
+    nothing was settled for `stale` milliseconds, or which is damaged. Raises sqlite3.Error and
+    OSError.
     """
 
     def __init__(self, path: Path, place: str, now: int, stale: int) -> None:
         self.path = path
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        os.chmod(path, 0o600)
-        self._connection = self._open()
-        if self._begin(place) != place or not 0 <= now - int(self._get("touched") or now) < stale:
-            self._connection.close()
-            remove(path)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            self._connection = self._open()
+        self._open()
+        if not self._goes_on(place, now, stale):
+            self.discard()
+            self._open()
             self._begin(place)
         if self._get("began") is None:
             self._set("began", str(now))
@@ -60,15 +57,26 @@ class SweepFile:
         self._outcomes: list[Outcome] = []
         self._storing = Lock()
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        return connection
+    def _open(self) -> None:
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.chmod(self.path, 0o600)
+        self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+
+    def _goes_on(self, place: str, now: int, stale: int) -> bool:
+        """Return whether the file has a sweep of this place to go on with, or is a new one."""
+        try:
+            begun = self._begin(place)
+            return begun == place and 0 <= now - int(self._get("touched") or now) < stale
+        except sqlite3.OperationalError:
+            raise  # of the disk
+        except sqlite3.DatabaseError:
+            return False
 
     def _begin(self, place: str) -> str | None:
         """Make the tables if they are missing; return the place that the file is about."""
         connection = self._connection
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
         stage.create(connection)
         connection.execute(
             "CREATE TABLE IF NOT EXISTS ids (id TEXT PRIMARY KEY, outcome TEXT, reason TEXT)"
@@ -131,7 +139,8 @@ class SweepFile:
                     "UPDATE ids SET outcome = ?, reason = ? WHERE id = ?", batch.outcomes
                 )
                 self._set("seq", str(batch.seq))
-                self._set("touched", str(now))
+                if batch.outcomes:
+                    self._set("touched", str(now))
                 connection.execute("COMMIT")
             except BaseException:
                 connection.execute("ROLLBACK")
@@ -163,6 +172,11 @@ class SweepFile:
     def close(self) -> None:
         """Close it; the next sweep goes on from it."""
         self._connection.close()
+
+    def discard(self) -> None:
+        """Close and remove it: the next sweep begins anew."""
+        self._connection.close()
+        remove(self.path)
 
     def _get(self, name: str) -> str | None:
         row = self._connection.execute("SELECT value FROM sweep WHERE name = ?", (name,)).fetchone()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from syncer.engage import sweep
 from syncer.engage.source import Everything, OnlyCustomers
 from syncer.errors import SourceError
 from syncer.sandbox.faults import Faults
@@ -79,10 +82,52 @@ def test_a_refusal_of_one_profile_is_about_that_one(space: ProfileApiSpace) -> N
         space.pulled(OnlyCustomers(("u1",)))
 
 
+NO_PROFILE = {
+    "a page of a proxy": (404, b"<html>Not Found</html>"),
+    "no object": (404, b'["not_found"]'),
+    "no cursor": (200, b'{"traits": {}}'),
+    "an empty cursor": (200, b'{"traits": {}, "cursor": {}}'),
+    "a cursor that says nothing": (200, b'{"traits": {}, "cursor": {"has_more": null}}'),
+    "nothing": (204, b""),
+    "drops": (200, b'{"traits": {}, "cursor": {"has_more": false}}'),
+}
+
+
+@pytest.mark.parametrize("kind", NO_PROFILE)
+def test_an_answer_that_is_not_segments_word_ends_no_membership(
+    space: ProfileApiSpace, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again, and then its customer is left as it is."""
+    for customer_id in ("u1", "u2"):
+        space.put(customer_id, vip=True)
+    status, body = NO_PROFILE[kind]
+    answered = space.sandbox._answer
+
+    async def drops() -> AsyncIterator[bytes]:
+        for byte in body:  # each in time, and all of them too late
+            yield bytes([byte])
+            await asyncio.sleep(0.02)
+
+    def answer(request: web.BaseRequest) -> web.Response:
+        if "user_id:u1/" not in request.path:
+            return answered(request)
+        return web.Response(status=status, body=drops() if kind == "drops" else body)
+
+    monkeypatch.setattr(space.sandbox, "_answer", answer)
+    monkeypatch.setattr(sweep, "TRIES", 1)
+    with space.source(timeout=0.3).pull(Everything()) as pull:
+        assert [row.customer_id for row in pull.customers(["vip"])] == ["u2"]
+        assert pull.absence().unread(["u1", "u2"]) == {"u1"}
+        assert pull.identified(["u1"]) == set()
+
+
 def test_a_space_that_knows_nobody_is_a_wrong_space(space: ProfileApiSpace) -> None:
     space.ids = ["u1", "u2"]
     with pytest.raises(SourceError, match=r"knows none of the 2 customer ids in the space"):
         space.pulled()
+    space.put("u2", known=False, vip=True)  # nobody goes on from what nobody was told
+    assert space.pulled() == {"u2": {"vip": "true"}}
+    space.sandbox.profiles = {}
     space.put("u3", vip=True)
     with space.source().pull(Everything()) as pull:
         assert [row.customer_id for row in pull.customers(["vip"])] == ["u3"]

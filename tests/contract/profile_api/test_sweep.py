@@ -104,6 +104,10 @@ def test_an_old_or_another_sweep_is_not_gone_on_with(space: ProfileApiSpace) -> 
             assert pull.watermark() == began
         assert ("a sweep was cut off" in "".join(space.said.lines)) == goes_on
     cut_off()
+    (space.folder / "syncer-profile-api.part.db").write_bytes(b"no database" * 1000)
+    assert len(space.pulled()) == 150
+    assert "cut off" not in "".join(space.said.lines)
+    cut_off()
     source = space.source(context={"customer_id": "email"})
     with pytest.raises(SourceError, match="knows none"):
         source.sweep()
