@@ -6,11 +6,13 @@ Makes a space of Profiles Sync in PostgreSQL, where each customer has a row for 
 name and an email, and a state (SQLite) that knows all customers, of whom 1 % differ. Then times,
 each in a process of its own and in turn:
 
-- psycopg: the statement of the pull, through a cursor of the server, 1,000 rows at a time;
+- rows: the trait rows that the pull reads, in its order, through a cursor of the server, 1,000 at a
+  time, by psycopg, which drops them;
+- grouped: the same, but PostgreSQL makes one row a customer of them, as the pull has it do;
 - compare: a full `diff`: every statement of the pull, the comparison with the state, the sums.
 
 PostgreSQL is the one of the tests ($TEST_POSTGRES_URL, else one from the wheel), with its own
-settings. Prints seconds, peak memory of the process and the ratio of the medians.
+settings. Prints seconds, peak memory of the process and the ratios of the medians.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, create_engine, event, insert, text
+from sqlalchemy import Connection, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
 
 from state import runs as run_records
@@ -105,23 +107,26 @@ class _Said(Exception):
     """A statement that is not run."""
 
 
-def statement_of(url: str, audiences: int) -> tuple[str, Any]:
-    """Return the statement with which a pull streams, and its parameters."""
+def statement_of(url: str, audiences: int, which: str) -> tuple[str, Any]:
+    """Return the statement that reads the rows of a pull, and its parameters."""
 
     def listen(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
         raise _Said(statement, values)
 
     with ProfilesSync(make_url(url)).pull(Everything()) as pull:
+        rows = pull._rows(keys_of(audiences))
         event.listen(pull._connection, "before_cursor_execute", listen)
         try:
-            next(pull.customers(keys_of(audiences)))
+            if which == "grouped":
+                next(pull.customers(keys_of(audiences)))
+            pull._all(select(rows).order_by(rows.c.customer_id, rows.c.name, rows.c.time))
         except _Said as said:
             statement, values = said.args
     return statement, values
 
 
 def run_psycopg(url: str, statement: str, values: Any) -> int:
-    """Stream what the pull streams, and drop it."""
+    """Stream rows, and drop them."""
     rows = 0
     address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(address) as connection, connection.cursor(name="bare") as cursor:
@@ -145,15 +150,12 @@ def run_compare(url: str, state: str, audiences: int) -> int:
 
 
 def one(which: str, url: str, state: str, audiences: int) -> None:
-    said = statement_of(url, audiences)
+    statement = None if which == "compare" else statement_of(url, audiences, which)
     began = time.perf_counter()
-    if which == "psycopg":
-        customers = run_psycopg(url, *said)
-    else:
-        customers = run_compare(url, state, audiences)
+    rows = run_psycopg(url, *statement) if statement else run_compare(url, state, audiences)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "customers": customers, "peak_mb": peak}))
+    print(json.dumps({"seconds": seconds, "rows": rows, "peak_mb": peak}))
 
 
 def main() -> None:
@@ -166,7 +168,7 @@ def main() -> None:
     if options.one:
         one(*options.one, options.audiences)
         return
-    figures: dict[str, list[Any]] = {"psycopg": [], "compare": []}
+    figures: dict[str, list[Any]] = {"rows": [], "grouped": [], "compare": []}
     with (
         tempfile.TemporaryDirectory() as name,
         postgres.server() as server,
@@ -192,10 +194,14 @@ def main() -> None:
         print(
             f"{which:8} {statistics.median(times):6.2f} s (min {min(times):.2f}, max "
             f"{max(times):.2f}), peak {max(each['peak_mb'] for each in results):.0f} MB, "
-            f"{results[0]['customers']:,} customers"
+            f"{results[0]['rows']:,} rows"
         )
-    bare, ours = (statistics.median(r["seconds"] for r in figures[each]) for each in figures)
-    print(f"ratio compare/psycopg {ours / bare:.2f}")
+    middle = {
+        which: statistics.median(result["seconds"] for result in results)
+        for which, results in figures.items()
+    }
+    for reference in ("rows", "grouped"):
+        print(f"ratio compare/{reference} {middle['compare'] / middle[reference]:.2f}")
 
 
 if __name__ == "__main__":
