@@ -86,7 +86,7 @@ class Commit:
             self._put_record(connection, applied)
             if self.compared.whole:
                 restored.settle(connection)
-                keep_keys(connection, self.compared.observed)
+            keep_keys(connection, self.compared.observed)
             seal.seal(connection, run, now)
         return applied
 

@@ -47,7 +47,7 @@ from syncer.sync.join import (
     with_destination,
     with_valid_ids,
 )
-from syncer.sync.observed_keys import known_keys
+from syncer.sync.observed_keys import known_keys, with_new
 from syncer.sync.readiness import Mismatch
 from syncer.sync.rulings import MentionedCustomers, Rulings
 from syncer.sync.source_watch import SourceWatch
@@ -215,7 +215,9 @@ class _PullComparison:
         released = [row for row in released if row.released_at is not None]
         with settings.watch.asking():
             seen, self.absence = pull.observed(), pull.absence()
-        self.observed = seen if self.whole else known_keys(connection, self.traits, seen)
+        known = {} if self.whole else known_keys(connection, self.traits)
+        observed = with_new(known, seen)
+        self.observed, self.unknown = list(observed.values()), observed.keys() - known.keys()
         self.catalog = self.selection.catalog(self.observed, self.traits, released, computations)
         self.new = self._new_traits()
         self.tally = Tally(self.catalog)
@@ -255,8 +257,7 @@ class _PullComparison:
             changes.close()
             mentioned.close()
             raise
-        if not self._settles_all(decision):
-            watermark = None
+        watermark = watermark if self._settles_all(decision) else None
         compared = Compared(
             kind=self.kind,
             scope=self.scope,
@@ -288,8 +289,10 @@ class _PullComparison:
         # A key that is refused for its name does not become ours.
         ours = {trait.key for trait in self.catalog.by_name.values()}
         new = sorted(ours - {row.key for row in self.traits})
-        if new and isinstance(self.scope, ChangedSince):
-            raise _NewTraits(new, self.catalog)
+        # Only a run of all shows whether the key that has the name is still there.
+        turned_up = new + sorted(self.unknown & self.catalog.problems.keys())
+        if turned_up and isinstance(self.scope, ChangedSince):
+            raise _NewTraits(turned_up, self.catalog)
         return new
 
     def _first_contact(self, destination: Destination | None) -> FirstContact | None:
@@ -349,7 +352,7 @@ class _PullComparison:
         return mark_deleted(rows, pull.identified, known_until, tally, folder, self.absence.unread)
 
     def _until_stopped(self, pulled: Iterator[PulledCustomer]) -> Iterator[PulledCustomer]:
-        """Yield the same rows and report the progress; raise Stopped if the user stops."""
+        """Yield the same rows, report the progress, and raise Stopped if the user stops."""
         with self.settings.watch.asking() as watch:
             for number, row in enumerate(pulled):
                 watch.answered()
@@ -408,8 +411,7 @@ class _PullComparison:
 
     def _conflicts(self) -> dict[str, int]:
         """Return the new keys with other values at Amberflo, counted, if the config holds such."""
-        first = self.first_contact
-        if first is None or not self.selection.hold_first_contact:
+        if (first := self.first_contact) is None or not self.selection.hold_first_contact:
             return {}
         known = set() if first.new_account else {row.trait for row in self.traits}
         return {
@@ -440,7 +442,7 @@ class _PullComparison:
 
 
 class _NewTraits(Exception):
-    """Keys that become ours by what a partial pull has seen; the text names them."""
+    """Keys that a partial pull has seen and that may become ours; the text names them."""
 
     def __init__(self, keys: Sequence[str], catalog: Catalog) -> None:
         shown = [f"{key} ({catalog.by_key[key].kind.replace('_', ' ')})" for key in keys[:5]]

@@ -1,4 +1,4 @@
-"""The trait keys of the source: those of the last full run, and those that turn up since.
+"""The trait keys of the source: those of the last full run, and those that turned up since.
 
 Only a full run reads the whole population. What it saw of each key decides in the runs that follow
 whether the key is ours, together with the rows that came since (docs/design.md §3.12).
@@ -6,7 +6,7 @@ whether the key is ours, together with the rows that came since (docs/design.md 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 from sqlalchemy import Connection
@@ -21,19 +21,22 @@ from syncer.sync.trait_selection import known_trait
 
 
 def keep_keys(connection: Connection, observed: Iterable[ObservedKey]) -> None:
-    """Keep what a full run saw. Keys that a database cannot keep are never ours, and left out."""
+    """Keep what a run saw, or knows of since the last full run.
+
+    Keys that a database cannot keep are never ours, and left out.
+    """
     rows = [
         (key.key, key.rows, key.words, key.digits, key.others)
         for key in observed
         if storable(key.key, MAX_KEY)
     ]
-    metadata.put(connection, metadata.OBSERVED_KEYS, to_json(rows))
+    kept = to_json(rows)
+    if kept != metadata.get(connection, metadata.OBSERVED_KEYS):
+        metadata.put(connection, metadata.OBSERVED_KEYS, kept)
 
 
-def known_keys(
-    connection: Connection, traits: Sequence[TraitRow], since: Iterable[ObservedKey]
-) -> list[ObservedKey]:
-    """Return the keys of the last full run with those of rows that came `since`.
+def known_keys(connection: Connection, traits: Sequence[TraitRow]) -> dict[str, ObservedKey]:
+    """Return the keys of the last full run and of the runs since.
 
     A state of an earlier version kept none: then they are those of its `traits`.
     """
@@ -42,13 +45,20 @@ def known_keys(
         rows = [ObservedKey(row.key, 1, *_usual(row)) for row in traits]
     else:
         rows = [ObservedKey(*row) for row in orjson.loads(kept)]
-    keys = {row.key: row for row in rows}
+    return {row.key: row for row in rows}
+
+
+def with_new(
+    known: Mapping[str, ObservedKey], since: Iterable[ObservedKey]
+) -> dict[str, ObservedKey]:
+    """Return the keys that are known with those of rows that came `since`."""
+    keys = dict(known)
     for new in since:
         old = keys.get(new.key, new)
         # A row of these may be in both, so the sums would count it twice.
         numbers = zip(_numbers(old), _numbers(new), strict=True)
         keys[new.key] = ObservedKey(new.key, *(max(pair) for pair in numbers))
-    return list(keys.values())
+    return keys
 
 
 def _usual(row: TraitRow) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ import pytest
 from state import snapshot
 from state.db import metadata
 from state.db.database import Database
+from syncer.engage.computations import Computation
 from syncer.sync.runs import Result, Runs
 from syncer.sync.trait_selection import Selection
 from tests.support.space import TWO_LATER, Warehouse, runs_on
@@ -75,6 +76,56 @@ def test_a_key_that_turns_up_makes_a_run_of_all_and_only_one(
         assert sync(database, warehouse).kind == "incremental"
 
 
+def test_a_key_that_takes_over_a_name_makes_a_run_of_all_and_only_one(
+    database: Database, warehouse: Warehouse
+) -> None:
+    """An audience is made anew under a key of the same name: its members stay, or leave, by it."""
+    warehouse.run("UPDATE user_traits SET name = 'Vip' WHERE name = 'vip'")
+    sync(database, warehouse)
+    warehouse.run("DELETE FROM user_traits WHERE name = 'Vip'")
+    for number in range(10):
+        warehouse.trait(f"p{number}", "vip", str(number > 0).lower(), LATER[0])
+    result = sync(database, warehouse)
+    assert (result.kind, result.delivery.delivered) == ("reconcile", 1)
+    warehouse.trait("p1", "VIP", "false", LATER[1])  # while the owner of the name stays
+    refused = [sync(database, warehouse) for _ in range(2)]
+    assert [(one.kind, one.delivery.delivered) for one in refused] == [
+        ("reconcile", 0),
+        ("incremental", 0),
+    ]
+
+
+def test_what_turned_up_between_full_runs_is_known_to_the_runs_after(
+    database: Database, warehouse: Warehouse
+) -> None:
+    """A mixed key needs no run of all, and a key that Segment lists later needs no new row."""
+    listing = [Computation("vip", "VIP", "audience")]
+    listed = replace(runs(database, warehouse).comparison, computations=lambda: listing)
+
+    def next_kind() -> str:
+        return replace(runs(database, warehouse), comparison=listed).sync().kind
+
+    assert next_kind() == "initial"
+    warehouse.trait("p0", "total", "5", LATER[0])
+    assert [next_kind()] == ["incremental"]
+    warehouse.trait("p1", "vip", "false", LATER[1])
+    assert [next_kind()] == ["incremental"]
+    listing.append(Computation("total", "Total", "computed_trait"))
+    assert [next_kind(), next_kind()] == ["reconcile", "incremental"]
+    with database.read() as connection:
+        (row,) = snapshot.find(connection, ["u0"])
+    assert row.traits == '{"total":5,"vip":true}'
+
+
+def test_a_mixed_key_that_turned_up_in_parts_is_no_audience(
+    database: Database, warehouse: Warehouse
+) -> None:
+    sync(database, warehouse)
+    for number, value in enumerate(["gold", "f", "t"]):
+        warehouse.trait(f"p{number}", "tier", value, LATER[number])
+        assert sync(database, warehouse).kind == "incremental"
+
+
 def test_a_key_without_new_rows_is_not_lost_before_a_run_of_all(
     database: Database, warehouse: Warehouse
 ) -> None:
@@ -89,13 +140,15 @@ def test_a_key_without_new_rows_is_not_lost_before_a_run_of_all(
 def test_a_state_of_an_earlier_version_goes_by_the_traits_that_it_has(
     database: Database, warehouse: Warehouse
 ) -> None:
-    sync(database, warehouse)
+    for at in LATER[:2]:
+        warehouse.trait("p1", "vip", "true", at)
+        sync(database, warehouse)
     with database.write() as connection:
         metadata.drop(connection, metadata.OBSERVED_KEYS)
-    warehouse.trait("p1", "vip", "false", LATER[0])
+    warehouse.trait("p1", "vip", "false", LATER[2])
     result = sync(database, warehouse)
     assert (result.kind, result.delivery.delivered) == ("incremental", 1)
-    warehouse.trait("p0", "gender", "f", LATER[1])
+    warehouse.trait("p0", "gender", "f", LATER[3])
     assert [sync(database, warehouse).kind for _ in range(2)] == ["reconcile", "incremental"]
 
 
