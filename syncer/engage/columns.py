@@ -329,6 +329,17 @@ class Columns:
             return (*self.nulls_first(func.length(seq)), text)
         return self.nulls_first(seq)
 
+    def oldest_first(
+        self, time: ColumnElement[Any], rows: FromClause
+    ) -> tuple[ColumnElement[Any], ...]:
+        """Return what to order the rows of a trait by, so that the last one is the newest.
+
+        Of rows that are alike each statement has the same last one.
+        """
+        value = rows.c.value
+        text = value if isinstance(value.type, String) else cast(value, Text)
+        return time, *self.sequence(rows.c.seq), text
+
     def shown(self, time: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return a time as the result contains it."""
         return cast(time, Text) if self.dialect == "sqlite" else time

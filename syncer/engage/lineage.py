@@ -18,8 +18,9 @@ from syncer.engage.warehouse import Among, Space
 
 #: The merges that are followed from one profile to the next.
 STEPS = 3
-#: The ids that one statement looks up.
-AT_A_TIME = 5_000
+#: The ids that one statement looks up: so many that a warehouse without indexes is not read again
+#: and again.
+AT_A_TIME = 50_000
 #: Runs a statement and returns its rows.
 Ask = Callable[[Select[Any]], Iterable[Any]]
 
@@ -58,7 +59,10 @@ def _newest(space: Space, among: Among | None = None) -> Select[Any]:
 def _newest_first(space: Space, merges: FromClause) -> list[ColumnElement[Any]]:
     columns = space.columns
     at = columns.instant(columns.time(merges))
-    return [each.desc() for each in (*columns.nulls_first(at), *columns.sequence(merges.c.seq))]
+    # The last one, so that each statement chooses the same of rows that are alike.
+    last = columns.nulls_first(merges.c.canonical_segment_id)
+    order = (*columns.nulls_first(at), *columns.sequence(merges.c.seq), *last)
+    return [each.desc() for each in order]
 
 
 class NotPlain(Exception):
@@ -82,15 +86,11 @@ class FewMerges:
 
     def profiles(self, segment_ids: Collection[str]) -> dict[str, str]:
         """Return the profile that each segment id belongs to."""
-        ends = {segment_id: [segment_id] for segment_id in segment_ids}
+        level = set(segment_ids)
         for _ in range(STEPS + 1):
-            self._look_up({path[-1] for path in ends.values()})
-            for path in ends.values():
-                if (into := self._into[path[-1]]) is not None:
-                    path.append(into)
-        return {
-            first: path[-1] if len(path) <= STEPS + 1 else first for first, path in ends.items()
-        }
+            self._look_up(level)
+            level = {into for own in level if (into := self._into[own]) is not None}
+        return {segment_id: self._end(segment_id) for segment_id in segment_ids}
 
     def members(self, profiles: Collection[str]) -> dict[str, str]:
         """Return all segment ids that belong to these profiles, each with its profile."""
@@ -100,6 +100,15 @@ class FewMerges:
             reached = reached | level
         chosen = set(profiles)
         return {own: end for own, end in self.profiles(reached).items() if end in chosen}
+
+    def _end(self, segment_id: str) -> str:
+        """Return where a chain ends, whose merges were looked up."""
+        here = segment_id
+        for _ in range(STEPS + 1):
+            if (into := self._into[here]) is None:
+                return here
+            here = into
+        return segment_id
 
     def _look_up(self, segment_ids: set[str]) -> None:
         for part in chunks(iter(segment_ids - self._into.keys()), most=AT_A_TIME):

@@ -194,7 +194,7 @@ class ProfilesSyncPull:
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
         rows = self._rows(keys)
         ordered = select(rows).order_by(
-            rows.c.customer_id, rows.c.name, rows.c.time, *self._sql.sequence(rows.c.seq)
+            rows.c.customer_id, rows.c.name, *self._sql.oldest_first(rows.c.time, rows)
         )
         if self._sql.known:
             grouped = _grouped(ordered.subquery(), self._sql.dialect)
@@ -215,7 +215,7 @@ class ProfilesSyncPull:
             )
             .select_from(joined)
             .where(self._sql.one_of(traits.c.name, [key]))
-            .order_by(time, *self._sql.sequence(traits.c.seq))
+            .order_by(*self._sql.oldest_first(time, traits))
         )
         rows = [
             SourceRow(

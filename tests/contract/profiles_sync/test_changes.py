@@ -7,8 +7,10 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import event
 
 from syncer.engage import people
+from syncer.engage.catalog import newest
 from syncer.engage.source import (
     ChangedSince,
     Everything,
@@ -154,6 +156,51 @@ def test_a_row_from_the_future_does_not_hide_what_comes_before(warehouse: Wareho
     assert before < watermark < datetime.now(UTC) + timedelta(seconds=1)
     warehouse.member("p2", "u2", at=datetime.now(UTC).isoformat())
     assert warehouse.touched(watermark.isoformat(), overlap=5) == ["u1", "u2"]
+
+
+def test_of_rows_that_are_alike_each_scope_takes_the_same(warehouse: Warehouse) -> None:
+    """Whatever index a statement goes by; else customers would come and go with each run."""
+    for table, columns in (
+        ("profile_merges", "segment_id, canonical_segment_id"),
+        ("user_traits", "canonical_segment_id, value"),
+    ):
+        warehouse.run(f"CREATE INDEX on_{table} ON {warehouse.table(table)} ({columns})")
+    for number in range(8):
+        for profile in ("b", "c"):
+            warehouse.id(f"{profile}{number}", f"u{number}{profile}")
+        for place in (0, 1) if number % 2 else (1, 0):
+            into, value = "bc"[place], str(place)
+            warehouse.merge(f"a{number}", f"{into}{number}", T0, seq=None)
+            warehouse.trait(f"a{number}", "total", value, T0, seq=None)
+        warehouse.trait(f"a{number}", "churn", "true", TWO_LATER)
+    everybody = tuple(f"u{number}{profile}" for number in range(8) for profile in "bc")
+    full, *others = (
+        {
+            (one.customer_id, newest(one.keys, one.values, one.times)[:2])
+            for one in warehouse.pulled(scope, overlap=0)
+        }
+        for scope in (Everything(), ChangedSince(TWO_LATER), OnlyCustomers(everybody))
+    )
+    assert len(full) == 8
+    assert others == [full, full]
+    for customer_id, (keys, values) in full:
+        with warehouse.source().pull(OnlyCustomers((customer_id,))) as pull:
+            (row,) = (row for row in pull.rows_of("total") if row.counts)
+        assert json.loads(values)[json.loads(keys).index("total")] == row.value
+
+
+def test_many_profiles_are_looked_up_by_few_statements(sqlite_warehouse: Warehouse) -> None:
+    """Without an index each one reads a whole table."""
+    sqlite_warehouse.create()
+    for number in range(6_000):
+        sqlite_warehouse.member(f"p{number}", f"u{number}", at=TWO_LATER)
+    statements = []
+    with sqlite_warehouse.source().pull(ChangedSince(TWO_LATER)) as pull:
+        event.listen(
+            pull._connection, "before_cursor_execute", lambda *told: statements.append(told[2])
+        )
+        assert pull.count(KEYS).customers == 6_000
+    assert len(statements) < 12
 
 
 # against a reading of the tables in plain Python
