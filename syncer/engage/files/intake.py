@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,45 +16,38 @@ from typing import Any, Literal, NamedTuple
 
 from syncer.clock import AHEAD, believed, iso, now_ms
 from syncer.engage import stage
+from syncer.engage.files import memory
 from syncer.engage.files.layouts import NO_JSON, Layout, Layouts, Statement, is_log
+from syncer.engage.files.memory import ENDED, LISTED, LOGGED, Settings
 from syncer.engage.files.records import Format, format_of, records
 from syncer.engage.files.storage import File, Storage
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.wide import trait_columns
 from syncer.errors import SourceError, Stopped
-from syncer.json_text import canonical
 from syncer.progress import Progress
 
 #: "list": the newest file is a complete list; "parts": all files together are; "log": each file
 #: tells changes, and what no file tells says nothing.
 Kind = Literal["list", "parts", "log"]
 
-#: The version of these tables: a stage of another one is filled anew.
-VERSION = 2
 #: Statements that are written together, and sets of columns that are remembered.
 CHUNK, SHAPES = 1000, 10_000
 _TABLES = (
+    *memory.TABLES,
     "CREATE UNIQUE INDEX IF NOT EXISTS trait_once ON user_traits (canonical_segment_id, name)",
     "CREATE UNIQUE INDEX IF NOT EXISTS identifier_once "
     "ON user_identifiers (canonical_segment_id, type, value)",
     "CREATE INDEX IF NOT EXISTS profiles_of ON user_identifiers (type, value)",
-    "CREATE TABLE IF NOT EXISTS settings (text TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS file (pattern TEXT, path TEXT, version TEXT NOT NULL, "
-    "modified INTEGER NOT NULL, PRIMARY KEY (pattern, path))",
-    "CREATE TABLE IF NOT EXISTS listed_key (name TEXT, pattern TEXT, PRIMARY KEY (name, pattern))",
-    "CREATE INDEX IF NOT EXISTS traits_by_name ON user_traits (name, timestamp)",
-    "CREATE TABLE IF NOT EXISTS left_out (pattern TEXT, reason TEXT, number INTEGER NOT NULL, "
-    "PRIMARY KEY (pattern, reason))",
     "CREATE TEMP TABLE listed (profile TEXT, type TEXT, value TEXT, "
     "PRIMARY KEY (profile, type, value)) WITHOUT ROWID",
 )
 #: The newest of a profile and key counts; of equal times the one that was read last. A row whose
 #: value stays is not loaded anew, so that incremental runs pass it by.
 _PUT_TRAIT = """
-INSERT INTO user_traits VALUES (:profile, :key, :value, 1, :received, :loaded, :at)
+INSERT INTO user_traits VALUES (:profile, :key, :value, :seq, :received, :loaded, :at)
 ON CONFLICT (canonical_segment_id, name) DO UPDATE SET
     uuid_ts = CASE WHEN value IS excluded.value THEN uuid_ts ELSE excluded.uuid_ts END,
-    value = excluded.value, seq = 1, received_at = excluded.received_at,
+    value = excluded.value, seq = excluded.seq, received_at = excluded.received_at,
     timestamp = excluded.timestamp
 WHERE excluded.timestamp >= timestamp
 """
@@ -64,8 +56,9 @@ INSERT INTO user_identifiers VALUES (?, ?, ?, 1, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 #: Who is in no list any more loses the value; a row that is newer than the list stays. `seq` is
 #: less than that of a row that says something at the same time: of a profile that went into it.
-_END_UNLISTED = """
-UPDATE user_traits SET value = NULL, seq = 0, received_at = :at, uuid_ts = :loaded, timestamp = :at
+_END_UNLISTED = f"""
+UPDATE user_traits SET value = NULL, seq = {ENDED}, received_at = :at, uuid_ts = :loaded,
+    timestamp = :at
 WHERE name = :key AND value IS NOT NULL AND timestamp < :at
 """
 _HAS_VALUES = "SELECT 1 FROM user_traits WHERE name = :key AND value NOTNULL AND timestamp >= :at"
@@ -129,62 +122,29 @@ class Intake:
 
     def bring_up_to_date(self) -> None:
         """Read what is new; raise `SourceError` if a file is not whole, or if one is missing."""
-        known = self._known()
+        known = memory.known(self.path, self._settings, self.progress)
         readings = [
             reading
             for files in self.sets
-            if (reading := self._new_of(files, known.get(files.path, {}))) is not None
+            if (reading := self._new_of(files, known.files.get(files.path, {}))) is not None
         ]
-        if not readings:
+        if known.current and not readings:
             return
         total = sum(file.size for reading in readings for file in reading.new)
         number = sum(len(reading.new) for reading in readings)
         self.progress.say(f"reading {number:,} new files of Engage: {total / 1e6:,.1f} MB")
-        with stage.changing(self.path, _TABLES, anew=not known) as connection:
-            if not known:
-                connection.execute("INSERT INTO settings VALUES (?)", (self._settings,))
+        with stage.changing(self.path, _TABLES, anew=not known.files) as connection:
+            if not known.current:
+                memory.begin(connection, self._settings)
             for reading in sorted(readings, key=lambda reading: reading.as_of):
                 _Fill(self, connection, reading, self.clock()).fill()
 
-    def facts(self) -> Facts:
-        """Return what the stage knows of the files that it was filled from."""
-        with closing(_open(self.path)) as connection:
-            listed: dict[str, list[str]] = {}
-            for key, pattern in connection.execute("SELECT * FROM listed_key ORDER BY pattern"):
-                listed.setdefault(key, []).append(pattern)
-            until = connection.execute(
-                "SELECT MIN(newest) FROM "
-                "(SELECT MAX(modified) AS newest FROM file GROUP BY pattern)"
-            ).fetchone()
-            left_out = connection.execute(
-                "SELECT pattern, reason, number FROM left_out ORDER BY pattern, number DESC"
-            ).fetchall()
-        return Facts(listed, until[0], left_out)
-
     # Which files are to be read
 
-    def _known(self) -> dict[str, dict[str, File]]:
-        """Return the files that were read, by pattern and path; nothing if all is to be read."""
-        if not self.path.exists():
-            return {}
-        known: dict[str, dict[str, File]] = {}
-        try:
-            with closing(_open(self.path)) as connection:
-                settings = connection.execute("SELECT text FROM settings").fetchall()
-                if settings != [(self._settings,)]:
-                    return {}
-                for pattern, path, version, modified in connection.execute("SELECT * FROM file"):
-                    known.setdefault(pattern, {})[path] = File(path, modified, 0, version)
-        except sqlite3.DatabaseError as error:
-            self.progress.say(f"{self.path} cannot be read ({error}): the files are read anew")
-            return {}
-        return known
-
     @property
-    def _settings(self) -> str:
-        return canonical(
-            [VERSION, self.customer_id, list(self.named), [files.settings for files in self.sets]]
-        )
+    def _settings(self) -> Settings:
+        sets = [files.settings for files in self.sets]
+        return Settings(self.customer_id, self.named, sets)
 
     def _new_of(self, files: FileSet, known: Mapping[str, File]) -> _Reading | None:
         """Return the files of a set that are to be read; None if there is nothing new."""
@@ -244,19 +204,6 @@ class Intake:
             f"{files.path}: {present[-1].path} was written less than {self.settle:g} s ago and may "
             "not be whole yet; the next run reads it (engage.files.settle)"
         )
-
-
-class Facts(NamedTuple):
-    """What a stage knows of its files.
-
-    `listed` are the keys of which a list is complete, with the patterns of those lists. `until` is
-    the time of the set whose newest file is the oldest (epoch milliseconds). `left_out` are
-    (pattern, reason, number) of records.
-    """
-
-    listed: Mapping[str, Sequence[str]]
-    until: int | None
-    left_out: Sequence[tuple[str, str, int]]
 
 
 class _Fill:
@@ -363,7 +310,7 @@ class _Fill:
     # Into the tables
 
     def _put(self, part: Sequence[tuple[Statement, int]]) -> None:
-        traits: list[dict[str, str | None]] = []
+        traits: list[dict[str, str | int | None]] = []
         identifiers: list[tuple[str, ...]] = []
         for statement, at in part:
             time = _text(at)
@@ -375,6 +322,7 @@ class _Fill:
                     "profile": statement.profile,
                     "key": key,
                     "value": value,
+                    "seq": LOGGED if self._is_log else LISTED,
                     "received": time,
                     "loaded": self._loaded,
                     "at": time,
@@ -440,10 +388,6 @@ def _follows(new: File, latest: File) -> bool:
 
 def _is_known(file: File, known: Mapping[str, File]) -> bool:
     return file.path in known and known[file.path].version == file.version
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
 
 
 def _text(at: int) -> str:

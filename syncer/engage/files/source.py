@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from syncer.clock import iso
 from syncer.engage import stage
-from syncer.engage.files.intake import Facts, Intake
+from syncer.engage.files import memory
+from syncer.engage.files.intake import Intake
+from syncer.engage.files.memory import Facts
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.source import (
     Absence,
@@ -38,14 +40,14 @@ class Files:
     def pull(self, scope: Scope) -> Iterator[FilesPull]:
         """Read what is new, and open one snapshot of all that was read."""
         self.intake.bring_up_to_date()
-        facts = self.intake.facts()
+        facts = memory.facts(self.intake.path)
         with self._staged.pull(scope) as pull:
             yield FilesPull(pull, facts)
 
     def survey(self) -> Survey:
         """Return what the files hold; raise `SourceError` if one of them cannot be read."""
         self.intake.bring_up_to_date()
-        facts, survey = self.intake.facts(), self._staged.survey()
+        facts, survey = memory.facts(self.intake.path), self._staged.survey()
         left_out = [
             f"{pattern}: {number:,} records are left out: {reason}"
             for pattern, reason, number in facts.left_out

@@ -536,6 +536,36 @@ def test_other_settings_read_all_anew(shelf: Shelf) -> None:
     assert shelf.pulled() == {"u1": {"gold": "true"}}
 
 
+def test_what_logs_told_stays_when_they_are_gone_and_the_settings_are_others(shelf: Shelf) -> None:
+    """A list that is older than the log would end what it began."""
+    shelf.put("vip.csv", members("u1", "u2"), ago=90)
+    shelf.put("logs/a", f"{call('u9', 'vip', True, 60)}\n{call('u1', 'vip', False, 60)}\n", ago=50)
+    shelf.put("logs/b", call("u8", "vip", True, 40), ago=30)
+    shelf.add("vip.csv", key="vip")
+    shelf.add("logs/*", "log")
+    told = {
+        **{"u1": {"vip": "false"}, "u2": {"vip": "true"}},
+        **{"u8": {"vip": "true"}, "u9": {"vip": "true"}},
+    }
+    assert shelf.pulled() == told
+    (shelf.folder / "logs" / "a").unlink()
+    shelf.named = ("gold",)
+    assert shelf.pulled() == told
+    shelf.put("gold.csv", members("u2"))
+    shelf.add("gold.csv", key="gold")
+    assert shelf.pulled() == {**told, "u2": {"vip": "true", "gold": "true"}}
+    shelf.put("vip.csv", members("u1"), ago=95)  # other settings make no older list the newest
+    shelf.named = ()
+    assert "vip.csv is gone or was replaced by an older file" in shelf.refusal()
+    shelf.sets.pop(0)
+    assert shelf.pulled() == {
+        **{"u1": {"vip": "false"}, "u2": {"gold": "true"}},
+        **{"u8": {"vip": "true"}, "u9": {"vip": "true"}},
+    }
+    shelf.sets[:] = [FileSet(str(shelf.folder / "gold.csv"), "list", "gold")]
+    assert shelf.pulled() == {"u2": {"gold": "true"}}  # nothing of a log that is no set any more
+
+
 def test_a_list_needs_the_key_that_it_is_a_list_of(shelf: Shelf) -> None:
     shelf.put("vip.csv", members("u1"))
     shelf.add("vip.csv")
