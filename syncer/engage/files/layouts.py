@@ -35,6 +35,7 @@ NO_JSON = "not a JSON object"
 NO_CALL_OF_ENGAGE = "no call of Engage"
 NOBODY = "no id"
 BAD_ID = "an id that is not usable"
+NO_NAME = "no audience_name"
 NO_CHANGE = "audience_action is neither true nor false"
 
 #: Typographic quotes, which stand for plain ones in some downloads.
@@ -184,6 +185,8 @@ def _change(values: Values) -> Statement | str:
     if action not in ("true", "false"):
         return NO_CHANGE
     key = str(values["audience_name"] or "").strip()
+    if not key:
+        return NO_NAME
     ids = _ids({USER_ID: values.get("user_id"), ANONYMOUS_ID: values.get("anonymous_id")})
     if isinstance(ids, str):
         return ids

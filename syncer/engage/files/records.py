@@ -210,7 +210,9 @@ def _parquet(storage: Storage, file: File) -> Iterator[Record]:
         address = storage.address(file)
         if address != file.path:
             connection.register_filesystem(storage.filesystem)
-        rows = connection.execute("SELECT * FROM read_parquet(?)", [address])
+        # Some tools write texts as bytes.
+        statement = "SELECT * FROM read_parquet(?, binary_as_string = true)"
+        rows = connection.execute(statement, [address])
         columns, number = [column[0] for column in rows.description], 0
         yield Record(0, dict.fromkeys(columns))
         while page := rows.fetchmany(ROWS):

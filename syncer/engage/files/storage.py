@@ -102,15 +102,12 @@ class Storage:
     def opened(self, file: File) -> Iterator[IO[bytes]]:
         """Open a file for its bytes as they were before they were compressed."""
         with self.translated(file.path), self.filesystem.open(file.path, "rb") as raw:
-            name = file.path.lower()
-            if name.endswith((".gz", ".gzip")):
-                with gzip.GzipFile(fileobj=raw) as stream:
-                    yield cast(IO[bytes], stream)
-            elif name.endswith((".zst", ".zstd")):
-                with zstd.ZstdFile(raw) as stream:
-                    yield cast(IO[bytes], stream)
-            else:
-                yield raw
+            yield from _unpacked(file.path.lower(), raw)
+            if raw.tell() < file.size:
+                raise SourceError(
+                    f"{file.path}: {raw.tell():,} of {file.size:,} bytes came; nothing of it is "
+                    "taken until it is whole"
+                )
 
     def address(self, file: File) -> str:
         """Return the whole address of a file, with the protocol where it is remote."""
@@ -135,6 +132,18 @@ class Storage:
             if isinstance(error, OSError) and error.strerror and error.errno:
                 reason = error.strerror
             raise SourceError(f"{place} cannot be read: {reason}; nothing was changed") from error
+
+
+def _unpacked(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Yield the stream of a file's bytes as they were before they were compressed."""
+    if name.endswith((".gz", ".gzip")):
+        with gzip.GzipFile(fileobj=raw) as stream:
+            yield cast(IO[bytes], stream)
+    elif name.endswith((".zst", ".zstd")):
+        with zstd.ZstdFile(raw) as stream:
+            yield cast(IO[bytes], stream)
+    else:
+        yield raw
 
 
 def _file(path: str, info: Mapping[str, Any]) -> File:

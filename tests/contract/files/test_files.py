@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -179,7 +180,7 @@ def test_parquet_in_parts_is_one_list(shelf: Shelf) -> None:
         path = shelf.put(f"export/{part}.parquet", "", ago=60 - part)
         with duckdb.connect() as connection:
             connection.execute(
-                "COPY (SELECT * FROM (VALUES "
+                "COPY (SELECT user_id::BLOB AS user_id, * EXCLUDE user_id FROM (VALUES "
                 f"{values}) t(user_id, vip, total, received_at)) TO '{path}' (FORMAT parquet)"
             )
         os.utime(path, (NOW / 1000 - 600 + part,) * 2)
@@ -284,6 +285,7 @@ def test_changes_of_the_s3_destination_are_a_log(shelf: Shelf) -> None:
         '"vip","aud_1","false","a@x.y","u1","2026-11-28T08:00:00Z"',
         '"vip","aud_1","true","b@x.y","u2","2026-11-28T07:00:00Z"',
         '"vip","aud_1","maybe","b@x.y","u3","2026-11-28T07:00:00Z"',
+        '"","aud_1","true","b@x.y","u2","2026-11-28T07:00:00Z"',
     ]
     shelf.put("changes.csv", head + "\n".join(rows))
     shelf.add("changes.csv", "log")
@@ -291,6 +293,8 @@ def test_changes_of_the_s3_destination_are_a_log(shelf: Shelf) -> None:
         "u1": {"vip": "false", "email": "a@x.y"},
         "u2": {"vip": "true", "email": "b@x.y"},
     }
+    with shelf.source.pull(Everything()) as pull:
+        assert {each.key for each in pull.observed()} == {"vip", "email"}
     shelf.sets.clear()
     shelf.add("changes.csv", key="vip")
     assert 'write kind = "log"' in shelf.refusal()
@@ -459,6 +463,20 @@ def test_a_column_that_is_gone_is_an_audience_without_rows(shelf: Shelf, form: s
     assert shelf.pulled() == {"u1": {"vip": "true"}}
     with shelf.source.pull(Everything()) as pull:
         assert pull.absence().keys == {"vip", "gold"}
+
+
+@pytest.mark.parametrize("name", ["vip.csv", "vip.csv.gz", "vip.csv.zst"])
+def test_a_storage_that_sends_less_than_it_says_is_told(
+    shelf: Shelf, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came would look whole: it ends at the end of a line."""
+    pack = {"gz": gzip.compress, "zst": zstd.compress}.get(name[-3:].lstrip("."), bytes)
+    sent = pack(members("u1").encode())
+    shelf.put(name, sent + pack(members("u2").encode()))
+    shelf.add(name, key="vip")
+    storage = shelf.sets[0].storage
+    monkeypatch.setattr(storage.filesystem, "open", lambda path, mode: io.BytesIO(sent))
+    assert f"{name}: {len(sent)} of {2 * len(sent)} bytes came; nothing of it" in shelf.refusal()
 
 
 def test_two_lists_of_one_key_are_refused(shelf: Shelf) -> None:
