@@ -21,6 +21,8 @@ STEPS = 3
 #: The ids that one statement looks up: so many that a warehouse without indexes is not read again
 #: and again.
 AT_A_TIME = 50_000
+#: Segment ids that are looked up at most: memory goes with them.
+FEW = 100_000
 #: Runs a statement and returns its rows.
 Ask = Callable[[Select[Any]], Iterable[Any]]
 
@@ -65,6 +67,10 @@ def _newest_first(space: Space, merges: FromClause) -> list[ColumnElement[Any]]:
     return [each.desc() for each in order]
 
 
+class TooMany(Exception):
+    """More segment ids are needed than are looked up."""
+
+
 class NotPlain(Exception):
     """An id has a NUL, or bytes that are no text: a statement cannot name it."""
 
@@ -93,11 +99,16 @@ class FewMerges:
         return {segment_id: self._end(segment_id) for segment_id in segment_ids}
 
     def members(self, profiles: Collection[str]) -> dict[str, str]:
-        """Return all segment ids that belong to these profiles, each with its profile."""
+        """Return all segment ids that belong to these profiles, each with its profile.
+
+        Raise `TooMany` if they are too many to be looked up.
+        """
         reached = level = set(profiles)
         for _ in range(STEPS):
             level = set(self._merged_into(level)) - reached
             reached = reached | level
+            if len(reached) > FEW:  # a profile may have any number of ids
+                raise TooMany
         chosen = set(profiles)
         return {own: end for own, end in self.profiles(reached).items() if end in chosen}
 

@@ -16,12 +16,18 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import CTE, ColumnElement, FromClause, Select, false, func, select, true, union
 
 from syncer.chunks import chunks
-from syncer.engage.lineage import AT_A_TIME, Ask, FewMerges, NotPlain, check_plain, merged
+from syncer.engage.lineage import (
+    AT_A_TIME,
+    FEW,
+    Ask,
+    FewMerges,
+    NotPlain,
+    TooMany,
+    check_plain,
+    merged,
+)
 from syncer.engage.source import Everything, OnlyCustomers, Scope
 from syncer.engage.warehouse import TABLES, Among, Space
-
-#: Profiles that are looked up at most.
-FEW = 100_000
 
 
 class TraitRows(NamedTuple):
@@ -61,7 +67,7 @@ def people(
 ) -> People:
     """Return the people in a scope; `since` is the moment from which on rows are new to it."""
     if space.columns.indexed and not isinstance(scope, Everything):
-        with suppress(_TooMany, NotPlain):
+        with suppress(TooMany, NotPlain):
             return _LookUp(space, customer_id, ask).people(scope, since)
     return _Many(space, customer_id, scope, since)
 
@@ -141,10 +147,6 @@ class _Many:
         return traits, joined, profile
 
 
-class _TooMany(Exception):
-    """More profiles have new rows than are looked up."""
-
-
 def _counts(
     space: Space, traits: FromClause, names: Collection[str], *of: ColumnElement[Any]
 ) -> FromClause:
@@ -204,7 +206,7 @@ class _LookUp:
         """Return the ids of the profiles that a new row names."""
         rows = list(self._ask(new_ids(self._space, since).limit(FEW + 1)))
         if len(rows) > FEW:
-            raise _TooMany
+            raise TooMany
         return {check_plain(str(own)) for (own,) in rows if own is not None}
 
     def _owned(self, customer_ids: Collection[str]) -> list[_Own]:

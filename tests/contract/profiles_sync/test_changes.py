@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import event
 
-from syncer.engage import people
+from syncer.engage import lineage, people
 from syncer.engage.catalog import newest
 from syncer.engage.source import (
     ChangedSince,
@@ -201,6 +201,24 @@ def test_many_profiles_are_looked_up_by_few_statements(sqlite_warehouse: Warehou
         )
         assert pull.count(KEYS).customers == 6_000
     assert len(statements) < 12
+
+
+def test_profiles_of_very_many_ids_are_not_looked_up(
+    sqlite_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is looked up is in memory: its bound is that of all ids, not of those with new rows."""
+    warehouse = sqlite_warehouse
+    warehouse.create()
+    warehouse.member("p1", "u1", at=TWO_LATER)
+    for number in range(9):
+        warehouse.merge(f"a{number}", "p1")
+    scopes = (ChangedSince(TWO_LATER), OnlyCustomers(("u1",)))
+    looked_up = [warehouse.pulled(scope, overlap=0) for scope in scopes]
+    monkeypatch.setattr(lineage, "FEW", 9)
+    assert [warehouse.pulled(scope, overlap=0) for scope in scopes] == looked_up
+    for scope in scopes:
+        with warehouse.source().pull(scope) as pull:
+            assert isinstance(pull._people, people._Many)
 
 
 # against a reading of the tables in plain Python
