@@ -33,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import URL
 
+from syncer.chunks import chunks
 from syncer.engage.columns import Columns
 from syncer.engage.profiles_sync import ProfilesSync, ProfilesSyncPull
 from syncer.engage.rows import conditions
@@ -47,7 +48,10 @@ USERS, USER_ID = "users", "user_id"
 #: The tables of Engage's events, by their usual names, which the destination may change.
 EVENTS = ("audience_entered", "audience_exited", "trait_computed")
 #: The columns of events that say which audience or trait they are about.
-_KEYS = ("audience_key", "trait_key")
+AUDIENCE_KEY = "audience_key"
+_KEYS = (AUDIENCE_KEY, "trait_key")
+#: Columns of one statement: SQLite takes 500 parts of a union, and 1,000 parts of a condition.
+COLUMNS = 250
 #: Where a row has each time; the first that the table has counts.
 _TIMES = {
     "timestamp": ("timestamp", "received_at", "uuid_ts", "loaded_at"),
@@ -111,7 +115,7 @@ class EngageWarehouse:
             for name, rows in (fixed or tables).items()
         ]
         views: dict[str, Any] = {
-            "user_traits": _together([each.traits() for each in wide]),
+            "user_traits": _together([each for table in wide for each in table.traits()]),
             "user_identifiers": _together([each.identifiers() for each in wide]),
             "profile_merges": wide[0].no_merges().subquery(),
         }
@@ -187,11 +191,12 @@ class _Wide:
         keys = trait_columns((name for name in present if name not in _KEYS), named)
         self._keys = [_Key(name, key, self._value(rows.c[name])) for name, key in keys.items()]
 
-    def traits(self) -> Select[Any] | None:
-        """Select the values of a table; None if it has no column that is a trait."""
-        if not self._keys:
-            return None
-        return self._of_users() if self._about is None else self._of_events(self._about)
+    def traits(self) -> list[Select[Any]]:
+        """Select the values of a table, of some columns each: a statement has bounds."""
+        return [
+            self._of_users(keys) if self._about is None else self._of_events(self._about, keys)
+            for keys in chunks(iter(self._keys), most=COLUMNS)
+        ]
 
     def identifiers(self) -> Select[Any]:
         """Select each user once, with the times of its newest row."""
@@ -212,14 +217,14 @@ class _Wide:
             *_rest(self._times()),
         ).where(literal(1) == literal(0))
 
-    def _of_users(self) -> Select[Any]:
+    def _of_users(self, keys: Sequence[_Key]) -> Select[Any]:
         """Select a row for each value of each user: one walk over the table.
 
         A column without a value says nothing: it is null for users of whom nobody ever said it.
         """
-        named = [select(literal(each.key, Text).label("name")) for each in self._keys]
+        named = [select(literal(each.key, Text).label("name")) for each in keys]
         names = union_all(*named).subquery("keys")
-        value = case(*((names.c.name == each.key, each.value) for each in self._keys))
+        value = case(*((names.c.name == each.key, each.value) for each in keys))
         chosen = select(
             self._user.label("canonical_segment_id"),
             names.c.name,
@@ -228,29 +233,33 @@ class _Wide:
         ).select_from(self._rows.join(names, literal(1) == literal(1)))
         return self._alive(chosen).where(value.is_not(None))
 
-    def _of_events(self, about: ColumnElement[Any]) -> Select[Any]:
+    def _of_events(self, about: ColumnElement[Any], keys: Sequence[_Key]) -> Select[Any]:
         """Select the newest event of each user and key, with the value in the column of the key.
 
-        The name of the table says nothing: "Audience Exited" comes with `true` too.
+        The name of the table says nothing: "Audience Exited" comes with `true` too. An event of an
+        audience without a value says nothing either; of a trait it says that there is none.
         """
         times = self._times()
         # A column is the snake_case of its key, which has no two underscores in a row.
         of = [
             (or_(about == each.key, about == each.column, self._single(about) == each.column), each)
-            for each in self._keys
+            for each in keys
         ]
+        value = case(*((condition, each.value) for condition, each in of))
         newest_first = (times["timestamp"].desc(), times["uuid_ts"].desc())
         ranked = self._alive(
             select(
                 self._user.label("canonical_segment_id"),
                 cast(about, Text).label("name"),
-                case(*((condition, each.value) for condition, each in of)).label("value"),
+                value.label("value"),
                 *_rest(times),
                 func.row_number()
                 .over(partition_by=(self._user, about), order_by=newest_first)
                 .label("place"),
             )
         ).where(or_(*(condition for condition, _ in of)))
+        if about is self._rows.c.get(AUDIENCE_KEY):
+            ranked = ranked.where(value.is_not(None))
         newest = ranked.subquery()
         columns = [each for each in newest.c if each.name != "place"]
         return select(*columns).where(newest.c.place == 1)
@@ -283,8 +292,7 @@ def _rest(times: Mapping[str, ColumnElement[Any]]) -> list[ColumnElement[Any]]:
     return [literal(1).label("seq"), *(time.label(name) for name, time in times.items())]
 
 
-def _together(selects: Sequence[Select[Any] | None]) -> FromClause:
-    present = [each for each in selects if each is not None]
-    if not present:
+def _together(selects: Sequence[Select[Any]]) -> FromClause:
+    if not selects:
         raise SourceError("Engage's tables have no column of an audience or trait yet")
-    return (union_all(*present) if present[1:] else present[0]).subquery()
+    return (union_all(*selects) if selects[1:] else selects[0]).subquery()

@@ -108,6 +108,31 @@ def test_events_alone_are_enough_and_the_newest_counts(warehouse: Warehouse) -> 
         assert pull.identified(["u1", "u3", "u9"]) == {"u1", "u3"}
 
 
+def test_hundreds_of_columns_and_odd_names_are_read(warehouse: Warehouse) -> None:
+    keys = [f"k{number}" for number in range(700)]
+    columns = ", ".join(f"{key} BOOLEAN" for key in keys)
+    odd = 'name TEXT, keys TEXT, value TEXT, "select" BOOLEAN'
+    user = {"user_id": "u1", "name": "Ada", "keys": "x", "value": "y", "k1": True, "k699": False}
+    make(warehouse, "users", f"{columns}, {odd}", user)
+    warehouse.run(f'UPDATE {warehouse.table("users")} SET "select" = :yes', yes=True)
+    entered = {"user_id": "u1", "audience_key": "k698", "k698": True}
+    make(warehouse, "audience_entered", f"audience_key TEXT, {columns}", entered)
+    expected = {"k1": "true", "k699": "false", "k698": "true", "select": "true"}
+    read = pulled(warehouse, [*keys, "select", "keys", "value"])
+    assert read == {"u1": {**expected, "keys": "x", "value": "y", "name": "Ada"}}
+
+
+def test_an_event_of_an_audience_without_a_value_says_nothing(warehouse: Warehouse) -> None:
+    entered = {"user_id": "u1", "audience_key": SHOPPER, SHOPPER: True}
+    again = {"user_id": "u1", "audience_key": SHOPPER, "received_at": LATER, "uuid_ts": LATER}
+    columns = f"audience_key TEXT, {SHOPPER} BOOLEAN"
+    make(warehouse, "audience_entered", columns, entered, again)
+    computed = {"user_id": "u1", "trait_key": REVENUE, REVENUE: 450}
+    gone = {"user_id": "u1", "trait_key": REVENUE, "received_at": LATER, "uuid_ts": LATER}
+    make(warehouse, "trait_computed", f"trait_key TEXT, {REVENUE} INTEGER", computed, gone)
+    assert pulled(warehouse, [SHOPPER, REVENUE]) == {"u1": {SHOPPER: "true", REVENUE: None}}
+
+
 def test_a_column_is_no_trait_if_it_is_segments_own(warehouse: Warehouse) -> None:
     columns = "id TEXT, vip TEXT, j_o_a_b TEXT, email TEXT, context_page TEXT, anonymous_id TEXT"
     row = dict.fromkeys(("vip", "j_o_a_b", "email", "context_page", "anonymous_id"), "t")
