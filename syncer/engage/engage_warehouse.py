@@ -50,8 +50,9 @@ EVENTS = ("audience_entered", "audience_exited", "trait_computed")
 #: The columns of events that say which audience or trait they are about.
 AUDIENCE_KEY = "audience_key"
 _KEYS = (AUDIENCE_KEY, "trait_key")
-#: Columns of one statement: SQLite takes 500 parts of a union, and 1,000 parts of a condition.
-COLUMNS = 250
+#: Columns of one part of a statement: SQLite takes 500 parts of a union, and the time to plan a
+#: part grows with the square of its columns.
+COLUMNS = 50
 #: Where a row has each time; the first that the table has counts.
 _TIMES = {
     "timestamp": ("timestamp", "received_at", "uuid_ts", "loaded_at"),
