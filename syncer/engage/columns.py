@@ -22,6 +22,7 @@ from sqlalchemy import (
     Connection,
     DateTime,
     FromClause,
+    Function,
     Interval,
     LargeBinary,
     Numeric,
@@ -155,7 +156,7 @@ class Columns:
         """Select names: one parameter, because a statement may have only a few."""
         names = [name for name in names if "\0" not in name]  # no text there has a NUL
         if self.dialect == "postgresql":
-            return select(func.unnest(cast(literal(names, ARRAY(Text)), ARRAY(Text))))
+            return select(_unnest(cast(literal(names, ARRAY(Text)), ARRAY(Text))))
         return select(func.json_each(to_json(names)).table_valued("value").c.value)
 
     def listed(self, rows: Sequence[Sequence[str]], names: Sequence[str]) -> FromClause:
@@ -166,7 +167,7 @@ class Columns:
         if self.dialect == "postgresql":
             columns = zip(*rows, strict=True) if rows else ((),) * len(names)
             arrays = [cast(literal(list(column), ARRAY(Text)), ARRAY(Text)) for column in columns]
-            table = func.unnest(*arrays).table_valued(*names).render_derived()
+            table = _unnest(*arrays).table_valued(*names).render_derived()
             cells: list[ColumnElement[Any]] = [table.c[name] for name in names]
         else:
             each = func.json_each(to_json(rows)).table_valued("value")
@@ -361,3 +362,8 @@ def as_datetime(value: Any) -> datetime | None:
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     return datetime.fromtimestamp((float(value) - 2440587.5) * 86400, UTC)
+
+
+def _unnest(*arrays: ColumnElement[Any]) -> Function[Any]:
+    """Return PostgreSQL's function: `func.unnest` is BigQuery's where its driver is loaded."""
+    return Function("unnest", *arrays)
