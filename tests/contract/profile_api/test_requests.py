@@ -191,3 +191,25 @@ def test_the_answers_of_segments_documentation_are_read(space: ProfileApiSpace) 
     assert dict(space.sandbox.requests[-1][1])["limit"] == "10"
     space.sandbox.scripted = lambda: answers["audience_include"]
     assert space.pulled(keys=["high_value_user"]) == {"u1": {"high_value_user": "true"}}
+
+
+def test_the_errors_of_segments_documentation_are_read(
+    space: ProfileApiSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has the first id; of the second one nothing is known."""
+    errors, answered = dict(documented())["errors"], space.sandbox._answer
+    for customer_id in ("u1", "404", "400"):
+        space.put(customer_id, vip=True)
+
+    def answer(request: web.BaseRequest) -> web.Response:
+        status = request.path.split("user_id:")[1].partition("/")[0]
+        if status not in errors:
+            return answered(request)
+        return web.json_response(errors[status], status=int(status))
+
+    monkeypatch.setattr(space.sandbox, "_answer", answer)
+    with space.source().pull(Everything()) as pull:
+        assert [row.customer_id for row in pull.customers(["vip"])] == ["u1"]
+        assert pull.absence().unread(["404", "400"]) == {"400"}
+    with pytest.raises(SourceError, match=r"'400': status 400: The parameter `collection` has inv"):
+        space.pulled(OnlyCustomers(("400",)))

@@ -182,6 +182,23 @@ def test_a_row_that_merges_a_profile_into_itself_says_nothing(warehouse: Warehou
     assert warehouse.wanted() == {"u1": {"vip": True}}
 
 
+def test_the_profiles_of_segments_documentation_are_read(warehouse: Warehouse) -> None:
+    """A visitor of two browsers, whose profiles an identify call merged; times as in its tables."""
+    first, identified, merged = (
+        f"2022-{time}" for time in ("05-02 14:01:00", "05-02 14:01:47", "06-22 10:48:00")
+    )
+    email, browsers = "jane.kim@segment.com", ("5285bc35-05ef-4d21", "b50e18a5-1b8d-451c")
+    warehouse.merge("profile_1", "profile_1", first)
+    warehouse.merge("profile_2", "profile_1", merged)
+    warehouse.id("profile_1", browsers[0], first, type="anonymous_id")
+    warehouse.id("profile_2", browsers[1], merged, type="anonymous_id")
+    warehouse.id("profile_1", email, identified, type="email")
+    warehouse.trait("profile_1", "email", email, identified)
+    warehouse.trait("profile_2", "vip", "true", merged)
+    assert warehouse.changes(customer_id="email") == [(email, {"vip": True}, None, email)]
+    assert warehouse.wanted(customer_id="anonymous_id") == {key: {"vip": True} for key in browsers}
+
+
 def test_a_chain_of_merges_is_followed_to_its_end(warehouse: Warehouse) -> None:
     for profile in "abc":
         warehouse.merge(profile, profile, T0)
