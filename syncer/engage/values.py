@@ -146,7 +146,9 @@ def _from_text(text: str) -> Value | Unreadable:
         try:
             document = orjson.loads(stripped)
         except orjson.JSONDecodeError:
-            return Unreadable(CUT_OFF) if _is_cut_off(stripped) else text
+            if _is_cut_off(stripped):
+                return Unreadable(CUT_OFF)
+            document = None
         if isinstance(document, list):
             return document
     return Unreadable(NO_TEXT) if text == BYTES else cleaned(text)

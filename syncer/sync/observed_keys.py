@@ -54,16 +54,23 @@ def with_new(
     """Return the keys that are known with those of rows that came `since`."""
     keys = dict(known)
     for new in since:
-        old = keys.get(new.key, new)
-        # A row of these may be in both, so the sums would count it twice.
-        numbers = zip(_numbers(old), _numbers(new), strict=True)
-        keys[new.key] = ObservedKey(new.key, *(max(pair) for pair in numbers))
+        keys[new.key] = _together(keys.get(new.key, new), new)
     return keys
+
+
+def _together(old: ObservedKey, new: ObservedKey) -> ObservedKey:
+    """Return the forms of a key's values, of which `new` were loaded since.
+
+    A new row replaces an old one, is one of the old ones that is seen again, or is of another
+    profile: nobody knows. What reads as no boolean is never forgotten, so that a mixed key becomes
+    no audience. Booleans are as many as there were, as far as the new rows leave room for them.
+    """
+    room = max(old.rows - new.rows, 0)
+    words = min(max(old.words - new.words, 0), room)
+    digits = min(max(old.digits - new.digits, 0), room - words)
+    forms = (new.words + words, new.digits + digits, max(old.others, new.others))
+    return ObservedKey(new.key, max(old.rows, new.rows, sum(forms)), *forms)
 
 
 def _usual(row: TraitRow) -> tuple[int, int, int]:
     return (1, 0, 0) if known_trait(row).kind == AUDIENCE else (0, 0, 1)
-
-
-def _numbers(key: ObservedKey) -> tuple[int, int, int, int]:
-    return key.rows, key.words, key.digits, key.others

@@ -55,9 +55,9 @@ class _EndsEarly:
 class EarlyApp(App):
     missing = 1
 
-    def source(self) -> Source:
-        found: Any = EndsEarly(super().source(), self.missing)
-        return found  # type: ignore[no-any-return]
+    def source(self, *context: Any) -> Source:
+        source: Any = EndsEarly(super().source(*context), self.missing)
+        return source  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("missing", [1, 25])

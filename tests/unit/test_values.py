@@ -217,6 +217,7 @@ def test_lists_are_read_back(values: list[object]) -> None:
 
 @given(st.text(alphabet=st.characters(exclude_characters="0123456789")))
 @example("a\ud800")
+@example("{\0")
 def test_text_without_digits_is_itself_a_boolean_or_a_list(text: str) -> None:
     found = typed(text)
     kept = re.sub("[\0\ud800-\udfff]", "\ufffd", text)  # no database has a NUL or half a pair

@@ -377,13 +377,17 @@ class _Fill:
 
 
 def _follows(new: File, latest: File) -> bool:
-    """Return whether a list was written after the latest that was read.
+    """Return whether a list was written after the latest that was read, or is that one.
 
     Some storages have times of whole seconds. Within one, the later name is the later list, and a
     list that was written over the latest.
     """
-    second, of_latest = new.modified // 1000, latest.modified // 1000
-    return second > of_latest or (second == of_latest and new.path >= latest.path)
+    if (new.path, new.version) == (latest.path, latest.version):
+        return True
+    if new.modified % 1000:
+        return new.modified > latest.modified
+    second = latest.modified // 1000 * 1000
+    return new.modified > second or (new.modified == second and new.path >= latest.path)
 
 
 def _is_known(file: File, known: Mapping[str, File]) -> bool:
