@@ -217,7 +217,9 @@ def test_a_gzip_bomb_is_refused_cheaply(receiver: Daemon) -> None:
         ]
         assert {answer.status_code for answer in answers} == {413}
     refused(receiver.post("batch", nested, content_encoding="gzip"), 400, "malformed")
-    assert memory_peak(receiver.process.pid) - before < 16 * 1024
+    # The daemon itself grows by 10 to 20 MiB meanwhile, by what it imports when it first needs it.
+    # A bomb that is let in takes 200 MB.
+    assert memory_peak(receiver.process.pid) - before < 64 * 1024
 
 
 def memory_peak(process: int) -> int:
