@@ -20,26 +20,23 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from state import outbox, runs
-from state.db import metadata, workers
+from state.db import workers
 from state.db.database import Database
 from state.db.workers import Worker
-from state.errors import Busy
-from state.removable import removable
 from state.snapshot import CustomerRow
 from syncer import retry
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
 from syncer.amberflo.silence import Silence, TellTrouble, Trouble, ignore
 from syncer.amberflo.writer import write
-from syncer.clock import now_ms
+from syncer.delivery.claims import Claimed, Claims
 from syncer.delivery.desired import to_put
 from syncer.delivery.outcomes import Later, Never, Outcome, Outcomes, PutOff, Sent, Settled
 from syncer.delivery.page_size import PageSize
 from syncer.delivery.rate_share import LOOK, Share
-from syncer.errors import KeyRefused, Refused, TryAgain
+from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
 #: Refusals that make a verdict, if others get through after each.
 REFUSALS = 2
@@ -71,17 +68,6 @@ class Delivery:
     def on_record(self) -> str | None:
         """The problem as the state has it."""
         return self.problem if self.trouble is None else self.trouble.text
-
-
-class Claimed(NamedTuple):
-    """A customer to send, and the trait names that were ours when it was claimed.
-
-    A `probe` is a customer that Amberflo has already; it shows whether Amberflo takes any.
-    """
-
-    row: CustomerRow
-    owned: frozenset[str]
-    probe: bool = False
 
 
 @dataclass
@@ -130,7 +116,7 @@ class CustomerDelivery:
 
     async def run(self) -> Delivery:
         """Deliver; see the class."""
-        self._began = now_ms()
+        self._claims = Claims(self.database, self.worker.number, self.for_run, self.account)
         self._queue: asyncio.Queue[Claimed] = asyncio.Queue()
         self._in_work: set[str] = set()
         self._put_off: set[str] = set()
@@ -150,10 +136,7 @@ class CustomerDelivery:
         self._silence = Silence(self.client, self.patience)
         self._page = PageSize(self.client.pace, self.concurrency, self._looked)
         self._finished = -1
-        with self.database.write(beside=True) as connection:
-            # A delivery of this worker that failed had claimed these.
-            workers.free_customers(connection, self.worker.number)
-            self._due = 0 if self.for_run is None else outbox.backlog(connection, self.for_run)
+        self._due = 0 if self.for_run is None else self._claims.backlog()
         self._share = Share(self.database, self.client.pace)
         await self._share.begin()
         tasks = [asyncio.create_task(self._outcomes.write_all())]
@@ -186,7 +169,7 @@ class CustomerDelivery:
             took = await self._take() if self._low() else 0
             await self._judge_suspects()
             if not took and self._is_idle():
-                if not self._in_work and self._nothing_due():
+                if not self._in_work and self._claims.nothing_due():
                     break
                 await self._probe()
             elif len(self._suspects) >= REFUSES_ALL:
@@ -207,36 +190,17 @@ class CustomerDelivery:
 
     async def _take(self) -> int:
         """Claim and queue the next due customers; return how many."""
-        claimed = await asyncio.to_thread(self._claim)
+        page = self._page.next(time.monotonic())
+        try:
+            claimed = await asyncio.to_thread(self._claims.next, page)
+        except AmberfloError as problem:
+            self.result.problem = str(problem)
+            return 0
         for customer in claimed:
             self._in_work.add(customer.row.customer_id)
             self._queue.put_nowait(customer)
         self._put_off |= {it.row.customer_id for it in claimed if it.row.put_off}
         return len(claimed)
-
-    def _claim(self) -> list[Claimed]:
-        """Claim the next due customers, with the trait names that are ours.
-
-        A delivery may last for hours, so the names are read with each claim. If they change after
-        it, the customers concerned are due again.
-        """
-        page = self._page.next(time.monotonic())
-        try:
-            with self.database.write() as connection:
-                if self.account not in (None, metadata.get(connection, metadata.ACCOUNT)):
-                    self.result.problem = "the Amberflo account was changed meanwhile"
-                    return []
-                rows = outbox.claim(
-                    connection, self.worker.number, now_ms(), page, self.for_run, self._began
-                )
-                owned = removable(connection, rows) if rows else {}
-        except Busy:  # a run commits
-            return []
-        return [Claimed(row, owned[row.customer_id]) for row in rows]
-
-    def _nothing_due(self) -> bool:
-        with self.database.read() as connection:
-            return outbox.oldest_due(connection, self.for_run) is None
 
     async def _look_around(self, *, at_once: bool = False) -> None:
         """Look now and then who is alive, this worker too, and how far the run is."""
@@ -293,9 +257,7 @@ class CustomerDelivery:
                 not_begun.append(claimed.row.customer_id)
         for suspect in [it for it in self._suspects.values() if not it.retrying]:
             await self._outcomes.put(self._later(suspect.claimed.row, suspect.refused))
-        if not_begun:
-            with contextlib.suppress(Busy), self.database.write(beside=True) as connection:
-                outbox.release(connection, not_begun)
+        self._claims.release(not_begun)
         until = time.monotonic() + DRAIN
         while self._in_work and time.monotonic() < until and not self._silence.too_long:
             await self._wait_for_wake()
@@ -416,7 +378,10 @@ class CustomerDelivery:
             return
         if time.monotonic() - self._probed_at < min(PROBE_AFTER, self._silence.patience / 2):
             return
-        claimed = await asyncio.to_thread(self._claim_acknowledged)
+        try:
+            claimed = await asyncio.to_thread(self._claims.acknowledged, PROBES)
+        except AmberfloError:
+            return  # the next claim says so
         if claimed is not None:
             self._probed_at, self._stuck, self._probe_problem = time.monotonic(), False, None
             self._probed = {probe.row.customer_id for probe in claimed}
@@ -435,15 +400,3 @@ class CustomerDelivery:
         newest = max(self._suspects.values(), key=lambda suspect: suspect.at)
         why = self._probe_problem or newest.refused
         self.result.problem = f"Amberflo takes nobody: {why.cause}"
-
-    def _claim_acknowledged(self) -> list[Claimed] | None:
-        """Claim probes; return None if that cannot be done now."""
-        try:
-            with self.database.write(beside=True) as connection:
-                if self.account not in (None, metadata.get(connection, metadata.ACCOUNT)):
-                    return None
-                rows = outbox.claim_acknowledged(connection, self.worker.number, now_ms(), PROBES)
-                owned = removable(connection, rows) if rows else {}
-        except Busy:  # a run commits
-            return None
-        return [Claimed(row, owned[row.customer_id], probe=True) for row in rows]

@@ -14,6 +14,7 @@ from typing import Any
 from state import outbox, queue
 from state.db import workers
 from syncer.amberflo.client import AmberfloClient
+from syncer.delivery.claims import Claims
 from syncer.delivery.customers import CustomerDelivery
 from syncer.delivery.meters import MeterDelivery
 from syncer.delivery.outcomes import Outcomes
@@ -34,7 +35,7 @@ _WRAPPED: tuple[tuple[Any, str, str | None, str | None], ...] = (
     (Runs, "_finish", "finish.before", "finish.after"),
     (Share, "begin", "join.after", None),
     (outbox, "claim", None, "claim.inside"),
-    (CustomerDelivery, "_claim", None, "claim.after"),
+    (Claims, "next", None, "claim.after"),
     (AmberfloClient, "get_customer", None, "get.after"),
     (AmberfloClient, "put_customer", "put.before", "put.after"),
     (Outcomes, "_write", "outcome.before", "outcome.after"),
