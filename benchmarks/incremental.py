@@ -110,7 +110,7 @@ def change(engine: Engine, customers: int, changed: int, at: datetime) -> None:
                 " END, uuid_ts = :at, timestamp = :at WHERE name = 'vip' AND canonical_segment_id"
                 f" IN ({', '.join(repr(f'use_{step * number + 1}') for number in range(changed))})"
             ),
-            {"at": at if engine.dialect.name == "postgresql" else at.isoformat(" ")[:23]},
+            {"at": at if engine.dialect.name == "postgresql" else f"{at:%Y-%m-%d %H:%M:%S}.000"},
         )
 
 

@@ -284,20 +284,29 @@ class Columns:
         """Return whether a row was loaded at or after a moment, by its column of that time.
 
         A time that cannot be read or believed counts, too, as far as the order of the column shows
-        it. The column is compared as it is, so that partitions and indexes are of use.
+        it. The column is compared as it is, so that partitions and indexes are of use; texts are
+        read as times, too.
         """
         if self.dialect != "sqlite" and not isinstance(column.type, String):
             first, believed = (self._as_stored(at, column) for at in (moment, BELIEVED_FROM))
             return or_(column.is_(None), column >= first, column < believed)
-        # As text: a day earlier, as the zone may be any. Then as a time.
-        day = f"{moment.astimezone(UTC) - timedelta(days=1):%Y-%m-%d}"
         near = or_(
             column.is_(None),
-            column >= literal(day, Text),
+            column >= literal(self._earliest_text(moment.astimezone(UTC)), Text),
             column < literal(f"{BELIEVED_FROM:%Y-%m-%d}", Text),
         )
         loaded = self.believed(column)
         return and_(near, or_(loaded.is_(None), loaded >= self.moment(moment, loaded)))
+
+    def _earliest_text(self, moment: datetime) -> str:
+        """Return a text that no text of this moment or later comes before, whatever its zone.
+
+        SQLite reads zones within 15 hours of UTC, and compares by bytes. Other engines read more,
+        and may take a "T" for less than a blank.
+        """
+        if self.dialect == "sqlite":
+            return f"{moment - timedelta(hours=15):%Y-%m-%d %H:%M}"
+        return f"{moment - timedelta(days=1):%Y-%m-%d}"
 
     def _as_stored(self, moment: datetime, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return a moment in the type of a column; one without a zone is in UTC."""
