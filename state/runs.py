@@ -51,6 +51,7 @@ class RunRow(NamedTuple):
     deleted: int
     hold: int | None
     first_contact: int
+    already_right: int
 
 
 class RunTraitRow(NamedTuple):
@@ -164,12 +165,21 @@ def done_before(connection: Connection, run: int) -> int:
     )
 
 
-def add_outcomes(connection: Connection, run: int, *, delivered: int = 0, failed: int = 0) -> None:
-    """Count more customers of a run as delivered, or refused for good."""
+def add_outcomes(
+    connection: Connection, run: int, *, delivered: int = 0, failed: int = 0, already_right: int = 0
+) -> None:
+    """Count more customers of a run as delivered, or refused for good.
+
+    `already_right` of the delivered ones needed no write.
+    """
     connection.execute(
         update(RUN)
         .where(RUN.c.id == run)
-        .values(delivered=RUN.c.delivered + delivered, failed=RUN.c.failed + failed)
+        .values(
+            delivered=RUN.c.delivered + delivered,
+            failed=RUN.c.failed + failed,
+            already_right=RUN.c.already_right + already_right,
+        )
     )
 
 
@@ -264,7 +274,10 @@ def counts(connection: Connection) -> dict[tuple[str, str], int]:
 
 def totals(connection: Connection) -> dict[str, int]:
     """Return the sums of what all runs found and did."""
-    names = ("pulled", "entered", "exited", "changed", "skipped", "delivered", "failed", "held")
+    names = (
+        *("pulled", "entered", "exited", "changed", "skipped"),
+        *("delivered", "already_right", "failed", "held"),
+    )
     row = connection.execute(select(*(func.coalesce(func.sum(RUN.c[name]), 0) for name in names)))
     return dict(zip(names, map(int, row.one()), strict=True))
 

@@ -101,7 +101,8 @@ CREATE TABLE run (
     progress TEXT,
     deleted BIGINT DEFAULT 0 NOT NULL,
     hold BIGINT,
-    first_contact BIGINT DEFAULT 0 NOT NULL
+    first_contact BIGINT DEFAULT 0 NOT NULL,
+    already_right BIGINT DEFAULT 0 NOT NULL
 );
 CREATE TABLE run_trait (
     run BIGINT NOT NULL,
@@ -305,6 +306,11 @@ CREATE TABLE counter (
 """
 
 
+_ALREADY_RIGHT = """
+ALTER TABLE run ADD COLUMN already_right BIGINT DEFAULT 0 NOT NULL;
+"""
+
+
 @dataclass(frozen=True)
 class Baseline:
     """A script that makes the whole schema of a version.
@@ -319,13 +325,13 @@ class Baseline:
 
 #: By part (see tables.PARTS).
 BASELINES = {
-    "state": Baseline(10, _STATE + _PROBLEMS, oldest=7),
+    "state": Baseline(11, _STATE + _PROBLEMS, oldest=7),
     "queue": Baseline(3, _QUEUE, oldest=3),
 }
 
 #: By part: the scripts that lead from one version to the next, by the version that they make.
 MIGRATIONS: dict[str, dict[int, str]] = {
-    "state": {8: _RENAMES, 9: _PROBLEMS, 10: _FAILURE_EVENT},
+    "state": {8: _RENAMES, 9: _PROBLEMS, 10: _FAILURE_EVENT, 11: _ALREADY_RIGHT},
     "queue": {},
 }
 

@@ -139,7 +139,8 @@ class Run(SQLModel, table=True):
 
     `progress` is JSON of how far it is while it goes on. `deleted` customers were deleted in
     Segment, and `hold` is the one that has more of them; `first_contact` values were found at
-    Amberflo.
+    Amberflo. Of the `delivered` customers, Amberflo held `already_right` as they should be, so that
+    nothing was written.
     """
 
     id: int | None = Field(default=None, sa_column=_serial())
@@ -166,6 +167,7 @@ class Run(SQLModel, table=True):
     deleted: int = Field(default=0, sa_column=_big(default="0"))
     hold: int | None = Field(default=None, sa_column=_big(nullable=True))
     first_contact: int = Field(default=0, sa_column=_big(default="0"))
+    already_right: int = Field(default=0, sa_column=_big(default="0"))
 
 
 class RunTrait(SQLModel, table=True):

@@ -25,7 +25,7 @@ def run_json(record: RunRow) -> dict[str, Any]:
     names = (
         *("pulled", "entered", "exited", "changed", "unchanged", "skipped"),
         *("due", "delivered", "failed", "held", "without_customer_id", "deleted", "first_contact"),
-        "error",
+        *("already_right", "error"),
     )
     return {
         "run": record.id,
@@ -199,9 +199,10 @@ def value(text: str | None) -> Any:
 def run_line(record: RunRow) -> str:
     held = f", {record.held:,} held" if record.held else ""
     failed = f", {record.failed:,} refused" if record.failed else ""
+    right = f" ({record.already_right:,} already right)" if record.already_right else ""
     return (
         f"run {record.id} ({record.kind}) {record.state}: "
-        f"{record.delivered:,} of {record.due:,} customers delivered{failed}{held}"
+        f"{record.delivered:,} of {record.due:,} customers delivered{right}{failed}{held}"
     )
 
 

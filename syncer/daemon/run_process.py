@@ -66,8 +66,9 @@ def _report(result: Result) -> None:
     for problem in result.problems:
         log.error("%s", problem, extra={"run": result.run})
     log.info(
-        "run ended: %s delivered, %s refused",
+        "run ended: %s delivered (%s already right), %s refused",
         f"{delivery.delivered:,}",
+        f"{delivery.already_right:,}",
         f"{delivery.failed:,}",
         extra=ids,
     )

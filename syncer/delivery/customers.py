@@ -55,10 +55,12 @@ PROBES, PROBE_AFTER = 3, 1.0
 class Delivery:
     """What became of the due customers. `problem` says why some are still due, if some are.
 
+    Of the `delivered` ones, Amberflo held `already_right` as they should be: nothing was written.
     `trouble` is what lasted at the end, where nothing got through.
     """
 
     delivered: int = 0
+    already_right: int = 0
     failed: int = 0
     problem: str | None = None
     stopped: bool = False
@@ -282,6 +284,7 @@ class CustomerDelivery:
         """Take a customer whose outcome is on disk out of work."""
         if isinstance(outcome, Sent):
             self.result.delivered += 1
+            self.result.already_right += not outcome.written
         elif isinstance(outcome, Never | PutOff):
             self.result.failed += not outcome.row.put_off
         self._in_work.discard(outcome.row.customer_id)
@@ -294,7 +297,7 @@ class CustomerDelivery:
             return None
         row = claimed.row
         try:
-            await self._write(claimed, always=row.again)
+            written = await self._write(claimed, always=row.again)
         except (TryAgain, Refused) as problem:
             if claimed.probe:
                 self._probe_problem = problem
@@ -310,9 +313,10 @@ class CustomerDelivery:
         self._suspects.pop(row.customer_id, None)
         self._failed_before += 0 if row.put_off else row.attempts
         self._got_through += 1
-        return Sent(row)
+        return Sent(row, written)
 
-    async def _write(self, claimed: Claimed, *, always: bool) -> None:
+    async def _write(self, claimed: Claimed, *, always: bool) -> bool:
+        """Write one customer; return whether it was written and not right already."""
         row = claimed.row
 
         def merge(current: Record | None) -> Record:
@@ -321,9 +325,11 @@ class CustomerDelivery:
             )
 
         began = time.monotonic()
-        if await write(self.client, row.customer_id, merge, always=always):
+        written = await write(self.client, row.customer_id, merge, always=always)
+        if written:
             self._through = max(self._through, began)
         self._silence.succeeded()
+        return written
 
     def _not_taken(self, row: CustomerRow, problem: TryAgain) -> Outcome:
         """Try it again soon or, if it fails for long and others get through, now and then."""

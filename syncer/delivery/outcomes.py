@@ -31,9 +31,10 @@ GATHER, UNWRITTEN = 0.02, 512
 
 @dataclass(frozen=True)
 class Sent:
-    """Amberflo has the customer as of `rev`."""
+    """Amberflo has the customer as of `rev`; without `written` it had it already."""
 
     row: CustomerRow
+    written: bool = True
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ class Outcomes:
     def _write(self, outcomes: Sequence[Outcome]) -> None:
         now = now_ms()
         with self._database.write(beside=True) as connection:
-            _acknowledge(connection, [it.row for it in outcomes if isinstance(it, Sent)], now)
+            sent = [it for it in outcomes if isinstance(it, Sent)]
+            _acknowledge(connection, [it.row for it in sent if it.written], now)
+            _acknowledge(connection, [it.row for it in sent if not it.written], now, right=True)
             _postpone(connection, [it for it in outcomes if isinstance(it, Later)], now)
             _give_up(connection, [it for it in outcomes if isinstance(it, PutOff | Never)], now)
             settled = [it.row for it in outcomes if isinstance(it, Settled)]
@@ -137,11 +140,14 @@ class Outcomes:
                 outbox.dead_letter(connection, settled)
 
 
-def _acknowledge(connection: Connection, rows: Sequence[CustomerRow], now: int) -> None:
+def _acknowledge(
+    connection: Connection, rows: Sequence[CustomerRow], now: int, *, right: bool = False
+) -> None:
     if not rows:
         return
     for run, customers in sorted(outbox.acknowledge(connection, rows, now).items()):
-        runs.add_outcomes(connection, run, delivered=customers)
+        already_right = customers if right else 0
+        runs.add_outcomes(connection, run, delivered=customers, already_right=already_right)
     # Another process may have recorded that Amberflo refused them.
     failures.clear(connection, [failures.customer_ref(row.customer_id) for row in rows])
 

@@ -327,7 +327,12 @@ class Runs:
             still_due = outbox.backlog(connection, result.run)
             delivered, failed = int(record.delivered), int(record.failed)
             due = delivered + failed + int(record.held) + still_due
-            result.delivery = replace(result.delivery, delivered=delivered, failed=failed)
+            result.delivery = replace(
+                result.delivery,
+                delivered=delivered,
+                already_right=int(record.already_right),
+                failed=failed,
+            )
             if due != record.due:
                 result.problems.append(
                     f"the sums do not close: {record.due:,} customers were due, and delivered, "

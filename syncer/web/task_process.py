@@ -87,6 +87,8 @@ def _retry(app: App, runs: Runs, which: str, newest: int) -> Outcome:
 def _of_run(result: Result) -> Outcome:
     delivery = result.delivery
     message = f"run {result.run} {result.state}: {delivery.delivered:,} delivered"
+    if delivery.already_right:
+        message += f" ({delivery.already_right:,} already right)"
     if delivery.failed:
         message += f", {delivery.failed:,} refused"
     held = [f"{key} is held: {reason}" for key, reason in result.held.items()]

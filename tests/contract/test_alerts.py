@@ -289,17 +289,20 @@ def test_the_last_good_run_is_the_newest_that_pulled_for_all(database: Database)
 
 
 def test_how_many_runs_there_were_and_what_they_did(database: Database) -> None:
-    names = ("pulled", "entered", "exited", "changed", "skipped", "delivered", "failed", "held")
+    names = (
+        *("pulled", "entered", "exited", "changed", "skipped"),
+        *("delivered", "already_right", "failed", "held"),
+    )
     assert ask(database, runs.counts) == {}
     assert ask(database, runs.totals) == dict.fromkeys(names, 0)
     run(database, runs.DONE, pulled=1 << 40, entered=2, exited=3, changed=4, skipped=5)
-    run(database, runs.DONE, pulled=1 << 40, delivered=6, failed=7, held=8)
+    run(database, runs.DONE, pulled=1 << 40, delivered=6, already_right=2, failed=7, held=8)
     run(database, runs.FAILED, kind="reconcile", entered=10)
     assert ask(database, runs.counts) == {
         ("incremental", "done"): 2,
         ("reconcile", "failed"): 1,
     }
-    expected = dict(zip(names, (1 << 41, 12, 3, 4, 5, 6, 7, 8), strict=True))
+    expected = dict(zip(names, (1 << 41, 12, 3, 4, 5, 6, 2, 7, 8), strict=True))
     assert ask(database, runs.totals) == expected
 
 

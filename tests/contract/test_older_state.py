@@ -42,7 +42,10 @@ COLUMNS = {
 TABLES = {"size": "audience_size_hour", "memo": "metadata"}
 #: The tables, and the columns of its tables, that came after it.
 NEW = ("problem",)
-NEW_COLUMNS: dict[str, dict[str, None]] = {"failure": {"event": None}}
+NEW_COLUMNS: dict[str, dict[str, int | None]] = {
+    "failure": {"event": None},
+    "run": {"already_right": 0},
+}
 
 
 @pytest.fixture

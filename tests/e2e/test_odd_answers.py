@@ -269,7 +269,7 @@ def test_a_server_that_stores_text_holds_the_same(
     for file in installation.folder.glob("syncer.db*"):
         file.unlink()
     run = installation.json("sync")
-    assert (run["delivered"], installation.puts()) == (1, {})  # it holds all of it already
+    assert (run["delivered"], run["already_right"], installation.puts()) == (1, 1, {})
     assert installation.json("verify")["equal"] == 1
 
 
