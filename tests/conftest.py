@@ -10,8 +10,13 @@ from pathlib import Path
 
 import certifi
 import pytest
+from hypothesis import settings
 
 from tests.support import postgres, processes, statements
+
+# How long one example may take depends on the machine and on what else it does.
+settings.register_profile("on any machine", deadline=None)
+settings.load_profile("on any machine")
 
 #: Bytes that must be free in memory for the tests' files to lie there.
 ROOM = 2 << 30

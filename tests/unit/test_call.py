@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from syncer.clock import FUTURE, TOO_EARLY, UNREADABLE
@@ -21,6 +21,7 @@ from syncer.json_text import printable
 from syncer.passthrough import call as module
 from syncer.passthrough.call import Call, Dropped, Rejected, split
 from syncer.passthrough.parsing import BadRequest, SlowToRead, parse, parse_quickly
+from tests.support.examples import examples
 from tests.support.strategies import EVENT, JSON, LIKELY, TRACK
 
 PAYLOADS = json.loads(Path(__file__).with_name("segment_payloads.json").read_text("utf-8"))
@@ -668,7 +669,7 @@ def test_the_documented_full_events(name: str) -> None:
 # Anything
 
 
-@settings(max_examples=200, deadline=None)
+@examples(60)
 @given(events_=st.lists(EVENT, max_size=6), common=st.fixed_dictionaries({}, optional=LIKELY))
 def test_every_event_becomes_exactly_one_thing(events_: list[Any], common: dict[str, Any]) -> None:
     for found in (
@@ -686,7 +687,7 @@ def test_every_event_becomes_exactly_one_thing(events_: list[Any], common: dict[
                 one.raw.encode()
 
 
-@settings(max_examples=150, deadline=None)
+@examples(60)
 @given(route=st.sampled_from(sorted(module.ROUTES)), body=JSON | EVENT)
 def test_every_body_is_taken_or_refused(route: str, body: Any) -> None:
     try:
@@ -696,7 +697,7 @@ def test_every_body_is_taken_or_refused(route: str, body: Any) -> None:
     assert all(isinstance(one, Call | Dropped | Rejected) for one in found)
 
 
-@settings(max_examples=150)
+@examples(60)
 @given(body=st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
 @example(b"[" * 2000)
 def test_every_bytes_parse_or_are_refused(body: bytes) -> None:

@@ -398,16 +398,16 @@ def test_protected_traits_are_not_given_back_either() -> None:
 
 
 def test_what_is_remembered_is_bounded_by_bytes() -> None:
-    """Customers may have any number of traits, each its own values."""
+    """Customers may have any number of traits, each its own values: these would be over 30 MiB."""
     tracemalloc.start()
     try:
-        for number in range(500):
-            traits = {f"trait_{one}": f"{number} {one}" for one in range(400)}
+        for number in range(100):
+            traits = {f"trait_{place}": f"{number} {place}" + 400 * "x" for place in range(400)}
             ours_at_amberflo(Row(None, traits=orjson.dumps(traits).decode()), {"trait_1"})
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 16 << 20
+    assert peak < 20 << 20
 
 
 @pytest.mark.parametrize(("there", "wanted"), [("1000", "1e3"), ("[1]", "[1.0]"), ("5", "5.0")])

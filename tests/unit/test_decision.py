@@ -13,6 +13,7 @@ from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT
 from syncer.engage.source import ObservedKey
 from syncer.sync.changes import CustomerChange, Ruling, TraitChange, leaves
 from syncer.sync.decision import Decision, Split
+from tests.support.examples import examples
 
 CATALOG = build(
     [ObservedKey(key, 9, 9, 0, 0) for key in ("vip", "fine", "held", "spent")],
@@ -189,6 +190,7 @@ def customer_changes(draw: st.DrawFn) -> CustomerChange:
     return CustomerChange("u", known, after, None, None, changes)
 
 
+@examples(50)
 @given(customer_changes())
 def test_what_goes_through_and_what_does_not_are_all_of_it(one: CustomerChange) -> None:
     kept, held, left = DECISION.split(one)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from syncer.amberflo.record import Difference
 from syncer.delivery.desired import differences, ours_at_amberflo, to_put
+from tests.support.examples import examples
 
 
 class Row(NamedTuple):
@@ -232,6 +233,7 @@ def flat(record: dict[str, Any]) -> dict[str, str]:
     return {name: orjson.dumps(one).decode() for name, one in found.items() if one is not None}
 
 
+@examples(50)
 @given(records, rows, st.booleans())
 def test_it_is_what_the_next_put_would_change(
     current: dict[str, Any], row: Row, as_strings: bool
@@ -247,6 +249,7 @@ def test_it_is_what_the_next_put_would_change(
     assert differences(put, row, OWNED, as_strings=as_strings) == []
 
 
+@examples(50)
 @given(records, rows, st.dictionaries(st.sampled_from(["stripeId", "other"]), values))
 def test_what_others_own_is_nobodys_business(
     current: dict[str, Any], row: Row, foreign: dict[str, Any]

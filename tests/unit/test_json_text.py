@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.json_text import to_json
+from tests.support.examples import examples
 
 #: Keys and numbers as drivers of warehouses give them, beyond what fast libraries take.
 NAMES = st.text() | st.integers() | st.booleans() | st.none()
@@ -19,6 +20,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@examples(50)
 @given(VALUES)
 def test_it_says_what_the_standard_library_says(value: Any) -> None:
     assert json.loads(to_json(value)) == json.loads(json.dumps(value))

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.amberflo.record import merged
@@ -29,6 +29,7 @@ from syncer.passthrough.mapping import (
     outcome,
 )
 from syncer.passthrough.parsing import parse
+from tests.support.examples import examples
 from tests.support.strategies import EVENT, TRACK
 
 PAYLOADS = json.loads(Path(__file__).with_name("segment_payloads.json").read_text("utf-8"))
@@ -525,7 +526,7 @@ def test_the_documented_full_events() -> None:
 # Anything
 
 
-@settings(max_examples=400, deadline=None)
+@examples(100)
 @given(events=st.lists(EVENT, max_size=6), route=st.sampled_from(["webhook", "batch"]))
 def test_every_event_has_one_outcome(events: list[Any], route: str) -> None:
     found = outcomes([TRACK, *events, TRACK], route)

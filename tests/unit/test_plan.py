@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.engage.values import Value
 from syncer.sync.changes import CustomerChange, TraitChange
 from syncer.sync.spool import ChangeSpool
+from tests.support.examples import examples
 
 TEXT = st.text(max_size=8)
 LISTS: st.SearchStrategy[list[object]] = st.lists(
@@ -57,7 +58,7 @@ def plan_of(changes: list[CustomerChange]) -> ChangeSpool:
     return plan
 
 
-@settings(deadline=None)
+@examples(40)
 @given(st.lists(CHANGES, max_size=4))
 def test_what_goes_in_comes_out_as_often_as_asked(changes: list[CustomerChange]) -> None:
     plan = plan_of(changes)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from syncer.engage.computations import AUDIENCE, COMPUTED_TRAIT, Computation
 from syncer.engage.public_api import computation
 from syncer.errors import SourceError
+from tests.support.examples import examples
 
 #: As the stable version gives it.
 STABLE: dict[str, Any] = {
@@ -124,6 +125,7 @@ def test_anything_else_is_no_entry(item: Any) -> None:
         computation(item, AUDIENCE)
 
 
+@examples(40)
 @given(st.dictionaries(st.sampled_from(sorted(STABLE)), JSON))
 def test_any_entry_is_read_or_refused(wrong: dict[str, Any]) -> None:
     found: Computation | None = None

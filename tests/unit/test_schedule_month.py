@@ -234,19 +234,23 @@ def seed() -> int:
     return 7
 
 
+@pytest.fixture(scope="module")
+def frozen() -> Iterator[FrozenDateTimeFactory]:
+    """The clock of all these tests: to take it from every module takes as long as a test."""
+    with freeze_time(BEGIN, ignore=["_pytest.timing"]) as frozen:
+        yield frozen
+
+
 @pytest.fixture
-def world(seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with (
-        closing(Database.open("sqlite://")) as database,
-        freeze_time(BEGIN, ignore=["_pytest.timing"]) as frozen,
-    ):
+def world(
+    seed: int, frozen: FrozenDateTimeFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    frozen.move_to(BEGIN)
+    with closing(Database.open("sqlite://")) as database:
         world = World(frozen, database, seed)
         clocks = SimpleNamespace(time=time.time, monotonic=lambda: world.monotonic)
         monkeypatch.setattr(schedules, "time", clocks)
         yield world
-
-
-several_seeds = pytest.mark.parametrize("seed", range(3))
 
 
 def assert_in_rhythm(starts: list[Start]) -> None:
@@ -264,7 +268,6 @@ def assert_daily_reconciles(world: World, *, but: tuple[int, ...] = ()) -> None:
             assert found.get(day) == [pytest.approx(3, abs=EXACT / HOUR)], day - first
 
 
-@several_seeds
 def test_a_month(world: World) -> None:
     world.daemon(31 * DAY)
     assert world.starts[0] == Start(0, BEGIN.timestamp(), True)  # the initial sync, at once

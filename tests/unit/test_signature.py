@@ -10,10 +10,11 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from syncer.passthrough.signature import Signed, first_element, verify
+from tests.support.examples import examples
 
 SECRET = "s3cret"
 
@@ -123,7 +124,7 @@ JSON = st.recursive(
 SPACE = st.text(alphabet=" \t\r\n", max_size=3).map(str.encode)
 
 
-@settings(max_examples=500)
+@examples(100)
 @given(
     values=st.lists(JSON, min_size=1, max_size=4),
     space=SPACE,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.engage import catalog as catalogs
@@ -22,6 +22,7 @@ from syncer.sync.changes import CustomerChange, TraitChange
 from syncer.sync.diff import compare
 from syncer.sync.join import look_up, merge
 from syncer.sync.tally import Sums, Tally
+from tests.support.examples import examples
 from tests.unit.compare.helpers import (
     JULY,
     JULY_MS,
@@ -363,12 +364,7 @@ def told(change: CustomerChange) -> tuple[str, list[str]]:
     return change.customer_id, [json.dumps(one) for one in change.changes]
 
 
-THOROUGH = settings(max_examples=150, deadline=None)
-
-
-@THOROUGH
-@given(worlds())
-def test_states_changes_and_sums_are_those_of_the_oracle(world: World) -> None:
+def states_changes_and_sums_are_those_of_the_oracle(world: World) -> None:
     changes, tally = whole(world)
     expected = oracle(world)
     found = applied(world, changes)
@@ -389,9 +385,7 @@ def test_states_changes_and_sums_are_those_of_the_oracle(world: World) -> None:
     )
 
 
-@THOROUGH
-@given(worlds())
-def test_a_partial_pull_gives_the_changes_of_its_own_customers(world: World) -> None:
+def a_partial_pull_gives_the_changes_of_its_own_customers(world: World) -> None:
     tally = Tally(make_catalog())
     there = {one.customer_id: one for one in world.known()}
     pairs = look_up(
@@ -404,9 +398,7 @@ def test_a_partial_pull_gives_the_changes_of_its_own_customers(world: World) -> 
     assert tally.unchanged == len(expected.unchanged)
 
 
-@THOROUGH
-@given(worlds())
-def test_the_changes_of_a_customer_are_the_difference_of_its_traits(world: World) -> None:
+def the_changes_of_a_customer_are_the_difference_of_its_traits(world: World) -> None:
     """Nothing may go to Amberflo that the history does not tell, nor the other way round."""
     for change in whole(world)[0]:
         assert change.known == (change.customer_id in world.snapshot)
@@ -426,9 +418,7 @@ def test_the_changes_of_a_customer_are_the_difference_of_its_traits(world: World
             assert is_same(one.after, change.traits.get(one.trait))
 
 
-@THOROUGH
-@given(worlds())
-def test_the_sums_close(world: World) -> None:
+def the_sums_close(world: World) -> None:
     """docs/design.md §3.8: pulled = unchanged + entered + exited + changed + skipped, by trait."""
     changes, tally = whole(world)
     for sums in tally.sums.values():
@@ -446,9 +436,7 @@ def test_the_sums_close(world: World) -> None:
     assert ids == [one for one, _ in in_order(dict.fromkeys(ids))]
 
 
-@THOROUGH
-@given(worlds())
-def test_comparing_again_after_the_changes_finds_none(world: World) -> None:
+def comparing_again_after_the_changes_finds_none(world: World) -> None:
     changes, _ = whole(world)
     again, tally = whole(World(world.pull, applied(world, changes)))
     assert again == []
@@ -456,9 +444,7 @@ def test_comparing_again_after_the_changes_finds_none(world: World) -> None:
     assert all(sums.differing == 0 for sums in tally.sums.values())
 
 
-@THOROUGH
-@given(worlds())
-def test_the_fast_path_gives_what_the_slow_one_gives(world: World) -> None:
+def the_fast_path_gives_what_the_slow_one_gives(world: World) -> None:
     """Texts that are equal JSON but not equal text take the slow path."""
     fast, fast_tally = whole(world)
     slow, slow_tally = run(
@@ -470,9 +456,7 @@ def test_the_fast_path_gives_what_the_slow_one_gives(world: World) -> None:
     assert slow_tally.unchanged == fast_tally.unchanged
 
 
-@THOROUGH
-@given(worlds())
-def test_how_many_readings_are_remembered_changes_nothing(world: World) -> None:
+def how_many_readings_are_remembered_changes_nothing(world: World) -> None:
     changes, tally = whole(world)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalogs, "READINGS", 1)
@@ -480,6 +464,25 @@ def test_how_many_readings_are_remembered_changes_nothing(world: World) -> None:
     assert [told(change) for change in few] == [told(change) for change in changes]
     assert few == changes
     assert few_tally.sums == tally.sums
+
+
+#: What holds of any world. They share the worlds: to draw one costs more than to look at it.
+PROPERTIES = [
+    states_changes_and_sums_are_those_of_the_oracle,
+    a_partial_pull_gives_the_changes_of_its_own_customers,
+    the_changes_of_a_customer_are_the_difference_of_its_traits,
+    the_sums_close,
+    comparing_again_after_the_changes_finds_none,
+    the_fast_path_gives_what_the_slow_one_gives,
+    how_many_readings_are_remembered_changes_nothing,
+]
+
+
+@examples(100)
+@given(worlds())
+def test_what_holds_of_any_world(world: World) -> None:
+    for holds in PROPERTIES:
+        holds(world)
 
 
 @pytest.mark.parametrize(
