@@ -382,11 +382,12 @@ def _newer(at: int, call: CustomerUpdate | Membership) -> bool:
 def _keeps_back(hold: InForce, call: Membership) -> bool:
     """Return whether a hold keeps a call back.
 
-    It does if the call says what waits for a decision, or what was rejected after the call came.
+    It does if the call says what waits for a decision, or what had happened when it was rejected: a
+    call that comes late, or once more, is nothing new.
     """
     value = None if hold.after is None else orjson.loads(hold.after)
-    undecided = hold.decided_at is None or call.received_at <= hold.decided_at
-    return same(value, call.value) and undecided
+    decided_on = hold.decided_at is None or call.at_ms <= hold.decided_at
+    return same(value, call.value) and decided_on
 
 
 def _made_room(traits: dict[str, Said]) -> bool:

@@ -7,7 +7,7 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -227,6 +227,7 @@ class Writer:
 
     def __post_init__(self) -> None:
         self._changes: list[CustomerChange] = []
+        self._held: list[tuple[CustomerChange, list[TraitChange]]] = []
         self._size = 0
         self._compared: list[str] = []
         self._kept: dict[str, list[Kept]] = {}
@@ -240,18 +241,22 @@ class Writer:
         if kept is None and customer.known and customer.compared:
             self._compared.append(customer.customer_id)
         if held or self.decision.holds_deletion(customer):
-            self._hold(customer, held)
+            self._held.append((customer, held))
+            self._size += size_of(customer)
         if kept is not None:
             # If something is held of the customer, a later run must find its deletion again.
             self._changes.append(kept._replace(deleted=False) if held else kept)
             self._size += size_of(kept)
-        if len(self._changes) >= ROWS or self._size >= CHUNK_SIZE:
+        if len(self._changes) + len(self._held) >= ROWS or self._size >= CHUNK_SIZE:
             self.flush()
 
     def flush(self) -> None:
         """Write what was taken since the last flush."""
-        ids = [customer.customer_id for customer in self._changes]
+        ids = {customer.customer_id for customer in self._changes}
+        ids.update(customer.customer_id for customer, _ in self._held)
         states = {state.customer_id: state for state in snapshot.find(self.connection, ids)}
+        for customer, held in self._held:
+            self._hold(customer, self._still_to_hold(states.get(customer.customer_id), held))
         new: list[CustomerRow] = []
         old: list[CustomerRow] = []
         rows: list[ChangeRow] = []
@@ -271,10 +276,27 @@ class Writer:
         add_changes(self.connection, rows, self.run, self.now)
         self._compared += [customer.customer_id for customer in self._changes if customer.compared]
         snapshot.mark_compared(self.connection, self._compared, self.run)
-        self._changes, self._compared, self._size = [], [], 0
+        self._changes, self._held, self._compared, self._size = [], [], [], 0
         self._flush_held()
 
+    def _still_to_hold(
+        self, state: CustomerRow | None, held: list[TraitChange]
+    ) -> list[TraitChange]:
+        """Return what is to be held still: a call since the comparison may have settled it."""
+        if state is None:
+            return held
+        recorded, stamps = orjson.loads(state.traits), read_stamps(state.event_times)
+        remaining = []
+        for change in held:
+            if _says_something(change, recorded.get(change.trait), stamps, self.horizon):
+                remaining.append(change)
+            else:
+                self.recount(change, None)
+        return remaining
+
     def _hold(self, customer: CustomerChange, held: list[TraitChange]) -> None:
+        if not (held or self.decision.holds_deletion(customer)):
+            return
         self.applied.held_customers += 1
         self.applied.held.update(change.key for change in held)
         if self.decision.holds_deletion(customer):
@@ -380,18 +402,11 @@ def laid_over(
     kept = dict(stamps)
     made = []
     for change in customer.changes:
-        stamp = stamps.get(change.trait)
         was: Value | None = now.get(change.trait)
-        newer = (
-            stamp is not None and stamp.received > horizon and stamp.at >= (change.observed_at or 0)
-        )
-        # What Amberflo does not have as it is recorded is sent again, whoever said it.
-        if newer and not (change.source == AMBERFLO and same(was, change.after)):
+        if not _says_something(change, was, stamps, horizon):
             continue
         if change.source == AMBERFLO:
             made.append(change._replace(recorded=was))
-        elif same(was, change.after):
-            continue
         else:
             made.append(change._replace(before=was))
             kept.pop(change.trait, None)  # the value does not come from a call any more
@@ -411,6 +426,18 @@ def laid_over(
                 kept[key] = Stamp(at, 0)  # Engage says so, at the time of its row
     laid = state._replace(traits=canonical(now), name=taken["name"], email=taken["email"])
     return (laid if kept == stamps else laid._replace(event_times=write_stamps(kept))), made
+
+
+def _says_something(
+    change: TraitChange, recorded: Value | None, stamps: Mapping[str, Stamp], horizon: int
+) -> bool:
+    """Return whether a change is one still: no call said the same, or what the pull cannot know."""
+    stamp = stamps.get(change.trait)
+    newer = stamp is not None and stamp.received > horizon and stamp.at >= (change.observed_at or 0)
+    # What Amberflo does not have as it is recorded is sent again, whoever said it.
+    if change.source == AMBERFLO:
+        return not newer or same(recorded, change.after)
+    return not newer and not same(recorded, change.after)
 
 
 def _is_newest(pulled: str | None, at: int, stamp: Stamp | None, horizon: int) -> bool:

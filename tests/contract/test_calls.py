@@ -341,8 +341,9 @@ def test_a_call_since_a_rejection_is_something_new(desk: Desk) -> None:
     number = desk.hold("vip", "true", "false", NOW - HOUR)
     desk.decide(number, REJECTED, NOW)
     assert desk.engage("vip", False, NOW - 1)["dropped", HELD] == 1  # it was here before
+    assert desk.engage("vip", False, NOW, NOW + 1)["dropped", HELD] == 1  # it comes late, or again
     assert desk.held()
-    assert desk.engage("vip", False, NOW, NOW + 1)["customer", "engage"] == 1
+    assert desk.engage("vip", False, NOW + 1, NOW + 1)["customer", "engage"] == 1
     assert not desk.held()
     assert desk.customer()["traits"] == {"vip": False}
 

@@ -15,8 +15,10 @@ from syncer.app import App
 from syncer.config import load
 from syncer.progress import LineProgress
 from syncer.sandbox.engage import EngageSandbox
+from tests.support import calls as told_calls
 from tests.support.installation import Installation
 from tests.support.progress import Interrupted
+from tests.support.warehouse import Warehouse
 
 
 def test_the_history_says_what_was_there_and_the_newer_one_stays(
@@ -96,3 +98,32 @@ def test_the_history_says_what_was_there_and_the_newer_one_stays(
                 assert size.members == row.members
                 moves = listings.key_moves(connection, row.key)
                 assert moves.entered - moves.exited == row.members
+
+
+def test_what_a_call_applied_meanwhile_is_not_held(
+    installation: Installation, warehouse: Warehouse
+) -> None:
+    """Were it listed as held, it would be at Amberflo all the same, and a rejection would be told
+    and not be."""
+    members = warehouse.users(40, ago=40, vip="true")
+    installation.run("sync")
+    for customer_id in members[:20]:
+        warehouse.say(customer_id, "vip", "false", ago=1)
+    out, again = members[0], members[1]
+
+    def arrive() -> None:
+        told_calls.take(
+            installation.config,
+            told_calls.membership(out, "vip", False, ago=1),
+            told_calls.membership(again, "vip", True, ago=0.5),
+        )
+
+    with App(load(installation.config, {}), Interrupted(arrive)).runs() as runs:
+        result = runs.sync()
+    shown = installation.json("runs", "show", str(result.run))
+    assert (shown["state"], shown["held"]) == ("held", 18)
+    assert [hold["customers"] for hold in shown["holds"]] == [18]
+    assert installation.members("vip") == set(members) - {out}
+    installation.run("runs", "reject", "--yes", str(result.run))
+    installation.run("sync", "--full")
+    assert installation.members("vip") == set(members) - {out}
