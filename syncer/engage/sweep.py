@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -202,10 +203,14 @@ class Sweep:
             for customer_id in ids:
                 await self._ask_for(customer_id)
 
+        over = asyncio.Event()
+
         async def store() -> None:
-            # In a thread: the disk keeps no request waiting, so that they stay spread evenly.
-            while True:
-                await asyncio.sleep(STORE)
+            # In a thread: the disk keeps no request waiting, so that they stay spread evenly. It is
+            # never cancelled: what was taken and waits for its thread would be lost.
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), STORE)
                 await asyncio.to_thread(self.file.store, self.file.take(), self.clock())
                 self.progress.at(self._done)
 
@@ -215,7 +220,8 @@ class Sweep:
         try:
             await asyncio.wait([all_work, storing], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*working, storing):
+            over.set()
+            for task in working:
                 task.cancel()
             ended = await asyncio.gather(*working, storing, all_work, return_exceptions=True)
         for error in ended:

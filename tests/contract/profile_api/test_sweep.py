@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import stat
 import threading
@@ -14,9 +15,11 @@ import pytest
 
 from state import snapshot
 from state.db.database import Database
+from syncer.engage import sweep
 from syncer.engage.profile_api import STALE
 from syncer.engage.source import Everything, OnlyCustomers
 from syncer.engage.sweep import AT_A_TIME
+from syncer.engage.sweep_file import Batch
 from syncer.errors import SourceError, Stopped
 from syncer.sandbox.faults import Faults
 from tests.support import processes
@@ -94,6 +97,27 @@ def test_a_sweep_that_is_stopped_goes_on_with_the_ids_that_are_new(space: Profil
     assert len(space.pulled()) == 151
     assert "user_id:new" in reads(space)
     assert len(reads(space)) <= 151 - len(read) + AT_A_TIME  # those in work are asked again
+
+
+def test_what_waits_for_its_thread_when_the_sweep_ends_is_stored(
+    space: ProfileApiSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a thread gets its turn late."""
+    fill(space, 3)
+    space.sandbox.broken = {"user_id:u2": 503}  # until a thread has something to store
+    to_thread, late = asyncio.to_thread, list[int]()
+
+    async def store(function: Any, batch: Batch, now: int) -> None:
+        if batch.outcomes:
+            late.append(len(batch.outcomes))
+            space.sandbox.broken = {}
+            await asyncio.sleep(0.5)
+        await to_thread(function, batch, now)
+
+    monkeypatch.setattr(sweep, "STORE", 0.02)
+    monkeypatch.setattr(asyncio, "to_thread", store)
+    assert len(space.pulled()) == 3
+    assert late
 
 
 def test_an_old_or_another_sweep_is_not_gone_on_with(space: ProfileApiSpace) -> None:
