@@ -24,14 +24,16 @@ def trait_columns(columns: Iterable[str], named: Collection[str] = ()) -> dict[s
     """Return the key of each column that is a trait.
 
     A column is called as its key, unless one of the `named` keys (those that the config names
-    exactly) gives the name of the column: `j_o_first__step` is in the column `j_o_first_step`.
+    exactly) gives the name of the column: `j_o_first__step` is in the column `j_o_first_step`. A
+    column in capitals alone is one of a database that has no small letters.
     """
-    by_column = {snake_case(key): key for key in named}
-    return {
-        column: by_column.get(column.lower(), column.lower())
-        for column in columns
-        if not is_own(column)
-    }
+    by_column = {snake_case(key): key for key in named} | {key: key for key in named}
+
+    def key_of(column: str) -> str:
+        plain = column.lower() if column.isupper() else column
+        return by_column.get(column) or by_column.get(plain) or plain
+
+    return {column: key_of(column) for column in columns if not is_own(column)}
 
 
 def is_own(column: str) -> bool:

@@ -195,12 +195,18 @@ def test_parquet_in_parts_is_one_list(shelf: Shelf) -> None:
 
 def test_columns_are_keys_and_those_of_segment_are_none(shelf: Shelf) -> None:
     row = '{"user_id": "u1", "received_at": "2026-01-01", "context_ip": "x", "j_o_a_b": "true"}\n'
-    shelf.put("export.jsonl", row + '{"user_id": "u2", "Vip": true, "tags": ["a"], "name": "Ada"}')
+    shelf.put(
+        "export.jsonl",
+        row + '{"user_id": "u2", "VIP": true, "tags": ["a"], "name": "Ada", "Big Spender": true, '
+        '"orderCount": 3, "LTV?": 5}',
+    )
     shelf.add("export.jsonl")
-    shelf.named = ("j_o_a__b",)
-    assert shelf.pulled(["j_o_a__b", "vip", "tags", "context_ip"]) == {
+    shelf.named = ("j_o_a__b", "Big Spender", "LTV?")
+    keys = ["j_o_a__b", "vip", "tags", "context_ip", "Big Spender", "orderCount", "LTV?"]
+    capitals = {"Big Spender": "true", "orderCount": "3", "LTV?": "5"}
+    assert shelf.pulled(keys) == {
         "u1": {"j_o_a__b": "true"},
-        "u2": {"vip": "true", "tags": '["a"]', "name": "Ada"},
+        "u2": {"vip": "true", "tags": '["a"]', "name": "Ada", **capitals},
     }
 
 
