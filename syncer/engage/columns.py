@@ -216,17 +216,20 @@ class Columns:
 
     def kind(self, value: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return which of these it is: "word", "digit", "other" or NULL."""
+        if self.dialect == "sqlite":
+            return case(self._usual(value), else_=func.kind_of_value(cast(value, LargeBinary)))
         text = self._bare(value)
         words: ColumnElement[bool] = text.in_((*WORDS, "1.0", "0.0"))
         words = or_(words, *(self._with_places(text, digit) for digit in "10"))
         other: ColumnElement[bool] = not_(text.in_(("", "null", BYTES)))
-        if self.dialect == "sqlite":  # it takes for text what is none; last, as it costs most
-            valid = func.is_utf8(cast(text, LargeBinary))
-            other = and_(other, func.instr(text, func.char(0)) == 0, valid)
         kinds = [(words, "word"), (text.in_(("1", "0")), "digit"), (other, "other")]
-        if isinstance(value.type, String):  # nearly all values, without a function
-            kinds.insert(0, (self._by_bytes(value).in_(tuple(USUAL)), "word"))
+        if isinstance(value.type, String):
+            kinds.insert(0, self._usual(value))
         return case(*kinds, else_=None)
+
+    def _usual(self, value: ColumnElement[Any]) -> tuple[ColumnElement[bool], str]:
+        """Return the kind of nearly all values, which takes no function to see."""
+        return self._by_bytes(value).in_(tuple(USUAL)), "word"
 
     def true(self, value: ColumnElement[Any]) -> ColumnElement[bool]:
         """Return whether a value is a boolean, as `kinds` has it, and true."""

@@ -33,7 +33,7 @@ from syncer.engage.warehouse import TABLES, Among, Space
 class TraitRows(NamedTuple):
     """Rows of traits, what they are joined with, and two columns of that.
 
-    `customer_id` is None where the rows are of profiles without one.
+    `customer_id` is None where all rows are of profiles without one.
     """
 
     traits: FromClause
@@ -48,7 +48,8 @@ class People(Protocol):
     def traits(self, counted: Collection[str] | None = None) -> TraitRows:
         """Return the trait rows of the customers in scope; of a profile with two ids twice.
 
-        With the names of traits to be `counted`, it is one row for all rows of a segment id.
+        With the names of traits to be `counted`, it is one row for all rows of a segment id. If the
+        scope is everything, those of profiles without a customer id are among these.
         """
 
     def nameless(self, names: Collection[str]) -> TraitRows:
@@ -89,11 +90,13 @@ class _Many:
         self._all_ids = self._ids("all_ids")
         self._touched = None if since is None else self._touched_since(since)
         self._in_scope, self._named = self._narrowed(scope), isinstance(scope, OnlyCustomers)
+        self._everything = isinstance(scope, Everything)
 
     def traits(self, counted: Collection[str] | None = None) -> TraitRows:
         traits, joined, profile = self._trait_rows(counted)
-        ids = self._in_scope
-        return TraitRows(traits, joined.join(ids, ids.c.profile == profile), profile, ids.c.id)
+        ids, nameless = self._in_scope, counted is not None and self._everything
+        joined = joined.join(ids, ids.c.profile == profile, isouter=nameless)
+        return TraitRows(traits, joined, profile, ids.c.id)
 
     def nameless(self, names: Collection[str]) -> TraitRows:
         # The segment ids first: they are fewer than the rows, and often none.

@@ -24,9 +24,11 @@ from sqlalchemy import (
     FromClause,
     Select,
     Text,
+    case,
     cast,
     distinct,
     func,
+    not_,
     null,
     select,
     union_all,
@@ -41,6 +43,7 @@ from syncer.engage.source import (
     Absence,
     ChangedSince,
     Counted,
+    Everything,
     ObservedKey,
     OnlyCustomers,
     PulledCustomer,
@@ -115,6 +118,8 @@ class ProfilesSyncPull:
         self._source, self._connection, self._space = source, connection, space
         self._scope, self._sql = scope, space.columns
         self._since = _since(scope, source.overlap)
+        #: keys of which `count` has seen that each row is of a customer
+        self._all_named: frozenset[str] = frozenset()
 
     @cached_property
     def _people(self) -> People:
@@ -187,9 +192,14 @@ class ProfilesSyncPull:
     def count(self, keys: Collection[str]) -> Counted:
         counts, joined, _, customer_id = self._people.traits([*keys, *PROFILE_KEYS])
         assert customer_id is not None
-        numbers = select(func.count(distinct(customer_id)), func.sum(counts.c.number))
-        (totals,) = self._all(numbers.select_from(joined))
-        return Counted(customers=totals[0], rows=int(totals[1] or 0))
+        number, named = counts.c.number, customer_id.is_not(None)
+        sums = (func.sum(case((which, number))) for which in (named, not_(named)))
+        ((customers, rows, nameless),) = self._all(
+            select(func.count(distinct(customer_id)), *sums).select_from(joined)
+        )
+        if isinstance(self._scope, Everything) and not nameless:
+            self._all_named = frozenset(keys)
+        return Counted(customers=customers, rows=int(rows or 0))
 
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
         rows = self._rows(keys)
@@ -233,6 +243,8 @@ class ProfilesSyncPull:
         return {str(row[0]) for row in self._all(select(rows.c.value).distinct())}
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
+        if self._all_named.issuperset(keys):
+            return WithoutCustomerId(0, {})
         rows = self._rows_without_id(keys)
         profiles = select(null().label("name"), func.count(distinct(rows.c.profile)))
         by_key = select(rows.c.name, func.count()).group_by(rows.c.name)

@@ -101,7 +101,10 @@ def elements(text: str) -> list[str]:
 
 def is_null(raw: object) -> bool:
     """Return whether a stored value means "no value": NULL, blank, or the JSON text `null`."""
-    return raw is None or (isinstance(raw, str) and raw.strip().lower() in ("", "null"))
+    if isinstance(raw, str):
+        text = raw.strip()
+        return not text or (len(text) == 4 and text.lower() == "null")
+    return raw is None
 
 
 def boolean(raw: object) -> bool | None:
@@ -117,6 +120,22 @@ def boolean(raw: object) -> bool | None:
     if isinstance(raw, int | float) and raw in (0, 1):
         return bool(raw)
     return None
+
+
+def kind_of(data: bytes | None) -> str | None:
+    """Return what a stored text reads as: "word", "digit" or "other", as `Columns.kind` has it.
+
+    None stands for no value, and for one that cannot be read.
+    """
+    try:
+        text = "" if data is None else data.decode().strip().lower()
+    except UnicodeDecodeError:
+        return None
+    if text in ("", "null", BYTES) or "\0" in text:
+        return None
+    if boolean(text) is None:
+        return "other"
+    return "digit" if text in ("1", "0") else "word"
 
 
 def typed(raw: object) -> Value | Unreadable:
@@ -138,8 +157,8 @@ def typed(raw: object) -> Value | Unreadable:
 
 def _from_text(text: str) -> Value | Unreadable:
     stripped = text.strip()
-    if stripped.lower() in ("true", "false"):
-        return stripped.lower() == "true"
+    if len(stripped) < 6 and (word := stripped.lower()) in USUAL:
+        return USUAL[word]
     if _NUMBER.fullmatch(stripped):
         return _number(stripped) if len(stripped) < 32 else text
     if stripped.startswith(("[", "{")):
@@ -183,7 +202,11 @@ def _is_cut_off(text: str) -> bool:
 
 def same(first: Value | None, second: Value | None) -> bool:
     """Return whether two values are equal as JSON: in Python True == 1, at Amberflo they differ."""
-    return first is second or orjson.dumps(first) == orjson.dumps(second)
+    if first is second:
+        return True
+    if first is None or second is None:
+        return False
+    return orjson.dumps(first) == orjson.dumps(second)
 
 
 def counts(value: Any) -> int:

@@ -10,7 +10,11 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
+from syncer.engage.values import kind_of
 from syncer.engage.warehouses.warehouse import CONNECT, Warehouse
+
+#: KB of pages, and of rows that are sorted, that SQLite keeps in memory.
+CACHE = 8_000
 
 
 class SQLite(Warehouse):
@@ -33,6 +37,8 @@ class SQLite(Warehouse):
             connection.isolation_level = None  # `begin` begins the transaction
             connection.text_factory = _text
             connection.create_function("is_utf8", 1, _is_utf8, deterministic=True)
+            connection.create_function("kind_of_value", 1, kind_of, deterministic=True)
+            connection.execute(f"PRAGMA cache_size = -{CACHE}")
 
         return engine
 
