@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from state import lanes
-from state.db.batches import ROWS, batches, execute_many
+from state.db.batches import ROWS, batches, execute_many, insert_rows
 from state.db.tables import CUSTOMER, TRAIT
 
 #: Customers that a cursor hands over at a time: they may be large.
@@ -67,6 +67,11 @@ class CustomerRow(NamedTuple):
 
 #: The fields of a customer's desired state, less its id.
 _STATE = CustomerRow._fields[1:6]
+#: The columns of a customer that is new, in the order in which they are written.
+_INSERTED = (
+    *("customer_id", *_STATE, "compared"),
+    *("rev", "acked_rev", "attempts", "due_at", "run", "line"),
+)
 #: All columns of a customer.
 CUSTOMER_COLUMNS = [CUSTOMER.c[name] for name in CustomerRow._fields]
 
@@ -233,20 +238,17 @@ def insert_customers(
 ) -> None:
     """Insert the desired states of new customers, due at once.
 
-    The run `run` waits for them to be delivered. `waits_in` has the lanes (lanes.py), by customer,
-    of those that no run made due.
+    The run `run` waits for them to be delivered; `compared` of a row is written, too. `waits_in`
+    has the lanes (lanes.py), by customer, of those that no run made due.
     """
-    names = ("customer_id", *_STATE)
-    execute_many(
+    insert_rows(
         connection,
-        insert(CUSTOMER).values(rev=1, acked_rev=0, attempts=0, due_at=now, run=run),
-        [
-            {
-                **{name: getattr(row, name) for name in names},
-                "line": waits_in.get(row.customer_id, lanes.RUN),
-            }
+        CUSTOMER,
+        _INSERTED,
+        (
+            (*row[:6], row.compared, 1, 0, 0, now, run, waits_in.get(row.customer_id, lanes.RUN))
             for row in rows
-        ],
+        ),
     )
 
 

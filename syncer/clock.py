@@ -138,6 +138,8 @@ def _of_datetime(moment: datetime) -> Reading:
 
 # -- text
 
+#: Texts that are remembered: rows that were loaded, or computed, together have the same time.
+TIMES = 1024
 #: Characters of a time at most: JavaScript appends the zone's name in the user's language.
 _LONGEST = 128
 _NUMBER = re.compile(r"-?[0-9]{9,16}(\.[0-9]+)?")
@@ -188,8 +190,11 @@ _NAMES = {
 
 
 def _of_text(text: str) -> Reading | None:
-    if len(text) > _LONGEST:
-        return None
+    return None if len(text) > _LONGEST else _of_short_text(text)
+
+
+@lru_cache(maxsize=TIMES)
+def _of_short_text(text: str) -> Reading | None:
     if not text.isascii():
         text = _ascii(text)
     text = text.strip()

@@ -33,7 +33,11 @@ def to_json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
 
 def to_json_or_none(value: Any) -> str | None:
     """Return the JSON of a value, and None for None: the state stores an absent value as NULL."""
-    return None if value is None else to_json(value)
+    if value is None:
+        return None
+    if value is True or value is False:  # nearly all values of a run
+        return "true" if value else "false"
+    return to_json(value)
 
 
 def canonical(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table, insert
 from sqlalchemy.sql import Executable
 
 T = TypeVar("T")
@@ -30,3 +30,23 @@ def execute_many(
     """Execute a statement once for each row of parameters; do nothing without rows."""
     for batch in batches(rows, ROWS):
         connection.execute(statement, batch)
+
+
+def insert_rows(
+    connection: Connection, table: Table, names: Sequence[str], rows: Iterable[tuple[Any, ...]]
+) -> None:
+    """Insert rows, whose values are those of the columns with these names.
+
+    The first commit of a state writes millions: on SQLite the driver gets the tuples as they are,
+    which takes half the time of parameters by name.
+    """
+    if connection.dialect.name != "sqlite":
+        execute_many(
+            connection, insert(table), [dict(zip(names, row, strict=True)) for row in rows]
+        )
+        return
+    preparer = connection.dialect.identifier_preparer
+    columns, marks = ", ".join(map(preparer.quote, names)), ", ".join("?" * len(names))
+    statement = f"INSERT INTO {preparer.format_table(table)} ({columns}) VALUES ({marks})"
+    for batch in batches(rows, ROWS):
+        connection.exec_driver_sql(statement, batch)

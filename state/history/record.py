@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
-from state.db.batches import ROWS, batches, execute_many
+from state.db.batches import ROWS, batches, insert_rows
 from state.db.tables import CHANGE, CUSTOMER, RELEASED
 from state.history import seal
 
@@ -34,6 +34,10 @@ class ChangeRow(NamedTuple):
     via: str | None = None
 
 
+#: The columns that are written, in this order: those of a row, and those of all its changes.
+_COLUMNS = (*ChangeRow._fields, "run", "rev", "recorded_at", "delivered_at", "salt")
+
+
 def add_changes(
     connection: Connection,
     rows: Sequence[ChangeRow],
@@ -53,21 +57,24 @@ def add_changes(
     for ids in batches(sorted({row.customer_id for row in rows}), ROWS):
         current = connection.execute(statement.where(CUSTOMER.c.customer_id.in_(ids)))
         revs.update({row.customer_id: row.rev for row in current})
-    execute_many(
+    salts = seal.salts(len(rows))
+    insert_rows(
         connection,
-        insert(CHANGE).values(run=run, recorded_at=now),
-        [
-            {
-                **row._asdict(),
-                "rev": revs[row.customer_id],
-                "delta": delta_of(row.before, row.after, row.source)
-                if row.delta is None
-                else row.delta,
-                "delivered_at": delivered_at.get(row.customer_id),
-                "salt": salt,
-            }
-            for row, salt in zip(rows, seal.salts(len(rows)), strict=True)
-        ],
+        CHANGE,
+        _COLUMNS,
+        (
+            (
+                *row[:7],
+                delta_of(row.before, row.after, row.source) if row.delta is None else row.delta,
+                row.via,
+                run,
+                revs[row.customer_id],
+                now,
+                delivered_at.get(row.customer_id),
+                salt,
+            )
+            for row, salt in zip(rows, salts, strict=True)
+        ),
     )
 
 

@@ -72,5 +72,8 @@ _ONE = 300
 
 def size_of(change: CustomerChange) -> int:
     """Return about the bytes that a change takes."""
-    texts = sum(len(value) for value in change.traits.values() if isinstance(value, str | list))
+    texts = 0
+    for value in change.traits.values():
+        if value.__class__ is str or value.__class__ is list:
+            texts += len(value)
     return _ONE * (len(change.traits) + len(change.changes)) + 2 * texts

@@ -264,7 +264,7 @@ class Writer:
             state = states.get(customer.customer_id)
             laid, made = laid_over(state, customer, self.horizon)
             if state is None:
-                new.append(laid)
+                new.append(laid._replace(compared=self.run) if customer.compared else laid)
             elif laid != state or any(change.source == AMBERFLO for change in made):
                 old.append(laid)
             self._count(customer, made)
@@ -274,7 +274,11 @@ class Writer:
         snapshot.insert_customers(self.connection, new, self.now, self.run)
         snapshot.update_customers(self.connection, old, self.now, self.run)
         add_changes(self.connection, rows, self.run, self.now)
-        self._compared += [customer.customer_id for customer in self._changes if customer.compared]
+        self._compared += [
+            customer.customer_id
+            for customer in self._changes
+            if customer.compared and customer.customer_id in states
+        ]
         snapshot.mark_compared(self.connection, self._compared, self.run)
         self._changes, self._held, self._compared, self._size = [], [], [], 0
         self._flush_held()
@@ -364,15 +368,17 @@ class Writer:
             for change in customer.changes:
                 if change.source != AMBERFLO or not same(change.before, change.after):
                     self.recount(change, by_key.get(change.key))
+        members, traits = self.applied.members, self.decision.catalog.by_key
         for change in made:
-            self.applied.members[change.key] += counts(change.after) - counts(change.was)
-            kind = self.decision.catalog.by_key[change.key].kind
+            key, kind = change.key, traits[change.key].kind
+            members[key] += counts(change.after) - counts(change.was)
             if leaves(change, kind) and change.ruling is None and not customer.deleted:
-                self.applied.left[change.key] += 1
+                self.applied.left[key] += 1
 
     def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
         observed_at = self.now if change.observed_at is None else min(change.observed_at, self.now)
         before, after = to_json_or_none(change.before), to_json_or_none(change.after)
+        was = to_json_or_none(change.was) if change.source == AMBERFLO else before
         return ChangeRow(
             customer_id,
             change.key,
@@ -381,7 +387,7 @@ class Writer:
             after,
             observed_at,
             change.source,
-            delta_of(to_json_or_none(change.was), after),
+            delta_of(was, after),
         )
 
 

@@ -106,7 +106,12 @@ class Decision:
     def split(self, customer: CustomerChange) -> Split:
         """Take a customer's change apart into what goes through and what does not."""
         all_held = self.holds_deletion(customer)
-        held = [change for change in customer.changes if all_held or self.holds(change)]
+        judged = bool(self.held or self.waiting)
+        held = [
+            change
+            for change in customer.changes
+            if all_held or ((judged or change.ruling is not None) and self.holds(change))
+        ]
         if not (held or all_held):
             return Split(customer, [], [])
         kept = [change for change in customer.changes if change not in held]

@@ -87,14 +87,16 @@ def compare(
             layout = reading.layout
             tally.customers += 1
             tally.rows += len(layout.keys) + len(people)
-            # The usual customer has one row of name and email each, and nothing changed.
-            if (
-                known is not None
-                and len(people) == 2
-                and people[0][1] == known[3]
-                and people[1][1] == known[2]
-                and people[0][0] == "email"
-                and people[1][0] == "name"
+            # The usual customer has one row of name and email each, or none, and nothing changed.
+            if known is not None and (
+                not people
+                or (
+                    len(people) == 2
+                    and people[0][1] == known[3]
+                    and people[1][1] == known[2]
+                    and people[0][0] == "email"
+                    and people[1][0] == "name"
+                )
             ):
                 if (
                     remote is None
@@ -319,8 +321,8 @@ class _Diff:
             if key in skipped:
                 sums.reasons[skipped[key]] += 1
                 continue
-            name, at = self.catalog.by_key[key].name, milliseconds(observed[key])
-            change = self._difference(name, before, held, after, at)
+            name = self.catalog.by_key[key].name
+            change = self._difference(name, before, held, after, observed[key])
             if change is None:
                 sums.unchanged += 1
             else:
@@ -339,19 +341,22 @@ class _Diff:
         before: Mapping[str, Value],
         held: Mapping[str, Value],
         after: Mapping[str, Value],
-        observed_at: int | None,
+        time: Any,
     ) -> TraitChange | None:
-        """Return what changes of a trait, if something does, and count the change."""
+        """Return what changes of a trait, if something does, and count the change.
+
+        `time` is that of its row, as the source has it; None if it has none.
+        """
         was, now, has = before.get(name), after.get(name), held.get(name)
         trait = self.catalog.by_name[name]
         sums = self.tally.sums[trait.key]
         if same(was, has):
             if same(was, now):
                 return None
-            change = TraitChange(trait.key, name, was, now, observed_at)
+            change = TraitChange(trait.key, name, was, now, milliseconds(time))
         else:
             # Amberflo has another value than is recorded: the change is against that.
-            change = TraitChange(trait.key, name, has, now, observed_at, AMBERFLO, was)
+            change = TraitChange(trait.key, name, has, now, milliseconds(time), AMBERFLO, was)
             self.tally.first_contact += has is not None
             sums.unrecorded += trait.kind == AUDIENCE and has is True and was is not True
         count_change(sums, trait, change)
