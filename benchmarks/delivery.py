@@ -2,14 +2,16 @@
 
     python -m benchmarks.delivery [--customers 5000] [--concurrency 16]
 
-Both go, in turn and each in a process of its own, against the same sandbox Amberflo in the same
-run, which is a process of its own too. Each makes customers of its own, so that every customer
-takes one GET and one PUT:
+Both go, in turn and each in a process of its own, against an Amberflo that costs next to nothing
+(target.py) and has no customer yet, so that every customer takes one GET and one PUT:
 
-- bare:     aiohttp, one GET and one PUT of a ready body a customer; it reads no database, merges
-            nothing, keeps no pace and records no outcome;
+- bare:     aiohttp on uvloop, one GET and one PUT of a ready body a customer; it reads no database,
+            merges nothing, keeps no pace and records no outcome;
 - delivery: `syncer.delivery.customers` at rate 0 from a SQLite state in which all are due, until
             every acknowledgement is on disk.
+
+What it leaves out: the network, TLS, records of others to merge, and the history of a run, whose
+changes are marked as delivered.
 
 Prints requests per second (two a customer), the processor time that a request takes in the
 subject's own process, and the ratios of the medians. Other work on the machine changes the second
@@ -28,13 +30,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import orjson
 import uvloop
 
+from benchmarks.target import target
 from state import snapshot
 from state.db import workers
 from state.db.database import Database
@@ -42,7 +44,6 @@ from state.snapshot import CustomerRow, TraitRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery.customers import CustomerDelivery
 from syncer.process.runtime import tune_for_throughput
-from syncer.sandbox.amberflo import AmberfloSandbox
 
 KEY = "benchmark"
 AUDIENCES = 10
@@ -114,6 +115,7 @@ async def delivery(url: str, customers: int, concurrency: int) -> tuple[float, f
                 connection, [TraitRow(name, name, "audience", 0) for name in traits(0)]
             )
             snapshot.insert_customers(connection, rows(customers), 1)
+            connection.exec_driver_sql("UPDATE customer SET compared = 1")
         client = AmberfloClient(KEY, customers_url=f"{url}/customers", connections=concurrency)
         with workers.register(database, "run") as worker:
             async with client:
@@ -128,28 +130,17 @@ async def delivery(url: str, customers: int, concurrency: int) -> tuple[float, f
         return took
 
 
-async def serve() -> None:
-    sandbox = AmberfloSandbox(KEY)
-    print(await sandbox.start(), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await sandbox.stop()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--customers", type=int, default=5000)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--one", nargs=2, metavar=("URL", "WHICH"), help=argparse.SUPPRESS)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve:
-        asyncio.run(serve())
-        return
     if options.one:
         url, which = options.one
         if which == "bare":
-            seconds, work = asyncio.run(bare(url, options.customers, options.concurrency))
+            seconds, work = uvloop.run(bare(url, options.customers, options.concurrency))
         else:  # as `syncer` runs it
             tune_for_throughput()
             seconds, work = uvloop.run(delivery(url, options.customers, options.concurrency))
@@ -158,21 +149,17 @@ def main() -> None:
         return
     program = [sys.executable, "-m", "benchmarks.delivery"]
     sizes = ["--customers", str(options.customers), "--concurrency", str(options.concurrency)]
-    server: Any = subprocess.Popen(
-        [*program, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    url = server.stdout.readline().strip()
     figures: dict[str, list[list[float]]] = {"bare": [], "delivery": []}
-    for _ in range(options.runs):
-        for which, results in figures.items():
-            found = subprocess.run(
-                [*program, "--one", url, which, *sizes],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            results.append(json.loads(found.stdout))
-    server.communicate("")
+    with target() as url:
+        for _ in range(options.runs):
+            for which, results in figures.items():
+                printed = subprocess.run(
+                    [*program, "--one", url, which, *sizes],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                results.append(json.loads(printed.stdout))
     for which, results in figures.items():
         rates = [rate for rate, _ in results]
         print(

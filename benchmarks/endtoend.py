@@ -2,10 +2,10 @@
 
     python -m benchmarks.endtoend [--events 1000000]
 
-The daemon and the sandbox Amberflo are processes of their own. Events go in by /v1/batch, 100 a
-request, over 16 connections; the clock stops when the last one is at Amberflo. Prints events per
-second in and through, and the highest memory of the receiver and of its worker at a tenth, half and
-all of the way: it must not grow with the number of events.
+The daemon and an Amberflo that costs next to nothing (target.py) are processes of their own. Events
+go in by /v1/batch, 100 a request, over 16 connections; the clock stops when the last one is at
+Amberflo. Prints events per second in and through, and the highest memory of the receiver and of its
+worker at a tenth, half and all of the way: it must not grow with the number of events.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.receiver import KEY, event, request
+from benchmarks.target import target
 
 CONFIG = """\
 [amberflo]
@@ -68,15 +69,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     options = parser.parse_args()
     program = [sys.executable, "-m"]
-    with tempfile.TemporaryDirectory() as folder:
-        server = subprocess.Popen(
-            [*program, "benchmarks.delivery", "--serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert server.stdout is not None
-        amberflo = server.stdout.readline().strip()
+    with tempfile.TemporaryDirectory() as folder, target() as amberflo:
         config = Path(folder) / "config.toml"
         config.write_text(
             CONFIG.format(api_key=KEY, amberflo=amberflo, folder=folder, write_key=KEY)
@@ -112,7 +105,6 @@ def main() -> None:
         print(f"{options.events / seconds:,.0f} events/s from the first byte to Amberflo")
         daemon.terminate()
         daemon.communicate()
-        server.communicate("")
 
 
 async def send(port: int, start: int, end: int) -> None:

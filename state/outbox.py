@@ -7,6 +7,7 @@ connection, so that the caller says what is one transaction. Times are epoch mil
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,11 +23,13 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.types import TypeEngine
 
 from state import claim as claims
 from state import identify_traits, lanes
 from state.db import metadata
 from state.db.batches import ROWS, batches, execute_many
+from state.db.row_statement import NUMBER, TEXT, RowStatement
 from state.db.tables import CHANGE, CUSTOMER
 from state.snapshot import CUSTOMER_COLUMNS, CustomerRow
 
@@ -46,7 +49,14 @@ _DUE_NO_MORE: dict[str, Any] = {
     "due_at": case((_UNCHANGED, None), else_=CUSTOMER.c.due_at),
     "line": case((_UNCHANGED, lanes.RUN), else_=CUSTOMER.c.line),
 }
-_ACKNOWLEDGE = (
+_CLAIMED: dict[str, TypeEngine[Any]] = {
+    "which": TEXT,
+    "was": NUMBER,
+    "waited": NUMBER,
+    "gave": TEXT,
+    "at": NUMBER,
+}
+_ACKNOWLEDGE = RowStatement(
     update(CUSTOMER)
     .where(_THIS)
     .values(
@@ -59,19 +69,25 @@ _ACKNOWLEDGE = (
         given_back=case(
             (CUSTOMER.c.given_back == bindparam("gave"), None), else_=CUSTOMER.c.given_back
         ),
-    )
+    ),
+    **_CLAIMED,
 )
-_MARK_DELIVERED = (
+_MARK_DELIVERED = RowStatement(
     update(CHANGE)
     .where(
         CHANGE.c.customer_id == bindparam("which"),
         CHANGE.c.rev <= bindparam("was"),
         CHANGE.c.delivered_at.is_(None),
     )
-    .values(delivered_at=bindparam("at"))
+    .values(delivered_at=bindparam("at")),
+    **_CLAIMED,
 )
-_AWAITED = select(CUSTOMER.c.customer_id, CUSTOMER.c.rev, CUSTOMER.c.run).where(
-    CUSTOMER.c.customer_id.in_(bindparam("ids", expanding=True)), CUSTOMER.c.run.is_not(None)
+#: The run of each customer for which one waits, where it does no more.
+_AWAITED = RowStatement(
+    select(CUSTOMER.c.run).where(
+        _THIS, or_(_UNCHANGED, CUSTOMER.c.run == bindparam("waited")), CUSTOMER.c.run.is_not(None)
+    ),
+    **_CLAIMED,
 )
 _ACKNOWLEDGE_IDENTIFY_TRAITS = (
     update(CUSTOMER)
@@ -303,9 +319,9 @@ def acknowledge(connection: Connection, sent: Sequence[CustomerRow], at: int) ->
     """
     finished = _finished(connection, sent)
     rows = _claimed(sent, at)
-    connection.execute(_ACKNOWLEDGE, rows)
+    _ACKNOWLEDGE.execute(connection, rows)
     _acknowledge_identify_traits(connection, sent)
-    connection.execute(_MARK_DELIVERED, rows)
+    _MARK_DELIVERED.execute(connection, rows)
     return finished
 
 
@@ -400,14 +416,7 @@ def _claimed(rows: Sequence[CustomerRow], at: int) -> list[dict[str, Any]]:
 
 def _finished(connection: Connection, rows: Sequence[CustomerRow]) -> dict[int, int]:
     """Count for how many of these customers a run waits no more now, by run."""
-    claimed = {row.customer_id: row for row in rows}
-    finished: dict[int, int] = {}
-    for ids in batches(claimed, ROWS):
-        awaited = connection.execute(_AWAITED, {"ids": ids})
-        for customer_id, rev, run in awaited:
-            if rev == claimed[customer_id].rev or run == claimed[customer_id].run:
-                finished[run] = finished.get(run, 0) + 1
-    return finished
+    return Counter(run for (run,) in _AWAITED.select(connection, _claimed(rows, 0)))
 
 
 # What Amberflo has

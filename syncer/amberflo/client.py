@@ -11,8 +11,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
@@ -22,6 +21,7 @@ import aiohttp
 from syncer import __version__
 from syncer.amberflo.codec import Record, read, written
 from syncer.amberflo.transport import Transport
+from syncer.amberflo.under_way import UnderWay
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 from syncer.rate_limit import RateLimiter
 from syncer.retry import retry_after
@@ -115,25 +115,12 @@ class AmberfloClient:
         self._missing_is_404: bool | None = None
         #: how often each method was answered with each status; "none" where no answer came
         self.answers: Counter[str] = Counter()
-        #: when each request under way began, the oldest first; those of meter records apart
-        self._under_way: dict[RateLimiter, dict[object, float]] = {
-            self.pace: {},
-            self.ingest_pace: {},
-        }
+        #: those of meter records apart
+        self._under_way = {self.pace: UnderWay(timeout), self.ingest_pace: UnderWay(timeout)}
 
     def unanswered(self, pace: RateLimiter) -> float:
         """Return for how many seconds the oldest request at this pace has had no answer."""
-        began = next(iter(self._under_way[pace].values()), None)
-        return 0.0 if began is None else self._clock() - began
-
-    @contextmanager
-    def _asking(self, pace: RateLimiter) -> Iterator[None]:
-        under_way, request = self._under_way[pace], object()
-        under_way[request] = self._clock()
-        try:
-            yield
-        finally:
-            del under_way[request]
+        return self._under_way[pace].longest
 
     async def __aenter__(self) -> Self:
         self._transport = Transport(self._headers, self._connections)
@@ -236,20 +223,18 @@ class AmberfloClient:
         await self._wait(self.pace)
         url = self._customers_url
         try:
-            with self._asking(self.pace):
-                async with asyncio.timeout(self._timeout):
-                    response = await self._transport.request("GET", url)
+            with self._under_way[self.pace].begin():
+                response = await self._transport.request("GET", url)
             async with response:
                 if not 200 <= response.status < 300:
-                    async with asyncio.timeout(self._timeout):
+                    with self._under_way[self.pace].begin():
                         body = await _read(response)
                     answer = _Answer("GET", url, None, response.status, response.headers, body)
                     raise await self._problem(answer)
                 piece = b"-"
                 while piece:
-                    with self._asking(self.pace):
-                        async with asyncio.timeout(self._timeout):
-                            piece = await response.content.read(_PIECE)
+                    with self._under_way[self.pace].begin():
+                        piece = await response.content.read(_PIECE)
                     yield piece
         except _BROKEN as error:
             raise self._broken("GET", url, None, error) from None
@@ -311,11 +296,10 @@ class AmberfloClient:
     ) -> _Answer:
         """Return the answer to a request, whatever it is, and tell the rate limiter about it."""
         try:
-            with self._asking(pace):
-                async with asyncio.timeout(self._timeout):
-                    answering = await self._transport.request(method, url, content, headers)
-                    async with answering as response:
-                        body = await _read(response)
+            with self._under_way[pace].begin():
+                answering = await self._transport.request(method, url, content, headers)
+                async with answering as response:
+                    body = await _read(response)
         except _BROKEN as error:
             raise self._broken(method, url, content, error) from None
         self.answers[f"{method} {response.status}"] += 1
@@ -393,8 +377,11 @@ def _is_of(record: Record, customer_id: str) -> bool:
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """Return the body of an answer; raise OSError if it has more than _LARGEST bytes."""
+    content = response.content
+    if content.is_eof() and (content.total_bytes or 0) <= _LARGEST:
+        return content.read_nowait()  # a small answer comes in one piece with its head
     pieces, size = [], 0
-    while piece := await response.content.readany():
+    while piece := await content.readany():
         pieces.append(piece)
         size += len(piece)
         if size > _LARGEST:

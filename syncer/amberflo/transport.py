@@ -16,9 +16,10 @@ from syncer import egress
 
 
 class _Way(NamedTuple):
-    """How requests go out: the connections, and the headers for the proxy."""
+    """How requests go out: the connections, the headers of each request, those for the proxy."""
 
     session: aiohttp.ClientSession
+    headers: Mapping[str, str] | None
     proxy_headers: Mapping[str, str] | None
 
 
@@ -55,8 +56,7 @@ class Transport:
         return await way.session.request(
             method,
             url,
-            # Not as defaults of the session: aiohttp sends those to the proxy, too.
-            headers=self._headers if headers is None else {**self._headers, **headers},
+            headers=way.headers if headers is None else {**(way.headers or {}), **headers},
             data=content,
             allow_redirects=False,
             proxy_headers=way.proxy_headers,
@@ -65,6 +65,8 @@ class Transport:
     def _by(self, proxy: str | None) -> _Way:
         if proxy not in self._by_proxy:
             address, proxy_headers = (None, None) if proxy is None else _of_proxy(proxy)
+            # aiohttp sends what a session has as its default to the proxy, too.
+            default, each = (self._headers, None) if proxy is None else (None, self._headers)
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=self._connections, keepalive_timeout=30.0, ssl=self._certificates
@@ -73,8 +75,9 @@ class Transport:
                 timeout=aiohttp.ClientTimeout(),
                 auto_decompress=False,
                 proxy=address,
+                headers=default,
             )
-            self._by_proxy[proxy] = _Way(session, proxy_headers)
+            self._by_proxy[proxy] = _Way(session, each, proxy_headers)
         return self._by_proxy[proxy]
 
     async def close(self) -> None:

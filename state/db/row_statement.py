@@ -1,0 +1,89 @@
+"""One statement over many rows of parameters, which come as JSON.
+
+Executed once a row, SQLAlchemy makes the parameters of each anew, and the driver gives the
+interpreter up and takes it back for each: beside a busy event loop that is a wait each time, for
+both. So the database takes the rows apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+from typing import cast as cast_type
+
+import orjson
+from sqlalchemy import (
+    JSON,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Result,
+    Select,
+    bindparam,
+    cast,
+    func,
+)
+from sqlalchemy.sql.dml import Update
+from sqlalchemy.sql.visitors import replacement_traverse
+from sqlalchemy.types import BigInteger, Text, TypeEngine
+
+from state.db.batches import ROWS, batches
+
+#: The kinds of parameters.
+TEXT, NUMBER = Text(), BigInteger()
+
+_ROWS = bindparam("given_rows", type_=Text)
+_SQLITE = func.json_each(_ROWS).table_valued("value", name="given")
+_POSTGRESQL = func.json_array_elements(cast(_ROWS, JSON)).table_valued("value", name="given")
+
+
+class RowStatement:
+    """An UPDATE or SELECT with named parameters, `kinds`, that is executed for many rows of them.
+
+    Make it once, at the import of a module. A row of the table may match only one row of
+    parameters.
+    """
+
+    def __init__(self, statement: Update | Select[Any], **kinds: TypeEngine[Any]) -> None:
+        self._by_dialect = {
+            "sqlite": _with_columns(statement, kinds, _of_sqlite),
+            "postgresql": _with_columns(statement, kinds, _of_postgresql),
+        }
+
+    def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Execute an UPDATE for rows of named parameters: texts, integers, None."""
+        for batch in batches(rows, ROWS):
+            self._execute(connection, batch)
+
+    def select(
+        self, connection: Connection, rows: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield what a SELECT finds for rows of named parameters: texts, integers, None."""
+        for batch in batches(rows, ROWS):
+            yield from map(tuple, self._execute(connection, batch))
+
+    def _execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> Result[Any]:
+        statement = self._by_dialect[connection.dialect.name]
+        return connection.execute(statement, {"given_rows": orjson.dumps(rows).decode()})
+
+
+def _with_columns(
+    statement: Update | Select[Any],
+    kinds: Mapping[str, TypeEngine[Any]],
+    column: Callable[[str, TypeEngine[Any]], ColumnElement[Any]],
+) -> Update | Select[Any]:
+    """Return the statement with columns of the given rows in the place of its parameters."""
+    columns = {name: column(name, kind) for name, kind in kinds.items()}
+
+    def replace(element: Any, **_: Any) -> Any:
+        return columns.get(element.key) if isinstance(element, BindParameter) else None
+
+    return cast_type("Update | Select[Any]", replacement_traverse(statement, {}, replace))
+
+
+def _of_sqlite(name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+    return func.json_extract(_SQLITE.c.value, f"$.{name}", type_=kind)
+
+
+def _of_postgresql(name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
+    return cast(_POSTGRESQL.c.value.op("->>")(name), kind)
