@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from syncer.clock import AHEAD, believed, iso, now_ms
 from syncer.engage import stage
 from syncer.engage.files import memory
-from syncer.engage.files.layouts import NO_JSON, Layout, Layouts, Statement, is_log
+from syncer.engage.files.layouts import NO_JSON, NO_RECORD, Form, Layouts, Statement, is_log
 from syncer.engage.files.memory import ENDED, LISTED, LOGGED, Settings
 from syncer.engage.files.records import Format, format_of, records
 from syncer.engage.files.storage import File, Storage
@@ -240,22 +240,11 @@ class _Fill:
 
     def _statements(self, file: File) -> Iterator[Statement]:
         """Yield what the records of a file say, and count those that say nothing."""
-        layouts = Layouts(self._files.key, self._intake.customer_id, self._intake.named)
-        layout: Layout | None = None
-        form = format_of(file, self._files.format, "jsonl" if self._is_log else None)
-        for number, values in records(self._files.storage, file, form):
-            if values is None:
-                self._leave_out(file, number, NO_JSON)
-                continue
-            if layout is None:
-                self._check_kind(values, file)
-                layout = layouts.of(values, file.path)
-            if number == 0 or form == "jsonl":
-                self._note_listed(values)
+        for number, values, form in self._records(file):
             if number == 0:
                 continue
             try:
-                said = layout(values)
+                said = form.layout(values)
             except ValueError as error:
                 raise SourceError(
                     f"{file.path}, line {number}: {error}; nothing of the file is taken"
@@ -264,8 +253,54 @@ class _Fill:
                 self._leave_out(file, number, said)
             else:
                 yield said
-        if layout is None and not self._is_log:
+
+    def _records(self, file: File) -> Iterator[tuple[int, dict[str, Any], Form]]:
+        """Yield number, values and form of each record of a file, and count those without one."""
+        layouts = Layouts(self._files.key, self._intake.customer_id, self._intake.named)
+        written = format_of(file, self._files.format, "jsonl" if self._is_log else None)
+        first: Form | None = None
+        form: Form | None = None
+        for number, values in records(self._files.storage, file, written):
+            if values is None:
+                self._leave_out(file, number, NO_JSON)
+                continue
+            if written == "jsonl":
+                form = self._form_of_json(layouts, first, file, number, values)
+            elif form is None:
+                self._check_kind(values, file)
+                form = layouts.of(values, file.path)
+            if form is None:
+                self._leave_out(file, number, NO_RECORD)
+                continue
+            first = first or form
+            if number == 0 or written == "jsonl":
+                self._note_listed(values)
+            yield number, values, form
+        if first is None and not self._is_log:
             raise SourceError(f"{file.path} is empty, so it is no list; nothing of it is taken")
+
+    def _form_of_json(
+        self, layouts: Layouts, first: Form | None, file: File, number: int, values: dict[str, Any]
+    ) -> Form | None:
+        """Return the form of a record of JSON; None if it is none of a log.
+
+        A list has records of one form: a record of another one may be cut off, or of somebody else.
+        """
+        self._check_kind(values, file)
+        place = file.path if first is None else f"{file.path}, line {number},"
+        try:
+            form = layouts.of_json(values, place, first)
+        except SourceError:
+            if self._is_log:
+                return None
+            raise
+        if first is not None and form.name != first.name and not self._is_log:
+            raise SourceError(
+                f"{file.path}, line {number}: its columns {', '.join(values)[:200]} are those of "
+                f"{form.name}, and the records before it are {first.name}; nothing of the file is "
+                "taken"
+            )
+        return form
 
     def _check_kind(self, columns: Mapping[str, Any], file: File) -> None:
         if is_log(columns) and not self._is_log:

@@ -3,7 +3,7 @@
 | a record of | has | as in |
 |---|---|---|
 | a profile | `key`, `external_ids`, maybe `value` and `traits` | downloads of Segment |
-| an id | one column, called as the type of the ids | downloads of one id type |
+| an id | one column, called as the type of the customer id | downloads of one id type |
 | a change | `audience_name`, `audience_action`, … | Segment's destination S3 |
 | a user | the customer id, and a column for each trait | exports |
 | a call | JSON with `context.personas` | logs of Segment |
@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -32,6 +33,7 @@ USER_ID, ANONYMOUS_ID = "user_id", "anonymous_id"
 
 #: Why a record says nothing.
 NO_JSON = "not a JSON object"
+NO_RECORD = "neither a call nor a change"
 NO_CALL_OF_ENGAGE = "no call of Engage"
 NOBODY = "no id"
 BAD_ID = "an id that is not usable"
@@ -62,50 +64,72 @@ Values = Mapping[str, Any]
 Layout = Callable[[Values], Statement | str]
 
 
-class Layouts(NamedTuple):
-    """The settings that say what is not in the files themselves.
+class Form(NamedTuple):
+    """What records are, by a name that two records share if they are the same, and their layout."""
+
+    name: str
+    layout: Layout
+
+
+class Layouts:
+    """Knows what records are by their columns, and what the settings say that no file does.
 
     `key` is the audience or trait that a list is about, `customer_id` the type of the customer id,
     `named` the keys that the config names.
     """
 
-    key: str | None
-    customer_id: str
-    named: tuple[str, ...] = ()
+    def __init__(self, key: str | None, customer_id: str, named: tuple[str, ...] = ()) -> None:
+        self._key, self._customer_id = key, customer_id
+        self._users = Form("users", _Wide(customer_id, named))
 
-    def of(self, columns: Mapping[str, Any], place: str) -> Layout:
-        """Return the layout of the records with these columns; raise `SourceError` if none fits."""
+    def of(self, columns: Mapping[str, Any], place: str) -> Form:
+        """Return the form of the records with these columns; raise `SourceError` if none fits."""
         if "external_ids" in columns:
-            return self._keyed(_profile_with_value if "value" in columns else _profile, place)
+            if "value" in columns:
+                return self._listed("profiles with a value", _profile_with_value, place)
+            return self._listed("profiles", _profile, place)
         if {"audience_name", "audience_action"} <= columns.keys():
-            return _change
-        if "type" in columns and columns.keys() & {"userId", "anonymousId", "context"}:
-            return _call
-        if len(columns) == 1:
-            (id_type,) = columns
-            return self._keyed(lambda values, key: _one_id(values, key, id_type), place)
-        if self.customer_id in columns:
-            return _Wide(self.customer_id, self.named)
+            return _CHANGES
+        if _is_call(columns):
+            return _CALLS
+        if [*columns] == [self._customer_id]:
+            return self._listed("ids", partial(_one_id, id_type=self._customer_id), place)
+        if self._customer_id in columns:
+            return self._users
         raise SourceError(
             f"{place} has the columns {', '.join(columns)[:200]}, which say neither who nor what: "
-            f"it needs external_ids, {self.customer_id}, or calls of Segment"
+            f"it needs external_ids, {self._customer_id}, or calls of Segment"
         )
 
-    def _keyed(self, read: Callable[[Values, str], Statement | str], place: str) -> Layout:
-        key = self.key
+    def of_json(self, columns: Mapping[str, Any], place: str, first: Form | None) -> Form:
+        """Return the form of a record of JSON, which may have other columns than the `first` one.
+
+        Tools leave out what has no value. Raise `SourceError` if none fits.
+        """
+        of_users = first is self._users or (first is None and self._key is None)
+        if of_users and [*columns] == [self._customer_id]:
+            return self._users
+        return self.of(columns, place)
+
+    def _listed(
+        self, name: str, read: Callable[[Values, str], Statement | str], place: str
+    ) -> Form:
+        key = self._key
         if key is None:
             raise SourceError(
                 f"{place} lists profiles and does not say of which audience or trait; write its "
                 'key in engage.files.sets: key = "…"'
             )
-        return lambda values: read(values, key)
+        return Form(name, lambda values: read(values, key))
 
 
 def is_log(columns: Mapping[str, Any]) -> bool:
     """Return whether records with these columns are changes, of which none ends a membership."""
-    return "audience_action" in columns or (
-        "type" in columns and bool(columns.keys() & {"userId", "anonymousId", "context"})
-    )
+    return "audience_action" in columns or _is_call(columns)
+
+
+def _is_call(columns: Mapping[str, Any]) -> bool:
+    return "type" in columns and bool(columns.keys() & {"userId", "anonymousId", "context"})
 
 
 # -- downloads of Segment
@@ -255,6 +279,9 @@ def _call(values: Values) -> Statement | str:
     if at is None:
         at = read_time(values.get("receivedAt"))
     return Statement(_profile_of(ids), ids, traits, at)
+
+
+_CHANGES, _CALLS = Form("changes", _change), Form("calls", _call)
 
 
 def _ids(given: Mapping[str, object]) -> list[tuple[str, str]] | str:

@@ -377,6 +377,8 @@ def cut(content: bytes) -> bytes:
     return content[: len(content) // 2]
 
 
+LISTED = b'{"key": "p1", "external_ids": {"user_id": ["u1"]}}\n'
+VALUED = b'{"key": "p2", "external_ids": {"user_id": ["u2"]}, "value": 7}\n'
 BAD = [
     ("vip.csv", cut(members("u1", "u2").encode()), "this is not CSV"),
     ("vip.csv.gz", cut(gzip.compress(members(*map(str, range(999))).encode())), "is cut off"),
@@ -397,6 +399,12 @@ BAD = [
     ("vip.jsonl", b'{"user_id": "u1", "vip": true}\n{"user_id": "u', "is cut off: its last line"),
     ("vip.jsonl", b'{"user_id": "u1"}\n[]\n{"user_id": "u2"}\n', "line 2: not a JSON object"),
     ("vip.jsonl", call("u1", "vip", True, 1).encode(), 'write kind = "log"'),
+    ("vip.jsonl", LISTED + b'{"key": "p2"}\n', "line 2, has the columns key, which say neither"),
+    ("vip.jsonl", b'{"key": "p2"}\n' + LISTED, "has the columns key, which say neither who nor"),
+    ("vip.jsonl", LISTED + b'{"user_id": "u2"}\n', "those of ids, and the records before it are"),
+    ("vip.jsonl", LISTED + VALUED, "those of profiles with a value, and the records before it"),
+    ("vip.jsonl", VALUED + LISTED, "line 2: its columns key, external_ids are those of profiles,"),
+    ("vip.csv", b"email\na@b.c\n", "has the columns email, which say neither who nor what"),
     ("vip.parquet", b"PAR1 and no more", "cannot be read: "),
 ]
 
@@ -549,6 +557,26 @@ def test_a_bad_line_of_a_log_is_counted_and_a_log_that_is_cut_off_is_not_read(sh
     }
     shelf.put("logs/b", call("u1", "vip", False, 30)[:-3], ago=10)
     assert "logs/b is cut off" in shelf.refusal()
+
+
+def test_each_record_of_a_log_is_what_its_own_columns_say(shelf: Shelf) -> None:
+    group, typeless = '{"type": "group", "groupId": "g1"}', call("u1", "vip", True, 60)
+    typeless = typeless.replace('"type": "identify", ', "")
+    change = '{"audience_name": "vip", "audience_action": true, "user_id": "u3"}'
+    shelf.put(
+        "log.jsonl", "\n".join([group, call("u2", "vip", True, 60), typeless, change, "{}\n"])
+    )
+    shelf.add("log.jsonl", "log")
+    assert shelf.pulled() == {"u2": {"vip": "true"}, "u3": {"vip": "true"}}
+    assert "3 records are left out: neither a call nor a change" in shelf.source.survey().advice[1]
+
+
+def test_a_user_of_an_export_may_have_nothing(shelf: Shelf) -> None:
+    """Tools leave out what has no value."""
+    users = ['{"user_id": "u1"}', '{"user_id": "u2", "vip": true}', '{"user_id": "u3"}', ""]
+    shelf.put("users.jsonl", "\n".join(users))
+    shelf.add("users.jsonl")
+    assert shelf.pulled() == {"u2": {"vip": "true"}}
 
 
 def test_other_settings_read_all_anew(shelf: Shelf) -> None:
