@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from syncer.amberflo.codec import plain, read, written
 from syncer.amberflo.record import Difference
-from syncer.verify.findings import Findings
+from syncer.sync.findings import Findings
 
 
 class Drift(NamedTuple):

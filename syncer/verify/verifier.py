@@ -34,8 +34,8 @@ from syncer.errors import (
 from syncer.progress import Progress
 from syncer.sync.consistent_reader import ConsistentReader, ListingResult, present
 from syncer.sync.engage_lookup import AT_A_TIME, EngageLookup
+from syncer.sync.findings import CLAIMS, EQUAL, EXTRA, STRANGER, SUSPECT, UNSEEN
 from syncer.sync.owned_traits import EngageTraits
-from syncer.verify.findings import CLAIMS, EQUAL, EXTRA, STRANGER, SUSPECT, UNSEEN
 from syncer.verify.result import Verification
 
 Item = TypeVar("Item")

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from syncer.verify.findings import EQUAL, EXTRA, SUSPECT, DriftRow, Findings
+from syncer.sync.findings import EQUAL, EXTRA, SUSPECT, DriftRow, Findings
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a verification finds, on disk: it may be as much as there are customers."""
+"""What a comparison with Amberflo finds, on disk: it may be as much as there are customers."""
 
 from __future__ import annotations
 
