@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, or_, select, update
 
 from state import holds, identify_traits, snapshot
 from state.db.batches import ROWS
-from state.db.tables import AMBERFLO, CHANGE, CUSTOMER, IDENTIFY, RELEASED, RUN_TRAIT, TRAIT
+from state.db.tables import CHANGE, CUSTOMER, IDENTIFY, MET, RELEASED, RUN_TRAIT, TRAIT
 from state.history.record import ChangeRow, add_changes
 from state.snapshot import CustomerRow, TraitRow
 
@@ -71,7 +71,7 @@ def _contacted(connection: Connection, trait: TraitRow) -> Iterator[Sequence[Cus
     before_us = select(CHANGE.c.customer_id).where(
         or_(CHANGE.c.key == trait.key, CHANGE.c.key.in_(_earlier_keys(trait))),
         CHANGE.c.trait == trait.trait,
-        CHANGE.c.source == AMBERFLO,
+        CHANGE.c.source.in_(MET),
     )
     contacted = CUSTOMER.c.customer_id.in_(before_us)
     after = ""
@@ -160,7 +160,7 @@ def _before_us(connection: Connection, name: str, customer_ids: Sequence[str]) -
         if source == RELEASED:
             first.pop(customer_id, None)
         else:
-            first.setdefault(customer_id, before if source == AMBERFLO else None)
+            first.setdefault(customer_id, before if source in MET else None)
     return {customer_id: before for customer_id, before in first.items() if before is not None}
 
 

@@ -216,7 +216,7 @@ def last_committed(connection: Connection) -> int | None:
 
 
 #: Kinds of runs that compare everything.
-FULL = ("initial", "reconcile", "resync")
+FULL = ("initial", "reconcile", "resync", "adopt")
 
 
 def last_good(connection: Connection, kinds: Collection[str]) -> int | None:

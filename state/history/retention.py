@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
 
-from state.db.tables import AMBERFLO, CHANGE, SEAL
+from state.db.tables import CHANGE, MET, SEAL
 from state.history.seal import CHANGES, COMPACTED, COMPACTION, newest
 
 
@@ -42,7 +42,7 @@ def removable(last_id: int, until: int) -> ColumnElement[bool]:
         )
     ).correlate(CHANGE)
     acknowledged = and_(CHANGE.c.delivered_at.is_not(None), CHANGE.c.delivered_at <= until)
-    ours = or_(CHANGE.c.source.is_(None), CHANGE.c.source != AMBERFLO)
+    ours = or_(CHANGE.c.source.is_(None), CHANGE.c.source.not_in(MET))
     return and_(CHANGE.c.id <= last_id, acknowledged, ours, superseded)
 
 

@@ -53,6 +53,7 @@ COMMANDS = {
     "daemon": "daemon",
     "sync": "sync",
     "diff": "sync",
+    "adopt": "adopt",
     "resync": "sync",
     "runs": "runs",
     "traits": "traits",

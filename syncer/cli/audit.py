@@ -36,6 +36,7 @@ from syncer.errors import NotFound, NotKept
 from syncer.json_text import to_json
 from syncer.privacy.forget import check_not_forgotten
 from syncer.progress import say
+from syncer.sync.changes import ADOPTED
 
 #: The rows of a table without --limit.
 TABLE = 1000
@@ -142,6 +143,10 @@ def audit_customer(
             output.print_table(("trait", "value"), values, title=f"{customer_id} {when}")
             total = sum(1 for _ in ask())
             _print_table(CHANGE, _newest(ask, limit or TABLE), total, limit, title="history")
+            adopted = {(it.run, it.recorded_at) for it in ask() if it.source == ADOPTED}
+            for run, moment in sorted(adopted):
+                line = f"adopted at {iso(moment)} by run {run}, found equal: nothing was sent"
+                output.stdout().print(line)
 
 
 @audit.command("audience")

@@ -17,8 +17,8 @@ from syncer.json_text import to_json
 from syncer.status import Daemon
 from syncer.sync.changes import CustomerChange
 from syncer.sync.compared import Compared
-from syncer.sync.first_contact import FirstContact
-from syncer.verify.result import Drift
+from syncer.sync.findings import Drift
+from syncer.sync.first_contact import Example, FirstContact
 
 
 def run_json(record: RunRow) -> dict[str, Any]:
@@ -145,18 +145,20 @@ def first_contact_json(first: FirstContact) -> dict[str, Any]:
                 "trait": sums.trait,
                 "customers": sums.found,
                 "differ": sums.differ,
-                "examples": [
-                    {
-                        "customer_id": example.customer_id,
-                        "actual": example.found,
-                        "expected": example.expected,
-                    }
-                    for example in sums.examples
-                ],
+                "examples": list(map(example_json, sums.examples)),
             }
             for sums in first.by_name()
         ],
         "unknown": first.unknown,
+    }
+
+
+def example_json(example: Example | Drift) -> dict[str, Any]:
+    """Return a customer whose value at Amberflo is not what Engage says."""
+    return {
+        "customer_id": example.customer_id,
+        "actual": example.found,
+        "expected": example.expected,
     }
 
 

@@ -23,13 +23,13 @@ from syncer.cli.documents import (
     trait_json,
 )
 from syncer.cli.options import application, config_option, confirm, json_option
+from syncer.cli.parity import parity_json, parity_lists, print_parity
 from syncer.cli.sums import held_lines, print_sums
 from syncer.delivery.estimate import Estimate
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
 from syncer.progress import say
 from syncer.sync.changes import CustomerChange
 from syncer.sync.compared import Compared
-from syncer.sync.first_contact import FirstContact
 from syncer.sync.preview import preview
 from syncer.sync.runs import Result, Runs
 
@@ -84,8 +84,8 @@ def diff(
 ) -> None:
     """Show what the next run would change.
 
-    It writes nothing. It asks Amberflo only with --amberflo, which lists the values there under
-    our names that a full run would adopt or correct.
+    It writes nothing. It asks Amberflo only with --amberflo, which compares each customer with what
+    a full run would leave there, as `syncer adopt` does.
     """
     show_diff(
         application(config),
@@ -172,13 +172,15 @@ def exit_with(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         print_sums(traits, hint=f"`syncer runs show {result.run} --all` shows them")
         output.stdout().print(run_line(record))
         output.stdout().print(f"seal {head}")
-    _say_what_needs_attention(result, record.without_customer_id)
+    say_what_needs_attention(result)
     if result.problems:
         raise click.exceptions.Exit(EXIT_FAILED)
     raise click.exceptions.Exit(EXIT_HELD if result.held else EXIT_OK)
 
 
-def _say_what_needs_attention(result: Result, without_customer_id: int) -> None:
+def say_what_needs_attention(result: Result) -> None:
+    """Say what of a run needs somebody."""
+    without_customer_id = 0 if result.record is None else result.record.without_customer_id
     if without_customer_id:
         say(
             f"{without_customer_id:,} profiles have no customer id and cannot be billed: "
@@ -219,6 +221,11 @@ def show_diff(
         runs = stack.enter_context(app.runs(writes=False))
         compared = stack.enter_context(closing(runs.diff(full=full, amberflo=amberflo)))
         _print_diff(runs, compared, customers, everything, as_json, app.config.amberflo.rate)
+    say_of_comparison(compared)
+
+
+def say_of_comparison(compared: Compared) -> None:
+    """Say what of a comparison needs somebody: problems, and what would be held or wait."""
     for notice in compared.catalog.notices:
         say(notice)
     for message in compared.catalog.messages:
@@ -251,9 +258,11 @@ def _print_diff(
         "deleted": would.deleted,
         "notices": compared.catalog.notices,
     }
-    first = compared.first_contact
+    first, parity = compared.first_contact, compared.parity
     if first is not None:
         document["amberflo"] = first_contact_json(first)
+    if parity is not None:
+        document["parity"] = parity_json(parity)
     if as_json and not customers:
         output.print_json(document)
     elif as_json:
@@ -262,6 +271,7 @@ def _print_diff(
             {
                 "changes": (change_json(compared, change) for change in compared.changes),
                 "profiles_without_customer_id": runs.without_customer_id(compared),
+                **({} if parity is None else parity_lists(parity)),
             },
         )
     else:
@@ -282,29 +292,15 @@ def _print_diff_lines(runs: Runs, compared: Compared, customers: bool, estimate:
             f"{compared.without_id.profiles:,} profiles have no customer id and cannot be billed"
             + ("" if customers else "; --customers lists them")
         )
+    if compared.parity is not None:
+        print_parity(compared.parity, customers=customers)
     if compared.first_contact is not None:
-        _print_first_contact(compared.first_contact)
+        stdout.print(f"{compared.first_contact.unknown:,} customers at Amberflo are unknown here")
     if customers:
         for change in compared.changes:
             output.print_line(_change_line(compared, change))
         for profile in runs.without_customer_id(compared):
             output.print_line(f"no customer id: profile {profile}")
-
-
-def _print_first_contact(first: FirstContact) -> None:
-    sums = first.by_name()
-    rows = [(trait.trait, trait.found, trait.differ) for trait in sums]
-    output.print_table(("trait at Amberflo", "customers", "differ"), rows)
-    for trait in sums:
-        for example in trait.examples:
-            output.print_line(
-                f"{example.customer_id}: {trait.trait} is {shown(example.found)} at Amberflo, "
-                f"{shown(example.expected)} by Engage"
-            )
-    output.stdout().print(
-        f"{first.unknown:,} customers at Amberflo are unknown here; values that differ are counted "
-        "for customers that Engage knows"
-    )
 
 
 def _change_line(compared: Compared, change: CustomerChange) -> str:

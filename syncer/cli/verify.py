@@ -64,7 +64,7 @@ def print_json(verification: Verification) -> None:
         document,
         {
             "missing": verification.findings.missing(),
-            "drifted": map(drift_json, verification.drifts()),
+            "drifted": map(drift_json, verification.findings.drifts()),
             "extra": verification.findings.extra(),
         },
     )
@@ -88,7 +88,7 @@ def print_text(verification: Verification) -> None:
 def _lines(verification: Verification) -> Iterator[str]:
     for customer_id in verification.findings.missing():
         yield f"missing {customer_id}"
-    for drift in verification.drifts():
+    for drift in verification.findings.drifts():
         actual, expected = shown(drift.found), shown(drift.expected)
         yield f"drifted {drift.customer_id}: {drift.trait} is {actual}, not {expected}"
 

@@ -29,6 +29,7 @@ from syncer.clock import iso, now_ms
 from syncer.errors import NotFound
 from syncer.evidence import FIELDS, Evidence, Held, Standing, gather
 from syncer.privacy.forget import check_not_forgotten
+from syncer.sync.changes import ADOPTED
 
 #: Of such a trait nothing here says what Amberflo should have: of a released one no more, once its
 #: earlier value is back.
@@ -192,6 +193,8 @@ def _delivery(evidence: Evidence) -> str:
     else:
         acknowledged_at = customer.acked_at if customer.acked_rev == customer.rev else None
     if acknowledged_at is not None and failure is None:
+        if change is not None and change.source == ADOPTED:
+            return f"adopted {iso(acknowledged_at)}, found equal: nothing was sent"
         return f"Amberflo acknowledged it {iso(acknowledged_at)}"
     due = None if customer.due_at is None else max(customer.due_at, now_ms())
     if failure is not None:

@@ -107,6 +107,18 @@ def differences(
     return drifts
 
 
+def compared_names(
+    row: Desired,
+    owned: Collection[str],
+    *,
+    as_strings: bool = False,
+    protected: tuple[str, ...] = (),
+) -> list[str]:
+    """Return the traits and fields that `differences` compares of a customer, whatever is there."""
+    ours = ours_at_amberflo(row, owned, as_strings=as_strings, protected=protected)
+    return [*ours, "customerName", *(["customerEmail"] if row.email else [])]
+
+
 def trait_differences(
     traits: Mapping[str, Any],
     row: Desired,

@@ -109,6 +109,15 @@ def outcome(call: Call) -> Outcome | str:
 # -- meters
 
 
+#: The types of calls that feed a meter.
+METERED = ("page", "screen", "track")
+
+
+def meter_of(kind: str, event: str) -> str:
+    """Return the meter that a call feeds: the event of a track call, else the call's type."""
+    return event if kind == "track" else kind
+
+
 def _meter(call: Call) -> Meter | str:
     value: int | float | None = 1.0
     if call.type == "track" and "value" in call.data:
@@ -123,7 +132,7 @@ def _meter(call: Call) -> Meter | str:
     record = {
         "uniqueId": call.message_id,
         "customerId": customer_id,
-        "meterApiName": call.name if call.type == "track" else call.type,
+        "meterApiName": meter_of(call.type, call.name),
         "meterValue": value,
         "meterTimeInMillis": call.at_ms,
         "dimensions": dimensions,

@@ -8,7 +8,7 @@ from syncer.engage.computations import AUDIENCE, Kind
 from syncer.engage.values import Value
 
 #: The source of a change that is against what Amberflo has (see `tables.SOURCES`).
-AMBERFLO, DELETED = "amberflo", "deleted"
+AMBERFLO, DELETED, ADOPTED = "amberflo", "deleted", "adopted"
 #: What was decided on a change before this run, or by it: see state/holds.py.
 Ruling = Literal["approved", "rejected"]
 

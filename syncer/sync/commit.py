@@ -7,7 +7,7 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -27,7 +27,7 @@ from syncer.engage.values import Value, counts, same
 from syncer.event_times import Stamp, read_stamps, write_stamps
 from syncer.json_text import canonical, to_json_or_none
 from syncer.sync.amberflo_account import AmberfloAccount
-from syncer.sync.changes import AMBERFLO, CustomerChange, TraitChange, leaves, size_of
+from syncer.sync.changes import ADOPTED, AMBERFLO, CustomerChange, TraitChange, leaves, size_of
 from syncer.sync.compared import Compared
 from syncer.sync.decision import Approval, Decision
 from syncer.sync.observed_keys import keep_keys
@@ -115,6 +115,7 @@ class Commit:
             recount=compared.tally.recount,
             sizes=compared.sizes,
             forget=self.forget_deleted,
+            differ=self._differ,
         )
         for number, change in enumerate(compared.changes):
             if number % 2048 == 0:
@@ -122,6 +123,12 @@ class Commit:
             writer.write(change)
         writer.flush()
         return writer.applied
+
+    @property
+    def _differ(self) -> Callable[[Collection[str]], Collection[str]] | None:
+        """What tells the customers that differ at Amberflo, if the run adopts the others."""
+        parity = self.compared.parity
+        return parity.findings.differ if parity and self.compared.kind == "adopt" else None
 
     def _close_holds(self, connection: Connection) -> None:
         """Close what older holds keep back and Engage does not say any more."""
@@ -182,7 +189,8 @@ class Commit:
         """Record the run's sums, and take over what earlier runs left due."""
         compared, run, now = self.compared, self.run, self.now
         runs.add_traits(connection, run, compared.trait_sums(applied))
-        applied.due = outbox.adopt(connection, run, now)
+        adopts = compared.kind == "adopt"  # what differs waits for the next run
+        applied.due = applied.adopted if adopts else outbox.adopt(connection, run, now)
         values = {
             **_totals(compared.tally.sums.values()),
             "kind": compared.kind,
@@ -194,6 +202,8 @@ class Commit:
             "deleted": applied.deleted,
             "hold": applied.holds.get(holds.DELETED),
             "first_contact": compared.tally.first_contact,
+            "delivered": applied.adopted,
+            "already_right": applied.adopted,
         }
         runs.set_values(connection, run, values)
 
@@ -212,7 +222,9 @@ class Writer:
 
     `recount` takes a change that was counted, and what became of it (None: nothing). `sizes`
     returns members before the run and how many would leave, by trait key, for the record of a hold.
-    `forget` says that customers deleted in Segment are to be forgotten.
+    `forget` says that customers deleted in Segment are to be forgotten. With `differ`, which tells
+    who differs at Amberflo, the new customers that do not are acknowledged as they are, and the run
+    waits for nobody.
     """
 
     connection: Connection
@@ -223,6 +235,7 @@ class Writer:
     recount: Callable[[TraitChange, TraitChange | None], None] = lambda counted, made: None
     sizes: Callable[[str], tuple[int, int]] = lambda key: (0, 0)
     forget: bool = False
+    differ: Callable[[Collection[str]], Collection[str]] | None = None
     applied: Applied = field(default_factory=Applied)
 
     def __post_init__(self) -> None:
@@ -260,6 +273,7 @@ class Writer:
         new: list[CustomerRow] = []
         old: list[CustomerRow] = []
         rows: list[ChangeRow] = []
+        equal = self._equal(ids.difference(states))
         for customer in self._changes:
             state = states.get(customer.customer_id)
             laid, made = laid_over(state, customer, self.horizon)
@@ -268,12 +282,18 @@ class Writer:
             elif laid != state or any(change.source == AMBERFLO for change in made):
                 old.append(laid)
             self._count(customer, made)
-            rows += [self._row(customer.customer_id, change) for change in made]
+            met = customer.customer_id in equal
+            rows += [self._row(customer.customer_id, change, met) for change in made]
             if customer.deleted:
                 self._delete(customer.customer_id)
-        snapshot.insert_customers(self.connection, new, self.now, self.run)
-        snapshot.update_customers(self.connection, old, self.now, self.run)
+        waiting = self.run if self.differ is None else None
+        snapshot.insert_customers(self.connection, new, self.now, waiting)
+        snapshot.update_customers(self.connection, old, self.now, waiting)
         add_changes(self.connection, rows, self.run, self.now)
+        if equal:
+            adopted = [row._replace(rev=1) for row in new if row.customer_id in equal]
+            outbox.acknowledge(self.connection, adopted, self.now)
+            self.applied.adopted += len(adopted)
         self._compared += [
             customer.customer_id
             for customer in self._changes
@@ -297,6 +317,13 @@ class Writer:
             else:
                 self.recount(change, None)
         return remaining
+
+    def _equal(self, new: set[str]) -> set[str]:
+        """Return which new customers Amberflo has as they should be, all of them applied."""
+        if self.differ is None:
+            return set()
+        held = {customer.customer_id for customer, _ in self._held}
+        return new - held - set(self.differ(new))
 
     def _hold(self, customer: CustomerChange, held: list[TraitChange]) -> None:
         if not (held or self.decision.holds_deletion(customer)):
@@ -375,7 +402,7 @@ class Writer:
             if leaves(change, kind) and change.ruling is None and not customer.deleted:
                 self.applied.left[key] += 1
 
-    def _row(self, customer_id: str, change: TraitChange) -> ChangeRow:
+    def _row(self, customer_id: str, change: TraitChange, adopted: bool) -> ChangeRow:
         observed_at = self.now if change.observed_at is None else min(change.observed_at, self.now)
         before, after = to_json_or_none(change.before), to_json_or_none(change.after)
         was = to_json_or_none(change.was) if change.source == AMBERFLO else before
@@ -386,7 +413,7 @@ class Writer:
             before,
             after,
             observed_at,
-            change.source,
+            ADOPTED if adopted and change.source == AMBERFLO else change.source,
             delta_of(was, after),
         )
 

@@ -13,12 +13,13 @@ from syncer.engage.computations import Computations
 from syncer.engage.source import Everything, ObservedKey, Scope, WithoutCustomerId
 from syncer.sync.decision import Decision
 from syncer.sync.first_contact import FirstContact
+from syncer.sync.parity import Parity
 from syncer.sync.readiness import Mismatch
 from syncer.sync.rulings import MentionedCustomers
 from syncer.sync.spool import ChangeSpool
 from syncer.sync.tally import Applied, Tally
 
-RunKind = Literal["initial", "incremental", "reconcile", "resync"]
+RunKind = Literal["initial", "incremental", "reconcile", "resync", "adopt"]
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Compared:
     notices: list[str] = field(default_factory=list)
     #: what Amberflo holds that the state did not put there; None if it was not read
     first_contact: FirstContact | None = None
+    #: what Amberflo holds beside what a full run would leave there; None if it was not asked for
+    parity: Parity | None = None
 
     @property
     def whole(self) -> bool:
@@ -60,6 +63,8 @@ class Compared:
     def close(self) -> None:
         self.changes.close()
         self.mentioned.close()
+        if self.parity is not None:
+            self.parity.close()
 
     def held(self, applied: Applied) -> dict[str, str]:
         """Return the keys with something held, `holds.DELETED` among them, each with the reason."""

@@ -48,6 +48,7 @@ from syncer.sync.join import (
     with_valid_ids,
 )
 from syncer.sync.observed_keys import known_keys, with_new
+from syncer.sync.parity_join import with_parity
 from syncer.sync.readiness import Mismatch
 from syncer.sync.rulings import MentionedCustomers, Rulings
 from syncer.sync.source_watch import SourceWatch
@@ -103,13 +104,13 @@ class Comparison:
         *,
         new_account: bool = False,
         must_read_amberflo: bool = False,
+        parity: bool = False,
     ) -> Compared:
-        """Compare what is in scope.
+        """Compare what is in scope; with `parity` also each customer with its record at Amberflo.
 
         Everything is compared instead if a new trait turns up, because Amberflo may hold values
-        under its name, or if the state seems older than what Amberflo holds. `must_read_amberflo`
-        raises AmberfloError if Amberflo cannot be read for a comparison of everything; for the
-        first run and a `new_account` that is always so.
+        under its name, or if the state seems older than what Amberflo holds. A first run, and one
+        with `new_account` or `must_read_amberflo`, raises AmberfloError if it cannot be read.
         """
         computations = self._computations()  # before the pull: it may take minutes
         if isinstance(scope, ChangedSince) and self.count_newer and (newer := self.count_newer()):
@@ -121,7 +122,10 @@ class Comparison:
         try:
             must = must_read_amberflo or kind == "initial" or new_account
             with self._destination(scope, must=must, new_account=new_account) as destination:
-                return self._compare(kind, scope, approval, computations, destination)
+                compared = self._compare(kind, scope, approval, computations, destination)
+                if not parity:
+                    return compared
+                return with_parity(compared, destination, self.database, self.check_stop)
         except _NewTraits as new:
             self.progress.say(f"new: {new}: comparing all")
         with self._destination(Everything(), must=must_read_amberflo) as destination:
@@ -187,10 +191,8 @@ class Comparison:
         destination: Destination | None,
     ) -> Compared:
         with self._pull(scope) as pull, self.database.read() as connection:
-            one_pull = _PullComparison(
-                self, kind, scope, approval, computations, pull, connection, destination
-            )
-            return one_pull.compared()
+            beside = (computations, pull, connection, destination)
+            return _PullComparison(self, kind, scope, approval, *beside).compared()
 
 
 class _PullComparison:
@@ -222,10 +224,8 @@ class _PullComparison:
         self.new = self._new_traits()
         self.tally = Tally(self.catalog)
         self.members = members_by_key(self.traits, self.catalog)
-        if approval is None:
-            self.rulings = Rulings(connection, self.tally)
-        else:
-            self.rulings = Rulings(connection, self.tally, approval.holds, approval.run)
+        approved = () if approval is None else (approval.holds, approval.run)
+        self.rulings = Rulings(connection, self.tally, *approved)
         self.first_contact = self._first_contact(destination)
 
     def compared(self) -> Compared:
@@ -277,8 +277,8 @@ class _PullComparison:
             mismatches=self._mismatches(decision),
             first_contact=self.first_contact,
         )
-        if self.first_contact is not None and self.first_contact.notice is not None:
-            compared.notices.append(self.first_contact.notice)
+        if (first := self.first_contact) is not None and first.notice is not None:
+            compared.notices.append(first.notice)
         compared.notices += tally.notices()
         return compared
 
@@ -298,11 +298,11 @@ class _PullComparison:
     def _first_contact(self, destination: Destination | None) -> FirstContact | None:
         """Return what Amberflo holds under the names of the run, if it can be read."""
         first = None
-        if destination is not None:
-            try:
+        try:
+            if destination is not None:
                 first = destination.first_contact(self.catalog, self.connection)
-            except AmberfloError as problem:
-                self.settings.progress.say(f"what Amberflo holds is not compared: {problem}")
+        except AmberfloError as problem:
+            self.settings.progress.say(f"what Amberflo holds is not compared: {problem}")
         if first is None and self.whole and self.new and self.selection.hold_first_contact:
             raise SourceError(
                 'Amberflo cannot be read, and engage.first_contact is "hold": '

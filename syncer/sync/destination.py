@@ -7,7 +7,7 @@ from what the state believes, the comparison takes Amberflo's value as the one b
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -174,12 +174,7 @@ class Destination:
 
         async def read(customer_id: str) -> None:
             nonlocal done
-            reader.check_stop()
-            record = await reader.customers.one(customer_id)
-            if record is None:
-                self.roster.drop([customer_id])
-            else:
-                self.roster.put([_row_of({"traits": {}, **record}, known=False)])
+            await self._read_alone(reader, customer_id, known=False)
             done += 1
             self.progress.at(done)
 
@@ -187,6 +182,28 @@ class Destination:
             await reader.for_each(self.roster.unknown(), read)
         finally:
             self.progress.end()
+
+    async def _read_alone(self, reader: ConsistentReader, customer_id: str, known: bool) -> None:
+        reader.check_stop()
+        record = await reader.customers.one(customer_id)
+        if record is None:
+            self.roster.drop([customer_id])
+        else:
+            self.roster.put([_row_of({"traits": {}, **record}, known)])
+
+    def read_again(self, customer_ids: Iterable[str]) -> None:
+        """Read customers by themselves once more: a listing may lag, and its pages move."""
+
+        async def read_again(reader: ConsistentReader) -> None:
+            async def read(customer_id: str) -> None:
+                try:
+                    await self._read_alone(reader, customer_id, known=True)
+                except (Refused, TryAgain) as problem:
+                    self.progress.say(f"{customer_id} cannot be read: {problem}")
+
+            await reader.for_each(iter(customer_ids), read)
+
+        self._connected(read_again)
 
     # The customers of the state
 
@@ -272,9 +289,18 @@ class Destination:
             self.unknown,
             self.notice,
             new_account=self.new_account,
+            note_in_engage=self.roster.put_in_engage,
         )
 
     # What Amberflo holds
+
+    def record(self, listed: RosterRow) -> Record | None:
+        """Return what the listing shows of a customer; None if it does not show traits."""
+        traits = self._traits(listed.traits)
+        if traits is None:
+            return None
+        fields = {"customerName": listed.name, "customerEmail": listed.email, "traits": traits}
+        return {field: value for field, value in fields.items() if value is not None}
 
     def traits(self, customer_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """Return all traits of the named customers, as far as Amberflo shows them."""
@@ -382,7 +408,13 @@ def _row_of(record: Record, known: bool) -> RosterRow:
         text if "traits" in record else None,
         int(updated_at) if isinstance(updated_at, int | float) else None,
         known,
+        _text(record.get("customerName")),
+        _text(record.get("customerEmail")),
     )
+
+
+def _text(value: object) -> str | None:
+    return plain(value) if isinstance(value, str) else None
 
 
 def _is_one(value: Any, texts: Collection[str] | None) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from state.db.private import chunks, private_file
+from syncer.amberflo.codec import plain, read, written
+from syncer.amberflo.record import Difference
 
 #: How a listed customer looked: as it should; not so, to be read again; never sent by us; never
 #: sent and with a value under a name of ours; never sent, and the listing does not show whether it
@@ -26,13 +28,21 @@ CREATE TABLE drift (
 """
 
 
-class DriftRow(NamedTuple):
-    """A trait that is not as it should be; `expected` and `found` are JSON, None is absent."""
+class Drift(NamedTuple):
+    """A trait that is not as it should be; None is absent."""
 
     customer_id: str
     trait: str
-    expected: str | None
-    found: str | None
+    expected: Any
+    found: Any
+
+
+class TraitDrift(NamedTuple):
+    """How many customers drifted in a trait: in all, without it there, without it here."""
+
+    customers: int
+    missing: int
+    unexpected: int
 
 
 class Findings:
@@ -75,14 +85,17 @@ class Findings:
 
     # Customers that are not as they should be
 
-    def put(self, customer_id: str, drifts: Sequence[tuple[str, str | None, str | None]]) -> None:
-        """Note a customer with its (trait, expected, found); without any it is missing."""
+    def put(self, customer_id: str, drifts: Iterable[Difference], *, missing: bool = False) -> None:
+        """Note a customer with where it differs; it is `missing` if it has no record there."""
         self._file.execute(
-            "INSERT OR REPLACE INTO differing VALUES (?, ?, 0)", (customer_id, not drifts)
+            "INSERT OR REPLACE INTO differing VALUES (?, ?, 0)", (customer_id, missing)
         )
         self._file.executemany(
             "INSERT INTO drift VALUES (?, ?, ?, ?, ?)",
-            [(customer_id, place, *drift) for place, drift in enumerate(drifts)],
+            [
+                (customer_id, place, drift.trait, _json(drift.expected), _json(drift.found))
+                for place, drift in enumerate(drifts)
+            ],
         )
 
     def repaired(self, customer_id: str) -> None:
@@ -91,6 +104,16 @@ class Findings:
             "UPDATE differing SET repaired = 1 WHERE customer_id = ?", (customer_id,)
         )
 
+    def differ(self, customer_ids: Collection[str]) -> set[str]:
+        """Return which of the named customers are missing or drifted."""
+        return {
+            customer_id
+            for part, marks in chunks(customer_ids)
+            for (customer_id,) in self._file.execute(
+                f"SELECT customer_id FROM differing WHERE customer_id IN ({marks})", part
+            )
+        }
+
     def differing(self) -> Iterator[str]:
         """Yield the customers that are missing or drifted."""
         return self._ids("SELECT customer_id FROM differing ORDER BY customer_id")
@@ -98,7 +121,7 @@ class Findings:
     def missing(self) -> Iterator[str]:
         return self._ids("SELECT customer_id FROM differing WHERE missing ORDER BY customer_id")
 
-    def drifts(self, customer_id: str | None = None) -> Iterator[DriftRow]:
+    def drifts(self, customer_id: str | None = None) -> Iterator[Drift]:
         """Yield the drifted traits of all customers, or of one."""
         where = "" if customer_id is None else "WHERE customer_id = ?"
         rows = self._file.execute(
@@ -106,7 +129,8 @@ class Findings:
             "ORDER BY customer_id, place",
             () if customer_id is None else (customer_id,),
         )
-        return map(DriftRow._make, rows)
+        for drifted, trait, expected, found in rows:
+            yield Drift(drifted, trait, _value(expected), _value(found))
 
     def counts(self) -> dict[str, int]:
         """Return how many customers are "missing", "drifted", "repaired" and "extra"."""
@@ -118,9 +142,21 @@ class Findings:
         ).fetchone()
         return dict(zip(("missing", "drifted", "repaired", "extra"), row, strict=True))
 
-    def drifted_traits(self) -> dict[str, int]:
+    def drifted_traits(self) -> dict[str, TraitDrift]:
         """Return the number of customers that drifted, by trait."""
-        return dict(self._file.execute("SELECT trait, COUNT(*) FROM drift GROUP BY trait"))
+        rows = self._file.execute(
+            "SELECT trait, COUNT(*), SUM(found IS NULL), SUM(expected IS NULL) FROM drift"
+            " GROUP BY trait"
+        )
+        return {row[0]: TraitDrift._make(row[1:]) for row in rows}
 
     def _ids(self, statement: str) -> Iterator[str]:
         return (str(row[0]) for row in self._file.execute(statement))
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else written(value).decode()
+
+
+def _value(text: str | None) -> Any:
+    return None if text is None else plain(read(text))

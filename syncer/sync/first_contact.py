@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from syncer.chunks import CHUNK
 from syncer.engage.catalog import Catalog
 from syncer.sync.join import GONE, DestinationState, JoinedRow
 from syncer.sync.owned_traits import EngageTraits, OwnedTraits, engage_traits
@@ -55,20 +56,29 @@ class FirstContact:
     traits: dict[str, TraitFirstContact] = field(default_factory=dict)
     #: whether this account acknowledged nothing to the state
     new_account: bool = False
+    #: takes the customers that the pull has, Amberflo shows and the state does not know
+    note_in_engage: Callable[[Collection[str]], None] = lambda customer_ids: None
 
     def noting(self, rows: Iterable[JoinedRow]) -> Iterator[JoinedRow]:
         """Yield the same rows of a full compare, and count where Amberflo differs from the state.
 
         Engage says nothing of a customer that is not in the pull.
         """
+        in_engage: list[str] = []
         for row, known, remote in rows:
             if remote is not None:
                 engage = EngageTraits({})
                 if row is not None and row is not GONE:
                     engage = engage_traits(self.catalog, row)
+                    if known is None:
+                        in_engage.append(row[0])
                 customer_id = known[0] if known is not None else row[0] if row is not None else ""
                 self.note(customer_id, remote, engage, orjson.loads(known[1]) if known else {})
             yield row, known, remote
+            if len(in_engage) >= CHUNK:
+                self.note_in_engage(in_engage)
+                in_engage.clear()
+        self.note_in_engage(in_engage)
 
     def note(
         self,

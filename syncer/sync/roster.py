@@ -9,7 +9,8 @@ from state.db.private import chunks, private_file
 
 _TABLES = """
 CREATE TABLE record (
-    customer_id TEXT PRIMARY KEY, traits TEXT, updated_at INTEGER, known INTEGER NOT NULL
+    customer_id TEXT PRIMARY KEY, traits TEXT, updated_at INTEGER, known INTEGER NOT NULL,
+    name TEXT, email TEXT, in_engage INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE drifted (
     customer_id TEXT PRIMARY KEY, rev INTEGER NOT NULL, missing INTEGER NOT NULL
@@ -23,13 +24,16 @@ class RosterRow(NamedTuple):
     """A customer at Amberflo: its traits as JSON (None: the listing did not show them).
 
     `updated_at` is when Amberflo says it was updated (epoch milliseconds); `known` says whether the
-    state knows it.
+    state knows it, `in_engage` whether the pull had it where the state does not know it.
     """
 
     customer_id: str
     traits: str | None
     updated_at: int | None
     known: bool
+    name: str | None = None
+    email: str | None = None
+    in_engage: bool = False
 
 
 class DriftedRow(NamedTuple):
@@ -57,7 +61,7 @@ class Roster:
     def put(self, rows: Iterable[RosterRow]) -> None:
         """Note customers; a later note of a customer replaces the earlier one."""
         self._file.execute("BEGIN")
-        self._file.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?)", rows)
+        self._file.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         self._file.execute("COMMIT")
 
     def drop(self, customer_ids: Collection[str]) -> None:
@@ -69,12 +73,23 @@ class Roster:
     def rows(self, customer_ids: Collection[str]) -> list[RosterRow]:
         """Return the named customers that are noted."""
         return [
-            RosterRow(customer_id, traits, updated_at, bool(known))
+            RosterRow._make(row)
             for part, marks in chunks(customer_ids)
-            for customer_id, traits, updated_at, known in self._file.execute(
+            for row in self._file.execute(
                 f"SELECT * FROM record WHERE customer_id IN ({marks})", part
             )
         ]
+
+    def everybody(self) -> Iterator[RosterRow]:
+        """Yield all customers."""
+        return map(RosterRow._make, self._pages("SELECT * FROM record WHERE customer_id > ?", ""))
+
+    def put_in_engage(self, customer_ids: Collection[str]) -> None:
+        """Note that the pull had these customers."""
+        for part, marks in chunks(customer_ids):
+            self._file.execute(
+                f"UPDATE record SET in_engage = 1 WHERE customer_id IN ({marks})", part
+            )
 
     def records(self, after: str = "") -> Iterator[tuple[str, str | None]]:
         """Yield (customer_id, traits) of all customers with an id after `after`."""

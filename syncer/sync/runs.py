@@ -29,11 +29,13 @@ from syncer.engage.warehouses.warehouse import PROGRAM, query_tag
 from syncer.errors import NotFound, StateError, Stopped
 from syncer.privacy.forget import check_not_forgotten
 from syncer.progress import Progress
+from syncer.sync.adoption import check_adoptable
 from syncer.sync.amberflo_account import AmberfloAccount
 from syncer.sync.commit import Commit, Redelivery
 from syncer.sync.compared import Compared, RunKind
 from syncer.sync.comparison import Comparison
 from syncer.sync.decision import ANONYMOUS, Approval, Attribution
+from syncer.sync.parity import Parity
 from syncer.sync.readiness import Mismatch
 from syncer.sync.run_problems import RunProblems
 from syncer.sync.tally import Applied
@@ -58,6 +60,8 @@ class Result:
     notices: list[str] = field(default_factory=list)
     #: the run as it was when it ended; others may deliver what it left
     record: RunRow | None = None
+    #: how Amberflo compares with Engage, for a run that adopts; the caller closes it
+    parity: Parity | None = None
 
 
 #: Delivers the customers that a run (its number) waits for, and reports how many are done.
@@ -121,6 +125,16 @@ class Runs:
                 redelivery = Redelivery(customer_ids=[customer_id])
                 return self._run("resync", OnlyCustomers((customer_id,)), check, redelivery)
             return self._run("resync", Everything(), check, Redelivery(audience))
+
+    def adopt(self) -> Result:
+        """Take what Amberflo holds as it should be for acknowledged, and send nothing.
+
+        What differs is due from then on. Only a state that has sent nothing adopts.
+        """
+        with run_lock(self.database, self.patience) as check:
+            with self.database.read() as connection:
+                check_adoptable(connection)
+            return self._run("adopt", Everything(), check)
 
     def approve(self, run: int, attribution: Attribution = ANONYMOUS) -> Result:
         """Compare everything anew, and let through what the holds of that run keep back.
@@ -214,12 +228,13 @@ class Runs:
     def diff(self, *, full: bool = False, amberflo: bool = False) -> Compared:
         """Compare as the next run would; write nothing.
 
-        Amberflo is asked nothing unless `amberflo` reads what it holds, as a full run does.
+        Amberflo is asked nothing unless `amberflo` reads what it holds, as a full run does, and
+        compares each customer with it.
         """
         comparison = self.comparison
         if not amberflo or comparison.open_destination is None:
             return comparison.without_amberflo().compare(*self._next(full))
-        return comparison.compare(*self._next(full=True), must_read_amberflo=True)
+        return comparison.compare(*self._next(full=True), must_read_amberflo=True, parity=True)
 
     def without_customer_id(self, compared: Compared) -> Iterator[str]:
         """Yield the Segment ids of the profiles that the comparison had to leave out."""
@@ -238,6 +253,7 @@ class Runs:
         new_account: AmberfloAccount | None = None,
     ) -> Result:
         """Make a run; from its commit on, the state belongs to `new_account`, if there is one."""
+        adopts = kind == "adopt"
         if scope != Everything():
             self._check_not_restored()
         with self.database.write() as connection:
@@ -248,7 +264,7 @@ class Runs:
             if self.account is not None and new_account is None:
                 self.account.check()
             with self.database.read() as connection:
-                must_read = restored.pending(connection) is not None
+                must_read = adopts or restored.pending(connection) is not None
             with closing(
                 self.comparison.compare(
                     kind,
@@ -256,6 +272,7 @@ class Runs:
                     approval,
                     new_account=new_account is not None,
                     must_read_amberflo=must_read,
+                    parity=adopts,
                 )
             ) as compared:
                 self.problems.pulled()
@@ -271,9 +288,10 @@ class Runs:
                     mismatches=compared.mismatches,
                     notices=[*compared.catalog.notices, *compared.notices],
                 )
-            with self.database.read() as connection:
-                done = runs.done_before(connection, run)
-            result.delivery = self._deliver(run, applied.due, done)
+                if adopts:
+                    result.parity, compared.parity = compared.parity, None
+            if not adopts:
+                result.delivery = self._deliver(run, applied.due)
             return self._finish(result)
 
     def _commit(
@@ -299,11 +317,10 @@ class Runs:
             check_stop=self.comparison.check_stop,
         ).apply()
 
-    def _deliver(self, run: int, due: int, done: int = 0) -> Delivery:
-        """Deliver what the run waits for, and not what calls make due meanwhile.
-
-        `done` customers were delivered by earlier runs that were cut off.
-        """
+    def _deliver(self, run: int, due: int) -> Delivery:
+        """Deliver what the run waits for, and not what calls make due meanwhile."""
+        with self.database.read() as connection:
+            done = runs.done_before(connection, run)  # by earlier runs that were cut off
         if due:
             self.progress.say(f"to send: {self._estimate(run)}")
         self.progress.begin("delivering", due + done, done)

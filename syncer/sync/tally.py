@@ -170,7 +170,8 @@ class Applied:
 
     By trait key: `held` changes, `members` more or less, members that `left` without an approval,
     and the number of the hold (`holds`). `due` counts the customers to deliver, `held_customers`
-    those with something held, `deleted` those that were deleted in Segment.
+    those with something held, `deleted` those that were deleted in Segment, `adopted` those that
+    Amberflo had as they should be.
     """
 
     held: Counter[str] = field(default_factory=Counter)
@@ -180,3 +181,4 @@ class Applied:
     deleted: int = 0
     holds: dict[str, int] = field(default_factory=dict)
     due: int = 0
+    adopted: int = 0

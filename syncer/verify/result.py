@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
-from syncer.amberflo.codec import plain, read, written
-from syncer.amberflo.record import Difference
 from syncer.sync.findings import Findings
-
-
-class Drift(NamedTuple):
-    """A trait that is not as it should be; None is absent."""
-
-    customer_id: str
-    trait: str
-    expected: Any
-    found: Any
 
 
 @dataclass
@@ -68,29 +55,14 @@ class Verification:
         """Whether Amberflo holds what it should, now."""
         return self.missing + self.drifted == self.repaired and not self.unread
 
-    def put(self, customer_id: str, drifts: Iterable[Difference]) -> None:
-        """Note a customer that differs; without drifts it is missing."""
-        texts = [(drift.trait, _json(drift.expected), _json(drift.found)) for drift in drifts]
-        self.findings.put(customer_id, texts)
-
-    def drifts(self, customer_id: str | None = None) -> Iterator[Drift]:
-        """Yield the drifted traits of all customers, or of one."""
-        for row in self.findings.drifts(customer_id):
-            yield Drift(row.customer_id, row.trait, _value(row.expected), _value(row.found))
-
     def traits(self) -> list[tuple[str, int, int]]:
         """Return (trait, customers where it is equal, customers where it drifted), by name."""
         drifted = self.findings.drifted_traits()
         names = sorted({*self.equal_traits, *drifted})
-        return [(name, self.equal_traits[name], drifted.get(name, 0)) for name in names]
+        return [
+            (name, self.equal_traits[name], drifted[name].customers if name in drifted else 0)
+            for name in names
+        ]
 
     def close(self) -> None:
         self.findings.close()
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else written(value).decode()
-
-
-def _value(text: str | None) -> Any:
-    return None if text is None else plain(read(text))

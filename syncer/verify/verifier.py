@@ -21,7 +21,7 @@ from syncer.amberflo.codec import Record
 from syncer.amberflo.reader import CustomerReader
 from syncer.amberflo.record import Difference, alike
 from syncer.delivery.customers import Delivery
-from syncer.delivery.desired import differences, ours_at_amberflo
+from syncer.delivery.desired import compared_names, differences
 from syncer.errors import (
     ConfigError,
     NotFound,
@@ -228,7 +228,7 @@ class Verifier:
                 drifts.append(Difference(name, ours.expected(name, value, engage.traits), value))
         if drifts:
             self._result.checked += 1
-            self._result.put(customer_id, drifts)
+            self._result.findings.put(customer_id, drifts)
             self._result.findings.put_looks([(customer_id, STRANGER)])
 
     async def _judge_repaired_stranger(self, customer_id: str) -> Judged:
@@ -237,7 +237,7 @@ class Verifier:
         traits = {} if record is None else record.get("traits") or {}
         drifts = [
             Difference(drift.trait, drift.expected, traits.get(drift.trait))
-            for drift in self._result.drifts(customer_id)
+            for drift in self._result.findings.drifts(customer_id)
             if not alike(drift.expected, traits.get(drift.trait))
         ]
         return Judged(DRIFTED if drifts else GOOD, drifts)
@@ -284,7 +284,8 @@ class Verifier:
         if judged.verdict == GOOD:
             self._result.equal += 1
             return
-        self._result.put(row.customer_id, judged.drifts)
+        missing = judged.verdict == MISSING
+        self._result.findings.put(row.customer_id, judged.drifts, missing=missing)
 
     async def _judge_repair(self, customer_id: str) -> None:
         row = self._reader.state_row(customer_id)
@@ -295,7 +296,7 @@ class Verifier:
         else:
             judged = Judged(FORGOTTEN)
         if judged.verdict == GOOD:
-            traits = [drift.trait for drift in self._result.drifts(customer_id)]
+            traits = [drift.trait for drift in self._result.findings.drifts(customer_id)]
             self.progress.say(f"repaired {customer_id}: {', '.join(traits) or 'it was missing'}")
             self._result.findings.repaired(customer_id)
             return
@@ -333,6 +334,4 @@ class Verifier:
         if row.compared is None:
             with self.database.read() as connection:
                 owned = removable(connection, [row])[row.customer_id]
-        drifts = differences(record, row, owned, **how)
-        names = [*ours_at_amberflo(row, owned, **how), "customerName"]
-        return drifts, [*names, "customerEmail"] if row.email else names
+        return differences(record, row, owned, **how), compared_names(row, owned, **how)

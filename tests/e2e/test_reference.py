@@ -95,6 +95,11 @@ def _look_before_the_first_run(story: Story) -> None:
     story.prints("syncer check", "check")
     story.write_at_amberflo(story.before, vip="perhaps")
     story.prints("syncer diff", "diff", "--customers", "--amberflo")
+    story.write_at_amberflo(story.changed, Vip=True)
+    keys = f'{story.public_api}[passthrough]\nwrite_keys = ["key-of-a-page"]\n'
+    story.installation.configure(more=keys)
+    assert story.prints("syncer adopt", "adopt", "--customers", exit_code=1)["meters"]
+    story.installation.configure(more=story.public_api)
     story.prints("syncer diff", "sync", "--dry-run")
     story.prints("syncer status", "status")
 

@@ -8,7 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from syncer.sync.findings import EQUAL, EXTRA, SUSPECT, DriftRow, Findings
+from syncer.amberflo.record import Difference
+from syncer.sync.findings import EQUAL, EXTRA, SUSPECT, Drift, Findings
 
 
 @pytest.fixture
@@ -32,23 +33,25 @@ def test_lists_are_in_byte_order(findings: Findings) -> None:
     wanted = sorted(ids, key=lambda one: one.encode())
     findings.put_looks([(one, EXTRA) for one in mixed])
     for one in mixed:
-        findings.put(one, [("vip", "true", None)] if one.isalpha() else [])
+        drifts = [Difference("vip", True, None)] if one.isalpha() else []
+        findings.put(one, drifts, missing=not drifts)
     assert list(findings.extra()) == list(findings.differing()) == wanted
     assert list(findings.missing()) == [one for one in wanted if not one.isalpha()]
     drifted = [one for one in wanted if one.isalpha()]
-    assert list(findings.drifts()) == [DriftRow(one, "vip", "true", None) for one in drifted]
+    assert list(findings.drifts()) == [Drift(one, "vip", True, None) for one in drifted]
 
 
 def test_counts_and_repairs(findings: Findings) -> None:
     assert findings.counts() == {"missing": 0, "drifted": 0, "repaired": 0, "extra": 0}
-    findings.put("gone", [])
-    two = [("vip", "true", "false"), ("customerName", '"Ada"', None)]
+    findings.put("gone", [], missing=True)
+    two = [Difference("vip", True, False), Difference("customerName", "Ada", None)]
     findings.put("u1", two)
-    findings.put("u2", [("vip", None, "1")])
+    findings.put("u2", [Difference("vip", None, 1)])
     findings.put_looks([("x", EXTRA), ("u1", SUSPECT)])
     assert findings.counts() == {"missing": 1, "drifted": 2, "repaired": 0, "extra": 1}
-    assert findings.drifted_traits() == {"vip": 2, "customerName": 1}
-    assert list(findings.drifts("u1")) == [DriftRow("u1", *drift) for drift in two]
+    assert findings.drifted_traits() == {"vip": (2, 0, 1), "customerName": (1, 1, 0)}
+    assert findings.differ(["u1", "gone", "x"]) == {"u1", "gone"}
+    assert list(findings.drifts("u1")) == [Drift("u1", *drift) for drift in two]
     for customer_id in findings.differing():  # while the list is being read
         findings.repaired(customer_id)
     assert findings.counts() == {"missing": 1, "drifted": 2, "repaired": 3, "extra": 1}
