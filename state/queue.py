@@ -339,6 +339,15 @@ def waiting_by_key(connection: Connection) -> dict[str, int]:
     return counts
 
 
+def received(connection: Connection, since: int) -> tuple[int, int | None]:
+    """Count the meter calls received since a moment; also return when the first of them was."""
+    recent = EVENT.c.received_at >= since
+    count, first = connection.execute(
+        select(func.count(), func.min(EVENT.c.received_at)).where(recent)
+    ).one()
+    return int(count), first
+
+
 def oldest_waiting(connection: Connection) -> int | None:
     """Return when the call that waits longest was received."""
     moments = [

@@ -54,6 +54,7 @@ COMMANDS = {
     "sync": "sync",
     "diff": "sync",
     "adopt": "adopt",
+    "plan": "plan",
     "resync": "sync",
     "runs": "runs",
     "traits": "traits",

@@ -74,7 +74,7 @@ FLOORS: list[set[str]] = [
     {"syncer.sync"},
     {"syncer.verify"},
     {"syncer.app"},
-    {"syncer.resend", "syncer.evidence"},
+    {"syncer.resend", "syncer.evidence", "syncer.capacity"},
     {"syncer.web"},
     {"syncer.daemon"},
     {"syncer.cli"},
@@ -175,6 +175,7 @@ def test_the_pure_core_does_no_io() -> None:
     pure += ["passthrough/scopes.py", "passthrough/signature.py"]
     pure += ["engage/calls.py", "engage/wide.py", "engage/files/layouts.py"]
     pure += ["engage/catalog_builder.py", "engage/selection.py", "json_text.py", "cron.py"]
+    pure += ["capacity/machine.py", "capacity/forecast.py", "capacity/advice.py"]
     for file in pure:
         for module in ("time", "random", "os", "socket", "sqlalchemy", "httpx", "asyncio"):
             assert not uses(ROOT / "syncer" / file, module), f"{file} imports {module}"

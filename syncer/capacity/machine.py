@@ -1,0 +1,98 @@
+"""What a machine takes for each unit of work: the constants of a forecast. Pure.
+
+`MEASURED` is the one table of them. `python -m benchmarks.plan` prints it anew, and
+`syncer plan --calibrate` measures the machine that it runs on (`calibration`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+class Sample(NamedTuple):
+    """Work that was measured: so many customers with so many values in all, in seconds."""
+
+    customers: int
+    values: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that some work takes: `start`, and more for each customer and each of its values.
+
+    A value is a membership, true or false, or a computed trait of one customer.
+    """
+
+    start: float
+    customer: float
+    value: float
+
+    def seconds(self, customers: float, values: float) -> float:
+        """Return how long the work takes for customers that have so many values in all."""
+        return self.start + self.customer * customers + self.value * values
+
+    def times(self, factor: float) -> Cost:
+        """Return the cost of work that takes `factor` times as long."""
+        return Cost(self.start * factor, self.customer * factor, self.value * factor)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Costs up to the first request, and seconds of each request and each event.
+
+    `initial` is a first run that finds nobody at Amberflo, `full` one that compares everything and
+    finds no change, `incremental` the customers that changed, `verify` the customers that were
+    sent. Waiting for Amberflo is in none of them. `delivery` is what it takes to begin and to end
+    one, `request` what one process takes for a request that it sends without any limit, `event`
+    what a worker takes from the inbox to Amberflo's answer for an event of a batch.
+    """
+
+    initial: Cost
+    full: Cost
+    incremental: Cost
+    verify: Cost
+    delivery: float
+    request: float
+    event: float
+
+    def reads(self, factor: float) -> Machine:
+        """Return this machine on a source that takes `factor` times as long to read."""
+        return replace(
+            self,
+            initial=self.initial.times(factor),
+            full=self.full.times(factor),
+            incremental=self.incremental.times(factor),
+        )
+
+
+#: Two shared x86-64 cores, Python 3.11, SQLite, all on loopback, by `python -m benchmarks.plan`.
+MEASURED = Machine(
+    initial=Cost(0.18, 0.00018, 0.000018),
+    full=Cost(0.18, 0.00019, 0.0000135),
+    incremental=Cost(0.16, 0.00014, 0.0000066),
+    verify=Cost(0.06, 0.00003, 0.000002),
+    delivery=0.1,
+    request=0.0005,
+    event=0.00016,
+)
+
+
+def fit(small: Sample, few: Sample, many: Sample) -> Cost:
+    """Return the cost that fits three measurements: few customers; more of them; more values each.
+
+    `few` and `many` are of about as many customers. Noise may say that more takes less: such a part
+    counts as nothing.
+    """
+    value = max(0.0, many.seconds - few.seconds) / max(1, many.values - few.values)
+    more = few.seconds - small.seconds - value * (few.values - small.values)
+    customer = max(0.0, more) / max(1, few.customers - small.customers)
+    start = small.seconds - customer * small.customers - value * small.values
+    return Cost(max(0.0, start), customer, value)
+
+
+def least(samples: Iterable[Sample]) -> Sample:
+    """Return the sample that took least: other work of the machine disturbed it least."""
+    return min(samples, key=lambda sample: sample.seconds)
