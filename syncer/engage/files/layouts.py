@@ -170,8 +170,6 @@ def _object(raw: object, column: str) -> dict[str, Any]:
         return {}
     if isinstance(raw, dict):
         return raw
-    if isinstance(raw, list):  # a map of Parquet
-        return dict(raw)
     text = str(raw)
     document = _document(text)
     if document is None:

@@ -399,6 +399,7 @@ BAD = [
     ("vip.jsonl", b'{"user_id": "u1", "vip": true}\n{"user_id": "u', "is cut off: its last line"),
     ("vip.jsonl", b'{"user_id": "u1"}\n[]\n{"user_id": "u2"}\n', "line 2: not a JSON object"),
     ("vip.jsonl", call("u1", "vip", True, 1).encode(), 'write kind = "log"'),
+    ("vip.jsonl", b'{"key": "p", "external_ids": ["u1"]}\n', "line 1: external_ids is no JSON obj"),
     ("vip.jsonl", LISTED + b'{"key": "p2"}\n', "line 2, has the columns key, which say neither"),
     ("vip.jsonl", b'{"key": "p2"}\n' + LISTED, "has the columns key, which say neither who nor"),
     ("vip.jsonl", LISTED + b'{"user_id": "u2"}\n', "those of ids, and the records before it are"),
