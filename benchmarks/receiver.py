@@ -1,16 +1,22 @@
-"""The receiver against a bare Starlette app that parses the same bodies with orjson and drops them.
+"""Taking calls in, against a bare Starlette app that parses the same bodies and drops them.
 
-    python -m benchmarks.receiver [--seconds 6]
+    python -m benchmarks.receiver [--seconds 6] [--sustained 60] [--only bare receiver daemon]
 
-Both are served by uvicorn in a process of their own, in turn, against the same load from this
-process: connections that each send the next request when the last is answered.
+Each is served by uvicorn in a process of its own, in turn, against the same load from this process:
+connections that each send the next request when the last is answered. Every call is a new one.
+
+- bare:     parses with orjson, answers, keeps nothing;
+- receiver: the receiver alone, whose answers come after the fsync of the commit that holds the
+            calls. It leaves out the worker, which shares cores and disk with it;
+- daemon:   `syncer daemon` with its worker, which processes the calls meanwhile and delivers their
+            meter records to an Amberflo that costs next to nothing (target.py). What has not been
+            delivered at the end is printed.
 
 - batch:  /v1/batch, 100 track calls a request, 16 connections
 - single: /v1/track, 64 connections
-- half:   /v1/track at half of the rate just measured, for the 99th percentile
+- half:   the same at half of the rate just measured, for the 99th percentile
 
-The receiver's own answers come after the fsync of the commit that holds the calls; its worker
-process is not running here. Prints events per second, ratios and latencies.
+All leave out the network and TLS. Prints events per second, ratios and latencies (milliseconds).
 """
 
 from __future__ import annotations
@@ -18,18 +24,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
 import uvloop
 
+from benchmarks.target import target
+
 KEY = "benchmark"
+#: Where a request gets its number, so that each call is a new one.
+PLACE = b"<request no>"
 
 
 def event(number: int) -> dict[str, Any]:
@@ -37,7 +52,7 @@ def event(number: int) -> dict[str, Any]:
         "type": "track",
         "userId": f"user_{number % 5000}",
         "event": "API Call",
-        "messageId": f"message-{time.time_ns()}-{number}",
+        "messageId": f"message-{PLACE.decode()}-{number}",
         "timestamp": "2026-11-24T06:51:04.123Z",
         "properties": {
             "value": number % 7,
@@ -58,6 +73,24 @@ def request(path: str, body: dict[str, Any]) -> bytes:
         f"content-length: {len(content)}\r\n\r\n"
     )
     return head.encode() + content
+
+
+CONFIG = """\
+[amberflo]
+api_key = "{key}"
+customers_url = "{amberflo}/customers"
+ingest_url = "{amberflo}/ingest"
+[engage]
+source = "events"
+[state]
+url = "sqlite:///{folder}/state.db"
+[ops]
+listen = "127.0.0.1:0"
+[passthrough]
+listen = "127.0.0.1:0"
+write_keys = ["{key}"]
+queue_limit = 100000000
+"""
 
 
 class Client(asyncio.Protocol):
@@ -84,7 +117,9 @@ class Client(asyncio.Protocol):
             self._transport.close()
             return
         self._started = time.perf_counter()
-        self._transport.write(self._requests[self._number % len(self._requests)])
+        number = self._load.next_number()
+        body = self._requests[self._number % len(self._requests)]
+        self._transport.write(body.replace(PLACE, b"%012x" % number))
         self._number += 1
 
     def data_received(self, data: bytes) -> None:
@@ -104,6 +139,10 @@ class Load:
         self._end = time.perf_counter() + seconds
         self._rate, self._next = rate, time.perf_counter()
         self.latencies: list[float] = []
+        self._numbers = count(time.time_ns() // 1000 % 16**12)
+
+    def next_number(self) -> int:
+        return next(self._numbers)
 
     def over(self) -> bool:
         return time.perf_counter() > self._end
@@ -161,13 +200,13 @@ def serve(which: str, folder: str) -> None:
         from syncer.passthrough.inbox import Inbox
         from syncer.passthrough.receiver import Receiver
         from syncer.passthrough.scopes import SCOPES, Caller
-        from syncer.process.runtime import tune_for_receiver, tune_for_throughput
+        from syncer.process.runtime import tune_for_throughput, tune_for_writers
         from syncer.process.supervisor import Supervisor
 
         inbox = Inbox(Database.open(f"sqlite:///{folder}/state.db", "queue"), 1_000_000_000)
         inbox.start(Supervisor())
         tune_for_throughput()  # as the daemon does
-        tune_for_receiver()
+        tune_for_writers()
         stop_inbox = inbox.stop
         app = Receiver(inbox, (Caller("bench", frozenset(SCOPES), KEY),), None).app()
     ended = False
@@ -189,62 +228,113 @@ def serve(which: str, folder: str) -> None:
         stop_inbox()
 
 
-def run_one(which: str, seconds: float) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.receiver", "--serve", which, str(Path(folder))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+@contextmanager
+def alone(which: str) -> Iterator[int]:
+    """Serve the bare app or the receiver; yield its port."""
+    with TemporaryDirectory() as folder:
+        program = [sys.executable, "-m", "benchmarks.receiver", "--serve", which, folder]
+        server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None
+        yield int(server.stdout.readline())
+        server.communicate("")
+
+
+@contextmanager
+def daemon() -> Iterator[tuple[int, str]]:
+    """Run a daemon with its worker; yield the port of its receiver, and its metrics' URL."""
+    with TemporaryDirectory() as folder, target() as amberflo:
+        config = Path(folder) / "config.toml"
+        config.write_text(CONFIG.format(amberflo=amberflo, folder=folder, key=KEY))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "syncer", "daemon", "--config", str(config)],
+            stderr=subprocess.PIPE,
             text=True,
         )
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        batches = [
-            request(
-                "/v1/batch",
-                {"writeKey": KEY, "batch": [event(start * 100 + one) for one in range(100)]},
-            )
-            for start in range(160)
-        ]
-        singles = [
-            request("/v1/track", {"writeKey": KEY, **event(number)}) for number in range(6400)
-        ]
-        uvloop.run(measure(port, batches, 16, 1.0))
-        batch = uvloop.run(measure(port, batches, 16, seconds))
-        single = uvloop.run(measure(port, singles, 64, seconds))
-        rate = len(single.latencies) / seconds
-        half = uvloop.run(measure(port, singles, 64, seconds, rate / 2))
-        server.communicate("")
-        return {
-            "batch": 100 * len(batch.latencies) / seconds,
-            "single": rate,
-            "batch_p99": p99(batch),
-            "single_p99": p99(single),
-            "half_p99": p99(half),
-        }
+        assert process.stderr is not None
+        ops = next(line.split()[-1] for line in process.stderr if "health and metrics" in line)
+        url = next(line.split()[-1] for line in process.stderr if "receiving on" in line)
+        time.sleep(3)  # its worker starts
+        yield int(url.rpartition(":")[2]), ops
+        process.terminate()
+        process.communicate()
+
+
+def batches() -> list[bytes]:
+    return [
+        request(
+            "/v1/batch",
+            {"writeKey": KEY, "batch": [event(start * 100 + one) for one in range(100)]},
+        )
+        for start in range(160)
+    ]
+
+
+def singles() -> list[bytes]:
+    return [request("/v1/track", {"writeKey": KEY, **event(number)}) for number in range(6400)]
+
+
+def load_at(
+    port: int, requests: list[bytes], connections: int, seconds: float
+) -> tuple[float, float, float]:
+    """Return requests per second, and the 99th percentiles at that rate and at half of it."""
+    uvloop.run(measure(port, requests, connections, 1.0))
+    full = uvloop.run(measure(port, requests, connections, seconds))
+    rate = len(full.latencies) / seconds
+    half = uvloop.run(measure(port, requests, connections, seconds, rate / 2))
+    return rate, p99(full), p99(half)
+
+
+def run_alone(which: str, options: argparse.Namespace) -> dict[str, float]:
+    with alone(which) as port:
+        batch = load_at(port, batches(), 16, options.seconds)
+        single = load_at(port, singles(), 64, options.seconds)
+    return _figures(batch=batch, single=single)
+
+
+def run_daemon(options: argparse.Namespace) -> dict[str, float]:
+    with daemon() as (port, ops):
+        batch = load_at(port, batches(), 16, options.sustained)
+        text = urllib.request.urlopen(f"{ops}/metrics").read().decode()
+    waits = re.findall(
+        r"^(syncer_calls_unprocessed|syncer_meters_waiting) (\S+)", text, re.MULTILINE
+    )
+    return {**_figures(batch=batch), **{name: float(value) for name, value in waits}}
+
+
+def _figures(**measured: tuple[float, float, float]) -> dict[str, float]:
+    figures = {}
+    for name, (rate, full, half) in measured.items():
+        figures[name] = rate * (100 if name == "batch" else 1)
+        figures |= {f"{name}_p99": full, f"{name}_half_p99": half}
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--sustained", type=float, default=60.0)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=["bare", "receiver", "daemon"])
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(*options.serve)
         return
-    figures: dict[str, list[dict[str, float]]] = {"bare": [], "receiver": []}
+    figures: dict[str, list[dict[str, float]]] = {which: [] for which in options.only}
     for _ in range(options.runs):
         for which, results in figures.items():
-            results.append(run_one(which, options.seconds))
+            measured = run_daemon(options) if which == "daemon" else run_alone(which, options)
+            results.append(measured)
     medians = {
         which: {name: statistics.median(one[name] for one in results) for name in results[0]}
         for which, results in figures.items()
     }
     print(json.dumps(medians, indent=2))
-    for name in ("batch", "single"):
-        print(f"ratio {name} {medians['receiver'][name] / medians['bare'][name]:.2f}")
-    print(f"receiver p99 at half load {medians['receiver']['half_p99']:.1f} ms")
+    bare = medians.get("bare", {})
+    for which in medians.keys() - {"bare"}:
+        for name in bare.keys() & medians[which].keys() & {"batch", "single"}:
+            ratio, half = medians[which][name] / bare[name], medians[which][f"{name}_half_p99"]
+            print(f"{which} {name}: {ratio:.2f} of bare, p99 at half of it {half:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import TypeEngine
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -35,6 +36,7 @@ else:
 from state import lanes
 from state.claim import METER_RECORDS
 from state.db.batches import execute_many
+from state.db.row_statement import BYTES, NUMBER, TEXT, RowStatement
 from state.db.tables import COUNTER, EVENT, INBOX
 
 #: Bytes that a probe writes.
@@ -95,6 +97,21 @@ class DueEvent(NamedTuple):
     record: bytes
     attempts: int
     key: str = ""
+
+
+_NEW: dict[str, TypeEngine[Any]] = {
+    **{"message_id": TEXT, "record": BYTES, "received_at": NUMBER, "due_at": NUMBER, "key": TEXT}
+}
+#: Stores calls, by the kind of database; a messageId that is there already by the same key stays.
+_STORE = {
+    module.__name__.rpartition(".")[2]: RowStatement(
+        module.insert(EVENT)
+        .from_select(list(_NEW), select(*map(bindparam, _NEW)).where(literal(1) == 1))
+        .on_conflict_do_nothing(index_elements=["message_id", "key"]),
+        **_NEW,
+    )
+    for module in (postgresql, sqlite)
+}
 
 
 def accept(connection: Connection, rows: Sequence[Accepted]) -> None:
@@ -212,12 +229,14 @@ def store_processed(
     """
     new = 0
     if events:
-        module = postgresql if connection.dialect.name == "postgresql" else sqlite
-        statement = module.insert(EVENT).on_conflict_do_nothing(
-            index_elements=["message_id", "key"]
-        )
         before = _newest_id(connection)
-        connection.execute(statement, [row._asdict() for row in events])
+        _STORE[connection.dialect.name].execute(
+            connection,
+            [
+                {**row._asdict(), "record": None if row.record is None else row.record.decode()}
+                for row in events
+            ],
+        )
         # An older program did not know by which key they came.
         known = EVENT.alias()
         repeated = exists().where(known.c.message_id == EVENT.c.message_id, known.c.key == "")

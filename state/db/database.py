@@ -6,15 +6,22 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+)
 from sqlalchemy.pool import StaticPool
 
 from state.db import migrations
@@ -25,6 +32,10 @@ from state.errors import Busy, StateError, Unfit
 
 #: Seconds that a writer waits for another one on SQLite.
 BUSY = 30
+#: Seconds between two looks of a writer whether the other one has ended, on SQLite.
+LOOK = 0.001
+#: Seconds for which who gives way leaves a database to others before it writes.
+GIVE_WAY = 3 * LOOK
 #: What helps where SQLite may not open or write a file that is there.
 _NOT_OURS = (
     "; its files and their folder must be those of the user that runs this: run as their owner, "
@@ -45,6 +56,8 @@ class Database:
 
     def __init__(self, engine: Engine, *, read_only: bool = False) -> None:
         self.engine = engine
+        #: one writer of this process at a time, once it gives way to others
+        self._turn: AbstractContextManager[object] | None = None
         self._reading, self._writing = engine, engine.execution_options(writes=True)
         if engine.dialect.name == "postgresql":
             self._reading = engine.execution_options(isolation_level="REPEATABLE READ")
@@ -145,6 +158,7 @@ class Database:
         other's for ever.
         """
         with (
+            self._turn or nullcontext(),
             translated(self.engine.url),
             self._writing.begin() as connection,
         ):
@@ -152,6 +166,11 @@ class Database:
                 shared = "" if alone else "_shared"
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock{shared}(7130514606)")
             yield connection
+
+    def give_way(self) -> None:
+        """Let another process write first, from now on, where both want to (on SQLite)."""
+        if self.engine.dialect.name == "sqlite":
+            self._turn = _Turn()
 
     @contextmanager
     def writer(self) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
@@ -187,6 +206,20 @@ class Database:
             finally:
                 cursor.close()
         return not busy
+
+
+class _Turn:
+    """A lock that is free for a moment each time, in which another process sees that it is."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        time.sleep(GIVE_WAY)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def shown(url: URL) -> str:
@@ -373,10 +406,33 @@ def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # IMMEDIATE: two writers wait for each other at the start, not fail in the middle.
-        writes = connection.get_execution_options().get("writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if connection.get_execution_options().get("writes"):
+            _begin_to_write(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _begin_to_write(connection: Connection) -> None:
+    """Begin when no other connection writes; raise OperationalError after BUSY seconds.
+
+    SQLite itself would look again after ever longer pauses, up to 100 ms, and who writes often
+    would hardly let anybody in.
+    """
+    until = time.monotonic() + BUSY
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except OperationalError as error:
+                if _sqlite_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(LOOK)
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY * 1000}")
 
 
 def _is_frozen(path: Path) -> bool:
@@ -411,6 +467,11 @@ def _go_over_to_wal(cursor: sqlite3.Cursor) -> None:
             time.sleep(0.02)
 
 
+def _sqlite_code(error: DBAPIError) -> int:
+    """Return SQLite's primary error code; 0 for an error of another database."""
+    return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF
+
+
 def _of_the_data(error: DBAPIError) -> bool:
     """Return whether PostgreSQL refused the data itself.
 
@@ -437,7 +498,7 @@ def translated(url: URL) -> Iterator[None]:
         raise StateError(f"the state database {shown(url)}: {reason}", reason) from error
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        code = _sqlite_code(error)
         if code == sqlite3.SQLITE_CANTOPEN and not _can_open_files():
             reason += "; this process has too many open files: raise its limit (ulimit -n)"
         elif code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):

@@ -23,35 +23,40 @@ from sqlalchemy import (
     cast,
     func,
 )
-from sqlalchemy.sql.dml import Update
+from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.sql.visitors import replacement_traverse
-from sqlalchemy.types import BigInteger, Text, TypeEngine
+from sqlalchemy.types import BigInteger, LargeBinary, Text, TypeEngine
 
 from state.db.batches import ROWS, batches
 
-#: The kinds of parameters.
-TEXT, NUMBER = Text(), BigInteger()
+#: The kinds of parameters; BYTES are those of a text in UTF-8, which is given as such.
+TEXT, NUMBER, BYTES = Text(), BigInteger(), LargeBinary()
 
 _ROWS = bindparam("given_rows", type_=Text)
 _SQLITE = func.json_each(_ROWS).table_valued("value", name="given")
 _POSTGRESQL = func.json_array_elements(cast(_ROWS, JSON)).table_valued("value", name="given")
 
 
+Statement = Insert | Update | Select[Any]
+
+
 class RowStatement:
-    """An UPDATE or SELECT with named parameters, `kinds`, that is executed for many rows of them.
+    """A statement with named parameters, `kinds`, that is executed for many rows of them.
+
+    It is an UPDATE, a SELECT, or an INSERT of what a SELECT finds.
 
     Make it once, at the import of a module. A row of the table may match only one row of
-    parameters.
+    parameters of an UPDATE.
     """
 
-    def __init__(self, statement: Update | Select[Any], **kinds: TypeEngine[Any]) -> None:
+    def __init__(self, statement: Statement, **kinds: TypeEngine[Any]) -> None:
         self._by_dialect = {
             "sqlite": _with_columns(statement, kinds, _of_sqlite),
             "postgresql": _with_columns(statement, kinds, _of_postgresql),
         }
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Execute an UPDATE for rows of named parameters: texts, integers, None."""
+        """Execute an INSERT or UPDATE for rows of named parameters: texts, integers, None."""
         for batch in batches(rows, ROWS):
             self._execute(connection, batch)
 
@@ -68,22 +73,24 @@ class RowStatement:
 
 
 def _with_columns(
-    statement: Update | Select[Any],
+    statement: Statement,
     kinds: Mapping[str, TypeEngine[Any]],
     column: Callable[[str, TypeEngine[Any]], ColumnElement[Any]],
-) -> Update | Select[Any]:
+) -> Statement:
     """Return the statement with columns of the given rows in the place of its parameters."""
     columns = {name: column(name, kind) for name, kind in kinds.items()}
 
     def replace(element: Any, **_: Any) -> Any:
         return columns.get(element.key) if isinstance(element, BindParameter) else None
 
-    return cast_type("Update | Select[Any]", replacement_traverse(statement, {}, replace))
+    return cast_type("Statement", replacement_traverse(statement, {}, replace))
 
 
 def _of_sqlite(name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
-    return func.json_extract(_SQLITE.c.value, f"$.{name}", type_=kind)
+    value: ColumnElement[Any] = func.json_extract(_SQLITE.c.value, f"$.{name}", type_=kind)
+    return cast(value, kind) if kind is BYTES else value
 
 
 def _of_postgresql(name: str, kind: TypeEngine[Any]) -> ColumnElement[Any]:
-    return cast(_POSTGRESQL.c.value.op("->>")(name), kind)
+    text = _POSTGRESQL.c.value.op("->>")(name)
+    return func.convert_to(text, "UTF8", type_=kind) if kind is BYTES else cast(text, kind)

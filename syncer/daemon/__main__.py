@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from syncer.config import Config
 from syncer.process.child import REPORTING, WITH_RESULT, Lifeline, join_parent, report
+from syncer.process.runtime import tune_for_writers
 from syncer.process.unexpected import log_error
 
 log = logging.getLogger("syncer")
+
+#: By how much nicer the worker is than the receiver, whose callers wait.
+LESS_URGENT = 5
 
 
 def main() -> None:
@@ -29,6 +34,8 @@ def _be(name: str, config: Config, arguments: tuple[str, ...], lifeline: Lifelin
     if name == "worker":
         from syncer.daemon.worker import work
 
+        os.nice(LESS_URGENT)
+        tune_for_writers()
         work(config, lifeline, report)
     elif name == "run":
         from syncer.daemon.run_process import run_once

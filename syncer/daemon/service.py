@@ -38,7 +38,7 @@ from syncer.passthrough.receiver import Receiver
 from syncer.process import systemd
 from syncer.process.child import EXIT_BUSY, ChildProcess
 from syncer.process.problem import ProblemLog
-from syncer.process.runtime import tune_for_receiver
+from syncer.process.runtime import tune_for_writers
 from syncer.process.server import bind, serve
 from syncer.process.supervisor import Part, Process, Supervisor
 from syncer.process.unexpected import what_happened
@@ -65,7 +65,7 @@ def run(
     `reread` returns the new settings after a request to reload them (SIGHUP), else None; it raises
     `ConfigError` if they are wrong.
     """
-    tune_for_receiver()
+    tune_for_writers()
     with Service(config, stop, reread) as service:
         service.wait()
         service.drain()

@@ -57,6 +57,7 @@ def work(
     """Process and deliver until the lifeline ends; `on_change` gets the parts that do not work."""
     app, arrivals = App(config, LineProgress(), lifeline.ended), Arrivals()
     with app.state(writes=True) as state, app.queue(writes=True) as calls:
+        calls.give_way()  # to the receiver, whose callers wait
         processor = app.processor(calls, state)
         supervisor = Supervisor(lifeline.ended, lambda name: ProblemLog(name, state), on_change)
         process = partial(_process_all, processor, lifeline.woken, arrivals.announce)

@@ -27,10 +27,11 @@ def tune_for_throughput() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
-def tune_for_receiver() -> None:
+def tune_for_writers() -> None:
     """Switch threads every 0.5 ms.
 
-    Else a thread that commits waits 5 ms for the event loop each time that it needs the
-    interpreter. Only for the receiver: in a process without such a thread, switches cost more.
+    Else a thread that writes to the database waits 5 ms for a busy one each time that it needs the
+    interpreter, which it gives up for each row that it reads, and others wait for its lock
+    meanwhile. Only for processes with such threads: in others, switches cost more.
     """
     sys.setswitchinterval(0.0005)

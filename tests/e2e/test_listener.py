@@ -33,7 +33,7 @@ from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.passthrough.scopes import SCOPES, Caller
 from syncer.process import limits, server
-from syncer.process.runtime import tune_for_receiver
+from syncer.process.runtime import tune_for_writers
 from syncer.process.supervisor import Supervisor
 from tests.support.daemon import GOOD, KEY
 from tests.support.events import SECRET, unique
@@ -421,7 +421,7 @@ def test_a_dear_body_of_a_caller_keeps_no_other_waiting(
 @pytest.fixture
 def as_in_the_daemon() -> Iterator[None]:
     before = sys.getswitchinterval()
-    tune_for_receiver()
+    tune_for_writers()
     yield
     sys.setswitchinterval(before)
 
