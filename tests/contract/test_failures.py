@@ -30,7 +30,7 @@ def fill(database: Database, count: int) -> None:
             "failed_at) "
             + RANGE[database.engine.dialect.name].format(count)
             + "SELECT 'customer:c' || i, 'customer', 'c' || i, 'no', 400, '{"
-            + "x" * 500
+            + "x" * 1000
             + f"}}', 1, {NOW} FROM n"
         )
 
@@ -170,13 +170,13 @@ def peak() -> Iterator[Any]:
 
 
 def test_reading_many_takes_the_memory_of_a_few(database: Database, peak: Any) -> None:
-    """The rows of this test have 20 MB."""
-    fill(database, 40_000)
+    """The rows of this test have 12 MB."""
+    fill(database, 12_000)
     peak()
     with database.read() as connection:
-        assert sum(1 for _ in failures.each(connection)) == 40_000
-    assert sum(1 for _ in failures.refused(database, failures.CUSTOMER, None, 9**9)) == 40_000
-    assert discard.discard(database, database, None, 9**9) == 40_000
+        assert sum(1 for _ in failures.each(connection)) == 12_000
+    assert sum(1 for _ in failures.refused(database, failures.CUSTOMER, None, 9**9)) == 12_000
+    assert discard.discard(database, database, None, 9**9) == 12_000
     assert peak() < 8_000_000
 
 

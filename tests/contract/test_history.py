@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, event, text
 
@@ -24,6 +24,7 @@ from state.history import listings, past
 from state.history.listings import ENTERED, EXITED, MOVED, Entry, Moves
 from state.history.record import ChangeRow, add_changes, last_observed
 from state.snapshot import TraitRow
+from tests.support.examples import examples
 from tests.support.state import NOW, ask, row
 from tests.support.state import put as put_customers
 
@@ -31,9 +32,8 @@ CUSTOMERS = ["a", "B", "～", "🦊"]
 KEYS = ["vip", "Churn Risk", "spent"]
 VALUES = {"vip": [None, True, False], "Churn Risk": [None, True, False], "spent": [None, 1.5, True]}
 
-fewer = settings(
-    max_examples=15,
-    deadline=None,
+fewer = examples(
+    15,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -25,7 +25,7 @@ from tests.support.installation import Installation
 from tests.support.processes import wait_until
 
 #: How often each is killed; `KILLS=50 pytest tests/e2e/test_durable.py` is the long form.
-ROUNDS = int(os.environ.get("KILLS", "8"))
+ROUNDS = int(os.environ.get("KILLS", "4"))
 FAULTS = "429=0.05,500=0.05,drop=0.05,slow=0.05,retry_after=0,slow_seconds=0.02"
 KEY = "write-key"
 
@@ -88,7 +88,7 @@ def test_killed_under_load(
     installation.amberflo.faults = Faults.parse(FAULTS, seed=5)
     acknowledged: dict[str, dict[str, Any]] = {}
     chance = random.Random(11)
-    rounds = ROUNDS if state == "sqlite" else ROUNDS // 2
+    rounds = ROUNDS if state == "sqlite" else (ROUNDS + 1) // 2
     for number in range(rounds):
         daemon, address = start(installation)
         senders = [Sender(address, number * 10 + one, acknowledged) for one in range(2)]

@@ -31,7 +31,7 @@ def backup(installation: Installation, name: str) -> tuple[Path, Any]:
 def test_a_backup_under_load_loses_and_doubles_nothing(
     installation: Installation, engage: EngageSandbox
 ) -> None:
-    engage.fill(300)
+    engage.fill(100)
     installation.run("sync")
     backups = []
     with daemon(installation) as receiver:

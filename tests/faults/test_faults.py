@@ -22,7 +22,8 @@ from .checks import Evidence, violations
 from .runner import play
 from .scenario import CALM, Process, Round, Scenario, SourceFault, draw
 
-SEEDS = (1, 2, 3, 4, 5, 6, 7, 8)
+#: Chosen so that few of them have as many kinds of faults as possible (`Scenario.words`).
+SEEDS = (10, 81, 89, 372)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -31,7 +32,7 @@ def test_nothing_is_lost_doubled_or_false(seed: int) -> None:
     assert not outcome.violations, f"{outcome.scenario.words()}\n{outcome.log}"
 
 
-@pytest.mark.parametrize("seed", [102, 103])
+@pytest.mark.parametrize("seed", [297])
 def test_nothing_is_lost_doubled_or_false_on_postgresql(seed: int, postgres_url: str) -> None:
     outcome = play(draw(seed, postgres=True, short=True), postgres_url)
     assert not outcome.violations, f"{outcome.scenario.words()}\n{outcome.log}"

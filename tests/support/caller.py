@@ -8,7 +8,7 @@ from tests.support.daemon import Daemon
 from tests.support.events import unique
 
 #: Seconds between two calls.
-PAUSE = 0.01
+PAUSE = 0.03
 USERS = 20
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
@@ -27,6 +27,7 @@ from tests.contract.seal.helpers import (
     rows,
     run_sql,
 )
+from tests.support.examples import examples
 
 
 def random_history(maker: Maker, rng: random.Random) -> None:
@@ -58,9 +59,7 @@ class _Undo(Exception):
     pass
 
 
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_whatever_is_edited_is_found(database: Database, seed: int) -> None:
     empty(database)
