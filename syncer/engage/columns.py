@@ -30,6 +30,7 @@ from sqlalchemy import (
     String,
     Text,
     and_,
+    any_,
     case,
     cast,
     collate,
@@ -52,6 +53,8 @@ from syncer.json_text import to_json
 KNOWN = {"sqlite", "postgresql"}
 #: Names that a statement may contain in any other engine.
 MOST_NAMES = 10_000
+#: Names that PostgreSQL compares with each row; more are joined with the rows.
+FEW_NAMES = 100
 #: A time before this is not believed.
 BELIEVED_FROM = datetime(2000, 1, 1, tzinfo=UTC)
 _LAST = datetime(9999, 12, 31, tzinfo=UTC)
@@ -118,6 +121,8 @@ class Columns:
 
     def one_of(self, text: ColumnElement[Any], names: Collection[str]) -> ColumnElement[bool]:
         """Return whether a text is one of these names, however many they are."""
+        if self.dialect == "postgresql" and len(names) <= FEW_NAMES:  # no join: its rows are known
+            return text == any_(cast(literal(_plain(names), ARRAY(Text)), ARRAY(Text)))
         if self.known:
             return text.in_(self._listed(names))
         if len(names) > MOST_NAMES:
@@ -154,7 +159,7 @@ class Columns:
 
     def _listed(self, names: Collection[str]) -> Select[Any]:
         """Select names: one parameter, because a statement may have only a few."""
-        names = [name for name in names if "\0" not in name]  # no text there has a NUL
+        names = _plain(names)
         if self.dialect == "postgresql":
             return select(_unnest(cast(literal(names, ARRAY(Text)), ARRAY(Text))))
         return select(func.json_each(to_json(names)).table_valued("value").c.value)
@@ -374,6 +379,11 @@ def as_datetime(value: Any) -> datetime | None:
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     return datetime.fromtimestamp((float(value) - 2440587.5) * 86400, UTC)
+
+
+def _plain(names: Collection[str]) -> list[str]:
+    """Return the names that a text can be: none has a NUL."""
+    return [name for name in names if "\0" not in name]
 
 
 def _unnest(*arrays: ColumnElement[Any]) -> Function[Any]:

@@ -118,6 +118,8 @@ class ProfilesSyncPull:
         self._source, self._connection, self._space = source, connection, space
         self._scope, self._sql = scope, space.columns
         self._since = _since(scope, source.overlap)
+        #: the newest load of a trait row, where `observed` saw it
+        self._newest_trait: Any = None
         #: keys of which `count` has seen that each row is of a customer
         self._all_named: frozenset[str] = frozenset()
 
@@ -129,8 +131,10 @@ class ProfilesSyncPull:
     def watermark(self) -> str | None:
         if isinstance(self._scope, OnlyCustomers):
             return None
-        newest = []
+        newest = [self._newest_trait]
         for name in TABLES:
+            if name == "user_traits" and self._newest_trait is not None:
+                continue
             rows = self._space.rows(name, since=self._since)
             newest.append(self._scalar(select(func.max(self._sql.believed(rows.c.uuid_ts)))))
         times = [time for time in map(as_datetime, newest) if time is not None]
@@ -178,12 +182,19 @@ class ProfilesSyncPull:
         if isinstance(self._scope, OnlyCustomers):
             return []
         traits = self._space.rows("user_traits", since=self._since)
-        kind = self._sql.kind(traits.c.value).label("kind")
-        each = select(traits.c.name, kind).where(traits.c.name.is_not(None)).subquery()
-        by_kind = select(each.c.name, each.c.kind, func.count()).group_by(each.c.name, each.c.kind)
+        # A name or email is no trait of ours, whatever its values are like.
+        of_profile = traits.c.name.in_(PROFILE_KEYS)
+        kind = case((of_profile, null()), else_=self._sql.kind(traits.c.value)).label("kind")
+        loaded = self._sql.believed(traits.c.uuid_ts).label("loaded")
+        each = select(traits.c.name, kind, loaded).where(traits.c.name.is_not(None)).subquery()
+        of_kind = (each.c.name, each.c.kind)
+        by_kind = select(*of_kind, func.count(), func.max(each.c.loaded)).group_by(*of_kind)
         keys: dict[str, Counter[str | None]] = {}
-        for name, kind_of_value, number in self._all(by_kind):
+        times = []
+        for name, kind_of_value, number, newest in self._all(by_kind):
             keys.setdefault(str(name), Counter())[kind_of_value] += int(number)
+            times.append(newest)
+        self._newest_trait = max((time for time in times if time is not None), default=None)
         return [
             ObservedKey(key, kinds.total(), kinds["word"], kinds["digit"], kinds["other"])
             for key, kinds in keys.items()

@@ -57,6 +57,8 @@ class PostgreSQL(Warehouse):
         # A cursor is read to its end, and sorts all rows.
         connection.exec_driver_sql("SET LOCAL cursor_tuple_fraction = 1.0")
         connection.exec_driver_sql("SET LOCAL work_mem = '64MB'")
+        # How few rows a profile has is not known, so that it would sort all of them to join them.
+        connection.exec_driver_sql("SET LOCAL enable_mergejoin = off")
         connection.exec_driver_sql(f"SET LOCAL application_name = '{query_tag.get()}'")
 
 

@@ -15,9 +15,7 @@ from state import runs as run_records
 from state import snapshot
 from state.db.database import Database
 from syncer.clock import read as milliseconds
-from syncer.engage.source import (
-    Everything,
-)
+from syncer.engage.source import ChangedSince, Counted, Everything, WithoutCustomerId
 from tests.support.space import (
     HOUR_LATER,
     KEYS,
@@ -154,6 +152,37 @@ def test_a_profile_without_a_customer_id_is_counted_and_listed(warehouse: Wareho
     assert (found.profiles, found.rows) == (4, {"vip": 4, "churn": 1})
     assert sorted(listed) == ["anonymous", "blank", "null", "spaces"]
     assert customers == ["u1"]
+
+
+def test_who_has_no_customer_id_is_only_asked_for_where_the_count_shows_somebody(
+    warehouse: Warehouse,
+) -> None:
+    """A profile with two ids has each row twice, which hides nobody without one."""
+    warehouse.member("p1", "u1")
+    warehouse.id("p1", "u2")
+    warehouse.member("p2", "u3")
+    warehouse.merge("p3", "p2")
+    warehouse.trait("p3", "vip", "true")
+    warehouse.trait("p4", "churn", "true")
+
+    def found(keys: list[str]) -> tuple[Counted, WithoutCustomerId, int]:
+        statements = list[str]()
+        with warehouse.source().pull(Everything()) as pull:
+            counted = pull.count(keys)
+            event.listen(
+                pull._connection, "before_cursor_execute", lambda *told: statements.append(told[2])
+            )
+            return counted, pull.without_customer_id(keys), len(statements)
+
+    assert found(["vip"]) == (Counted(3, 4), WithoutCustomerId(0, {}), 0)
+    assert found(["churn"])[1:] == (WithoutCustomerId(1, {"churn": 1}), 1)
+    assert found(KEYS)[1:] == (WithoutCustomerId(1, {"churn": 1}), 1)
+    with warehouse.source().pull(Everything()) as pull:
+        pull.count(["vip"])
+        assert pull.without_customer_id(KEYS).profiles == 1
+    with warehouse.source().pull(ChangedSince(T0)) as pull:
+        pull.count(["churn"])
+        assert pull.without_customer_id(["churn"]).profiles == 1
 
 
 def test_any_external_id_can_be_the_customer(warehouse: Warehouse) -> None:
