@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from state.history import seal
 from syncer.sandbox.faults import Faults
+from syncer.sync import parity_join
 from tests.support import hosted
 from tests.support.calls import identify, take
 from tests.support.installation import Installation
@@ -214,6 +216,34 @@ def _undelivered(installation: Installation) -> list[Record]:
     return rows
 
 
+def test_a_list_convicts_nobody(
+    installation: Installation, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lags, and a page that moved leaves a customer out."""
+    warehouse.users(4, vip="true")
+    for one in ("u00", "u01", "u02", "u03"):
+        write(installation, {"customerId": one, "customerName": one, "traits": {"vip": True}})
+    there = installation.amberflo.customers
+    stale = [deepcopy(record) for one, record in there.items() if one != "u02"]
+    stale[0]["traits"] = {"vip": False}
+    stale[1]["traits"] = {}
+    monkeypatch.setattr(installation.amberflo, "_listed", lambda: stale)
+    there["u03"].update(traits={"vip": False}, updateTime=int(time.time() * 1000))
+    stale[2].update(there["u03"])
+    counts = installation.json("adopt", exit_code=1)["parity"]["customers"]
+    assert (counts["equal"], counts["differ"], counts["missing"]) == (3, 1, 0)
+    assert (counts["by_list"], counts["recent"]) == (0, 1)
+    assert (
+        "1 of those that differ changed at Amberflo"
+        in installation.run("adopt", exit_code=1).stdout
+    )
+    with monkeypatch.context() as few:
+        few.setattr(parity_join, "ALONE", 1)
+        counts = installation.json("adopt", exit_code=1)["parity"]["customers"]
+        assert (counts["equal"], counts["by_list"]) == (1, 3), "who is beyond the bound is told"
+    assert installation.json("adopt", "--apply")["run"]["already_right"] == 3
+
+
 def test_an_exit_later_takes_away_ours_and_nothing_of_others(
     installation: Installation, warehouse: Warehouse
 ) -> None:
@@ -316,14 +346,15 @@ def test_what_the_guard_holds_is_not_adopted(
 ) -> None:
     """With `first_contact = "hold"` a name of others stays theirs until somebody decides."""
     installation.configure(engage='computed_traits = ["total_*"]\nfirst_contact = "hold"')
-    warehouse.users(3, vip="true", gold="true")
-    for one in ("u00", "u01", "u02"):
-        traits = {"vip": True, "gold": True}
+    warehouse.users(3, vip="true", gold="true", total_a="5")
+    for one, total in (("u00", "5"), ("u01", 9), ("u02", 5)):
+        traits = {"vip": True, "gold": True, "total_a": total}
         write(installation, {"customerId": one, "customerName": one, "traits": traits})
     installation.amberflo.customers["u01"]["traits"]["gold"] = "bright"
     document = installation.json("adopt", "--apply", exit_code=3)
     assert document["run"]["state"] == "held"
-    assert document["run"]["already_right"] == 2
+    assert document["parity"]["customers"]["equal"] == 2
+    assert document["run"]["already_right"] == 1, 'of "5" and 5 a person decides, too'
     installation.run("sync", exit_code=3)
     assert installation.values("gold") == {"u00": True, "u01": "bright", "u02": True}
     installation.run("runs", "approve", "2", "--yes")
