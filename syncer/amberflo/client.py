@@ -82,7 +82,8 @@ class AmberfloClient:
     """Use as `async with`; safe for many tasks of one event loop.
 
     `rate` is requests per second over all tasks (0: unlimited), `timeout` seconds for one request
-    with its answer.
+    with its answer. At most `connections` requests are under way at a time, and fewer where that
+    fits better (in_flight.py).
     """
 
     def __init__(
@@ -116,7 +117,9 @@ class AmberfloClient:
         #: how often each method was answered with each status; "none" where no answer came
         self.answers: Counter[str] = Counter()
         #: those of meter records apart
-        self._under_way = {self.pace: UnderWay(timeout), self.ingest_pace: UnderWay(timeout)}
+        self._under_way = {
+            pace: UnderWay(timeout, connections) for pace in (self.pace, self.ingest_pace)
+        }
 
     def unanswered(self, pace: RateLimiter) -> float:
         """Return for how many seconds the oldest request at this pace has had no answer."""
@@ -253,7 +256,7 @@ class AmberfloClient:
         if not paced:
             await self._wait(self.pace)
         url = self._customers_url
-        answer = await self._answer(method, url, self.pace, written(record))
+        answer = await self._answer(method, url, self.pace, written(record), at_once=paced)
         if not answer.good:
             raise await self._problem(answer)
         if self._record(answer, record["customerId"]) is None:
@@ -293,15 +296,25 @@ class AmberfloClient:
         pace: RateLimiter,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        *,
+        at_once: bool = False,
     ) -> _Answer:
-        """Return the answer to a request, whatever it is, and tell the rate limiter about it."""
+        """Return the answer to a request, whatever it is, and tell the rate limiter about it.
+
+        It waits until as few others are under way as fits, but not where it must go `at_once`.
+        """
+        under_way = self._under_way[pace]
+        await under_way.turn(at_once=at_once)
         try:
-            with self._under_way[pace].begin():
+            with under_way.begin() as request:
                 answering = await self._transport.request(method, url, content, headers)
                 async with answering as response:
                     body = await _read(response)
+            under_way.answered(request, method + url.partition("?")[0], response.status)
         except _BROKEN as error:
             raise self._broken(method, url, content, error) from None
+        finally:
+            under_way.leave()
         self.answers[f"{method} {response.status}"] += 1
         answer = _Answer(method, url, content, response.status, response.headers, body)
         if answer.good:

@@ -1,4 +1,4 @@
-"""The requests under way: since when the oldest waits for its answer, and an end for the overdue.
+"""The requests under way: how many may be, since when the oldest waits, an end for the overdue.
 
 A request gets `timeout` seconds. They all get as many, so the oldest is overdue first and one timer
 serves all of them: a timer each costs more than anything else that a request needs beside HTTP
@@ -9,19 +9,62 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+
+from syncer.in_flight import InFlight
+
+#: Statuses that ask for fewer requests.
+TOO_MANY = frozenset({429, 503})
 
 
 class UnderWay:
-    """The requests under way of one event loop; each is a context: `with under_way.begin():`."""
+    """The requests under way of one event loop; each is a context: `with under_way.begin():`.
 
-    def __init__(self, timeout: float) -> None:
+    At most `most` of those that wait for their `turn` are under way at a time (in_flight.py).
+    """
+
+    def __init__(self, timeout: float, most: int) -> None:
         self.timeout = timeout
+        self.in_flight = InFlight(most)
+        #: who has a turn, and who waits for one
+        self._taken, self._waiting = 0, deque[asyncio.Future[None]]()
         #: the oldest first
         self._requests: dict[_Request, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._requests)
+
+    async def turn(self, *, at_once: bool = False) -> None:
+        """Wait for a turn, `at_once` for none: take it. Whoever has one calls `leave` after it."""
+        if at_once or (not self._waiting and self._taken < self.in_flight.limit):
+            self._taken += 1
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """End a turn, and let those who wait begin theirs."""
+        self._taken -= 1
+        while self._waiting and self._taken < self.in_flight.limit:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                self._taken += 1
+                waiter.set_result(None)
+
+    def answered(self, request: _Request, kind: str, status: int) -> None:
+        """Note when a request of this kind was answered, and with which status."""
+        now = time.monotonic()
+        if status in TOO_MANY:
+            self.in_flight.refused(now, now - request.began)
+        else:
+            self.in_flight.answered(now, kind, now - request.began, self._taken)
 
     def begin(self) -> _Request:
         """Return a context for one request; it raises `TimeoutError` where that takes too long."""
@@ -85,4 +128,5 @@ class _Request:
             and self._task.uncancel() <= self._cancelling
             and kind is asyncio.CancelledError
         ):
+            self._all.in_flight.refused(time.monotonic(), self._all.timeout)
             raise TimeoutError

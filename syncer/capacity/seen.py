@@ -34,7 +34,7 @@ ASSUMED = {
     "events": 0.0,
     "rate": 10.0,
     "latency": 0.1,
-    "concurrency": 16.0,
+    "concurrency": 64.0,
     "every": 2.5 * 3600,
     "outage": DAY,
     "queue_limit": 1_000_000.0,

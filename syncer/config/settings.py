@@ -67,7 +67,7 @@ class AmberfloConfig(Section):
     customers_url: HttpUrl = "https://app.amberflo.io/customers"
     ingest_url: HttpUrl = "https://app.amberflo.io/ingest"
     rate: Annotated[Number, Field(ge=0)] = 10.0
-    concurrency: Annotated[Whole, Field(ge=1, le=1000)] = 16
+    concurrency: Annotated[Whole, Field(ge=1, le=1000)] = 64
     trait_values: Literal["native", "string"] = "native"
     protected: tuple[Text, ...] = PROTECTED
     timeout: Duration = 30.0

@@ -10,7 +10,7 @@ from syncer.amberflo.under_way import UnderWay
 
 
 async def overdue() -> None:
-    requests, loop = UnderWay(0.1), asyncio.get_running_loop()
+    requests, loop = UnderWay(0.1, 9), asyncio.get_running_loop()
 
     async def ask(after: float, takes: float) -> tuple[bool, float]:
         await asyncio.sleep(after)
@@ -30,7 +30,7 @@ async def overdue() -> None:
 
 
 async def cancelled() -> None:
-    requests = UnderWay(9)
+    requests = UnderWay(9, 9)
 
     async def ask() -> None:
         with requests.begin():
@@ -46,10 +46,33 @@ async def cancelled() -> None:
 
 
 async def broken() -> None:
-    requests = UnderWay(9)
+    requests = UnderWay(9, 9)
     with pytest.raises(ConnectionError), requests.begin():
         raise ConnectionError
     assert not len(requests)
+
+
+async def turns() -> None:
+    requests = UnderWay(9, 1)
+    order = list[str]()
+
+    async def ask(name: str, *, at_once: bool = False) -> None:
+        await requests.turn(at_once=at_once)
+        order.append(name)
+        await asyncio.sleep(0.01)
+        requests.leave()
+
+    first, gone, second = (asyncio.create_task(ask(name)) for name in ("first", "gone", "second"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await ask("at once", at_once=True)
+    await asyncio.gather(first, second)
+    assert order == ["first", "at once", "second"]
+    await asyncio.wait_for(ask("last"), 1)
+
+
+def test_turns_are_taken_one_after_the_other_and_none_is_lost() -> None:
+    asyncio.run(turns())
 
 
 def test_each_request_ends_when_it_is_overdue_and_not_before() -> None:

@@ -152,7 +152,7 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "amberflo.customers_url": "https://app.amberflo.io/customers",
         "amberflo.ingest_url": "https://app.amberflo.io/ingest",
         "amberflo.rate": 10,
-        "amberflo.concurrency": 16,
+        "amberflo.concurrency": 64,
         "amberflo.trait_values": "native",
         "amberflo.protected": ("stripeId", "stripe_id", "paymentProviderName", "awsm.*"),
         "amberflo.timeout": 30,
