@@ -44,27 +44,40 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-#: The modules of the commands.
+#: The commands: the module of each, and its line in the list. A test holds the lines to the
+#: docstrings; they stand here so that the list imports no command.
 COMMANDS = {
-    "demo": "sandbox",
-    "sandbox": "sandbox",
-    "init": "init",
-    "check": "check",
-    "daemon": "daemon",
-    "sync": "sync",
-    "diff": "sync",
-    "adopt": "adopt",
-    "plan": "plan",
-    "resync": "sync",
-    "runs": "runs",
-    "traits": "traits",
-    "audit": "audit",
-    "why": "why",
-    "forget": "forget",
-    "verify": "verify",
-    "failures": "failures",
-    "status": "status",
-    "state": "state",
+    "demo": ("sandbox", "Show how it works, on this machine and in under a minute."),
+    "sandbox": ("sandbox", "Serve stand-ins for Engage and Amberflo on loopback, until stopped."),
+    "init": ("init", "Write a config: asks for what it needs, and tests it."),
+    "check": (
+        "check",
+        "Test the config, the source, the Amberflo key, the database and the ports.",
+    ),
+    "daemon": ("daemon", "Receive calls, run syncs on schedule and deliver, until SIGTERM."),
+    "sync": ("sync", "Make a run now, until delivered."),
+    "diff": ("sync", "Show what the next run would change."),
+    "adopt": (
+        "adopt",
+        "Compare what Amberflo holds with Engage, to take it over from Segment's own destination.",
+    ),
+    "plan": ("plan", "Say how long the first sync, runs, a verify and catch-ups take."),
+    "resync": ("sync", "Pull everything and send it again, changed or not."),
+    "runs": ("runs", "List the runs, and decide on what the guard held."),
+    "traits": ("traits", "List the traits that we own at Amberflo, and release one."),
+    "audit": ("audit", "Show who was in which audience when, and when Amberflo acknowledged it."),
+    "why": ("why", "Say why a customer has a trait, or has it not, and show the evidence."),
+    "forget": ("forget", "Erase a customer, and keep it out from then on."),
+    "verify": ("verify", "Compare what Amberflo holds with what it should hold."),
+    "failures": (
+        "failures",
+        "List what Amberflo does not take, with the request and the response, and invalid calls.",
+    ),
+    "status": (
+        "status",
+        "Show the schedule, the last run, what waits to be sent, and what needs a person.",
+    ),
+    "state": ("state", "Back up, restore, copy and check the service's own database."),
 }
 
 
@@ -74,10 +87,14 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in COMMANDS:
             return None
+        module, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(f"syncer.cli.{module}"), cmd_name)
         return command
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -14,11 +14,13 @@ from state.runs import RunRow, RunTraitRow
 from syncer.cli import output
 from syncer.clock import iso
 from syncer.json_text import to_json
-from syncer.status import Daemon
-from syncer.sync.changes import CustomerChange
-from syncer.sync.compared import Compared
-from syncer.sync.findings import Drift
-from syncer.sync.first_contact import Example, FirstContact
+
+if TYPE_CHECKING:  # `status` shows none of these: it starts without a run's modules
+    from syncer.status import Daemon
+    from syncer.sync.changes import CustomerChange
+    from syncer.sync.compared import Compared
+    from syncer.sync.findings import Drift
+    from syncer.sync.first_contact import Example, FirstContact
 
 
 def run_json(record: RunRow) -> dict[str, Any]:

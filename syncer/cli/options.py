@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from state.db.database import Database
-from syncer.cli.progress_bar import progress
 from syncer.config import Config, load
 from syncer.databases import open_database, with_resolved_state
 from syncer.errors import EXIT_USAGE
@@ -160,7 +159,9 @@ def listen_for_stop(*, quiet: bool = False) -> Stop:
 
 def application(config: Path | None) -> App:
     """Return the app for a command that may take long: a request stops it cleanly."""
-    from syncer.app import App  # not at the top: the daemon's own process does not load it
+    # Not at the top: the daemon's own process, and `status`, do not load them.
+    from syncer.app import App
+    from syncer.cli.progress_bar import progress
 
     return App(settings(config), progress(), listen_for_stop())
 

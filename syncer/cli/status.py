@@ -9,13 +9,12 @@ from typing import Any
 import click
 
 from syncer import status as facts
-from syncer.app import App
 from syncer.cli import output
 from syncer.cli.documents import daemon_json, problem_json, run_json, run_line
 from syncer.cli.options import config_option, json_option, settings, wants_json
-from syncer.cli.progress_bar import progress
 from syncer.cli.sums import LINES, named
 from syncer.clock import iso, now_ms
+from syncer.databases import open_database
 
 
 @click.command()
@@ -26,8 +25,11 @@ def status(config: Path | None, as_json: bool) -> None:
 
     It exits with 0 whatever it shows: a script reads `problems` and `alerts` of --json.
     """
-    app = App(settings(config), progress())
-    with app.state(writes=False) as state, app.queue(writes=False) as calls:
+    chosen = settings(config)
+    with (
+        open_database(chosen, writes=False) as state,
+        open_database(chosen, "queue", writes=False) as calls,
+    ):
         daemons = facts.daemons(state)
         now = facts.gather(state, calls)
     newest = now.current_run or now.last_run

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from state.runs import RunTraitRow
 from syncer.cli import output
 from syncer.ids import NO_ID
-from syncer.sync.preview import moved
 
 #: Keys that a line names, and held traits that have a line each.
 NAMED, LINES = 3, 3
@@ -16,6 +15,8 @@ NAMED, LINES = 3, 3
 
 def print_sums(traits: Sequence[RunTraitRow], *, everything: bool = False, hint: str) -> None:
     """Print the rows that moved, or all; `hint` says how the others are shown."""
+    from syncer.sync.preview import moved  # not at the top: `status` compares nothing
+
     rows = [row for row in traits if everything or moved(row)]
     if rows or not traits:
         cells = [[getattr(row, name) for name in output.TRAIT_COLUMNS] for row in rows]

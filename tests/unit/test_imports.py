@@ -187,6 +187,7 @@ def test_the_pure_core_does_no_io() -> None:
 #: all in this order, since no later one may do without more. `rich` (7 MB, also loaded by httpx) is
 #: for terminals; only the daemon schedules (14 MB).
 SLIM: list[tuple[str, set[str]]] = [
+    ("syncer.cli", {"asyncio", "orjson", "pydantic", "rich", "sqlalchemy", "syncer.config"}),
     ("syncer.config", {"apscheduler", "httpx", "rich", "fsspec", "duckdb"}),
     ("syncer.daemon.worker", {"apscheduler", "httpx", "rich"}),
     ("syncer.daemon.run_process", {"apscheduler", "httpx", "rich"}),
@@ -194,15 +195,27 @@ SLIM: list[tuple[str, set[str]]] = [
     ("syncer.web.task_process", {"apscheduler", "httpx", "rich"}),
     ("syncer.daemon.service", {"httpx", "rich"}),
 ]
+#: A question about the state needs neither a run nor a connection; and the list of commands, which
+#: `--help` prints before `syncer.cli` is looked at, none of them.
+QUESTION: list[tuple[str, set[str]]] = [
+    ("syncer.cli.status", {"aiohttp", "apscheduler", "httpx", "jinja2", "starlette", "uvloop"}),
+    ("syncer.cli.status", {"syncer.app", "syncer.amberflo", "syncer.delivery", "syncer.sync"}),
+]
+HELP = """
+import contextlib, io, sys, syncer.cli
+with contextlib.redirect_stdout(io.StringIO()):
+    syncer.cli.cli(["--help"], standalone_mode=False)
+"""
 
 
-def test_a_process_loads_no_library_that_it_does_not_need() -> None:
-    program = "import sys\n" + "".join(
-        f"import {module}; print(*sys.modules)\n" for module, _ in SLIM
-    )
+@pytest.mark.parametrize("slim", [SLIM, QUESTION], ids=["processes", "status"])
+def test_a_process_loads_no_library_that_it_does_not_need(
+    slim: list[tuple[str, set[str]]],
+) -> None:
+    program = HELP + "".join(f"import {module}; print(*sys.modules)\n" for module, _ in slim)
     printed = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
-    for (module, libraries), line in zip(SLIM, printed.splitlines(), strict=True):
+    for (module, libraries), line in zip(slim, printed.splitlines(), strict=True):
         assert module in line.split()
         assert libraries.isdisjoint(line.split()), module

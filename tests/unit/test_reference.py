@@ -10,9 +10,11 @@ import tomllib
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+import click
 import pytest
 from pydantic import BaseModel
 
+from syncer.cli import COMMANDS, cli
 from syncer.config import Config
 from syncer.config.loading import SECRET_FILES
 from syncer.passthrough.call import ROUTES
@@ -49,6 +51,15 @@ GIVEN: dict[tuple[str, ...], object] = {
 }
 
 # -- commands
+
+
+def test_the_list_of_commands_says_how_each_begins() -> None:
+    """Beside the modules, so that `syncer --help` imports none of them."""
+    context = click.Context(cli)
+    for name, (_, line) in COMMANDS.items():
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert line == command.get_short_help_str(limit=1000)
 
 
 def test_every_command_is_on_the_page_with_its_help() -> None:
