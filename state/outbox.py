@@ -180,8 +180,10 @@ def claim(
     limit: int,
     run: int | None = None,
     began: int | None = None,
+    *,
+    but: str | None = None,
 ) -> list[CustomerRow]:
-    """Claim customers that are due at `now` and that no worker has in work.
+    """Claim customers that are due at `now`, that no worker has in work, and not in the lane `but`.
 
     Each lane (lanes.py) gets its part, and those that wait longest come first. With `run` only
     those that it waits for, and those that were put off: the run tries each of them once, if it
@@ -193,35 +195,16 @@ def claim(
             return _due(run)
         return true() if run is None or began is None else CUSTOMER.c.due_at <= began
 
+    lines = [line for line in claims.CUSTOMERS.lanes(connection) if line != but]
     rows = claims.CUSTOMERS.claim_due(
         connection,
         worker,
         now,
         limit,
-        order=lanes.of_customers(claims.CUSTOMERS.lanes(connection)),
+        order=lanes.of_customers(lines),
         columns=CUSTOMER_COLUMNS,
         where=may,
     )
-    return [CustomerRow._make(row) for row in rows]
-
-
-def claim_acknowledged(
-    connection: Connection, worker: int, now: int, limit: int
-) -> list[CustomerRow]:
-    """Claim customers that Amberflo has as they should be, the last acknowledged first.
-
-    They are sent once more: whether Amberflo takes them says whether it takes any. They are due
-    from then on, so that they are left to others where the worker dies.
-    """
-    customers = claims.CUSTOMERS
-    newest = (
-        select(CUSTOMER.c.customer_id)
-        .where(CUSTOMER.c.due_at.is_(None), CUSTOMER.c.acked_rev == CUSTOMER.c.rev)
-        .where(customers.free)
-        .order_by(CUSTOMER.c.acked_at.desc(), CUSTOMER.c.customer_id)
-        .limit(limit)
-    )
-    rows = customers.claim(connection, worker, newest, CUSTOMER_COLUMNS, due_at=now)
     return [CustomerRow._make(row) for row in rows]
 
 
@@ -394,10 +377,7 @@ def postpone(connection: Connection, later: Sequence[tuple[str, int, int]]) -> N
         update(CUSTOMER)
         .where(_THIS)
         .values(attempts=bindparam("tried"), due_at=bindparam("at"), claimed_by=None),
-        [
-            {"which": customer_id, "tried": attempts, "at": due_at}
-            for customer_id, attempts, due_at in later
-        ],
+        [{"which": who, "tried": attempts, "at": due_at} for who, attempts, due_at in later],
     )
 
 

@@ -114,6 +114,9 @@ class AmberfloClient:
         self.ingest_pace = RateLimiter(0.0)
         #: whether Amberflo answers so for a customer that is missing; None: not seen yet
         self._missing_is_404: bool | None = None
+        #: whether POST refuses a customer that is there; None: not tried yet (writer.py)
+        self.post_refuses_existing: bool | None = None
+        self.trying_post = asyncio.Lock()
         #: how often each method was answered with each status; "none" where no answer came
         self.answers: Counter[str] = Counter()
         #: those of meter records apart
@@ -189,21 +192,31 @@ class AmberfloClient:
             self._missing_is_404 = missing_is_404
         return self._missing_is_404
 
-    async def page_of_customers(self, page: int, limit: int) -> list[Record]:
+    async def page_of_customers(self, page: int, limit: int, *, requests: int = 1) -> list[Record]:
         """Return a page of all customers, by id: `page` counts from 1, `limit` is its size.
 
         A page after the last one is empty. Whether the records contain traits is open
-        (docs/facts/amberflo.md §1.1).
+        (docs/facts/amberflo.md §1.1). With more `requests` the rate limiter admits that many at
+        once, and the requests that follow pass `paced`.
         """
-        return await self._page(f"limit={limit}&page={page}&sort=id&isAscending=true")
+        query = f"limit={limit}&page={page}&sort=id&isAscending=true"
+        return (await self._page(query, requests))[0]
+
+    async def count_customers(self) -> int | None:
+        """Return how many customers Amberflo lists; None if its pages do not say."""
+        _, metadata = await self._page("limit=1&page=1&sort=id&isAscending=true")
+        totals = [value for name, value in metadata.items() if name.lower() == "totalrowcount"]
+        return totals[0] if totals and type(totals[0]) is int else None
 
     async def newest_customers(self, limit: int) -> list[Record]:
         """Return the `limit` customers that changed last, the newest first."""
-        return await self._page(f"limit={limit}&page=1&sort=updateTime&isAscending=false")
+        query = f"limit={limit}&page=1&sort=updateTime&isAscending=false"
+        return (await self._page(query))[0]
 
-    async def _page(self, query: str) -> list[Record]:
+    async def _page(self, query: str, requests: int = 1) -> tuple[list[Record], dict[str, Any]]:
+        """Return the records of a page, and its metadata; {} if it has none."""
         url = f"{self._customers_url}/paging?{query}"
-        await self._wait(self.pace)
+        await self._wait(self.pace, requests)
         answer = await self._answer("GET", url, self.pace)
         if not answer.good:
             raise await self._problem(answer)
@@ -216,7 +229,8 @@ class AmberfloClient:
             raise Refused(
                 f"GET {url} answered something that is no page of customers", **answer.kept()
             )
-        return items
+        metadata = content.get("metadata")
+        return items, metadata if isinstance(metadata, dict) else {}
 
     async def all_customers(self) -> AsyncGenerator[bytes]:
         """Yield all customers as the bytes of one JSON array (docs/facts/amberflo.md §1.1).

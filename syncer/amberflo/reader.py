@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from syncer import retry
 from syncer.amberflo.client import AmberfloClient
@@ -37,6 +37,15 @@ GIVEN_UP = 6
 TRIES = 3
 #: Seconds between two looks for trouble.
 LOOK = 1.0
+
+
+class ListedPage(NamedTuple):
+    """A page of customers: its number (from 1) and size, and when it was asked for (monotonic)."""
+
+    records: list[Record]
+    number: int
+    limit: int
+    read_at: float
 
 
 @dataclass
@@ -87,39 +96,48 @@ class CustomerReader:
         return await self.client.newest_customers(limit)
 
     async def pages(self) -> AsyncGenerator[list[Record]]:
-        """Yield all customers, page by page.
+        """Yield all customers, page by page; the next page loads while the caller works on one.
+
+        See `walk`.
+        """
+        async with aclosing(self.walk()) as walk:
+            loading = asyncio.create_task(_next(walk))
+            try:
+                while (page := await loading) is not None:
+                    loading = asyncio.create_task(_next(walk))
+                    yield page.records
+            finally:
+                loading.cancel()
+                await asyncio.gather(loading, return_exceptions=True)
+
+    async def walk(self) -> AsyncGenerator[ListedPage]:
+        """Yield all pages of customers, each when it is asked for.
 
         Customers that are created or deleted meanwhile move the pages, so a customer may come twice
         or not at all. Raise `Refused` if Amberflo has no pages.
         """
-        limit, before = await self._first_page()
-        number = 1
-        while before:
-            number += 1
-            # The next page loads while the caller works on this one.
-            loading = asyncio.create_task(self._page(number, limit))
-            try:
-                yield before
-                page = await loading
-            finally:
-                loading.cancel()
-                await asyncio.gather(loading, return_exceptions=True)
-            if page == before:  # the server repeats its last page for ever
+        page = await self._first_page()
+        while page.records:
+            yield page
+            began = time.monotonic()
+            records = await self._page(page.number + 1, page.limit)
+            if records == page.records:  # the server repeats its last page for ever
                 return
-            before = page
+            page = ListedPage(records, page.number + 1, page.limit, began)
 
-    async def _first_page(self) -> tuple[int, list[Record]]:
-        """Return the size of pages that Amberflo accepts and that fits, and the first page."""
-        least = LIMITS[-1]
-        few = await self._page(1, least)
-        if len(few) < least:
-            return least, few
-        size = len(written(few)) / len(few)
+    async def _first_page(self) -> ListedPage:
+        """Return the first page, of the size that Amberflo accepts and that fits."""
+        least, began = LIMITS[-1], time.monotonic()
+        few = ListedPage(await self._page(1, least), 1, least, began)
+        if len(few.records) < least:
+            return few
+        size = len(written(few.records)) / len(few.records)
         for limit in LIMITS[:-1]:
             if limit * size <= PAGE_BYTES:
+                began = time.monotonic()
                 with suppress(Refused):
-                    return limit, await self._page(1, limit)
-        return least, few
+                    return ListedPage(await self._page(1, limit), 1, limit, began)
+        return few
 
     async def _page(self, number: int, limit: int) -> list[Record]:
         return await self._insist(lambda: self.client.page_of_customers(number, limit))
@@ -190,3 +208,7 @@ class CustomerReader:
     async def _wait(self, attempts: int, problem: TryAgain) -> None:
         wait = retry.wait(attempts, self.chance(), problem.after)
         await sleep(min(wait, self.patience), self.stop)
+
+
+async def _next(pages: AsyncGenerator[ListedPage]) -> ListedPage | None:
+    return await anext(pages, None)

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from state import outbox
+from state import chosen_claims, lanes, outbox
 from state.db import metadata, workers
 from state.db.database import Database
 from state.errors import Busy
 from state.removable import removable
 from state.snapshot import CustomerRow
+from syncer.amberflo.writer import OLDEST, Listed
 from syncer.clock import now_ms
 from syncer.errors import AmberfloError
 
@@ -22,12 +23,15 @@ from syncer.errors import AmberfloError
 class Claimed(NamedTuple):
     """A customer to send, and the trait names that were ours when it was claimed.
 
-    A `probe` is a customer that Amberflo has already; it shows whether Amberflo takes any.
+    A `probe` is a customer that Amberflo has already; it shows whether Amberflo takes any. `listed`
+    is what lists showed of it, and `place` how many customers come before it in their pages.
     """
 
     row: CustomerRow
     owned: frozenset[str]
     probe: bool = False
+    listed: tuple[Listed, ...] = ()
+    place: int | None = None
 
 
 @dataclass
@@ -50,19 +54,39 @@ class Claims:
             # A delivery of this worker that failed had claimed these.
             workers.free_customers(connection, self.worker)
 
-    def next(self, limit: int) -> list[Claimed]:
-        """Claim the next due customers, at most `limit`."""
+    def next(self, limit: int, *, of_runs: bool = True) -> list[Claimed]:
+        """Claim the next due customers, at most `limit`; those of runs only if `of_runs`."""
+        but = None if of_runs else lanes.RUN
 
         def claim(connection: Connection) -> list[CustomerRow]:
-            return outbox.claim(connection, self.worker, now_ms(), limit, self.for_run, self._began)
+            return outbox.claim(
+                connection, self.worker, now_ms(), limit, self.for_run, self._began, but=but
+            )
 
         return self._claimed(claim) or []
+
+    def named(self, customer_ids: Collection[str]) -> list[Claimed]:
+        """Claim those of the named customers that are due, never tried, and not sent just now."""
+
+        def claim(connection: Connection) -> list[CustomerRow]:
+            now = now_ms()
+            sent_before = now - int(OLDEST * 1000)
+            return chosen_claims.claim_named(
+                connection, self.worker, now, customer_ids, self.for_run, sent_before
+            )
+
+        return (self._claimed(claim) or []) if customer_ids else []
+
+    def untried(self, since: int) -> int:
+        """Count the customers that runs made due after `since` (epoch ms), and nobody tried."""
+        with self.database.read() as connection:
+            return chosen_claims.untried(connection, since, self.for_run)
 
     def acknowledged(self, limit: int) -> list[Claimed] | None:
         """Claim probes: customers that Amberflo has already. None if that cannot be done now."""
 
         def claim(connection: Connection) -> list[CustomerRow]:
-            return outbox.claim_acknowledged(connection, self.worker, now_ms(), limit)
+            return chosen_claims.claim_acknowledged(connection, self.worker, now_ms(), limit)
 
         probes = self._claimed(claim, beside=True)
         return None if probes is None else [probe._replace(probe=True) for probe in probes]

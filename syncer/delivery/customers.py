@@ -20,6 +20,8 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from state import outbox, runs
 from state.db import workers
@@ -29,13 +31,17 @@ from state.snapshot import CustomerRow
 from syncer import retry
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
+from syncer.amberflo.reader import CustomerReader
+from syncer.amberflo.record import holds_already
 from syncer.amberflo.silence import Silence, TellTrouble, Trouble, ignore
 from syncer.amberflo.writer import write
 from syncer.delivery.claims import Claimed, Claims
 from syncer.delivery.desired import to_put
 from syncer.delivery.outcomes import Later, Never, Outcome, Outcomes, PutOff, Sent, Settled
 from syncer.delivery.page_size import PageSize
+from syncer.delivery.page_writes import PageWrites
 from syncer.delivery.rate_share import LOOK, Share
+from syncer.delivery.supply import Supply
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
 #: Refusals that make a verdict, if others get through after each.
@@ -119,7 +125,9 @@ class CustomerDelivery:
     async def run(self) -> Delivery:
         """Deliver; see the class."""
         self._claims = Claims(self.database, self.worker.number, self.for_run, self.account)
-        self._queue: asyncio.Queue[Claimed] = asyncio.Queue()
+        #: customers to send; some of them together, as a small page shows them
+        self._queue: asyncio.Queue[Sequence[Claimed]] = asyncio.Queue()
+        self._page_writes = PageWrites(self.client, self._merged)
         self._in_work: set[str] = set()
         self._put_off: set[str] = set()
         self._suspects: dict[str, Suspect] = {}
@@ -133,6 +141,8 @@ class CustomerDelivery:
         self._probed: set[str] | None = None
         self._probe_problem: TryAgain | Refused | None = None
         self._wake = asyncio.Event()
+        reader = CustomerReader(self.client, self.patience, self.stop, self.chance)
+        self._supply = Supply(self._claims, reader, self._wake.set)
         self._outcomes = Outcomes(self.database, self._written)
         self._looked = time.monotonic()
         self._silence = Silence(self.client, self.patience)
@@ -149,6 +159,7 @@ class CustomerDelivery:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._supply.close()
         return self.result
 
     async def _first_error(
@@ -192,17 +203,29 @@ class CustomerDelivery:
 
     async def _take(self) -> int:
         """Claim and queue the next due customers; return how many."""
-        page = self._page.next(time.monotonic())
         try:
-            claimed = await asyncio.to_thread(self._claims.next, page)
+            claimed = await self._supply.next(self._page.next(time.monotonic()))
         except AmberfloError as problem:
             self.result.problem = str(problem)
             return 0
-        for customer in claimed:
-            self._in_work.add(customer.row.customer_id)
-            self._queue.put_nowait(customer)
+        self._in_work |= {it.row.customer_id for it in claimed}
         self._put_off |= {it.row.customer_id for it in claimed if it.row.put_off}
+        for group in self._page_writes.groups(await self._differing(claimed)):
+            self._queue.put_nowait(group)
         return len(claimed)
+
+    async def _differing(self, due: Sequence[Claimed]) -> list[Claimed]:
+        """Return the customers that are to be written; acknowledge who is right by a page."""
+        differing = []
+        for claimed in due:
+            record = claimed.listed[0].record if claimed.listed else None
+            again = claimed.row.again
+            if again or record is None or not holds_already(record, self._merged(claimed, record)):
+                differing.append(claimed)
+            else:
+                self._silence.succeeded()
+                await self._outcomes.put(Sent(claimed.row, written=False))
+        return differing
 
     async def _look_around(self, *, at_once: bool = False) -> None:
         """Look now and then who is alive, this worker too, and how far the run is."""
@@ -251,12 +274,12 @@ class CustomerDelivery:
         self._draining = True
         not_begun = []
         while not self._queue.empty():
-            claimed = self._queue.get_nowait()
-            if claimed.probe:
-                await self._outcomes.put(Settled(claimed.row))
-            else:
-                self._in_work.discard(claimed.row.customer_id)
-                not_begun.append(claimed.row.customer_id)
+            for claimed in self._queue.get_nowait():
+                if claimed.probe:
+                    await self._outcomes.put(Settled(claimed.row))
+                else:
+                    self._in_work.discard(claimed.row.customer_id)
+                    not_begun.append(claimed.row.customer_id)
         for suspect in [it for it in self._suspects.values() if not it.retrying]:
             await self._outcomes.put(self._later(suspect.claimed.row, suspect.refused))
         self._claims.release(not_begun)
@@ -269,16 +292,20 @@ class CustomerDelivery:
 
     async def _work(self) -> None:
         while True:
-            claimed = await self._queue.get()
-            outcome = await self._deliver(claimed)
-            if outcome is not None:
-                await self._outcomes.put(outcome)
-            else:
-                suspect = self._suspects.get(claimed.row.customer_id)
-                if suspect is None or suspect.retrying:
-                    self._in_work.discard(claimed.row.customer_id)
+            await self._page_writes.write(await self._queue.get(), self._send)
             if self._low():
                 self._wake.set()
+
+    async def _send(self, claimed: Claimed) -> bool:
+        """Deliver one customer; return whether it was written."""
+        outcome = await self._deliver(claimed)
+        if outcome is not None:
+            await self._outcomes.put(outcome)
+        else:
+            suspect = self._suspects.get(claimed.row.customer_id)
+            if suspect is None or suspect.retrying:
+                self._in_work.discard(claimed.row.customer_id)
+        return isinstance(outcome, Sent) and outcome.written
 
     def _written(self, outcome: Outcome) -> None:
         """Take a customer whose outcome is on disk out of work."""
@@ -317,19 +344,20 @@ class CustomerDelivery:
 
     async def _write(self, claimed: Claimed, *, always: bool) -> bool:
         """Write one customer; return whether it was written and not right already."""
-        row = claimed.row
-
-        def merge(current: Record | None) -> Record:
-            return to_put(
-                current, row, claimed.owned, as_strings=self.as_strings, protected=self.protected
-            )
-
+        merge, listed = partial(self._merged, claimed), claimed.listed
         began = time.monotonic()
-        written = await write(self.client, row.customer_id, merge, always=always)
+        written = await write(
+            self.client, claimed.row.customer_id, merge, always=always, listed=listed
+        )
         if written:
             self._through = max(self._through, began)
         self._silence.succeeded()
         return written
+
+    def _merged(self, claimed: Claimed, current: Record | None) -> Record:
+        """Return what becomes of a customer's record."""
+        how: Any = {"as_strings": self.as_strings, "protected": self.protected}
+        return to_put(current, claimed.row, claimed.owned, **how)
 
     def _not_taken(self, row: CustomerRow, problem: TryAgain) -> Outcome:
         """Try it again soon or, if it fails for long and others get through, now and then."""
@@ -356,6 +384,7 @@ class CustomerDelivery:
             return self._later(row, refused)
         self._silence.failed(refused)
         times = 1 if suspect is None else suspect.times + 1
+        claimed = claimed._replace(listed=(), place=None)  # it is read anew
         self._suspects[row.customer_id] = Suspect(claimed, refused, time.monotonic(), times)
         return None
 
@@ -365,7 +394,7 @@ class CustomerDelivery:
         for suspect in [suspect for suspect in waiting if self._through >= suspect.at]:
             if suspect.times < REFUSALS:
                 suspect.retrying = True
-                self._queue.put_nowait(suspect.claimed)
+                self._queue.put_nowait([suspect.claimed])
                 continue
             row = suspect.claimed.row
             verdict = PutOff if suspect.refused.elsewhere else Never
@@ -393,7 +422,7 @@ class CustomerDelivery:
             self._probed = {probe.row.customer_id for probe in claimed}
             self._in_work |= self._probed
             for probe in claimed:
-                self._queue.put_nowait(probe)
+                self._queue.put_nowait([probe])
 
     def _judge_all(self) -> None:
         """End the delivery if all customers are refused, and the probes too, if there are any."""

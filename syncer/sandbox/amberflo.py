@@ -214,9 +214,9 @@ class AmberfloSandbox:
         """Return the counts since the start or the last `reset_stats`.
 
         `requests` are all requests to a known route, including refused and dropped ones; `puts` are
-        the processed PUTs by customer. `records` are the ingested records, `duplicates` the
-        discarded ones. `overlapping_writes` are writes that began while another write of the same
-        customer was in progress. `faults` counts by fault; a `drop` is one of its two kinds.
+        the processed PUTs and POSTs by customer. `records` are the ingested records, `duplicates`
+        the discarded ones. `overlapping_writes` are writes that began while another write of the
+        same customer was in progress. `faults` counts by fault; a `drop` is one of its two kinds.
         """
         return {
             "requests": dict(self._requests),
@@ -399,7 +399,9 @@ class AmberfloSandbox:
         if call.query.get("autoCreateCustomerInStripe") == "true":
             stripe_id = "cus_" + hashlib.sha256(call.customer.encode()).hexdigest()[:14]
             customer["traits"] = {**customer.get("traits", {}), "stripeId": stripe_id}
-        return self._store(customer, {})
+        answer = self._store(customer, {})
+        self._puts[call.customer] += 1
+        return answer
 
     def _replace_customer(self, call: Call) -> web.Response:
         """Replace the whole record: missing fields are gone (docs/facts/amberflo.md §1.4).

@@ -19,16 +19,13 @@ from state import snapshot
 from state.db.database import Database
 from state.snapshot import CustomerRow
 from syncer.amberflo.codec import Record
+from syncer.amberflo.listing import NO_TRAITS, TraitsShown
 from syncer.amberflo.reader import CustomerReader
 from syncer.errors import AmberfloError, Refused, Stopped, TryAgain
 from syncer.progress import Progress
 
 Item = TypeVar("Item")
 
-NO_TRAITS = "customers come without their traits"
-#: If this many customers lack traits that they should have, and none has any, the listing leaves
-#: traits out.
-ENOUGH = 10
 #: Times that a customer is read again because a run or a delivery changed it meanwhile.
 TRIES = 5
 
@@ -107,19 +104,18 @@ class ConsistentReader:
 
         It cannot be read, or it leaves traits out, unless it is wanted `whole` all the same.
         """
-        bare = done = 0
+        shown, done = TraitsShown(some=whole), 0
         self.progress.begin("reading", total)
         try:
             async with aclosing(listing) as batches:
                 async for batch in batches:
                     self.check_stop()
-                    bare += look(batch)
-                    whole = whole or any("traits" in record for record in batch)
-                    if bare >= ENOUGH and not whole:
+                    shown.look(batch, look(batch))
+                    if shown.none:
                         return NO_TRAITS
                     done += len(batch)
                     self.progress.at(min(done, total))
-            if bare and not whole:
+            if shown.none_at_the_end:
                 return NO_TRAITS
         except (Refused, TryAgain) as problem:
             return str(problem)
@@ -166,15 +162,3 @@ class ConsistentReader:
     def check_stop(self) -> None:
         if self.stop():
             raise Stopped("stopped before everything was read")
-
-
-def present(batch: list[Record]) -> dict[str, Record]:
-    """Return the customers of a listing that are not deleted, by id.
-
-    Amberflo hides deleted customers; a list may show them all the same.
-    """
-    return {
-        record["customerId"]: record
-        for record in batch
-        if isinstance(record.get("customerId"), str) and not record.get("deleteTime")
-    }

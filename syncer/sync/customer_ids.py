@@ -12,11 +12,12 @@ import uvloop
 from state import pending_calls, queue, snapshot, suppression
 from state.db.database import Database
 from syncer.amberflo.codec import Record
+from syncer.amberflo.listing import present
 from syncer.amberflo.reader import CustomerReader
 from syncer.delivery.trouble import TroubleReport
 from syncer.errors import AmberfloError, KeyRefused, OtherAccount
 from syncer.progress import Progress
-from syncer.sync.consistent_reader import ConsistentReader, present
+from syncer.sync.consistent_reader import ConsistentReader
 from syncer.sync.spool import Spool
 
 

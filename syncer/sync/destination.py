@@ -24,6 +24,7 @@ from state.history import listings
 from state.removable import removable
 from state.snapshot import CustomerRow
 from syncer.amberflo.codec import Record, plain, read, written
+from syncer.amberflo.listing import present
 from syncer.amberflo.reader import CustomerReader
 from syncer.amberflo.record import Difference, alike, at_amberflo, is_protected
 from syncer.delivery.desired import trait_differences
@@ -32,7 +33,7 @@ from syncer.engage.computations import AUDIENCE
 from syncer.engage.values import boolean
 from syncer.errors import AmberfloError, Refused, TryAgain
 from syncer.progress import Progress
-from syncer.sync.consistent_reader import ConsistentReader, ListingResult, present
+from syncer.sync.consistent_reader import ConsistentReader, ListingResult
 from syncer.sync.first_contact import FirstContact
 from syncer.sync.join import DestinationState
 from syncer.sync.owned_traits import OwnedTraits

@@ -18,6 +18,7 @@ from state.db.database import Database
 from state.removable import removable
 from state.snapshot import CustomerRow
 from syncer.amberflo.codec import Record
+from syncer.amberflo.listing import present
 from syncer.amberflo.reader import CustomerReader
 from syncer.amberflo.record import Difference, alike
 from syncer.delivery.customers import Delivery
@@ -32,7 +33,7 @@ from syncer.errors import (
     TryAgain,
 )
 from syncer.progress import Progress
-from syncer.sync.consistent_reader import ConsistentReader, ListingResult, present
+from syncer.sync.consistent_reader import ConsistentReader, ListingResult
 from syncer.sync.engage_lookup import AT_A_TIME, EngageLookup
 from syncer.sync.findings import CLAIMS, EQUAL, EXTRA, STRANGER, SUSPECT, UNSEEN
 from syncer.sync.owned_traits import EngageTraits

@@ -37,15 +37,19 @@ def test_the_words_say_the_span(seconds: float) -> None:
 
 def test_what_a_delivery_takes() -> None:
     estimate = Estimate(19_520, 0, 10)
-    assert str(estimate) == "19,520 new × 2 = 39,040 requests, at rate 10 = 1 h 5 min"
+    assert (
+        str(estimate) == "19,520 new × 1 + 4 for pages = 19,524 requests, at rate 10 = 32 min 32 s"
+    )
     assert estimate.document == {
         "customers": 19_520,
-        "requests": 39_040,
+        "requests": 19_524,
         "rate": 10,
-        "seconds": 3904.0,
+        "seconds": 1952.4,
     }
-    both = Estimate(1, 2000, 0)
-    assert str(both) == "1 new × 2 + 2,000 known × 3 = 6,002 requests, the rate is not limited"
+    both = Estimate(1, 200, 0)
+    assert str(both) == "1 new × 2 + 200 known × 3 = 602 requests, the rate is not limited"
+    # Among a million, 2,000 that differ hardly ever share a look; among themselves they do.
+    assert (Estimate(1, 2000, 0, 10**6).requests, Estimate(1, 2000, 0).requests) == (4958, 2132)
     assert both.document["seconds"] is None
     assert str(Estimate(0, 0, 10)) == "nothing"
 

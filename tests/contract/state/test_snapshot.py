@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from state import failures, lanes, outbox, queue, snapshot
+from state import chosen_claims, failures, lanes, outbox, queue, snapshot
 from state.db.batches import ROWS
 from state.db.database import Database
 from state.history import listings, past
@@ -576,7 +576,7 @@ def test_who_is_sent_to_see_is_acknowledged_and_due_until_then(database: Databas
     with database.write() as connection:
         outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW)
         outbox.acknowledge(connection, [as_claimed("u2", 1)], NOW + 1)
-        found = outbox.claim_acknowledged(connection, 1, NOW + 2, 1)
+        found = chosen_claims.claim_acknowledged(connection, 1, NOW + 2, 1)
         assert [one.customer_id for one in found] == ["u2"]
         assert found[0].again
     assert due_ids(database, NOW + 2) == ["u3"]

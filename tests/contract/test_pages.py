@@ -1,0 +1,388 @@
+"""A delivery of many customers beside Amberflo's pages: what it costs, and that nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import uvloop
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from state import outbox, snapshot
+from state.db import workers
+from state.db.database import Database
+from state.snapshot import CustomerRow, TraitRow
+from syncer.amberflo.client import AmberfloClient
+from syncer.amberflo.codec import Record
+from syncer.amberflo.writer import Listed, write
+from syncer.delivery import estimate, page_writes
+from syncer.delivery.claims import Claimed
+from syncer.delivery.customers import CustomerDelivery, Delivery
+from syncer.delivery.estimate import Estimate, worth_pages
+from syncer.delivery.page_writes import PageWrites
+from syncer.sandbox.amberflo import AmberfloSandbox, Call, running
+from syncer.sandbox.faults import Faults
+
+KEY = "the-key"
+MANY = 400
+IDS = [f"u{number:04}" for number in range(MANY)]
+RIGHT = {"vip": True}
+
+
+class Amberflo(AmberfloSandbox):
+    """The stand-in, with what pages and POST may do beside what is documented."""
+
+    def __init__(self) -> None:
+        super().__init__(KEY)
+        #: does what others do in the moment after a page was read; gets its size
+        self.after_page: Callable[[int], None] = lambda limit: None
+        #: makes of a record what a page shows of it
+        self.on_page: Callable[[Record], Record] = lambda record: record
+        #: a page after the last one is the last one again; POST replaces who is there
+        self.repeats = self.post_replaces = False
+
+    def has(self, customers: Mapping[str, dict[str, Any]]) -> None:
+        """Store customers with these traits of ours, and what others wrote."""
+        for customer_id, traits in customers.items():
+            record = {"customerId": customer_id, "customerName": customer_id, "description": "d"}
+            self._store({**record, "traits": {**traits, "theirs": 1}}, {})
+
+    def edit(self, customer_id: str) -> None:
+        """Another writer sets a trait of its own."""
+        self.customers[customer_id]["traits"]["stripeId"] = "cus_1"
+
+    def _page_customers(self, call: Call) -> web.Response:
+        answer = super()._page_customers(call)
+        assert isinstance(answer.body, bytes)
+        body = orjson.loads(answer.body)
+        if not body["items"] and self.repeats and self._last is not None:
+            body = self._last
+        self._last = body
+        body["items"] = list(map(self.on_page, body["items"]))
+        self.after_page(int(call.query["limit"]))
+        return web.Response(body=orjson.dumps(body), content_type="application/json")
+
+    _last: dict[str, Any] | None = None
+
+    def _create_customer(self, call: Call) -> web.Response:
+        if self.post_replaces:
+            self.customers.pop(self._given(call.body)["customerId"], None)
+        return super()._create_customer(call)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database.open(f"sqlite:///{tmp_path / 'state.db'}")) as database:
+        yield database
+
+
+def due(database: Database, *ids: str, traits: dict[str, Any] | None = None) -> None:
+    """What a run commits: these customers, who shall have the traits."""
+    text = orjson.dumps(RIGHT if traits is None else traits).decode()
+    with database.write() as connection:
+        snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", 0)])
+        rows = [CustomerRow(customer_id, text) for customer_id in ids or IDS]
+        snapshot.insert_customers(connection, rows, time.time_ns() // 1_000_000)
+
+
+class Delivered:
+    """What a delivery came to: its result, and the requests that it made by method."""
+
+    def __init__(self, result: Delivery, client: AmberfloClient) -> None:
+        self.result, self.answers = result, client.answers
+        self.requests = sum(client.answers.values()) / max(result.delivered, 1)
+
+
+def deliver(database: Database, url: str, *, workers_: int = 1, **options: Any) -> Delivered:
+    async def one(client: AmberfloClient, number: int) -> Delivery:
+        with workers.register(database, f"worker {number}") as worker:
+            return await CustomerDelivery(database, worker, client, **options).run()
+
+    async def work() -> Delivered:
+        async with AmberfloClient(KEY, customers_url=f"{url}/customers") as client:
+            results = await asyncio.gather(*(one(client, number) for number in range(workers_)))
+            whole = results[0]
+            for result in results[1:]:
+                whole.delivered += result.delivered
+                whole.already_right += result.already_right
+            return Delivered(whole, client)
+
+    return uvloop.run(work())
+
+
+@contextmanager
+def amberflo(**options: Any) -> Iterator[tuple[Amberflo, str]]:
+    stand_in = Amberflo()
+    for name, value in options.items():
+        setattr(stand_in, name, value)
+    with running(stand_in) as url:
+        yield stand_in, url
+
+
+def ours(stand_in: Amberflo) -> dict[str, Any]:
+    return {one: record["traits"].get("vip") for one, record in stand_in.customers.items()}
+
+
+WRONG = {"vip": False}
+HALF = dict.fromkeys(IDS[::2], RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("there", "most", "right"),
+    [
+        pytest.param({}, 1.05, 0, id="empty"),
+        pytest.param(dict.fromkeys(IDS, RIGHT), 0.02, MANY, id="right"),
+        pytest.param(HALF, 0.55, MANY // 2, id="half made"),
+        pytest.param(dict.fromkeys(IDS, WRONG) | HALF, 0.55, MANY // 2, id="half right"),
+    ],
+)
+def test_what_an_initial_sync_costs(
+    database: Database, there: dict[str, Any], most: float, right: int
+) -> None:
+    """Also while another writer edits: after each page that shows many it edits some of these."""
+    due(database)
+    with amberflo() as (stand_in, url):
+        stand_in.has(there)
+        edited = sorted(there)[3:20:5]
+
+        def edit(limit: int) -> None:
+            if limit > 100:
+                for customer_id in edited:
+                    stand_in.edit(customer_id)
+
+        stand_in.after_page = edit
+        done = deliver(database, url)
+        assert (done.result.delivered, done.result.already_right) == (MANY, right)
+        # What was edited since the first look is read by itself: two requests more.
+        assert done.requests <= most + 3 * len(edited) / MANY, done.answers
+        assert ours(stand_in) == dict.fromkeys(IDS, True)
+        for customer_id in there:
+            record = stand_in.customers[customer_id]
+            assert (record["traits"]["theirs"], record["description"]) == (1, "d")
+        assert all(stand_in.customers[one]["traits"]["stripeId"] for one in edited)
+    with database.read() as connection:
+        assert outbox.backlog(connection) == 0
+
+
+def test_what_is_asked_for_anew_is_always_written(database: Database) -> None:
+    """A resync writes all, though Amberflo holds all of it; the pages make it cheap."""
+    due(database)
+    with amberflo() as (stand_in, url):
+        stand_in.has(dict.fromkeys(IDS, RIGHT))
+        deliver(database, url)
+        assert stand_in.stats()["puts"] == {}
+        with database.write() as connection:
+            outbox.send_again(connection, time.time_ns() // 1_000_000)
+            # They were acknowledged long ago, so that pages are believed.
+            connection.exec_driver_sql("UPDATE customer SET acked_at = 1")
+        done = deliver(database, url)
+        assert stand_in.stats()["puts"] == dict.fromkeys(IDS, 1)
+        assert (done.result.already_right, done.requests <= 1.15) == (0, True)
+        assert all(it["traits"]["theirs"] == 1 for it in stand_in.customers.values())
+
+
+def test_what_was_sent_just_now_is_not_judged_by_a_page(database: Database) -> None:
+    """A list may lag: here it shows for ever what was there before the first delivery."""
+    due(database)
+    with amberflo() as (stand_in, url):
+        stand_in.has(dict.fromkeys(IDS, WRONG))
+        stand_in.on_page = lambda record: {**record, "traits": {"vip": False, "theirs": 1}}
+        deliver(database, url)
+        assert set(ours(stand_in).values()) == {True}
+        with database.write() as connection:
+            rows = [CustomerRow(one, '{"vip":false}') for one in IDS]
+            snapshot.update_customers(connection, rows, time.time_ns() // 1_000_000)
+        deliver(database, url)
+        assert set(ours(stand_in).values()) == {False}
+
+
+def _without(*fields: str) -> Callable[[Record], Record]:
+    return lambda record: {name: it for name, it in record.items() if name not in fields}
+
+
+@pytest.mark.parametrize(
+    "on_page",
+    [
+        pytest.param(_without("description"), id="fields are left out"),
+        pytest.param(_without("traits"), id="traits are left out"),
+        pytest.param(
+            lambda record: {**record, "traits": {"vip": False}}, id="traits of others are left out"
+        ),
+        pytest.param(
+            lambda record: _without("description")(record) if record["id"] > "u0100" else record,
+            id="half records after whole ones",
+        ),
+        pytest.param(
+            lambda record: {**record, "traits": None} if record["id"] > "u0100" else record,
+            id="traits that are none",
+        ),
+    ],
+)
+def test_a_page_that_shows_half_wipes_nothing(
+    database: Database, on_page: Callable[[Record], Record]
+) -> None:
+    due(database)
+    with amberflo(on_page=on_page) as (stand_in, url):
+        stand_in.has(dict.fromkeys(IDS, WRONG))
+        assert deliver(database, url).result.delivered == MANY
+        assert all(
+            (record["traits"], record["description"]) == ({"vip": True, "theirs": 1}, "d")
+            for record in stand_in.customers.values()
+        )
+
+
+def test_a_customer_that_no_list_shows_is_not_made_over(database: Database) -> None:
+    """It was deleted: POST refuses it, and where POST does not, it is read first."""
+    for post_replaces in (False, True):
+        ids = [f"{post_replaces}{one}" for one in IDS]
+        due(database, *ids)
+        with amberflo(post_replaces=post_replaces, repeats=True) as (stand_in, url):
+            hidden = [*ids[:3], *ids[200:203]]
+            stand_in.has(dict.fromkeys([*hidden, "z"], WRONG))
+            for customer_id in hidden:
+                stand_in.customers[customer_id]["deleteTime"] = 1
+            done = deliver(database, url)
+            assert done.result.delivered == MANY
+            assert ours(stand_in) == {**dict.fromkeys(ids, True), "z": False}
+            assert all(stand_in.customers[one]["traits"]["theirs"] == 1 for one in hidden)
+
+
+@pytest.mark.parametrize("lists", ["pages", "list", "nothing"])
+def test_trouble_in_the_middle_leaves_all_right(database: Database, lists: str) -> None:
+    """With two deliveries side by side, the second of which goes on when the first is cut off."""
+    due(database)
+    with amberflo(paging_traits=lists == "pages", list_traits=lists != "nothing") as (it, url):
+        it.has(dict.fromkeys(IDS[:300], WRONG) | dict.fromkeys(IDS[:100], RIGHT))
+        it.faults = Faults.parse("429=0.03,500=0.03,drop=0.03,retry_after=0", seed=3)
+
+        def puts() -> int:
+            return sum(it.stats()["puts"].values())
+
+        deliver(database, url, stop=lambda: puts() > 60)
+        assert 60 < puts() < 200
+        done = deliver(database, url, workers_=2)
+        assert done.result.problem is None
+        assert ours(it) == dict.fromkeys(IDS, True)
+        assert all(it.customers[one]["traits"]["theirs"] == 1 for one in IDS[:300])
+        assert it.stats()["overlapping_writes"] == 0
+
+
+def test_a_record_of_a_list_is_read_again_after_a_minute() -> None:
+    """Until then it saves a request; and the last look before a write must be newer still."""
+
+    async def play(url: str) -> list[Any]:
+        async with AmberfloClient(KEY, customers_url=f"{url}/customers") as client:
+
+            async def wrote(*ages: float) -> Any:
+                shown = {"customerId": "u", "customerName": "u", "traits": {"vip": True}}
+                listed = [Listed(shown, time.monotonic() - age) for age in ages]
+                client.answers.clear()
+
+                def merge(current: Record | None) -> Record:
+                    assert current is not None
+                    return {**current, "traits": {**current["traits"], "vip": True}}
+
+                written = await write(client, "u", merge, always=len(ages) > 1, listed=listed)
+                return written, dict(client.answers)
+
+            return [await wrote(55), await wrote(61), await wrote(1, 4), await wrote(1, 9)]
+
+    with amberflo() as (stand_in, url):
+        stand_in.has({"u": {}})
+        young, old, looked, long_ago = uvloop.run(play(url))
+    assert young == (False, {})
+    assert old == (True, {"GET 200": 2, "PUT 200": 1})
+    assert looked == (True, {"PUT 200": 1})
+    assert long_ago[1]["GET 200"] >= 1
+
+
+# The choice, and the join
+
+
+@given(st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 4_000_000))
+def test_pages_are_read_only_where_they_save_requests(new: int, known: int, others: int) -> None:
+    at_amberflo = known + others
+    chosen = Estimate(new, known, 10, at_amberflo)
+    alone = 2 * new + 3 * known
+    assert chosen.requests <= alone
+    assert chosen.by_pages == worth_pages(new + known, at_amberflo)
+    assert chosen.requests >= new + known
+    if chosen.by_pages:
+        assert others / 1000 <= (new + known) / 2
+
+
+@given(st.dictionaries(st.integers(0, 400), st.none()), st.sampled_from([0.0, 1.0, 5.0, 100.0]))
+def test_every_customer_is_in_one_group_with_neighbours_of_its_page(
+    places: dict[int, None], rate: float
+) -> None:
+    client = AmberfloClient(KEY, customers_url="http://127.0.0.1:1/customers", rate=rate)
+    placed = [Claimed(CustomerRow(f"u{it}", "{}"), frozenset(), place=it) for it in places]
+    alone = [Claimed(CustomerRow("alone", "{}"), frozenset())]
+    writes = PageWrites(client, lambda claimed, record: record or {})
+    groups = writes.groups([*placed, *alone])
+    assert sorted(it.row.customer_id for group in groups for it in group) == sorted(
+        it.row.customer_id for it in placed + alone
+    )
+    assert alone in groups
+    for group in groups:
+        pages = {it.place // estimate.SMALL if it.place is not None else -1 for it in group}
+        assert len(pages) == 1
+        assert len(group) <= (max(2, rate * page_writes.BURST_SECONDS) if rate else estimate.MOST)
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    there=st.dictionaries(st.integers(0, 60), st.sampled_from([RIGHT, WRONG, {}])),
+    wanted=st.sets(st.integers(0, 60), min_size=3),
+    edited=st.sets(st.integers(0, 60)),
+    deleted=st.sets(st.integers(0, 60)),
+)
+def test_whatever_is_there_ends_right(
+    tmp_path_factory: pytest.TempPathFactory,
+    there: dict[int, dict[str, Any]],
+    wanted: set[int],
+    edited: set[int],
+    deleted: set[int],
+) -> None:
+    """Few are many here. Others edit and delete after the first look, which moves the pages."""
+    folder = tmp_path_factory.mktemp("whatever")
+    many, estimate.MANY = estimate.MANY, 1
+    try:
+        with (
+            closing(Database.open(f"sqlite:///{folder / 'state.db'}")) as database,
+            amberflo() as (stand_in, url),
+        ):
+            due(database, *(f"u{number:04}" for number in wanted))
+            stand_in.has({f"u{number:04}": traits for number, traits in there.items()})
+            once = iter([True])
+
+            def others(limit: int) -> None:
+                if limit >= 10 and next(once, False):
+                    for number in edited & there.keys():
+                        stand_in.edit(f"u{number:04}")
+                    for number in deleted & there.keys():
+                        stand_in.customers[f"u{number:04}"]["deleteTime"] = 1
+
+            stand_in.after_page = others
+            done = deliver(database, url)
+            assert done.result.delivered == len(wanted)
+            for number in wanted:
+                assert stand_in.customers[f"u{number:04}"]["traits"]["vip"] is True
+            for number in edited & there.keys() if next(once, None) is None else ():
+                assert stand_in.customers[f"u{number:04}"]["traits"]["stripeId"] == "cus_1"
+            for number in there:
+                assert stand_in.customers[f"u{number:04}"]["traits"]["theirs"] == 1
+    finally:
+        estimate.MANY = many
