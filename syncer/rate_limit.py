@@ -48,6 +48,11 @@ class RateLimiter:
         """Whether a rate is configured."""
         return self._whole > 0
 
+    @property
+    def slowed(self) -> bool:
+        """Whether answers have slowed the rate down, and it did not come back yet."""
+        return self._allowed is not None
+
     def divide(self, workers: int) -> None:
         """Share the configured rate among so many workers from now on."""
         wanted = self._whole / max(workers, 1)

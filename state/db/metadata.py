@@ -1,7 +1,8 @@
 """Single values of the state by name.
 
 These are the head of the seals, the salt of forgotten ids, the Amberflo account that was delivered
-to and since when, the form in which trait values were sent, and the keys that the source had.
+to and since when, the form in which trait values were sent, the keys that the source had, and the
+rate of requests while Amberflo slows it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ LAST_CHANGE_ELSEWHERE = "last_change_elsewhere"
 TRAIT_VALUES = "trait_values"
 #: The trait keys of the source, and the forms of their values, as the last full run saw them.
 OBSERVED_KEYS = "observed_keys"
+#: The rate of requests a second while Amberflo's answers slow it, and when that was written.
+PRESENT_RATE = "present_rate"
 
 
 def get(connection: Connection, name: str) -> str | None:

@@ -26,6 +26,7 @@ from syncer.cli.options import application, config_option, confirm, json_option
 from syncer.cli.parity import parity_json, parity_lists, print_parity
 from syncer.cli.sums import held_lines, print_sums
 from syncer.delivery.estimate import Estimate
+from syncer.delivery.outlook import outlook
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK, SyncerError
 from syncer.progress import say
 from syncer.sync.changes import CustomerChange
@@ -122,14 +123,15 @@ def _whom(app: App, audience: str | None, customer: str | None) -> str:
     """Name the customers of a resync and, where they are many, what that costs."""
     if customer:
         return f"customer {customer}"
-    with app.state(writes=False) as database, database.read() as connection:
-        if audience:
+    rate = app.config.amberflo.rate
+    with app.state(writes=False) as database:
+        with database.read() as connection:
             sizes = {row.key: row.members for row in snapshot.traits(connection)}
-            estimate = Estimate(0, sizes.get(audience, 0), app.config.amberflo.rate)
+            known, size = outbox.acknowledged_count(connection), snapshot.size(connection)
+        if audience:
+            estimate = outlook(database, 0, sizes.get(audience, 0), rate)
             return f"all customers that are or were in {audience} (those in it now: {estimate})"
-        known = outbox.acknowledged_count(connection)
-        estimate = Estimate(snapshot.size(connection) - known, known, app.config.amberflo.rate)
-        return f"every customer ({estimate})"
+        return f"every customer ({outlook(database, size - known, known, rate)})"
 
 
 def forget_deleted(app: App, runs: Runs, result: Result) -> None:
@@ -247,7 +249,7 @@ def say_of_comparison(compared: Compared) -> None:
 def _print_diff(
     runs: Runs, compared: Compared, customers: bool, everything: bool, as_json: bool, rate: float
 ) -> None:
-    would, tally = preview(compared, rate), compared.tally
+    would, tally = preview(compared, runs.database, rate), compared.tally
     document = {
         "kind": compared.kind,
         "complete": True,

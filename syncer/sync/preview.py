@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from state.db.database import Database
 from state.runs import RunTraitRow
 from syncer.delivery.estimate import Estimate
+from syncer.delivery.outlook import outlook
 from syncer.ids import NO_ID
 from syncer.sync.compared import Compared
 from syncer.sync.tally import Applied
@@ -42,8 +44,8 @@ class Preview:
         return "; ".join([*parts, f"to send: {self.estimate}"])
 
 
-def preview(compared: Compared, rate: float) -> Preview:
-    """Return what a comparison would come to; `rate` is in requests per second (0: unlimited)."""
+def preview(compared: Compared, database: Database, rate: float) -> Preview:
+    """Return what a comparison would come to; `rate` is `amberflo.rate`."""
     would, sent = Applied(), Counter[bool]()
     for change in compared.changes:
         split = compared.decision.split(change)
@@ -51,7 +53,7 @@ def preview(compared: Compared, rate: float) -> Preview:
         would.deleted += change.deleted
         if split.kept is not None:
             sent[change.known] += 1
-    estimate = Estimate(sent[False], sent[True], rate)
+    estimate = outlook(database, sent[False], sent[True], rate)
     return Preview(compared, compared.trait_sums(would), would.deleted, estimate)
 
 

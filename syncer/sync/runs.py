@@ -24,6 +24,7 @@ from state.runs import RunRow
 from syncer.clock import now_ms
 from syncer.delivery.customers import Delivery
 from syncer.delivery.estimate import Estimate
+from syncer.delivery.outlook import outlook
 from syncer.engage.source import ChangedSince, Everything, OnlyCustomers, Scope
 from syncer.engage.warehouses.warehouse import PROGRAM, query_tag
 from syncer.errors import NotFound, StateError, Stopped
@@ -334,7 +335,7 @@ class Runs:
         with self.database.read() as connection:
             due = outbox.backlog(connection, run)
             new = outbox.backlog_unknown(connection, run)
-        return Estimate(new, due - new, self.rate)
+        return outlook(self.database, new, due - new, self.rate)
 
     def _finish(self, result: Result) -> Result:
         """Close the run's sums: due = delivered + failed + held."""

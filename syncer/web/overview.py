@@ -10,7 +10,7 @@ import orjson
 
 from state import outbox
 from syncer import status
-from syncer.delivery.estimate import Estimate
+from syncer.delivery.outlook import outlook
 from syncer.web.context import Context
 from syncer.web.messages import NoContent, Page, Redirect, Request, Response
 
@@ -50,7 +50,7 @@ def _data(context: Context) -> dict[str, Any]:
     with context.state.read() as connection:
         new = min(outbox.backlog_unknown(connection), facts.waiting_customers)
     rate = context.tasks.config.amberflo.rate
-    estimate = Estimate(new, facts.waiting_customers - new, rate)
+    estimate = outlook(context.state, new, facts.waiting_customers - new, rate)
     data: dict[str, Any] = {
         "current": facts.current_run,
         "last": facts.last_run,

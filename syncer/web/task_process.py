@@ -71,7 +71,7 @@ def _write(outcome: Outcome) -> None:
 def _preview(app: App) -> Outcome:
     """Compare as the next run would, and change nothing."""
     with app.runs(writes=False) as runs, closing(runs.diff()) as compared:
-        would = preview(compared, app.config.amberflo.rate)
+        would = preview(compared, runs.database, app.config.amberflo.rate)
         problems = compared.catalog.messages
         return Outcome(not problems, "; ".join([str(would), *problems]))
 
