@@ -201,7 +201,7 @@ class Forecast:
         With `listed` Amberflo lists all customers, page by page, before anything is sent.
         """
         pages = self.load.pages(self.load.customers if listed else 0)
-        to_send = Estimate(new, known, self.pace.per_second)
+        to_send = Estimate(new, known, self.pace.per_second, self.load.customers if known else 0)
         sending = to_send.requests / self.pace.per_second
         return Step(
             name,

@@ -21,7 +21,7 @@ from syncer.capacity.forecast import (
     Step,
 )
 from syncer.capacity.machine import MEASURED, Cost, Machine, Sample, fit
-from syncer.delivery.estimate import Estimate
+from syncer.delivery.estimate import Estimate, worth_pages
 
 LOAD = Load(
     customers=1_000_000,
@@ -93,6 +93,11 @@ def test_more_work_takes_no_less_time(load: Load, machine: Machine, name: str, b
     before, after = steps(load, machine), steps(replace(load, **{name: grown}), machine)
     assert [*before] == [*after]
     for step in before:
+        # Where a delivery begins to read pages, more customers take fewer requests.
+        if worth_pages(before[step].sent, load.customers) != worth_pages(
+            after[step].sent, replace(load, **{name: grown}).customers
+        ):
+            continue
         less, more = [time(before[step]), time(after[step])][:: GROWS[name]]
         assert less <= more * (1 + 1e-9) + 1e-6, step
         if name not in ("rate", "latency", "concurrency"):
@@ -174,7 +179,7 @@ def test_the_advice_fits() -> None:
     assert lines(events=1, customers=1000).startswith("one daemon on SQLite is enough")
     assert "more changes than gets through" in lines(change=1.0)
     assert "raise schedule.every" in lines(change=0, every=60, rate=100, always_whole=True)
-    assert "keep Amberflo busy for" in lines(change=0.2)
+    assert "keep Amberflo busy for" in lines(change=0.4)
     assert "several daemons on PostgreSQL would share it" in lines(rate=1e5, latency=0)
     assert "raise amberflo.concurrency" in lines(rate=1000)
 
