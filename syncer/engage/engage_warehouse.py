@@ -1,13 +1,17 @@
 """Pull from the warehouse of the older Engage destination (docs/facts/segment.md §1.4).
 
-Its tables are wide: `users` has a row a user, and a column a trait. Where the destination sends
-events, a table each has who entered or left which audience. They are read as if they were the
-tables of Profiles Sync, in the database itself, so all that a pull means has one home.
+Its tables are wide. `users` has a row a user and a column a trait; `identifies`, the history, has a
+row a call with the same columns. Where the destination sends events, a table each has who entered
+or left which audience. They are read as if they were the tables of Profiles Sync, in the database
+itself, so all that a pull means has one home.
+
+A row of `users` has the time of the user's last call, whichever trait that was about. So a value of
+it counts only where no call and no event says something of this user and trait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -44,12 +48,14 @@ from syncer.engage.warehouses import warehouse_of
 from syncer.engage.wide import trait_columns
 from syncer.errors import SourceError
 
-USERS, USER_ID = "users", "user_id"
+USERS, IDENTIFIES, USER_ID = "users", "identifies", "user_id"
 #: The tables of Engage's events, by their usual names, which the destination may change.
 EVENTS = ("audience_entered", "audience_exited", "trait_computed")
 #: The columns of events that say which audience or trait they are about.
 AUDIENCE_KEY = "audience_key"
 _KEYS = (AUDIENCE_KEY, "trait_key")
+#: `seq` of a row whose time is that of the value, and of one whose time says nothing of the value.
+DATED, UNDATED = 1, 0
 #: Columns of one part of a statement: SQLite takes 500 parts of a union, and the time to plan a
 #: part grows with the square of its columns.
 COLUMNS = 50
@@ -66,7 +72,8 @@ UNSEEN = "profiles without a user_id are not in these tables, nor is which profi
 class EngageWarehouse:
     """The source; `events` are the tables of its events, `named` the keys that the config names.
 
-    `overlap` and `filter` are as those of `ProfilesSync`.
+    `selects` says whether a key may be ours: a pull reads the columns of no other key. `overlap`
+    and `filter` are as those of `ProfilesSync`.
     """
 
     url: URL
@@ -75,19 +82,20 @@ class EngageWarehouse:
     filter: str = ""
     events: tuple[str, ...] = EVENTS
     named: tuple[str, ...] = ()
+    selects: Callable[[str], bool] = lambda key: True
 
     @contextmanager
     def pull(self, scope: Scope) -> Iterator[ProfilesSyncPull]:
         """Open one snapshot of the warehouse."""
         with snapshot(self.url) as connection:
-            source, space = self._as_profiles_sync, self._space(connection)
+            source, space = self._as_profiles_sync, self._space(connection, self.selects)
             with ProfilesSyncPull(source, connection, space, scope).unchanged() as pull:
                 yield pull
 
     def survey(self) -> Survey:
         """Return what the warehouse holds; raise `SourceError` if no pull can work."""
         with snapshot(self.url) as connection:
-            space = self._space(connection)
+            space = self._space(connection, lambda key: True)
             source = self._as_profiles_sync
             ProfilesSyncPull(source, connection, space, OnlyCustomers(())).check_times()
             traits, columns = space.rows("user_traits"), space.columns
@@ -105,32 +113,36 @@ class EngageWarehouse:
     def _as_profiles_sync(self) -> ProfilesSync:
         return ProfilesSync(self.url, self.schema, USER_ID, self.overlap)
 
-    def _space(self, connection: Connection) -> Space:
+    def _space(self, connection: Connection, selects: Callable[[str], bool]) -> Space:
         """Return the tables of Profiles Sync that these tables amount to."""
         tables = self._tables(connection)
         living = conditions(connection, tables, self.filter)
         warehouse = warehouse_of(self.url)
         columns, fixed = Columns.of(connection, warehouse), warehouse.one_state(connection, tables)
         wide = [
-            _Wide(columns, rows, self.named, living.get(name))
+            _Wide(columns, rows, self.named, selects, living.get(name), dated=name != USERS)
             for name, rows in (fixed or tables).items()
         ]
+        if not any(table.has_traits for table in wide):
+            raise SourceError("Engage's tables have no column of an audience or trait yet")
+        parts = [each for table in wide for each in table.traits()] or [wide[0].no_traits()]
+        traits = _together(parts)
         views: dict[str, Any] = {
-            "user_traits": _together([each for table in wide for each in table.traits()]),
+            "user_traits": traits if tables.keys() == {USERS} else _newest(columns, traits),
             "user_identifiers": _together([each.identifiers() for each in wide]),
             "profile_merges": wide[0].no_merges().subquery(),
         }
         return Space(self.schema, self.url, columns, views, {}, fixed and views)
 
     def _tables(self, connection: Connection) -> dict[str, TableClause]:
-        """Return `users` and the tables of events that are there."""
+        """Return `users`, `identifies` and the tables of events, those that are there."""
         inspector, tables = inspect(connection), dict[str, TableClause]()
         if not self.schema and connection.dialect.name != "sqlite":
             raise SourceError(
                 "engage.engage_warehouse.schema is missing: a table called users may be anybody's; "
                 f"name the schema of the Engage destination{self._schemas(inspector)}"
             )
-        for name in (USERS, *self.events):
+        for name in (USERS, IDENTIFIES, *self.events):
             if inspector.has_table(name, schema=self.schema or None):
                 described = inspector.get_columns(name, schema=self.schema or None)
                 columns = [column(each["name"], each["type"]) for each in described]
@@ -138,19 +150,21 @@ class EngageWarehouse:
                 self._check(name, {each["name"] for each in described})
         if not tables:
             raise SourceError(
-                f"{self._place} has no table {USERS}, {', '.join(self.events)} that this login may "
-                f"read; Segment's Engage destination makes them{self._schemas(inspector)}"
+                f"{self._place} has no table {', '.join((USERS, IDENTIFIES, *self.events))} that "
+                "this login may read; Segment's Engage destination makes them"
+                f"{self._schemas(inspector)}"
             )
         return tables
 
     def _check(self, name: str, columns: set[str]) -> None:
-        wanted = [USER_ID, *(_KEYS if name != USERS else ("id",))]
-        has_key = name == USERS or columns.intersection(_KEYS)
-        if not (columns & {USER_ID, "id"} and has_key and columns.intersection(_TIMES["uuid_ts"])):
-            raise SourceError(
-                f"the table {name} in {self._place} is not one of Engage's: it has none of "
-                f"{', '.join(wanted)}, or no received_at or uuid_ts"
-            )
+        users = {USER_ID, "id"} if name == USERS else {USER_ID}  # any other has an id of the call
+        keys = set[str]() if name in (USERS, IDENTIFIES) else set(_KEYS)
+        for wanted in (users, keys, set(_TIMES["uuid_ts"])):
+            if wanted and not columns & wanted:
+                raise SourceError(
+                    f"the table {name} in {self._place} is not one of Engage's: it has no column "
+                    f"{' or '.join(sorted(wanted))}"
+                )
 
     @property
     def _place(self) -> str:
@@ -183,19 +197,29 @@ class _Wide:
         columns: Columns,
         rows: FromClause,
         named: Sequence[str],
+        selects: Callable[[str], bool],
         living: ColumnElement[bool] | None,
+        *,
+        dated: bool,
     ) -> None:
         self._columns, self._rows, self._living = columns, rows, living
+        self._seq = DATED if dated else UNDATED
         present = rows.c.keys()
         self._user = rows.c[USER_ID if USER_ID in present else "id"]
         self._about = next((rows.c[name] for name in _KEYS if name in present), None)
         keys = trait_columns((name for name in present if name not in _KEYS), named)
-        self._keys = [_Key(name, key, self._value(rows.c[name])) for name, key in keys.items()]
+        self.has_traits = bool(keys)
+        # An event may name a key that its column does not show.
+        self._keys = [
+            _Key(name, key, self._value(rows.c[name]))
+            for name, key in keys.items()
+            if self._about is not None or selects(key)
+        ]
 
     def traits(self) -> list[Select[Any]]:
         """Select the values of a table, of some columns each: a statement has bounds."""
         return [
-            self._of_users(keys) if self._about is None else self._of_events(self._about, keys)
+            self._of_columns(keys) if self._about is None else self._of_events(self._about, keys)
             for keys in chunks(iter(self._keys), most=COLUMNS)
         ]
 
@@ -206,7 +230,7 @@ class _Wide:
             self._user.label("canonical_segment_id"),
             literal(USER_ID, Text).label("type"),
             self._user.label("value"),
-            *_rest(times),
+            *self._rest(times),
         )
         return self._alive(chosen).group_by(self._user)
 
@@ -215,60 +239,58 @@ class _Wide:
         return select(
             self._user.label("canonical_segment_id"),
             self._user.label("segment_id"),
-            *_rest(self._times()),
+            *self._rest(self._times()),
         ).where(literal(1) == literal(0))
 
-    def _of_users(self, keys: Sequence[_Key]) -> Select[Any]:
-        """Select a row for each value of each user: one walk over the table.
+    def no_traits(self) -> Select[Any]:
+        """Select no value."""
+        nothing = literal("", Text)
+        return self._row(nothing, nothing).where(literal(1) == literal(0))
+
+    def _of_columns(self, keys: Sequence[_Key]) -> Select[Any]:
+        """Select a row for each value of each row: one walk over the table.
 
         A column without a value says nothing: it is null for users of whom nobody ever said it.
         """
         named = [select(literal(each.key, Text).label("name")) for each in keys]
         names = union_all(*named).subquery("keys")
         value = case(*((names.c.name == each.key, each.value) for each in keys))
-        chosen = select(
-            self._user.label("canonical_segment_id"),
-            names.c.name,
-            value.label("value"),
-            *_rest(self._times()),
-        ).select_from(self._rows.join(names, literal(1) == literal(1)))
-        return self._alive(chosen).where(value.is_not(None))
+        each = self._row(names.c.name, value).select_from(
+            self._rows.join(names, literal(1) == literal(1))
+        )
+        rows = self._alive(each).subquery()
+        return select(rows).where(rows.c.value.is_not(None))
 
     def _of_events(self, about: ColumnElement[Any], keys: Sequence[_Key]) -> Select[Any]:
-        """Select the newest event of each user and key, with the value in the column of the key.
+        """Select the events of each user and key, with the value in the column of the key.
 
         The name of the table says nothing: "Audience Exited" comes with `true` too. An event of an
         audience without a value says nothing either; of a trait it says that there is none.
         """
-        times = self._times()
         # A column is the snake_case of its key, which has no two underscores in a row.
         of = [
             (or_(about == each.key, about == each.column, self._single(about) == each.column), each)
             for each in keys
         ]
         value = case(*((condition, each.value) for condition, each in of))
-        newest_first = (times["timestamp"].desc(), times["uuid_ts"].desc())
-        ranked = self._alive(
-            select(
-                self._user.label("canonical_segment_id"),
-                cast(about, Text).label("name"),
-                value.label("value"),
-                *_rest(times),
-                func.row_number()
-                .over(partition_by=(self._user, about), order_by=newest_first)
-                .label("place"),
-            )
-        ).where(or_(*(condition for condition, _ in of)))
+        chosen = self._alive(self._row(cast(about, Text), value))
         if about is self._rows.c.get(AUDIENCE_KEY):
-            ranked = ranked.where(value.is_not(None))
-        newest = ranked.subquery()
-        columns = [each for each in newest.c if each.name != "place"]
-        return select(*columns).where(newest.c.place == 1)
+            chosen = chosen.where(value.is_not(None))
+        return chosen.where(or_(*(condition for condition, _ in of)))
+
+    def _row(self, name: ColumnElement[Any], value: ColumnElement[Any]) -> Select[Any]:
+        return select(
+            self._user.label("canonical_segment_id"),
+            name.label("name"),
+            value.label("value"),
+            *self._rest(self._times()),
+        )
 
     def _single(self, key: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.replace(key, "__", "_")
 
     def _alive(self, chosen: Select[Any]) -> Select[Any]:
+        chosen = chosen.where(self._user.is_not(None))
         return chosen if self._living is None else chosen.where(self._living)
 
     def _value(self, cell: Any) -> ColumnElement[Any]:
@@ -287,13 +309,28 @@ class _Wide:
             for name, names in _TIMES.items()
         }
 
+    def _rest(self, times: Mapping[str, ColumnElement[Any]]) -> list[ColumnElement[Any]]:
+        """Return the columns that all tables of Profiles Sync have."""
+        return [
+            literal(self._seq).label("seq"),
+            *(time.label(name) for name, time in times.items()),
+        ]
 
-def _rest(times: Mapping[str, ColumnElement[Any]]) -> list[ColumnElement[Any]]:
-    """Return the columns that all tables of Profiles Sync have."""
-    return [literal(1).label("seq"), *(time.label(name) for name, time in times.items())]
+
+def _newest(columns: Columns, traits: FromClause) -> FromClause:
+    """Select of each user and key the row that counts: the newest of those that are dated."""
+    first = (
+        traits.c.seq,
+        *columns.nulls_first(columns.instant(columns.time(traits))),
+        *columns.nulls_first(columns.instant(traits.c.uuid_ts)),
+        *columns.nulls_first(traits.c.value),
+    )
+    of = (traits.c.canonical_segment_id, traits.c.name)
+    place = func.row_number().over(partition_by=of, order_by=[each.desc() for each in first])
+    ranked = select(traits, place.label("place")).subquery()
+    newest = [each for each in ranked.c if each.name != "place"]
+    return select(*newest).where(ranked.c.place == 1).subquery()
 
 
 def _together(selects: Sequence[Select[Any]]) -> FromClause:
-    if not selects:
-        raise SourceError("Engage's tables have no column of an audience or trait yet")
     return (union_all(*selects) if selects[1:] else selects[0]).subquery()

@@ -43,6 +43,11 @@ class KeySelection:
                 return kind
         return None
 
+    def selects(self, key: str) -> bool:
+        """Return whether a key may be ours, or is the name or email of a customer."""
+        kinds = (AUDIENCE, COMPUTED_TRAIT)
+        return key in PROFILE_KEYS or any(self.kind(key, kind) for kind in kinds)
+
     def names(self, key: str) -> bool:
         """Return whether the config names a key itself, not only by a glob."""
         return named(key, self.audiences) or named(key, self.computed_traits)

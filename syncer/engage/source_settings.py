@@ -66,6 +66,8 @@ class SourceContext:
     filter: str = ""
     #: the keys that `engage.audiences` and `engage.computed_traits` name exactly
     named_keys: tuple[str, ...] = ()
+    #: whether a key may be ours, or is a name or email: nothing else needs to be read
+    selects: Callable[[str], bool] = lambda key: True
     #: the folder of the state's local files; None: the state has none, as it is on a server
     folder: Path | None = None
     #: who lists customer ids beside Segment, by name: Amberflo, and what was seen here

@@ -23,6 +23,7 @@ def source_context(
 ) -> SourceContext:
     """Return the context of the configured source; it opens the state only when it is asked."""
     engage, state = config.engage, sqlite_path(config.state.url)
+    keys = KeySelection(engage.audiences, engage.computed_traits)
 
     def what_calls_brought() -> Called:
         with (
@@ -34,7 +35,8 @@ def source_context(
     return SourceContext(
         customer_id=engage.customer_id,
         filter=engage.filter,
-        named_keys=KeySelection(engage.audiences, engage.computed_traits).named_keys,
+        named_keys=keys.named_keys,
+        selects=keys.selects,
         folder=None if state is None else state.parent,
         customer_ids=customer_ids,
         has_webhook=config.passthrough.webhook_secret is not None,

@@ -59,4 +59,5 @@ class EngageWarehouseSettings(SourceSettings):
             filter=context.filter,
             events=self.events,
             named=context.named_keys,
+            selects=context.selects,
         )

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from syncer.clock import read
 from syncer.engage import engage_warehouse
 from syncer.engage.engage_warehouse import EngageWarehouse
+from syncer.engage.selection import KeySelection
 from syncer.engage.source import ChangedSince, Everything, OnlyCustomers, Scope
 from syncer.errors import SourceError
 from tests.support.space import Warehouse
@@ -83,12 +84,61 @@ def test_segments_sample_rows_are_read(warehouse: Warehouse) -> None:
     computed = {"user_id": "u123", "trait_key": REVENUE, REVENUE: 450.0}
     make(warehouse, "trait_computed", f"trait_key TEXT, {REVENUE} REAL", computed)
     with source(warehouse).pull(OnlyCustomers(("u123",))) as pull:
-        rows = pull.rows_of(SHOPPER)
-    assert [(row.value, row.observed_at, row.counts) for row in rows] == [
-        ("true", read(AT), False),
-        ("true", read(AT), False),
-        ("false", read(LATER), True),
-    ]
+        (row,) = pull.rows_of(SHOPPER)
+    assert (row.value, row.observed_at, row.counts) == ("false", read(LATER), True)
+
+
+@pytest.mark.parametrize("tables", ["users", "identifies", "both"])
+def test_a_value_counts_by_its_own_time_and_not_by_that_of_the_users_last_call(
+    warehouse: Warehouse, tables: str
+) -> None:
+    """A column of `users` may be stale: the row has the time of a call about another trait."""
+    columns = "id TEXT, vip BOOLEAN, churn BOOLEAN, email TEXT"
+    much_later = {"received_at": "2026-03-05T10:00:00Z", "uuid_ts": "2026-03-05T10:00:00Z"}
+    if tables != "identifies":
+        stale = {"vip": True, "churn": False, "email": "a@b.c", **much_later}
+        users = [{"user_id": f"u{n}", "id": f"u{n}", **stale} for n in (1, 2, 3)]
+        make(warehouse, "users", columns, *users)
+    if tables != "users":
+        make(
+            warehouse,
+            "identifies",
+            columns,
+            {"user_id": "u1", "id": "m1", "vip": True},
+            {"user_id": "u1", "id": "m2", "churn": False, "email": "a@b.c", **much_later},
+            {"user_id": "u2", "id": "m3", "vip": False},
+            {"user_id": "u2", "id": "m4", "vip": True, **much_later},
+            {"user_id": None, "id": "m5", "vip": True, **much_later},
+        )
+    left = {"audience_key": "vip", "vip": False, "received_at": LATER, "uuid_ts": LATER}
+    event = "audience_key TEXT, vip BOOLEAN"
+    make(warehouse, "audience_exited", event, *({"user_id": user, **left} for user in ("u1", "u2")))
+
+    rest = {"churn": "false", "email": "a@b.c"}
+    expected = {
+        "u1": {"vip": "false", **rest},
+        "u2": {"vip": "false" if tables == "users" else "true", **rest},
+        "u3": {"vip": "true", **rest},
+    }
+    if tables == "identifies":
+        expected = {"u1": {"vip": "false", **rest}, "u2": {"vip": "true"}}
+    assert pulled(warehouse, ["vip", "churn"]) == expected
+    with source(warehouse).pull(ChangedSince(much_later["uuid_ts"])) as pull:
+        counted = pull.count(["vip", "churn"])
+        assert counted.customers == len(list(pull.customers(["vip", "churn"]))) > 0
+
+
+def test_only_columns_that_may_be_ours_are_read(warehouse: Warehouse) -> None:
+    columns = "vip BOOLEAN, of_others TEXT, email TEXT"
+    user = {"user_id": "u1", "vip": True, "of_others": "x", "email": "a@b.c"}
+    make(warehouse, "users", columns, user)
+    selects = KeySelection(("vip",), ()).selects
+    with source(warehouse, selects=selects).pull(Everything()) as pull:
+        assert {key.key for key in pull.observed()} == {"vip", "email"}
+    assert pulled(warehouse, ["vip"], selects=selects) == {"u1": {"vip": "true", "email": "a@b.c"}}
+    assert pulled(warehouse, ["gone"], selects=lambda key: key == "gone") == {}
+    keys = source(warehouse, selects=selects).survey().keys
+    assert {key.key for key in keys} == {"vip", "of_others", "email"}
 
 
 def test_events_alone_are_enough_and_the_newest_counts(warehouse: Warehouse) -> None:
@@ -214,10 +264,12 @@ def test_check_counts_members_and_says_what_is_not_there(warehouse: Warehouse) -
 
 def test_tables_that_are_not_there_or_not_engages_are_told(warehouse: Warehouse) -> None:
     warehouse.run(f"CREATE TABLE {warehouse.table('of_others')} (id TEXT)")
-    with pytest.raises(SourceError, match="has no table users, audience_entered"):
+    with pytest.raises(SourceError, match="has no table users, identifies, audience"):
         pulled(warehouse, ["vip"])
     warehouse.run(f"CREATE TABLE {warehouse.table('users')} (login TEXT, password TEXT)")
-    with pytest.raises(SourceError, match=r"the table users in .* is not one of Engage's"):
+    with pytest.raises(
+        SourceError, match=r"users in .* is not one of Engage's: it .* id or user_id"
+    ):
         pulled(warehouse, ["vip"])
     if not warehouse.sqlite:
         with (
