@@ -25,7 +25,8 @@ def trait_columns(columns: Iterable[str], named: Collection[str] = ()) -> dict[s
 
     A column is called as its key, unless one of the `named` keys (those that the config names
     exactly) gives the name of the column: `j_o_first__step` is in the column `j_o_first_step`. A
-    column in capitals alone is one of a database that has no small letters.
+    column in capitals alone is one of a database that has no small letters. A column of Segment's
+    own is a trait if it is named: there may be one that is called `channel`.
     """
     by_column = {snake_case(key): key for key in named} | {key: key for key in named}
 
@@ -33,7 +34,9 @@ def trait_columns(columns: Iterable[str], named: Collection[str] = ()) -> dict[s
         plain = column.lower() if column.isupper() else column
         return by_column.get(column) or by_column.get(plain) or plain
 
-    return {column: key_of(column) for column in columns if not is_own(column)}
+    return {
+        column: key for column in columns if (key := key_of(column)) in named or not is_own(column)
+    }
 
 
 def is_own(column: str) -> bool:

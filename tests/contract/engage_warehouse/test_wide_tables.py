@@ -211,13 +211,14 @@ def test_an_event_of_an_audience_without_a_value_says_nothing(warehouse: Warehou
 
 
 def test_a_column_is_no_trait_if_it_is_segments_own(warehouse: Warehouse) -> None:
-    columns = "id TEXT, vip TEXT, j_o_a_b TEXT, email TEXT, context_page TEXT, anonymous_id TEXT"
-    row = dict.fromkeys(("vip", "j_o_a_b", "email", "context_page", "anonymous_id"), "t")
+    columns = "id TEXT, vip TEXT, j_o_a_b TEXT, email TEXT, context_page TEXT, anonymous_id TEXT, "
+    columns += "channel TEXT"
+    row = dict.fromkeys(("vip", "j_o_a_b", "email", "context_page", "anonymous_id", "channel"), "t")
     make(warehouse, "users", columns, {"user_id": "u1", "id": "u1", **row})
     with source(warehouse, named=("j_o_a__b",)).pull(Everything()) as pull:
         assert {key.key for key in pull.observed()} == {"vip", "j_o_a__b", "email"}
-    assert pulled(warehouse, ["j_o_a__b"], named=("j_o_a__b",)) == {
-        "u1": {"j_o_a__b": "t", "email": "t"}
+    assert pulled(warehouse, ["j_o_a__b", "channel"], named=("j_o_a__b", "channel")) == {
+        "u1": {"j_o_a__b": "t", "channel": "t", "email": "t"}
     }
 
 
