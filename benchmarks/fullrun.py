@@ -317,7 +317,7 @@ def measure(folder: Path, case: str, runs: int) -> float:
             f"peak {max(r['peak_mb'] for r in results):.0f} MB, {results[0]['changed']:,} changed"
         )
     ratio = medians["ours"] / medians["script"]
-    print(f"{case:6} ratio ours/script {ratio:.2f}", flush=True)
+    print(f"ratio {case}/script {ratio:.2f}", flush=True)
     return ratio
 
 

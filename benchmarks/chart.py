@@ -1,0 +1,66 @@
+"""A chart of ratios against their bounds, as SVG, and the same as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+#: Pixels: the part with the titles, the part with the bars, the height of a bar with its room.
+TITLES, BARS, ROW = 330, 420, 34
+
+
+class Bar(NamedTuple):
+    """A ratio, the bound that it should not exceed, and where it comes from."""
+
+    title: str
+    ratio: float
+    bound: float
+    command: str
+    leaves_out: str
+
+    @property
+    def holds(self) -> bool:
+        return self.ratio <= self.bound
+
+
+def chart(bars: Sequence[Bar]) -> str:
+    """Return an SVG with a bar for each ratio, and a line at its bound."""
+    widest = max((max(bar.ratio, bar.bound) for bar in bars), default=1.0) * 1.15
+    width, height = TITLES + BARS, ROW * len(bars) + 16
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
+    for number, bar in enumerate(bars):
+        top = ROW * number + 8
+        length, at = BARS * bar.ratio / widest, TITLES + BARS * bar.bound / widest
+        colour = "#3b7d4f" if bar.holds else "#b5473c"
+        middle = top + ROW / 2 + 1
+        lines += [
+            f'<text x="{TITLES - 10}" y="{middle}" text-anchor="end">{escape(bar.title)}</text>',
+            f'<rect x="{TITLES}" y="{top + 4}" width="{length:.1f}" height="{ROW - 12}" '
+            f'fill="{colour}"/>',
+            f'<line x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{top + ROW - 4}" '
+            'stroke="#202020" stroke-width="2"/>',
+            f'<text x="{TITLES + 6}" y="{middle}" fill="#ffffff">{bar.ratio:.2f} '
+            f"(bound {bar.bound:g})</text>",
+        ]
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def table(bars: Sequence[Bar], *, quick: bool = False) -> str:
+    """Return the ratios as Markdown; `quick` says that the populations were small."""
+    lines = [
+        "# Ratios against their bounds",
+        "Written by `python -m benchmarks`" + (" --quick, of small populations" if quick else ""),
+        "",
+        "| what | ratio | bound | by | leaves out |",
+        "|---|---|---|---|---|",
+    ]
+    for bar in bars:
+        ratio = f"{bar.ratio:.2f}" if bar.holds else f"**{bar.ratio:.2f}**"
+        row = (bar.title, ratio, f"{bar.bound:g}", f"`{bar.command}`", bar.leaves_out)
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join([*lines, ""])
