@@ -30,7 +30,7 @@ import orjson
 from aiohttp import web
 
 from syncer.sandbox.faults import Fault, Faults
-from syncer.sandbox.server import running
+from syncer.sandbox.server import StandIn, running
 
 __all__ = ["AmberfloSandbox", "running"]
 
@@ -115,7 +115,7 @@ class Call:
     writes: bool = False
 
 
-class AmberfloSandbox:
+class AmberfloSandbox(StandIn):
     """Amberflo's customers and meter records in memory, behind the real HTTP surface.
 
     The options are questions that the sources leave open (docs/facts/amberflo.md):
@@ -139,6 +139,8 @@ class AmberfloSandbox:
 
     `faults` and all of these may be replaced at any time.
     """
+
+    UNZIPS = False
 
     def __init__(
         self,
@@ -167,7 +169,6 @@ class AmberfloSandbox:
         self._key = api_key.encode()
         self._known_records: set[tuple[object, ...]] = set()
         self._writing: Counter[str] = Counter()
-        self._runner: web.ServerRunner | None = None
         self._routes: dict[str, Callable[[Call], web.Response]] = {
             "GET /customers": self._get_customers,
             "GET /customers/paging": self._page_customers,
@@ -187,26 +188,6 @@ class AmberfloSandbox:
             "POST /_sandbox/odd": self._set_odd,
         }
         self.reset_stats()
-
-    # -- serving
-
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the base URL; raise `OSError` if the port is in use."""
-        if self._runner is not None:
-            raise RuntimeError("the sandbox is running already")
-        server = web.Server(self._serve, access_log=None, auto_decompress=False)
-        runner = web.ServerRunner(server, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, host, port).start()
-        self._runner = runner
-        bound = runner.addresses[0][1]
-        return f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
-
-    async def stop(self) -> None:
-        """Close the listener and every connection; customers, records and counts stay."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            await runner.cleanup()
 
     # -- counts
 

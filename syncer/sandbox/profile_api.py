@@ -28,7 +28,7 @@ from aiohttp import web
 
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
-from syncer.sandbox.server import running
+from syncer.sandbox.server import StandIn, running
 
 __all__ = ["LIMIT", "ProfileApiSandbox", "Profiles", "profiles_of", "running"]
 
@@ -55,7 +55,7 @@ def profiles_of(engage: EngageSandbox) -> Profiles:
     }
 
 
-class ProfileApiSandbox:
+class ProfileApiSandbox(StandIn):
     """One space behind the real HTTP surface.
 
     More than `limit` requests in a second are answered with 429, as a sliding window has it, and
@@ -84,22 +84,7 @@ class ProfileApiSandbox:
         self.requests: deque[tuple[str, dict[str, str]]] = deque(maxlen=1000)
         self._authorization = b"Basic " + base64.b64encode(f"{token}:".encode())
         self._space_id, self._clock = space_id, clock
-        self._runner: web.ServerRunner | None = None
         self.reset_stats()
-
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the base URL; raise `OSError` if the port is in use."""
-        runner = web.ServerRunner(web.Server(self._serve, access_log=None), shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, host, port).start()
-        self._runner = runner
-        return f"http://{host}:{runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        """Close the listener and every connection."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            await runner.cleanup()
 
     def stats(self) -> Json:
         """Return the `answers` by status, and `reads` by external id, since the last reset."""

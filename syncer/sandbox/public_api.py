@@ -30,7 +30,7 @@ from aiohttp import web
 
 from syncer.sandbox.engage import COMPUTED_PREFIX, EngageSandbox
 from syncer.sandbox.faults import Faults
-from syncer.sandbox.server import running
+from syncer.sandbox.server import StandIn, running
 
 __all__ = ["LIMITS", "Listed", "PublicApiSandbox", "listed_by", "running"]
 
@@ -88,7 +88,7 @@ class Refusal(Exception):
         return answer
 
 
-class PublicApiSandbox:
+class PublicApiSandbox(StandIn):
     """One space behind the real HTTP surface.
 
     `per_minute` bounds the requests to each list that it names.
@@ -111,22 +111,7 @@ class PublicApiSandbox:
         self.requests: deque[tuple[str, dict[str, str]]] = deque(maxlen=1000)
         self._token, self._space_id = token.encode(), space_id
         self._clock = clock
-        self._runner: web.ServerRunner | None = None
         self.reset_stats()
-
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the base URL; raise `OSError` if the port is in use."""
-        runner = web.ServerRunner(web.Server(self._serve, access_log=None), shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, host, port).start()
-        self._runner = runner
-        return f"http://{host}:{runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        """Close the listener and every connection."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            await runner.cleanup()
 
     def stats(self) -> Json:
         """Return the counts since the start or the last `reset_stats`.

@@ -1,23 +1,49 @@
-"""Runs a stand-in in a thread of the program that uses it."""
+"""A stand-in on HTTP, and a thread of the program that uses it to run it in."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Protocol
+from typing import ClassVar
+
+from aiohttp import web
 
 
-class StandIn(Protocol):
-    """A stand-in that can be served."""
+class StandIn(ABC):
+    """A stand-in on HTTP, which `_serve` answers; what it knows stays when it stops."""
 
-    async def start(self, host: str, port: int) -> str:
-        """Listen, and return the base URL; raise `OSError` if the port is in use."""
+    #: whether a body comes unzipped
+    UNZIPS: ClassVar[bool] = True
+    _runner: web.ServerRunner | None = None
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listen, and return the base URL.
+
+        Raise `OSError` if the port is in use, `RuntimeError` if it listens already.
+        """
+        if self._runner is not None:
+            raise RuntimeError("the sandbox is running already")
+        server = web.Server(self._serve, access_log=None, auto_decompress=self.UNZIPS)
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        self._runner = runner
+        bound = runner.addresses[0][1]
+        return f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
 
     async def stop(self) -> None:
         """Close the listener and every connection."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    @abstractmethod
+    async def _serve(self, request: web.BaseRequest) -> web.Response:
+        """Answer a request."""
 
 
 @contextmanager
