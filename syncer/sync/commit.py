@@ -7,7 +7,7 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import orjson
@@ -23,14 +23,15 @@ from state.holds import Kept
 from state.snapshot import CustomerRow, TraitRow
 from syncer.chunks import CHUNK_SIZE, chunks
 from syncer.engage.computations import UNLISTED
-from syncer.engage.values import Value, counts, same
-from syncer.event_times import Stamp, read_stamps, write_stamps
-from syncer.json_text import canonical, to_json_or_none
+from syncer.engage.values import counts, same
+from syncer.event_times import read_stamps
+from syncer.json_text import to_json_or_none
 from syncer.sync.amberflo_account import AmberfloAccount
 from syncer.sync.changes import ADOPTED, AMBERFLO, CustomerChange, TraitChange, leaves, size_of
 from syncer.sync.compared import Compared
 from syncer.sync.decision import Approval, Decision
 from syncer.sync.observed_keys import keep_keys
+from syncer.sync.overlay import laid_over, says_something
 from syncer.sync.tally import Applied, Sums
 from syncer.sync.trait_owners import rename_traits, take_from_calls
 
@@ -312,7 +313,7 @@ class Writer:
         recorded, stamps = orjson.loads(state.traits), read_stamps(state.event_times)
         remaining = []
         for change in held:
-            if _says_something(change, recorded.get(change.trait), stamps, self.horizon):
+            if says_something(change, recorded.get(change.trait), stamps, self.horizon):
                 remaining.append(change)
             else:
                 self.recount(change, None)
@@ -416,65 +417,3 @@ class Writer:
             ADOPTED if adopted and change.source == AMBERFLO else change.source,
             delta_of(was, after),
         )
-
-
-def laid_over(
-    state: CustomerRow | None, customer: CustomerChange, horizon: int
-) -> tuple[CustomerRow, list[TraitChange]]:
-    """Lay a change over a customer's state; return the new state and the changes that it made.
-
-    A change makes none if a call since the comparison said the same, or said something that the
-    pull cannot know of.
-    """
-    if state is None:
-        traits = canonical(customer.traits)
-        new = CustomerRow(customer.customer_id, traits, customer.name, customer.email, None, None)
-        return new, customer.changes
-    now = orjson.loads(state.traits)
-    stamps = read_stamps(state.event_times)
-    kept = dict(stamps)
-    made = []
-    for change in customer.changes:
-        was: Value | None = now.get(change.trait)
-        if not _says_something(change, was, stamps, horizon):
-            continue
-        if change.source == AMBERFLO:
-            made.append(change._replace(recorded=was))
-        else:
-            made.append(change._replace(before=was))
-            kept.pop(change.trait, None)  # the value does not come from a call any more
-        if change.after is None:
-            now.pop(change.trait, None)
-        else:
-            now[change.trait] = change.after
-    pulled = (
-        ("name", customer.name, customer.name_at),
-        ("email", customer.email, customer.email_at),
-    )
-    taken = {"name": state.name, "email": state.email}
-    for key, value, at in pulled:
-        if _is_newest(value, at, stamps.get(key), horizon):
-            taken[key] = value
-            if key in kept:
-                kept[key] = Stamp(at, 0)  # Engage says so, at the time of its row
-    laid = state._replace(traits=canonical(now), name=taken["name"], email=taken["email"])
-    return (laid if kept == stamps else laid._replace(event_times=write_stamps(kept))), made
-
-
-def _says_something(
-    change: TraitChange, recorded: Value | None, stamps: Mapping[str, Stamp], horizon: int
-) -> bool:
-    """Return whether a change is one still: no call said the same, or what the pull cannot know."""
-    stamp = stamps.get(change.trait)
-    newer = stamp is not None and stamp.received > horizon and stamp.at >= (change.observed_at or 0)
-    # What Amberflo does not have as it is recorded is sent again, whoever said it.
-    if change.source == AMBERFLO:
-        return not newer or same(recorded, change.after)
-    return not newer and not same(recorded, change.after)
-
-
-def _is_newest(pulled: str | None, at: int, stamp: Stamp | None, horizon: int) -> bool:
-    """Return whether a pulled name or email counts: no call since then said a newer one."""
-    if pulled is None:
-        return False
-    return stamp is None or stamp.received <= horizon or stamp.at <= at

@@ -30,10 +30,10 @@ from syncer.delivery.desired import compared_names, differences
 from syncer.engage.trait_names import snake_case
 from syncer.errors import AmberfloError
 from syncer.sync.changes import CustomerChange, size_of
-from syncer.sync.commit import laid_over
 from syncer.sync.compared import Compared
 from syncer.sync.destination import Destination
 from syncer.sync.findings import EQUAL, EXTRA
+from syncer.sync.overlay import laid_over
 from syncer.sync.parity import Parity, Spelling
 from syncer.sync.roster import RosterRow
 from syncer.sync.spool import Spool

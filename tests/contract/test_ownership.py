@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from state import holds, outbox, ownership, snapshot
 from state.db.database import Database
-from state.db.tables import AMBERFLO, IDENTIFY, RELEASED, RENAMED
+from state.db.tables import ADOPTED, AMBERFLO, IDENTIFY, RELEASED, RENAMED
 from state.history import compaction, past, seal
 from state.history.record import ChangeRow, add_changes
 from state.holds import Kept
@@ -84,7 +84,7 @@ def owned(database: Database) -> Database:
     put(database, row("theirs", plan=True), row("removed"))
     tell(database, "in", None, True)
     tell(database, "was", None, False)
-    tell(database, "theirs", "gold/eu", True, AMBERFLO)
+    tell(database, "theirs", "gold/eu", True, ADOPTED)
     tell(database, "removed", ["a", 1], None, AMBERFLO)
     settle(database)
     return database

@@ -27,8 +27,8 @@ from syncer.engage.computations import AUDIENCE
 from syncer.event_times import Stamp, read_stamps
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sync.changes import CustomerChange, TraitChange
-from syncer.sync.commit import laid_over
 from syncer.sync.diff import ENGAGE_WINS
+from syncer.sync.overlay import laid_over
 from syncer.sync.tally import Tally
 
 from .runner import play
