@@ -1,34 +1,41 @@
 """Does `syncer plan` tell the truth? Real syncs against the sandbox, and what it says of them.
 
-    chrt -f 10 python -m benchmarks.plan [--times 1] [--constants]
+    python -m benchmarks.plan [--under "chrt -f 10"] [--constants]
 
 First measures this machine, as `syncer plan --calibrate` does, then makes syncs of other sizes at
 several rates, and brings events to Amberflo. Prints what was seen, what the plan says, and the
 ratio, which is between 0.8 and 1.2 (the bound) for what takes a second or more. `--constants`
 prints the constants of this machine, which `syncer/capacity/machine.py` has as its table, and ends.
-`chrt` keeps other work of the machine away. Each measurement is made so many `--times`, and the
-one that took least counts.
+Each part runs in a process of its own under the command `--under`, for less than 45 seconds, so
+that it can keep other work of the machine away.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import pickle
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from syncer.capacity import calibration
-from syncer.capacity.calibration import installed, measure, seconds_of_an_event, whole
+from syncer.capacity.calibration import (
+    Measured,
+    installed,
+    machine_of,
+    measure,
+    seconds_of_an_event,
+    whole,
+)
 from syncer.capacity.forecast import DAY, Forecast, Load
 from syncer.capacity.machine import Machine
 from syncer.process.runtime import tune_for_throughput
 
-#: Profiles, audiences and the rate (0: unlimited) of each sync, and the events.
-SYNCS = (
-    (500, 10, 50.0),
-    (1500, 10, 200.0),
-    (5000, 10, 800.0),
-    (5000, 10, 0.0),
-    (3000, 30, 0.0),
-)
+#: Profiles, audiences and the rate of each sync; those without a rate; and the events.
+SYNCS = ((600, 10, 50.0), (1500, 10, 200.0))
+WITHOUT_RATE = ((5000, 10), (3000, 30))
 EVENTS = 40_000
 #: The part of the customers that changes.
 CHANGED = 0.05
@@ -53,11 +60,9 @@ def see(profiles: int, audiences: int, rate: float) -> tuple[float, Seen]:
 
 
 def compared(
-    machine: Machine, profiles: int, audiences: int, rate: float, times: int
+    machine: Machine, values: float, seen: Seen, rate: float
 ) -> Iterator[tuple[str, float, float]]:
     """What was done, the seconds that were seen, and those that the plan says."""
-    every = [see(profiles, audiences, rate) for _ in range(times if not rate else 1)]
-    values, seen = every[0][0], [min(part) for part in zip(*(it for _, it in every), strict=True)]
     (customers, initial), (_, full), (changed, run), (last, changed_full), (_, verified) = seen
 
     def steps(changed: int) -> dict[str, float]:
@@ -84,17 +89,65 @@ def compared(
     yield "verify", verified, none["verify"]
 
 
+def shapes() -> list[Measured]:
+    """What a calibration measures of runs."""
+    measured = []
+    for customers, audiences in calibration.SHAPES:
+        with installed(customers, audiences) as installation:
+            measured.append(measure(installation))
+    return measured
+
+
+def events() -> list[float]:
+    """Seconds of an event, as a calibration measures them, and of twice as many."""
+    seconds = []
+    for count in (calibration.EVENTS, EVENTS):
+        with installed(1, 1) as installation:
+            seconds.append(seconds_of_an_event(installation, count))
+    return seconds
+
+
+def unbound() -> list[tuple[float, Seen]]:
+    """What was seen of the syncs without a rate."""
+    return [see(profiles, audiences, 0.0) for profiles, audiences in WITHOUT_RATE]
+
+
+def bound() -> list[tuple[float, Seen]]:
+    """What was seen of the syncs with a rate."""
+    return [see(profiles, audiences, rate) for profiles, audiences, rate in SYNCS]
+
+
+PARTS: dict[str, Callable[[], Any]] = {
+    "shapes": shapes,
+    "events": events,
+    "unbound": unbound,
+    "bound": bound,
+}
+
+
+def apart(under: str, part: str) -> Any:
+    """What a part returns that runs in a process of its own, under a command."""
+    program = [*shlex.split(under), sys.executable, "-m", "benchmarks.plan", "--part", part]
+    return pickle.loads(subprocess.run(program, check=True, stdout=subprocess.PIPE).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--constants", action="store_true")
-    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--under", default="")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     tune_for_throughput()
-    machine = calibration.calibrate(times=options.times)
+    if options.part:
+        sys.stdout.buffer.write(pickle.dumps(PARTS[options.part]()))
+        return
+    event, event_of_more = apart(options.under, "events")
+    machine = machine_of(apart(options.under, "shapes"), event)
     if options.constants:
         for name, value in vars(machine).items():
             print(f"    {name}={value},")
         return
+    print(machine, file=sys.stderr)
     ratios = []
 
     def row(audiences: object, rate: str, what: str, seen: float, told: float) -> None:
@@ -104,17 +157,15 @@ def main() -> None:
         print(f"| {audiences} | {rate} | {what} | {times} |", flush=True)
 
     print(f"| audiences | rate | what | seen | plan | ratio |\n|{'---|' * 6}")
-    for profiles, audiences, rate in SYNCS:
-        for what, seen, told in compared(machine, profiles, audiences, rate, options.times):
-            row(audiences, f"{rate:,g}" if rate else "none", what, seen, told)
-    seen = min(_events() for _ in range(options.times))
-    row("", "", f"{EVENTS:,} events", seen, EVENTS * machine.event)
+    syncs = [(audiences, 0.0) for _, audiences in WITHOUT_RATE]
+    results = list(zip(syncs, apart(options.under, "unbound"), strict=True))
+    syncs = [(audiences, rate) for _, audiences, rate in SYNCS]
+    results += zip(syncs, apart(options.under, "bound"), strict=True)
+    for (audiences, rate), (values, seen) in results:
+        for what, took, told in compared(machine, values, seen, rate):
+            row(audiences, f"{rate:,g}" if rate else "none", what, took, told)
+    row("", "", f"{EVENTS:,} events", EVENTS * event_of_more, EVENTS * event)
     print(f"of a second or more: ratios from {min(ratios):.2f} to {max(ratios):.2f} (0.8 to 1.2)")
-
-
-def _events() -> float:
-    with installed(10, 1) as installation:
-        return EVENTS * seconds_of_an_event(installation, EVENTS)
 
 
 if __name__ == "__main__":

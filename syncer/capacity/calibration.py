@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from state import queue
 from state.queue import Accepted
 from state.runs import RunRow
 from syncer.app import App
-from syncer.capacity.machine import Machine, Sample, fit, least
+from syncer.capacity.machine import Machine, Sample, fit
 from syncer.clock import now_ms
 from syncer.config import load
 from syncer.engage.warehouses.postgresql import INDEXES
@@ -37,14 +37,12 @@ from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.environment import STARTS_BEFORE
 
 #: Customers and audiences of each measurement: few customers; more of them; more values each.
-SHAPES = ((200, 4), (2000, 4), (2000, 24))
+SHAPES = ((300, 4), (2000, 4), (2000, 24))
 #: The part of the customers that changes for an incremental run.
-CHANGED = 0.1
+CHANGED = 0.4
 #: Events that a worker brings to Amberflo, in requests of so many.
 EVENTS, EACH = 20_000, 100
 CALLER = Caller("calibration", frozenset(SCOPES))
-#: Seconds that a request takes at least, whatever noise says.
-SHORTEST = 1e-6
 #: Seconds between two looks at the queue, and seconds after which a worker that does nothing fails.
 LOOK, PATIENCE = 0.02, 60.0
 
@@ -72,37 +70,27 @@ listen = "127.0.0.1:0"
 
 
 def calibrate(
-    report: Callable[[str], None] = lambda line: None,
-    stop: Callable[[], bool] = lambda: False,
-    times: int = 1,
+    report: Callable[[str], None] = lambda line: None, stop: Callable[[], bool] = lambda: False
 ) -> Machine:
     """Measure this machine in about a minute; `report` gets a line for each part.
 
-    Each part is measured so many `times`: what took least was disturbed least by other work.
     Raises Stopped soon after `stop` returns true, and SyncerError where it does not work here.
     """
-    measured, events = [], []
+    measured = []
     for customers, audiences in SHAPES:
         report(f"measuring {customers:,} customers in {audiences} audiences")
-        of_shape = []
-        for _ in range(times):
-            with installed(customers, audiences, stop=stop) as installation:
-                of_shape.append(measure(installation))
-                if (customers, audiences) == SHAPES[-1]:
-                    report(f"measuring {EVENTS:,} events")
-                    events.append(seconds_of_an_event(installation))
-        measured.append(of_shape)
-    small, few, many = (
-        [least(samples) for samples in zip(*(one.samples for one in of_shape), strict=True)]
-        for of_shape in measured
-    )
-    initial, full, incremental, verify = map(fit, small, few, many)
-    first, *others = (min(of_shape, key=lambda one: one.sending) for of_shape in measured)
-    more = min(others, key=lambda one: one.sending / one.requests)
-    request = (more.sending - first.sending) / (more.requests - first.requests)
-    request = max(SHORTEST, request)
-    delivery = max(0.0, first.sending - request * first.requests)
-    return Machine(initial, full, incremental, verify, delivery, request, min(events))
+        with installed(customers, audiences, stop=stop) as installation:
+            measured.append(measure(installation))
+    report(f"measuring {EVENTS:,} events")
+    with installed(1, 1, stop=stop) as installation:
+        return machine_of(measured, seconds_of_an_event(installation, EVENTS))
+
+
+def machine_of(measured: Sequence[Measured], event: float) -> Machine:
+    """Return the constants by what was measured of each of `SHAPES`, and of an event."""
+    costs = map(fit, *(one.samples for one in measured))
+    initial, full, incremental, verify, delivery = costs
+    return Machine(initial, full, incremental, verify, delivery, event)
 
 
 @dataclass(frozen=True)
@@ -200,19 +188,16 @@ class Measured:
     verified: float
 
     @property
-    def sending(self) -> float:
-        """Seconds of the initial run's delivery."""
-        return whole(self.initial) - reading(self.initial)
-
-    @property
-    def samples(self) -> tuple[Sample, Sample, Sample, Sample]:
-        """What the initial, the full and the incremental run took to read, and the verify."""
+    def samples(self) -> tuple[Sample, ...]:
+        """What a `Machine` has costs of: reading by each kind of run, the verify, and sending."""
         customers, values = self.initial.due, self.initial.pulled
+        sending = whole(self.initial) - reading(self.initial)
         return (
             Sample(customers, values, reading(self.initial)),
             Sample(customers, values, reading(self.full)),
             Sample(self.incremental.due, self.incremental.pulled, reading(self.incremental)),
             Sample(customers, values, self.verified),
+            Sample(self.requests, round(self.requests * values / customers), sending),
         )
 
 
@@ -243,8 +228,9 @@ def whole(run: RunRow) -> float:
     return (run.ended_at - run.started_at) / 1000
 
 
-def seconds_of_an_event(installation: Installed, events: int = EVENTS) -> float:
+def seconds_of_an_event(installation: Installed, events: int) -> float:
     """Return what a daemon takes to bring an event of its inbox to Amberflo."""
+    installation.sync()  # so that the daemon makes no run meanwhile
     now = now_ms()
     requests = [
         Accepted("batch", _batch(start), EACH, now, CALLER.name, CALLER.scopes)

@@ -133,7 +133,8 @@ class Forecast:
     @property
     def pace(self) -> Pace:
         """Requests about customers."""
-        return self._least(self.load.rate or inf, self.load.concurrency, 1, self.machine.request)
+        request = replace(self.machine.delivery, start=0.0).seconds(1, self.load.values)
+        return self._least(self.load.rate or inf, self.load.concurrency, 1, request)
 
     @property
     def event_pace(self) -> Pace:
@@ -208,7 +209,7 @@ class Forecast:
             to_send.customers,
             pages + to_send.requests,
             cost.seconds(read, read * self.load.values) + self._waiting(pages),
-            self.machine.delivery + sending if to_send.customers else 0.0,
+            self.machine.delivery.start + sending if to_send.customers else 0.0,
             self.pace.bound,
         )
 

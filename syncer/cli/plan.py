@@ -210,7 +210,10 @@ BOUNDS = {RATE: "amberflo.rate", LATENCY: "Amberflo's answers", MACHINE: "this m
 
 def _line(step: Step) -> tuple[str, int, int, str, str, str]:
     """Return the row of a step: what does not take any time says nothing of what bounds it."""
-    bound = BOUNDS[step.bound] if step.sending or step.sending is None else "reading"
+    if not step.seconds and step.seconds is not None:
+        bound = "–"
+    else:
+        bound = BOUNDS[step.bound] if step.sending != 0 else "reading"
     time = "never ends" if step.seconds is None else _span(step.seconds)
     return STEPS[step.name], step.sent, step.requests, _span(step.before), time, bound
 

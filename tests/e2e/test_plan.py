@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from click.testing import CliRunner, Result
 
+from syncer.capacity import calibration
 from syncer.cli import cli
 from syncer.sandbox.engage import EngageSandbox
 from tests.support.installation import Installation
@@ -86,3 +88,19 @@ def test_the_rest_comes_from_the_config_and_the_state(
     assert first["step"] == "initial"
     assert first["sent"] == figures["customers"]["value"]
     assert installation.puts().keys() == installation.holds().keys()  # it sent nothing more
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_a_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By real runs, a real daemon and a stand-in in a process of its own; of smaller sizes here."""
+    monkeypatch.setattr(calibration, "SHAPES", ((20, 2), (60, 2), (60, 6)))
+    monkeypatch.setattr(calibration, "EVENTS", 300)
+    told = plan("--customers", "1000", "--calibrate", "--json")
+    assert told.exit_code == 0, told.output
+    assert "measuring 300 events" in told.stderr
+    known = orjson.loads(told.stdout)
+    assert known["figures"]["reading"] == {"value": 1.0, "source": "measured now"}
+    machine = known["machine"]
+    assert machine["initial"]["start"] > 0
+    assert 0 < machine["event"] < 1
+    assert machine["delivery"].keys() == {"start", "customer", "value"}

@@ -44,9 +44,7 @@ def seconds(most: float) -> st.SearchStrategy[float]:
 
 
 COSTS = st.builds(Cost, seconds(10), seconds(0.01), seconds(0.01))
-MACHINES = st.builds(
-    Machine, COSTS, COSTS, COSTS, COSTS, seconds(1), st.floats(1e-6, 0.01), st.floats(1e-6, 0.01)
-)
+MACHINES = st.builds(Machine, COSTS, COSTS, COSTS, COSTS, COSTS, st.floats(1e-6, 0.01))
 LOADS = st.builds(
     Load,
     customers=st.integers(0, 10**9),
@@ -138,7 +136,7 @@ def test_units() -> None:
     first = by_name["initial"]
     assert first.sent == 1_000_000
     assert first.requests == everybody.requests + 1
-    assert first.sending == pytest.approx(everybody.requests / 10 + MEASURED.delivery)
+    assert first.sending == pytest.approx(everybody.requests / 10 + MEASURED.delivery.start)
     assert first.before == pytest.approx(MEASURED.initial.seconds(1_000_000, 10_000_000) + 0.1)
     assert first.bound == RATE
     # 2 % a day are 2,083.3 in 2.5 hours, and 20,000 in a day without Amberflo.
@@ -160,7 +158,8 @@ def test_what_is_least_bounds_the_pace() -> None:
 
     assert bound(10, 0.1) == (10, RATE)
     assert bound(1000, 0.1) == (160, LATENCY)
-    assert bound(0, 0) == (round(1 / MEASURED.request), MACHINE)
+    request = MEASURED.delivery.customer + 10 * MEASURED.delivery.value
+    assert bound(0, 0) == (round(1 / request), MACHINE)
 
 
 def test_more_events_than_a_worker_takes_never_end() -> None:
