@@ -1,6 +1,6 @@
 """Customer delivery against a bare aiohttp loop that does the same GET and PUT.
 
-    python -m benchmarks.delivery [--customers 5000] [--concurrency 16]
+    python -m benchmarks.delivery [--customers 5000] [--concurrency 16] [--delay 0]
 
 Both go, in turn and each in a process of its own, against an Amberflo that costs next to nothing
 (target.py) and has no customer yet, so that every customer takes one GET and one PUT:
@@ -9,6 +9,9 @@ Both go, in turn and each in a process of its own, against an Amberflo that cost
             merges nothing, keeps no pace and records no outcome;
 - delivery: `syncer.delivery.customers` at rate 0 from a SQLite state in which all are due, until
             every acknowledgement is on disk.
+
+With a `--delay` each answer comes so many seconds after its request, and the reference is a loop as
+row-by-row tools have it: httpx, a PUT of a ready body a row, one after the other (200 of them).
 
 What it leaves out: the network, TLS, records of others to merge, and the history of a run, whose
 changes are marked as delivered.
@@ -33,6 +36,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
+import httpx
 import orjson
 import uvloop
 
@@ -47,6 +51,8 @@ from syncer.process.runtime import tune_for_throughput
 
 KEY = "benchmark"
 AUDIENCES = 10
+#: Customers of the loop that sends them one by one.
+ROWS = 200
 
 
 def traits(number: int) -> dict[str, bool]:
@@ -107,6 +113,16 @@ async def bare(url: str, customers: int, concurrency: int) -> tuple[float, float
         return clock.read()
 
 
+def rows_one_by_one(url: str, customers: int) -> tuple[float, float]:
+    clock = Clock()
+    with httpx.Client(headers={"x-api-key": KEY}) as client:
+        for row in rows(customers):
+            traits_of_it = orjson.loads(row.traits)
+            body = {"customerId": row.customer_id, "customerName": row.name, "traits": traits_of_it}
+            client.put(f"{url}/customers", json=body).raise_for_status()
+    return clock.read()
+
+
 async def delivery(url: str, customers: int, concurrency: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         database = Database.open(f"sqlite:///{Path(folder) / 'state.db'}")
@@ -134,23 +150,28 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--customers", type=int, default=5000)
     parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--one", nargs=2, metavar=("URL", "WHICH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         url, which = options.one
-        if which == "bare":
+        requests = 2 * options.customers
+        if which == "rows":
+            requests = 2 * ROWS  # a customer counts as two in both
+            seconds, work = rows_one_by_one(url, ROWS)
+        elif which == "bare":
             seconds, work = uvloop.run(bare(url, options.customers, options.concurrency))
         else:  # as `syncer` runs it
             tune_for_throughput()
             seconds, work = uvloop.run(delivery(url, options.customers, options.concurrency))
-        requests = 2 * options.customers
         print(json.dumps([requests / seconds, work / requests]))
         return
     program = [sys.executable, "-m", "benchmarks.delivery"]
     sizes = ["--customers", str(options.customers), "--concurrency", str(options.concurrency)]
-    figures: dict[str, list[list[float]]] = {"bare": [], "delivery": []}
-    with target() as url:
+    reference = "rows" if options.delay else "bare"
+    figures: dict[str, list[list[float]]] = {reference: [], "delivery": []}
+    with target(options.delay) as url:
         for _ in range(options.runs):
             for which, results in figures.items():
                 printed = subprocess.run(
@@ -168,9 +189,9 @@ def main() -> None:
             f"{_median(results, 1) * 1e6:,.0f} µs of processor time a request"
         )
     rate, work = (
-        _median(figures["delivery"], part) / _median(figures["bare"], part) for part in (0, 1)
+        _median(figures["delivery"], part) / _median(figures[reference], part) for part in (0, 1)
     )
-    print(f"ratio delivery/bare {rate:.2f}; of the processor time {work:.2f}")
+    print(f"ratio delivery/{reference} {rate:.2f}; of the processor time {work:.2f}")
 
 
 def _median(results: list[list[float]], part: int) -> float:
