@@ -25,8 +25,9 @@ from syncer.process.supervisor import Part, Supervisor
 GROUP, GROUP_BYTES, GROUP_EVENTS = 512, 4 * 1024 * 1024, 10_000
 #: Seconds that the first request of a commit waits for others.
 GATHER = 0.002
-#: Seconds between two counts of the calls that wait.
-COUNT_EVERY = 2.0
+#: Seconds between two counts of the calls that wait; of many it takes long, so they are counted
+#: less often, as long as there is room: this part of the time, and once a minute at least.
+COUNT_EVERY, COUNTING, COUNT_AT_LEAST = 2.0, 0.005, 60.0
 
 
 #: A client that waits: its event loop, and the future of its answer.
@@ -67,7 +68,7 @@ class Inbox:
         self._part: Part | None = None
         #: calls that waited at `_counted_at`, by key, and calls that arrived since
         self._waiting, self._since = Counter[str](), Counter[str]()
-        self._counted_at = 0.0
+        self._counted_at = self._count_took = 0.0
         #: whether a request was refused since the last count
         self._refused_some = False
         #: calls that wait elsewhere, as last counted
@@ -190,7 +191,7 @@ class Inbox:
         return [entry for entry in group if entry is not None], None in group
 
     def _commit(self, write: Write, rows: list[Accepted]) -> StateError | None:
-        count = time.monotonic() - self._counted_at > COUNT_EVERY
+        count = self._count_is_due(time.monotonic())
         elsewhere = self._count_elsewhere() if count else Counter[str]()
         try:
             with write() as connection:
@@ -200,12 +201,19 @@ class Inbox:
                     # While it is not ready no request may come, so try whether a write succeeds.
                     queue.probe(connection)
                 if count:
+                    began = time.monotonic()
                     counted = Counter(queue.waiting_by_key(connection))
                     self._waiting, self._since = counted + elsewhere, Counter()
                     self._counted_at, self._refused_some = time.monotonic(), False
+                    self._count_took = self._counted_at - began
         except StateError as error:
             return error
         return None
+
+    def _count_is_due(self, now: float) -> bool:
+        """Whether to count who waits. What came since is counted anyway, but not what went."""
+        pause = 0.0 if self._refused_some else min(self._count_took / COUNTING, COUNT_AT_LEAST)
+        return now - self._counted_at > max(COUNT_EVERY, pause)
 
     def _count_elsewhere(self) -> Counter[str]:
         with suppress(StateError):  # the other place reports its own problems

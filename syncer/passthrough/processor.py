@@ -29,8 +29,9 @@ from syncer.passthrough.parsing import parse
 
 log = logging.getLogger("syncer")
 
-#: Calls that one transaction processes, or those of one commit of the inbox if these are more.
-PAGE = 2000
+#: Calls that one transaction processes, or those of one commit of the inbox if these are more. The
+#: receiver waits while it is written.
+PAGE = 500
 
 #: Why a request that cannot be processed is kept, and how many of its bytes are.
 UNPROCESSABLE, MAX_KEPT = "the accepted request cannot be processed", 32 * 1024
