@@ -25,6 +25,10 @@ ROOM = 2 << 30
 def pytest_configure(config: pytest.Config) -> None:
     """What makes a run quick: its processes share a folder and what is in it, files lie in memory,
     and nobody reads a hundred certificates in order to talk to loopback."""
+    if config.getoption("dist", "no") == "load":
+        # Neighbours stay together, with the daemon or the server that they share, and who is done
+        # takes half of what another has before it.
+        config.option.dist = "worksteal"
     shared = ExitStack()
     folder = shared.enter_context(postgres.shared_folder())
     config.add_cleanup(shared.close)

@@ -115,7 +115,7 @@ def test_what_everybody_is_answered_is_no_verdict_on_any(
 ) -> None:
     installation.configure(patience="1s")
     installation.amberflo.faults.retry_after = 0
-    ids = fill(warehouse, 120)
+    ids = fill(warehouse, 60)
     installation.amberflo.odd = {"*": answer}
     said = installation.run("sync", exit_code=1)
     assert len([line for line in said.stderr.splitlines() if line.startswith("error:")]) == 1
@@ -124,15 +124,15 @@ def test_what_everybody_is_answered_is_no_verdict_on_any(
     installation.run("sync")
     assert sorted(installation.amberflo.customers) == ids
 
-    for one in ids[:30]:
-        warehouse.say(one, "vip", "false")
+    for customer_id in ids[:15]:
+        warehouse.say(customer_id, "vip", "false")
     installation.amberflo.odd = {"*": answer}
     run = installation.json("sync", exit_code=1)
-    assert (run["due"], run["delivered"], run["failed"]) == (30, 0, 0)
+    assert (run["due"], run["delivered"], run["failed"]) == (15, 0, 0)
     assert installation.json("failures") == []
     installation.amberflo.odd = {}
-    assert installation.json("sync")["delivered"] == 30
-    assert installation.members("vip") == set(ids[30:])
+    assert installation.json("sync")["delivered"] == 15
+    assert installation.members("vip") == set(ids[15:])
 
 
 def test_writes_alone_that_are_refused_to_everybody(
@@ -182,7 +182,7 @@ def test_a_missing_customer_and_a_wrong_url_are_told_apart(
     assert "is amberflo.customers_url right?" in run.stderr
     installation.config.write_text(good)
     assert "ok    amberflo: " in installation.run("check").stdout
-    assert installation.json("sync")["delivered"] == 30
+    assert installation.json("sync")["delivered"] == 15
     assert sorted(installation.amberflo.customers) == ids
 
 

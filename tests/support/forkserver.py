@@ -227,6 +227,8 @@ def main() -> None:
     ):
         import_module(f"syncer.{module}")
     import_module("tests.support.hurry").hurry()
+    with suppress(ImportError):
+        import_module("psycopg")  # what a process on PostgreSQL loads when it connects
     gc.freeze()  # else each process would write to all these pages as it ends
     with connection:
         request = serve(connection)
