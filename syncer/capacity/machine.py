@@ -68,12 +68,12 @@ class Machine:
 
 #: Two shared x86-64 cores, Python 3.11, SQLite, all on loopback, by `python -m benchmarks.plan`.
 MEASURED = Machine(
-    initial=Cost(0.13, 0.000136, 0.0000142),
-    full=Cost(0.17, 0.000188, 0.0000109),
-    incremental=Cost(0.17, 0.00014, 0.0000066),
-    verify=Cost(0.055, 0.000059, 0.0),
-    delivery=Cost(0.13, 0.0003, 0.0),
-    event=0.000174,
+    initial=Cost(0.23, 0.000076, 0.0000166),
+    full=Cost(0.18, 0.000277, 0.0000047),
+    incremental=Cost(0.28, 0.000147, 0.0),
+    verify=Cost(0.10, 0.000031, 0.0000017),
+    delivery=Cost(0.68, 0.000224, 0.0000301),
+    event=0.000168,
 )
 
 
