@@ -8,11 +8,9 @@ whether a profile changed takes the same request as to read it, so each run swee
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import sqlite3
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,32 +155,14 @@ class ProfileApi:
         finished.close()
         return finished.ended >= moment
 
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Hold the lock of the sweeps in this folder; yield whether another process had it.
+    def _alone(self) -> AbstractContextManager[bool]:
+        """Hold the lock of the sweeps in this folder; it says whether another process had it."""
+        return stage.alone(self._path, self.context.progress, "reads the profiles", self._pause)
 
-        The system lets go of it when a process dies.
-        """
-        path = self._path.with_suffix(".lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        waited = False
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not waited:
-                        self.context.progress.say(
-                            "another process reads the profiles: waiting for it"
-                        )
-                    waited = True
-                    self._check_stop()
-                    self.context.answered()
-                    sleep_thread(LOOK, self.context.stop)
-            yield waited
-        finally:
-            os.close(descriptor)
+    def _pause(self) -> None:
+        self._check_stop()
+        self.context.answered()
+        sleep_thread(LOOK, self.context.stop)
 
     # Some customers
 

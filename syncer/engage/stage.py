@@ -20,7 +20,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -30,6 +30,7 @@ from sqlalchemy.engine import URL
 
 from syncer.errors import SyncerError
 from syncer.json_text import to_json
+from syncer.progress import Progress
 
 #: Rows that are inserted together.
 CHUNK = 1000
@@ -188,6 +189,32 @@ def changing(
             connection.execute("COMMIT")
         with translated(path.parent):
             replace(part, path)
+
+
+@contextmanager
+def alone(path: Path, progress: Progress, others: str, pause: Callable[[], None]) -> Iterator[bool]:
+    """Hold the lock of the stage at `path`; yield whether another process had it.
+
+    Two that fill one stage would each leave out what only the other read. `others` says in a line
+    what the other process does. `pause` is called between two looks whether it is done: it takes a
+    moment, or raises. The system lets go of the lock when a process dies.
+    """
+    with translated(path.parent):
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    waited = False
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waited:
+                    progress.say(f"another process {others}: waiting for it")
+                waited = True
+                pause()
+        yield waited
+    finally:
+        os.close(lock)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from syncer.clock import AHEAD, believed, iso, now_ms
 from syncer.engage import stage
 from syncer.engage.files import memory
 from syncer.engage.files.layouts import NO_JSON, NO_RECORD, Form, Layouts, Statement, is_log
-from syncer.engage.files.memory import ENDED, LISTED, LOGGED, Settings
+from syncer.engage.files.memory import ENDED, LISTED, LOGGED, ReadFile, Settings
 from syncer.engage.files.records import Format, format_of, records
 from syncer.engage.files.storage import File, Storage
 from syncer.engage.selection import PROFILE_KEYS
@@ -139,6 +139,11 @@ class Intake:
             for reading in sorted(readings, key=lambda reading: reading.as_of):
                 _Fill(self, connection, reading, self.clock()).fill()
 
+    def check_stop(self) -> None:
+        """Raise `Stopped` if the user asked to stop."""
+        if self.stop():
+            raise Stopped("stopped while files were read; the next run reads them anew")
+
     # Which files are to be read
 
     @property
@@ -146,7 +151,7 @@ class Intake:
         sets = [files.settings for files in self.sets]
         return Settings(self.customer_id, self.named, sets)
 
-    def _new_of(self, files: FileSet, known: Mapping[str, File]) -> _Reading | None:
+    def _new_of(self, files: FileSet, known: Mapping[str, ReadFile]) -> _Reading | None:
         """Return the files of a set that are to be read; None if there is nothing new."""
         present = self._present(files, known)
         settled = [file for file in present if self._is_settled(file)]
@@ -168,7 +173,7 @@ class Intake:
                 f"{files.path}: {gone[0]} is gone, and no part is newer than it; nothing was "
                 "changed: put it there again, or all parts of a newer list"
             )
-        latest = max(known.values(), key=lambda file: (file.modified, file.path), default=None)
+        latest = max(known.values(), key=lambda file: (file.written, file.path), default=None)
         if latest is None:
             return _Reading(files, new, new[-1].modified)
         if not _follows(new[-1], latest):
@@ -177,9 +182,9 @@ class Intake:
                 f"newest that is there is of {iso(new[-1].modified)}; nothing was changed: put the "
                 "newest list there again"
             )
-        return _Reading(files, new, max(new[-1].modified, latest.modified + 1))
+        return _Reading(files, new, max(new[-1].modified, latest.as_of + 1))
 
-    def _present(self, files: FileSet, known: Mapping[str, File]) -> list[File]:
+    def _present(self, files: FileSet, known: Mapping[str, ReadFile]) -> list[File]:
         """Return the files of a set that are there, the oldest first."""
         present = files.storage.files()
         if not present:
@@ -230,8 +235,7 @@ class _Fill:
                     self._put(part)
                     part.clear()
                     self._intake.answered()
-                    if self._intake.stop():
-                        raise Stopped("stopped while files were read; the next run reads them anew")
+                    self._intake.check_stop()
             self._put(part)
             self._files.storage.check_unchanged(file)
         if not self._is_log:
@@ -411,21 +415,16 @@ class _Fill:
         )
 
 
-def _follows(new: File, latest: File) -> bool:
+def _follows(new: File, latest: ReadFile) -> bool:
     """Return whether a list was written after the latest that was read, or is that one.
 
-    Some storages have times of whole seconds. Within one, the later name is the later list, and a
-    list that was written over the latest.
+    Some storages have times of whole seconds. At the same time, the later name is the later list,
+    and so is a list that was written over the latest.
     """
-    if (new.path, new.version) == (latest.path, latest.version):
-        return True
-    if new.modified % 1000:
-        return new.modified > latest.modified
-    second = latest.modified // 1000 * 1000
-    return new.modified > second or (new.modified == second and new.path >= latest.path)
+    return (new.modified, new.path) >= (latest.written, latest.path)
 
 
-def _is_known(file: File, known: Mapping[str, File]) -> bool:
+def _is_known(file: File, known: Mapping[str, ReadFile]) -> bool:
     return file.path in known and known[file.path].version == file.version
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from syncer.engage.files.storage import File
+from syncer.engage.files.storage import written_at
 from syncer.json_text import canonical
 from syncer.progress import Progress
 
@@ -60,13 +60,23 @@ class Settings(NamedTuple):
         return [each for each in self.sets if each[1] == "log"]
 
 
-class Known(NamedTuple):
-    """The files that were read, by pattern and path; whether they were read by these settings.
+class ReadFile(NamedTuple):
+    """A file that was read: when it was written, and as of when it counts (epoch milliseconds).
 
-    A file that is to be read anew has no version.
+    A file that is to be read anew has no version. A list counts as of a time after that of the list
+    before it, also where both were written in the same second.
     """
 
-    files: Mapping[str, Mapping[str, File]]
+    path: str
+    written: int
+    as_of: int
+    version: str
+
+
+class Known(NamedTuple):
+    """The files that were read, by pattern and path; whether they were read by these settings."""
+
+    files: Mapping[str, Mapping[str, ReadFile]]
     current: bool
 
 
@@ -98,11 +108,11 @@ def known(path: Path, settings: Settings, progress: Progress) -> Known:
     if not current and not _keeps_logs(orjson.loads(text), settings):
         return Known({}, current=False)
     logs = {each[0] for each in settings.logs}
-    read: dict[str, dict[str, File]] = {pattern: {} for pattern in settings.patterns}
-    for pattern, name, version, modified in files:
+    read: dict[str, dict[str, ReadFile]] = {pattern: {} for pattern in settings.patterns}
+    for pattern, name, version, as_of in files:
         if pattern in read:
-            stays = current or pattern in logs
-            read[pattern][name] = File(name, modified, 0, version if stays else "")
+            stays, written = current or pattern in logs, written_at(version)
+            read[pattern][name] = ReadFile(name, written, as_of, version if stays else "")
     return Known(read, current)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from syncer.clock import iso
@@ -24,9 +24,12 @@ from syncer.engage.source import (
     WithoutCustomerId,
 )
 from syncer.errors import SourceError
+from syncer.pause import sleep_thread
 
 #: How far an incremental pull looks back before the time of the files that the last one knew.
 OVERLAP = 3 * 3600.0
+#: Seconds between two looks whether another process is done with the stage.
+LOOK = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,18 @@ class Files:
     @contextmanager
     def pull(self, scope: Scope) -> Iterator[FilesPull]:
         """Read what is new, and open one snapshot of all that was read."""
-        self.intake.bring_up_to_date()
-        facts = memory.facts(self.intake.path)
-        with self._staged.pull(scope) as pull:
+        with ExitStack() as opened:
+            with self._alone():
+                self.intake.bring_up_to_date()
+                facts = memory.facts(self.intake.path)
+                pull = opened.enter_context(self._staged.pull(scope))
             yield FilesPull(pull, facts)
 
     def survey(self) -> Survey:
         """Return what the files hold; raise `SourceError` if one of them cannot be read."""
-        self.intake.bring_up_to_date()
-        facts, survey = memory.facts(self.intake.path), self._staged.survey()
+        with self._alone():
+            self.intake.bring_up_to_date()
+            facts, survey = memory.facts(self.intake.path), self._staged.survey()
         left_out = [
             f"{pattern}: {number:,} records are left out: {reason}"
             for pattern, reason, number in facts.left_out
@@ -59,6 +65,16 @@ class Files:
         )
         advice = (*([written] if written else []), *left_out)
         return replace(survey, place=self.place, advice=advice)
+
+    def _alone(self) -> AbstractContextManager[bool]:
+        """Hold the lock of the stage, so that its facts and its rows are those of one filling."""
+        intake = self.intake
+        return stage.alone(intake.path, intake.progress, "reads the files", self._pause)
+
+    def _pause(self) -> None:
+        self.intake.check_stop()
+        self.intake.answered()
+        sleep_thread(LOOK, self.intake.stop)
 
     @property
     def _staged(self) -> ProfilesSync:

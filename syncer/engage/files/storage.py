@@ -92,7 +92,7 @@ class Storage:
         with self.translated(file.path):
             self.filesystem.invalidate_cache()
             now = _file(file.path, self.filesystem.info(file.path))
-        if now.version != file.version:
+        if _content(now.version) != _content(file.version):
             raise SourceError(
                 f"{file.path} was written while it was read; nothing of it is taken until it is "
                 "whole"
@@ -154,3 +154,19 @@ def _file(path: str, info: Mapping[str, Any]) -> File:
     mark = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
     inode = info.get("ino", "") if os.path.isabs(path) else ""
     return File(path, modified, size, f"{size}:{modified}:{mark}:{inode}")
+
+
+def _content(version: str) -> str:
+    """Return what of a version says what the file holds.
+
+    Where the storage has a mark of the content, the time says no more: some list it with
+    milliseconds, and tell it of one file in whole seconds.
+    """
+    size, _, rest = version.split(":", 2)
+    mark = rest.rpartition(":")[0]
+    return f"{size}:{mark}" if mark else version
+
+
+def written_at(version: str) -> int:
+    """Return when the file of a version was written (epoch milliseconds)."""
+    return int(version.split(":")[1])

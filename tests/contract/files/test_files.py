@@ -7,13 +7,16 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import duckdb
 import pytest
 
+from syncer.engage.files import intake, source
 from syncer.engage.files.intake import CHUNK, FileSet, Intake
 from syncer.engage.files.source import Files
 from syncer.engage.source import Absence, ChangedSince, Everything, Scope
@@ -444,6 +447,30 @@ def test_a_list_that_vanished_is_told_and_an_older_one_does_not_take_its_place(
     assert shelf.pulled() == {"u1": {"vip": None}, "u2": {"vip": None}, "u3": {"vip": "true"}}
 
 
+def test_lists_of_the_same_second_follow_each_other_by_their_times(shelf: Shelf) -> None:
+    """A time may be a whole second on a storage that has milliseconds, and is no later for it."""
+    shelf.add("vip/*.csv", key="vip")
+    shelf.put("vip/2.csv", members("u1"), at=NOW - 1)
+    older = shelf.put("vip/9.csv", members("u2"), at=NOW - 1000)
+    assert set(shelf.pulled()) == {"u1"}
+    shelf.put("vip/9.csv", members("u3"), at=NOW - 1000 + 998)
+    assert set(shelf.pulled()) == {"u1"}
+    (shelf.folder / "vip" / "2.csv").unlink()
+    for ago, name in ((1000, "9"), (2, "9"), (1, "1")):
+        older.unlink()
+        older = shelf.put(f"vip/{name}.csv", members("u3"), at=NOW - ago)
+        for settings in ((), ("gold",)):  # others read all anew
+            shelf.named = settings
+            assert "vip/2.csv is gone or was replaced by an older file" in shelf.refusal()
+    older.unlink()
+    for name in ("2", "3"):  # written over it, and beside it: as on a storage of whole seconds
+        shelf.put(f"vip/{name}.csv", members(f"u{name}"), at=NOW - 1)
+        assert shelf.pulled()[f"u{name}"] == {"vip": "true"}
+    assert shelf.pulled() == {"u2": {"vip": None}, "u3": {"vip": "true"}}
+    shelf.named = ()
+    assert shelf.pulled() == {"u3": {"vip": "true"}}
+
+
 def test_a_list_of_a_time_to_come_is_told(shelf: Shelf) -> None:
     """It would never be old enough to be read, and the list before it would count for ever."""
     shelf.add("vip/*.csv", key="vip")
@@ -545,6 +572,46 @@ def test_a_file_that_is_written_while_it_is_read_is_not_taken(shelf: Shelf) -> N
     with pytest.raises(Stopped):
         replace(intake, stop=lambda: True).bring_up_to_date()
     assert not (shelf.folder / "stage.db").exists()
+
+
+def test_two_processes_that_read_at_the_same_time_lose_nothing(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage of the slower one would take the place of what only the quicker one read."""
+    monkeypatch.setattr(intake, "CHUNK", 1)
+    monkeypatch.setattr(source, "LOOK", 0.01)
+    shelf.add("vip.csv", key="vip")
+    shelf.add("logs/*", "log")
+    shelf.put("vip.csv", members("u1", "u2"))
+    shelf.put("logs/a", call("u3", "vip", True, 40), ago=30)
+    reads, goes_on, waits = Event(), Event(), Event()
+
+    def slowly() -> None:
+        reads.set()
+        assert goes_on.wait(60)
+
+    def customers(**how: Any) -> set[str]:
+        files = replace(shelf.source, intake=replace(shelf.source.intake, **how))
+        with files.pull(Everything()) as pull:
+            assert pull.watermark() == "2026-11-28T08:00:00.000+00:00"
+            return {row.customer_id for row in pull.customers(["vip"])}
+
+    said: list[str] = []
+    with ThreadPoolExecutor() as pool:
+        slower = pool.submit(customers, answered=slowly)
+        assert reads.wait(60)
+        log = shelf.put("logs/b", call("u4", "vip", True, 20), ago=10)
+        progress = LineProgress(lambda text: (said.append(text), waits.set())[0])
+        quicker = pool.submit(customers, progress=progress)
+        assert waits.wait(60)
+        with pytest.raises(Stopped):
+            customers(stop=lambda: True)
+        goes_on.set()
+        assert slower.result() == {"u1", "u2", "u3"}
+        assert quicker.result() == {"u1", "u2", "u3", "u4"}
+    assert said[0] == "another process reads the files: waiting for it"
+    log.unlink()
+    assert set(shelf.pulled()) == {"u1", "u2", "u3", "u4"}
 
 
 def test_a_bad_line_of_a_log_is_counted_and_a_log_that_is_cut_off_is_not_read(shelf: Shelf) -> None:
