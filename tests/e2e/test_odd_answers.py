@@ -182,7 +182,7 @@ def test_a_missing_customer_and_a_wrong_url_are_told_apart(
     assert "is amberflo.customers_url right?" in run.stderr
     installation.config.write_text(good)
     assert "ok    amberflo: " in installation.run("check").stdout
-    assert installation.json("sync")["delivered"] == 15
+    assert installation.json("sync")["delivered"] == 30
     assert sorted(installation.amberflo.customers) == ids
 
 
