@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 from state import alerts, claim, failures, holds, lanes, outbox, problems, queue, runs
 from state.alerts import AlertRow
 from state.db import workers
-from state.db.database import Database, shown
+from state.db.database import Database
+from state.db.driver_errors import shown
 from state.db.workers import WorkerRow
 from state.problems import ProblemRow
 from state.runs import RunRow

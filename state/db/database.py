@@ -16,19 +16,18 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
     NoSuchModuleError,
     OperationalError,
 )
 from sqlalchemy.pool import StaticPool
 
 from state.db import migrations
+from state.db.driver_errors import shown, sqlite_code, translated
 from state.db.files import keep_private, make_private
 from state.db.install import check_installed
 from state.db.private import keep_temporary_files
-from state.errors import Busy, StateError, Unfit
+from state.db.server_check import check_server
+from state.errors import StateError
 
 #: Seconds that a writer waits for another one on SQLite.
 BUSY = 30
@@ -36,11 +35,6 @@ BUSY = 30
 LOOK = 0.001
 #: Seconds for which who gives way leaves a database to others before it writes.
 GIVE_WAY = 3 * LOOK
-#: What helps where SQLite may not open or write a file that is there.
-_NOT_OURS = (
-    "; its files and their folder must be those of the user that runs this: run as their owner, "
-    "or give them to this user (chown)"
-)
 #: Bytes. The queue's rows are large, and whole pages of them come and go.
 PAGE_SIZE = {"state": 4096, "queue": 16384}
 #: What a backup has as its `application_id` ("SYNC"): it holds both parts, and is no state to use.
@@ -222,11 +216,6 @@ class _Turn:
         self._lock.release()
 
 
-def shown(url: URL) -> str:
-    """Return a URL for messages: without its password and its query, which may hold secrets."""
-    return str(url.set(query={}))
-
-
 def sqlite_path(url: URL) -> Path | None:
     """Return the file of a SQLite URL; None for memory and for other engines."""
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
@@ -312,43 +301,6 @@ def _try_folder(folder: Path) -> None:
         ) from None
 
 
-def check_server(engine: Engine) -> None:
-    """Raise where a PostgreSQL database cannot hold a state, whatever is in it."""
-    if engine.dialect.name != "postgresql":
-        return
-    with engine.connect() as connection:
-        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
-    if encoding != "UTF8":
-        raise StateError(
-            f"the state database {shown(engine.url)} has the encoding {encoding}, in which not "
-            "every id and name fits: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE "
-            "template0"
-        )
-    _check_sessions(engine)
-
-
-def _check_sessions(engine: Engine) -> None:
-    """Raise where a connection pool gives our statements changing sessions of the server.
-
-    The locks belong to a session, so two processes would hold one lock, or none could release it.
-    """
-    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with alone.connect() as first, alone.connect() as second:
-        seen = {
-            tuple(
-                connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
-                for connection in (first, second)
-            )
-            for _ in range(3)
-        }
-    if len(seen) > 1 or len(set(seen.pop())) == 1:
-        raise StateError(
-            f"the state database {shown(engine.url)}: it needs session pooling, and the pool in "
-            "between (such as PgBouncer with pool_mode = transaction) gives a connection a session "
-            "only for a transaction: name the server itself, or a pool with pool_mode = session"
-        )
-
-
 def engine_of(url: URL, part: str, *, read_only: bool = False) -> Engine:
     """Return the engine of a part at its own URL; it connects when it is used first."""
     if url.get_backend_name() == "sqlite":
@@ -428,7 +380,7 @@ def _begin_to_write(connection: Connection) -> None:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 return
             except OperationalError as error:
-                if _sqlite_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                if sqlite_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise
             time.sleep(LOOK)
     finally:
@@ -465,45 +417,3 @@ def _go_over_to_wal(cursor: sqlite3.Cursor) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(0.02)
-
-
-def _sqlite_code(error: DBAPIError) -> int:
-    """Return SQLite's primary error code; 0 for an error of another database."""
-    return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF
-
-
-def _of_the_data(error: DBAPIError) -> bool:
-    """Return whether PostgreSQL refused the data itself.
-
-    These are bad data (22), a constraint (23), and a limit that it exceeds (54).
-    """
-    return str(getattr(error.orig, "sqlstate", None))[:2] in ("22", "23", "54")
-
-
-def _can_open_files() -> bool:
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def translated(url: URL) -> Iterator[None]:
-    """Raise what a driver raises in the block as `StateError`, with the database's name."""
-    try:
-        yield
-    except UnicodeDecodeError as error:  # a name in a damaged file, of which SQLite speaks
-        reason = "the file is damaged: it has text that is not UTF-8"
-        raise StateError(f"the state database {shown(url)}: {reason}", reason) from error
-    except DBAPIError as error:
-        reason = " ".join(str(error.orig).split())
-        code = _sqlite_code(error)
-        if code == sqlite3.SQLITE_CANTOPEN and not _can_open_files():
-            reason += "; this process has too many open files: raise its limit (ulimit -n)"
-        elif code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            reason += _NOT_OURS
-        kind = Busy if code == sqlite3.SQLITE_BUSY else StateError
-        if isinstance(error, DataError | IntegrityError) or _of_the_data(error):
-            kind = Unfit
-        raise kind(f"the state database {shown(url)}: {reason}", reason) from error

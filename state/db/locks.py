@@ -29,7 +29,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from state.db.database import Database, resolved, shown, sqlite_path
+from state.db.database import Database, resolved, sqlite_path
+from state.db.driver_errors import shown
 from state.db.files import PRIVATE, keep_private
 from state.errors import Locked, StateError
 

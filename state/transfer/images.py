@@ -16,7 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
 
-from state.db.database import PAGE_SIZE, sqlite_path, translated
+from state.db.database import PAGE_SIZE, sqlite_path
+from state.db.driver_errors import translated
 from state.db.files import keep_private, open_private
 from state.db.install import remove, sync_file
 from state.db.private import keep_temporary_files

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Index, LargeBinary, Table, func, select
 
-from state.db.database import shown
+from state.db.driver_errors import shown
 from state.errors import StateError
 
 #: Rows between two reports of how far it is, and two looks whether to stop.

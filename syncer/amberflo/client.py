@@ -12,24 +12,21 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
-from datetime import UTC, datetime
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
 
 from syncer import __version__
+from syncer.amberflo.answer import Answer, text
 from syncer.amberflo.codec import Record, read, written
 from syncer.amberflo.transport import Transport
 from syncer.amberflo.under_way import UnderWay
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 from syncer.rate_limit import RateLimiter
-from syncer.retry import retry_after
 
-#: Statuses that say "not now"; all other 4xx say "not this".
-NOT_NOW = frozenset({408, 425, 429})
-#: How much of an answer is kept for the list of failures, and how much is read at all.
-_BODY_KEPT, _LARGEST = 2000, 16 << 20
+#: Bytes of an answer that are read at most.
+_LARGEST = 16 << 20
 #: Bytes of the list of all customers that are read at a time, at most.
 _PIECE = 16 << 10
 #: The header of a body that is compressed.
@@ -40,42 +37,6 @@ _BROKEN = (aiohttp.ClientError, OSError)
 _NOBODY = "syncer-check"
 #: What ingest answers: "3 records were ingested".
 _INGESTED = re.compile(rb"([0-9][0-9,]*) records? (?:was|were) ingested", re.IGNORECASE)
-
-
-class _Answer(NamedTuple):
-    """What came back, with the request that it answers."""
-
-    method: str
-    url: str
-    content: bytes | None
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def request(self) -> str:
-        """For the list of failures; records of meters are listed one by one."""
-        text = (self.content or b"") if (self.content or b"")[:1] == b"{" else b""
-        return f"{self.method} {self.url} {text.decode('utf-8', 'ignore')}".rstrip()
-
-    @property
-    def good(self) -> bool:
-        return 200 <= self.status < 300
-
-    @property
-    def answered(self) -> str:
-        """What was answered, without what differs from request to request."""
-        return f"{self.method} {self.url.partition('?')[0]} answered {self.status}"
-
-    def kept(self) -> dict[str, Any]:
-        """Return what an error keeps of the answer."""
-        body = self.body.decode("utf-8", "replace")[:_BODY_KEPT]
-        return {"request": self.request, "status": self.status, "body": body}
-
-    def unreadable(self, why: str) -> TryAgain:
-        what = f"with {why}: {_message(self.body)}"
-        reason = f"{self.method} {self.url} answered {self.status} {what}"
-        return TryAgain(reason, cause=f"{self.answered} {what}", **self.kept())
 
 
 class AmberfloClient:
@@ -147,7 +108,7 @@ class AmberfloClient:
             raise self._refused(answer)
         return None if answer.status == 404 else self._record(answer, customer_id)
 
-    async def _ask_for(self, customer_id: str, requests: int = 1) -> _Answer:
+    async def _ask_for(self, customer_id: str, requests: int = 1) -> Answer:
         """Amberflo's answer for a customer: a good one, or 404."""
         url = f"{self._customers_url}?customerId={quote(customer_id, safe='')}"
         await self._wait(self.pace, requests)
@@ -156,7 +117,7 @@ class AmberfloClient:
             raise await self._problem(answer)
         return answer
 
-    def _record(self, answer: _Answer, customer_id: str) -> Record | None:
+    def _record(self, answer: Answer, customer_id: str) -> Record | None:
         """Return the record that an answer holds, or None if it holds none.
 
         A record of another customer is an error: the next write would put that customer's data into
@@ -246,7 +207,7 @@ class AmberfloClient:
                 if not 200 <= response.status < 300:
                     with self._under_way[self.pace].begin():
                         body = await _read(response)
-                    answer = _Answer("GET", url, None, response.status, response.headers, body)
+                    answer = Answer("GET", url, None, response.status, response.headers, body)
                     raise await self._problem(answer)
                 piece = b"-"
                 while piece:
@@ -291,7 +252,7 @@ class AmberfloClient:
         if taken is None:
             raise answer.unreadable("something that does not say how many records were ingested")
         if records is not None and int(taken[1].replace(b",", b"")) != records:
-            reason = f"{records:,} records were sent, and Amberflo says: {_message(answer.body)}"
+            reason = f"{records:,} records were sent, and Amberflo says: {answer.message}"
             raise Refused(reason, **answer.kept())
 
     async def check(self) -> None:
@@ -312,7 +273,7 @@ class AmberfloClient:
         headers: Mapping[str, str] | None = None,
         *,
         at_once: bool = False,
-    ) -> _Answer:
+    ) -> Answer:
         """Return the answer to a request, whatever it is, and tell the rate limiter about it.
 
         It waits until as few others are under way as fits, but not where it must go `at_once`.
@@ -330,16 +291,16 @@ class AmberfloClient:
         finally:
             under_way.leave()
         self.answers[f"{method} {response.status}"] += 1
-        answer = _Answer(method, url, content, response.status, response.headers, body)
+        answer = Answer(method, url, content, response.status, response.headers, body)
         if answer.good:
             pace.speed_up(self._clock())
-        elif (after := _after(answer)) is not None or answer.status == 429:
+        elif (after := answer.after) is not None or answer.status == 429:
             pace.slow_down(self._clock(), after)
         return answer
 
     def _broken(self, method: str, url: str, content: bytes | None, error: Exception) -> TryAgain:
         self.answers[f"{method} none"] += 1
-        request = _Answer(method, url, content, 0, {}, b"").request
+        request = Answer(method, url, content, 0, {}, b"").request
         if isinstance(error, TimeoutError):
             what = f" gave no answer in {self._timeout:g} s"
         else:
@@ -348,7 +309,7 @@ class AmberfloClient:
         cause = _broken_by(error) if named else f"{method} {url.partition('?')[0]}{what}"
         return TryAgain(f"{method} {url}{what}", request=request, cause=cause)
 
-    async def _problem(self, answer: _Answer) -> AmberfloError:
+    async def _problem(self, answer: Answer) -> AmberfloError:
         """Return the error that an answer stands for."""
         status = answer.status
         reason = f"{answer.method} {answer.url} answered {status}"
@@ -357,8 +318,8 @@ class AmberfloClient:
                 f"{KeyRefused.BEGINS} (status {status}): set amberflo.api_key to a valid "
                 "key; what is not sent yet stays due"
             )
-        if status in NOT_NOW or status >= 500:
-            after = _after(answer)
+        if answer.is_not_now:
+            after = answer.after
             return TryAgain(reason, after=after, cause=answer.answered, **answer.kept())
         return self._refused(answer)
 
@@ -372,29 +333,22 @@ class AmberfloClient:
         answer = await self._answer("GET", url, self.pace)
         return answer.status not in (401, 403)
 
-    def _refused(self, answer: _Answer) -> Refused:
+    def _refused(self, answer: Answer) -> Refused:
         setting = "ingest_url" if answer.url == self._ingest_url else "customers_url"
         reason = f"{answer.method} {answer.url} answered {answer.status}"
-        cause = f"{answer.answered}: {_message(answer.body)}"
+        cause = f"{answer.answered}: {answer.message}"
         if 300 <= answer.status < 400:
-            to = _text(answer.headers.get("location", "somewhere else"))[:200]
+            to = text(answer.headers.get("location", "somewhere else"))[:200]
             cause = (
                 f"amberflo.{setting} answers {answer.status} to {to}: it must be where Amberflo "
                 "itself answers"
             )
             reason = f"{cause} ({reason})"
         elif answer.status == 404:
-            reason = f"{reason}: {_message(answer.body)}; is amberflo.{setting} right?"
+            reason = f"{reason}: {answer.message}; is amberflo.{setting} right?"
         else:
-            reason = f"{reason}: {_message(answer.body)}"
+            reason = f"{reason}: {answer.message}"
         return Refused(reason, cause=cause, **answer.kept())
-
-
-def _after(answer: _Answer) -> float | None:
-    """Return the seconds that an answer asks to wait; None if it does not say "not now"."""
-    if answer.status in NOT_NOW or answer.status >= 500:
-        return retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
-    return None
 
 
 def _is_of(record: Record, customer_id: str) -> bool:
@@ -416,19 +370,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(pieces)
 
 
-def _message(body: bytes) -> str:
-    """Return what Amberflo says: `errorMessage` or `message` of its JSON, else the text."""
-    try:
-        content = read(body)
-    except ValueError:
-        content = None
-    if isinstance(content, dict):
-        for key in ("errorMessage", "message"):
-            if isinstance(content.get(key), str):
-                return str(content[key])
-    return re.sub(r"\s+", " ", body.decode("utf-8", "replace")).strip()[:200] or "no reason given"
-
-
 def _broken_by(error: Exception) -> str:
     """Return in few words why no answer came."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -445,9 +386,4 @@ def _broken_by(error: Exception) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return _text(str(error)).strip().split("\n")[0] or type(error).__name__
-
-
-def _text(header: str) -> str:
-    """Return a text of a header as text alone: aiohttp keeps bytes that are no UTF-8 as halves."""
-    return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text(str(error)).strip().split("\n")[0] or type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from state import snapshot
-from state.db.database import shown
+from state.db.driver_errors import shown
 from syncer import status as facts
 from syncer.app import App
 from syncer.cli import output

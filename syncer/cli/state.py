@@ -14,7 +14,8 @@ import click
 from pydantic import ValidationError
 from sqlalchemy.engine import URL
 
-from state.db.database import Database, resolved, shown, sqlite_path
+from state.db.database import Database, resolved, sqlite_path
+from state.db.driver_errors import shown
 from state.db.tables import PARTS
 from state.transfer import images
 from state.transfer import restore as restoring

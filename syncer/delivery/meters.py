@@ -26,7 +26,8 @@ from state.errors import StateError
 from state.failures import FailureRow
 from state.queue import DueEvent
 from syncer import retry
-from syncer.amberflo.client import NOT_NOW, AmberfloClient
+from syncer.amberflo.answer import NOT_NOW
+from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.silence import Silence
 from syncer.clock import now_ms
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain

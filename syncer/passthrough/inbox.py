@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager, suppress
 from sqlalchemy import Connection
 
 from state import queue
-from state.db.database import Database, shown
+from state.db.database import Database
+from state.db.driver_errors import shown
 from state.errors import StateError
 from state.queue import Accepted
 from syncer.process.supervisor import Part, Supervisor
