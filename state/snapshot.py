@@ -64,6 +64,14 @@ class CustomerRow(NamedTuple):
         """Whether it is sent though nothing changed since Amberflo acknowledged it."""
         return self.acked_rev == self.rev
 
+    @property
+    def only_state(self) -> bool:
+        """Whether this is its first state, and no attempt to send it is known.
+
+        So what was sent of it, if a process died while it did, is this.
+        """
+        return self.rev == 1 and not self.acked_rev and not self.attempts
+
 
 #: The fields of a customer's desired state, less its id.
 _STATE = CustomerRow._fields[1:6]

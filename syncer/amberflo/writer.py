@@ -5,7 +5,8 @@ merged anew if somebody else wrote it meanwhile. What others write in the instan
 requests is lost, and nothing shows it.
 
 A list may have shown the record already, and one page the last look at several customers. Such
-reads take the place of requests, as long as they are not too old.
+reads take the place of requests before a write, as long as they are not too old. As lists may lag,
+only a read of the customer by itself says that nothing is to be written.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from syncer.amberflo.client import AmberfloClient
@@ -63,18 +65,19 @@ async def write(
     in their order, that lists made; with two of them the rate limiter has admitted the write. Raise
     what Amberflo answered.
     """
+    right = _never if always else partial(_is_right, merge)
     reads = _Reads(client, customer_id, listed)
     if create and reads.unlisted and await _make_unlisted(client, merge(None)):
         return True
-    current = await reads.first()
+    current = await reads.first(right)
     for _ in range(TRIES):
         if current is None:
             if create:
                 await _make(client, merge(None))
             return create
-        if not always and holds_already(current, merge(current)):
+        if right(current):
             return False
-        before, current = current, await reads.last()
+        before, current = current, await reads.last(current)
         if current is None or current != before:
             continue
         try:
@@ -91,6 +94,14 @@ async def write(
     raise TryAgain(f"others write the customer {customer_id!r} all the time")
 
 
+def _never(record: Record) -> bool:
+    return False
+
+
+def _is_right(merge: Merge, record: Record) -> bool:
+    return holds_already(record, merge(record))
+
+
 class _Reads:
     """The reads of a customer: those that lists made, then requests of its own."""
 
@@ -99,15 +110,22 @@ class _Reads:
         self._listed = deque(listed)
         self.unlisted = bool(self._listed) and self._listed[0].record is None
 
-    async def first(self) -> Record | None:
-        """Return the record, at most OLDEST seconds old."""
+    async def first(self, right: Callable[[Record], bool]) -> Record | None:
+        """Return the record, at most OLDEST seconds old; one of a list only if it is not right."""
         record = self._of_lists(OLDEST)
-        return record or await self._client.get_customer(self._customer_id)
+        if record is not None and not right(record):
+            return record
+        self._listed.clear()  # this read is newer
+        return await self._client.get_customer(self._customer_id)
 
-    async def last(self) -> Record | None:
-        """Return the record as it is right before a write."""
-        record = self._of_lists(LAST_LOOK)
-        return record or await self._client.get_customer(self._customer_id, requests=2)
+    async def last(self, before: Record) -> Record | None:
+        """Return the record as it is right before a write; one of a list only if it is as before.
+
+        Where a list lags, another one may show what is older still.
+        """
+        if (record := self._of_lists(LAST_LOOK)) == before:
+            return record
+        return await self._client.get_customer(self._customer_id, requests=2)
 
     def _of_lists(self, oldest: float) -> Record | None:
         while self._listed:

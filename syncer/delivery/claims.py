@@ -33,6 +33,10 @@ class Claimed(NamedTuple):
     listed: tuple[Listed, ...] = ()
     place: int | None = None
 
+    def alone(self) -> Claimed:
+        """Return it without what lists showed: it is read by itself."""
+        return self._replace(listed=(), place=None)
+
 
 @dataclass
 class Claims:

@@ -215,13 +215,19 @@ class CustomerDelivery:
         return len(claimed)
 
     async def _differing(self, due: Sequence[Claimed]) -> list[Claimed]:
-        """Return the customers that are to be written; acknowledge who is right by a page."""
+        """Return the customers that are to be written; acknowledge who is right by a page.
+
+        A page may lag and show what was there before a write of ours. So it alone acknowledges
+        only who was never written in another state; others that it shows as right are read.
+        """
         differing = []
         for claimed in due:
             record = claimed.listed[0].record if claimed.listed else None
             again = claimed.row.again
             if again or record is None or not holds_already(record, self._merged(claimed, record)):
                 differing.append(claimed)
+            elif not claimed.row.only_state:
+                differing.append(claimed.alone())
             else:
                 self._silence.succeeded()
                 await self._outcomes.put(Sent(claimed.row, written=False))
@@ -384,8 +390,8 @@ class CustomerDelivery:
             return self._later(row, refused)
         self._silence.failed(refused)
         times = 1 if suspect is None else suspect.times + 1
-        claimed = claimed._replace(listed=(), place=None)  # it is read anew
-        self._suspects[row.customer_id] = Suspect(claimed, refused, time.monotonic(), times)
+        suspect = Suspect(claimed.alone(), refused, time.monotonic(), times)
+        self._suspects[row.customer_id] = suspect
         return None
 
     async def _judge_suspects(self) -> None:
