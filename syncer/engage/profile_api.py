@@ -120,16 +120,16 @@ class ProfileApi:
             for ids in chunks(self._ids()):
                 file.add(ids)
             sweep.run(self._read_all(file))
+            counts = file.counts()
+            try:
+                sweep.whole(counts, file.reason(), self.space_id)
+            except SourceError:
+                file.discard()  # all are asked for again: what was refused may be let through
+                raise
+            file.finish(self._path, self.clock())
         except BaseException:
             file.close()
             raise
-        counts = file.counts()
-        try:
-            sweep.whole(counts, file.reason(), self.space_id)
-        except SourceError:
-            file.discard()  # all are asked for again: what was refused may be let through
-            raise
-        file.finish(self._path, self.clock())
         self.context.progress.say(_ended(counts))
 
     async def _read_all(self, file: SweepFile) -> None:

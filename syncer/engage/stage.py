@@ -177,7 +177,8 @@ def changing(
         _private_file(path.parent, f".{path.name}-") as part,
     ):
         if path.exists() and not anew:
-            shutil.copyfile(path, part)
+            with translated(path.parent):
+                shutil.copyfile(path, part)
         with closing(sqlite3.connect(part, isolation_level=None)) as connection:
             for setting in _UNSEEN:
                 connection.execute(setting)

@@ -143,7 +143,8 @@ class SweepFile:
                     self._set("touched", str(now))
                 connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite ends it itself when the disk is full
+                    connection.execute("ROLLBACK")
                 raise
 
     def ask_again(self) -> int:

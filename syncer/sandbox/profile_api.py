@@ -82,9 +82,13 @@ class ProfileApiSandbox(StandIn):
         self.scripted: Callable[[], Json] | None = None
         #: (external id, query) of every request, the newest last
         self.requests: deque[tuple[str, dict[str, str]]] = deque(maxlen=1000)
-        self._authorization = b"Basic " + base64.b64encode(f"{token}:".encode())
+        self.accept(token)
         self._space_id, self._clock = space_id, clock
         self.reset_stats()
+
+    def accept(self, token: str) -> None:
+        """Let this token in, and no other any more."""
+        self._authorization = b"Basic " + base64.b64encode(f"{token}:".encode())
 
     def stats(self) -> Json:
         """Return the `answers` by status, and `reads` by external id, since the last reset."""

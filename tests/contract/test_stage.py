@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -88,6 +89,42 @@ def test_what_a_killed_process_left_goes_with_the_next_stage(tmp_path: Path) -> 
             os.utime(part, (0, 0))
         with stage.passing(tmp_path, "other") as other, stage.filling(path):
             assert {*parts, other} <= {*tmp_path.iterdir()}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from syncer.engage import stage
+from syncer.errors import SyncerError
+for size in map(int, sys.argv[2:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        with stage.changing(Path(sys.argv[1])) as connection:
+            connection.execute("UPDATE user_traits SET value = printf('%9000d', rowid)")
+    except SyncerError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_line_and_the_stage_before_it_stays(tmp_path: Path) -> None:
+    path = tmp_path / "stage.db"
+    with stage.filling(path) as tables:
+        for number in range(100):
+            tables.identify(f"p{number}", "user_id", f"u{number}", AT)
+            tables.trait(f"p{number}", "vip", True, AT)
+    before, size = path.read_bytes(), path.stat().st_size
+    # While the stage is copied, and while rows are written.
+    sizes = (0, size // 2, size + 4096, 10 * size)
+    changing = processes.start("-c", FULL, path, *sizes, stdout=subprocess.PIPE, text=True)
+    lines = changing.communicate()[0].splitlines()
+    assert changing.returncode == 0
+    told = f"what was read of Engage cannot be kept in {tmp_path}: "
+    assert [line.removeprefix(told).partition(";")[0] for line in lines] == [
+        *["File too large"] * 2,
+        *["disk I/O error"] * 2,
+    ]
+    assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import stat
 import threading
@@ -19,8 +20,8 @@ from syncer.engage import sweep
 from syncer.engage.profile_api import STALE
 from syncer.engage.source import Everything, OnlyCustomers
 from syncer.engage.sweep import AT_A_TIME
-from syncer.engage.sweep_file import Batch
-from syncer.errors import SourceError, Stopped
+from syncer.engage.sweep_file import Batch, SweepFile
+from syncer.errors import SourceError, Stopped, SyncerError
 from syncer.sandbox.faults import Faults
 from tests.support import processes
 from tests.support.space import runs_on
@@ -97,6 +98,56 @@ def test_a_sweep_that_is_stopped_goes_on_with_the_ids_that_are_new(space: Profil
     assert len(space.pulled()) == 151
     assert "user_id:new" in reads(space)
     assert len(reads(space)) <= 151 - len(read) + AT_A_TIME  # those in work are asked again
+
+
+def test_a_sweep_whose_token_is_revoked_goes_on_with_the_new_one(space: ProfileApiSpace) -> None:
+    fill(space, 150)
+    answers = iter(range(150))
+
+    def answered() -> None:
+        if next(answers) == 20:
+            space.sandbox.accept("new")
+
+    refused = (
+        r"^the Profile API refuses the token \(status 401\): set engage\.profile_api\.token to"
+    )
+    for token in ("token", "wrong"):
+        with pytest.raises(SourceError, match=refused):
+            space.pulled(token=token, context={"answered": answered})
+    assert "syncer-profile-api.db" not in files(space.folder)  # half a sweep is none
+    assert kept(space.folder) >= 20
+    assert len(space.pulled(token="new")) == 150
+    assert "a sweep was cut off after" in "".join(space.said.lines)
+    assert set(reads(space).values()) == {1}
+    assert space.said.lines[-1] == "150 ids were asked for: Segment knows 150 of them, and 0 not"
+
+
+def test_a_sweep_that_finds_the_disk_full_goes_on_when_there_is_room(
+    space: ProfileApiSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is full: while ids are added, profiles are stored, or indexes are made."""
+    for each in range(30):
+        space.put(f"u{each}", vip=True, total="x" * 2000)
+    begin, room = SweepFile._begin, 8
+    monkeypatch.setattr(sweep, "STORE", 0.01)
+
+    def bounded(self: SweepFile, place: str) -> str | None:
+        place_before = begin(self, place)
+        self._connection.execute(f"PRAGMA max_page_count = {room}")
+        return place_before
+
+    monkeypatch.setattr(SweepFile, "_begin", bounded)
+    full = rf"^what was read of Engage cannot be kept in {space.folder}: database or disk is full;"
+    refusals: list[str] = []
+    while "syncer-profile-api.db" not in files(space.folder):
+        try:
+            assert len(space.pulled()) == 30
+        except SyncerError as error:
+            refusals.append(str(error))
+            room += 8
+    assert len(refusals) > 2
+    assert all(re.match(full, line) for line in refusals)
+    assert files(space.folder) == {"syncer-profile-api.db", "syncer-profile-api.lock"}
 
 
 def test_what_waits_for_its_thread_when_the_sweep_ends_is_stored(
