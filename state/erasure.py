@@ -15,7 +15,7 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import failures, identify_traits, pending_calls, snapshot, suppression
+from state import early_exits, failures, identify_traits, pending_calls, snapshot, suppression
 from state.claim import CUSTOMERS
 from state.db import metadata
 from state.db.tables import (
@@ -116,6 +116,7 @@ def erase(connection: Connection, customer_id: str, now: int) -> Erased:
     known = _erase_customer(connection, customer_id)
     _erase_held(connection, customer_id)
     pending_calls.erase(connection, customer_id)
+    early_exits.remove(connection, [customer_id])
     failures = _erase_failures(connection, customer_id)
     _erase_errors(connection, customer_id)
     metadata.put(connection, TRACES, str(now))

@@ -29,6 +29,7 @@ from state.db.tables import (
     CHANGE,
     CUSTOMER,
     EARLY_CALL,
+    EARLY_EXIT,
     ERASURE,
     FAILURE,
     FORGOTTEN,
@@ -224,9 +225,8 @@ def carry_over(newer: Connection, restored: Connection, now: int) -> int | None:
 
 def _named(connection: Connection) -> Iterator[str]:
     """Return the customers of whom a state has something: not every one has a row of its own."""
-    columns = (
-        table.c.customer_id for table in (CUSTOMER, CHANGE, HELD_CHANGE, EARLY_CALL, FAILURE)
-    )
+    tables = CUSTOMER, CHANGE, HELD_CHANGE, EARLY_CALL, EARLY_EXIT, FAILURE
+    columns = (table.c.customer_id for table in tables)
     known = union(*(select(column).where(column.is_not(None)) for column in columns))
     for customer_id in connection.execute(known).scalars():
         yield str(customer_id)

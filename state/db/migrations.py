@@ -310,6 +310,15 @@ _ALREADY_RIGHT = """
 ALTER TABLE run ADD COLUMN already_right BIGINT DEFAULT 0 NOT NULL;
 """
 
+_EARLY_EXITS = """
+CREATE TABLE early_exit (
+    customer_id {ordered} NOT NULL PRIMARY KEY,
+    event_times TEXT NOT NULL,
+    noted_at BIGINT NOT NULL
+);
+CREATE INDEX early_exit_noted ON early_exit (noted_at);
+"""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -325,13 +334,16 @@ class Baseline:
 
 #: By part (see tables.PARTS).
 BASELINES = {
-    "state": Baseline(11, _STATE + _PROBLEMS, oldest=7),
+    "state": Baseline(12, _STATE + _PROBLEMS + _EARLY_EXITS, oldest=7),
     "queue": Baseline(3, _QUEUE, oldest=3),
 }
 
 #: By part: the scripts that lead from one version to the next, by the version that they make.
 MIGRATIONS: dict[str, dict[int, str]] = {
-    "state": {8: _RENAMES, 9: _PROBLEMS, 10: _FAILURE_EVENT, 11: _ALREADY_RIGHT},
+    "state": {
+        **{8: _RENAMES, 9: _PROBLEMS, 10: _FAILURE_EVENT, 11: _ALREADY_RIGHT},
+        12: _EARLY_EXITS,
+    },
     "queue": {},
 }
 

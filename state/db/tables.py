@@ -302,6 +302,19 @@ class EarlyCall(SQLModel, table=True):
     via: str = Field(sa_column=Column(Text, nullable=False))
 
 
+class EarlyExit(SQLModel, table=True):
+    """When calls of Engage said exits of a customer who is not known yet.
+
+    `event_times` are those that the customer would have (as in `Customer`).
+    """
+
+    __tablename__ = "early_exit"
+
+    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
+    event_times: str = Field(sa_column=Column(Text, nullable=False))
+    noted_at: int = Field(sa_column=_big())
+
+
 class Forgotten(SQLModel, table=True):
     """A customer that was erased and must not come back: SHA-256 of the salt and its id."""
 
@@ -451,6 +464,7 @@ SEAL = table(Seal)
 ERASED = table(Erased)
 ERASURE = table(Erasure)
 EARLY_CALL = table(EarlyCall)
+EARLY_EXIT = table(EarlyExit)
 FORGOTTEN = table(Forgotten)
 METADATA = table(Metadata)
 INBOX = table(Inbox)
@@ -463,7 +477,7 @@ PARTS = {
     "state": [
         *(CUSTOMER, TRAIT, CHANGE, AUDIENCE_SIZE_HOUR, RUN, RUN_TRAIT, HOLD, HELD_CHANGE),
         *(FAILURE, WORKER, ALERT, PROBLEM),
-        *(SEAL, ERASED, ERASURE, FORGOTTEN, METADATA, EARLY_CALL),
+        *(SEAL, ERASED, ERASURE, FORGOTTEN, METADATA, EARLY_CALL, EARLY_EXIT),
     ],
     "queue": [INBOX, EVENT, COUNTER],
 }
@@ -525,6 +539,7 @@ Index("erased_seal", ERASED.c.seal, ERASED.c.id)
 Index("failure_ref", FAILURE.c.ref, unique=True)
 Index("early_call_customer", EARLY_CALL.c.customer_id)
 Index("early_call_received", EARLY_CALL.c.received_at)
+Index("early_exit_noted", EARLY_EXIT.c.noted_at)
 Index("inbox_key", INBOX.c.key, INBOX.c.id, INBOX.c.events)
 Index("event_message", EVENT.c.message_id, EVENT.c.key, unique=True)
 Index(

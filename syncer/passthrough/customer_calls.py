@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from state import holds, identify_traits, lanes, pending_calls, snapshot, suppression
+from state import early_exits, holds, identify_traits, lanes, pending_calls, snapshot, suppression
 from state.db.tables import IDENTIFY
 from state.history.record import ChangeRow, add_changes, last_observed
 from state.holds import InForce
@@ -58,6 +58,8 @@ LARGE_TRAITS = f"more than {MAX_TRAITS_BYTES // 1024} KB of traits of a customer
 #: The outcomes of a delete.
 DELETE = "delete"
 DELETE_WAITS = "delete that waits for `syncer forget --pending`"
+#: What is noted where more exits of customers who are not known came than are kept.
+EXIT_LET_GO = f"more than {early_exits.MOST:,} customers left who are not known"
 #: Why a call waits.
 WAITS = "key that no pull knows yet"
 
@@ -91,6 +93,8 @@ class CustomerCalls:
         self._suppressed = suppression.load(connection)
         self._before = {state.customer_id: state for state in snapshot.find(connection, ids)}
         self._customers = dict(self._before)
+        self._exits = early_exits.find(connection, ids - self._before.keys())
+        self._noted: set[str] = set()
         self._released = snapshot.released(connection)
         ours = snapshot.traits(connection)
         self._traits = {row.key: row for row in ours}
@@ -150,14 +154,23 @@ class CustomerCalls:
         waits_in = self._lanes
         snapshot.insert_customers(self._connection, added, self._now, waits_in=waits_in)
         snapshot.update_customers(self._connection, changed, self._now, waits_in=waits_in)
+        self._write_exits({state.customer_id for state in added})
         pending_calls.put(self._connection, self._early)
         snapshot.touch_customers(self._connection, unsent)
         add_changes(self._connection, self._changes, None, self._now)
         holds.end(self._connection, self._ended_holds, self._now)
 
+    def _write_exits(self, added: set[str]) -> None:
+        """Write the exits of who is not known; of who is known by now, its own row has them."""
+        early_exits.remove(self._connection, self._exits.keys() & added)
+        exits = {one: self._exits[one] for one in self._noted.difference(added)}
+        self._counts["noted", EXIT_LET_GO] += early_exits.put(self._connection, exits, self._now)
+
     def _state(self, customer_id: str) -> CustomerRow:
-        nothing = CustomerRow(customer_id, "{}", None, None, None, None)
-        return self._customers.get(customer_id, nothing)
+        state = self._customers.get(customer_id)
+        if state is not None:
+            return state
+        return CustomerRow(customer_id, "{}", event_times=self._exits.get(customer_id))
 
     # Identify and delete calls
 
@@ -277,10 +290,13 @@ class CustomerCalls:
             return OLDER
         if (reason := self._meet_hold(call, trait)) is not None:
             return reason
+        stamps[trait.trait] = Stamp(call.at_ms, call.received_at)
         known = call.customer_id in self._customers
         if not known and (call.value is False or not changes):
-            return None  # never a member, never sent (docs/design.md §3.4)
-        stamps[trait.trait] = Stamp(call.at_ms, call.received_at)
+            # Never a member, never sent (docs/design.md §3.4); but an older entry may come still.
+            self._exits[call.customer_id] = write_stamps(stamps) or "{}"
+            self._noted.add(call.customer_id)
+            return None
         if call.value is None:
             traits.pop(trait.trait, None)
         else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from state import failures, queue
+from state import early_exits, failures, queue
 from state.db.database import Database
 from state.errors import StateError, Unfit
 from state.failures import FailureRow
@@ -122,11 +122,12 @@ class Processor:
     def apply_early_calls(self) -> None:
         """Apply the calls of Engage that waited until a pull knew their trait.
 
-        Those that waited too long are dropped.
+        Those that waited too long are dropped, and so are exits that were kept for long enough.
         """
         now = self.clock()
         with self.state_database.read() as connection:
-            if not pending.any_to_settle(connection, now):
+            expired = early_exits.any_expired(connection, now)
+            if not expired and not pending.any_to_settle(connection, now):
                 return
         counts: Counter[tuple[str, str]] = Counter()
         with self.state_database.write(alone=True) as connection:
@@ -135,6 +136,7 @@ class Processor:
             counts["dropped", OLDER] += len(known) - len(newer)
             self._apply(connection, Processed(calls=newer, counts=counts))
             counts["dropped", pending.UNKNOWN] += pending.drop_expired(connection, now)
+            early_exits.drop_expired(connection, now)
         with self.queue_database.write() as connection:
             queue.count(connection, +counts)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import orjson
 from sqlalchemy import Connection
 
-from state import holds, outbox, restored, runs, snapshot, suppression
+from state import early_exits, holds, outbox, restored, runs, snapshot, suppression
 from state.db import metadata
 from state.db.batches import ROWS
 from state.db.database import Database
@@ -31,7 +31,7 @@ from syncer.sync.changes import ADOPTED, AMBERFLO, CustomerChange, TraitChange, 
 from syncer.sync.compared import Compared
 from syncer.sync.decision import Approval, Decision
 from syncer.sync.observed_keys import keep_keys
-from syncer.sync.overlay import laid_over, says_something
+from syncer.sync.overlay import laid_over, laid_over_exits, says_something
 from syncer.sync.tally import Applied, Sums
 from syncer.sync.trait_owners import rename_traits, take_from_calls
 
@@ -246,6 +246,7 @@ class Writer:
         self._compared: list[str] = []
         self._kept: dict[str, list[Kept]] = {}
         self._rejected: dict[str, list[str]] = {}
+        self._any_exits = early_exits.count(self.connection) > 0
 
     def write(self, customer: CustomerChange) -> None:
         """Take a customer's change, and keep back what the decision holds of it."""
@@ -274,10 +275,18 @@ class Writer:
         new: list[CustomerRow] = []
         old: list[CustomerRow] = []
         rows: list[ChangeRow] = []
-        equal = self._equal(ids.difference(states))
+        exits = self._exits(ids.difference(states))
+        equal = self._equal(ids.difference(states, exits))
         for customer in self._changes:
             state = states.get(customer.customer_id)
-            laid, made = laid_over(state, customer, self.horizon)
+            if state is None and customer.customer_id in exits:
+                overlay = laid_over_exits(customer, exits[customer.customer_id], self.horizon)
+                if overlay is None:
+                    self._count(customer, [])
+                    continue
+                laid, made = overlay
+            else:
+                laid, made = laid_over(state, customer, self.horizon)
             if state is None:
                 new.append(laid._replace(compared=self.run) if customer.compared else laid)
             elif laid != state or any(change.source == AMBERFLO for change in made):
@@ -289,6 +298,7 @@ class Writer:
                 self._delete(customer.customer_id)
         waiting = self.run if self.differ is None else None
         snapshot.insert_customers(self.connection, new, self.now, waiting)
+        early_exits.remove(self.connection, exits.keys() & {row.customer_id for row in new})
         snapshot.update_customers(self.connection, old, self.now, waiting)
         add_changes(self.connection, rows, self.run, self.now)
         if equal:
@@ -303,6 +313,10 @@ class Writer:
         snapshot.mark_compared(self.connection, self._compared, self.run)
         self._changes, self._held, self._compared, self._size = [], [], [], 0
         self._flush_held()
+
+    def _exits(self, new: set[str]) -> dict[str, str]:
+        """Return the exits that calls said of new customers, while they were not known."""
+        return early_exits.find(self.connection, new) if self._any_exits else {}
 
     def _still_to_hold(
         self, state: CustomerRow | None, held: list[TraitChange]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import orjson
 
 from state.snapshot import CustomerRow
-from syncer.engage.values import Value, same
+from syncer.engage.values import Value, counts, same
 from syncer.event_times import Stamp, read_stamps, write_stamps
 from syncer.json_text import canonical
 from syncer.sync.changes import AMBERFLO, CustomerChange, TraitChange
@@ -54,6 +54,30 @@ def laid_over(
                 kept[key] = Stamp(at, 0)  # Engage says so, at the time of its row
     laid = state._replace(traits=canonical(now), name=taken["name"], email=taken["email"])
     return (laid if kept == stamps else laid._replace(event_times=write_stamps(kept))), made
+
+
+def laid_over_exits(
+    customer: CustomerChange, event_times: str, horizon: int
+) -> tuple[CustomerRow, list[TraitChange]] | None:
+    """Lay the change of a new customer over exits that calls said of it; as `laid_over`.
+
+    `event_times` are those exits (state/early_exits.py). An entry that is older than one, and whose
+    pull cannot know of it, makes no change. None where nothing is left to send.
+    """
+    stamps = read_stamps(event_times)
+    made = [
+        change
+        for change in customer.changes
+        if not counts(change.after) or says_something(change, None, stamps, horizon)
+    ]
+    pulled = {change.trait for change in made}
+    ended = {change.trait for change in customer.changes} - pulled
+    traits = {trait: value for trait, value in customer.traits.items() if trait not in ended}
+    if not any(map(counts, traits.values())) and all(it.source != AMBERFLO for it in made):
+        return None
+    kept = write_stamps({trait: at for trait, at in stamps.items() if trait not in pulled})
+    profile = customer.name, customer.email
+    return CustomerRow(customer.customer_id, canonical(traits), *profile, None, kept), made
 
 
 def says_something(

@@ -129,7 +129,8 @@ def test_every_table_with_a_customers_id_is_erased_from() -> None:
         if any("customer" in column.name for column in table.columns)
     }
     assert naming == {"customer", "change", "held_change", "failure", "erasure", "run"} | {
-        "early_call"
+        "early_call",
+        "early_exit",
     }
     assert "without_customer_id" in RUN.c  # a count
 

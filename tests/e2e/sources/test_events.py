@@ -36,6 +36,7 @@ def test_calls_alone_make_members_and_end_memberships(by_calls: Installation) ->
     assert set(by_calls.amberflo.customers) == {"u1", "u2"}
 
     take(by_calls, engage_call("u2", "vip", False, ago(1)), engage_call("u4", "vip", True, ago(1)))
+    take(by_calls, engage_call("u3", "vip", True, ago(4)))  # its exit, which waited, overtook it
     by_calls.run("sync")
     assert by_calls.values("vip") == {"u1": True, "u2": False, "u4": True}
 
