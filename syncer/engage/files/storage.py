@@ -26,6 +26,9 @@ _TIMES = ("LastModified", "mtime", "updated", "last_modified", "last_modified_ti
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5")
 #: The extra of this package that has the driver of a storage.
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
+#: How often S3's driver makes a request, beside the five times of s3fs around it: with their 15
+#: seconds each, a storage that never answers is given up after four minutes.
+_ATTEMPTS = 3
 
 
 class File(NamedTuple):
@@ -66,7 +69,11 @@ class Storage:
         try:
             import fsspec
 
-            filesystem, self._path = fsspec.core.url_to_fs(self.pattern, **self._options)
+            options = self._options
+            if _EXTRAS.get(self._protocol) == "s3":
+                own = {"retries": {"total_max_attempts": _ATTEMPTS}}
+                options = {**options, "config_kwargs": own | options.get("config_kwargs", {})}
+            filesystem, self._path = fsspec.core.url_to_fs(self.pattern, **options)
         except ImportError as error:
             extra = _EXTRAS.get(self._protocol, "files") if self._remote else "files"
             raise ConfigError(
@@ -131,7 +138,22 @@ class Storage:
             reason = " ".join(str(error).split()) or type(error).__name__
             if isinstance(error, OSError) and error.strerror and error.errno:
                 reason = error.strerror
-            raise SourceError(f"{place} cannot be read: {reason}; nothing was changed") from error
+            raise SourceError(
+                f"{place} cannot be read: {reason}; nothing was changed{self._advice(error)}"
+            ) from error
+
+    def _advice(self, error: Exception) -> str:
+        """Return what would be right, to end a line with."""
+        if isinstance(error, PermissionError):
+            return (
+                ": let the login list and read the files there, or log in as another (by the "
+                "environment, a role, a profile or engage.files.storage)"
+                if self._remote
+                else ": let this user read it"
+            )
+        if self._remote:
+            return ": see whether the storage works, and whether engage.files.storage is right"
+        return ""
 
 
 def _unpacked(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import re
 import socket
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import boto3
@@ -13,6 +16,7 @@ import duckdb
 import pytest
 from moto.server import ThreadedMotoServer
 
+from syncer.engage.files import storage
 from syncer.engage.files.intake import FileSet, Intake, Kind
 from syncer.engage.files.source import Files
 from syncer.engage.source import Everything
@@ -94,6 +98,101 @@ def test_parquet_is_read_where_it_is(s3: Any, endpoint: str, tmp_path: Path) -> 
     found = pulled(source(tmp_path, endpoint, f"{BUCKET}/export/*.parquet", "parts"))
     assert len(found) == 5000
     assert (found["u4998"], found["u4999"]) == ('["true"]', '["false"]')
+
+
+LISTING = """<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>exports</Name>
+<KeyCount>1</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated><Contents>
+<Key>vip/1.csv</Key><LastModified>2026-03-04T10:00:00.123Z</LastModified><ETag>"e"</ETag>
+<Size>%d</Size></Contents></ListBucketResult>"""
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """One list in a bucket whose storage has times as MinIO does, and does what `mode` says."""
+
+    protocol_version = "HTTP/1.1"
+    mode: str | int = "good"
+    requests = 0
+    goes_on = Event()
+
+    def do_GET(self) -> None:
+        Bucket.requests += 1
+        body, listing = members("u1", "u2"), "list-type" in self.path
+        if self.mode == "hangs":
+            self.goes_on.wait(60)
+            self.close_connection = True
+            return
+        if isinstance(self.mode, int):
+            code = "AccessDenied" if self.mode == 403 else "InternalError"
+            error = f"<Error><Code>{code}</Code><Message>No.</Message></Error>"
+            self._answer(self.mode, error.encode())
+        elif listing:
+            self._answer(200, (LISTING % len(body)).encode())
+        elif self.mode == "stalls" and self.command == "GET":
+            self._answer(206, body, sent=20)
+            self.goes_on.wait(60)
+            self.close_connection = True
+        else:
+            self._answer(206 if self.command == "GET" else 200, body)
+
+    do_HEAD = do_GET
+
+    def _answer(self, status: int, body: bytes, sent: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"e"')
+        self.send_header("Last-Modified", "Wed, 04 Mar 2026 10:00:00 GMT")
+        if status == 206:
+            self.send_header("Content-Range", f"bytes 0-{len(body) - 1}/{len(body)}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[:sent])
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_storage_that_refuses_fails_or_hangs_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in (("ACCESS_KEY_ID", "AKIA-key"), ("SECRET_ACCESS_KEY", "s3cr3t")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr(storage, "_ATTEMPTS", 1)  # the pauses between them grow
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    options = {
+        "endpoint_url": f"http://127.0.0.1:{server.server_port}",
+        "config_kwargs": {"read_timeout": 0.1},
+        "skip_instance_cache": True,
+    }
+    modes: tuple[tuple[str | int, str, str], ...] = (
+        (403, "", "let the login list and read the files there"),
+        (500, "No.", "see whether the storage works"),
+        ("hangs", "Read timeout on endpoint URL", "see whether the storage works"),
+        ("stalls", "", "see whether the storage works"),
+    )
+    progress = LineProgress(lambda text: None)
+    try:
+        for path in ("vip/*.csv", "vip/1.csv"):
+            files = FileSet(f"s3://{BUCKET}/{path}", "list", "vip", options=options)
+            stage = tmp_path / f"{path.count('*')}.db"
+            intake = Intake(stage, [files], "user_id", (), 0, progress, lambda: False)
+            for mode, reason, advice in modes if "*" in path else modes[:1]:
+                monkeypatch.setattr(Bucket, "mode", mode)
+                monkeypatch.setattr(Bucket, "requests", 0)
+                with pytest.raises(SourceError) as caught:
+                    pulled(Files(intake, "files"))
+                line = str(caught.value)
+                assert re.match(rf"(s3://)?{BUCKET}/vip/", line), line
+                assert reason in line
+                assert f"; nothing was changed: {advice}" in line
+                assert not re.search("\n|AKIA|s3cr3t", line)
+                assert Bucket.requests <= 2 * 5
+                assert not stage.exists()
+            monkeypatch.setattr(Bucket, "mode", "good")
+            assert pulled(Files(intake, "files")) == {"u1": '["true"]', "u2": '["true"]'}
+    finally:
+        Bucket.goes_on.set()
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_bucket_that_cannot_be_read_is_one_line(s3: Any, endpoint: str, tmp_path: Path) -> None:
