@@ -200,22 +200,28 @@ def alone(path: Path, progress: Progress, others: str, pause: Callable[[], None]
     what the other process does. `pause` is called between two looks whether it is done: it takes a
     moment, or raises. The system lets go of the lock when a process dies.
     """
-    with translated(path.parent):
-        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    waited = False
+    file, waited = path.with_suffix(".lock"), False
+    with translated(file):
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waited:
-                    progress.say(f"another process {others}: waiting for it")
-                waited = True
-                pause()
+        while not _locks(lock, file):
+            if not waited:
+                progress.say(f"another process {others}: waiting for it")
+            waited = True
+            pause()
         yield waited
     finally:
         os.close(lock)
+
+
+def _locks(lock: int, file: Path) -> bool:
+    """Take a lock, unless another process has it; return whether it is ours."""
+    with translated(file):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 @contextmanager
@@ -289,13 +295,13 @@ DISK: Errors = (OSError, sqlite3.Error)
 
 
 @contextmanager
-def translated(folder: Path, errors: Errors = DISK) -> Iterator[None]:
-    """Turn errors of the disk in the block into one line."""
+def translated(place: Path, errors: Errors = DISK) -> Iterator[None]:
+    """Turn errors of the disk in the block, which writes to a folder or file, into one line."""
     try:
         yield
     except errors as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SyncerError(
-            f"what was read of Engage cannot be kept in {folder}: {reason}; make room there, or "
+            f"what was read of Engage cannot be kept in {place}: {reason}; make room there, or "
             "let this user write there"
         ) from error

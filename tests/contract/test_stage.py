@@ -14,6 +14,7 @@ from syncer.engage import stage
 from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.source import Everything
 from syncer.errors import SyncerError
+from syncer.progress import LineProgress
 from tests.support import processes
 
 AT = "2026-03-04T10:00:00Z"
@@ -126,6 +127,14 @@ def test_a_full_disk_is_one_line_and_the_stage_before_it_stays(tmp_path: Path) -
     ]
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_that_cannot_be_taken_is_named(tmp_path: Path) -> None:
+    """Such as one that another user made."""
+    (tmp_path / "stage.lock").mkdir()
+    progress = LineProgress(lambda text: None)
+    with pytest.raises(SyncerError, match=rf"kept in {tmp_path}/stage\.lock: Is a directory;"):
+        stage.alone(tmp_path / "stage.db", progress, "fills it", lambda: None).__enter__()
 
 
 def test_a_passing_stage_is_there_for_its_block(tmp_path: Path) -> None:
