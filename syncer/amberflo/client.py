@@ -77,6 +77,7 @@ class AmberfloClient:
         self._missing_is_404: bool | None = None
         #: whether POST refuses a customer that is there; None: not tried yet (writer.py)
         self.post_refuses_existing: bool | None = None
+        self.post_tries = 0
         self.trying_post = asyncio.Lock()
         #: how often each method was answered with each status; "none" where no answer came
         self.answers: Counter[str] = Counter()

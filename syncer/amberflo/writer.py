@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ Merge = Callable[[Record | None], Record]
 UNKNOWN = frozenset({400, 404, 409, 410, 422})
 #: How often a record is merged anew because others write it.
 TRIES = 5
+#: Tries to find out whether POST refuses a customer that is there.
+POST_TRIES = 10
 #: Seconds after which a record that a list showed is read again, and after which the last look
 #: before a write is.
 OLDEST, LAST_LOOK = 60.0, 5.0
@@ -149,26 +152,34 @@ async def _make_unlisted(client: AmberfloClient, record: Record) -> bool:
     """Make a customer that no list shows, without a read; return whether it was made.
 
     It may be there all the same: deleted, or made meanwhile. POST refuses one that is there
-    (docs/facts/amberflo.md §1.1). Whether this Amberflo does is tried once: one that is missing is
-    made, and made again. If that is not refused, each customer is read first.
+    (docs/facts/amberflo.md §1.1). Whether this Amberflo does is tried: one that is missing is made,
+    and made again. Unless that is refused, each customer is read first.
     """
     if client.post_refuses_existing is None:
         async with client.trying_post:
             if client.post_refuses_existing is None:
-                if await client.get_customer(record["customerId"]) is not None:
-                    return False
-                if not await _posted(client, record):
-                    return False
-                client.post_refuses_existing = not await _posted(client, record)
-                return True
+                return await _try_post(client, record)
     return bool(client.post_refuses_existing) and await _posted(client, record)
 
 
+async def _try_post(client: AmberfloClient, record: Record) -> bool:
+    client.post_tries += 1
+    if client.post_tries > POST_TRIES:
+        client.post_refuses_existing = False
+        return False
+    if await client.get_customer(record["customerId"]) is not None:
+        return False
+    if not await _posted(client, record):
+        return False
+    with suppress(TryAgain):
+        client.post_refuses_existing = not await _posted(client, record)
+    return True
+
+
 async def _posted(client: AmberfloClient, record: Record) -> bool:
+    """Return whether POST made the customer; where it may not, a PUT shows what is wrong."""
     try:
         await client.post_customer(record)
-    except Refused as refused:
-        if refused.status not in UNKNOWN:
-            raise
+    except Refused:
         return False
     return True
