@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from syncer import ids
 from syncer.amberflo.codec import Record
 
 NO_TRAITS = "customers come without their traits"
@@ -19,12 +20,15 @@ ENOUGH = 10
 def present(batch: Sequence[Record]) -> dict[str, Record]:
     """Return the customers of a listing that are not deleted, by id.
 
-    Amberflo hides deleted customers; a list may show them all the same.
+    Amberflo hides deleted customers; a list may show them all the same. One whose id no database
+    can keep is none of ours.
     """
     return {
-        record["customerId"]: record
+        customer_id: record
         for record in batch
-        if isinstance(record.get("customerId"), str) and not record.get("deleteTime")
+        if isinstance(customer_id := record.get("customerId"), str)
+        and not ids.problem(customer_id)
+        and not record.get("deleteTime")
     }
 
 

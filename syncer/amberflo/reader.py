@@ -121,7 +121,7 @@ class CustomerReader:
             yield page
             began = time.monotonic()
             records = await self._page(page.number + 1, page.limit)
-            if records == page.records:  # the server repeats its last page for ever
+            if _ids(records) <= _ids(page.records):  # the server repeats a page for ever
                 return
             page = ListedPage(records, page.number + 1, page.limit, began)
 
@@ -212,3 +212,7 @@ class CustomerReader:
 
 async def _next(pages: AsyncGenerator[ListedPage]) -> ListedPage | None:
     return await anext(pages, None)
+
+
+def _ids(records: list[Record]) -> set[str]:
+    return {str(record.get("customerId")) for record in records}

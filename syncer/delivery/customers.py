@@ -42,14 +42,13 @@ from syncer.delivery.page_size import PageSize
 from syncer.delivery.page_writes import PageWrites
 from syncer.delivery.rate_share import LOOK, Share
 from syncer.delivery.supply import Supply
+from syncer.delivery.work_queue import WorkQueue
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
 #: Refusals that make a verdict, if others get through after each.
 REFUSALS = 2
-#: Seconds after which the feed looks again whether to stop.
-WAKE_AFTER = 0.2
-#: Seconds that requests under way get to end after a stop.
-DRAIN = 15.0
+#: Seconds after which the feed looks whether to stop, and that requests get to end after a stop.
+WAKE_AFTER, DRAIN = 0.2, 15.0
 #: If Amberflo refuses this many customers in a row, and none gets through, it takes none.
 REFUSES_ALL = 50
 #: Customers that are sent as probes (one is enough), and the seconds between two such times, or
@@ -125,9 +124,8 @@ class CustomerDelivery:
     async def run(self) -> Delivery:
         """Deliver; see the class."""
         self._claims = Claims(self.database, self.worker.number, self.for_run, self.account)
-        #: customers to send; some of them together, as a small page shows them
-        self._queue: asyncio.Queue[Sequence[Claimed]] = asyncio.Queue()
-        self._page_writes = PageWrites(self.client, self._merged)
+        self._page_writes = PageWrites(self.client, self._merged, self._stops)
+        self._queue = WorkQueue(self._page_writes.groups)
         self._in_work: set[str] = set()
         self._put_off: set[str] = set()
         self._suspects: dict[str, Suspect] = {}
@@ -195,24 +193,30 @@ class CustomerDelivery:
     def _is_idle(self) -> bool:
         """Return whether no request is under way: all that is in work waits for a verdict."""
         waiting = sum(not suspect.retrying for suspect in self._suspects.values())
-        return self._queue.empty() and len(self._in_work) == waiting
+        return not self._queue and len(self._in_work) == waiting
 
     def _low(self) -> bool:
         """Return whether little is left of what was claimed."""
-        return not self._in_work or self._page.is_low(self._queue.qsize(), time.monotonic())
+        return not self._in_work or self._page.is_low(len(self._queue), time.monotonic())
 
     async def _take(self) -> int:
         """Claim and queue the next due customers; return how many."""
+        limit = self._page.next(time.monotonic())
         try:
-            claimed = await self._supply.next(self._page.next(time.monotonic()))
+            if self._queue.wants_page:
+                page = self._took(await self._supply.page())
+                self._queue.add_page(await self._differing(page))
+            at_hand = self._queue.page_at_hand
+            of_lanes = self._took(await self._supply.lanes(limit, page_at_hand=at_hand))
         except AmberfloError as problem:
             self.result.problem = str(problem)
             return 0
+        return self._queue.turn(of_lanes, limit)
+
+    def _took(self, claimed: list[Claimed]) -> list[Claimed]:
         self._in_work |= {it.row.customer_id for it in claimed}
         self._put_off |= {it.row.customer_id for it in claimed if it.row.put_off}
-        for group in self._page_writes.groups(await self._differing(claimed)):
-            self._queue.put_nowait(group)
-        return len(claimed)
+        return claimed
 
     async def _differing(self, due: Sequence[Claimed]) -> list[Claimed]:
         """Return the customers that are to be written; acknowledge who is right by a page.
@@ -222,15 +226,14 @@ class CustomerDelivery:
         """
         differing = []
         for claimed in due:
-            record = claimed.listed[0].record if claimed.listed else None
-            again = claimed.row.again
-            if again or record is None or not holds_already(record, self._merged(claimed, record)):
+            row, record = claimed.row, claimed.listed[0].record if claimed.listed else None
+            if row.again or not (record and holds_already(record, self._merged(claimed, record))):
                 differing.append(claimed)
-            elif not claimed.row.only_state:
+            elif not row.only_state:
                 differing.append(claimed.alone())
             else:
                 self._silence.succeeded()
-                await self._outcomes.put(Sent(claimed.row, written=False))
+                await self._outcomes.put(Sent(row, written=False))
         return differing
 
     async def _look_around(self, *, at_once: bool = False) -> None:
@@ -279,13 +282,12 @@ class CustomerDelivery:
         """Let the requests that are under way end; what has not begun stays due."""
         self._draining = True
         not_begun = []
-        while not self._queue.empty():
-            for claimed in self._queue.get_nowait():
-                if claimed.probe:
-                    await self._outcomes.put(Settled(claimed.row))
-                else:
-                    self._in_work.discard(claimed.row.customer_id)
-                    not_begun.append(claimed.row.customer_id)
+        for claimed in self._queue.clear():
+            if claimed.probe:
+                await self._outcomes.put(Settled(claimed.row))
+            else:
+                self._in_work.discard(claimed.row.customer_id)
+                not_begun.append(claimed.row.customer_id)
         for suspect in [it for it in self._suspects.values() if not it.retrying]:
             await self._outcomes.put(self._later(suspect.claimed.row, suspect.refused))
         self._claims.release(not_begun)
@@ -298,7 +300,9 @@ class CustomerDelivery:
 
     async def _work(self) -> None:
         while True:
-            await self._page_writes.write(await self._queue.get(), self._send)
+            group = await self._queue.get()
+            await self._page_writes.write(group, self._send)
+            self._queue.done(group)
             if self._low():
                 self._wake.set()
 
@@ -326,7 +330,7 @@ class CustomerDelivery:
 
     async def _deliver(self, claimed: Claimed) -> Outcome | None:
         """Write one customer; return None if it must not begin any more, or is a suspect now."""
-        if self.stop() or self.result.problem is not None:
+        if self._stops():
             return None
         row = claimed.row
         try:
@@ -347,6 +351,9 @@ class CustomerDelivery:
         self._failed_before += 0 if row.put_off else row.attempts
         self._got_through += 1
         return Sent(row, written)
+
+    def _stops(self) -> bool:
+        return self.stop() or self.result.problem is not None
 
     async def _write(self, claimed: Claimed, *, always: bool) -> bool:
         """Write one customer; return whether it was written and not right already."""
@@ -384,8 +391,7 @@ class CustomerDelivery:
     # Is a refusal about the customer, or about all?
 
     def _refused(self, claimed: Claimed, refused: Refused) -> Outcome | None:
-        row = claimed.row
-        suspect = self._suspects.pop(row.customer_id, None)
+        row, suspect = claimed.row, self._suspects.pop(claimed.row.customer_id, None)
         if self._draining:
             return self._later(row, refused)
         self._silence.failed(refused)
@@ -400,7 +406,7 @@ class CustomerDelivery:
         for suspect in [suspect for suspect in waiting if self._through >= suspect.at]:
             if suspect.times < REFUSALS:
                 suspect.retrying = True
-                self._queue.put_nowait([suspect.claimed])
+                self._queue.add(suspect.claimed)
                 continue
             row = suspect.claimed.row
             verdict = PutOff if suspect.refused.elsewhere else Never
@@ -428,7 +434,7 @@ class CustomerDelivery:
             self._probed = {probe.row.customer_id for probe in claimed}
             self._in_work |= self._probed
             for probe in claimed:
-                self._queue.put_nowait([probe])
+                self._queue.add(probe)
 
     def _judge_all(self) -> None:
         """End the delivery if all customers are refused, and the probes too, if there are any."""

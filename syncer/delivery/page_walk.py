@@ -18,8 +18,11 @@ from syncer.amberflo.listing import TraitsShown, present
 from syncer.amberflo.reader import CustomerReader, ListedPage
 from syncer.amberflo.writer import Listed
 from syncer.delivery.claims import Claimed, Claims
-from syncer.delivery.estimate import most_pages, worth_pages
+from syncer.delivery.estimate import PAGE, most_pages, worth_pages
 from syncer.errors import AmberfloError, KeyRefused, Refused, Stopped, TryAgain
+
+#: Seconds without the next page after which customers are taken without it.
+LATE = 5.0
 
 
 @dataclass
@@ -43,6 +46,13 @@ class PageWalk:
     def __post_init__(self) -> None:
         self._pages = self._read()
         self._loading: asyncio.Task[ListedPage | None] | None = None
+        self._asked = 0.0  # when the page that loads was asked for (monotonic)
+
+    @property
+    def late(self) -> bool:
+        """Whether the next page does not come: it fails, or takes long."""
+        loading = self._loading is not None and not self._loading.done()
+        return loading and time.monotonic() - self._asked > LATE
 
     async def take(self) -> list[Claimed]:
         """Claim the customers of the page that has come; if none has, begin to load the next.
@@ -52,6 +62,7 @@ class PageWalk:
         if self.over:
             return []
         if self._loading is None:
+            self._asked = time.monotonic()
             self._loading = asyncio.create_task(self._next())
             self._loading.add_done_callback(lambda _: self.arrived())
         if not self._loading.done():
@@ -81,9 +92,12 @@ class PageWalk:
 
     async def _read(self) -> AsyncGenerator[ListedPage]:
         """Yield pages as long as they are worth it, in the first way that shows traits."""
-        if not worth_pages(self.due, await self._count()):
+        at_amberflo = await self._count()
+        if not worth_pages(self.due, at_amberflo):
             return
         left = most_pages(self.due)
+        # A server that shows the same pages again and again shows more than there are.
+        records = None if at_amberflo is None else 2 * at_amberflo + PAGE
         for way in (self.reader.walk, self._streamed):
             self._shown = TraitsShown()
             try:
@@ -92,6 +106,9 @@ class PageWalk:
                         if left <= 0:
                             return
                         left -= 1
+                        if records is not None:
+                            records -= len(page.records)
+                            left = 0 if records < 0 else left
                         yield page
                         if self._shown.none:
                             break
@@ -116,16 +133,26 @@ class PageWalk:
     def _claim(self, page: ListedPage) -> list[Claimed]:
         """Claim the customers of a page that are due, with their records."""
         records = present(page.records)
-        first = (page.number - 1) * page.limit
-        places = {record.get("customerId"): first + at for at, record in enumerate(page.records)}
+        places = _places(page)
         claimed, bare = [], 0
         for customer in self.claims.named(records.keys()):
             record = records[customer.row.customer_id]
-            if isinstance(record.get("traits"), dict):
-                place = places[customer.row.customer_id] if page.number else None
-                listed = (Listed(record, page.read_at),)
-                customer = customer._replace(listed=listed, place=place)
+            place = places[customer.row.customer_id]
+            if isinstance(record.get("traits"), dict) and place is not None:
+                customer = customer._replace(
+                    listed=(Listed(record, page.read_at),), place=place if page.number else None
+                )
             bare += "traits" not in record
             claimed.append(customer)
         self._shown.look(page.records, bare)
         return claimed
+
+
+def _places(page: ListedPage) -> dict[str, int | None]:
+    """Return how many customers come before each of a page; None for one that it shows twice."""
+    places: dict[str, int | None] = {}
+    for place, record in enumerate(page.records, (page.number - 1) * page.limit):
+        customer_id = record.get("customerId")
+        if isinstance(customer_id, str):
+            places[customer_id] = None if customer_id in places else place
+    return places

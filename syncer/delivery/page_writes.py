@@ -39,10 +39,11 @@ _NO_PAGE = (TryAgain, Refused, KeyRefused)
 
 @dataclass
 class PageWrites:
-    """`merge` returns what a claimed customer's record becomes."""
+    """`merge` returns what a claimed customer's record becomes; `stops` ends what goes before."""
 
     client: AmberfloClient
     merge: Callable[[Claimed, Record | None], Record]
+    stops: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         #: whether pages show records of a shape whole and at once, as far as it was found out
@@ -53,10 +54,13 @@ class PageWrites:
         self._turn = asyncio.Semaphore(2)
 
     def groups(self, claimed: Iterable[Claimed]) -> list[list[Claimed]]:
-        """Part customers into groups that one small page shows; one without neighbours is alone."""
+        """Part customers into groups that one small page shows.
+
+        One without neighbours is alone, and one of a shape of which no page is believed.
+        """
         pages, alone = defaultdict[int, list[Claimed]](list), list[list[Claimed]]()
         for customer in claimed:
-            if customer.place is None:
+            if customer.place is None or self._trusted.get(_shape(customer)) is False:
                 alone.append([customer])
             else:
                 pages[customer.place // SMALL].append(customer)
@@ -83,7 +87,7 @@ class PageWrites:
                 await write(customer)
         if together:
             async with self._turn:
-                looked_at = await self._look(together)
+                looked_at = together if self.stops() else await self._look(together)
                 await asyncio.gather(*map(write, looked_at))
 
     async def _find_out(
@@ -92,6 +96,8 @@ class PageWrites:
         """Write a customer of each new shape by itself; return the others."""
         while new := [one for one in group if _shape(one) not in self._trusted]:
             async with self._finding_out:
+                if self.stops():
+                    return group
                 if _shape(new[0]) not in self._trusted:
                     largest = max(
                         (one for one in new if _shape(one) == _shape(new[0])),

@@ -35,18 +35,25 @@ class Supply:
         # When the newest walk began (epoch ms), and when one was considered (monotonic).
         self._walked_at, self._considered = 0, float("-inf")
 
-    async def next(self, limit: int) -> list[Claimed]:
-        """Claim the next customers: at most `limit` by lanes, and those of a page that has come.
+    async def page(self) -> list[Claimed]:
+        """Claim the customers of a page that has come, with what it shows of them.
 
-        Raise `AmberfloError` if the key is refused, or if the account changed.
+        Raise `KeyRefused` if Amberflo refuses the key, `AmberfloError` if the account changed.
         """
         await self._consider_walk()
+        return [] if self._walk is None else await self._walk.take()
+
+    async def lanes(self, limit: int, *, page_at_hand: bool) -> list[Claimed]:
+        """Claim the next customers by lanes, at most `limit`; those of runs where no page comes.
+
+        With `page_at_hand` it may be long until the next one. Raise `AmberfloError` if the account
+        changed.
+        """
         walk = self._walk
-        if walk is None or walk.over:
-            claimed = await asyncio.to_thread(self.claims.next, limit)
-            return [_unlisted(it) for it in claimed] if walk and walk.complete else claimed
-        listed = await walk.take()
-        return listed + await asyncio.to_thread(self.claims.next, limit, of_runs=False)
+        walking = walk is not None and not walk.over
+        of_runs = not walking or (not page_at_hand and walk is not None and walk.late)
+        claimed = await asyncio.to_thread(self.claims.next, limit, of_runs=of_runs)
+        return [_unlisted(it) for it in claimed] if walk and walk.complete else claimed
 
     async def close(self) -> None:
         """Read no more."""

@@ -2,81 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 import uvloop
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from state import outbox, snapshot
-from state.db import workers
+from state import lanes, outbox, snapshot
 from state.db.database import Database
-from state.snapshot import CustomerRow, TraitRow
+from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
 from syncer.amberflo.writer import Listed, write
-from syncer.delivery import estimate, page_writes
+from syncer.delivery import estimate, page_walk, page_writes
 from syncer.delivery.claims import Claimed
-from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.delivery.estimate import Estimate, worth_pages
 from syncer.delivery.page_writes import PageWrites
-from syncer.sandbox.amberflo import AmberfloSandbox, Call, running
+from syncer.sandbox.amberflo import Refusal
 from syncer.sandbox.faults import Faults
-
-KEY = "the-key"
-MANY = 400
-IDS = [f"u{number:04}" for number in range(MANY)]
-RIGHT = {"vip": True}
-
-
-class Amberflo(AmberfloSandbox):
-    """The stand-in, with what pages and POST may do beside what is documented."""
-
-    def __init__(self) -> None:
-        super().__init__(KEY)
-        #: does what others do in the moment after a page was read; gets its size
-        self.after_page: Callable[[int], None] = lambda limit: None
-        #: makes of a record what a page of a size shows of it
-        self.on_page: Callable[[Record, int], Record] = lambda record, limit: record
-        #: a page after the last one is the last one again; POST replaces who is there
-        self.repeats = self.post_replaces = False
-
-    def has(self, customers: Mapping[str, dict[str, Any]]) -> None:
-        """Store customers with these traits of ours, and what others wrote."""
-        for customer_id, traits in customers.items():
-            record = {"customerId": customer_id, "customerName": customer_id, "description": "d"}
-            self._store({**record, "traits": {**traits, "theirs": 1}}, {})
-
-    def edit(self, customer_id: str) -> None:
-        """Another writer sets a trait of its own."""
-        self.customers[customer_id]["traits"]["stripeId"] = "cus_1"
-
-    def _page_customers(self, call: Call) -> web.Response:
-        answer = super()._page_customers(call)
-        assert isinstance(answer.body, bytes)
-        body = orjson.loads(answer.body)
-        if not body["items"] and self.repeats and self._last is not None:
-            body = self._last
-        self._last = body
-        limit = int(call.query["limit"])
-        body["items"] = [self.on_page(record, limit) for record in body["items"]]
-        self.after_page(limit)
-        return web.Response(body=orjson.dumps(body), content_type="application/json")
-
-    _last: dict[str, Any] | None = None
-
-    def _create_customer(self, call: Call) -> web.Response:
-        if self.post_replaces:
-            self.customers.pop(self._given(call.body)["customerId"], None)
-        return super()._create_customer(call)
+from tests.support.paged import (
+    IDS,
+    KEY,
+    MANY,
+    RIGHT,
+    WRONG,
+    Amberflo,
+    amberflo,
+    deliver,
+    due,
+    ours,
+)
 
 
 @pytest.fixture
@@ -85,54 +46,6 @@ def database(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
-def due(database: Database, *ids: str, traits: dict[str, Any] | None = None) -> None:
-    """What a run commits: these customers, who shall have the traits."""
-    text = orjson.dumps(RIGHT if traits is None else traits).decode()
-    with database.write() as connection:
-        snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", 0)])
-        rows = [CustomerRow(customer_id, text) for customer_id in ids or IDS]
-        snapshot.insert_customers(connection, rows, time.time_ns() // 1_000_000)
-
-
-class Delivered:
-    """What a delivery came to: its result, and the requests that it made by method."""
-
-    def __init__(self, result: Delivery, client: AmberfloClient) -> None:
-        self.result, self.answers = result, client.answers
-        self.requests = sum(client.answers.values()) / max(result.delivered, 1)
-
-
-def deliver(database: Database, url: str, *, workers_: int = 1, **options: Any) -> Delivered:
-    async def one(client: AmberfloClient, number: int) -> Delivery:
-        with workers.register(database, f"worker {number}") as worker:
-            return await CustomerDelivery(database, worker, client, **options).run()
-
-    async def work() -> Delivered:
-        async with AmberfloClient(KEY, customers_url=f"{url}/customers") as client:
-            results = await asyncio.gather(*(one(client, number) for number in range(workers_)))
-            whole = results[0]
-            for result in results[1:]:
-                whole.delivered += result.delivered
-                whole.already_right += result.already_right
-            return Delivered(whole, client)
-
-    return uvloop.run(work())
-
-
-@contextmanager
-def amberflo(**options: Any) -> Iterator[tuple[Amberflo, str]]:
-    stand_in = Amberflo()
-    for name, value in options.items():
-        setattr(stand_in, name, value)
-    with running(stand_in) as url:
-        yield stand_in, url
-
-
-def ours(stand_in: Amberflo) -> dict[str, Any]:
-    return {one: record["traits"].get("vip") for one, record in stand_in.customers.items()}
-
-
-WRONG = {"vip": False}
 HALF = dict.fromkeys(IDS[::2], RIGHT)
 
 
@@ -274,6 +187,81 @@ def test_a_customer_that_no_list_shows_is_not_made_over(database: Database) -> N
             assert done.result.delivered == MANY
             assert ours(stand_in) == {**dict.fromkeys(ids, True), "z": False}
             assert all(stand_in.customers[one]["traits"]["theirs"] == 1 for one in hidden)
+
+
+def _fails(records: list[Record]) -> list[Record]:
+    raise Refusal(500, {"message": "no pages today"})
+
+
+def _odd_ids(records: list[Record]) -> list[Record]:
+    """Ids that are none, one that no database keeps, one in other letters."""
+    odd = [["x"], None, 5, "u\0", "U0001"]
+    return [{**records[0], "customerId": one} for one in odd] + records[3:] if records else []
+
+
+def _twice(records: list[Record]) -> list[Record]:
+    return [{**record, "traits": traits} for record in records for traits in ({}, RIGHT)]
+
+
+def _post_fails(status: int, *, unless_new: bool) -> Callable[[Amberflo, str], None]:
+    def answer(stand_in: Amberflo, customer_id: str) -> None:
+        if not unless_new or customer_id in stand_in.customers:
+            raise Refusal(status, {"message": "not so"})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("there", "most", "options"),
+    [
+        pytest.param(WRONG, 3.1, {"shows": _fails}, id="every page fails"),
+        pytest.param(WRONG, 1.4, {"shows": _odd_ids}, id="ids that are none"),
+        pytest.param(WRONG, 3.1, {"shows": _twice}, id="each customer twice"),
+        pytest.param(WRONG, 3.1, {"shows": lambda records: records[:7]}, id="short pages"),
+        pytest.param(None, 2.1, {"on_post": _post_fails(405, unless_new=False)}, id="no POST"),
+        pytest.param(None, 2.1, {"on_post": _post_fails(500, unless_new=True)}, id="POST fails"),
+        pytest.param(
+            None, 1.1, {"on_post": _post_fails(409, unless_new=True)}, id="POST conflicts"
+        ),
+    ],
+)
+def test_whatever_pages_and_post_answer_all_are_sent(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    there: dict[str, Any] | None,
+    most: float,
+    options: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(page_walk, "LATE", 0.1)
+    due(database)
+    with amberflo(**options) as (stand_in, url):
+        stand_in.has({} if there is None else dict.fromkeys(IDS, there))
+        done = deliver(database, url, patience=20)
+        assert (done.result.delivered, done.result.problem) == (MANY, None)
+        assert ours(stand_in) == dict.fromkeys(IDS, True)
+        assert done.requests <= most, done.answers
+
+
+def test_a_call_does_not_wait_for_a_page(database: Database) -> None:
+    """Its customer is sent between the groups of a page, and not after its hundreds."""
+    due(database)
+    with amberflo() as (stand_in, url):
+        stand_in.has(dict.fromkeys(IDS, WRONG))
+        stored, order = stand_in._store, list[str]()
+
+        def store(record: Record, before: Record) -> web.Response:
+            order.append(record["customerId"])
+            if len(order) == 20:
+                waits = {"called": lanes.membership("k")}
+                with database.write() as connection:
+                    now = time.time_ns() // 1_000_000
+                    rows = [CustomerRow("called", '{"vip":true}')]
+                    snapshot.insert_customers(connection, rows, now, waits_in=waits)
+            return stored(record, before)
+
+        vars(stand_in)["_store"] = store
+        assert deliver(database, url, rate=200).result.delivered == MANY + 1
+        assert order.index("called") < 150
 
 
 @pytest.mark.parametrize("lists", ["pages", "list", "nothing"])
