@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,9 +27,13 @@ _TIMES = ("LastModified", "mtime", "updated", "last_modified", "last_modified_ti
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5")
 #: The extra of this package that has the driver of a storage.
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
-#: How often S3's driver makes a request, beside the five times of s3fs around it: with their 15
-#: seconds each, a storage that never answers is given up after four minutes.
-_ATTEMPTS = 3
+#: How often botocore makes a request of S3, and s3fs around it (twice around it for what is in a
+#: file): with 15 seconds each, a storage that never answers is given up after three minutes.
+_ATTEMPTS, _ROUNDS = 3, 2
+#: How DuckDB tells what the storage raised: its kind and its message.
+_RAISED = re.compile(
+    r"Traceback \(most recent call last\):\n(?: .*\n)*(\w+): (?:\[Errno \d+\] )?(.*)"
+)
 
 
 class File(NamedTuple):
@@ -69,11 +74,13 @@ class Storage:
         try:
             import fsspec
 
-            options = self._options
-            if _EXTRAS.get(self._protocol) == "s3":
+            options, is_s3 = self._options, _EXTRAS.get(self._protocol) == "s3"
+            if is_s3:
                 own = {"retries": {"total_max_attempts": _ATTEMPTS}}
                 options = {**options, "config_kwargs": own | options.get("config_kwargs", {})}
             filesystem, self._path = fsspec.core.url_to_fs(self.pattern, **options)
+            if is_s3:
+                filesystem.retries = _ROUNDS
         except ImportError as error:
             extra = _EXTRAS.get(self._protocol, "files") if self._remote else "files"
             raise ConfigError(
@@ -135,16 +142,14 @@ class Storage:
         except FileNotFoundError:
             raise SourceError(f"{place} does not exist; nothing was changed") from None
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            if isinstance(error, OSError) and error.strerror and error.errno:
-                reason = error.strerror
+            is_refusal, reason = _refusal_and_reason(error)
             raise SourceError(
-                f"{place} cannot be read: {reason}; nothing was changed{self._advice(error)}"
+                f"{place} cannot be read: {reason}; nothing was changed{self._advice(is_refusal)}"
             ) from error
 
-    def _advice(self, error: Exception) -> str:
+    def _advice(self, is_refusal: bool) -> str:
         """Return what would be right, to end a line with."""
-        if isinstance(error, PermissionError):
+        if is_refusal:
             return (
                 ": let the login list and read the files there, or log in as another (by the "
                 "environment, a role, a profile or engage.files.storage)"
@@ -154,6 +159,16 @@ class Storage:
         if self._remote:
             return ": see whether the storage works, and whether engage.files.storage is right"
         return ""
+
+
+def _refusal_and_reason(error: Exception) -> tuple[bool, str]:
+    """Return whether a storage lets this user not read, and why it cannot be read."""
+    if raised := _RAISED.search(str(error)):
+        return raised[1] == PermissionError.__name__, raised[2]
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.errno:
+        reason = error.strerror
+    return isinstance(error, PermissionError), reason
 
 
 def _unpacked(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
