@@ -163,9 +163,10 @@ class Storage:
 
 def _refusal_and_reason(error: Exception) -> tuple[bool, str]:
     """Return whether a storage lets this user not read, and why it cannot be read."""
-    if raised := _RAISED.search(str(error)):
+    text = str(error).partition("\n\nLINE 1: ")[0]  # DuckDB shows the statement, too
+    if raised := _RAISED.search(text):
         return raised[1] == PermissionError.__name__, raised[2]
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(text.split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.errno:
         reason = error.strerror
     return isinstance(error, PermissionError), reason

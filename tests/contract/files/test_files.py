@@ -105,6 +105,7 @@ class Shelf:
         with pytest.raises(SyncerError) as caught:
             self.pulled()
         assert "\n" not in str(caught.value)
+        assert "SELECT" not in str(caught.value)
         assert self.folder.joinpath("stage.db").exists() == before
         return str(caught.value).replace(f"{self.folder}/", "")
 
