@@ -7,7 +7,8 @@ look, or that the page does not show any more, is read by itself.
 
 Whether pages show records whole and without delay is found out with the first customer of each
 shape, that is with the same fields: it is compared with a read by itself, written, and looked for
-on its page. So no page that leaves something out makes a write that wipes it.
+on its page. So no page that leaves something out makes a write that wipes it. As pages may begin to
+lag, a shape is tried anew after TRUST seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record, written
@@ -28,11 +30,14 @@ from syncer.delivery.claims import Claimed
 from syncer.delivery.estimate import MOST, SMALL
 from syncer.errors import KeyRefused, Refused, TryAgain
 
-#: Of a limited rate, as many customers are written after one look as it allows in so many seconds.
-BURST_SECONDS = 2.0
+#: Of a limited rate, as many customers are written after one look as it allows in so many seconds:
+#: with the look a second's requests, which a server that counts by the second takes at once.
+BURST_SECONDS = 0.9
 #: Customers whose records may differ between a page and a read before pages count as not whole:
 #: others write meanwhile.
 DOUBTS = 3
+#: Seconds for which pages are believed after one customer showed that they are whole.
+TRUST = 60.0
 #: What a page may answer instead of customers.
 _NO_PAGE = (TryAgain, Refused, KeyRefused)
 
@@ -46,8 +51,9 @@ class PageWrites:
     stops: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        #: whether pages show records of a shape whole and at once, as far as it was found out
-        self._trusted: dict[frozenset[str], bool] = {}
+        #: until when pages count as showing records of a shape whole and at once (monotonic), and
+        #: of which shapes they do not
+        self._trusted, self._half = dict[frozenset[str], float](), set[frozenset[str]]()
         self._doubts = Counter[frozenset[str]]()
         self._finding_out = asyncio.Lock()
         # Two at a time: one page is read while the customers of another are written.
@@ -60,7 +66,7 @@ class PageWrites:
         """
         pages, alone = defaultdict[int, list[Claimed]](list), list[list[Claimed]]()
         for customer in claimed:
-            if customer.place is None or self._trusted.get(_shape(customer)) is False:
+            if customer.place is None or _shape(customer) in self._half:
                 alone.append([customer])
             else:
                 pages[customer.place // SMALL].append(customer)
@@ -81,7 +87,7 @@ class PageWrites:
         """Have the customers of a group written; `write` writes one, and returns whether it did."""
         if len(group) > 1:
             group = await self._find_out(group, write)
-        together = [one for one in group if len(group) > 1 and self._trusted.get(_shape(one))]
+        together = [one for one in group if len(group) > 1 and self._shows(_shape(one))]
         for customer in group:
             if customer not in together:
                 await write(customer)
@@ -94,11 +100,11 @@ class PageWrites:
         self, group: Sequence[Claimed], write: Callable[[Claimed], Awaitable[bool]]
     ) -> Sequence[Claimed]:
         """Write a customer of each new shape by itself; return the others."""
-        while new := [one for one in group if _shape(one) not in self._trusted]:
+        while new := [one for one in group if self._in_doubt(_shape(one))]:
             async with self._finding_out:
                 if self.stops():
                     return group
-                if _shape(new[0]) not in self._trusted:
+                if self._in_doubt(_shape(new[0])):
                     largest = max(
                         (one for one in new if _shape(one) == _shape(new[0])),
                         key=lambda one: len(written(one.listed[0].record)),
@@ -121,11 +127,19 @@ class PageWrites:
         record = page.get(customer.row.customer_id)
         at_once = record is not None and holds_already(record, self.merge(customer, alone))
         if alone == listed and at_once:
-            self._trusted[_shape(customer)] = True
+            self._trusted[_shape(customer)] = time.monotonic() + TRUST
+            self._doubts.pop(_shape(customer), None)
             return
         self._doubts[_shape(customer)] += 1
         if self._doubts[_shape(customer)] >= DOUBTS:
-            self._trusted[_shape(customer)] = False
+            self._half.add(_shape(customer))
+
+    def _in_doubt(self, shape: frozenset[str]) -> bool:
+        """Return whether it is to be found out if pages show records of a shape whole."""
+        return shape not in self._half and time.monotonic() > self._trusted.get(shape, -inf)
+
+    def _shows(self, shape: frozenset[str]) -> bool:
+        return shape not in self._half and shape in self._trusted
 
     async def _look(self, group: Sequence[Claimed]) -> list[Claimed]:
         """Look at the customers of a group right before they are written."""

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import uvloop
 from aiohttp import web
@@ -171,6 +172,32 @@ def test_a_page_that_shows_half_wipes_nothing(
             (record["traits"], record["description"]) == ({"vip": True, "theirs": 1}, "d")
             for record in stand_in.customers.values()
         )
+
+
+def test_pages_that_begin_to_lag_are_found_out(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are believed for a while only: here for no second, so that groups under way alone lose
+    what others wrote since."""
+    monkeypatch.setattr(page_writes, "TRUST", 0.0)
+    due(database)
+    with amberflo() as (stand_in, url):
+        stand_in.has(dict.fromkeys(IDS, WRONG))
+        stored, lagging = stand_in._store, dict[str, Record]()
+
+        def store(record: Record, before: Record) -> web.Response:
+            answer = stored(record, before)
+            if sum(stand_in.stats()["puts"].values()) == 40:
+                lagging.update(orjson.loads(orjson.dumps(stand_in.customers)))
+                for customer_id in IDS:
+                    stand_in.edit(customer_id)
+            return answer
+
+        vars(stand_in)["_store"] = store
+        stand_in.on_page = lambda record, limit: lagging.get(record["customerId"], record)
+        assert deliver(database, url).result.delivered == MANY
+        kept = [one for one in stand_in.customers.values() if "stripeId" in one["traits"]]
+        assert len(kept) > MANY - 4 * estimate.MOST
 
 
 def test_a_customer_that_no_list_shows_is_not_made_over(database: Database) -> None:
