@@ -181,21 +181,24 @@ def claim(
     run: int | None = None,
     began: int | None = None,
     *,
-    but: str | None = None,
+    retried_since: int | None = None,
 ) -> list[CustomerRow]:
-    """Claim customers that are due at `now`, that no worker has in work, and not in the lane `but`.
+    """Claim customers that are due at `now` and that no worker has in work.
 
     Each lane (lanes.py) gets its part, and those that wait longest come first. With `run` only
     those that it waits for, and those that were put off: the run tries each of them once, if it
-    was due when the delivery `began`, and does not go on for them.
+    was due when the delivery `began`, and does not go on for them. With `retried_since` pages bring
+    what runs made due: in their lane only those are claimed that are tried again since then.
     """
 
     def may(lane: str) -> ColumnElement[bool]:
+        if lane == lanes.RUN and retried_since is not None:
+            return and_(_due(run), CUSTOMER.c.due_at > retried_since, CUSTOMER.c.attempts > 0)
         if lane != lanes.PUT_OFF:
             return _due(run)
         return true() if run is None or began is None else CUSTOMER.c.due_at <= began
 
-    lines = [line for line in claims.CUSTOMERS.lanes(connection) if line != but]
+    lines = claims.CUSTOMERS.lanes(connection)
     rows = claims.CUSTOMERS.claim_due(
         connection,
         worker,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from state import chosen_claims, lanes, outbox
+from state import chosen_claims, outbox
 from state.db import metadata, workers
 from state.db.database import Database
 from state.errors import Busy
@@ -58,13 +58,16 @@ class Claims:
             # A delivery of this worker that failed had claimed these.
             workers.free_customers(connection, self.worker)
 
-    def next(self, limit: int, *, of_runs: bool = True) -> list[Claimed]:
-        """Claim the next due customers, at most `limit`; those of runs only if `of_runs`."""
-        but = None if of_runs else lanes.RUN
+    def next(self, limit: int, retried_since: int | None = None) -> list[Claimed]:
+        """Claim the next due customers, at most `limit`.
+
+        With `retried_since` (epoch ms) of those of runs only who failed and is tried again.
+        """
 
         def claim(connection: Connection) -> list[CustomerRow]:
             return outbox.claim(
-                connection, self.worker, now_ms(), limit, self.for_run, self._began, but=but
+                *(connection, self.worker, now_ms(), limit, self.for_run, self._began),
+                retried_since=retried_since,
             )
 
         return self._claimed(claim) or []

@@ -44,15 +44,16 @@ class Supply:
         return [] if self._walk is None else await self._walk.take()
 
     async def lanes(self, limit: int, *, page_at_hand: bool) -> list[Claimed]:
-        """Claim the next customers by lanes, at most `limit`; those of runs where no page comes.
+        """Claim the next customers by lanes, at most `limit`.
 
-        With `page_at_hand` it may be long until the next one. Raise `AmberfloError` if the account
-        changed.
+        Of runs it claims who is tried again, and all where no page comes. With `page_at_hand` it
+        may be long until the next one. Raise `AmberfloError` if the account changed.
         """
         walk = self._walk
         walking = walk is not None and not walk.over
         of_runs = not walking or (not page_at_hand and walk is not None and walk.late)
-        claimed = await asyncio.to_thread(self.claims.next, limit, of_runs=of_runs)
+        since = None if of_runs else self._walked_at
+        claimed = await asyncio.to_thread(self.claims.next, limit, since)
         return [_unlisted(it) for it in claimed] if walk and walk.complete else claimed
 
     async def close(self) -> None:

@@ -16,13 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from state import lanes, outbox, snapshot
+from state.db import workers
 from state.db.database import Database
 from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
+from syncer.amberflo.listing import present
 from syncer.amberflo.writer import Listed, write
 from syncer.delivery import estimate, page_walk, page_writes
-from syncer.delivery.claims import Claimed
+from syncer.delivery.claims import Claimed, Claims
 from syncer.delivery.estimate import Estimate, worth_pages
 from syncer.delivery.page_writes import PageWrites
 from syncer.sandbox.amberflo import Refusal
@@ -267,6 +269,7 @@ def test_whatever_pages_and_post_answer_all_are_sent(
         assert (done.result.delivered, done.result.problem) == (MANY, None)
         assert ours(stand_in) == dict.fromkeys(IDS, True)
         assert done.requests <= most, done.answers
+    assert present([{"customerId": "u\0"}]) == {}  # PostgreSQL would refuse the question
 
 
 def test_a_call_does_not_wait_for_a_page(database: Database) -> None:
@@ -289,6 +292,20 @@ def test_a_call_does_not_wait_for_a_page(database: Database) -> None:
         vars(stand_in)["_store"] = store
         assert deliver(database, url, rate=200).result.delivered == MANY + 1
         assert order.index("called") < 150
+
+
+def test_who_failed_is_tried_again_while_pages_are_read(database: Database) -> None:
+    """No page claims it any more, and it must not wait for the last one, which may take a day."""
+    began = time.time_ns() // 1_000_000 - 1
+    due(database)
+    with workers.register(database, "worker") as worker:
+        claims = Claims(database, worker.number)
+        assert claims.next(MANY, began) == []
+        assert len(claims.named(IDS[:3])) == 3
+        with database.write() as connection:
+            outbox.postpone(connection, [(IDS[1], 1, began + 1)])
+        assert [it.row.customer_id for it in claims.next(MANY, began)] == [IDS[1]]
+        assert len(claims.next(MANY)) == MANY - 3
 
 
 @pytest.mark.parametrize("lists", ["pages", "list", "nothing"])
