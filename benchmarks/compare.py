@@ -149,7 +149,7 @@ def main() -> None:
             for which, results in figures.items():
                 command = [sys.executable, "-m", "benchmarks.compare", "--one", folder, which]
                 command += ["--audiences", str(options.audiences)]
-                found = subprocess.run(command, check=True, capture_output=True, text=True)
+                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 results.append(json.loads(found.stdout))
     medians = {}
     for which, results in figures.items():

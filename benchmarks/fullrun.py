@@ -218,7 +218,7 @@ def ours(source: Path, state: Path, *, writes: bool) -> int:
         runs = Runs(database, comparison, deliver, _Quiet())
         if not writes:
             with closing(runs.diff(full=True)) as compared:
-                return preview(compared, 0).estimate.customers
+                return preview(compared, database, 0).estimate.customers
         with suppress(_Committed):
             runs.sync(full=True)
         with database.read() as connection:
@@ -305,7 +305,7 @@ def measure(folder: Path, case: str, runs: int) -> float:
                 case,
                 which,
             ]
-            found = subprocess.run(command, check=True, capture_output=True, text=True)
+            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results.append(json.loads(found.stdout))
     medians = {}
     for which, results in figures.items():

@@ -148,7 +148,7 @@ def main() -> None:
             for which, results in figures.items():
                 command = [sys.executable, "-m", "benchmarks.seal", "--one", folder, which]
                 command += ["--changes", str(options.changes)]
-                found = subprocess.run(command, check=True, capture_output=True, text=True)
+                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 results.append(json.loads(found.stdout))
     medians = {}
     for which, results in figures.items():
