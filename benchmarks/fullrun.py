@@ -123,12 +123,14 @@ def script(source: Path, state: Path, *, writes: bool) -> int:
         customer_id = ids.get(merges.get(segment_id, segment_id))
         if customer_id is None:
             continue
-        traits = customers[customer_id]
-        if name not in traits or traits[name][1] <= at:
-            traits[name] = (value, at)
+        rows_of_it = customers[customer_id]
+        if name not in rows_of_it or rows_of_it[name][1] <= at:
+            rows_of_it[name] = (value, at)
     known = dict(database.execute("SELECT customer_id, traits FROM customer"))
     now = time.time_ns() // 1_000_000
-    new, old, changes = [], [], []
+    new: list[tuple[str, str]] = []
+    old: list[tuple[str, str]] = []
+    changes: list[tuple[Any, ...]] = []
     for customer_id in sorted(customers):
         texts = customers[customer_id]
         traits = {name: _read(texts[name][0]) for name in sorted(texts)}
@@ -316,7 +318,7 @@ def measure(folder: Path, case: str, runs: int) -> float:
             f"{statistics.median(r['seconds'] for r in results):.2f} s in all, "
             f"peak {max(r['peak_mb'] for r in results):.0f} MB, {results[0]['changed']:,} changed"
         )
-    ratio = medians["ours"] / medians["script"]
+    ratio: float = medians["ours"] / medians["script"]
     print(f"ratio {case}/script {ratio:.2f}", flush=True)
     return ratio
 

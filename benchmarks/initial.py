@@ -48,9 +48,9 @@ def doing(config: Path) -> dict[str, Any] | None:
     """What `syncer status` says of the run that goes on, from where it says it."""
     url = tomllib.loads(config.read_text())["state"]["url"]
     with closing(Database.peek(url)) as database, database.read() as connection:
-        (last,) = runs.newest(connection, 1) or [None]
-    found: dict[str, Any] = dict(last.progress or {}) if last else {}
-    return found if found.get("stage") == "delivering" and found["seconds_left"] else None
+        newest = runs.newest(connection, 1)
+    progress: dict[str, Any] = dict(newest[0].progress or {}) if newest else {}
+    return progress if progress.get("stage") == "delivering" and progress["seconds_left"] else None
 
 
 def written(on: Environment) -> dict[str, int]:

@@ -174,7 +174,8 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=600.0)
     options = parser.parse_args()
     if options.one:
-        one(*options.one, options.audiences)
+        which, url, state = options.one
+        one(which, url, state, options.audiences)
         return
     wanted = options.customers * (options.audiences + 2) * BYTES
     free = shutil.disk_usage(tempfile.gettempdir()).free

@@ -32,6 +32,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -161,7 +162,7 @@ async def measure(
     loop = asyncio.get_running_loop()
     clients = [
         await loop.create_connection(
-            lambda number=number: Client(load, requests[number::connections]), "127.0.0.1", port
+            partial(Client, load, requests[number::connections]), "127.0.0.1", port
         )
         for number in range(connections)
     ]

@@ -213,8 +213,8 @@ def measure(folder: Path, customers: int, times: int) -> bool:
             print(f"{'page':36}{'first':>8}{'median':>8}{'max':>8}  ms")
             for name, path in pages(customers, now).items():
                 first, status, _ = ask(port, path)
-                took = [ask(port, path)[0] for _ in range(times)]
-                median, most = statistics.median(took), max(took)
+                later = [ask(port, path)[0] for _ in range(times)]
+                median, most = statistics.median(later), max(later)
                 good = good and median < LIMIT
                 late = "" if median < LIMIT else "  SLOW"
                 note = "" if status in (200, 404) else f"  status {status}"
