@@ -624,6 +624,9 @@ def plans(database: Database, question: Callable[[Connection], Any]) -> list[str
         asked.append((statement, values))
 
     with database.write() as connection:
+        if not sqlite:
+            # So small a table may cost less to read whole, depending on its pages; a large one not.
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         event.listen(connection, "before_cursor_execute", see)
         found = question(connection)
         if isinstance(found, Iterator):
