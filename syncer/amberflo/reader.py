@@ -63,6 +63,8 @@ class CustomerReader:
     chance: Callable[[], float] = random.random
     #: gets trouble while it lasts, and None when a request succeeds; see `watch`
     trouble: TellTrouble = ignore
+    #: gets the problem of each request that fails and is repeated
+    failed: Callable[[TryAgain], None] = lambda problem: None
     #: when the newest request began that succeeded (seconds, monotonic)
     last_success: float = float("-inf")
 
@@ -157,10 +159,14 @@ class CustomerReader:
                         yield batch
                 return
             except TryAgain as problem:
-                self._silence.failed(problem)
+                self._note(problem)
                 if attempt == TRIES:
                     raise
                 await self._wait(attempt, problem)
+
+    def _note(self, problem: TryAgain) -> None:
+        self._silence.failed(problem)
+        self.failed(problem)
 
     async def _listed(self) -> AsyncGenerator[list[Record]]:
         reader = ArrayReader()
@@ -195,7 +201,7 @@ class CustomerReader:
                 self._silence.succeeded()
                 return answer
             except TryAgain as problem:
-                self._silence.failed(problem)
+                self._note(problem)
                 attempts += 1
                 if attempts >= GIVEN_UP and self.last_success > began:
                     raise

@@ -139,11 +139,12 @@ class CustomerDelivery:
         self._probed: set[str] | None = None
         self._probe_problem: TryAgain | Refused | None = None
         self._wake = asyncio.Event()
+        self._silence = Silence(self.client, self.patience)
         reader = CustomerReader(self.client, self.patience, self.stop, self.chance)
+        reader.failed = self._silence.failed  # why no page comes says why nothing gets through
         self._supply = Supply(self._claims, reader, self._wake.set)
         self._outcomes = Outcomes(self.database, self._written)
         self._looked = time.monotonic()
-        self._silence = Silence(self.client, self.patience)
         self._page = PageSize(self.client.pace, self.concurrency, self._looked)
         self._finished = -1
         self._due = 0 if self.for_run is None else self._claims.backlog()

@@ -328,6 +328,16 @@ def test_trouble_in_the_middle_leaves_all_right(database: Database, lists: str) 
         assert it.stats()["overlapping_writes"] == 0
 
 
+def test_why_no_page_comes_is_why_nothing_gets_through(database: Database) -> None:
+    """Also before any customer is read by itself."""
+    due(database)
+    with amberflo() as (it, url):
+        it.faults = Faults.parse("500=1")
+        done = deliver(database, url, patience=1.0)
+    assert done.result.delivered == 0
+    assert "answered 500" in str(done.result.problem)
+
+
 def test_a_record_of_a_list_is_read_again_after_a_minute() -> None:
     """Until then it saves a request; and the last look before a write must be newer still.
 
