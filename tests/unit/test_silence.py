@@ -65,6 +65,15 @@ def test_a_rest_is_no_trouble(clock: list[float]) -> None:
     assert watched.trouble() is None
 
 
+def test_an_answer_that_does_not_come_names_the_setting(clock: list[float]) -> None:
+    watched = silence()
+    clock[0] = START + 20
+    trouble = watched.trouble(in_any_case=True)
+    assert trouble is not None
+    assert trouble.cause == "no answer comes"
+    assert "amberflo.timeout is how long we wait" in trouble.helps
+
+
 def test_a_refused_key_says_what_to_do_itself(clock: list[float]) -> None:
     watched = silence()
     clock[0] = START + 6
