@@ -14,13 +14,13 @@ from syncer.cli.documents import run_json, run_line
 from syncer.cli.options import application, config_option, json_option
 from syncer.cli.parity import parity_json, parity_lists, print_parity
 from syncer.cli.sync import say_of_comparison, say_what_needs_attention
-from syncer.delivery.estimate import Estimate
+from syncer.delivery.outlook import outlook
 from syncer.errors import EXIT_FAILED, EXIT_HELD, EXIT_OK
 from syncer.passthrough.mapping import METERED, meter_of
 from syncer.passthrough.scopes import SIGNED
 from syncer.progress import say
 from syncer.sync.parity import Parity
-from syncer.sync.runs import Result
+from syncer.sync.runs import Result, Runs
 
 #: Stands for the name of a track call's event.
 EVENT = "(the event)"
@@ -49,7 +49,7 @@ def adopt(config: Path | None, as_json: bool, applies: bool, customers: bool) ->
             parity = result.parity
             assert parity is not None
             stack.enter_context(closing(parity))
-            _print(app, parity, customers, as_json, result)
+            _print(app, runs, parity, customers, as_json, result)
             say_what_needs_attention(result)
             _exit_applied(result, parity)
         if runs.account is not None:
@@ -57,7 +57,7 @@ def adopt(config: Path | None, as_json: bool, applies: bool, customers: bool) ->
         compared = stack.enter_context(closing(runs.diff(amberflo=True)))
         parity = compared.parity
         assert parity is not None
-        _print(app, parity, customers, as_json)
+        _print(app, runs, parity, customers, as_json)
         say_of_comparison(compared)
         _exit_report(parity, first=compared.kind == "initial")
 
@@ -96,9 +96,15 @@ def _exit_applied(result: Result, parity: Parity) -> None:
 
 
 def _print(
-    app: App, parity: Parity, customers: bool, as_json: bool, result: Result | None = None
+    app: App,
+    runs: Runs,
+    parity: Parity,
+    customers: bool,
+    as_json: bool,
+    result: Result | None = None,
 ) -> None:
-    estimate = Estimate(parity.missing, parity.differ, app.config.amberflo.rate)
+    new, known, at_amberflo = parity.missing, parity.differ, parity.at_amberflo
+    estimate = outlook(runs.database, new, known, app.config.amberflo.rate, at_amberflo)
     meters = passthrough_meters(app)
     record = None if result is None else result.record
     if as_json:

@@ -14,13 +14,17 @@ from syncer.delivery.estimate import MANY, Estimate
 PRESENT = 60_000
 
 
-def outlook(database: Database, new: int, known: int, configured: float) -> Estimate:
+def outlook(
+    database: Database, new: int, known: int, configured: float, at_amberflo: int | None = None
+) -> Estimate:
     """Return what it takes to send `new` and `known` customers (see `Estimate`).
 
     `configured` is `amberflo.rate`; the present rate is less where Amberflo's answers slowed it.
+    `at_amberflo` is how many customers Amberflo listed; None: those that the state knows of.
     """
     with database.read() as connection:
-        at_amberflo = outbox.acknowledged_count(connection) if new + known >= MANY else 0
+        if at_amberflo is None:
+            at_amberflo = outbox.acknowledged_count(connection) if new + known >= MANY else 0
         rate = present_rate(connection, configured)
     return Estimate(new, known, rate, at_amberflo)
 

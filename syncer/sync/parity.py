@@ -75,6 +75,11 @@ class Parity:
         return self.findings.counts()["extra"]
 
     @property
+    def at_amberflo(self) -> int:
+        """The number of customers that Amberflo has."""
+        return self.equal + self.differ + self.unknown
+
+    @property
     def compared(self) -> int:
         """The number of customers that a full run would leave at Amberflo."""
         return self.equal + self.differ + self.missing
