@@ -79,6 +79,7 @@ FLOORS: list[set[str]] = [
     {"syncer.web"},
     {"syncer.daemon"},
     {"syncer.cli"},
+    {"syncer.start"},
     {"syncer.__main__"},
 ]
 
