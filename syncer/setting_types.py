@@ -11,7 +11,16 @@ import re
 from contextlib import suppress
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+)
+from pydantic.fields import FieldInfo
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -44,6 +53,20 @@ def _seconds(text: object) -> float:
         if parts and "".join(number + unit for number, unit in parts) == compact:
             return sum(float(number) * _SECONDS[unit] for number, unit in parts)
     raise ValueError("this is not a duration; write for example 90s, 20m, 2h30m or 1d")
+
+
+def as_duration(seconds: float) -> str:
+    """Return seconds as a config has them: "2h30m"; `duration` reads it."""
+    parts, rest = [], round(seconds, 3)
+    for unit in ("d", "h", "m"):
+        count, rest = divmod(rest, _SECONDS[unit])
+        parts += [f"{count:g}{unit}"] if count else []
+    return "".join([*parts, f"{rest:g}s"] if rest or not parts else parts)
+
+
+def is_duration(info: FieldInfo) -> bool:
+    """Return whether a setting is a duration."""
+    return any(isinstance(one, BeforeValidator) and one.func is duration for one in info.metadata)
 
 
 def _number(value: object) -> object:
@@ -190,18 +213,33 @@ def _fits_a_header(secret: SecretStr) -> SecretStr:
     return secret
 
 
+#: What the JSON Schema of the config says of a duration.
+_DURATION_SCHEMA = WithJsonSchema(
+    {"type": ["string", "number"], "pattern": r"^\s*(\d+(\.\d+)?\s*([smhdSMHD]\s*|$))+$"}
+)
 #: Seconds: more than none, and none or more.
-Duration = Annotated[float, BeforeValidator(duration), Field(gt=0, allow_inf_nan=False)]
-DurationOrNone = Annotated[float, BeforeValidator(duration), Field(ge=0, allow_inf_nan=False)]
+Duration = Annotated[
+    float, BeforeValidator(duration), Field(gt=0, allow_inf_nan=False), _DURATION_SCHEMA
+]
+DurationOrNone = Annotated[
+    float, BeforeValidator(duration), Field(ge=0, allow_inf_nan=False), _DURATION_SCHEMA
+]
 #: How long to keep something: a day or more, or 0 for ever.
 Retention = Annotated[DurationOrNone, AfterValidator(_for_ever_or_a_day)]
 #: SQLAlchemy's URL: its text hides the password.
-DatabaseUrl = Annotated[URL, BeforeValidator(_database_url), AfterValidator(_possible_path)]
+DatabaseUrl = Annotated[
+    URL,
+    BeforeValidator(_database_url),
+    AfterValidator(_possible_path),
+    WithJsonSchema({"type": "string"}),
+]
 StateUrl = Annotated[DatabaseUrl, AfterValidator(_lasting)]
 HttpUrl = Annotated[str, BeforeValidator(_unwrapped), AfterValidator(_http_url)]
 PublicUrl = Annotated[str, BeforeValidator(_unwrapped), AfterValidator(_public_url)]
 #: A host and a port: "127.0.0.1:8400".
-Address = Annotated[str, AfterValidator(_address)]
+Address = Annotated[
+    str, AfterValidator(_address), Field(json_schema_extra={"pattern": r"^.+:\d{1,5}$"})
+]
 Cron = Annotated[str, AfterValidator(_cron)]
 #: Trait keys and globs of them; those that begin with "!" leave keys out.
 Globs = Annotated[tuple[str, ...], AfterValidator(_globs)]

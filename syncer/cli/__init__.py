@@ -50,6 +50,7 @@ COMMANDS = {
     "demo": ("sandbox", "Show how it works, on this machine and in under a minute."),
     "sandbox": ("sandbox", "Serve stand-ins for Engage and Amberflo on loopback, until stopped."),
     "init": ("init", "Write a config: asks for what it needs, and tests it."),
+    "config": ("config", "Show the settings, where each comes from, and their JSON Schema."),
     "check": (
         "check",
         "Test the config, the source, the Amberflo key, the database and the ports.",

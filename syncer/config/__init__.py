@@ -4,7 +4,9 @@
 the file (or variable), the key, what is wrong and what would be right. Contract: docs/design.md §4.
 """
 
-from syncer.config.loading import SECRET_FILES, load, load_text
+from syncer.config.loading import load, load_text, load_with_origins
+from syncer.config.origins import Origin, Origins
+from syncer.config.secret_files import SECRET_FILES
 from syncer.config.settings import (
     AlertsConfig,
     Config,
@@ -19,9 +21,12 @@ __all__ = [
     "AlertsConfig",
     "Config",
     "EngageConfig",
+    "Origin",
+    "Origins",
     "ScheduleConfig",
     "changes",
     "duration",
     "load",
     "load_text",
+    "load_with_origins",
 ]

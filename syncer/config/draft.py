@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncer.config.loading import REFERENCE
+from syncer.config.origins import REFERENCE
 from syncer.errors import ConfigError
 from syncer.json_text import to_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -17,30 +17,17 @@ from pydantic_core import ErrorDetails
 from sqlalchemy.engine import URL
 
 from syncer import egress
+from syncer.config import secret_files
+from syncer.config.origins import REFERENCE, Origins
+from syncer.config.secret_files import SECRET_FILES, Keys, Place, file_key, names, tables
 from syncer.config.settings import Config
 from syncer.engage.sources import SOURCES
 from syncer.errors import ConfigError
 from syncer.input_text import unwrapped
 
-#: The way to a key: its sections, then its name; and to a value, with the numbers of list entries.
-Keys = tuple[str, ...]
-Place = tuple[str | int, ...]
-
 ENV_PREFIX = "SYNCER_"
 #: Variables with the prefix that are not settings: the path of the config file itself.
 NOT_SETTINGS = {"SYNCER_CONFIG"}
-#: Secrets that may stand in a file, whose path the key with `_file` at its end names.
-SECRET_FILES: tuple[Keys, ...] = (
-    ("amberflo", "api_key"),
-    *(("engage", name, secret) for name, kind in SOURCES.items() for secret in kind.SECRETS),
-    ("engage", "public_api", "token"),
-    ("state", "url"),
-    ("passthrough", "write_keys", "key"),
-    ("passthrough", "webhook_secret"),
-    ("web", "token"),
-    ("alerts", "webhook"),
-)
-
 #: Kubernetes sets variables for each service in every container; those of a service with the name
 #: `syncer` have our prefix and end like this. No setting ends like this.
 _OF_A_SERVICE = re.compile(
@@ -67,7 +54,6 @@ _WORDS = {
 }
 #: No setting lies deeper than so many keys and list entries.
 DEEPEST = 16
-REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -80,6 +66,18 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
 
 def load_text(path: Path, environ: Mapping[str, str], text: str) -> Config:
     """Return the settings of a text of TOML, as if it stood in the file at `path`."""
+    return _loaded(path, environ, text)[0]
+
+
+def load_with_origins(path: Path, environ: Mapping[str, str]) -> tuple[Config, Origins]:
+    """Return the settings as `load` does, and where each value comes from."""
+    text = _text(path)
+    config, loading = _loaded(path, environ, text)
+    secrets = {names(place): file for place, file in loading.secret_places.items()}
+    return config, Origins(path, text, loading.origins, secrets)
+
+
+def _loaded(path: Path, environ: Mapping[str, str], text: str) -> tuple[Config, _Loading]:
     loading = _Loading(path, environ, _parsed(path, text))
     loading.override()
     loading.leave_out_unused_sources()
@@ -88,7 +86,7 @@ def load_text(path: Path, environ: Mapping[str, str], text: str) -> Config:
     loading.read_secret_files()
     config = loading.validated()
     egress.check(environ)
-    return loading.with_absolute_paths(config)
+    return loading.with_absolute_paths(config), loading
 
 
 def _text(path: Path) -> str:
@@ -126,6 +124,8 @@ class _Loading:
     origins: dict[Keys, str] = field(default_factory=dict)
     #: what is wrong, a line each, by the value that it is about; and the keys that do not exist
     problems: dict[Place, str] = field(default_factory=dict)
+    #: the file that a secret was read from
+    secret_places: dict[Place, str] = field(default_factory=dict)
     unknown: set[Place] = field(default_factory=set)
 
     def report(self, place: Place, line: str) -> None:
@@ -134,7 +134,7 @@ class _Loading:
 
     def where(self, place: Place) -> str:
         """Return the place that an error names: the variable, or the file and the key."""
-        keys = _names(place)
+        keys = names(place)
         for set_keys, variable in self.origins.items():
             # The variable may have set a part of this key, or the section that the key is in.
             both = min(len(set_keys), len(keys))
@@ -201,12 +201,12 @@ class _Loading:
         This comes before all other checks: a misspelt name is the error, not the setting that is
         missing because of it, nor a variable that nobody set yet.
         """
-        secret_files = {_file_key(keys) for keys in SECRET_FILES}
+        secret_files = {file_key(keys) for keys in SECRET_FILES}
         try:
             Config.model_validate(self.raw)
         except ValidationError as error:
             for problem in error.errors(include_url=False):
-                place, keys = problem["loc"], _names(problem["loc"])
+                place, keys = problem["loc"], names(problem["loc"])
                 if problem["type"] == "extra_forbidden" and keys not in secret_files:
                     self.report(place, f"{self.where(place)}: unknown key; {_known_keys(keys)}")
                     self.unknown.add(place)
@@ -239,10 +239,15 @@ class _Loading:
         return REFERENCE.sub(lookup, value)
 
     def read_secret_files(self) -> None:
-        """Put the text of each file that a `…_file` key names where its secret belongs."""
+        """Put secrets where they belong: from the file that a `…_file` key names, or the folder."""
+        folder = self._secrets_folder()
         for keys in SECRET_FILES:
-            for place, section in _tables(self.raw, keys[:-1]):
+            if folder is not None:
+                self._begin_section(keys)
+            for place, section in tables(self.raw, keys[:-1]):
                 self._read_secret_file(section, place, keys[-1])
+                if folder is not None and keys[-1] not in section:
+                    self._read_from_folder(folder, section, place, keys[-1])
 
     def _read_secret_file(self, section: dict[str, Any], place: Place, secret: str) -> None:
         key = f"{secret}_file"
@@ -250,23 +255,51 @@ class _Loading:
             return
         file, where = section.pop(key), self.where((*place, key))
         if secret in section:
-            name = ".".join(_names(place))
+            name = ".".join(names(place))
             line = f"{self.path}: {name}: set {secret} or {key}, not both"
             self.report((*place, secret), line)
             return
-        section[secret] = ""
-        hint = f"it must hold the {secret.removeprefix('api_')}"
-        try:
-            section[secret] = unwrapped(Path(str(file)).read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            problem = f"{where}: {file} cannot be read (it is not text); {hint}"
-        except (OSError, ValueError) as error:  # a ValueError: the name has a NUL
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            problem = f"{where}: {file} cannot be read ({reason}); {hint}"
-        else:
-            problem = f"{where}: {file} is empty; {hint}"
-        if not section[secret]:  # a variable in the file's name that is not set is the problem then
-            self.report((*place, secret), self.problems.pop((*place, key), problem))
+        section[secret], problem = secret_files.read(Path(str(file)), secret)
+        self.secret_places[(*place, secret)] = str(file)
+        if problem:  # a variable in the file's name that is not set is the problem then
+            line = self.problems.pop((*place, key), f"{where}: {problem}")
+            self.report((*place, secret), line)
+
+    def _secrets_folder(self) -> Path | None:
+        """Return `secrets_dir`, if it is set; report one that is no folder."""
+        text = self.raw.get("secrets_dir")
+        if not isinstance(text, str) or not text or ("secrets_dir",) in self.problems:
+            return None
+        folder = Path(self._beside(text, ("secrets_dir",)))
+        if not folder.is_dir():
+            where = self.where(("secrets_dir",))
+            self.report(("secrets_dir",), f"{where}: {folder} is no folder that holds secrets")
+            return None
+        return folder
+
+    def _begin_section(self, keys: Keys) -> None:
+        """Add the section of a secret that may be in the folder, unless it may be left out."""
+        engage = self.raw.get("engage", {})
+        used = engage.get("source", "profiles_sync") if isinstance(engage, dict) else None
+        if keys[:-1] not in (*secret_files.ALWAYS, ("engage", used)):
+            return
+        section = self.raw
+        for key in keys[:-1]:
+            section = section.setdefault(key, {})
+            if not isinstance(section, dict):
+                return
+
+    def _read_from_folder(
+        self, folder: Path, section: dict[str, Any], place: Place, secret: str
+    ) -> None:
+        """Take a secret from its file in the folder of secrets, where it has one there."""
+        name = secret_files.name_in_folder(section, place, secret)
+        if name is None or not os.path.lexists(file := folder / name):
+            return
+        section[secret], problem = secret_files.read(file, secret)
+        self.secret_places[(*place, secret)] = str(file)
+        if problem:
+            self.report((*place, secret), f"{self.where(('secrets_dir',))}: {problem}")
 
     def validated(self) -> Config:
         """Return the settings, or raise `ConfigError` with all that is wrong."""
@@ -296,10 +329,13 @@ class _Loading:
 
     def _line(self, place: Place, problem: ErrorDetails) -> str:
         """Return one line for an error of pydantic, without the value, which may be secret."""
-        keys = _names(place)
+        keys = names(place)
         kind, words = problem["type"], problem["msg"].removeprefix("Value error, ")
         if kind == "missing" and keys in SECRET_FILES:
             words = f"missing; set {keys[-1]}, or {keys[-1]}_file with the path of a file"
+            if self.raw.get("secrets_dir"):
+                name = ".".join(keys).replace("write_keys.key", "write_keys.NAME")
+                words += f", or put it into {name} of secrets_dir"
         elif kind in _WORDS:
             limits = problem.get("ctx", {})
             words = _WORDS[kind].format(key=keys[-1], section=".".join(keys), **limits)
@@ -318,8 +354,10 @@ class _Loading:
             if (value := getattr(settings, name))
         }
         state_url = self._absolute(state.url, ("state", "url"))
+        folder = config.secrets_dir
         return config.model_copy(
             update={
+                "secrets_dir": self._beside(folder, ("secrets_dir",)) if folder else "",
                 "engage": engage.model_copy(
                     update={engage.source: settings.model_copy(update=paths)}
                 ),
@@ -334,8 +372,8 @@ class _Loading:
         if isinstance(value, tuple):
             return tuple(self._beside(each, keys) for each in value)
         if isinstance(value, BaseModel):  # an entry of a list of tables
-            names = getattr(value, "PATHS", ())
-            paths = {name: self._beside(getattr(value, name), (*keys, name)) for name in names}
+            relative = getattr(value, "PATHS", ())
+            paths = {name: self._beside(getattr(value, name), (*keys, name)) for name in relative}
             return value.model_copy(update=paths)
         if "://" in value:
             return value
@@ -363,34 +401,13 @@ class _Loading:
         return url.set(database=str(beside))
 
 
-def _file_key(keys: Keys) -> Keys:
-    """Return the key that names the file of a secret."""
-    return (*keys[:-1], f"{keys[-1]}_file")
-
-
-def _names(place: Place) -> Keys:
-    """Return the names of pydantic's place of an error, without the numbers of list entries."""
-    return tuple(part for part in place if isinstance(part, str))
-
-
-def _tables(raw: object, keys: Keys, place: Place = ()) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Yield the tables at a place of the settings, each with its place: one, or those of a list."""
-    if isinstance(raw, list):
-        for at, table in enumerate(raw):
-            yield from _tables(table, keys, (*place, at))
-    elif isinstance(raw, dict) and not keys:
-        yield place, raw
-    elif isinstance(raw, dict) and keys[0] in raw:
-        yield from _tables(raw[keys[0]], keys[1:], (*place, keys[0]))
-
-
 def _is_list(keys: Keys) -> bool:
-    section = _section_of(keys)
+    section = section_of(keys)
     info = section.model_fields.get(keys[-1]) if section else None
     return info is not None and get_origin(info.annotation) is tuple
 
 
-def _section_of(keys: Keys) -> type[BaseModel] | None:
+def section_of(keys: Keys) -> type[BaseModel] | None:
     """Return the model with the last of `keys`; None if there is no such section."""
     section: type[BaseModel] = Config
     for key in keys[:-1]:
@@ -408,9 +425,9 @@ def _section_of(keys: Keys) -> type[BaseModel] | None:
 
 
 def _known_keys(keys: Keys) -> str:
-    section = _section_of(keys) or Config
-    names = [info.alias or name for name, info in section.model_fields.items()]
+    section = section_of(keys) or Config
+    known = [info.alias or name for name, info in section.model_fields.items()]
     for secret in SECRET_FILES:
         if secret[:-1] == keys[:-1]:
-            names.insert(names.index(secret[-1]) + 1, f"{secret[-1]}_file")
-    return f"known here: {', '.join(names)}"
+            known.insert(known.index(secret[-1]) + 1, f"{secret[-1]}_file")
+    return f"known here: {', '.join(known)}"

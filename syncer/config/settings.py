@@ -91,7 +91,9 @@ def _known_source(name: str) -> str:
 class EngageSection(Section):
     """What is asked of Engage, whatever the source; `EngageConfig` adds a section a source."""
 
-    source: Annotated[str, AfterValidator(_known_source)] = "profiles_sync"
+    source: Annotated[
+        str, AfterValidator(_known_source), Field(json_schema_extra={"enum": [*SOURCES]})
+    ] = "profiles_sync"
     customer_id: Text = "user_id"
     audiences: Globs = ("*",)
     computed_traits: Globs = ()
@@ -269,6 +271,8 @@ class Config(Section):
     alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()
     retention: RetentionConfig = RetentionConfig()
+    #: a folder whose files hold secrets, each with the name of its setting; "" is none
+    secrets_dir: str = ""
 
 
 def changes(before: Config, after: Config) -> list[str]:

@@ -92,6 +92,7 @@ def test_every_document_is_on_the_page(story: Story) -> None:
 
 
 def _look_before_the_first_run(story: Story) -> None:
+    story.prints("syncer config show", "config", "show")
     story.prints("syncer check", "check")
     story.prints("syncer plan", "plan", "--customers", "1000", "--events", "10")
     story.write_at_amberflo(story.before, vip="perhaps")

@@ -15,8 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from syncer.cli import COMMANDS, cli
-from syncer.config import Config
-from syncer.config.loading import SECRET_FILES
+from syncer.config import SECRET_FILES, Config
 from syncer.passthrough.call import ROUTES
 from syncer.passthrough.receiver import METRICS
 from tests.support.reference import (
@@ -140,7 +139,7 @@ def _settings() -> dict[tuple[str, ...], tuple[str, str]]:
     for table in tables(page("config.md")):
         if table.columns != ("key", "default", "what"):
             continue
-        section = tuple(code(table.heading).strip("[]").split("."))
+        section = tuple(filter(None, code(table.heading).strip("[]").split(".")))
         for key, default, what in table.rows:
             result[(*section, *code(key).split("."))] = default, what
     return result

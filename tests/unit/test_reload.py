@@ -94,6 +94,25 @@ token_file = "{folder}/page"
 [alerts]
 webhook_file = "{folder}/alerts"
 """
+#: The same with all of them in one folder, under the names of their settings.
+IN_A_FOLDER = """
+secrets_dir = "{folder}"
+[engage.public_api]
+space_id = "space"
+[passthrough]
+write_keys = [{{ name = "server" }}]
+[web]
+"""
+NAMES = {
+    "api_key": "amberflo.api_key",
+    "warehouse": "engage.profiles_sync.url",
+    "public_api": "engage.public_api.token",
+    "state": "state.url",
+    "write_key": "passthrough.write_keys.server",
+    "webhook_secret": "passthrough.webhook_secret",
+    "page": "web.token",
+    "alerts": "alerts.webhook",
+}
 WRITTEN = {
     "api_key": "key-{0}",
     "warehouse": "postgresql://reader:word-{0}@h/d",
@@ -106,13 +125,16 @@ WRITTEN = {
 }
 
 
-def test_a_reload_takes_every_secret_from_its_file_but_that_of_the_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "names"), [(ROTATED, {}), (IN_A_FOLDER, NAMES)])
+def test_a_reload_takes_every_secret_from_its_file_but_that_of_the_state(
+    tmp_path: Path, text: str, names: dict[str, str]
+) -> None:
     path = tmp_path / "config.toml"
-    path.write_text(ROTATED.format(folder=tmp_path))
+    path.write_text(text.format(folder=tmp_path))
 
     def loaded(number: int) -> Config:
-        for name, text in WRITTEN.items():
-            (tmp_path / name).write_text(text.format(number) + "\n")
+        for name, secret in WRITTEN.items():
+            (tmp_path / names.get(name, name)).write_text(secret.format(number) + "\n")
         return load(path, {})
 
     old, new = loaded(1), loaded(2)

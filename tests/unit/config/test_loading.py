@@ -18,6 +18,7 @@ from tests.unit.config.helpers import EXAMPLE, EXAMPLE_ENVIRON, LEAST, leaves, r
 
 #: Keys that the example shows as a comment: without them something else holds, or nothing.
 COMMENTED = {
+    "secrets_dir",
     "amberflo.api_key_file",
     "alerts.webhook",
     "passthrough.write_keys",
@@ -187,6 +188,7 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "alerts.silent": 24 * 3600,
         "log.format": "text",
         "log.level": "info",
+        "secrets_dir": "",
     }
     assert config.engage.computed_traits == ()
     # an empty list refuses all

@@ -180,6 +180,7 @@ def test_what_did_not_change_is_no_change(file: Path) -> None:
 
 #: Another value for each setting.
 OTHER_VALUES = {
+    "SECRETS_DIR": "docs",
     "AMBERFLO__API_KEY": "hush 2",
     "AMBERFLO__CUSTOMERS_URL": "http://h/c",
     "AMBERFLO__INGEST_URL": "http://h/i",

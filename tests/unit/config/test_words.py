@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args, get_origin
 
+import orjson
 import pytest
+from jsonschema import Draft7Validator
 from pydantic import BaseModel
 
 from syncer.config import SECRET_FILES, load_text
 from syncer.config.settings import Config
 from syncer.errors import ConfigError
+from tests.support.config_schema import FILE
 
 #: Values of every type of TOML, and odd ones of each.
 VALUES = [
@@ -35,6 +38,8 @@ LEAST_OF = {
     "files": {"engage.files.sets": '[{ path = "x.csv" }]'},
     "events": {},
 }
+#: What editors check a config by.
+SCHEMA = Draft7Validator(orjson.loads(FILE.read_bytes()))
 FOREIGN = ("Input should", "unable to", "Value error", "should be", "valid ", "pydantic", "type=")
 
 
@@ -98,11 +103,12 @@ def assert_own_words(line: Callable[[str], str], key: str) -> None:
         rest = [f"{name} = {of}" for name, of in least(key).items() if not name.startswith(key)]
         text = "\n".join([*rest, line(value)])
         try:
-            tomllib.loads(text)
+            parsed = tomllib.loads(text)
         except tomllib.TOMLDecodeError:
             continue  # the key is a section that the rest has already
         try:
             load_text(Path("config.toml"), {}, text)
+            assert SCHEMA.is_valid(parsed), text  # what may stand there, an editor takes
         except ConfigError as error:
             refused += 1
             for problem in error.lines:

@@ -1,0 +1,68 @@
+"""`secrets_dir`: a folder of files, one a secret, as containers get them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syncer.config import load
+from tests.unit.config.helpers import LEAST, refused
+
+BARE = 'secrets_dir = "secrets"\n'
+
+
+@pytest.fixture
+def folder(file: Path) -> Path:
+    """The folder of secrets of a config that has nothing else, with what is required."""
+    file.write_text(BARE, encoding="utf-8")
+    folder = file.with_name("secrets")
+    folder.mkdir()
+    (folder / "amberflo.api_key").write_text(" hush-key\n", encoding="utf-8")
+    (folder / "engage.profiles_sync.url").write_text("postgresql://u:hush@h/d", encoding="utf-8")
+    return folder
+
+
+def test_the_first_that_is_there_counts(file: Path, folder: Path) -> None:
+    (folder / "state.url").write_text("sqlite:///of-the-folder.db", encoding="utf-8")
+    (folder / "web.token").write_text("hush-hush-hush-hush", encoding="utf-8")
+    config = load(file, {})
+    assert config.amberflo.api_key.get_secret_value() == "hush-key"
+    assert config.engage.profiles_sync.url.password == "hush"
+    assert str(config.state.url.database).endswith("of-the-folder.db")
+    assert config.web is None  # a secret does not switch a section on
+    by_variable = load(file, {"SYNCER_AMBERFLO__API_KEY": "hush-variable"})
+    assert by_variable.amberflo.api_key.get_secret_value() == "hush-variable"
+    (other := folder / "other").write_text("hush-other", encoding="utf-8")
+    file.write_text(f'{BARE}[amberflo]\napi_key_file = "{other}"\n[web]\n', encoding="utf-8")
+    config = load(file, {})
+    assert config.amberflo.api_key.get_secret_value() == "hush-other"
+    assert config.web is not None
+    file.write_text(BARE + LEAST, encoding="utf-8")
+    assert load(file, {}).amberflo.api_key.get_secret_value() == "hush"
+    file.write_text('secrets_dir = "${CREDENTIALS_DIRECTORY}"', encoding="utf-8")
+    of_systemd = load(file, {"CREDENTIALS_DIRECTORY": str(folder)})
+    assert of_systemd.amberflo.api_key.get_secret_value() == "hush-key"
+
+
+def test_what_is_wrong_with_it_is_told_in_a_line(file: Path, folder: Path) -> None:
+    key = folder / "amberflo.api_key"
+    key.write_text("\n", encoding="utf-8")
+    assert refused(file) == f"FILE: secrets_dir: {key} is empty; it must hold the key"
+    key.unlink()
+    assert refused(file) == (
+        "FILE: amberflo.api_key: missing; set api_key, or api_key_file with the path of a file, "
+        "or put it into amberflo.api_key of secrets_dir"
+    )
+    key.mkdir()
+    assert refused(file).startswith(f"FILE: secrets_dir: {key} cannot be read (Is a directory)")
+    key.rmdir()
+    key.write_text("hush", encoding="utf-8")
+    file.write_text(f"{BARE}[passthrough]\nwrite_keys = [{{ name = 'web' }}]", encoding="utf-8")
+    assert refused(file).endswith("write_keys.NAME of secrets_dir")
+    (folder / "passthrough.write_keys.web").write_text("hush-web", encoding="utf-8")
+    assert [caller.key for caller in load(file, {}).passthrough.callers] == ["hush-web"]
+    file.write_text(BARE + LEAST, encoding="utf-8")
+    line = refused(file, {"SYNCER_SECRETS_DIR": "nowhere"})
+    assert line.startswith("SYNCER_SECRETS_DIR: ")
+    assert line.endswith("/nowhere is no folder that holds secrets")
