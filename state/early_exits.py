@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection, bindparam, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from state.db.batches import ROWS, batches, execute_many
 from state.db.tables import EARLY_EXIT
+from state.db.upsert import insert_into
 
 #: Exits are kept of so many customers at most, those noted last, and for so many milliseconds.
 MOST, KEPT = 100_000, 24 * 3600 * 1000
@@ -44,8 +44,7 @@ def put(connection: Connection, event_times: Mapping[str, str], now: int) -> int
     """
     if not event_times:
         return 0
-    module = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = module.insert(EARLY_EXIT)
+    statement = insert_into(EARLY_EXIT, connection.dialect.name)
     names = EARLY_EXIT.c.event_times.name, EARLY_EXIT.c.noted_at.name
     statement = statement.on_conflict_do_update(
         index_elements=[_ID], set_={name: statement.excluded[name] for name in names}

@@ -10,16 +10,16 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from state.db.tables import EARLY_CALL, TRAIT
+from state.db.upsert import insert_into
 
 #: So many wait at most.
 MOST = 100_000
 
 
 class EarlyCall(NamedTuple):
-    """What a call said; see `tables.EarlyCall`."""
+    """What a call said; see `tables.EARLY_CALL`."""
 
     key: str
     customer_id: str
@@ -39,8 +39,7 @@ def put(connection: Connection, rows: Sequence[EarlyCall]) -> None:
 
     A call that is not older replaces the one that waits of its trait and customer.
     """
-    module = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = module.insert(EARLY_CALL)
+    statement = insert_into(EARLY_CALL, connection.dialect.name)
     names = EarlyCall._fields[2:]
     statement = statement.on_conflict_do_update(
         index_elements=["key", "customer_id"],

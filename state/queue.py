@@ -10,6 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -25,7 +26,6 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
 if sys.version_info >= (3, 14):
@@ -38,6 +38,7 @@ from state.claim import METER_RECORDS
 from state.db.batches import execute_many
 from state.db.row_statement import BYTES, NUMBER, TEXT, RowStatement
 from state.db.tables import COUNTER, EVENT, INBOX
+from state.db.upsert import insert_into
 
 #: Bytes that a probe writes.
 PROBE = 64 * 1024
@@ -102,16 +103,17 @@ class DueEvent(NamedTuple):
 _NEW: dict[str, TypeEngine[Any]] = {
     **{"message_id": TEXT, "record": BYTES, "received_at": NUMBER, "due_at": NUMBER, "key": TEXT}
 }
-#: Stores calls, by the kind of database; a messageId that is there already by the same key stays.
-_STORE = {
-    module.__name__.rpartition(".")[2]: RowStatement(
-        module.insert(EVENT)
+
+
+@cache
+def _store(dialect: str) -> RowStatement:
+    """Return what stores calls; a messageId that is there already by the same key stays."""
+    return RowStatement(
+        insert_into(EVENT, dialect)
         .from_select(list(_NEW), select(*map(bindparam, _NEW)).where(literal(1) == 1))
         .on_conflict_do_nothing(index_elements=["message_id", "key"]),
         **_NEW,
     )
-    for module in (postgresql, sqlite)
-}
 
 
 def accept(connection: Connection, rows: Sequence[Accepted]) -> None:
@@ -230,7 +232,7 @@ def store_processed(
     new = 0
     if events:
         before = _newest_id(connection)
-        _STORE[connection.dialect.name].execute(
+        _store(connection.dialect.name).execute(
             connection,
             [
                 {**row._asdict(), "record": None if row.record is None else row.record.decode()}
@@ -412,8 +414,9 @@ def count(connection: Connection, counts: Mapping[tuple[str, str], int]) -> None
     They are written in one order, so that two writers never wait for each other for ever.
     """
     for (name, reason), value in sorted(counts.items()):
-        module = postgresql if connection.dialect.name == "postgresql" else sqlite
-        statement = module.insert(COUNTER).values(name=name, reason=reason, value=value)
+        statement = insert_into(COUNTER, connection.dialect.name).values(
+            name=name, reason=reason, value=value
+        )
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["name", "reason"], set_={"value": COUNTER.c.value + value}

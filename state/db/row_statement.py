@@ -50,10 +50,8 @@ class RowStatement:
     """
 
     def __init__(self, statement: Statement, **kinds: TypeEngine[Any]) -> None:
-        self._by_dialect = {
-            "sqlite": _with_columns(statement, kinds, _of_sqlite),
-            "postgresql": _with_columns(statement, kinds, _of_postgresql),
-        }
+        self._statement, self._kinds = statement, kinds
+        self._by_dialect: dict[str, Statement] = {}
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Execute an INSERT or UPDATE for rows of named parameters: texts, integers, None."""
@@ -68,7 +66,12 @@ class RowStatement:
             yield from map(tuple, self._execute(connection, batch))
 
     def _execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> Result[Any]:
-        statement = self._by_dialect[connection.dialect.name]
+        name = connection.dialect.name
+        if (statement := self._by_dialect.get(name)) is None:
+            # At its first use: a command that only asks executes few of all that there are.
+            column = _of_postgresql if name == "postgresql" else _of_sqlite
+            statement = _with_columns(self._statement, self._kinds, column)
+            self._by_dialect[name] = statement
         return connection.execute(statement, {"given_rows": orjson.dumps(rows).decode()})
 
 

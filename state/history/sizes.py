@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, case, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from state.db.tables import AUDIENCE_SIZE_HOUR, CHANGE
+from state.db.upsert import insert_into
 from state.history.listings import ENTERED, EXITED, NEITHER
 from state.history.past import NO_PART, Part, Size, recorded_in, sizes_from
 
@@ -52,8 +52,7 @@ def fold(connection: Connection, limit: int = CHUNK) -> bool:
     if not count:
         return False
     rows = connection.execute(_SUMS.where(CHANGE.c.id > mark, CHANGE.c.id <= last))
-    module = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = module.insert(AUDIENCE_SIZE_HOUR)
+    statement = insert_into(AUDIENCE_SIZE_HOUR, connection.dialect.name)
     sums = {column.name: column + statement.excluded[column.name] for column in _COLUMNS.values()}
     connection.execute(
         statement.on_conflict_do_update(

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Index, LargeBinary, Table, func, select
 
+from state.db import indexes
 from state.db.driver_errors import shown
 from state.errors import StateError
 
@@ -35,8 +36,8 @@ def fill(
     last time; what it raises ends the copy.
     """
     for table in tables:
-        indexes = sorted(table.indexes, key=lambda index: str(index.name))
-        for index in indexes:
+        of_table = indexes.of(table)
+        for index in of_table:
             _execute(target, index, Index.drop)
         columns = ", ".join(f'"{column.name}"' for column in table.columns)
         with (
@@ -45,7 +46,7 @@ def fill(
             closing(_reported(rows, report)) as reported,
         ):
             _write(target, table, columns, reported)
-        for index in indexes:
+        for index in of_table:
             _execute(target, index, Index.create)
         if (number := position(source, table)) is not None:
             _set_position(target, table, number)
