@@ -15,7 +15,7 @@ from state.db.tables import ALERT
 
 
 class AlertRow(NamedTuple):
-    """An alert, as the table `alert` has it; see `tables.ALERT`."""
+    """An alert, as the table `alert` has it; see `tables.Alert`."""
 
     name: str
     text: str

@@ -19,7 +19,7 @@ MOST = 100_000
 
 
 class EarlyCall(NamedTuple):
-    """What a call said; see `tables.EARLY_CALL`."""
+    """What a call said; see `tables.EarlyCall`."""
 
     key: str
     customer_id: str

@@ -20,7 +20,7 @@ TOLD_FOR = 60 * 1000
 
 
 class ProblemRow(NamedTuple):
-    """A problem, as the table `problem` has it; see `tables.PROBLEM`."""
+    """A problem, as the table `problem` has it; see `tables.Problem`."""
 
     part: str
     text: str

@@ -1,25 +1,11 @@
-"""INSERT ... ON CONFLICT, which SQLAlchemy has in the dialect of each kind of database.
-
-A dialect is imported when it is used: that of PostgreSQL brings asyncio and all its drivers, and a
-command on SQLite would take a tenth longer to start for it.
-"""
+"""INSERT ... ON CONFLICT, which SQLAlchemy has in the dialect of each kind of database."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sqlalchemy import Table
-
-if TYPE_CHECKING:
-    from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 
 
 def insert_into(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
     """Return an INSERT that knows conflicts, for the dialect with that name."""
-    if dialect == "postgresql":
-        from sqlalchemy.dialects import postgresql
-
-        return postgresql.insert(table)
-    from sqlalchemy.dialects import sqlite
-
-    return sqlite.insert(table)
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

@@ -29,7 +29,7 @@ KEY_OF_CUSTOMER: Any = CHANGE.c.key.concat(literal_column("''"))
 
 
 class Entry(NamedTuple):
-    """One change; see `tables.CHANGE`. `before` and `after` are JSON, None is absent.
+    """One change; see `tables.Change`. `before` and `after` are JSON, None is absent.
 
     `told_by` says of every change where it comes from, `source` only of some.
     """

@@ -43,7 +43,7 @@ LINK = (
 )
 #: The columns of these fields: `step` is the column `delta`.
 LEAF_COLUMNS = [CHANGE.c["delta" if name == "step" else name] for name in LEAF]
-#: Kinds of a seal (see tables.SEAL).
+#: Kinds of a seal (see tables.Seal).
 CHANGES, COMPACTION, COMPACTED, ERASURE = "changes", "compaction", "compacted", "erasure"
 #: What the first seal has for the hash before it.
 GENESIS = "0" * 64
@@ -58,7 +58,7 @@ _RECORDED = LEAF.index("recorded_at")
 
 
 class Link(NamedTuple):
-    """A seal without its marks; see `tables.SEAL`."""
+    """A seal without its marks; see `tables.Seal`."""
 
     number: int
     kind: str

@@ -19,7 +19,6 @@ from sqlalchemy import (
     select,
 )
 
-from state.db import indexes
 from state.db.tables import (
     CHANGE,
     CUSTOMER,
@@ -63,7 +62,7 @@ def missing(connection: Connection, part: str) -> tuple[list[str], list[str]]:
         made = {index["name"] for index in schema.get_indexes(table.name)}
         slow += [
             f"the index {index.name} of the table {table.name} is not there"
-            for index in indexes.of(table)
+            for index in sorted(table.indexes, key=lambda index: str(index.name))
             if index.name not in made
         ]
     return lacks, slow

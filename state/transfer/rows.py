@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Index, LargeBinary, Table, func, select
 
-from state.db import indexes
 from state.db.driver_errors import shown
 from state.errors import StateError
 
@@ -36,8 +35,8 @@ def fill(
     last time; what it raises ends the copy.
     """
     for table in tables:
-        of_table = indexes.of(table)
-        for index in of_table:
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        for index in indexes:
             _execute(target, index, Index.drop)
         columns = ", ".join(f'"{column.name}"' for column in table.columns)
         with (
@@ -46,7 +45,7 @@ def fill(
             closing(_reported(rows, report)) as reported,
         ):
             _write(target, table, columns, reported)
-        for index in of_table:
+        for index in indexes:
             _execute(target, index, Index.create)
         if (number := position(source, table)) is not None:
             _set_position(target, table, number)

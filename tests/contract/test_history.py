@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, event, text
 
 from state import outbox, runs, snapshot
-from state.db import indexes as table_indexes
 from state.db.database import Database
 from state.db.tables import CHANGE
 from state.errors import NotKept
@@ -662,7 +661,7 @@ def test_every_question_goes_by_an_index_of_its_own(filled: Database) -> None:
 
 
 def history_indexes(database: Database) -> set[str]:
-    return {str(index.name) for index in table_indexes.of(CHANGE)}
+    return {str(index.name) for index in CHANGE.indexes}
 
 
 #: Pages, and how many tens of steps of SQLite's machine each may take: some 15 steps a row.

@@ -141,6 +141,7 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ("click", {"syncer/cli"}),
         ("apscheduler", {"syncer/daemon/schedule.py"}),
         ("cronsim", {"syncer/cron.py"}),
+        ("sqlmodel", {"state/db/tables.py"}),
         ("rich", {"syncer/cli/output.py", "syncer/cli/progress_bar.py"}),
         (
             "starlette",
@@ -200,7 +201,6 @@ SLIM: list[tuple[str, set[str]]] = [
 QUESTION: list[tuple[str, set[str]]] = [
     ("syncer.cli.status", {"aiohttp", "apscheduler", "httpx", "jinja2", "starlette", "uvloop"}),
     ("syncer.cli.status", {"syncer.app", "syncer.amberflo", "syncer.delivery", "syncer.sync"}),
-    ("syncer.cli.status", {"sqlalchemy.dialects.postgresql", "sqlalchemy.orm"}),
 ]
 HELP = """
 import contextlib, io, sys, syncer.cli
