@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,10 @@ _FOREIGN = re.compile(r"(syncer|state)(?:-([^-]+).*)?\.(?:dist|egg)-info", re.IG
 
 def main() -> NoReturn:
     """Run the program, or say in one line why it cannot run in this environment (exit status 2)."""
+    if os.getpid() == 1:
+        # Alone in a container. Process 1 ignores what it has no handler for, so a stop that comes
+        # before the command listens, while modules are imported, would be lost.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     problem = names_taken(HOME)
     if problem is not None:
         print(f"error: {problem}", file=sys.stderr)
