@@ -16,6 +16,7 @@ from syncer.amberflo.reader import LIMITS, PAGE_BYTES
 from syncer.capacity.machine import Cost, Machine
 from syncer.delivery.estimate import Estimate
 from syncer.delivery.meters import BATCH, IN_FLIGHT
+from syncer.in_flight import START
 
 DAY = 86_400.0
 #: Bytes of JSON of a customer in Amberflo's list, and of each of its traits there.
@@ -203,15 +204,32 @@ class Forecast:
         """
         pages = self.load.pages(self.load.customers if listed else 0)
         to_send = Estimate(new, known, self.pace.per_second, self.load.customers if known else 0)
-        sending = to_send.requests / self.pace.per_second
+        sending = self._sending(to_send.requests)
+        if to_send.by_pages:
+            sending += self.machine.delivery.start
         return Step(
             name,
             to_send.customers,
             pages + to_send.requests,
             cost.seconds(read, read * self.load.values) + self._waiting(pages),
-            self.machine.delivery.start + sending if to_send.customers else 0.0,
+            sending if to_send.customers else 0.0,
             self.pace.bound,
         )
+
+    def _sending(self, requests: int) -> float:
+        """Return the seconds of requests at the pace.
+
+        Those under way are few at first and double in a round trip (in_flight.py), until they are
+        what the pace needs: itself times the latency.
+        """
+        pace, latency = self.pace.per_second, self.load.latency
+        seconds, left, under_way = 0.0, requests, START
+        while left and under_way < pace * latency:
+            answered = min(left, under_way)
+            seconds += latency * answered / under_way
+            left -= answered
+            under_way *= 2
+        return seconds + left / pace
 
     def _waiting(self, pages: int) -> float:
         """Return the seconds for which so many pages are waited for: one comes after the other."""

@@ -45,7 +45,8 @@ class Machine:
     `initial` is a first run that finds nobody at Amberflo, `full` one that compares everything and
     finds no change, `incremental` the customers that changed, `verify` the customers that were
     sent. Waiting for Amberflo is in none of them. `delivery` is what one process takes to send
-    without any limit: of requests in place of customers, each with the values of a customer.
+    without any limit: of requests in place of customers, each with the values of a customer; its
+    start is that of a delivery which reads Amberflo's pages, and one of few customers has none.
     `event` is what a worker takes from the inbox to Amberflo's answer for an event of a batch.
     """
 

@@ -13,6 +13,7 @@ from state.db.database import Database
 from state.runs import RunRow
 from syncer.capacity.forecast import DAY, Reading
 from syncer.config import Config
+from syncer.delivery.outlook import present_rate
 
 HOUR = 3_600_000
 #: Milliseconds of a week, whose runs say how much changes, and of the day for which calls are kept.
@@ -60,12 +61,19 @@ class Seen:
     reading: Reading | None
 
 
-def seen(state: Database, calls: Database, now: int) -> Seen:
-    """Return what a state and its queue of calls saw up to a moment (epoch milliseconds)."""
+def seen(state: Database, calls: Database, now: int, rate: float) -> Seen:
+    """Return what a state and its queue of calls saw up to a moment (epoch milliseconds).
+
+    `rate` is the configured one (requests a second, 0 is unlimited): a lower one at present is a
+    figure, too.
+    """
     with state.read() as connection:
+        at_present = present_rate(connection, rate)
         customers = outbox.acknowledged_count(connection) + outbox.backlog_unknown(connection)
         whole = [run for run in runs.newest(connection, 1000) if _is_whole(run)]
     figures = {}
+    if at_present != rate:
+        figures["rate"] = Figure(at_present, "Amberflo's answers 429")
     full = next((run for run in whole if run.kind in ("initial", "reconcile")), None)
     if customers:
         figures["customers"] = Figure(customers, "the state")

@@ -122,7 +122,7 @@ def _seen(config: Config) -> Seen:
         open_database(config, writes=False) as state,
         open_database(config, "queue", writes=False) as calls,
     ):
-        return seen(state, calls, now_ms())
+        return seen(state, calls, now_ms(), config.amberflo.rate)
 
 
 def _measured() -> Machine:

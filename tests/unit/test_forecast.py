@@ -162,6 +162,18 @@ def test_what_is_least_bounds_the_pace() -> None:
     assert bound(0, 0) == (round(1 / request), MACHINE)
 
 
+def test_a_delivery_starts_as_it_reads() -> None:
+    """Few customers are read one by one, at once; requests under way grow by round trips."""
+    few = steps(replace(LOAD, customers=100, latency=0.0))["initial"]
+    assert few.sending == Estimate(100, 0, 10.0).requests / 10
+    # 4 + 8 + 16 are under way in the first three round trips, and two more take part of the fourth.
+    slow = replace(LOAD, customers=15, latency=0.5, rate=0.0, concurrency=64)
+    assert steps(slow)["initial"].sending == pytest.approx(0.5 * (3 + 2 / 32))
+    # The pace needs no more than 4.
+    narrow = replace(slow, concurrency=4)
+    assert steps(narrow)["initial"].sending == pytest.approx(30 / 4 * 0.5)
+
+
 def test_more_events_than_a_worker_takes_never_end() -> None:
     flood = Forecast(replace(LOAD, events=1e5), MEASURED)
     assert flood.events().seconds is None
