@@ -15,13 +15,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 
 import uvloop
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
 from state import outbox, restored, runs
 from state.db import workers
 from state.db.database import Database
 from state.db.locks import Check, lock
 from state.errors import Locked, StateError
+from syncer import __version__
 from syncer import log as logs
 from syncer.config import Config, ScheduleConfig, changes
 from syncer.cron import CronLine
@@ -139,6 +140,10 @@ class Service:
         self._collector = StateCollector(self._calls, self._state)
         registry = CollectorRegistry()
         registry.register(self._collector)
+        ProcessCollector(registry=registry)
+        Gauge("syncer_build_info", "1, with the version", ["version"], registry=registry).labels(
+            __version__
+        ).set(1)
         self._receiver = Receiver(
             inbox=self._inbox, callers=(), webhook_secret=None, registry=registry
         )

@@ -97,13 +97,18 @@ class Receiver:
 
     def __post_init__(self) -> None:
         self._accepted = Counter(
-            "syncer_calls_received", "Calls taken in and durable", registry=self.registry
+            "syncer_calls_received",
+            "Calls that were taken in and are durable",
+            registry=self.registry,
         )
         self._refused = Counter(
-            "syncer_requests_refused", "Requests refused", ["code"], registry=self.registry
+            "syncer_requests_refused",
+            "Requests that were refused, by the code of the answer",
+            ["code"],
+            registry=self.registry,
         )
         self._latency = Histogram(
-            "syncer_request_seconds",
+            "syncer_request_duration_seconds",
             "From the first byte of a request to its answer",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 20),
             registry=self.registry,

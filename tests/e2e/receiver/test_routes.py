@@ -227,7 +227,7 @@ def test_the_operators_paths(receiver: Daemon) -> None:
     gone = {
         "syncer_calls_received_total": 3,
         'syncer_requests_refused_total{code="malformed"}': 1,
-        "syncer_request_seconds_count": 2,
+        "syncer_request_duration_seconds_count": 2,
         'syncer_calls_total{outcome="call",reason="track"}': 3,
         'syncer_calls_total{outcome="delivered",reason=""}': 2,
         f'syncer_calls_total{{outcome="rejected",reason="{BAD_VALUE}"}}': 1,
