@@ -59,7 +59,7 @@ class _Undo(Exception):
     pass
 
 
-@examples(10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_whatever_is_edited_is_found(database: Database, seed: int) -> None:
     empty(database)
