@@ -13,9 +13,10 @@ import pytest
 from hypothesis import settings
 
 from tests.support import postgres, processes, statements
+from tests.support.examples import USUAL, examples
 
 # How long one example may take depends on the machine and on what else it does.
-settings.register_profile("on any machine", deadline=None)
+settings.register_profile("on any machine", examples(USUAL), deadline=None)
 settings.load_profile("on any machine")
 
 #: Bytes that must be free in memory for the tests' files to lie there.

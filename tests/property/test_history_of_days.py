@@ -482,7 +482,7 @@ def test_histories_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         Days,
         settings=settings(
-            max_examples=long or 5,
+            max_examples=long or 3,
             stateful_step_count=40 if long else 25,
             derandomize=not long,
             database=None,

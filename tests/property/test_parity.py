@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.hurry import hurry
 from tests.support.installation import Installation, installed
 from tests.support.warehouse import Warehouse
@@ -119,9 +120,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installati
     patch.undo()
 
 
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(both=population)
 def test_the_report_is_what_a_plain_comparison_finds(
     place: tuple[Installation, Warehouse], both: dict[str, tuple[Any, Any]]

@@ -11,6 +11,8 @@ import os
 from hypothesis import settings
 
 _TIMES = int(os.environ.get("EXAMPLES", "1"))
+#: So many where a property does not say how many.
+USUAL = 40
 
 
 def examples(number: int, **options: object) -> settings:

@@ -22,7 +22,7 @@ from syncer.delivery.customers import CustomerDelivery, Delivery
 from syncer.sandbox.amberflo import AmberfloSandbox, Call, running
 
 KEY = "the-key"
-MANY = 400
+MANY = 200
 IDS = [f"u{number:04}" for number in range(MANY)]
 RIGHT, WRONG = {"vip": True}, {"vip": False}
 

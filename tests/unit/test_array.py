@@ -35,7 +35,7 @@ def cut(text: bytes, places: Iterable[int]) -> list[bytes]:
     return [text[start:end] for start, end in pairwise(ends)]
 
 
-@examples(50)
+@examples(25)
 @given(objects, st.lists(st.integers(0, 10_000), max_size=20), st.booleans(), st.booleans())
 def test_reads_what_was_written_wherever_it_is_cut(
     wanted: list[dict[str, Any]], places: list[int], spread: bool, escaped: bool
@@ -92,7 +92,7 @@ def test_what_is_no_array_of_objects_is_refused(text: bytes) -> None:
             read(pieces)
 
 
-@examples(60)
+@examples(25)
 @given(objects, st.binary(max_size=3), st.data())
 def test_takes_nothing_that_json_would_not_take(
     written: list[dict[str, Any]], noise: bytes, data: st.DataObject

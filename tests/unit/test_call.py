@@ -669,7 +669,7 @@ def test_the_documented_full_events(name: str) -> None:
 # Anything
 
 
-@examples(60)
+@examples(25)
 @given(events_=st.lists(EVENT, max_size=6), common=st.fixed_dictionaries({}, optional=LIKELY))
 def test_every_event_becomes_exactly_one_thing(events_: list[Any], common: dict[str, Any]) -> None:
     for found in (
@@ -687,7 +687,7 @@ def test_every_event_becomes_exactly_one_thing(events_: list[Any], common: dict[
                 one.raw.encode()
 
 
-@examples(60)
+@examples(25)
 @given(route=st.sampled_from(sorted(module.ROUTES)), body=JSON | EVENT)
 def test_every_body_is_taken_or_refused(route: str, body: Any) -> None:
     try:
@@ -697,7 +697,7 @@ def test_every_body_is_taken_or_refused(route: str, body: Any) -> None:
     assert all(isinstance(one, Call | Dropped | Rejected) for one in found)
 
 
-@examples(60)
+@examples(25)
 @given(body=st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
 @example(b"[" * 2000)
 def test_every_bytes_parse_or_are_refused(body: bytes) -> None:

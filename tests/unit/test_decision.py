@@ -190,7 +190,7 @@ def customer_changes(draw: st.DrawFn) -> CustomerChange:
     return CustomerChange("u", known, after, None, None, changes)
 
 
-@examples(50)
+@examples(25)
 @given(customer_changes())
 def test_what_goes_through_and_what_does_not_are_all_of_it(one: CustomerChange) -> None:
     kept, held, left = DECISION.split(one)

@@ -233,7 +233,7 @@ def flat(record: dict[str, Any]) -> dict[str, str]:
     return {name: orjson.dumps(one).decode() for name, one in found.items() if one is not None}
 
 
-@examples(50)
+@examples(25)
 @given(records, rows, st.booleans())
 def test_it_is_what_the_next_put_would_change(
     current: dict[str, Any], row: Row, as_strings: bool
@@ -249,7 +249,7 @@ def test_it_is_what_the_next_put_would_change(
     assert differences(put, row, OWNED, as_strings=as_strings) == []
 
 
-@examples(50)
+@examples(25)
 @given(records, rows, st.dictionaries(st.sampled_from(["stripeId", "other"]), values))
 def test_what_others_own_is_nobodys_business(
     current: dict[str, Any], row: Row, foreign: dict[str, Any]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncer.capacity.advice import advice
@@ -22,6 +22,7 @@ from syncer.capacity.forecast import (
 )
 from syncer.capacity.machine import MEASURED, Cost, Machine, Sample, fit
 from syncer.delivery.estimate import Estimate, worth_pages
+from tests.support.examples import examples
 
 LOAD = Load(
     customers=1_000_000,
@@ -36,7 +37,7 @@ LOAD = Load(
     queue_limit=1_000_000,
 )
 
-QUICKLY = settings(deadline=None, max_examples=60)
+QUICKLY = examples(20)
 
 
 def seconds(most: float) -> st.SearchStrategy[float]:

@@ -20,7 +20,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@examples(50)
+@examples(25)
 @given(VALUES)
 def test_it_says_what_the_standard_library_says(value: Any) -> None:
     assert json.loads(to_json(value)) == json.loads(json.dumps(value))

@@ -526,7 +526,7 @@ def test_the_documented_full_events() -> None:
 # Anything
 
 
-@examples(100)
+@examples(40)
 @given(events=st.lists(EVENT, max_size=6), route=st.sampled_from(["webhook", "batch"]))
 def test_every_event_has_one_outcome(events: list[Any], route: str) -> None:
     found = outcomes([TRACK, *events, TRACK], route)

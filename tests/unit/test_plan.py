@@ -58,7 +58,7 @@ def plan_of(changes: list[CustomerChange]) -> ChangeSpool:
     return plan
 
 
-@examples(40)
+@examples(20)
 @given(st.lists(CHANGES, max_size=4))
 def test_what_goes_in_comes_out_as_often_as_asked(changes: list[CustomerChange]) -> None:
     plan = plan_of(changes)

@@ -125,7 +125,7 @@ def test_anything_else_is_no_entry(item: Any) -> None:
         computation(item, AUDIENCE)
 
 
-@examples(40)
+@examples(20)
 @given(st.dictionaries(st.sampled_from(sorted(STABLE)), JSON))
 def test_any_entry_is_read_or_refused(wrong: dict[str, Any]) -> None:
     found: Computation | None = None

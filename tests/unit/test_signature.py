@@ -124,7 +124,7 @@ JSON = st.recursive(
 SPACE = st.text(alphabet=" \t\r\n", max_size=3).map(str.encode)
 
 
-@examples(100)
+@examples(40)
 @given(
     values=st.lists(JSON, min_size=1, max_size=4),
     space=SPACE,

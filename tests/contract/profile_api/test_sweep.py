@@ -88,20 +88,20 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(space: ProfileApiSpace) -> 
 
 
 def test_a_sweep_that_is_stopped_goes_on_with_the_ids_that_are_new(space: ProfileApiSpace) -> None:
-    fill(space, 150)
+    fill(space, 100)
     stopped = {"stop": lambda: len(reads(space)) >= 20}
     with pytest.raises(Stopped, match="what was read is kept"):
         space.pulled(context=stopped)
     read = set(reads(space))
     space.sandbox.reset_stats()
     space.put("new", vip=True)
-    assert len(space.pulled()) == 151
+    assert len(space.pulled()) == 101
     assert "user_id:new" in reads(space)
-    assert len(reads(space)) <= 151 - len(read) + AT_A_TIME  # those in work are asked again
+    assert len(reads(space)) <= 101 - len(read) + AT_A_TIME  # those in work are asked again
 
 
 def test_a_sweep_whose_token_is_revoked_goes_on_with_the_new_one(space: ProfileApiSpace) -> None:
-    fill(space, 150)
+    fill(space, 100)
     answers = iter(range(150))
 
     def answered() -> None:
@@ -116,10 +116,10 @@ def test_a_sweep_whose_token_is_revoked_goes_on_with_the_new_one(space: ProfileA
             space.pulled(token=token, context={"answered": answered})
     assert "syncer-profile-api.db" not in files(space.folder)  # half a sweep is none
     assert kept(space.folder) >= 20
-    assert len(space.pulled(token="new")) == 150
+    assert len(space.pulled(token="new")) == 100
     assert "a sweep was cut off after" in "".join(space.said.lines)
     assert set(reads(space).values()) == {1}
-    assert space.said.lines[-1] == "150 ids were asked for: Segment knows 150 of them, and 0 not"
+    assert space.said.lines[-1] == "100 ids were asked for: Segment knows 100 of them, and 0 not"
 
 
 def test_a_sweep_that_finds_the_disk_full_goes_on_when_there_is_room(
@@ -173,7 +173,7 @@ def test_what_waits_for_its_thread_when_the_sweep_ends_is_stored(
 
 def test_an_old_or_another_sweep_is_not_gone_on_with(space: ProfileApiSpace) -> None:
     """What was read hours ago, or of another space, is no part of this one."""
-    fill(space, 150)
+    fill(space, 100)
     now = 1_800_000_000_000
 
     def cut_off(**settings: Any) -> None:
@@ -191,7 +191,7 @@ def test_an_old_or_another_sweep_is_not_gone_on_with(space: ProfileApiSpace) -> 
         assert ("a sweep was cut off" in "".join(space.said.lines)) == goes_on
     cut_off()
     (space.folder / "syncer-profile-api.part.db").write_bytes(b"no database" * 1000)
-    assert len(space.pulled()) == 150
+    assert len(space.pulled()) == 100
     assert "cut off" not in "".join(space.said.lines)
     cut_off()
     source = space.source(context={"customer_id": "email"})

@@ -13,10 +13,13 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from syncer.clock import read
@@ -195,6 +198,7 @@ class EngageWarehousePlace:
 
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse, self._ids = warehouse, dict[str, str]()
+        self._waiting: list[tuple[str, dict[str, str | None]]] = []
         time = "DATETIME" if warehouse.sqlite else "TIMESTAMPTZ"
         if warehouse.schema:
             warehouse.run(f"CREATE SCHEMA {warehouse.schema}")
@@ -208,19 +212,24 @@ class EngageWarehousePlace:
         )
 
     def source(self) -> Source:
+        """A source that reads what waits to be written, too: together that is faster by far."""
+        waiting, self._waiting = self._waiting, []
+        with self._warehouse.engine.begin() as connection:
+            for statement, rows in groupby(waiting, key=itemgetter(0)):
+                connection.execute(text(statement), [values for _, values in rows])
         return EngageWarehouse(make_url(self._warehouse.url), self._warehouse.schema)
 
     def identify(self, profile: str, customer_id: str | None, at: str = FIRST) -> None:
         assert customer_id is not None
         self._ids[profile] = customer_id
-        self._warehouse.run(
+        self._write(
             f"INSERT INTO {self._users} (id, received_at, uuid_ts) VALUES (:id, :at, :at)",
             id=customer_id,
             at=at,
         )
 
     def say(self, profile: str, key: str, value: str | None, at: str = FIRST) -> None:
-        self._warehouse.run(
+        self._write(
             f"UPDATE {self._users} SET {key} = :value, received_at = :at, uuid_ts = :at "
             "WHERE id = :id",
             id=self._ids[profile],
@@ -236,7 +245,10 @@ class EngageWarehousePlace:
             self.say(profile, key, None, LATER)
 
     def delete(self, profile: str) -> None:
-        self._warehouse.run(f"DELETE FROM {self._users} WHERE id = :id", id=self._ids[profile])
+        self._write(f"DELETE FROM {self._users} WHERE id = :id", id=self._ids[profile])
+
+    def _write(self, statement: str, **values: str | None) -> None:
+        self._waiting.append((statement, values))
 
     def cut(self, pull: Any) -> None:
         if self._warehouse.sqlite:

@@ -478,7 +478,7 @@ PROPERTIES = [
 ]
 
 
-@examples(100)
+@examples(50)
 @given(worlds())
 def test_what_holds_of_any_world(world: World) -> None:
     for holds in PROPERTIES:
