@@ -24,8 +24,6 @@ ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-#: The folders of the rules and of the dashboard.
-COMING = {"./docs/ops/prometheus", "./docs/ops/grafana"}
 #: What the image sets for the program.
 IMAGE = dict(re.findall(r"^(?:ENV|   ) (SYNCER_\w+)=(\S+)", DOCKERFILE, re.MULTILINE))
 
@@ -85,7 +83,7 @@ def test_compose_names_what_is_there() -> None:
             there = (
                 (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
             )
-            assert there or source in COMING, (name, volume)
+            assert there, (name, volume)
         for published in service.get("ports", ()):
             host, outside, inside = published.split(":")
             assert (host, outside) == ("127.0.0.1", inside), name
@@ -109,6 +107,11 @@ def test_the_demo_takes_the_config_of_the_sandbox(tmp_path: Path) -> None:
     listens = {port(one.listen) for one in (loaded.passthrough, loaded.ops, loaded.web)}
     published = {port(one) for one in SERVICES["sandbox"]["ports"]}
     assert published == listens | {9090}
+    shared = {SERVICES[name]["network_mode"] for name in ("demo-daemon", "prometheus")}
+    assert shared == {"service:sandbox"}  # on loopback, as Prometheus' config has it
+    prometheus = (ROOT / "docs/ops/prometheus/prometheus.yml").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(prometheus)["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"127.0.0.1:{port(loaded.ops.listen)}"]}]
 
 
 def test_a_stop_while_process_1_starts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
