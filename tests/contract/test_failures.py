@@ -170,14 +170,14 @@ def peak() -> Iterator[Any]:
 
 
 def test_reading_many_takes_the_memory_of_a_few(database: Database, peak: Any) -> None:
-    """The rows of this test have 12 MB."""
-    fill(database, 12_000)
+    """The rows of this test have 6 MB."""
+    fill(database, 5_000)
     peak()
     with database.read() as connection:
-        assert sum(1 for _ in failures.each(connection)) == 12_000
-    assert sum(1 for _ in failures.refused(database, failures.CUSTOMER, None, 9**9)) == 12_000
-    assert discard.discard(database, database, None, 9**9) == 12_000
-    assert peak() < 8_000_000
+        assert sum(1 for _ in failures.each(connection)) == 5_000
+    assert sum(1 for _ in failures.refused(database, failures.CUSTOMER, None, 9**9)) == 5_000
+    assert discard.discard(database, database, None, 9**9) == 5_000
+    assert peak() < 4_000_000
 
 
 @pytest.mark.parametrize(

@@ -482,7 +482,7 @@ def test_a_clock_that_is_set_makes_no_gap_and_no_burst(world: World, hours: floa
             assert found == [pytest.approx(3, abs=EXACT / HOUR)]
 
 
-@pytest.mark.parametrize("hours", HOURS)
+@pytest.mark.parametrize("hours", HOURS[::2])
 def test_a_clock_that_is_set_in_the_middle_of_a_run(world: World, hours: float) -> None:
     set_in: list[float] = []
 
