@@ -100,9 +100,9 @@ def test_the_log_shows_it_escaped(form: logging.Formatter) -> None:
 
 
 def test_nobody_prints_by_another_way() -> None:
-    """The sandbox prints its own config, which is for a file."""
+    """The sandbox prints its own config, which is for a file; the start may have no modules yet."""
     for file in (ROOT / "syncer").rglob("*.py"):
-        if file.name in ("output.py", "progress.py", "sandbox.py"):
+        if file.name in ("output.py", "progress.py", "sandbox.py", "start.py"):
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
