@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, TableClause, func
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    FromClause,
+    TableClause,
+    Text,
+    cast,
+    func,
+    literal_column,
+)
 from sqlalchemy.engine import URL
 
 from syncer.engage.warehouses.warehouse import PROGRAM, Warehouse, as_of, query_tag
@@ -31,6 +41,12 @@ class BigQuery(Warehouse):
 
     def unread_time(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.SAFE.TIMESTAMP(column)
+
+    def digest(self, text: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.to_hex(func.md5(text))
+
+    def number(self, digits: ColumnElement[Any]) -> ColumnElement[Any]:
+        return cast(literal_column("'0x'", Text()).op("||")(digits), BigInteger)
 
 
 BIGQUERY = BigQuery("BigQuery", "bigquery", "bigquery", "INTERVAL 5 MINUTE")

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, TableClause, func, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    FromClause,
+    TableClause,
+    cast,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -46,6 +56,9 @@ class Databricks(Warehouse):
 
     def unread_time(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.try_to_timestamp(column)
+
+    def number(self, digits: ColumnElement[Any]) -> ColumnElement[Any]:
+        return cast(func.conv(digits, literal_column("16"), literal_column("10")), BigInteger)
 
     def names(self, names: Collection[str]) -> Any:
         # One parameter, of which a statement may have 255.

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, TableClause, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    TableClause,
+    Text,
+    cast,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.postgresql import BIT
 from sqlalchemy.engine import URL
+from sqlalchemy.types import TypeEngine
 
 from syncer.engage.warehouses.warehouse import CONNECT, Warehouse, query_tag
 
@@ -60,6 +71,14 @@ class PostgreSQL(Warehouse):
         # How few rows a profile has is not known, so that it would sort all of them to join them.
         connection.exec_driver_sql("SET LOCAL enable_mergejoin = off")
         connection.exec_driver_sql(f"SET LOCAL application_name = '{query_tag.get()}'")
+
+    def number(self, digits: ColumnElement[Any]) -> ColumnElement[Any]:
+        bits = cast(literal_column("'x'", Text()).op("||")(digits), BIT(32))
+        return cast(bits, BigInteger)
+
+    @property
+    def id_type(self) -> TypeEngine[str]:
+        return Text(collation="C")
 
 
 POSTGRESQL = PostgreSQL("PostgreSQL", "postgresql+psycopg", "postgres")

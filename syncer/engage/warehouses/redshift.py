@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection, String, func, literal_column
 from sqlalchemy.engine import URL
+from sqlalchemy.types import TypeEngine
 
 from syncer.engage.warehouses.warehouse import CONNECT, STATEMENT, Warehouse, query_tag
 
@@ -23,6 +24,13 @@ class Redshift(Warehouse):
         connection.exec_driver_sql("SET timezone TO 'UTC'")
         connection.exec_driver_sql(f"SET statement_timeout TO {STATEMENT * 1000}")
         connection.exec_driver_sql(f"SET query_group TO '{query_tag.get()}'")
+
+    def number(self, digits: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.strtol(digits, literal_column("16"))
+
+    @property
+    def id_type(self) -> TypeEngine[str]:
+        return String(65535)  # TEXT has 256 characters there
 
 
 REDSHIFT = Redshift("Redshift", "redshift+psycopg2", "redshift", trim="btrim")

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, TableClause, func
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    TableClause,
+    func,
+    literal_column,
+)
 from sqlalchemy.engine import URL
 
 from syncer.engage.warehouses.warehouse import CONNECT, STATEMENT, Warehouse, as_of, query_tag
@@ -37,6 +44,9 @@ class Snowflake(Warehouse):
 
     def unread_time(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         return func.try_to_timestamp_tz(column)
+
+    def number(self, digits: ColumnElement[Any]) -> ColumnElement[Any]:
+        return func.to_number(digits, literal_column("'XXXXXXXX'"))
 
 
 SNOWFLAKE = Snowflake("Snowflake", "snowflake", "snowflake")

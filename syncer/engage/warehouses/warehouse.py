@@ -13,6 +13,7 @@ from sqlalchemy import (
     Engine,
     FromClause,
     TableClause,
+    Text,
     create_engine,
     func,
     literal_column,
@@ -21,6 +22,7 @@ from sqlalchemy import select as sql_select
 from sqlalchemy import text as sql_text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 #: What the warehouse shows of whose queries these are; a run adds its number.
 PROGRAM = "engage-amberflo-sync"
@@ -68,6 +70,19 @@ class Warehouse:
     def unread_time(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return a text as a time, NULL where it cannot be read."""
         return func.TRY_CAST(column.op("AS")(literal_column("TIMESTAMP")))
+
+    def digest(self, text: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the MD5 of a text's UTF-8 bytes, as 32 hexadecimal digits in small letters."""
+        return func.md5(text)
+
+    def number(self, digits: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the number that eight hexadecimal digits write."""
+        raise NotImplementedError
+
+    @property
+    def id_type(self) -> TypeEngine[str]:
+        """The type of a column that takes any id."""
+        return Text()
 
     def names(self, names: Collection[str]) -> Any:
         """Return what `IN` takes for many names: they, or a statement that selects them."""

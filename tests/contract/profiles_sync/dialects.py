@@ -27,6 +27,7 @@ from syncer.engage.profiles_sync import ProfilesSync, ProfilesSyncPull
 from syncer.engage.source import Scope
 from syncer.engage.warehouse import TABLES, Space
 from syncer.engage.warehouses import WAREHOUSES
+from tests.support.space import Warehouse
 
 #: The warehouses that nobody can run without an account.
 VENDORS = ("snowflake", "bigquery", "redshift", "databricks")
@@ -127,13 +128,34 @@ def pull(
 def on_duckdb(connection: Any, vendor: str) -> Any:
     """Return what runs a statement of a warehouse on DuckDB, by what sqlglot makes of it."""
 
-    connection.execute("CREATE MACRO IF NOT EXISTS btrim(a, b) AS trim(a, b)")
+    number = "(a, b) AS CAST('0x' || a AS BIGINT)"
+    for macro in ("btrim(a, b) AS trim(a, b)", f"strtol{number}", f"from_base{number}"):
+        connection.execute(f"CREATE MACRO IF NOT EXISTS {macro}")
 
     def run(text: str, values: Mapping[str, Any]) -> Any:
-        tree = parse(text, vendor).transform(lambda node: _filled(node, values))
+        tree = parse(text, vendor).transform(_hexadecimal)
+        tree = tree.transform(lambda node: _filled(node, values))
         return connection.execute(tree.sql(dialect="duckdb")).fetchall()
 
     return run
+
+
+def rows_of(warehouse: Warehouse, name: str) -> list[list[Any]]:
+    """The rows of a table, for engines that take no zone in a time."""
+    columns = ("canonical_segment_id", *OWN[name], "seq", *REST)
+    with warehouse.engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"SELECT {', '.join(columns)} FROM {name}").all()
+    return [[*row[:-3], *(time and time.replace("Z", "") for time in row[-3:])] for row in rows]
+
+
+def load_duckdb(connection: Any, warehouse: Warehouse) -> None:
+    """Make the tables of a warehouse on DuckDB, with its rows."""
+    for name, own in OWN.items():
+        texts = ", ".join(f"{each} VARCHAR" for each in ("canonical_segment_id", *own))
+        times = ", ".join(f"{each} TIMESTAMP" for each in REST)
+        connection.execute(f"CREATE TABLE {name} ({texts}, seq BIGINT, {times})")
+        rows = rows_of(warehouse, name)
+        connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows[0]))})", rows)
 
 
 def on_spark(session: Any) -> Any:
@@ -143,6 +165,13 @@ def on_spark(session: Any) -> Any:
         return session.sql(text, args=dict(values)).collect()
 
     return run
+
+
+def _hexadecimal(node: exp.Expression) -> exp.Expression:
+    """Snowflake's TO_NUMBER is of hexadecimal digits here, which sqlglot does not know."""
+    if isinstance(node, exp.ToNumber):
+        return exp.Anonymous(this="strtol", expressions=[node.this, exp.convert(16)])
+    return node
 
 
 def _filled(node: exp.Expression, values: Mapping[str, Any]) -> exp.Expression:

@@ -20,10 +20,13 @@ from tests.contract.profiles_sync.dialects import (
     VENDORS,
     Elsewhere,
     dialect_of,
+    load_duckdb,
     on_duckdb,
     on_spark,
     pull,
+    rows_of,
 )
+from tests.contract.profiles_sync.fingerprints import check_fingerprints
 from tests.contract.profiles_sync.helpers import Model
 from tests.support.space import KEYS, Warehouse
 
@@ -87,25 +90,11 @@ def filled(sqlite_warehouse: Warehouse) -> Warehouse:
     return sqlite_warehouse
 
 
-def rows_of(warehouse: Warehouse, name: str) -> list[list[Any]]:
-    columns = ("canonical_segment_id", *OWN[name], "seq", *REST)
-    with warehouse.engine.connect() as connection:
-        rows = connection.exec_driver_sql(f"SELECT {', '.join(columns)} FROM {name}").all()
-    return [[*row[:-3], *(time and time.replace("Z", "") for time in row[-3:])] for row in rows]
-
-
 @pytest.fixture
 def duckdb(filled: Warehouse) -> Any:
     duckdb = pytest.importorskip("duckdb")
     with duckdb.connect() as connection:
-        for name, own in OWN.items():
-            texts = ", ".join(f"{each} VARCHAR" for each in ("canonical_segment_id", *own))
-            times = ", ".join(f"{each} TIMESTAMP" for each in REST)
-            connection.execute(f"CREATE TABLE {name} ({texts}, seq BIGINT, {times})")
-            rows = rows_of(filled, name)
-            connection.executemany(
-                f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows[0]))})", rows
-            )
+        load_duckdb(connection, filled)
         yield connection
 
 
@@ -144,7 +133,10 @@ def test_databricks_statements_run_on_spark(filled: Warehouse) -> None:
             rows = [(*row[:-3], *map(_in_utc, row[-3:])) for row in rows_of(filled, name)]
             table = session.createDataFrame(rows, f"{texts}, seq BIGINT, {times}")
             table.coalesce(1).cache().createOrReplaceTempView(name)
-        check(Elsewhere(dialect, on_spark(session)), filled, SCOPES[1:2])
+        elsewhere = Elsewhere(dialect, on_spark(session))
+        check(elsewhere, filled, SCOPES[1:2])
+        with pull(elsewhere, Everything()) as tried:
+            check_fingerprints(tried)
     finally:
         session.stop()
 
