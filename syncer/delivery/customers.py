@@ -45,8 +45,7 @@ from syncer.delivery.supply import Supply
 from syncer.delivery.work_queue import WorkQueue
 from syncer.errors import AmberfloError, KeyRefused, Refused, TryAgain
 
-#: Refusals that make a verdict, if others get through after each.
-REFUSALS = 2
+REFUSALS = 2  # make a verdict, if others get through after each
 #: Seconds after which the feed looks whether to stop, and that requests get to end after a stop.
 WAKE_AFTER, DRAIN = 0.2, 15.0
 #: If Amberflo refuses this many customers in a row, and none gets through, it takes none.
@@ -176,8 +175,9 @@ class CustomerDelivery:
             await asyncio.gather(feeding, return_exceptions=True)
 
     async def _feed(self) -> None:
-        """Keep the queue filled from the database until nothing is left to do."""
+        """Keep the queue filled until nothing is left; what wakes it while it claims counts."""
         while not self._over():
+            self._wake.clear()
             took = await self._take() if self._low() else 0
             await self._judge_suspects()
             if not took and self._is_idle():
@@ -204,9 +204,9 @@ class CustomerDelivery:
         """Claim and queue the next due customers; return how many."""
         limit = self._page.next(time.monotonic())
         try:
-            if self._queue.wants_page:
-                page = self._took(await self._supply.page())
-                self._queue.add_page(await self._differing(page))
+            # After a page that shows nobody due the next one is asked for at once.
+            while self._queue.wants_page and (page := await self._supply.page()) is not None:
+                self._queue.add_page(await self._differing(self._took(page)))
             at_hand = self._queue.page_at_hand
             of_lanes = self._took(await self._supply.lanes(limit, page_at_hand=at_hand))
         except AmberfloError as problem:
@@ -274,7 +274,6 @@ class CustomerDelivery:
         return True
 
     async def _wait_for_wake(self) -> None:
-        self._wake.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WAKE_AFTER):
                 await self._wake.wait()
@@ -294,6 +293,7 @@ class CustomerDelivery:
         self._claims.release(not_begun)
         until = time.monotonic() + DRAIN
         while self._in_work and time.monotonic() < until and not self._silence.too_long:
+            self._wake.clear()
             await self._wait_for_wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN):

@@ -54,19 +54,19 @@ class PageWalk:
         loading = self._loading is not None and not self._loading.done()
         return loading and time.monotonic() - self._asked > LATE
 
-    async def take(self) -> list[Claimed]:
+    async def take(self) -> list[Claimed] | None:
         """Claim the customers of the page that has come; if none has, begin to load the next.
 
-        Raise `KeyRefused` if Amberflo refuses the key.
+        None: no page has come. Raise `KeyRefused` if Amberflo refuses the key.
         """
         if self.over:
-            return []
+            return None
         if self._loading is None:
             self._asked = time.monotonic()
             self._loading = asyncio.create_task(self._next())
             self._loading.add_done_callback(lambda _: self.arrived())
         if not self._loading.done():
-            return []
+            return None
         loading, self._loading = self._loading, None
         try:
             page = loading.result()
@@ -76,7 +76,7 @@ class PageWalk:
             page = None  # each customer shows what is wrong
         if page is None:
             self.over = True
-            return []
+            return None
         return await asyncio.to_thread(self._claim, page)
 
     async def close(self) -> None:

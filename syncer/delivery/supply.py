@@ -35,13 +35,14 @@ class Supply:
         # When the newest walk began (epoch ms), and when one was considered (monotonic).
         self._walked_at, self._considered = 0, float("-inf")
 
-    async def page(self) -> list[Claimed]:
+    async def page(self) -> list[Claimed] | None:
         """Claim the customers of a page that has come, with what it shows of them.
 
-        Raise `KeyRefused` if Amberflo refuses the key, `AmberfloError` if the account changed.
+        None: no page has come; one is asked for if there are more. Raise `KeyRefused` if Amberflo
+        refuses the key, `AmberfloError` if the account changed.
         """
         await self._consider_walk()
-        return [] if self._walk is None else await self._walk.take()
+        return None if self._walk is None else await self._walk.take()
 
     async def lanes(self, limit: int, *, page_at_hand: bool) -> list[Claimed]:
         """Claim the next customers by lanes, at most `limit`.

@@ -23,7 +23,7 @@ from syncer.amberflo.client import AmberfloClient
 from syncer.amberflo.codec import Record
 from syncer.amberflo.listing import present
 from syncer.amberflo.writer import Listed, write
-from syncer.delivery import estimate, page_walk, page_writes
+from syncer.delivery import customers, estimate, page_walk, page_writes
 from syncer.delivery.claims import Claimed, Claims
 from syncer.delivery.estimate import Estimate, worth_pages
 from syncer.delivery.page_writes import PageWrites
@@ -93,6 +93,22 @@ def test_what_an_initial_sync_costs(
         assert all(stand_in.customers[one]["traits"]["stripeId"] for one in edited)
     with database.read() as connection:
         assert outbox.backlog(connection) == 0
+
+
+def test_a_page_with_nobody_due_is_no_reason_to_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten pages are of others alone: a look at the clock for each would take 50 s."""
+    monkeypatch.setattr(customers, "WAKE_AFTER", 5.0)
+    due(database)
+    others = [f"other{number:05}" for number in range(10_000)]
+    with amberflo() as (stand_in, url):
+        stand_in.has(dict.fromkeys([*others, *IDS], RIGHT))
+        began = time.monotonic()
+        done = deliver(database, url)
+        assert time.monotonic() - began < 40
+    assert done.result.already_right == MANY
+    assert done.answers["GET 200"] > 10
 
 
 def test_what_is_asked_for_anew_is_always_written(database: Database) -> None:
