@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -33,7 +33,8 @@ def config() -> None:
 @config.command()
 def schema() -> None:
     """Print the JSON Schema of the config, by which editors complete and check it."""
-    sys.stdout.write(files("syncer.config").joinpath("schema.json").read_text(encoding="utf-8"))
+    text = files("syncer.config").joinpath("schema.json").read_text(encoding="utf-8")
+    output.print_json(json.loads(text))
 
 
 @config.command()
