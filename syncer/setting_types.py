@@ -156,6 +156,14 @@ def _secret_http_url(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _service_url(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", secret.get_secret_value()):
+        raise ValueError(
+            "this is not a URL of apprise; write for example mailtos://user:password@example.com"
+        )
+    return secret
+
+
 def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
@@ -247,6 +255,8 @@ Secret = Annotated[SecretStr, BeforeValidator(_unwrapped), AfterValidator(_not_b
 HeaderSecret = Annotated[Secret, AfterValidator(_fits_a_header)]
 LoginToken = Annotated[Secret, AfterValidator(_hard_to_guess)]
 SecretUrl = Annotated[Secret, AfterValidator(_secret_http_url)]
+#: A service that apprise sends to: "pagerduty://…".
+ServiceUrl = Annotated[Secret, AfterValidator(_service_url)]
 #: A text with at least one character.
 Text = Annotated[str, Field(min_length=1)]
 #: A number; TOML's `true` is none.

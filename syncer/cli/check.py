@@ -18,6 +18,7 @@ from syncer.app import App
 from syncer.cli import output
 from syncer.cli.options import config_option, json_option, settings, wants_json
 from syncer.cli.progress_bar import progress
+from syncer.daemon import channels
 from syncer.databases import check_databases
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import AUDIENCE, Computations
@@ -71,7 +72,7 @@ def print_results(results: list[Result], *, brief: bool = False) -> None:
 
 def checked(app: App, survey: Survey | None = None) -> Iterator[Result]:
     """Make all checks, and yield what each found; the `survey` of the source may be known."""
-    yield Result("config", True, "it can be read")
+    yield _result("config", lambda: _config(app))
     survey, source = _source(app, survey)
     yield source
     yield _result("amberflo", lambda: _amberflo(app))
@@ -103,6 +104,11 @@ def _source(app: App, survey: Survey | None) -> tuple[Survey | None, Result]:
         lines.append(f"it does not see {', '.join(sight.unseen)} (docs/sources.md)")
     more = {"advice": advice, "lag": sight.lag, "cost": sight.cost, "unseen": sight.unseen}
     return survey, Result("source", True, survey.message, lines, more)
+
+
+def _config(app: App) -> str:
+    channels.check(app.config.alerts)
+    return "it can be read"
 
 
 def _amberflo(app: App) -> str:

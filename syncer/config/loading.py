@@ -259,7 +259,8 @@ class _Loading:
             line = f"{self.path}: {name}: set {secret} or {key}, not both"
             self.report((*place, secret), line)
             return
-        section[secret], problem = secret_files.read(Path(str(file)), secret)
+        text, problem = secret_files.read(Path(str(file)), secret)
+        section[secret] = _entries(text, (*names(place), secret))
         self.secret_places[(*place, secret)] = str(file)
         if problem:  # a variable in the file's name that is not set is the problem then
             line = self.problems.pop((*place, key), f"{where}: {problem}")
@@ -296,7 +297,8 @@ class _Loading:
         name = secret_files.name_in_folder(section, place, secret)
         if name is None or not os.path.lexists(file := folder / name):
             return
-        section[secret], problem = secret_files.read(file, secret)
+        text, problem = secret_files.read(file, secret)
+        section[secret] = _entries(text, (*names(place), secret))
         self.secret_places[(*place, secret)] = str(file)
         if problem:
             self.report((*place, secret), f"{self.where(('secrets_dir',))}: {problem}")
@@ -399,6 +401,11 @@ class _Loading:
                 f"names begin alike, or write its whole path: sqlite:///{here}"
             )
         return url.set(database=str(beside))
+
+
+def _entries(text: str, keys: Keys) -> str | list[str]:
+    """Return the text of a secret's file; that of a list has an entry a line."""
+    return text.split() if _is_list(keys) else text
 
 
 def _is_list(keys: Keys) -> bool:

@@ -23,6 +23,7 @@ SECRET_FILES: tuple[Keys, ...] = (
     ("passthrough", "webhook_secret"),
     ("web", "token"),
     ("alerts", "webhook"),
+    ("alerts", "urls"),
 )
 #: Sections that are always there, so that a secret in the folder may be all that is set of them.
 ALWAYS: tuple[Keys, ...] = (("amberflo",), ("state",), ("passthrough",), ("alerts",))

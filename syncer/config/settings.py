@@ -41,6 +41,7 @@ from syncer.setting_types import (
     Secret,
     SecretUrl,
     Section,
+    ServiceUrl,
     StateUrl,
     Text,
     Whole,
@@ -248,6 +249,7 @@ class WebConfig(_Listener):
 
 class AlertsConfig(Section):
     webhook: SecretUrl | None = None
+    urls: tuple[ServiceUrl, ...] = ()
     lag: Duration = 30 * 60.0
     silent: Duration = 24 * 3600.0
 

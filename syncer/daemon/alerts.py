@@ -1,7 +1,7 @@
 """Alerts: conditions that need a person.
 
-Each is reported once when it begins and once when it is over: in the log, as a metric, and to a
-webhook that takes Slack's JSON ({"text": …}).
+Each is reported once when it begins and once when it is over: in the log, as a metric, and to the
+channels of the settings (`channels`).
 """
 
 from __future__ import annotations
@@ -11,26 +11,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
-from urllib.error import HTTPError
-from urllib.request import Request
-
-import orjson
 
 from state import alerts, failures, problems, runs, suppression
 from state.db.database import Database
 from state.errors import StateError
 from state.problems import ProblemRow
-from syncer import egress, status
+from syncer import status
 from syncer.config import AlertsConfig
+from syncer.daemon.channels import Channels
 from syncer.errors import KeyRefused
 from syncer.process.problem import ProblemLog
 
 log = logging.getLogger("syncer.alert")
 
-#: Seconds until a request to the webhook is given up.
-TIMEOUT = 10.0
-#: What a webhook answers that refuses one text: it cannot read it, or takes none that long.
-ONE_REFUSED = frozenset({400, 413, 422})
 #: Seconds that a problem lasts, or times that it comes, until it is an alert.
 LASTS, TIMES = 60.0, 3
 #: The parts that a supervisor keeps going: what is on record of them is that they ended, or hang.
@@ -152,45 +145,55 @@ class Alerts:
         parts: Callable[[], Mapping[str, str]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config, self._clock = config, clock
+        self._clock = clock
         self._state, self._calls, self._parts = state, calls, parts
         self._began = int(time.time() * 1000)
-        self._problems = ProblemLog("webhook", state)
+        self._config, self._channels = config, self._made(config)
         #: since when each problem is there, by its part and how often it came (by our own clock:
         #: that of the machine may be set)
         self._seen: dict[tuple[str, int], float] = {}
         #: since when the state cannot be used (monotonic), and the alert of that
         self._gone_since: float | None = None
         self._gone: str | None = None
-        #: what the webhook shall get of it
-        self._beside: list[str] = []
-        #: why the webhook did not take something at this look
-        self._not_taken: str | None = None
-        self._refuses_all = False
+        #: what the channels shall get of it, and whether that is over
+        self._beside: list[tuple[str, bool]] = []
+
+    def configure(self, config: AlertsConfig) -> None:
+        """Take these settings; raise `ConfigError` if a channel of theirs cannot work."""
+        made = self._made(config)
+        self._channels.end(kept=made.parts)
+        self._config, self._channels = config, made
+
+    def _made(self, config: AlertsConfig) -> Channels:
+        return Channels(config, lambda part: ProblemLog(part, self._state))
 
     def check(self) -> None:
-        """Record and report what changed; what the webhook does not take is sent again later."""
-        self._not_taken = None
+        """Record and report what changed; what a channel does not take is sent to it again."""
+        self._channels.look()
         self._record_and_report()
         self._gone_since = None
         if self._gone is not None:
             log.info("over: %s", self._gone, extra={"alert": "state"})
-            self._beside.append(f"over: {self._gone}")
+            self._beside.append((f"over: {self._gone}", True))
             self._gone = None
         self._post_beside()
 
     def state_gone(self, error: StateError) -> None:
         """Report that alerts cannot be recorded, once that lasts: no record is needed for it."""
-        now, self._not_taken = self._clock(), None
+        now = self._clock()
+        self._channels.look()
         self._gone_since = now if self._gone_since is None else self._gone_since
         if self._gone is None and now - self._gone_since >= STATE_GONE_AFTER:
             self._gone = f"no alert can be recorded: {error}"
             log.error("%s", self._gone, extra={"alert": "state"})
-            self._beside.append(self._gone)
+            self._beside.append((self._gone, False))
         self._post_beside()
 
     def _post_beside(self) -> None:
-        while self._beside and not self._not_taken and self._post(f"syncer: {self._beside[0]}"):
+        while self._beside:
+            text, over = self._beside[0]
+            if not self._channels.send(text, over=over):
+                return
             del self._beside[0]
 
     def _record_and_report(self) -> None:
@@ -201,7 +204,7 @@ class Alerts:
             gather(self._state, self._calls, now, self._lasting(rows, now)),
             parts=self._of_others(rows, now) | dict(self._parts()),
         )
-        present = conditions(facts, self.config)
+        present = conditions(facts, self._config)
         with self._state.read() as connection:
             known = {row.name: row.text for row in alerts.active(connection)}
         if known != present:
@@ -214,10 +217,10 @@ class Alerts:
         with self._state.read() as connection:
             unreported = alerts.unnotified(connection)
         for row in unreported:
-            text = row.text if row.ended_at is None else f"over: {row.text}"
-            if not self._post(f"syncer: {text}"):
-                if self._refuses_all:
-                    return
+            over = row.ended_at is not None
+            text = f"over: {row.text}" if over else row.text
+            key = (row.name, row.since, row.ended_at)
+            if not self._channels.send(text, key, over=over):
                 continue
             with self._state.write() as connection:
                 alerts.notified(connection, row.name, int(now * 1000))
@@ -247,31 +250,3 @@ class Alerts:
                 self._seen[key], seconds = began, self._clock() - began
             lasting.append(Lasting(row.part, row.text, row.times, seconds))
         return lasting
-
-    def _post(self, text: str) -> bool:
-        """Post to the webhook; return whether it took it, or there is no webhook."""
-        if self.config.webhook is None:
-            return True
-        request = Request(
-            self.config.webhook.get_secret_value(),
-            data=orjson.dumps({"text": text}),
-            headers={"content-type": "application/json", "user-agent": "engage-amberflo-sync"},
-        )
-        try:
-            with egress.answer(request, TIMEOUT) as answer:
-                answer.read(1000)
-        except HTTPError as error:
-            error.close()
-            # It may refuse this text only, so that others are sent.
-            self._refuses_all = error.code not in ONE_REFUSED
-            self._not_taken = f"it answered {error.code}; tried again until it accepts"
-        except Exception as error:  # noqa: BLE001 - whatever it answers costs a retry only
-            # Its address is a secret, so an error's own text stays out.
-            self._refuses_all = True
-            self._not_taken = f"it cannot be reached ({type(error).__name__}); tried again"
-        else:
-            if self._not_taken is None:
-                self._problems(None)
-            return True
-        self._problems(self._not_taken)
-        return False

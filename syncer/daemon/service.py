@@ -26,7 +26,7 @@ from syncer import __version__
 from syncer import log as logs
 from syncer.config import Config, ScheduleConfig, changes
 from syncer.cron import CronLine
-from syncer.daemon import reload
+from syncer.daemon import channels, reload
 from syncer.daemon.alerts import Alerts
 from syncer.daemon.metrics import StateCollector
 from syncer.daemon.ops import Ops
@@ -376,6 +376,8 @@ class Service:
             part.well()
             try:
                 config = self._reread()
+                if config is not None:
+                    channels.check(config.alerts)
             except ConfigError as error:
                 log.error("the reloaded config is wrong, the old one stays in effect: %s", error)
                 continue
@@ -407,7 +409,7 @@ class Service:
         self._config = reload.applicable(self._config, config)
         logs.set_up(config.log.format, config.log.level)
         self._configure_receiver()
-        self._alerts.config = config.alerts
+        self._alerts.configure(config.alerts)
         parts = reload.parts_to_restart(changed)
         if reload.Part.WORKER in parts:
             self._worker.end(CHILDREN_END_WITHIN)  # another one is started

@@ -109,5 +109,5 @@ def test_the_webhook_of_alerts(proxy: Proxy, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'syncer.db'}"
     settings = AlertsConfig(webhook=SecretStr("http://slack.invalid/hook"))
     with closing(Database.open(url)) as state, closing(Database.open(url, "queue")) as calls:
-        assert Alerts(state, calls, settings)._post("text")
+        assert Alerts(state, calls, settings)._channels.send("text")
     assert proxy.seen == [("POST", "http://slack.invalid/hook", BY)]

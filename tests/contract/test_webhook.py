@@ -15,6 +15,7 @@ from state.db.database import Database
 from state.errors import StateError
 from syncer.config import AlertsConfig
 from syncer.daemon import alerts as module
+from syncer.daemon import channels
 from syncer.daemon.alerts import Alerts
 from tests.support.webhook import webhook
 
@@ -42,7 +43,7 @@ def test_a_webhook_that_answers_no_http_breaks_nothing(
 ) -> None:
     with webhook() as hook:
         hook.answer = lambda connection: connection.sendall(answer)
-        alerts(hook.url)._post("text")
+        alerts(hook.url)._channels.send("text")
         assert hook.requests == 1
 
 
@@ -66,11 +67,11 @@ def drip(connection: socket.socket, begin: bytes, piece: bytes) -> None:
 def test_a_webhook_that_drips_is_cut_off(
     alerts: Callable[[str], Alerts], monkeypatch: pytest.MonkeyPatch, begin: bytes, piece: bytes
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", 0.5)
+    monkeypatch.setattr(channels, "TIMEOUT", 0.5)
     with webhook() as hook:
         hook.answer = lambda connection: drip(connection, begin, piece)
         began = time.monotonic()
-        assert not alerts(hook.url)._post("text")
+        assert not alerts(hook.url)._channels.send("text")
         assert time.monotonic() - began < 5
 
 
@@ -78,12 +79,12 @@ def test_a_redirect_of_the_webhook_is_not_followed(alerts: Callable[[str], Alert
     with webhook() as hook, webhook() as other:
         moved = f"HTTP/1.1 302 Found\r\nlocation: {other.url}\r\ncontent-length: 0\r\n\r\n"
         hook.answer = lambda connection: connection.sendall(moved.encode())
-        assert not alerts(hook.url)._post("text")
+        assert not alerts(hook.url)._channels.send("text")
         assert (hook.requests, other.requests) == (1, 0)
 
 
 def test_a_webhook_that_no_name_leads_to(alerts: Callable[[str], Alerts]) -> None:
-    assert not alerts("http://no-such-host.invalid/hook")._post("text")
+    assert not alerts("http://no-such-host.invalid/hook")._channels.send("text")
 
 
 def test_a_state_that_cannot_be_used_is_told_without_it(

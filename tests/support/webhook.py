@@ -22,6 +22,8 @@ class Webhook:
     url: str
     texts: list[str] = field(default_factory=list)
     answer: Callable[[socket.socket], None] | None = None
+    #: where the text stands in the JSON that it gets
+    key: str = "text"
     #: how many requests came
     requests: int = 0
 
@@ -64,5 +66,5 @@ def _serve(server: socket.socket, found: Webhook) -> None:
             if found.answer is not None:
                 found.answer(connection)
                 continue
-            found.texts.append(orjson.loads(body)["text"])  # before the caller goes on
+            found.texts.append(orjson.loads(body)[found.key])  # before the caller goes on
             connection.sendall(GOOD)

@@ -138,6 +138,7 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ("aiohttp", {"syncer/amberflo", "syncer/sandbox"}),
         ("fsspec", {"syncer/engage/files/storage.py"}),
         ("duckdb", {"syncer/engage/files/records.py"}),
+        ("apprise", {"syncer/daemon/channels.py"}),
         ("click", {"syncer/cli"}),
         ("apscheduler", {"syncer/daemon/schedule.py"}),
         ("cronsim", {"syncer/cron.py"}),
@@ -194,7 +195,7 @@ SLIM: list[tuple[str, set[str]]] = [
     ("syncer.daemon.run_process", {"apscheduler", "httpx", "rich"}),
     ("syncer.web.server", {"apscheduler", "httpx", "rich"}),
     ("syncer.web.task_process", {"apscheduler", "httpx", "rich"}),
-    ("syncer.daemon.service", {"httpx", "rich"}),
+    ("syncer.daemon.service", {"apprise", "httpx", "requests", "rich"}),
 ]
 #: A question about the state needs neither a run nor a connection; and the list of commands, which
 #: `--help` prints before `syncer.cli` is looked at, none of them.

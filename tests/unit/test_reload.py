@@ -93,6 +93,7 @@ webhook_secret_file = "{folder}/webhook_secret"
 token_file = "{folder}/page"
 [alerts]
 webhook_file = "{folder}/alerts"
+urls_file = "{folder}/urls"
 """
 #: The same with all of them in one folder, under the names of their settings.
 IN_A_FOLDER = """
@@ -112,6 +113,7 @@ NAMES = {
     "webhook_secret": "passthrough.webhook_secret",
     "page": "web.token",
     "alerts": "alerts.webhook",
+    "urls": "alerts.urls",
 }
 WRITTEN = {
     "api_key": "key-{0}",
@@ -122,6 +124,7 @@ WRITTEN = {
     "webhook_secret": "secret-{0}",
     "page": "a-long-page-token-{0}",
     "alerts": "https://hooks.example.com/{0}",
+    "urls": "json://a.example.com/{0}\njson://b.example.com",
 }
 
 

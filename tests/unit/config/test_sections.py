@@ -218,6 +218,7 @@ OTHER_VALUES = {
     "PASSTHROUGH__QUEUE_LIMIT": "7",
     "PASSTHROUGH__QUEUE_SHARE": "0.7",
     "ALERTS__WEBHOOK": "https://h/hush",
+    "ALERTS__URLS": '["json://hush"]',
     "ALERTS__LAG": "7s",
     "ALERTS__SILENT": "7s",
     "LOG__FORMAT": "json",

@@ -1,0 +1,176 @@
+"""Where alerts go: a webhook that takes Slack's JSON ({"text": …}), and the URLs of apprise.
+
+A channel is sent a text, and says why it did not take it. Its address is a secret: it stands in no
+text and no log, so neither do the errors of the libraries that may quote it.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Hashable, Iterable
+from importlib.util import find_spec
+from typing import Any, Protocol
+from urllib.error import HTTPError
+from urllib.request import Request
+
+import orjson
+from pydantic import SecretStr
+
+from syncer import egress
+from syncer.config import AlertsConfig
+from syncer.errors import ConfigError
+from syncer.process.problem import ProblemLog
+
+#: Seconds until a request to the webhook is given up.
+TIMEOUT = 10.0
+#: What a webhook answers that refuses one text: it cannot read it, or takes none that long.
+ONE_REFUSED = frozenset({400, 413, 422})
+TITLE = "syncer"
+
+
+class NotTaken(Exception):
+    """Why a channel did not take a text; `one` says that it may well take another."""
+
+    def __init__(self, why: str, *, one: bool = False) -> None:
+        super().__init__(why)
+        self.one = one
+
+
+class Channel(Protocol):
+    """Somewhere that alerts go; `part` is its name among what can have a problem."""
+
+    part: str
+
+    def send(self, text: str, *, over: bool) -> None:
+        """Send a text, `over` if something is over; raise `NotTaken` if it was not taken."""
+
+
+class Webhook:
+    """A webhook that takes Slack's JSON."""
+
+    part = "webhook"
+
+    def __init__(self, url: SecretStr) -> None:
+        self._url = url
+
+    def send(self, text: str, *, over: bool) -> None:
+        request = Request(
+            self._url.get_secret_value(),
+            data=orjson.dumps({"text": f"{TITLE}: {text}"}),
+            headers={"content-type": "application/json", "user-agent": "engage-amberflo-sync"},
+        )
+        try:
+            with egress.answer(request, TIMEOUT) as answer:
+                answer.read(1000)
+        except HTTPError as error:
+            error.close()
+            # It may refuse this text only, so that others are sent.
+            why = f"it answered {error.code}; tried again until it accepts"
+            raise NotTaken(why, one=error.code in ONE_REFUSED) from None
+        except Exception as error:  # noqa: BLE001 - whatever it answers costs a retry only
+            why = f"it cannot be reached ({type(error).__name__}); tried again"
+            raise NotTaken(why) from None
+
+
+class AppriseUrl:
+    """A service that apprise knows, by its URL: PagerDuty, Opsgenie, Teams, e-mail, …"""
+
+    def __init__(self, number: int, url: SecretStr) -> None:
+        """Raise `ConfigError` if it is none, or apprise is not installed."""
+        for name in ("apprise", "urllib3", "requests"):  # they quote URLs
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        self.part = f"alerts.urls {number}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of its own libraries
+            from apprise import Apprise
+
+            self._service = Apprise()
+            known = self._service.add(url.get_secret_value())
+        if not known:
+            raise ConfigError(
+                f"alerts.urls: entry {number} is no URL that apprise knows; its list of services "
+                "has the form of each"
+            )
+
+    def send(self, text: str, *, over: bool) -> None:
+        try:
+            taken: Any = self._service.notify(
+                body=text, title=TITLE, notify_type="success" if over else "failure"
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a service does costs a retry only
+            raise NotTaken(f"it failed ({type(error).__name__}); tried again") from None
+        if not taken:
+            raise NotTaken("it does not take alerts; tried again until it does")
+
+
+class Channels:
+    """All channels. What one has not taken is sent to it again, and not to the others.
+
+    `problems` makes the record of what is wrong with a channel, by its part.
+    """
+
+    def __init__(self, config: AlertsConfig, problems: Callable[[str], ProblemLog]) -> None:
+        """Raise `ConfigError` if a channel of the settings cannot work."""
+        self._channels = channels(config)
+        self._problems = {channel.part: problems(channel.part) for channel in self._channels}
+        #: who has taken a text that others have not: parts by the key of the text
+        self._took: dict[Hashable, set[str]] = {}
+        #: the channels that took no text at this look, and those that refused any
+        self._closed, self._failed = set[str](), set[str]()
+
+    def look(self) -> None:
+        """Begin a new look: channels that took nothing are tried again."""
+        self._closed, self._failed = set(), set()
+
+    def send(self, text: str, key: Hashable = None, *, over: bool = False) -> bool:
+        """Send a text where it was not taken yet; return whether all channels have taken it.
+
+        The same `key` means the same text, however its words changed since.
+        """
+        took = self._took.setdefault(key or text, set())
+        for channel in self._channels:
+            if channel.part not in took | self._closed and self._sent(channel, text, over):
+                took.add(channel.part)
+        if all(channel.part in took for channel in self._channels):
+            del self._took[key or text]
+            return True
+        return False
+
+    def _sent(self, channel: Channel, text: str, over: bool) -> bool:
+        try:
+            channel.send(text, over=over)
+        except NotTaken as error:
+            self._failed.add(channel.part)
+            if not error.one:
+                self._closed.add(channel.part)
+            self._problems[channel.part](str(error))
+            return False
+        if channel.part not in self._failed:
+            self._problems[channel.part](None)
+        return True
+
+    def end(self, *, kept: Iterable[str] = ()) -> None:
+        """End the problems of channels that are no more, but for the parts that are kept."""
+        for part in self._problems.keys() - set(kept):
+            self._problems[part](None)
+
+    @property
+    def parts(self) -> list[str]:
+        return list(self._problems)
+
+
+def check(config: AlertsConfig) -> None:
+    """Raise `ConfigError` if `alerts.urls` cannot work."""
+    channels(config)
+
+
+def channels(config: AlertsConfig) -> list[Channel]:
+    """Return the channels of the settings; raise `ConfigError` if one cannot work."""
+    found: list[Channel] = [] if config.webhook is None else [Webhook(config.webhook)]
+    if config.urls and find_spec("apprise") is None:
+        raise ConfigError(
+            "alerts.urls: apprise sends there, and it is not installed; install it with: pip "
+            "install 'engage-amberflo-sync[alerts]'"
+        )
+    return [*found, *(AppriseUrl(number, url) for number, url in enumerate(config.urls, 1))]
