@@ -603,30 +603,31 @@ def test_what_is_due_refused_or_never_sent(
     assert "is still to be sent" in said.stderr
 
 
-@pytest.mark.parametrize("lists_deleted", [False, True])
 def test_what_cannot_be_repaired_is_said(
-    installation: Installation, amberflo: Amberflo, synced: list[str], lists_deleted: bool
+    installation: Installation, amberflo: Amberflo, synced: list[str]
 ) -> None:
-    amberflo.lists_deleted = lists_deleted
-    refused, mended = rename(amberflo, synced, 2)
-    deleted = synced[-1]
-    amberflo.customers[deleted] |= {"deleteTime": 1, "lifecycleStage": "OFFBOARDED"}
-    amberflo.refused = {refused}
-    said = installation.run("verify", "--repair", exit_code=1)
-    assert f"missing {deleted}" in said.stdout.splitlines()
-    lines = said.stderr.splitlines()
-    assert f"repaired {mended}: customerName" in lines
-    assert (
-        f"not repaired {deleted}: Amberflo does not show it; if it was deleted there, reinstate "
-        "it there"
-    ) in lines
-    assert f"not repaired {refused}: it still differs in customerName" in lines
-    assert "error: Amberflo does not take 1 customers: `syncer failures` lists them" in lines
-    assert "1 of 3 repaired" in lines
-    amberflo.refused = set()
-    del amberflo.customers[deleted]["deleteTime"]
-    assert found_by(installation, "--repair")["repaired"] == 1
-    assert installation.json("failures") == []
+    """Whether Amberflo lists who was deleted there, or does not."""
+    for lists_deleted in (False, True):
+        amberflo.lists_deleted = lists_deleted
+        refused, mended = rename(amberflo, synced, 2)
+        deleted = synced[-1]
+        amberflo.customers[deleted] |= {"deleteTime": 1, "lifecycleStage": "OFFBOARDED"}
+        amberflo.refused = {refused}
+        said = installation.run("verify", "--repair", exit_code=1)
+        assert f"missing {deleted}" in said.stdout.splitlines(), lists_deleted
+        lines = said.stderr.splitlines()
+        assert f"repaired {mended}: customerName" in lines
+        assert (
+            f"not repaired {deleted}: Amberflo does not show it; if it was deleted there, "
+            "reinstate it there"
+        ) in lines, lists_deleted
+        assert f"not repaired {refused}: it still differs in customerName" in lines
+        assert "error: Amberflo does not take 1 customers: `syncer failures` lists them" in lines
+        assert "1 of 3 repaired" in lines
+        amberflo.refused = set()
+        del amberflo.customers[deleted]["deleteTime"]
+        assert found_by(installation, "--repair")["repaired"] == 1
+        assert installation.json("failures") == []
 
 
 def test_a_repair_that_is_killed_leaves_the_rest_due(
