@@ -69,12 +69,12 @@ class Machine:
 
 #: Two shared x86-64 cores, Python 3.11, SQLite, all on loopback, by `python -m benchmarks.plan`.
 MEASURED = Machine(
-    initial=Cost(0.23, 0.000076, 0.0000166),
-    full=Cost(0.18, 0.000277, 0.0000047),
-    incremental=Cost(0.28, 0.000147, 0.0),
-    verify=Cost(0.10, 0.000031, 0.0000017),
-    delivery=Cost(0.68, 0.000224, 0.0000301),
-    event=0.000168,
+    initial=Cost(0.12, 0.000114, 0.0000159),
+    full=Cost(0.17, 0.000183, 0.0000110),
+    incremental=Cost(0.14, 0.000107, 0.0000114),
+    verify=Cost(0.06, 0.000033, 0.0000016),
+    delivery=Cost(0.17, 0.000372, 0.0000606),
+    event=0.000153,
 )
 
 
