@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from syncer import __version__
+from syncer.display import visible
 from syncer.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NotKept, StateError, SyncerError
 from syncer.process.runtime import tune_for_throughput
 from syncer.progress import say
@@ -78,12 +79,31 @@ COMMANDS = {
         "status",
         "Show the schedule, the last run, what waits to be sent, and what needs a person.",
     ),
+    "completion": ("completion", "Print the completion script of a shell: bash, zsh or fish."),
     "state": ("state", "Back up, restore, copy and check the service's own database."),
 }
 
 
+#: What `syncer` says by itself where there is no config yet.
+FIRST_STEPS = """\
+There is no {path} here yet. The first three steps:
+
+  syncer demo     show how it works, on this machine and in under a minute
+  syncer init     write {path}: it asks for your warehouse and your Amberflo key
+  syncer check    test all of it; then `syncer diff` says what a first run would send
+
+`syncer --help` lists all commands."""
+
+
 class Commands(click.Group):
     """Imports a command's module when it is called, so that the daemon does not load the others."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        path = os.environ.get("SYNCER_CONFIG") or "config.toml"
+        if not args and not ctx.resilient_parsing and not os.path.lexists(path):
+            click.echo(FIRST_STEPS.format(path=visible(path)))
+            ctx.exit(EXIT_USAGE)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -17,7 +17,7 @@ from state import snapshot
 from state.history import listings, past, retention
 from state.history.listings import ENTERED, EXITED, MOVED, NEITHER, Entry, Moves
 from state.runs import RunRow
-from syncer.cli import output
+from syncer.cli import complete, output
 from syncer.cli.documents import entry_json, shown, undelivered_json, value
 from syncer.cli.options import (
     config_option,
@@ -85,7 +85,7 @@ audit.add_command(compact)
 
 
 @audit.command("customer")
-@click.argument("customer_id", metavar="ID", callback=readable)
+@click.argument("customer_id", metavar="ID", callback=readable, shell_complete=complete.customers)
 @config_option
 @json_option
 @csv_option
@@ -150,7 +150,7 @@ def audit_customer(
 
 
 @audit.command("audience")
-@click.argument("key", metavar="KEY", callback=readable)
+@click.argument("key", metavar="KEY", callback=readable, shell_complete=complete.audiences)
 @config_option
 @json_option
 @csv_option
@@ -218,7 +218,9 @@ def _print_members(
 
 
 @audit.command("run")
-@click.argument("which", metavar="N|last", callback=run_or_last)
+@click.argument(
+    "which", metavar="N|last", callback=run_or_last, shell_complete=complete.runs_and_last
+)
 @config_option
 @json_option
 @csv_option

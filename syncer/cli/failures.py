@@ -10,7 +10,7 @@ import click
 from state import failures as records
 from state.db.database import Database
 from state.discard import discard
-from syncer.cli import output
+from syncer.cli import complete, output
 from syncer.cli.documents import failure_json
 from syncer.cli.options import (
     application,
@@ -29,7 +29,11 @@ from syncer.resend import resend
 TABLE = 1000
 
 customer_option = click.option(
-    "--customer", metavar="ID", callback=readable, help="Only failures of this customer."
+    "--customer",
+    metavar="ID",
+    callback=readable,
+    shell_complete=complete.customers,
+    help="Only failures of this customer.",
 )
 newest_option = click.option(
     "--limit",

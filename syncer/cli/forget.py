@@ -8,7 +8,7 @@ import click
 
 from state import suppression
 from syncer.app import App
-from syncer.cli import output
+from syncer.cli import complete, output
 from syncer.cli.options import application, config_option, confirm, json_option
 from syncer.clock import iso
 from syncer.errors import NotFound
@@ -16,7 +16,9 @@ from syncer.progress import say
 
 
 @click.command()
-@click.argument("customer_id", metavar="[CUSTOMER]", required=False)
+@click.argument(
+    "customer_id", metavar="[CUSTOMER]", required=False, shell_complete=complete.customers
+)
 @config_option
 @json_option
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -12,7 +12,7 @@ import click
 from state import hold_evidence, holds
 from state import runs as run_records
 from state.holds import Hold
-from syncer.cli import output
+from syncer.cli import complete, output
 from syncer.cli.documents import (
     decision_line,
     held_json,
@@ -93,7 +93,7 @@ def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
 
 
 @runs.command("show")
-@click.argument("run", type=number)
+@click.argument("run", type=number, shell_complete=complete.runs)
 @click.option(
     "--all", "everything", is_flag=True, help="Also traits of which nothing moved; each hold."
 )
@@ -173,7 +173,7 @@ def _hold_line(hold: Hold, customers: int) -> str:
 
 
 @runs.command("held")
-@click.argument("run", type=number)
+@click.argument("run", type=number, shell_complete=complete.runs)
 @config_option
 @json_option
 @csv_option
@@ -237,7 +237,7 @@ def attribution_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @runs.command("approve")
-@click.argument("run", type=number)
+@click.argument("run", type=number, shell_complete=complete.runs)
 @attribution_options
 @config_option
 @json_option
@@ -265,7 +265,7 @@ def runs_approve(
 
 
 @runs.command("reject")
-@click.argument("run", type=number)
+@click.argument("run", type=number, shell_complete=complete.runs)
 @attribution_options
 @config_option
 @json_option
@@ -299,7 +299,7 @@ def _show_evidence(runner: Runs, run: int) -> None:
 
 
 @runs.command("lift")
-@click.argument("run", type=number)
+@click.argument("run", type=number, shell_complete=complete.runs)
 @config_option
 @json_option
 def runs_lift(run: int, config: Path | None, as_json: bool) -> None:

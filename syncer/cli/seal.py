@@ -11,7 +11,7 @@ import click
 from state.history import listings
 from state.history.proof import Broken, Proof, prove
 from syncer import __version__
-from syncer.cli import output
+from syncer.cli import complete, output
 from syncer.cli.export import Export
 from syncer.cli.options import application, config_option, json_option, open_for_reading, wants_json
 from syncer.clock import iso
@@ -30,7 +30,12 @@ from syncer.progress import say
     help="Write the history with its hashes into this folder, for others to verify.",
 )
 @click.option("--since", type=int, metavar="RUN", help="Export from this run on.")
-@click.option("--audience", metavar="KEY", help="Export other audiences as hashes only.")
+@click.option(
+    "--audience",
+    metavar="KEY",
+    shell_complete=complete.audiences,
+    help="Export other audiences as hashes only.",
+)
 def seal(
     config: Path | None,
     as_json: bool,

@@ -13,7 +13,7 @@ from state import outbox, snapshot
 from state import runs as run_records
 from state.history import seal
 from syncer.app import App
-from syncer.cli import output
+from syncer.cli import complete, output
 from syncer.cli.documents import (
     change_json,
     first_contact_json,
@@ -101,8 +101,15 @@ def diff(
 @click.command()
 @config_option
 @json_option
-@click.option("--audience", metavar="KEY", help="Only customers that are or were in this audience.")
-@click.option("--customer", metavar="ID", help="Only this customer.")
+@click.option(
+    "--audience",
+    metavar="KEY",
+    shell_complete=complete.audiences,
+    help="Only customers that are or were in this audience.",
+)
+@click.option(
+    "--customer", metavar="ID", shell_complete=complete.customers, help="Only this customer."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def resync(
     config: Path | None, as_json: bool, audience: str | None, customer: str | None, yes: bool

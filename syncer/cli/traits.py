@@ -11,7 +11,7 @@ import click
 from state import ownership, snapshot
 from state.db.locks import run_lock
 from state.snapshot import TraitRow
-from syncer.cli import output
+from syncer.cli import complete, output
 from syncer.cli.options import (
     application,
     config_option,
@@ -86,7 +86,7 @@ def _status(row: TraitRow, engage: EngageConfig) -> str | None:
 
 
 @traits.command("release")
-@click.argument("key", callback=readable)
+@click.argument("key", callback=readable, shell_complete=complete.traits)
 @config_option
 @json_option
 @click.option("--yes", is_flag=True, help="Do not ask.")

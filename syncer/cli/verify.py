@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from state import restored
-from syncer.cli import output
+from syncer.cli import complete, output
 from syncer.cli.documents import drift_json, shown
 from syncer.cli.options import application, config_option, json_option
 from syncer.errors import EXIT_FAILED
@@ -19,7 +19,9 @@ from syncer.verify.result import Verification
 
 
 @click.command()
-@click.option("--customer", metavar="ID", help="Only this customer.")
+@click.option(
+    "--customer", metavar="ID", shell_complete=complete.customers, help="Only this customer."
+)
 @click.option(
     "--repair",
     is_flag=True,

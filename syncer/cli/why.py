@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from state import holds
 from state.history import listings
 from state.history.listings import Entry
-from syncer.cli import output
+from syncer.cli import complete, output
 from syncer.cli.documents import (
     decision_line,
     entry_json,
@@ -40,8 +40,10 @@ TIMES = ("observed_at", "recorded_at", "delivered_at")
 
 
 @click.command()
-@click.argument("customer_id", metavar="CUSTOMER", callback=readable)
-@click.argument("key", metavar="TRAIT", callback=readable)
+@click.argument(
+    "customer_id", metavar="CUSTOMER", callback=readable, shell_complete=complete.customers
+)
+@click.argument("key", metavar="TRAIT", callback=readable, shell_complete=complete.traits)
 @config_option
 @json_option
 def why(customer_id: str, key: str, config: Path | None, as_json: bool) -> None:

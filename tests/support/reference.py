@@ -2,8 +2,8 @@
 
     python -m tests.support.reference
 
-writes every command's `--help` into docs/reference/cli.md. tests/unit/test_reference.py and
-tests/e2e/test_reference.py compare the pages with the program.
+writes every command's `--help` into docs/reference/cli.md, and into the man page beside it.
+tests/unit/test_reference.py and tests/e2e/test_reference.py compare the pages with the program.
 """
 
 from __future__ import annotations
@@ -76,6 +76,50 @@ def with_helps(text: str, by_name: dict[str, str]) -> str:
         for name in by_name
         if name in missing
     )
+
+
+MAN_PAGE = ROOT / "docs/reference/syncer.1"
+
+
+def man_page() -> str:
+    """The man page: what cli.md says, and the help of every command, as roff."""
+    before, _, _ = page("cli.md").partition("\n## ")
+    (statuses,) = tables(before)
+    by_name = helps()
+    lines = [
+        '.TH SYNCER 1 "" "engage-amberflo-sync" "User Commands"',
+        ".SH NAME",
+        r"syncer \- keep Amberflo's customers in step with Segment Engage",
+        ".SH SYNOPSIS",
+        r".B syncer",
+        r"COMMAND [\-\-config FILE] [\-\-json] [OPTIONS]",
+        ".SH COMMANDS",
+        *_no_fill(by_name.pop("syncer")),
+    ]
+    for name, text in by_name.items():
+        lines += [f".SS {_roff(name)}", *_no_fill(text)]
+    lines += [".SH EXIT STATUS"]
+    for status, means in statuses.rows:
+        lines += [".TP", f".B {status}", _roff(means)]
+    lines += [
+        ".SH ENVIRONMENT",
+        *(".TP", ".B SYNCER_CONFIG", r"The config file, where no \-\-config names one."),
+        *(".TP", ".B SYNCER_SECTION__KEY", "The setting section.key, over that of the file."),
+        ".SH FILES",
+        *(".TP", ".I config.toml", "The config, in the working folder."),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _no_fill(text: str) -> list[str]:
+    """A text whose lines stay as they are."""
+    return [".nf", *map(_roff, text.splitlines()), ".fi"]
+
+
+def _roff(line: str) -> str:
+    """A line of text: no character of it is one of roff's."""
+    escaped = line.replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
 
 
 # -- tables
@@ -331,3 +375,4 @@ def _is_of(value: object, kind: str) -> bool:
 if __name__ == "__main__":
     cli_page = ROOT / "docs/reference/cli.md"
     cli_page.write_text(with_helps(page("cli.md"), helps()), encoding="utf-8")
+    MAN_PAGE.write_text(man_page(), encoding="utf-8")

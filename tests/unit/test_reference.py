@@ -19,6 +19,7 @@ from syncer.config import SECRET_FILES, Config
 from syncer.passthrough.call import ROUTES
 from syncer.passthrough.receiver import METRICS
 from tests.support.reference import (
+    MAN_PAGE,
     ROOT,
     Metric,
     Table,
@@ -26,6 +27,7 @@ from tests.support.reference import (
     codes,
     helps,
     helps_on,
+    man_page,
     metrics,
     page,
     page_paths,
@@ -66,6 +68,11 @@ def test_every_command_is_on_the_page_with_its_help() -> None:
     assert sorted(written) == sorted(true)
     wrong = {name for name in true if written[name] != true[name]}
     assert not wrong, "python -m tests.support.reference writes their help texts anew"
+
+
+def test_the_man_page_has_the_same_helps() -> None:
+    text = MAN_PAGE.read_text(encoding="utf-8")
+    assert text == man_page(), "python -m tests.support.reference writes it anew"
 
 
 def test_the_helps_are_written_where_they_belong() -> None:
