@@ -121,12 +121,12 @@ def statement_of(url: str, audiences: int, which: str) -> tuple[str, Any]:
         raise _Said(statement, values)
 
     with ProfilesSync(make_url(url)).pull(Everything()) as pull:
-        rows = pull._rows(keys_of(audiences))
+        rows = pull.rows(keys_of(audiences))
         event.listen(pull._connection, "before_cursor_execute", listen)
         try:
             if which == "grouped":
                 next(pull.customers(keys_of(audiences)))
-            pull._all(select(rows).order_by(rows.c.customer_id, rows.c.name, rows.c.time))
+            pull.ask(select(rows).order_by(rows.c.customer_id, rows.c.name, rows.c.time))
         except _Said as said:
             statement, values = said.args
     return statement, values

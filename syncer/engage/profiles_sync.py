@@ -28,6 +28,7 @@ from sqlalchemy import (
     cast,
     distinct,
     func,
+    inspect,
     not_,
     null,
     select,
@@ -78,9 +79,9 @@ class ProfilesSync:
     filter: str = ""
 
     @contextmanager
-    def pull(self, scope: Scope) -> Iterator[ProfilesSyncPull]:
-        """Open one snapshot of the warehouse."""
-        with snapshot(self.url) as connection:
+    def pull(self, scope: Scope, *, writes: bool = False) -> Iterator[ProfilesSyncPull]:
+        """Open one snapshot of the warehouse; with `writes`, tables may be made beside it."""
+        with snapshot(self.url, writes=writes) as connection:
             space = Space.of(connection, self.schema, self.url, self.filter)
             with ProfilesSyncPull(self, connection, space, scope).unchanged() as pull:
                 yield pull
@@ -115,7 +116,9 @@ class ProfilesSyncPull:
         space: Space,
         scope: Scope,
     ) -> None:
-        self._source, self._connection, self._space = source, connection, space
+        self._source, self._connection, self.space = source, connection, space
+        #: the type of the external ids that are customer ids
+        self.customer_id = source.customer_id
         self._scope, self._sql = scope, space.columns
         self._since = _since(scope, source.overlap)
         #: the newest load of a trait row, where `observed` saw it
@@ -126,7 +129,7 @@ class ProfilesSyncPull:
     @cached_property
     def _people(self) -> People:
         customer_id = self._source.customer_id
-        return people(self._space, customer_id, self._scope, self._since, self._all)
+        return people(self.space, customer_id, self._scope, self._since, self.ask)
 
     def watermark(self) -> str | None:
         if isinstance(self._scope, OnlyCustomers):
@@ -135,7 +138,7 @@ class ProfilesSyncPull:
         for name in TABLES:
             if name == "user_traits" and self._newest_trait is not None:
                 continue
-            rows = self._space.rows(name, since=self._since)
+            rows = self.space.rows(name, since=self._since)
             newest.append(self._scalar(select(func.max(self._sql.believed(rows.c.uuid_ts)))))
         times = [time for time in map(as_datetime, newest) if time is not None]
         if isinstance(self._scope, ChangedSince):
@@ -152,7 +155,7 @@ class ProfilesSyncPull:
 
         They are only looked at where the warehouse gives no state of one moment.
         """
-        before = self.size() if self._space.fixed is None else None
+        before = self.size() if self.space.fixed is None else None
         yield self
         if before is not None and self.size() != before:
             raise SourceError(
@@ -165,15 +168,15 @@ class ProfilesSyncPull:
         """Return the numbers of rows, and the newest times: what shows that a table changed."""
         sizes = []
         for name in TABLES:
-            rows = self._space.rows(name)
-            sizes += self._all(select(func.count(), func.max(rows.c.uuid_ts)).select_from(rows))
+            rows = self.space.rows(name)
+            sizes += self.ask(select(func.count(), func.max(rows.c.uuid_ts)).select_from(rows))
         return sizes
 
     def check_times(self) -> None:
         """Raise `SourceError` if the times of the warehouse cannot be compared."""
         for name in TABLES:
-            loaded = self._space.rows(name).c.uuid_ts
-            self._all(select(self._sql.believed(loaded)).limit(1))
+            loaded = self.space.rows(name).c.uuid_ts
+            self.ask(select(self._sql.believed(loaded)).limit(1))
 
     def absence(self) -> Absence:
         return Absence()
@@ -181,7 +184,7 @@ class ProfilesSyncPull:
     def observed(self) -> list[ObservedKey]:
         if isinstance(self._scope, OnlyCustomers):
             return []
-        traits = self._space.rows("user_traits", since=self._since)
+        traits = self.space.rows("user_traits", since=self._since)
         # A name or email is no trait of ours, whatever its values are like.
         of_profile = traits.c.name.in_(PROFILE_KEYS)
         kind = case((of_profile, null()), else_=self._sql.kind(traits.c.value)).label("kind")
@@ -191,7 +194,7 @@ class ProfilesSyncPull:
         by_kind = select(*of_kind, func.count(), func.max(each.c.loaded)).group_by(*of_kind)
         keys: dict[str, Counter[str | None]] = {}
         times = []
-        for name, kind_of_value, number, newest in self._all(by_kind):
+        for name, kind_of_value, number, newest in self.ask(by_kind):
             keys.setdefault(str(name), Counter())[kind_of_value] += int(number)
             times.append(newest)
         self._newest_trait = max((time for time in times if time is not None), default=None)
@@ -205,7 +208,7 @@ class ProfilesSyncPull:
         assert customer_id is not None
         number, named = counts.c.number, customer_id.is_not(None)
         sums = (func.sum(case((which, number))) for which in (named, not_(named)))
-        ((customers, rows, nameless),) = self._all(
+        ((customers, rows, nameless),) = self.ask(
             select(func.count(distinct(customer_id)), *sums).select_from(joined)
         )
         if isinstance(self._scope, Everything) and not nameless:
@@ -213,7 +216,13 @@ class ProfilesSyncPull:
         return Counted(customers=customers, rows=int(rows or 0))
 
     def customers(self, keys: Collection[str]) -> Generator[PulledCustomer]:
-        rows = self._rows(keys)
+        yield from self.grouped(self.rows(keys))
+
+    def grouped(self, rows: CTE) -> Generator[PulledCustomer]:
+        """Yield the customers of trait rows (customer_id, name, value, time, seq) in order.
+
+        A row without a name says that there is a customer, and nothing of it.
+        """
         ordered = select(rows).order_by(
             rows.c.customer_id, rows.c.name, *self._sql.oldest_first(rows.c.time, rows)
         )
@@ -242,7 +251,7 @@ class ProfilesSyncPull:
             SourceRow(
                 str(own), None if own == into else str(into), value, _ms(observed), _ms(loaded)
             )
-            for own, into, value, observed, loaded in self._all(statement)
+            for own, into, value, observed, loaded in self.ask(statement)
         ]
         # As `catalog.newest` chooses: of equal times the last one.
         counts = max(range(len(rows)), key=lambda n: (rows[n].observed_at or 0, n), default=None)
@@ -250,8 +259,8 @@ class ProfilesSyncPull:
 
     def identified(self, customer_ids: Collection[str]) -> set[str]:
         among = ("value", customer_ids)
-        rows = identifiers(self._space, self._source.customer_id, among)
-        return {str(row[0]) for row in self._all(select(rows.c.value).distinct())}
+        rows = identifiers(self.space, self._source.customer_id, among)
+        return {str(row[0]) for row in self.ask(select(rows.c.value).distinct())}
 
     def without_customer_id(self, keys: Collection[str]) -> WithoutCustomerId:
         if self._all_named.issuperset(keys):
@@ -259,7 +268,7 @@ class ProfilesSyncPull:
         rows = self._rows_without_id(keys)
         profiles = select(null().label("name"), func.count(distinct(rows.c.profile)))
         by_key = select(rows.c.name, func.count()).group_by(rows.c.name)
-        counted = self._all(union_all(by_key, profiles))
+        counted = self.ask(union_all(by_key, profiles))
         by_name = {str(key): int(number) for key, number in counted if key is not None}
         (number,) = (int(number or 0) for key, number in counted if key is None)
         return WithoutCustomerId(number, by_name)
@@ -272,7 +281,7 @@ class ProfilesSyncPull:
 
     # The statements
 
-    def _rows(self, keys: Collection[str]) -> CTE:
+    def rows(self, keys: Collection[str]) -> CTE:
         """Select (customer_id, name, value, time, seq) of the trait rows of customers in scope."""
         traits, joined, _, customer_id = self._people.traits()
         assert customer_id is not None
@@ -301,9 +310,24 @@ class ProfilesSyncPull:
 
     # Running the statements
 
-    def _all(self, statement: Executable) -> list[Any]:
+    def ask(self, statement: Executable) -> list[Any]:
+        """Return all rows of a statement."""
         with translated_errors(self._source.url):
             return list(self._connection.execute(statement).all())
+
+    def execute(self, statement: Executable) -> None:
+        """Run a statement that gives no rows; it raises what the driver does."""
+        self._connection.execute(statement)
+
+    def has_table(self, name: str, schema: str) -> bool:
+        """Return whether the warehouse has a table that this login can see."""
+        with translated_errors(self._source.url):
+            return bool(inspect(self._connection).has_table(name, schema=schema or None))
+
+    def commit(self) -> None:
+        """End the snapshot; what was written stays."""
+        with translated_errors(self._source.url):
+            self._connection.commit()
 
     def _scalar(self, statement: Executable) -> Any:
         with translated_errors(self._source.url):
@@ -337,7 +361,7 @@ def _characters(row: Iterable[Any]) -> int:
 def _grouped_here(ordered: Iterator[Any]) -> Iterator[PulledCustomer]:
     """Group rows in Python, for engines whose JSON functions we do not know."""
     for customer_id, group in groupby(ordered, key=lambda row: str(row[0])):
-        rows = [(row[1], row[2], str(row[3])) for row in group]
+        rows = [(row[1], row[2], str(row[3])) for row in group if row[1] is not None]
         traits = [row for row in rows if row[0] not in PROFILE_KEYS]
         keys, values, times = (to_json([row[n] for row in traits], _plain) for n in range(3))
         profile = to_json([row for row in rows if row[0] in PROFILE_KEYS], _plain)

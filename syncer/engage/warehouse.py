@@ -47,12 +47,14 @@ NAMED = 10
 
 
 @contextmanager
-def snapshot(url: URL) -> Iterator[Connection]:
-    """Open a read-only transaction that sees one state of the warehouse."""
+def snapshot(url: URL, *, writes: bool = False) -> Iterator[Connection]:
+    """Open a transaction that sees one state of the warehouse; it is read-only without `writes`."""
     engine = _engine(url)
     try:
         with translated_errors(url), engine.connect() as connection:
             warehouse_of(url).begin(connection)
+            if writes:
+                warehouse_of(url).allow_writes(connection)
             yield connection
     finally:
         engine.dispose()

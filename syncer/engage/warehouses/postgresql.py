@@ -72,6 +72,9 @@ class PostgreSQL(Warehouse):
         connection.exec_driver_sql("SET LOCAL enable_mergejoin = off")
         connection.exec_driver_sql(f"SET LOCAL application_name = '{query_tag.get()}'")
 
+    def allow_writes(self, connection: Connection) -> None:
+        connection.exec_driver_sql("SET TRANSACTION READ WRITE")
+
     def number(self, digits: ColumnElement[Any]) -> ColumnElement[Any]:
         bits = cast(literal_column("'x'", Text()).op("||")(digits), BIT(32))
         return cast(bits, BigInteger)

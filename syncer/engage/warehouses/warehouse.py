@@ -58,6 +58,9 @@ class Warehouse:
     def begin(self, connection: Connection) -> None:
         """Begin to read: the time zone, the tag, how long a statement may take."""
 
+    def allow_writes(self, connection: Connection) -> None:
+        """Let the transaction that `begin` began write, before it reads."""
+
     def one_state(
         self, connection: Connection, tables: Mapping[str, TableClause]
     ) -> Mapping[str, FromClause] | None:

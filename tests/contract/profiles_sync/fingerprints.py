@@ -16,9 +16,9 @@ from tests.support.space import KEYS
 
 def computed(tried: ProfilesSyncPull) -> dict[str, tuple[str, int]]:
     """What the engine says: the fingerprint of each customer, and the number of its rows."""
-    ids = identifiers(tried._space, tried._source.customer_id)
-    statement = fingerprints(tried._rows(KEYS), ids, tried._sql)
-    return {str(own): (str(text), int(number)) for own, text, number in tried._all(statement)}
+    ids = identifiers(tried.space, tried.customer_id)
+    statement = fingerprints(tried.rows(KEYS), ids, tried.space.columns)
+    return {str(own): (str(text), int(number)) for own, text, number in tried.ask(statement)}
 
 
 def rows_of(customer: PulledCustomer) -> list[tuple[str, Any, Any]]:

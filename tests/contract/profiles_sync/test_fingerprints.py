@@ -115,8 +115,8 @@ def test_the_statements_that_keep_them_are_the_vendors_own(vendor: str) -> None:
     dialect, said = dialect_of(vendor), list[str]()
     now = table_of("now", "scratch", WAREHOUSES[vendor])
     with pull(Elsewhere(dialect, lambda text, values: []), Everything()) as tried:
-        ids = identifiers(tried._space, tried._source.customer_id)
-        chosen = fingerprints(tried._rows(KEYS), ids, tried._sql)
+        ids = identifiers(tried.space, tried.customer_id)
+        chosen = fingerprints(tried.rows(KEYS), ids, tried.space.columns)
     for statement in (
         CreateTable(now),
         insert(now).from_select(["customer_id", "fingerprint", "number"], chosen),
