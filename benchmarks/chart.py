@@ -11,17 +11,26 @@ TITLES, BARS, ROW = 330, 420, 34
 
 
 class Bar(NamedTuple):
-    """A ratio, the bound that it should not exceed, and where it comes from."""
+    """A ratio, its bound, and where it comes from.
+
+    It should not exceed the bound; with `at_least` it should not be less.
+    """
 
     title: str
     ratio: float
     bound: float
     command: str
     leaves_out: str
+    at_least: bool = False
 
     @property
     def holds(self) -> bool:
-        return self.ratio <= self.bound
+        return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
+
+    @property
+    def limit(self) -> str:
+        """The bound in words."""
+        return f"at least {self.bound:g}" if self.at_least else f"{self.bound:g}"
 
 
 def chart(bars: Sequence[Bar]) -> str:
@@ -45,7 +54,7 @@ def chart(bars: Sequence[Bar]) -> str:
             f'<line x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{top + ROW - 4}" '
             'stroke="#202020" stroke-width="2"/>',
             f'<text x="{TITLES + 6}" y="{middle}" fill="#ffffff">{bar.ratio:.2f} '
-            f"(bound {bar.bound:g})</text>",
+            f"(bound {bar.limit})</text>",
         ]
     return "\n".join([*lines, "</svg>", ""])
 
@@ -61,6 +70,6 @@ def table(bars: Sequence[Bar], *, quick: bool = False) -> str:
     ]
     for bar in bars:
         ratio = f"{bar.ratio:.2f}" if bar.holds else f"**{bar.ratio:.2f}**"
-        row = (bar.title, ratio, f"{bar.bound:g}", f"`{bar.command}`", bar.leaves_out)
+        row = (bar.title, ratio, bar.limit, f"`{bar.command}`", bar.leaves_out)
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join([*lines, ""])

@@ -335,7 +335,7 @@ def main() -> None:
     for which in medians.keys() - {"bare"}:
         for name in bare.keys() & medians[which].keys() & {"batch", "single"}:
             ratio, half = medians[which][name] / bare[name], medians[which][f"{name}_half_p99"]
-            print(f"{which} {name}: {ratio:.2f} of bare, p99 at half of it {half:.1f} ms")
+            print(f"ratio {which}/{name} {ratio:.2f}: of bare; p99 at half of it {half:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ def test_the_ratios_that_a_benchmark_prints_become_bars() -> None:
         "| a < b & c | **2.50** | 2 | `benchmarks.some` | nothing |",
         "| c | 1.00 | 1.5 | `benchmarks.some` | nothing |",
     ]
+    fast = Bar("quick", 0.6, 0.7, "c", "n", at_least=True)
+    assert (fast.holds, fast._replace(ratio=0.7).holds) == (False, True)
+    assert "| quick | **0.60** | at least 0.7 |" in table([fast])
     with pytest.raises(ValueError, match="printed no ratio c/d"):
         bars(benchmark, "ratio a/b 2.50\n")
     assert ElementTree.fromstring(chart([Bar("none", 0, 1, "", "")])) is not None
