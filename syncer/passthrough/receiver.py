@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from state.errors import StateError
 from state.queue import Accepted
 from syncer.clock import now_ms
-from syncer.passthrough import scopes
+from syncer.passthrough import openapi, scopes
 from syncer.passthrough.call import (
     BATCH,
     MAX_EVENTS,
@@ -168,6 +168,9 @@ class Receiver:
                     return _preflight(request)
                 request.check_method("GET", "HEAD")
                 return self._settings(key)
+            case ["openapi.json"]:
+                request.check_method("GET", "HEAD")
+                return Response(openapi.document(), media_type="application/json", headers=_ALLOW)
         raise Refusal(404, "unknown_path", "there is no such path; Segment's begin with /v1/")
 
     def _is_route(self, route: str) -> bool:

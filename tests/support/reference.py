@@ -2,7 +2,8 @@
 
     python -m tests.support.reference
 
-writes every command's `--help` into docs/reference/cli.md, and into the man page beside it.
+writes every command's `--help` into docs/reference/cli.md, and into the man page beside it,
+and the OpenAPI document of the receiver.
 tests/unit/test_reference.py and tests/e2e/test_reference.py compare the pages with the program.
 """
 
@@ -18,7 +19,10 @@ from typing import Any
 
 import click
 
+from syncer.passthrough import openapi
+
 ROOT = Path(__file__).parents[2]
+OPENAPI = ROOT / "docs/reference/openapi.json"
 
 #: Columns of a help text on the page.
 WIDTH = 100
@@ -376,3 +380,4 @@ if __name__ == "__main__":
     cli_page = ROOT / "docs/reference/cli.md"
     cli_page.write_text(with_helps(page("cli.md"), helps()), encoding="utf-8")
     MAN_PAGE.write_text(man_page(), encoding="utf-8")
+    OPENAPI.write_bytes(openapi.document())

@@ -11,15 +11,18 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 import click
+import orjson
 import pytest
 from pydantic import BaseModel
 
 from syncer.cli import COMMANDS, cli
 from syncer.config import SECRET_FILES, Config
+from syncer.passthrough import openapi
 from syncer.passthrough.call import ROUTES
 from syncer.passthrough.receiver import METRICS
 from tests.support.reference import (
     MAN_PAGE,
+    OPENAPI,
     ROOT,
     Metric,
     Table,
@@ -233,6 +236,27 @@ def test_every_path_for_calls_is_on_the_page() -> None:
     written = _http("Paths for calls", "path") | _http("Paths for calls", "takes")
     paths = {path.removeprefix("/v1/") for path in written if path.startswith("/v1/")}
     assert paths == {*ROUTES, METRICS, "projects/KEY/settings"}
+
+
+def test_the_openapi_document_has_the_paths_and_refusals_of_the_page() -> None:
+    written = orjson.loads(OPENAPI.read_bytes())
+    assert OPENAPI.read_bytes() == openapi.document(), "python -m tests.support.reference"
+    paths = {path.replace("{key}", "KEY") for path in written["paths"]}
+    page_of = _http("Paths for calls", "path") | _http("Paths for calls", "takes")
+    assert paths == {path for path in page_of if path.startswith(("/v1/", "/openapi"))} - {"/v1/"}
+    (table,) = (one for one in tables(page("http.md")) if one.heading == "Refusals")
+    by_status: dict[str, set[str]] = {}
+    for status, name, _ in table.rows:
+        by_status.setdefault(status, set()).add(code(name))
+    told = written["paths"]["/v1/track"]["post"]["responses"]
+    assert told.keys() - {"200"} == by_status.keys() - {"–"}
+    for status in told.keys() - {"200"}:
+        named = set(
+            re.findall(
+                "[a-z]+_[a-z_]+|malformed|internal|busy|stopping", told[status]["description"]
+            )
+        )
+        assert named == by_status[status] - {"unknown_write_key"}, status
 
 
 # -- the reader of tables

@@ -23,6 +23,7 @@ from tests.e2e.receiver.helpers import Json, Workbench, basic, inbox_of, stopped
 from tests.support.daemon import KEY, Daemon, holds_secret, refused, taken
 from tests.support.events import track, unique
 from tests.support.processes import wait_until
+from tests.support.reference import OPENAPI
 
 
 @pytest.mark.parametrize("route", sorted(SINGLE))
@@ -235,3 +236,12 @@ def test_the_operators_paths(receiver: Daemon) -> None:
     }
     assert {name: after[name] - before.get(name, 0) for name in gone} == gone
     assert after["syncer_lag_seconds"] == 0
+
+
+def test_the_openapi_document_is_served_without_a_key(receiver: Daemon) -> None:
+    answer = receiver.client.get(f"{receiver.url}/openapi.json")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.content == OPENAPI.read_bytes()
+    refused(receiver.client.post(f"{receiver.url}/openapi.json"), 405, "unknown_method")

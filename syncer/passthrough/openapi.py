@@ -1,0 +1,168 @@
+"""The receiver's OpenAPI document: its paths, what they take, and every answer that they give.
+
+docs/reference/http.md says the same in words; `/openapi.json` serves it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import orjson
+
+from syncer.passthrough.call import BATCH, MAX_EVENTS, ROUTES, SINGLE
+from syncer.passthrough.scopes import WEBHOOK
+
+#: The statuses of refusals, each with why; a path that takes a body may give any of them.
+_REFUSALS = {
+    "400": "malformed, invalid_event, not_http or small_chunks",
+    "401": "invalid_write_key or invalid_signature",
+    "403": "not_allowed: the key may not send such a call",
+    "404": "unknown_path: there is no such path, or no webhook",
+    "405": "unknown_method",
+    "408": "too_slow",
+    "413": "too_large",
+    "415": "unknown_encoding: gzip is the only one",
+    "429": "queue_full: send it again after Retry-After",
+    "431": "headers_too_large",
+    "500": "internal: a fault of the receiver",
+    "503": "not_stored, busy or stopping: send it again after Retry-After",
+}
+#: What a path without a body may answer beside its own.
+_OF_A_READ = ("400", "404", "405", "408", "431", "500", "503")
+_ID = {"type": ["string", "number"]}
+_OPEN = {"type": "object", "additionalProperties": True}
+
+
+@cache
+def document() -> bytes:
+    """Return the document as JSON."""
+    return orjson.dumps(_document(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _document() -> dict[str, Any]:
+    paths = {f"/v1/{route}": _calls(route) for route in sorted(ROUTES)}
+    paths["/v1/m"] = _path("post", "Drop the figures of SDKs about themselves", "Accepted", _OPEN)
+    paths["/v1/projects/{key}/settings"] = _settings()
+    paths["/openapi.json"] = {"get": _operation("This document", "Document", _OF_A_READ)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Receiver of engage-amberflo-sync",
+            "description": "Takes the calls of Segment's SDKs, libraries and webhooks. A call that "
+            "is answered with 200 is durable.",
+            "version": "1",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {
+                "writeKey": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "The write key is the user name; the password is empty. Or it "
+                    "stands in the body, as writeKey.",
+                },
+                "signature": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-Signature",
+                    "description": "The HMAC-SHA1 of the body with the shared secret, in hex.",
+                },
+            },
+        },
+    }
+
+
+def _calls(route: str) -> dict[str, Any]:
+    """Return a path that takes calls."""
+    if route == WEBHOOK:
+        calls = {"oneOf": [_ref("Call"), {"type": "array", "items": _ref("Call")}]}
+        path = _path("post", "Take a call of a Segment webhook, or several", "Accepted", calls)
+        path["post"]["security"] = [{"signature": []}, {"signature": [], "writeKey": []}]
+        return path
+    summary = "Take a batch of calls" if route in BATCH else "Take a call"
+    body = "Batch" if route in BATCH else "Call"
+    assert route in BATCH or route in SINGLE, route
+    path = _path("post", summary, "Accepted", _ref(body))
+    path["post"]["security"] = [{"writeKey": []}, {}]
+    return path
+
+
+def _path(method: str, summary: str, answer: str, body: dict[str, Any]) -> dict[str, Any]:
+    operation = _operation(summary, answer, tuple(_REFUSALS))
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    preflight = {"summary": "Answer a browser's preflight", "responses": _preflight()}
+    return {method: operation, "options": preflight}
+
+
+def _settings() -> dict[str, Any]:
+    key = {"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}
+    read = _operation("Say what SDKs ask Segment's CDN for", "Settings", _OF_A_READ)
+    preflight = {"summary": "Answer a browser's preflight", "responses": _preflight()}
+    return {"parameters": [key], "get": read, "options": preflight}
+
+
+def _operation(summary: str, answer: str, refusals: tuple[str, ...]) -> dict[str, Any]:
+    good = {"description": summary, "content": {"application/json": {"schema": _ref(answer)}}}
+    return {"summary": summary, "responses": {"200": good, **_refused(refusals)}}
+
+
+def _preflight() -> dict[str, Any]:
+    return {"204": {"description": "It may send"}, **_refused(_OF_A_READ)}
+
+
+def _refused(statuses: tuple[str, ...]) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref("Refusal")}}
+    return {one: {"description": _REFUSALS[one], "content": content} for one in statuses}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _schemas() -> dict[str, Any]:
+    text = {"type": "string"}
+    call = {
+        "type": text,
+        "userId": _ID,
+        "anonymousId": _ID,
+        "event": text,
+        "messageId": {"type": "string", "maxLength": 100},
+        "timestamp": text,
+        "properties": _OPEN,
+        "traits": _OPEN,
+        "context": _OPEN,
+        "writeKey": text,
+    }
+    batch = {"type": "array", "items": _ref("Call"), "maxItems": MAX_EVENTS}
+    refusal = {"success": {"const": False}, "code": text, "message": text}
+    return {
+        "Call": {"type": "object", "properties": call, "additionalProperties": True},
+        "Batch": {
+            "type": "object",
+            "properties": {"batch": batch, "writeKey": text, "sentAt": text, "context": _OPEN},
+            "required": ["batch"],
+            "additionalProperties": True,
+        },
+        "Accepted": {
+            "type": "object",
+            "properties": {"success": {"const": True}},
+            "required": ["success"],
+            "additionalProperties": False,
+        },
+        "Refusal": {
+            "type": "object",
+            "properties": refusal,
+            "required": list(refusal),
+            "additionalProperties": False,
+        },
+        "Settings": {
+            "type": "object",
+            "properties": {"integrations": _OPEN, "plan": _OPEN, "metrics": _OPEN},
+            "required": ["integrations"],
+        },
+        "Document": {"type": "object", "required": ["openapi", "paths"]},
+    }
