@@ -1,8 +1,9 @@
-"""A chart of ratios against their bounds, as SVG, and the same as a table."""
+"""Charts as SVG: ratios against their bounds, which are a table, too, and quantities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, log10
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
@@ -73,3 +74,45 @@ def table(bars: Sequence[Bar], *, quick: bool = False) -> str:
         row = (bar.title, ratio, bar.limit, f"`{bar.command}`", bar.leaves_out)
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join([*lines, ""])
+
+
+class Length(NamedTuple):
+    """A quantity and what it is; `other` is drawn in another colour."""
+
+    title: str
+    value: float
+    other: bool = False
+
+
+def lengths(rows: Sequence[Length]) -> str:
+    """Return an SVG with a bar for each quantity on a logarithmic scale, from 0.1 on.
+
+    Each ten times as much is a line and the same way further.
+    """
+    decades = max((ceil(log10(row.value)) for row in rows if row.value), default=1) + 1
+    decades = max(decades, 2)
+    left, height = TITLES + 130, ROW * len(rows) + 34
+    each = BARS / decades
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + BARS + 70}" height="{height}" '
+        f'viewBox="0 0 {left + BARS + 70} {height}" font-family="sans-serif" font-size="13">',
+        f'<rect width="{left + BARS + 70}" height="{height}" fill="#ffffff"/>',
+    ]
+    for decade in range(decades + 1):
+        at = left + each * decade
+        lines += [
+            f'<line x1="{at:.1f}" y1="4" x2="{at:.1f}" y2="{height - 24}" stroke="#d0d0d0"/>',
+            f'<text x="{at:.1f}" y="{height - 8}" text-anchor="middle">{10**decade / 10:,g}</text>',
+        ]
+    for number, row in enumerate(rows):
+        top = ROW * number + 8
+        length = max(0.0, each * (log10(row.value) + 1)) if row.value else 0.0
+        colour = "#b5473c" if row.other else "#3b7d4f"
+        middle = top + ROW / 2 + 1
+        lines += [
+            f'<text x="{left - 10}" y="{middle}" text-anchor="end">{escape(row.title)}</text>',
+            f'<rect x="{left}" y="{top + 4}" width="{length:.1f}" height="{ROW - 12}" '
+            f'fill="{colour}"/>',
+            f'<text x="{left + length + 6:.1f}" y="{middle}">{row.value:,.1f}</text>',
+        ]
+    return "\n".join([*lines, "</svg>", ""])
