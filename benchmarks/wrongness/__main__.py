@@ -20,7 +20,8 @@ from pathlib import Path
 from benchmarks.chart import Length, lengths
 from benchmarks.wrongness import hosted, observer
 from benchmarks.wrongness.observer import Observer
-from benchmarks.wrongness.simulation import Outcome, Setting, simulate
+from benchmarks.wrongness.setting import Outcome, Setting
+from benchmarks.wrongness.simulation import simulate
 from benchmarks.wrongness.year import Rates
 
 TITLES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -16,43 +15,17 @@ from benchmarks.wrongness.clock import simulated
 from benchmarks.wrongness.hosted import Hosted
 from benchmarks.wrongness.observer import Observer
 from benchmarks.wrongness.service import POINTS, Known, Service, installed
+from benchmarks.wrongness.setting import Outcome, Setting
 from benchmarks.wrongness.space import AUDIENCES, COMPUTED, TRAITS, Pair, Space, Step, Value
-from benchmarks.wrongness.year import DAY, HOUR, Event, Rates, draw, event
+from benchmarks.wrongness.year import DAY, HOUR, Event, draw, event
 
 BEGIN = int(datetime(2027, 1, 1, tzinfo=UTC).timestamp())
 #: Minutes for which a webhook destination tries again.
 RETRIED = 4 * HOUR
-#: Requests that write a customer: a read and a PUT, and a POST alone for a new one
-#: (docs/design.md §3.5).
+#: Requests that write a customer: a read and a PUT (docs/design.md §3.5).
 REQUESTS = 2
-#: Minutes after which who is due must be on the way.
-LOOK = 2
-#: Minutes between two deliveries while it goes on that somebody is due.
-AGAIN = 5
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is simulated: so many days from a seed, with Engage's calls or by the schedule alone.
-
-    One customer stands for so many, as far as Amberflo's `rate` (requests a second) goes.
-    """
-
-    seed: int = 1
-    days: float = 365.0
-    rates: Rates = field(default_factory=Rates)
-    calls: bool = True
-    stands_for: int = 3_000
-    rate: float = 50.0
-
-
-@dataclass
-class Outcome:
-    """Wrong hours of a million by cause, of the program and of the two models beside it."""
-
-    ours: Observer
-    hosted: dict[str, Observer]
-    happened: dict[str, int]
+#: Minutes after which who is due is on the way, and between two deliveries while somebody is.
+LOOK, AGAIN = 2, 5
 
 
 class Simulation:

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.wrongness import __main__ as program
 from benchmarks.wrongness import hosted, observer
-from benchmarks.wrongness.simulation import Outcome, Setting, simulate
+from benchmarks.wrongness.setting import Outcome, Setting
+from benchmarks.wrongness.simulation import simulate
 from benchmarks.wrongness.year import Rates
 from syncer.amberflo.client import AmberfloClient
 
