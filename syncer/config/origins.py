@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
     A statement is the fewest lines that can be read together: a value may take several.
     """
     lines: list[str] = []
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(StringIO(text), 1):  # a line of TOML ends with no other than \n
         lines.append(line)
         try:
             parsed = tomllib.loads("".join(lines))

@@ -57,7 +57,7 @@ class _Schema:
                 both.append({"required": [name, f"{name}_file"]})
         result = {"type": "object", "additionalProperties": False, "properties": keys}
         if both:
-            result["not"] = both[0]
+            result["not"] = {"anyOf": both}
         if above in NEEDED:
             result["required"] = NEEDED[above]
         return result

@@ -39,6 +39,7 @@ def test_editors_take_the_example_and_no_typo() -> None:
         'amberflo.rate = "fast"',
         "amberflo.rate = -1",
         'amberflo = { api_key = "a", api_key_file = "b" }',
+        'alerts = { urls = ["json://a"], urls_file = "b" }',
         'engage.source = "profile_sync"',
         'schedule.every = "2 hours"',
         'ops.listen = "8402"',
@@ -52,7 +53,7 @@ def test_editors_take_the_example_and_no_typo() -> None:
 
 TEXT = """\
 secrets_dir = "."
-amberflo.rate = 5
+amberflo.rate = 5  # a line \x85 [goes] \u2028 on
 
 [engage]
 audiences = [
