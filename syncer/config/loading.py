@@ -160,6 +160,9 @@ class _Loading:
                 section = below
             else:
                 section[keys[-1]] = self._value(keys, unwrapped(self.environ[variable]))
+                twin = secret_files.twin(keys)
+                if twin is not None and twin not in self.origins:
+                    section.pop(twin[-1], None)  # the file's: a variable counts before it
 
     def _value(self, keys: Keys, text: str) -> Any:
         """Return the value of a variable: a text, or a list in JSON."""
@@ -272,9 +275,9 @@ class _Loading:
         if not isinstance(text, str) or not text or ("secrets_dir",) in self.problems:
             return None
         folder = Path(self._beside(text, ("secrets_dir",)))
-        if not folder.is_dir():
-            where = self.where(("secrets_dir",))
-            self.report(("secrets_dir",), f"{where}: {folder} is no folder that holds secrets")
+        problem = secret_files.problem_of_folder(folder)
+        if problem:
+            self.report(("secrets_dir",), f"{self.where(('secrets_dir',))}: {problem}")
             return None
         return folder
 
@@ -323,6 +326,10 @@ class _Loading:
     def _follows(self, place: Place, kind: str) -> bool:
         """Return whether an error only follows from a problem that is reported already."""
         if kind == "missing":
+            keys = names(place)
+            in_folder = any(secret[: len(keys)] == keys for secret in SECRET_FILES)
+            if in_folder and ("secrets_dir",) in self.problems:
+                return True
             return any(unknown[:-1] == place[:-1] for unknown in self.unknown)
         return self._is_unknown(place) or any(
             all(one == other for one, other in zip(reported, place, strict=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ def file_key(keys: Keys) -> Keys:
     return (*keys[:-1], f"{keys[-1]}_file")
 
 
+def twin(keys: Keys) -> Keys | None:
+    """Return the other key of a secret and its file; None for a setting that is neither."""
+    if keys in SECRET_FILES:
+        return file_key(keys)
+    secret = (*keys[:-1], keys[-1].removesuffix("_file"))
+    return secret if keys != secret and secret in SECRET_FILES else None
+
+
 def names(place: Place) -> Keys:
     """Return the names of pydantic's place of an error, without the numbers of list entries."""
     return tuple(part for part in place if isinstance(part, str))
@@ -63,6 +72,20 @@ def name_in_folder(section: Mapping[str, Any], place: Place, secret: str) -> str
             return None
         last = name
     return ".".join((*names(place), last))
+
+
+def problem_of_folder(folder: Path) -> str:
+    """Return what is wrong with a folder of secrets, "" if nothing is.
+
+    One that this user may not look into would pass for one that is empty.
+    """
+    try:
+        os.stat(f"{folder}/.")  # the dot asks for the right to look into it
+    except PermissionError as error:
+        return f"{folder} cannot be looked into ({error.strerror}); it must hold secrets"
+    except (OSError, ValueError):  # a ValueError: the name has a NUL
+        return f"{folder} is no folder that holds secrets"
+    return ""
 
 
 def read(file: Path, secret: str) -> tuple[str, str]:

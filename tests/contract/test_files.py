@@ -24,6 +24,7 @@ from syncer.config import Config
 from syncer.databases import check_databases, open_database
 from syncer.errors import ConfigError
 from tests.support.locks import held_elsewhere
+from tests.support.users import only_as_root, somebody_else
 
 UMASKS = [0o000, 0o022, 0o077, 0o277]
 
@@ -179,16 +180,7 @@ def shared_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@contextmanager
-def somebody_else() -> Iterator[None]:
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@only_as_root
 def test_another_user_is_told_in_one_line(shared_folder: Path) -> None:
     folder = shared_folder / "state"
     folder.mkdir(mode=0o755)
@@ -224,7 +216,7 @@ def test_another_user_is_told_in_one_line(shared_folder: Path) -> None:
     assert told(writes=False) == told(writes=True) == expected
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@only_as_root
 def test_a_state_in_a_folder_that_cannot_be_written_to_is_read_as_it_stands(
     shared_folder: Path,
 ) -> None:
@@ -283,7 +275,7 @@ def test_trying_out_makes_nothing(tmp_path: Path, url: str) -> None:
         assert "syncer_check" not in inspect(connection).get_table_names()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@only_as_root
 @pytest.mark.parametrize(
     ("whose", "line"),
     [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from syncer.config import load
+from tests.support.users import only_as_root, somebody_else
 from tests.unit.config.helpers import LEAST, refused
 
 BARE = 'secrets_dir = "secrets"\n'
@@ -66,3 +68,33 @@ def test_what_is_wrong_with_it_is_told_in_a_line(file: Path, folder: Path) -> No
     line = refused(file, {"SYNCER_SECRETS_DIR": "nowhere"})
     assert line.startswith("SYNCER_SECRETS_DIR: ")
     assert line.endswith("/nowhere is no folder that holds secrets")
+    for wrong in ("nowhere", "config.toml", "a" * 300, r"a\u0000b"):
+        file.write_text(f'secrets_dir = "{wrong}"', encoding="utf-8")
+        assert refused(file).startswith("FILE: secrets_dir: ")  # not what is missing as it is wrong
+
+
+@only_as_root
+def test_a_folder_that_may_not_be_looked_into_does_not_pass_for_an_empty_one() -> None:
+    with TemporaryDirectory() as outer:  # everybody may enter it, as not that of pytest
+        Path(outer).chmod(0o755)
+        file, folder = Path(outer, "config.toml"), Path(outer, "secrets")
+        file.write_text(f"secrets_dir = 'secrets'{LEAST}", encoding="utf-8")
+        folder.mkdir(mode=0o700)
+        (folder / "inner").mkdir()
+        with somebody_else():
+            line = f"{folder} cannot be looked into (Permission denied); it must hold secrets"
+            assert refused(file) == f"FILE: secrets_dir: {line}"
+            inner = refused(file, {"SYNCER_SECRETS_DIR": f"{folder}/inner"})
+        assert inner.startswith("SYNCER_SECRETS_DIR: ")
+
+
+def test_a_variable_counts_before_the_twin_in_the_file(file: Path, folder: Path) -> None:
+    other = str(folder / "engage.profiles_sync.url")
+    by_file = load(file, {"SYNCER_AMBERFLO__API_KEY_FILE": other})
+    file.write_text(f'{BARE}amberflo.api_key = "hush-file"', encoding="utf-8")
+    assert load(file, {"SYNCER_AMBERFLO__API_KEY_FILE": other}) == by_file
+    file.write_text(f'{BARE}amberflo.api_key_file = "nowhere"', encoding="utf-8")
+    config = load(file, {"SYNCER_AMBERFLO__API_KEY": "hush-variable"})
+    assert config.amberflo.api_key.get_secret_value() == "hush-variable"
+    both = {"SYNCER_AMBERFLO__API_KEY": "hush", "SYNCER_AMBERFLO__API_KEY_FILE": other}
+    assert refused(file, both).endswith("set api_key or api_key_file, not both")

@@ -44,8 +44,10 @@ def test_a_key_file_that_is_not_there_is_blank_or_no_text(file: Path, tmp_path: 
 
 
 def test_the_key_and_its_file_are_one_too_many(file: Path, tmp_path: Path) -> None:
-    line = refused(file, {"SYNCER_AMBERFLO__API_KEY_FILE": str(tmp_path / "key")})
-    assert line.endswith(": set api_key or api_key_file, not both")
+    with_key_file(file, tmp_path / "key")
+    both = file.read_text(encoding="utf-8").replace("[amberflo]", '[amberflo]\napi_key = "hush"')
+    file.write_text(both, encoding="utf-8")
+    assert refused(file) == "FILE: amberflo: set api_key or api_key_file, not both"
 
 
 def test_a_variable_that_names_no_key_file_is_named(file: Path, tmp_path: Path) -> None:
