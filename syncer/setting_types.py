@@ -164,6 +164,19 @@ def _service_url(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _without_secret(text: str) -> str:
+    """Refuse a pattern of files with a password or a signature: logs and the state have patterns.
+
+    A `?` stands for a character, and an @ may follow a container: only of HTTP is it a query.
+    """
+    if re.match(r"[^:/]+://[^/]*:[^/]*@|https?://[^?]*\?", text):
+        raise ValueError(
+            "it has a password or a query; leave the login to the environment, or write it below "
+            "[engage.files.storage]"
+        )
+    return text
+
+
 def _address(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
@@ -259,6 +272,8 @@ SecretUrl = Annotated[Secret, AfterValidator(_secret_http_url)]
 ServiceUrl = Annotated[Secret, AfterValidator(_service_url)]
 #: A text with at least one character.
 Text = Annotated[str, Field(min_length=1)]
+#: A pattern of files: a path, or a URL without a login.
+FilePattern = Annotated[Text, AfterValidator(_without_secret)]
 #: A number; TOML's `true` is none.
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from syncer.engage.source import Source
 from syncer.engage.source_settings import Sight, SourceContext, SourceSettings
 from syncer.errors import ConfigError
-from syncer.setting_types import DurationOrNone, Section, Text
+from syncer.setting_types import DurationOrNone, FilePattern, Section, Text
 
 #: The name of the stage, in the folder of the state.
 STAGE = "engage-files.db"
@@ -22,7 +22,7 @@ class FileSetSettings(Section):
 
     PATHS: ClassVar[tuple[str, ...]] = ("path",)
 
-    path: Text
+    path: FilePattern
     kind: Literal["list", "parts", "log"] = "list"
     key: Text | None = None
     format: Literal["csv", "jsonl", "parquet"] | None = None

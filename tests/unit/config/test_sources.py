@@ -97,6 +97,24 @@ def test_a_section_without_its_name_in_engage_source_is_told(file: Path) -> None
     )
 
 
+def test_a_pattern_of_files_has_no_secret(file: Path) -> None:
+    """Logs and `config show` have it, and the state keeps it."""
+
+    def with_path(path: str) -> Path:
+        file.write_text(
+            'amberflo.api_key = "hush"\n[engage]\nsource = "files"\n'
+            f'files.sets = [{{ path = "{path}" }}]',
+            encoding="utf-8",
+        )
+        return file
+
+    for path in ("ftp://me:hush@host/*.csv", "https://host/vip.csv?sig=hush"):
+        line = refused(with_path(path))
+        assert line.startswith("FILE: engage.files.sets.path: it has a password or a query; ")
+    for path in ("s3://b/a?b:c@d.csv", "abfs://container@account.example.com/vip.csv", "/a:b@/?="):
+        assert load(with_path(path), {}).engage.settings.place == path
+
+
 def test_what_the_profile_api_cannot_do_with_is_one_line(file: Path) -> None:
     settings = ProfileApiSettings.model_validate({"token": "t", "space_id": "s"})
     for context, line in (
