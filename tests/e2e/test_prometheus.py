@@ -111,7 +111,8 @@ def test_prometheus_sees_a_daemon_and_what_breaks(
                 ),
                 what="rules that can be read",
             )
-            assert not watch.fires("SyncerDown")
+            # Before the first scrape Prometheus knows no daemon, and the rules do not wait.
+            wait_until(lambda: not watch.fires("SyncerDown"), what="no SyncerDown")
             assert not watch.fires("SyncerFailures")
             value = {"value": "not a number"}
             running.send("track", {"userId": "u", "event": "ApiCalls", "properties": value})
