@@ -258,13 +258,13 @@ class _Loading:
             return
         file, where = section.pop(key), self.where((*place, key))
         if secret in section:
-            name = ".".join(names(place))
-            line = f"{self.path}: {name}: set {secret} or {key}, not both"
+            line = f"{self.where((*place, secret))}: set {secret} or {key}, not both"
             self.report((*place, secret), line)
             return
-        text, problem = secret_files.read(Path(str(file)), secret)
+        file = self._beside(str(file), (*names(place), key))
+        text, problem = secret_files.read(Path(file), secret)
         section[secret] = _entries(text, (*names(place), secret))
-        self.secret_places[(*place, secret)] = str(file)
+        self.secret_places[(*place, secret)] = file
         if problem:  # a variable in the file's name that is not set is the problem then
             line = self.problems.pop((*place, key), f"{where}: {problem}")
             self.report((*place, secret), line)

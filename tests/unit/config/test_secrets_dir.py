@@ -97,4 +97,5 @@ def test_a_variable_counts_before_the_twin_in_the_file(file: Path, folder: Path)
     config = load(file, {"SYNCER_AMBERFLO__API_KEY": "hush-variable"})
     assert config.amberflo.api_key.get_secret_value() == "hush-variable"
     both = {"SYNCER_AMBERFLO__API_KEY": "hush", "SYNCER_AMBERFLO__API_KEY_FILE": other}
-    assert refused(file, both).endswith("set api_key or api_key_file, not both")
+    line = "SYNCER_AMBERFLO__API_KEY: set api_key or api_key_file, not both"
+    assert refused(file, both) == line

@@ -23,6 +23,8 @@ def with_key_file(file: Path, key_file: Path) -> Path:
 def test_the_key_may_be_in_a_file(file: Path, tmp_path: Path) -> None:
     key_file = tmp_path / "key"
     key_file.write_text(" hush-in-file\n", encoding="utf-8")
+    config = load(with_key_file(file, Path("key")), {})  # beside the config, wherever we are
+    assert config.amberflo.api_key.get_secret_value() == "hush-in-file"
     config = load(with_key_file(file, key_file), {})
     assert config.amberflo.api_key.get_secret_value() == "hush-in-file"
     file.write_text(LEAST.replace('api_key = "hush"', ""), encoding="utf-8")
@@ -47,7 +49,7 @@ def test_the_key_and_its_file_are_one_too_many(file: Path, tmp_path: Path) -> No
     with_key_file(file, tmp_path / "key")
     both = file.read_text(encoding="utf-8").replace("[amberflo]", '[amberflo]\napi_key = "hush"')
     file.write_text(both, encoding="utf-8")
-    assert refused(file) == "FILE: amberflo: set api_key or api_key_file, not both"
+    assert refused(file) == "FILE: amberflo.api_key: set api_key or api_key_file, not both"
 
 
 def test_a_variable_that_names_no_key_file_is_named(file: Path, tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_what_is_wrong_with_the_public_api_is_named(
 def test_the_token_and_its_file_are_one_too_many(file: Path) -> None:
     lines = ["[engage.public_api]", "space_id = 'x'", "token = 'hush'", "token_file = 'token'"]
     line = refused(with_lines(file, *lines))
-    assert line == "FILE: engage.public_api: set token or token_file, not both"
+    assert line == "FILE: engage.public_api.token: set token or token_file, not both"
 
 
 # Secrets
