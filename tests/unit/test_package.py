@@ -53,6 +53,8 @@ def test_the_wheel_has_all_that_the_program_needs_and_starts_alone(tmp_path: Pat
 
     assert {name for name in names if name.startswith(("syncer/", "state/"))} == source_files()
     assert {"syncer/py.typed", "state/py.typed", data + "config.example.toml"} <= names
+    example = (ROOT / "config.example.toml").read_text(encoding="utf-8").splitlines()
+    assert data + example[0].removeprefix("#:schema ./") in names
     shipped = {file.name for file in (ROOT / "docs" / "ops").iterdir()}
     assert {name.removeprefix(data + "ops/").partition("/")[0] for name in names} >= shipped
 

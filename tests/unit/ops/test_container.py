@@ -62,7 +62,8 @@ def test_what_the_image_copies_and_listens_on() -> None:
     assert all((ROOT / name).exists() for name in copied)
     build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wheel = build["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = {*wheel["packages"], *wheel["shared-data"], build["project"]["readme"], "LICENSE"}
+    beside = {name for name in wheel["shared-data"] if name.split("/")[0] not in wheel["packages"]}
+    needed = {*wheel["packages"], *beside, build["project"]["readme"], "LICENSE"}
     assert needed | {"pyproject.toml", "requirements.lock"} == set(copied)
     exposed = re.findall(r"^EXPOSE (.*)$", DOCKERFILE, re.MULTILINE)[0].split()
     listens = {port(IMAGE[f"SYNCER_{section}__LISTEN"]) for section in ("OPS", "PASSTHROUGH")}
