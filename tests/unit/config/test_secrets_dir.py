@@ -70,7 +70,9 @@ def test_what_is_wrong_with_it_is_told_in_a_line(file: Path, folder: Path) -> No
     assert line.endswith("/nowhere is no folder that holds secrets")
     for wrong in ("nowhere", "config.toml", "a" * 300, r"a\u0000b"):
         file.write_text(f'secrets_dir = "{wrong}"', encoding="utf-8")
-        assert refused(file).startswith("FILE: secrets_dir: ")  # not what is missing as it is wrong
+        line = refused(file)  # and nothing of what is missing because of it
+        assert line.startswith("FILE: secrets_dir: ")
+        assert line.endswith(" is no folder that holds secrets")
 
 
 @only_as_root
