@@ -22,6 +22,8 @@ from syncer.progress import say
 def main() -> NoReturn:
     """Run the `syncer` program."""
     tune_for_throughput()
+    if "_SYNCER_COMPLETE" in os.environ:
+        import_module("syncer.cli.bash")
     try:
         # Without standalone mode click returns the status of an Exit, else the command's result.
         status = cli.main(standalone_mode=False) or EXIT_OK
@@ -101,7 +103,10 @@ class Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         path = os.environ.get("SYNCER_CONFIG") or "config.toml"
         if not args and not ctx.resilient_parsing and not os.path.lexists(path):
-            click.echo(FIRST_STEPS.format(path=visible(path)))
+            from syncer.cli import output  # not at the top: the list imports no command
+
+            for line in FIRST_STEPS.format(path=visible(path)).splitlines():
+                output.print_line(line)
             ctx.exit(EXIT_USAGE)
         return super().parse_args(ctx, args)
 

@@ -49,6 +49,7 @@ def _from_state(query: Query) -> Completed:
             if text.startswith(incomplete)
             and text == visible(text)
             and not any(map(str.isspace, text))
+            and not text.startswith("-")  # which would be an option
         ][:MOST]
 
     return complete

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 from click.shell_completion import get_completion_class
+
+from syncer.cli import bash, output  # noqa: F401 - what counts for bash
 
 
 @click.command()
@@ -20,4 +20,5 @@ def completion(shell: str) -> None:
     assert kind is not None
     # Not `source()`: for bash that asks an installed bash for its version.
     script = kind(program, {}, "syncer", "_SYNCER_COMPLETE")
-    sys.stdout.write(script.source_template % script.source_vars())
+    for line in (script.source_template % script.source_vars()).splitlines():
+        output.print_line(line)

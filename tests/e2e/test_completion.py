@@ -7,10 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from click.shell_completion import ShellComplete
+from click.shell_completion import CompletionItem, ShellComplete
 from click.testing import CliRunner
 
 from syncer.cli import cli
+from syncer.cli.bash import Bash
 from syncer.sandbox.engage import EngageSandbox
 from tests.support.installation import Installation
 
@@ -68,3 +69,48 @@ def test_syncer_alone_says_the_first_steps(tmp_path: Path, monkeypatch: pytest.M
     ]
     (tmp_path / "config.toml").touch()
     assert "Usage: " in CliRunner().invoke(cli, []).output
+
+
+@pytest.mark.parametrize(
+    ("typed", "current", "reply"),
+    [
+        ("$", "$", r"\$\(reboot\)"),
+        ("", "", r"\$\(reboot\)"),
+        ("'$", "'$", None),
+        ("user:", ":", r"1\|\*"),
+        ("user:1", "1", r"1\|\*"),
+        (r"user:1\|", r"1\|", r"1\|\*"),
+        ("'pla", "'pla", "plain"),
+    ],
+)
+def test_bash_gets_what_its_line_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, typed: str, current: str, reply: str | None
+) -> None:
+    monkeypatch.setenv("COMP_WORDS", f"syncer why --config 'a b' {typed}")
+    monkeypatch.setenv("COMP_CWORD", current)
+    shell = Bash(cli, {}, "syncer", "_SYNCER_COMPLETE")
+    words, incomplete = shell.get_completion_args()
+    assert words == ["why", "--config", "a b"]
+    ids = ("$(reboot)", "user:1|*", "plain")
+    (text,) = [one for one in ids if one.startswith(incomplete or "$")]
+    assert shell.format_completion(CompletionItem(text)) == (
+        "" if reply is None else f"plain,{reply}"
+    )
+
+
+def test_bash_expands_nothing_that_is_offered(tmp_path: Path) -> None:
+    """A program in its place offers a wildcard beside a file, and complains."""
+    (tmp_path / "file").touch()
+    script = CliRunner().invoke(cli, ["completion", "bash"]).stdout
+    ask = r"""
+    fake() { echo trouble >&2; printf 'plain,%s\n' '*' '\$\(x\)'; }
+    env() { fake; }
+    COMP_LINE='syncer why ' COMP_POINT=11 COMP_WORDS=(syncer why '') COMP_CWORD=2
+    _syncer_completion syncer '' why; printf '%s\n' "${COMPREPLY[@]}"
+    """
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run(
+        [bash, "-c", script + ask], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("*\n\\$\\(x\\)\n", "")
