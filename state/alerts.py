@@ -5,7 +5,8 @@ Times are epoch milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +23,15 @@ class AlertRow(NamedTuple):
     since: int
     ended_at: int | None
     notified_at: int | None
+    told: str | None
+
+    def owed(self, channels: Collection[str]) -> list[str]:
+        """Return who of the channels is to be told the news, by their marks.
+
+        That an alert began goes to who does not know of it, that it is over to who does.
+        """
+        know = channels if self.told is None else json.loads(self.told)
+        return [mark for mark in channels if (mark in know) == (self.ended_at is not None)]
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,12 @@ def see(connection: Connection, present: Mapping[str, str], now: int) -> News:
     news = News({}, {})
     for name, text in present.items():
         if name not in known:
-            connection.execute(insert(ALERT).values(name=name, text=text, since=now))
+            connection.execute(insert(ALERT).values(name=name, text=text, since=now, told="[]"))
             news.began[name] = text
         elif known[name].ended_at is not None:
-            # It came back before anybody was told that it was over.
-            _set(connection, name, {"text": text, "ended_at": None, "notified_at": now})
+            # It came back before all were told that it was over.
+            at = now if known[name].told is None else None
+            _set(connection, name, {"text": text, "ended_at": None, "notified_at": at})
             news.began[name] = text
         elif known[name].text != text:
             _set(connection, name, {"text": text})
@@ -50,7 +61,7 @@ def see(connection: Connection, present: Mapping[str, str], now: int) -> News:
         if name in present or row.ended_at is not None:
             continue
         news.ended[name] = row.text
-        if row.notified_at is None:
+        if row.told == "[]":
             forget(connection, name)  # nobody was told that it began
         else:
             _set(connection, name, {"ended_at": now, "notified_at": None})
@@ -67,9 +78,24 @@ def unnotified(connection: Connection) -> list[AlertRow]:
     return [row for row in _all(connection) if row.notified_at is None]
 
 
+def told(row: AlertRow, mark: str, channels: Collection[str]) -> AlertRow:
+    """Return an alert after one of the channels was told the news of it. Pure."""
+    owed = row.owed(channels)
+    if row.ended_at is None:
+        know = [one for one in channels if one == mark or one not in owed]
+    else:
+        know = [one for one in owed if one != mark]
+    return row._replace(told=json.dumps(know))
+
+
+def tell(connection: Connection, row: AlertRow) -> None:
+    """Note who knows of an alert."""
+    _set(connection, row.name, {"told": row.told})
+
+
 def notified(connection: Connection, name: str, now: int) -> None:
-    """Note that an alert's beginning or end was reported."""
-    _set(connection, name, {"notified_at": now})
+    """Note that an alert's beginning or end was reported to all."""
+    _set(connection, name, {"notified_at": now, "told": None})
     connection.execute(delete(ALERT).where(ALERT.c.name == name, ALERT.c.ended_at.is_not(None)))
 
 

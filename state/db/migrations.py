@@ -319,6 +319,11 @@ CREATE TABLE early_exit (
 CREATE INDEX early_exit_noted ON early_exit (noted_at);
 """
 
+_ALERT_TOLD = """
+ALTER TABLE alert ADD COLUMN told TEXT;
+UPDATE alert SET told = '[]' WHERE notified_at IS NULL AND ended_at IS NULL;
+"""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -334,7 +339,7 @@ class Baseline:
 
 #: By part (see tables.PARTS).
 BASELINES = {
-    "state": Baseline(12, _STATE + _PROBLEMS + _EARLY_EXITS, oldest=7),
+    "state": Baseline(13, _STATE + _PROBLEMS + _EARLY_EXITS + _ALERT_TOLD, oldest=7),
     "queue": Baseline(3, _QUEUE, oldest=3),
 }
 
@@ -342,7 +347,7 @@ BASELINES = {
 MIGRATIONS: dict[str, dict[int, str]] = {
     "state": {
         **{8: _RENAMES, 9: _PROBLEMS, 10: _FAILURE_EVENT, 11: _ALREADY_RIGHT},
-        12: _EARLY_EXITS,
+        **{12: _EARLY_EXITS, 13: _ALERT_TOLD},
     },
     "queue": {},
 }

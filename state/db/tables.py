@@ -368,7 +368,8 @@ class Worker(SQLModel, table=True):
 class Alert(SQLModel, table=True):
     """A condition that needs a person, from `since` until `ended_at`.
 
-    `notified_at` is when the webhook last took the news of it (null: not yet).
+    `notified_at` is when all channels had the news of it (null: not yet). `told` is a JSON list of
+    the marks of those that know of it, while others do not (null: all do).
     """
 
     name: str = Field(sa_column=Column(Text, primary_key=True))
@@ -376,6 +377,7 @@ class Alert(SQLModel, table=True):
     since: int = Field(sa_column=_big())
     ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
     notified_at: int | None = Field(default=None, sa_column=_big(nullable=True))
+    told: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
 
 
 class Problem(SQLModel, table=True):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from state import alerts, failures, problems, runs, suppression
+from state.alerts import AlertRow
 from state.db.database import Database
 from state.errors import StateError
 from state.problems import ProblemRow
@@ -131,6 +132,10 @@ def gather(state: Database, calls: Database, now: float, lasting: Sequence[Lasti
     )
 
 
+def _news(row: AlertRow) -> str:
+    return row.text if row.ended_at is None else f"over: {row.text}"
+
+
 class Alerts:
     """Finds and reports alerts. One process of all calls `check` every few seconds.
 
@@ -152,11 +157,11 @@ class Alerts:
         #: since when each problem is there, by its part and how often it came (by our own clock:
         #: that of the machine may be set)
         self._seen: dict[tuple[str, int], float] = {}
+        #: how often the news of an alert was not taken, by the alert and its end
+        self._failures: dict[tuple[str, int | None], int] = {}
         #: since when the state cannot be used (monotonic), and the alert of that
         self._gone_since: float | None = None
-        self._gone: str | None = None
-        #: what the channels shall get of it, and whether that is over
-        self._beside: list[tuple[str, bool]] = []
+        self._gone: AlertRow | None = None
 
     def configure(self, config: AlertsConfig) -> None:
         """Take these settings; raise `ConfigError` if a channel of theirs cannot work."""
@@ -172,29 +177,33 @@ class Alerts:
         self._channels.look()
         self._record_and_report()
         self._gone_since = None
-        if self._gone is not None:
-            log.info("over: %s", self._gone, extra={"alert": "state"})
-            self._beside.append((f"over: {self._gone}", True))
-            self._gone = None
-        self._post_beside()
+        if self._gone is not None and self._gone.ended_at is None:
+            log.info("over: %s", self._gone.text, extra={"alert": "state"})
+            self._gone = self._gone._replace(ended_at=int(time.time() * 1000))
+        self._report_gone()
 
     def state_gone(self, error: StateError) -> None:
         """Report that alerts cannot be recorded, once that lasts: no record is needed for it."""
         now = self._clock()
         self._channels.look()
         self._gone_since = now if self._gone_since is None else self._gone_since
-        if self._gone is None and now - self._gone_since >= STATE_GONE_AFTER:
-            self._gone = f"no alert can be recorded: {error}"
-            log.error("%s", self._gone, extra={"alert": "state"})
-            self._beside.append((self._gone, False))
-        self._post_beside()
+        old = self._gone
+        if (old is None or old.ended_at) and now - self._gone_since >= STATE_GONE_AFTER:
+            text = f"no alert can be recorded: {error}"
+            log.error("%s", text, extra={"alert": "state"})
+            told = "[]" if old is None else old.told
+            self._gone = AlertRow("state", text, int(time.time() * 1000), None, None, told)
+        self._report_gone()
 
-    def _post_beside(self) -> None:
-        while self._beside:
-            text, over = self._beside[0]
-            if not self._channels.send(text, over=over):
-                return
-            del self._beside[0]
+    def _report_gone(self) -> None:
+        """Report the alert of the state, of which the memory is the record."""
+        marks = self._channels.marks
+        if (row := self._gone) is None:
+            return
+        for mark in self._channels.send(_news(row), row.owed(marks), over=row.ended_at is not None):
+            self._gone = row = alerts.told(row, mark, marks)
+        if row.ended_at is not None and not row.owed(marks):
+            self._gone = None
 
     def _record_and_report(self) -> None:
         now = time.time()
@@ -214,16 +223,26 @@ class Alerts:
                 log.error("%s", text, extra={"alert": name})
             for name, text in news.ended.items():
                 log.info("over: %s", text, extra={"alert": name})
+        self._report(int(now * 1000))
+
+    def _report(self, now: int) -> None:
+        """Send each channel the news that it has not had; what failed least comes first."""
         with self._state.read() as connection:
-            unreported = alerts.unnotified(connection)
-        for row in unreported:
-            over = row.ended_at is not None
-            text = f"over: {row.text}" if over else row.text
-            key = (row.name, row.since, row.ended_at)
-            if not self._channels.send(text, key, over=over):
+            rows = alerts.unnotified(connection)
+        marks, failures = self._channels.marks, self._failures
+        self._failures = {}
+        for row in sorted(rows, key=lambda row: failures.get((row.name, row.ended_at), 0)):
+            owed, key = row.owed(marks), (row.name, row.ended_at)
+            told, tried = row, self._channels.any_open(owed)
+            for mark in self._channels.send(_news(row), owed, over=row.ended_at is not None):
+                told = alerts.told(told, mark, marks)
+                with self._state.write() as connection:
+                    alerts.tell(connection, told)
+            if told.owed(marks):
+                self._failures[key] = failures.get(key, 0) + tried
                 continue
             with self._state.write() as connection:
-                alerts.notified(connection, row.name, int(now * 1000))
+                alerts.notified(connection, row.name, now)
 
     def _of_others(self, rows: Sequence[ProblemRow], now: float) -> dict[str, str]:
         """Return what the supervisors of other daemons have put on record, since we began."""

@@ -6,9 +6,12 @@ text and no log, so neither do the errors of the libraries that may quote it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future
 from importlib.util import find_spec
 from typing import Any, Protocol
 from urllib.error import HTTPError
@@ -42,6 +45,10 @@ class Channel(Protocol):
 
     part: str
 
+    @property
+    def address(self) -> str:
+        """Where it is: a secret."""
+
     def send(self, text: str, *, over: bool) -> None:
         """Send a text, `over` if something is over; raise `NotTaken` if it was not taken."""
 
@@ -53,6 +60,10 @@ class Webhook:
 
     def __init__(self, url: SecretStr) -> None:
         self._url = url
+
+    @property
+    def address(self) -> str:
+        return self._url.get_secret_value()
 
     def send(self, text: str, *, over: bool) -> None:
         request = Request(
@@ -80,28 +91,67 @@ class AppriseUrl:
         """Raise `ConfigError` if it is none, or apprise is not installed."""
         for name in ("apprise", "urllib3", "requests"):  # they quote URLs
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        self.part = f"alerts.urls {number}"
+        self.part, self._url = f"alerts.urls {number}", url
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of its own libraries
-            from apprise import Apprise
+            from apprise import Apprise, AppriseAsset
 
-            self._service = Apprise()
+            # What is redirected is often sent to nobody, and answered well.
+            self._service = Apprise(asset=AppriseAsset(http_redirects=False))
             known = self._service.add(url.get_secret_value())
         if not known:
             raise ConfigError(
                 f"alerts.urls: entry {number} is no URL that apprise knows; its list of services "
                 "has the form of each"
             )
+        if len(self._service) > 1:  # if one failed, the others would be sent it again
+            raise ConfigError(f"alerts.urls: entry {number} is several URLs; write an entry each")
+        #: the text that is being sent, and how that ended
+        self._sending: tuple[str, Future[bool]] | None = None
+
+    @property
+    def address(self) -> str:
+        return self._url.get_secret_value()
 
     def send(self, text: str, *, over: bool) -> None:
+        # A service may answer for ever, a little at a time: what was begun goes on beside.
+        if self._sending is not None and self._sending[1].done() and self._sending[0] != text:
+            self._sending = None
+        if self._sending is None:
+            self._sending = text, self._begun(text, over)
         try:
-            taken: Any = self._service.notify(
-                body=text, title=TITLE, notify_type="success" if over else "failure"
-            )
+            if self._sending[0] != text:
+                raise TimeoutError
+            taken = self._sending[1].result(TIMEOUT)
+        except TimeoutError:
+            raise NotTaken("it does not answer; tried again until it does") from None
         except Exception as error:  # noqa: BLE001 - whatever a service does costs a retry only
+            self._sending = None
             raise NotTaken(f"it failed ({type(error).__name__}); tried again") from None
+        self._sending = None
         if not taken:
             raise NotTaken("it does not take alerts; tried again until it does")
+
+    def _begun(self, text: str, over: bool) -> Future[bool]:
+        sent: Future[bool] = Future()
+        service: Any = self._service
+
+        def send() -> None:
+            kind = "success" if over else "failure"
+            try:  # as plain text: an e-mail may be HTML, which a text is not to become
+                taken = service.notify(body=text, title=TITLE, notify_type=kind, body_format="text")
+                sent.set_result(bool(taken))
+            except Exception as error:  # noqa: BLE001 - `send` says it
+                sent.set_exception(error)
+
+        threading.Thread(target=send, name=self.part, daemon=True).start()
+        return sent
+
+
+def _mark(address: str, others: Collection[str]) -> str:
+    """Return the mark of an address: enough to see that it is another, too little to guess it."""
+    mark = hashlib.sha256(address.encode()).hexdigest()[:4]
+    return mark if mark not in others else f"{mark}.{len(others)}"
 
 
 class Channels:
@@ -114,8 +164,10 @@ class Channels:
         """Raise `ConfigError` if a channel of the settings cannot work."""
         self._channels = channels(config)
         self._problems = {channel.part: problems(channel.part) for channel in self._channels}
-        #: who has taken a text that others have not: parts by the key of the text
-        self._took: dict[Hashable, set[str]] = {}
+        #: by the mark of each, which stays the same wherever its address stands in the settings
+        self._by_mark: dict[str, Channel] = {}
+        for channel in self._channels:
+            self._by_mark[_mark(channel.address, self._by_mark)] = channel
         #: the channels that took no text at this look, and those that refused any
         self._closed, self._failed = set[str](), set[str]()
 
@@ -123,19 +175,20 @@ class Channels:
         """Begin a new look: channels that took nothing are tried again."""
         self._closed, self._failed = set(), set()
 
-    def send(self, text: str, key: Hashable = None, *, over: bool = False) -> bool:
-        """Send a text where it was not taken yet; return whether all channels have taken it.
+    @property
+    def marks(self) -> list[str]:
+        return list(self._by_mark)
 
-        The same `key` means the same text, however its words changed since.
-        """
-        took = self._took.setdefault(key or text, set())
-        for channel in self._channels:
-            if channel.part not in took | self._closed and self._sent(channel, text, over):
-                took.add(channel.part)
-        if all(channel.part in took for channel in self._channels):
-            del self._took[key or text]
-            return True
-        return False
+    def any_open(self, to: Collection[str]) -> bool:
+        """Whether one of these is sent anything more at this look."""
+        return any(self._by_mark[mark].part not in self._closed for mark in to)
+
+    def send(self, text: str, to: Collection[str], *, over: bool = False) -> Iterator[str]:
+        """Send a text to channels, by their marks; yield each as soon as it took the text."""
+        for mark in to:
+            channel = self._by_mark[mark]
+            if channel.part not in self._closed and self._sent(channel, text, over):
+                yield mark
 
     def _sent(self, channel: Channel, text: str, over: bool) -> bool:
         try:

@@ -45,6 +45,7 @@ NEW = ("problem", "early_exit")
 NEW_COLUMNS: dict[str, dict[str, int | None]] = {
     "failure": {"event": None},
     "run": {"already_right": 0},
+    "alert": {"told": None},
 }
 
 

@@ -302,6 +302,7 @@ OTHERS = {
     "syncer/web/tasks.py",  # waits for one task
     "syncer/process/problem.py",  # writes down a problem, and is started again with the next
     "syncer/sync/source_watch.py",  # watches one question to the source
+    "syncer/daemon/channels.py",  # sends one text, to a service that may answer for ever
     "syncer/process/supervisor.py",
 }
 
