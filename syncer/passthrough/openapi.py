@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from syncer.passthrough.call import BATCH, MAX_EVENTS, ROUTES, SINGLE
+from syncer.passthrough.call import BATCH, MAX_EVENTS, MAX_WEBHOOK_EVENTS, ROUTES, SINGLE
 from syncer.passthrough.scopes import WEBHOOK
 
 #: The statuses of refusals, each with why; a path that takes a body may give any of them.
@@ -30,6 +30,11 @@ _REFUSALS = {
 }
 #: What a path without a body may answer beside its own.
 _OF_A_READ = ("400", "404", "405", "408", "431", "500", "503")
+_RETRY_AFTER = {"Retry-After": {"description": "In seconds", "schema": {"type": "integer"}}}
+_ALLOW = {"Allow": {"description": "The methods of the path", "schema": {"type": "string"}}}
+#: What refusals have beside their body, by the status.
+_HEADERS = {"405": {"headers": _ALLOW}, "429": {"headers": _RETRY_AFTER}}
+_HEADERS["503"] = _HEADERS["429"]
 _ID = {"type": ["string", "number"]}
 _OPEN = {"type": "object", "additionalProperties": True}
 
@@ -44,7 +49,7 @@ def _document() -> dict[str, Any]:
     paths = {f"/v1/{route}": _calls(route) for route in sorted(ROUTES)}
     paths["/v1/m"] = _path("post", "Drop the figures of SDKs about themselves", "Accepted", _OPEN)
     paths["/v1/projects/{key}/settings"] = _settings()
-    paths["/openapi.json"] = {"get": _operation("This document", "Document", _OF_A_READ)}
+    paths["/openapi.json"] = _read("This document", "Document")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -79,9 +84,16 @@ def _document() -> dict[str, Any]:
 def _calls(route: str) -> dict[str, Any]:
     """Return a path that takes calls."""
     if route == WEBHOOK:
-        calls = {"oneOf": [_ref("Call"), {"type": "array", "items": _ref("Call")}]}
+        calls = {
+            "oneOf": [
+                _ref("Call"),
+                {"type": "array", "items": _ref("Call"), "maxItems": MAX_WEBHOOK_EVENTS},
+            ]
+        }
         path = _path("post", "Take a call of a Segment webhook, or several", "Accepted", calls)
         path["post"]["security"] = [{"signature": []}, {"signature": [], "writeKey": []}]
+        text = "The write key, instead of the authorization."
+        path["post"]["parameters"].append(_parameter("key", "query", text))
         return path
     summary = "Take a batch of calls" if route in BATCH else "Take a call"
     body = "Batch" if route in BATCH else "Call"
@@ -93,16 +105,29 @@ def _calls(route: str) -> dict[str, Any]:
 
 def _path(method: str, summary: str, answer: str, body: dict[str, Any]) -> dict[str, Any]:
     operation = _operation(summary, answer, tuple(_REFUSALS))
+    operation["parameters"] = [_parameter("Content-Encoding", "header", "gzip, or nothing.")]
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-    preflight = {"summary": "Answer a browser's preflight", "responses": _preflight()}
-    return {method: operation, "options": preflight}
+    return {method: operation, "options": _preflight()}
+
+
+def _parameter(name: str, place: str, text: str) -> dict[str, Any]:
+    return {"name": name, "in": place, "description": text, "schema": {"type": "string"}}
 
 
 def _settings() -> dict[str, Any]:
     key = {"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}
-    read = _operation("Say what SDKs ask Segment's CDN for", "Settings", _OF_A_READ)
-    preflight = {"summary": "Answer a browser's preflight", "responses": _preflight()}
-    return {"parameters": [key], "get": read, "options": preflight}
+    return {"parameters": [key], **_read("Say what SDKs ask Segment's CDN for", "Settings")}
+
+
+def _read(summary: str, answer: str) -> dict[str, Any]:
+    """Return a path that is read: HEAD answers as GET does, without the body."""
+    get = _operation(summary, answer, _OF_A_READ)
+    head = {
+        status: {name: part for name, part in told.items() if name != "content"}
+        for status, told in get["responses"].items()
+    }
+    alone = {"summary": f"{summary}: its headers", "responses": head}
+    return {"get": get, "head": alone, "options": _preflight()}
 
 
 def _operation(summary: str, answer: str, refusals: tuple[str, ...]) -> dict[str, Any]:
@@ -111,12 +136,16 @@ def _operation(summary: str, answer: str, refusals: tuple[str, ...]) -> dict[str
 
 
 def _preflight() -> dict[str, Any]:
-    return {"204": {"description": "It may send"}, **_refused(_OF_A_READ)}
+    answers = {"204": {"description": "It may send"}, **_refused(_OF_A_READ)}
+    return {"summary": "Answer a browser's preflight", "responses": answers}
 
 
 def _refused(statuses: tuple[str, ...]) -> dict[str, Any]:
     content = {"application/json": {"schema": _ref("Refusal")}}
-    return {one: {"description": _REFUSALS[one], "content": content} for one in statuses}
+    return {
+        one: {"description": _REFUSALS[one], **_HEADERS.get(one, {}), "content": content}
+        for one in statuses
+    }
 
 
 def _ref(name: str) -> dict[str, Any]:

@@ -169,6 +169,8 @@ class Receiver:
                 request.check_method("GET", "HEAD")
                 return self._settings(key)
             case ["openapi.json"]:
+                if request.method == "OPTIONS":
+                    return _preflight(request)
                 request.check_method("GET", "HEAD")
                 return Response(openapi.document(), media_type="application/json", headers=_ALLOW)
         raise Refusal(404, "unknown_path", "there is no such path; Segment's begin with /v1/")

@@ -245,3 +245,16 @@ def test_the_openapi_document_is_served_without_a_key(receiver: Daemon) -> None:
     assert answer.headers["access-control-allow-origin"] == "*"
     assert answer.content == OPENAPI.read_bytes()
     refused(receiver.client.post(f"{receiver.url}/openapi.json"), 405, "unknown_method")
+
+
+def test_each_path_answers_the_methods_that_the_openapi_document_names(receiver: Daemon) -> None:
+    for path, operations in (
+        receiver.client.get(f"{receiver.url}/openapi.json").json()["paths"].items()
+    ):
+        url = receiver.url + path.replace("{key}", KEY)
+        methods = {name.upper() for name in operations.keys() - {"parameters"}}
+        allow = receiver.client.request("PATCH", url).headers["allow"]
+        assert {*allow.split(", "), "OPTIONS"} == methods, path
+        if "HEAD" in methods:
+            assert receiver.client.head(url).status_code == 200
+        assert receiver.client.options(url).status_code == 204
