@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,12 @@ def test_bash_gets_what_its_line_does_not_run(
     assert shell.format_completion(CompletionItem(text)) == (
         "" if reply is None else f"plain,{reply}"
     )
+
+
+def test_what_waits_for_ever_ends_with_nothing() -> None:
+    wait = "from syncer.cli.bash import end_after; import sys; end_after(0.1); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE) as waiting:
+        assert waiting.wait(60) == 0
 
 
 def test_bash_expands_nothing_that_is_offered(tmp_path: Path) -> None:
