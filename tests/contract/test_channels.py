@@ -159,7 +159,6 @@ def test_a_text_that_a_service_never_takes_keeps_no_other_back(
 def test_a_service_that_redirects_or_drips_has_not_taken_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(channels, "TIMEOUT", 0.5)
     free = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -176,6 +175,7 @@ def test_a_service_that_redirects_or_drips_has_not_taken_it(
         with pytest.raises(channels.NotTaken):
             service.send("a", over=False)
         assert (hook.requests, other.requests) == (1, 0)
+        monkeypatch.setattr(channels, "TIMEOUT", 0.5)
         hook.answer = drip
         for text in ("a", "b", "a"):
             with pytest.raises(channels.NotTaken, match="does not answer"):
