@@ -109,5 +109,6 @@ def test_the_webhook_of_alerts(proxy: Proxy, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'syncer.db'}"
     settings = AlertsConfig(webhook=SecretStr("http://slack.invalid/hook"))
     with closing(Database.open(url)) as state, closing(Database.open(url, "queue")) as calls:
-        assert Alerts(state, calls, settings)._channels.send("text")
+        channels = Alerts(state, calls, settings)._channels
+        assert [*channels.send("text", channels.marks)] == channels.marks
     assert proxy.seen == [("POST", "http://slack.invalid/hook", BY)]

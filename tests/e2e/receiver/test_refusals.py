@@ -96,7 +96,7 @@ def test_other_methods_paths_and_encodings(receiver: Daemon) -> None:
     answer = client.post(f"{url}/v1/projects/{KEY}/settings")
     assert "takes GET only" in refused(answer, 405, "unknown_method")
     assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
-    paths = ["/", "/v1", "/v1/nothing", "/v2/track", "/v1/track/x", "/docs", "/openapi.json"]
+    paths = ["/", "/v1", "/v1/nothing", "/v2/track", "/v1/track/x", "/docs", "/openapi.yaml"]
     for path in [*paths, "/v1/v1/batch", "/batch", "/v1/track%2Fx"]:
         refused(client.post(f"{url}{path}", content=b"{}"), 404, "unknown_path")
     after = receiver.metrics()
