@@ -252,18 +252,22 @@ def seconds_of_an_event(installation: Installed, events: int) -> float:
 
 
 def _watched(installation: Installed, daemon: subprocess.Popen[bytes], events: int) -> float:
-    """Watch the queue from the first event that is gone to the last; return seconds an event."""
-    until, began, first = time.monotonic() + PATIENCE, 0.0, 0
+    """Watch the queue from the last look at which all events wait; return seconds an event.
+
+    They may all go between two looks.
+    """
+    until, began = time.monotonic() + PATIENCE, time.perf_counter()
     with installation.app.queue(writes=False) as calls:
         while time.monotonic() < until and daemon.poll() is None:
+            looked = time.perf_counter()
             with calls.read() as connection:
-                left = sum(queue.waiting(connection))
+                waiting = sum(queue.waiting(connection))
             if installation.app.stop():
                 raise Stopped("stopped")
-            if not first and left < events:
-                began, first = time.perf_counter(), left
-            elif first and not left:
-                return (time.perf_counter() - began) / first
+            if not waiting:
+                return (time.perf_counter() - began) / events
+            if waiting == events:
+                began = looked
             time.sleep(LOOK)
     raise SyncerError("the calibration does not work here: the daemon brings no event to Amberflo")
 

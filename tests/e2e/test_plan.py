@@ -95,6 +95,7 @@ def test_a_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """By real runs, a real daemon and a stand-in in a process of its own; of smaller sizes here."""
     monkeypatch.setattr(calibration, "SHAPES", ((20, 2), (60, 2), (60, 6)))
     monkeypatch.setattr(calibration, "EVENTS", 300)
+    monkeypatch.setattr(calibration, "LOOK", 1.0)  # all events may go between two looks
     told = plan("--customers", "1000", "--calibrate", "--json")
     assert told.exit_code == 0, told.output
     assert "measuring 300 events" in told.stderr
