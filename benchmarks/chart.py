@@ -38,11 +38,7 @@ def chart(bars: Sequence[Bar]) -> str:
     """Return an SVG with a bar for each ratio, and a line at its bound."""
     widest = max((max(bar.ratio, bar.bound) for bar in bars), default=1.0) * 1.15
     width, height = TITLES + BARS, ROW * len(bars) + 16
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-    ]
+    lines = _opening(width, height)
     for number, bar in enumerate(bars):
         top = ROW * number + 8
         length, at = BARS * bar.ratio / widest, TITLES + BARS * bar.bound / widest
@@ -58,6 +54,15 @@ def chart(bars: Sequence[Bar]) -> str:
             f"(bound {bar.limit})</text>",
         ]
     return "\n".join([*lines, "</svg>", ""])
+
+
+def _opening(width: int, height: int) -> list[str]:
+    """Return how an SVG of this size begins: white, with the font of its texts."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
 
 
 def table(bars: Sequence[Bar], *, quick: bool = False) -> str:
@@ -93,11 +98,7 @@ def lengths(rows: Sequence[Length]) -> str:
     decades = max(decades, 2)
     left, height = TITLES + 130, ROW * len(rows) + 34
     each = BARS / decades
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + BARS + 70}" height="{height}" '
-        f'viewBox="0 0 {left + BARS + 70} {height}" font-family="sans-serif" font-size="13">',
-        f'<rect width="{left + BARS + 70}" height="{height}" fill="#ffffff"/>',
-    ]
+    lines = _opening(left + BARS + 70, height)
     for decade in range(decades + 1):
         at = left + each * decade
         lines += [

@@ -223,13 +223,13 @@ class Forecast:
         what the pace needs: itself times the latency.
         """
         pace, latency = self.pace.per_second, self.load.latency
-        seconds, left, under_way = 0.0, requests, START
-        while left and under_way < pace * latency:
-            answered = min(left, under_way)
+        seconds, remaining, under_way = 0.0, requests, START
+        while remaining and under_way < pace * latency:
+            answered = min(remaining, under_way)
             seconds += latency * answered / under_way
-            left -= answered
+            remaining -= answered
             under_way *= 2
-        return seconds + left / pace
+        return seconds + remaining / pace
 
     def _waiting(self, pages: int) -> float:
         """Return the seconds for which so many pages are waited for: one comes after the other."""

@@ -23,7 +23,9 @@ def main() -> NoReturn:
     """Run the `syncer` program."""
     tune_for_throughput()
     if "_SYNCER_COMPLETE" in os.environ:
-        import_module("syncer.cli.bash").end_after(PATIENCE)
+        import_module("syncer.cli.bash")  # what counts for bash
+        complete = import_module("syncer.cli.complete")
+        complete.end_after(complete.PATIENCE)
     try:
         # Without standalone mode click returns the status of an Exit, else the command's result.
         status = cli.main(standalone_mode=False) or EXIT_OK
@@ -47,8 +49,6 @@ def main() -> NoReturn:
     sys.exit(status)
 
 
-#: Seconds after which a press of Tab completes nothing, such as while the state is locked.
-PATIENCE = 5.0
 #: The commands: the module of each, and its line in the list. A test holds the lines to the
 #: docstrings; they stand here so that the list imports no command.
 COMMANDS = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from threading import Timer
 
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 from click.shell_completion import split_arg_string as split
@@ -62,13 +61,6 @@ class Bash(BashComplete):
             current = ""
         kept = typed.removesuffix(current)
         return f"plain,{text.removeprefix(kept)}" if text.startswith(kept) else ""
-
-
-def end_after(seconds: float) -> None:
-    """End this process then, whatever it waits for: somebody waits at a prompt."""
-    timer = Timer(seconds, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
 
 
 def _last(line: str) -> str:

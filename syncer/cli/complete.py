@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from threading import Timer
 from typing import TYPE_CHECKING
 
 import click
@@ -19,10 +20,19 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 #: The most that are offered, and seconds to wait for a server.
-MOST, PATIENCE = 50, "2"
+MOST, CONNECT = 50, "2"
+#: Seconds after which a press of Tab completes nothing, such as while the state is locked.
+PATIENCE = 5.0
 
 Completed = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 Query = Callable[["Connection", str], Iterable[tuple[str, str]]]
+
+
+def end_after(seconds: float) -> None:
+    """End this process then, whatever it waits for: somebody waits at a prompt."""
+    timer = Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _from_state(query: Query) -> Completed:
@@ -33,19 +43,19 @@ def _from_state(query: Query) -> Completed:
     ) -> list[CompletionItem]:
         from syncer.cli.options import open_for_reading
 
-        os.environ.setdefault("PGCONNECT_TIMEOUT", PATIENCE)
+        os.environ.setdefault("PGCONNECT_TIMEOUT", CONNECT)
         try:
             with (
                 context.scope(cleanup=False),
                 open_for_reading(None) as database,
                 database.read() as connection,
             ):
-                found = list(query(connection, incomplete))
+                rows = list(query(connection, incomplete))
         except Exception:  # noqa: BLE001 - whatever is wrong, nothing may show on the prompt
             return []
         return [
             CompletionItem(text, help=help or None)
-            for text, help in found
+            for text, help in rows
             if text.startswith(incomplete)
             and text == visible(text)
             and not any(map(str.isspace, text))

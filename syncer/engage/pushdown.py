@@ -4,6 +4,9 @@ Each pull keeps its fingerprints in a table of its own, in a schema that is ours
 scratch schema). Its name is random, and whoever made it remembers it with its size: a table that is
 lost, that others made or that others changed is never taken for it.
 
+No run uses it yet, and no setting names it: what is missing is the state's record of which
+fingerprints belong to its last run.
+
     with source.pull(Everything(), writes=True) as pull:
         push_down = PushDown(pull, "scratch")
         now = push_down.keep(keys)

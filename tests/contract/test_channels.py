@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,14 @@ from syncer.errors import ConfigError
 from tests.support.webhook import Webhook, webhook
 
 
+@contextmanager
+def databases(folder: Path) -> Iterator[tuple[Database, Database]]:
+    """A new state and its queue."""
+    url = f"sqlite:///{folder / 'syncer.db'}"
+    with closing(Database.open(url)) as state, closing(Database.open(url, "queue")) as calls:
+        yield state, calls
+
+
 def of_the_worker(hook: Webhook) -> list[str]:
     return [text for text in hook.texts if "worker: ended" in text]
 
@@ -29,13 +37,8 @@ def test_each_channel_gets_what_it_has_not_taken_and_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    url, parts = f"sqlite:///{tmp_path / 'syncer.db'}", {"worker": "ended"}
-    with (
-        webhook() as slack,
-        webhook() as service,
-        closing(Database.open(url)) as state,
-        closing(Database.open(url, "queue")) as calls,
-    ):
+    parts = {"worker": "ended"}
+    with webhook() as slack, webhook() as service, databases(tmp_path) as (state, calls):
         address = service.url.replace("http://", "json://").replace("/hook", "/hush-token")
         urls = (SecretStr(f"{address}?:text=x"),)
         config = AlertsConfig(webhook=SecretStr(slack.url), urls=urls)
@@ -90,13 +93,8 @@ REFUSES = answers(b"500 No\r\ncontent-length: 0")
 
 
 def test_each_channel_knows_what_it_was_told_over_reload_and_restart(tmp_path: Path) -> None:
-    url, parts = f"sqlite:///{tmp_path / 'syncer.db'}", {"worker": "ended"}
-    with (
-        webhook() as good,
-        webhook() as bad,
-        closing(Database.open(url)) as state,
-        closing(Database.open(url, "queue")) as calls,
-    ):
+    parts = {"worker": "ended"}
+    with webhook() as good, webhook() as bad, databases(tmp_path) as (state, calls):
         good.key = bad.key = "message"
         one, two = (SecretStr(hook.url.replace("http", "json", 1)) for hook in (good, bad))
         config = AlertsConfig(urls=(two, one))
@@ -139,7 +137,7 @@ def test_each_channel_knows_what_it_was_told_over_reload_and_restart(tmp_path: P
 def test_a_text_that_a_service_never_takes_keeps_no_other_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, parts, taken = f"sqlite:///{tmp_path / 'syncer.db'}", {"a": "ended", "b": "ended"}, []
+    parts, taken = {"a": "ended", "b": "ended"}, []
 
     def send(_channel: object, text: str, *, over: bool) -> None:
         if text.startswith("a"):
@@ -147,7 +145,7 @@ def test_a_text_that_a_service_never_takes_keeps_no_other_back(
         taken.append(text)
 
     monkeypatch.setattr(channels.AppriseUrl, "send", send)
-    with closing(Database.open(url)) as state, closing(Database.open(url, "queue")) as calls:
+    with databases(tmp_path) as (state, calls):
         config = AlertsConfig(urls=(SecretStr("json://127.0.0.1:1/"),))
         watch = Alerts(state, calls, config, lambda: parts)
         watch.check()

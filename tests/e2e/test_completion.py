@@ -100,7 +100,7 @@ def test_bash_gets_what_its_line_does_not_run(
 
 
 def test_what_waits_for_ever_ends_with_nothing() -> None:
-    wait = "from syncer.cli.bash import end_after; import sys; end_after(0.1); sys.stdin.read()"
+    wait = "from syncer.cli.complete import end_after; import sys; end_after(0.1); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE) as waiting:
         assert waiting.wait(60) == 0
 
