@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from state import identify_traits
 from state.db.tables import AMBERFLO
 from syncer.amberflo.record import at_amberflo
 from syncer.engage.selection import PROFILE_KEYS
@@ -220,11 +221,7 @@ def _chained(found: Evidence) -> Iterator[str]:
             yield (
                 f"{row['customer_id']!r} is {traits}, by its history {replayed[row['customer_id']]}"
             )
-        called = {
-            name: value
-            for name, (value, _) in orjson.loads(row["identify_traits"] or "{}").items()
-            if value is not None
-        }
+        called = identify_traits.values(row["identify_traits"])
         if _text(called) != _text(identified[row["customer_id"]]):
             yield (
                 f"identify calls gave {row['customer_id']!r} {called}, by its history "
