@@ -1,3 +1,3 @@
 """Keeps Amberflo's customers in step with Segment Engage."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -75,6 +76,20 @@ def test_the_wheel_has_all_that_the_program_needs_and_starts_alone(tmp_path: Pat
     assert (beside.returncode, beside.stdout) == (2, "")
     assert beside.stderr == f"error: {names_taken(home)}\n"
     assert f'"state" 0.1.1.dev0 is installed in {home};' in beside.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("docs/how-to/install.md", r"engage_amberflo_sync-([\d.]+)-py3"),
+        ("docs/releasing.md", r"(?:v|engage[_-]amberflo[_-]sync-)(\d+\.\d+\.\d+)"),
+        ("docs/ops/kubernetes/base/kustomization.yaml", r"newTag: (\S+)"),
+        ("CHANGELOG.md", r"\A[^#]*# Changelog.*?^## (\d\S+) - \d{4}-\d\d-\d\d$"),
+    ],
+)
+def test_what_people_copy_names_this_version(file: str, named: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert set(re.findall(named, text, re.MULTILINE | re.DOTALL)) == {__version__}
 
 
 def test_every_extra_is_on_the_page() -> None:
