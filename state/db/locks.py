@@ -20,7 +20,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from glob import escape
 from pathlib import Path
@@ -55,12 +55,15 @@ _BUSY = {
     "backup": "another process makes a backup",
     "worker": "the worker lives",
 }
-#: Asks PostgreSQL who holds an advisory lock of this database whose number …
-_ADVISORY = (
-    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+_NUMBER = "(classid::bigint << 32 | objid::bigint)"
+_HELD = (
+    "FROM pg_locks WHERE locktype = 'advisory' AND granted"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    " AND (classid::bigint << 32 | objid::bigint)"
+    f" AND {_NUMBER}"
 )
+#: Asks PostgreSQL who holds an advisory lock of this database whose number …, and for the numbers
+#: that are held and …
+_ADVISORY, _ADVISORY_NUMBERS = f"SELECT pid {_HELD}", f"SELECT {_NUMBER} {_HELD}"
 #: A server lets go of the locks of a host that vanished after about 20 seconds.
 _KEEPALIVE = (
     "SET tcp_keepalives_idle = 10",
@@ -119,6 +122,19 @@ def lock_holder(database: Database, name: str, number: int = 0) -> int | None:
             pid = connection.execute(text(f"{_ADVISORY} = {_NUMBERS[name] + number}")).scalar()
         return None if pid is None else int(pid)
     return None if path is None else _file_holder(lock_file(path, name, number))
+
+
+def living_workers(database: Database, numbers: Collection[int]) -> set[int]:
+    """Return those of the numbers under which a worker holds its lock.
+
+    PostgreSQL is asked once, however many they are.
+    """
+    if database.engine.dialect.name != "postgresql":
+        return {it for it in numbers if lock_holder(database, "worker", it) is not None}
+    first = _NUMBERS["worker"]
+    with database.read() as connection:
+        held = connection.execute(text(f"{_ADVISORY_NUMBERS} > {first}")).scalars()
+        return set(numbers) & {int(it) - first for it in held}
 
 
 @contextmanager
@@ -248,9 +264,9 @@ def _advisory_lock(database: Database, name: str, number: int) -> Iterator[Check
     key = _NUMBERS[name] + number
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         try:
-            for setting in _KEEPALIVE:
-                connection.execute(text(setting))
             taken = connection.execute(text(f"SELECT pg_try_advisory_lock({key})")).scalar()
+            for setting in _KEEPALIVE if taken else ():  # who stands by asks again and again
+                connection.execute(text(setting))
         except SQLAlchemyError as error:
             raise StateError(
                 f"the {name} lock of {shown(database.engine.url)} cannot be asked for: the "

@@ -19,7 +19,7 @@ import orjson
 from sqlalchemy import Connection, delete, insert, select, update
 
 from state.db.database import Database, sqlite_path
-from state.db.locks import Check, lock, lock_file, lock_holder
+from state.db.locks import Check, living_workers, lock, lock_file
 from state.db.tables import CUSTOMER, EVENT, WORKER
 from state.errors import Locked, StateError
 
@@ -85,7 +85,8 @@ def prune_dead(database: Database, queue: Database | None = None) -> None:
     """Release what dead workers had claimed, in the state and in the queue."""
     with database.read() as connection:
         numbers = [row.id for row in all_of(connection)]
-    for number in numbers:
+    living = living_workers(database, numbers)
+    for number in [it for it in numbers if it not in living]:
         with suppress(Locked), lock(database, "worker", number):
             if queue is not None:
                 _leave(database, queue, number)
@@ -111,7 +112,7 @@ def count_alive(database: Database) -> int:
     """Count the living processes that deliver."""
     with database.read() as connection:
         numbers = [row.id for row in all_of(connection) if row.kind != DAEMON]
-    return sum(lock_holder(database, "worker", number) is not None for number in numbers)
+    return len(living_workers(database, numbers))
 
 
 def free_customers(connection: Connection, number: int) -> None:
@@ -148,7 +149,8 @@ def daemons(database: Database) -> list[WorkerRow]:
     """Return the daemons that live, the one that schedules first."""
     with database.read() as connection:
         on_record = [row for row in all_of(connection) if row.kind == DAEMON]
-    alive = [row for row in on_record if lock_holder(database, "worker", row.id) is not None]
+    living = living_workers(database, [row.id for row in on_record])
+    alive = [row for row in on_record if row.id in living]
     return sorted(alive, key=lambda row: row.schedule is None)
 
 
