@@ -9,10 +9,11 @@ from state import failures, queue, runs, snapshot
 from state.db import tables
 from state.db.database import Database
 from state.failures import FailureRow
+from state.history import listings
 from state.history.record import ChangeRow
 from state.queue import EventRow
 from state.snapshot import CustomerRow
-from tests.support.state import NOW, records
+from tests.support.state import NOW, ask, due, records
 
 
 def known(state: CustomerRow, rev: int = 1) -> snapshot.Known:
@@ -73,3 +74,26 @@ def failure(customer_id: str, reason: str = "no", **more: Any) -> FailureRow:
         body='{"errorMessage": "no 🦊"}',
         attempts=3,
     )._replace(**more)
+
+
+def to_send(
+    state: CustomerRow, rev: int, attempts: int, run: int | None = None, acked_rev: int = 0
+) -> CustomerRow:
+    """The row that a delivery claims, less when it became due and who claims it."""
+    return state._replace(rev=rev, attempts=attempts, run=run, acked_rev=acked_rev)
+
+
+def claimed_rows(database: Database, now: int) -> list[CustomerRow]:
+    return [one._replace(due_at=None, claimed_by=None, acked_at=None) for one in due(database, now)]
+
+
+def desired(database: Database, *ids: str) -> list[CustomerRow]:
+    """The desired states of customers."""
+    rows = ask(database, lambda c: snapshot.find(c, ids))
+    return sorted(CustomerRow(*one[:6]) for one in rows)
+
+
+def delivered(database: Database, customer_id: str) -> list[int | None]:
+    """`delivered_at` of the customer's history, oldest first."""
+    found = ask(database, lambda c: list(listings.of_customer(c, customer_id)))
+    return [change.delivered_at for change in found]

@@ -1,0 +1,29 @@
+"""A sync from a warehouse, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from state import runs
+from state.db.database import Database
+from syncer.sync.runs import Result
+from tests.support.space import Warehouse, runs_on
+from tests.support.state import ask, records
+
+NOT_UTF8 = "CAST(X'c328' AS TEXT)"
+
+
+def sync(database: Database, warehouse: Warehouse, **how: Any) -> Result:
+    return runs_on(database, warehouse.source()).sync(**how)
+
+
+def traits(database: Database) -> dict[str, Any]:
+    return {one: json.loads(row["traits"]) for one, row in records(database).items()}
+
+
+def reasons(database: Database, run: int, key: str) -> dict[str, int]:
+    (found,) = [row for row in ask(database, lambda c: runs.traits(c, run)) if row.key == key]
+    parts = ("unchanged", "entered", "exited", "changed", "skipped")
+    assert found.pulled == sum(getattr(found, part) for part in parts)
+    return dict(found.reasons)
