@@ -1,66 +1,96 @@
 """Push-down: the warehouse keeps fingerprints of a pull, and gives out who differs from them.
 
 Each pull keeps its fingerprints in a table of its own, in a schema that is ours to write to (the
-scratch schema). Its name is random, and whoever made it remembers it with its size: a table that is
-lost, that others made or that others changed is never taken for it.
+scratch schema). The table has the name that the run gave it, which is random, and the state
+remembers it with its size: a table that is lost, that others made or that others changed is never
+taken for it. Where the warehouse has transactions, nobody sees what was made before `finish`.
 
-No run uses it yet, and no setting names it: what is missing is the state's record of which
-fingerprints belong to its last run.
-
-    with source.pull(Everything(), writes=True) as pull:
-        push_down = PushDown(pull, "scratch")
-        now = push_down.keep(keys)
-        for customer_id, row in push_down.differing(before, now, keys): ...
+    with source.comparing() as (pull, push_down):
+        now = push_down.keep(new_table(), keys)
+        push_down.choose(before, now, wanted)
+        for customer_id, row in push_down.given(keys): ...
+        unchanged = push_down.unchanged(now, keys)
         push_down.finish()
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Generator
-from typing import Any, NamedTuple
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sqlalchemy import (
     CTE,
+    Column,
     FromClause,
-    Select,
+    MetaData,
     Table,
     case,
     func,
     insert,
     select,
-    union,
 )
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable, DropTable
 
+from syncer.chunks import chunks
 from syncer.engage.fingerprints import differing, fingerprints, table_of
 from syncer.engage.people import identifiers
-from syncer.engage.profiles_sync import ProfilesSyncPull
-from syncer.engage.source import PulledCustomer
+from syncer.engage.profiles_sync import ProfilesSync, ProfilesSyncPull
+from syncer.engage.source import (
+    Counted,
+    Everything,
+    Fingerprints,
+    Pull,
+    PulledCustomer,
+    Scope,
+    Survey,
+    Unchanged,
+)
 from syncer.errors import SourceError
 
-#: What the name of each table begins with.
-PREFIX = "syncer_fingerprints_"
+#: What the name of each table begins with, and what is behind the name of who is given out.
+PREFIX, GIVEN = "syncer_fingerprints_", "_given"
+#: What the login needs in the scratch schema.
+NEEDS = "the login must be allowed to create, fill, read and drop tables there"
 
 
-class Kept(NamedTuple):
-    """Fingerprints that are kept: the name of their table, its customers, and their trait rows."""
-
-    table: str
-    customers: int
-    rows: int
+def new_table() -> str:
+    """Return the name of a table that nobody has."""
+    return PREFIX + secrets.token_hex(8)
 
 
-class Unchanged(NamedTuple):
-    """The customers with trait rows that are not given out: how many, and how many rows.
+@dataclass(frozen=True)
+class PushDownSource:
+    """Profiles Sync with a scratch schema, in which the warehouse compares."""
 
-    `keys` has the number of these customers for each trait key.
-    """
+    source: ProfilesSync
+    schema: str
 
-    customers: int
-    rows: int
-    keys: dict[str, int]
+    @contextmanager
+    def pull(self, scope: Scope) -> Iterator[Pull]:
+        with self.source.pull(scope) as pull:
+            yield pull
+
+    def survey(self) -> Survey:
+        return self.source.survey()
+
+    @contextmanager
+    def comparing(self) -> Iterator[tuple[Pull, PushDown]]:
+        with self.source.pull(Everything(), writes=True) as pull:
+            yield pull, PushDown(pull, self.schema)
+
+    def new_table(self) -> str:
+        return new_table()
+
+    def try_scratch(self) -> str:
+        with self.comparing() as (_, push_down):
+            push_down.try_tables()
+        return (
+            f"tables can be created, filled, read and dropped in the schema {self.schema!r}, for "
+            "the fingerprints of customers"
+        )
 
 
 class PushDown:
@@ -69,65 +99,70 @@ class PushDown:
     def __init__(self, pull: ProfilesSyncPull, schema: str) -> None:
         self._pull, self._schema = pull, schema
         self._columns = pull.space.columns
+        self._given: Table | None = None
 
-    def keep(self, keys: Collection[str]) -> Kept:
-        """Keep the fingerprints of all customers, by their rows of these keys, in a new table.
-
-        Where the warehouse has transactions, nobody sees the table before `finish`. Raise
-        `SourceError` if it cannot be made.
-        """
-        name = PREFIX + secrets.token_hex(8)
-        table = self._table(name)
+    def keep(self, name: str, keys: Collection[str]) -> Fingerprints:
+        """Keep the fingerprints of all customers, by their rows of these keys, in a new table."""
         ids = identifiers(self._pull.space, self._pull.customer_id)
         chosen = fingerprints(self._pull.rows(keys), ids, self._columns)
-        try:
+        table = self._table(name)
+        with self._told():
             self._pull.execute(CreateTable(table))
             self._pull.execute(insert(table).from_select(list(table.c.keys()), chosen))
             return self._size(name)
-        except SQLAlchemyError as error:
-            reason = " ".join(str(getattr(error, "orig", None) or error).split())
-            raise SourceError(
-                f"no table can be made in the scratch schema {self._schema!r}: {reason}; the login "
-                "must be allowed to create, fill, read and drop tables there"
-            ) from error
 
-    def fault(self, kept: Kept) -> str | None:
-        """Return why fingerprints cannot be compared with; None if they can.
-
-        A warehouse that refuses a statement may refuse all that follow in the transaction.
-        """
+    def fault(self, kept: Fingerprints) -> str | None:
+        """Return why fingerprints cannot be compared with; None if they can."""
         if not self._pull.has_table(kept.table, self._schema):
             return f"the table {kept.table} is not in the scratch schema {self._schema!r} any more"
-        if (now := self._size(kept.table)) != kept:
+        try:
+            now = self._size(kept.table)
+        except SourceError as error:
+            return f"the table {kept.table} cannot be read: {error}"
+        if now != kept:
             return (
                 f"the table {kept.table} was changed: it had {kept.customers:,} customers with "
                 f"{kept.rows:,} rows, and has {now.customers:,} with {now.rows:,}"
             )
         return None
 
-    def differing(
-        self, before: Kept, now: Kept, keys: Collection[str], wanted: Collection[str] = ()
-    ) -> Generator[tuple[str, PulledCustomer | None]]:
-        """Yield who differs, is new or is gone, and who is `wanted`, in byte order of the id.
+    def choose(self, before: Fingerprints, now: Fingerprints, wanted: Iterable[str]) -> Counted:
+        """Choose who is given out: who differs, is new or is gone, and who is `wanted`.
 
-        Each comes with all of its rows; None where it has no row, or no identifier any more.
+        Return how many of them have rows, and how many rows.
         """
-        given = self._given(before, now, wanted)
-        for row in self._pull.grouped(_all_of(given, self._pull.rows(keys))):
+        table, chosen = self._table(now.table), self._chosen_table(now.table)
+        with self._told():
+            self._pull.execute(CreateTable(chosen))
+            who = differing(self._table(before.table), table)
+            self._pull.execute(insert(chosen).from_select(["customer_id"], who))
+            for ids in chunks(iter(wanted)):
+                named = [{"customer_id": each} for each in ids]
+                self._pull.execute(insert(chosen).values(named))
+        self._given = chosen
+        given = self._who()
+        joined = table.join(given, given.c.customer_id == table.c.customer_id)
+        customers, rows, _ = self._sums(table, joined)
+        return Counted(customers, rows)
+
+    def given(self, keys: Collection[str]) -> Generator[tuple[str, PulledCustomer | None]]:
+        """Yield who was chosen with all of its rows, in byte order of the id.
+
+        None stands for the rows of who has none, or no identifier any more.
+        """
+        given, rows = self._who(), self._pull.rows(keys)
+        others = [column for column in rows.c if column.name != "customer_id"]
+        # Who has no row comes with one of nulls.
+        joined = given.outerjoin(rows, rows.c.customer_id == given.c.customer_id)
+        every = select(given.c.customer_id, *others).select_from(joined).cte("given_rows")
+        for row in self._pull.grouped(every):
             yield row.customer_id, None if row.keys == row.profile == "[]" else row
 
-    def unchanged(
-        self, before: Kept, now: Kept, keys: Collection[str], wanted: Collection[str] = ()
-    ) -> Unchanged:
-        """Count the customers that `differing` does not yield."""
-        given, table = self._given(before, now, wanted), self._table(now.table)
-        has_rows = case((table.c.number > 0, 1), else_=0)
-        ((customers, number),) = self._pull.ask(
-            select(func.sum(has_rows), func.sum(table.c.number))
-            .select_from(table.outerjoin(given, given.c.customer_id == table.c.customer_id))
-            .where(given.c.customer_id.is_(None))
-        )
-        rows = self._pull.rows(keys)
+    def unchanged(self, now: Fingerprints, keys: Collection[str]) -> Unchanged:
+        """Count the customers that were not chosen."""
+        given, table, rows = self._who(), self._table(now.table), self._pull.rows(keys)
+        joined = table.outerjoin(given, given.c.customer_id == table.c.customer_id)
+        customers, number, _ = self._sums(table, joined, given)
         by_key = (
             select(rows.c.name, func.count(rows.c.customer_id.distinct()))
             .select_from(rows.outerjoin(given, given.c.customer_id == rows.c.customer_id))
@@ -135,41 +170,72 @@ class PushDown:
             .group_by(rows.c.name)
         )
         counts = {str(key): int(count) for key, count in self._pull.ask(by_key)}
-        return Unchanged(int(customers or 0), int(number or 0), counts)
+        return Unchanged(customers, number, counts)
 
-    def drop(self, kept: Kept) -> None:
+    def drop(self, name: str) -> None:
         """Drop a table that nobody compares with any more, if it is still there."""
-        if self._pull.has_table(kept.table, self._schema):
-            self._pull.execute(DropTable(self._table(kept.table)))
+        for each in (name, name + GIVEN):
+            if self._pull.has_table(each, self._schema):
+                with self._told():
+                    self._pull.execute(DropTable(self._table(each)))
 
     def finish(self) -> None:
         """Let what was kept and dropped last; the pull is at its end."""
+        if self._given is not None:
+            with self._told():
+                self._pull.execute(DropTable(self._given))
         self._pull.commit()
 
-    def _given(self, before: Kept, now: Kept, wanted: Collection[str]) -> CTE:
-        """Select (customer_id) of those that are given out, each once."""
-        older, newer = self._table(before.table), self._table(now.table)
-        chosen: list[Select[Any]] = [differing(older, newer)]
-        if wanted:
-            named = self._columns.one_of(newer.c.customer_id, wanted)
-            chosen.append(select(newer.c.customer_id).where(named))
-        return union(*chosen).cte("given")
+    def try_tables(self) -> None:
+        """Raise `SourceError` if a table cannot be created, filled, read and dropped."""
+        table = self._table(new_table())
+        with self._told():
+            self._pull.execute(CreateTable(table))
+            row = {"customer_id": "a customer", "fingerprint": "", "number": 0}
+            self._pull.execute(insert(table).values([row]))
+            self._size(table.name)
+            self._pull.execute(DropTable(table))
 
-    def _size(self, name: str) -> Kept:
+    def _size(self, name: str) -> Fingerprints:
         table = self._table(name)
-        statement = select(func.count(), func.sum(table.c.number)).select_from(table)
-        ((customers, rows),) = self._pull.ask(statement)
-        return Kept(name, int(customers), int(rows or 0))
+        _, rows, customers = self._sums(table, table)
+        return Fingerprints(name, customers, rows)
+
+    def _sums(
+        self, table: Table, joined: FromClause, absent: FromClause | None = None
+    ) -> tuple[int, int, int]:
+        """Return the customers with rows, the rows and the customers of fingerprints.
+
+        With `absent`, those that are not there.
+        """
+        has_rows = case((table.c.number > 0, 1), else_=0)
+        sums = select(func.sum(has_rows), func.sum(table.c.number), func.count())
+        statement = sums.select_from(joined)
+        if absent is not None:
+            statement = statement.where(absent.c.customer_id.is_(None))
+        ((with_rows, rows, customers),) = self._pull.ask(statement)
+        return int(with_rows or 0), int(rows or 0), int(customers)
+
+    def _who(self) -> CTE:
+        """Select (customer_id) of those that were chosen, each once."""
+        assert self._given is not None
+        return select(self._given.c.customer_id).distinct().cte("given")
+
+    def _chosen_table(self, name: str) -> Table:
+        id_type = self._columns.warehouse.id_type
+        column = Column("customer_id", id_type, nullable=False)
+        return Table(name + GIVEN, MetaData(), column, schema=self._schema)
 
     def _table(self, name: str) -> Table:
         return table_of(name, self._schema, self._columns.warehouse)
 
-
-def _all_of(given: FromClause, rows: FromClause) -> CTE:
-    """Select the rows of the customers that are given out; of one without any, a row of nulls."""
-    others = [column for column in rows.c if column.name != "customer_id"]
-    return (
-        select(given.c.customer_id, *others)
-        .select_from(given.outerjoin(rows, rows.c.customer_id == given.c.customer_id))
-        .cte("given_rows")
-    )
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what is missing where the warehouse refuses a table."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())
+            raise SourceError(
+                f"no table can be made in the scratch schema {self._schema!r}: {reason}; {NEEDS}"
+            ) from error

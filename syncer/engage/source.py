@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class PulledCustomer(NamedTuple):
@@ -202,3 +202,67 @@ class Source(Protocol):
 
     def survey(self) -> Survey:
         """Return what the source has, in bounded time; raise `SourceError` if no pull can work."""
+
+
+class Fingerprints(NamedTuple):
+    """Fingerprints that a source keeps: the name of their table, its customers and trait rows."""
+
+    table: str
+    customers: int
+    rows: int
+
+
+class Unchanged(NamedTuple):
+    """The customers with trait rows that are not given out: how many, and how many rows.
+
+    `keys` has the number of these customers for each trait key.
+    """
+
+    customers: int
+    rows: int
+    keys: dict[str, int]
+
+
+class PushDown(Protocol):
+    """What a source compares itself, within a pull of everything (docs/explanation/push-down.md).
+
+    Every method raises `SourceError` if it fails.
+    """
+
+    def keep(self, name: str, keys: Collection[str]) -> Fingerprints:
+        """Keep the fingerprints of all customers, by their rows of these keys, under a name."""
+
+    def fault(self, kept: Fingerprints) -> str | None:
+        """Return why fingerprints cannot be compared with; None if they can."""
+
+    def choose(self, before: Fingerprints, now: Fingerprints, wanted: Iterable[str]) -> Counted:
+        """Choose who is given out: who differs, is new or is gone, and who is `wanted`.
+
+        Return how many of them have rows, and how many rows.
+        """
+
+    def given(self, keys: Collection[str]) -> Generator[tuple[str, PulledCustomer | None]]:
+        """Yield who was chosen, in UTF-8 byte order of the id; None for who has no row."""
+
+    def unchanged(self, now: Fingerprints, keys: Collection[str]) -> Unchanged:
+        """Count the customers that were not chosen."""
+
+    def drop(self, name: str) -> None:
+        """Drop fingerprints that nobody compares with any more, if they are still there."""
+
+    def finish(self) -> None:
+        """Let what was kept and dropped last: the last call of a pull."""
+
+
+@runtime_checkable
+class ComparingSource(Source, Protocol):
+    """A source that may keep fingerprints, and compare by them."""
+
+    def comparing(self) -> AbstractContextManager[tuple[Pull, PushDown]]:
+        """Open a snapshot of everything in which the source compares."""
+
+    def new_table(self) -> str:
+        """Return a name that no fingerprints have."""
+
+    def try_scratch(self) -> str:
+        """Try what the login needs; return a line on it, or raise `SourceError`."""

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from syncer.engage.profiles_sync import ProfilesSyncPull
-from syncer.engage.pushdown import PREFIX, Kept, PushDown, Unchanged
-from syncer.engage.source import Everything, PulledCustomer
+from syncer.engage.pushdown import PREFIX, PushDown, PushDownSource, new_table
+from syncer.engage.source import Counted, Everything, Fingerprints, PulledCustomer, Unchanged
 from syncer.errors import SourceError
 from tests.contract.profiles_sync.dialects import (
     VENDORS,
@@ -40,27 +41,32 @@ def fill(warehouse: Warehouse) -> None:
 
 
 def check(
-    tried: ProfilesSyncPull, before: Kept | None, differ: Collection[str], wanted: Collection[str]
-) -> Kept:
+    push_down: PushDown,
+    before: Fingerprints | None,
+    differ: Collection[str],
+    wanted: Collection[str],
+) -> Fingerprints:
     """Hold what is given out, and what is counted of the others, against all that is pulled."""
-    push_down = PushDown(tried, SCRATCH)
-    all_rows = {row.customer_id: row for row in tried.customers(KEYS)}
-    now = push_down.keep(KEYS)
+    all_rows = {row.customer_id: row for row in push_down._pull.customers(KEYS)}
+    now = push_down.keep(new_table(), KEYS)
     assert now.table.startswith(PREFIX)
     assert now.rows == sum(map(number_of_rows, all_rows.values()))
     if before is not None:
         assert push_down.fault(before) is None
-        given = dict(push_down.differing(before, now, KEYS, wanted))
+        counted = push_down.choose(before, now, iter(wanted))
+        given = dict(push_down.given(KEYS))
         assert list(given) == sorted({*differ, *wanted}, key=str.encode)
         assert given == {own: all_rows.get(own) for own in given}
+        with_rows = [row for row in given.values() if row is not None]
+        assert counted == Counted(len(with_rows), sum(map(number_of_rows, with_rows)))
         others = [row for own, row in all_rows.items() if own not in given]
         keys: dict[str, int] = {}
         for row in others:
             for key in {*json.loads(row.keys), *(each[0] for each in json.loads(row.profile))}:
                 keys[key] = keys.get(key, 0) + 1
         expected = Unchanged(len(others), sum(map(number_of_rows, others)), keys)
-        assert push_down.unchanged(before, now, KEYS, wanted) == expected
-        push_down.drop(before)
+        assert push_down.unchanged(now, KEYS) == expected
+        push_down.drop(before.table)
         assert push_down.fault(before)
     return now
 
@@ -75,10 +81,15 @@ def test_only_who_differs_is_given_out(postgres_warehouse: Warehouse) -> None:
     warehouse.run(f"CREATE SCHEMA {SCRATCH}")
     traits, ids = warehouse.table("user_traits"), warehouse.table("user_identifiers")
 
-    def run(before: Kept | None, differ: Collection[str], wanted: Collection[str] = ()) -> Kept:
-        with warehouse.source().pull(Everything(), writes=True) as tried:
-            kept = check(tried, before, differ, wanted)
-            PushDown(tried, SCRATCH).finish()
+    source = PushDownSource(warehouse.source(), SCRATCH)
+
+    def run(
+        before: Fingerprints | None, differ: Collection[str], wanted: Collection[str] = ()
+    ) -> Fingerprints:
+        warehouse.flush()
+        with source.comparing() as (_, push_down):
+            kept = check(push_down, before, differ, wanted)
+            push_down.finish()
         return kept
 
     before = run(run(None, ()), ())
@@ -89,20 +100,24 @@ def test_only_who_differs_is_given_out(postgres_warehouse: Warehouse) -> None:
     warehouse.member("m20", "new")
     warehouse.merge("m6", "m7", TWO_LATER)
     moved = {f"member{number:02d}" for number in (3, 4, 5, 6, 7)} | {"new"}
-    before = run(before, moved, ("member00", "member03", "without a row"))
-    before = run(before, (), ("member01",))
+    before = run(before, moved, ("member00", "member03", "without a row", "nobody"))
+    before = run(before, (), ("member01", "member01"))
 
     # A pull that ends before its commit leaves nothing; what it would compare with stays.
-    with warehouse.source().pull(Everything(), writes=True) as tried:
-        lost = PushDown(tried, SCRATCH).keep(KEYS)
-    with warehouse.source().pull(Everything(), writes=True) as tried:
-        fault = PushDown(tried, SCRATCH).fault(lost)
+    with source.comparing() as (_, push_down):
+        lost = push_down.keep(new_table(), KEYS)
+    with source.comparing() as (_, push_down):
+        fault = push_down.fault(lost)
         assert fault == f"the table {lost.table} is not in the scratch schema 'scratch' any more"
-        assert PushDown(tried, SCRATCH).fault(before) is None
+        assert push_down.fault(before) is None
     warehouse.run(f"DELETE FROM {SCRATCH}.{before.table} WHERE customer_id = 'member01'")
-    with warehouse.source().pull(Everything(), writes=True) as tried:
-        assert "was changed: it had 27 customers" in (PushDown(tried, SCRATCH).fault(before) or "")
+    with source.comparing() as (_, push_down):
+        assert "was changed: it had 27 customers" in (push_down.fault(before) or "")
 
+    assert "created, filled, read and dropped in the schema 'scratch'" in source.try_scratch()
+    count = "SELECT count(*) FROM pg_tables WHERE schemaname = 'scratch'"
+    with warehouse.engine.connect() as connection:
+        assert connection.execute(text(count)).scalar_one() == 1
     refused_without_permission(warehouse)
 
 
@@ -117,11 +132,8 @@ def refused_without_permission(warehouse: Warehouse) -> None:
             .set(username="scratch_reader")
             .render_as_string(hide_password=False)
         )
-        with (
-            reader.source().pull(Everything(), writes=True) as tried,
-            pytest.raises(SourceError) as caught,
-        ):
-            PushDown(tried, SCRATCH).keep(KEYS)
+        with pytest.raises(SourceError) as caught:
+            PushDownSource(reader.source(), SCRATCH).try_scratch()
         reader.engine.dispose()
     finally:
         warehouse.run("DROP OWNED BY scratch_reader")
@@ -146,14 +158,14 @@ def test_the_vendors_statements_give_out_the_same(
             elsewhere = Elsewhere(dialect_of(vendor), on_duckdb(connection, vendor))
             connection.execute("UPDATE user_traits SET value = 'true'")
             with pull(elsewhere, Everything()) as tried:
-                before = check(tried, None, (), ())
+                before = check(PushDown(tried, SCRATCH), None, (), ())
             connection.execute(
                 "UPDATE user_traits SET value = ? WHERE value = 'true' AND "
                 "canonical_segment_id = 'm3'",
                 [vendor],
             )
             with pull(elsewhere, Everything()) as tried:
-                check(tried, before, {"member03"}, ("member05", "without a row"))
+                check(PushDown(tried, SCRATCH), before, {"member03"}, ("member05", "without a row"))
 
 
 def has_table_on(connection: Any) -> Callable[[ProfilesSyncPull, str, str], bool]:
