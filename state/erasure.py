@@ -15,7 +15,15 @@ from urllib.parse import quote
 import orjson
 from sqlalchemy import Connection, case, delete, func, insert, or_, select, update
 
-from state import early_exits, failures, identify_traits, pending_calls, snapshot, suppression
+from state import (
+    early_exits,
+    failures,
+    identify_traits,
+    pending_calls,
+    revisits,
+    snapshot,
+    suppression,
+)
 from state.claim import CUSTOMERS
 from state.db import metadata
 from state.db.tables import (
@@ -117,6 +125,7 @@ def erase(connection: Connection, customer_id: str, now: int) -> Erased:
     _erase_held(connection, customer_id)
     pending_calls.erase(connection, customer_id)
     early_exits.remove(connection, [customer_id])
+    revisits.erase(connection, [customer_id])
     failures = _erase_failures(connection, customer_id)
     _erase_errors(connection, customer_id)
     metadata.put(connection, TRACES, str(now))

@@ -28,7 +28,7 @@ from sqlalchemy import (
     update,
 )
 
-from state import runs
+from state import revisits, runs
 from state.db.tables import HELD_CHANGE, HOLD, RUN, RUN_TRAIT
 
 #: Stands for the trait where a hold keeps back whole customers that were deleted in Segment. No
@@ -175,6 +175,20 @@ def count(connection: Connection, hold: int) -> int:
     )
 
 
+def customers_in_force(connection: Connection) -> Iterator[str]:
+    """Yield the customers of whom something is kept back or rejected."""
+    after = ""
+    statement = select(HELD_CHANGE.c.customer_id).join(HOLD, HOLD.c.id == HELD_CHANGE.c.hold)
+    statement = statement.where(IN_FORCE).distinct().order_by(HELD_CHANGE.c.customer_id)
+    while ids := list(
+        connection.execute(
+            statement.where(HELD_CHANGE.c.customer_id > after).limit(CHUNK)
+        ).scalars()
+    ):
+        yield from ids
+        after = ids[-1]
+
+
 def deleted_since(connection: Connection, moment: int) -> int:
     """Count the customers deleted in Segment that runs took out since a moment, unapproved."""
     by_approval = select(HOLD.c.decided_run).where(
@@ -276,8 +290,9 @@ def stay(connection: Connection, customer_ids: Collection[str], run: int) -> Non
         connection.execute(update(HELD_CHANGE).where(these).values(run=run))
 
 
-def end(connection: Connection, rows: Iterable[InForce], now: int) -> None:
+def end(connection: Connection, rows: Sequence[InForce], now: int) -> None:
     """End changes that Engage no longer says, or that were applied: they are evidence only."""
+    revisits.note(connection, (row.customer_id for row in rows))
     named: list[dict[str, Any]] = [{"one": row.hold, "which": row.customer_id} for row in rows]
     if named:
         these = and_(
@@ -377,9 +392,15 @@ def _says(after: ColumnElement[str | None]) -> ColumnElement[bool]:
 
 
 def _end(connection: Connection, which: ColumnElement[bool], now: int) -> None:
-    connection.execute(
-        update(HELD_CHANGE).where(which, HELD_CHANGE.c.ended_at.is_(None)).values(ended_at=now)
-    )
+    """End changes; the next run judges anew what Engage says of these customers."""
+    these = and_(which, HELD_CHANGE.c.ended_at.is_(None))
+    revisits.note(connection, _customers(connection, these))
+    connection.execute(update(HELD_CHANGE).where(these).values(ended_at=now))
+
+
+def _customers(connection: Connection, which: ColumnElement[bool]) -> Iterator[str]:
+    """Yield the customers of changes; they are looked up when the first is asked for."""
+    yield from connection.execute(select(HELD_CHANGE.c.customer_id).where(which)).scalars().all()
 
 
 def _chunks(items: Iterable[T]) -> Iterator[list[T]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, bindparam, or_, select, update
 
-from state import holds, identify_traits, snapshot
+from state import holds, identify_traits, revisits, snapshot
 from state.db.batches import ROWS
 from state.db.tables import CHANGE, CUSTOMER, IDENTIFY, MET, RELEASED, RUN_TRAIT, TRAIT
 from state.history.record import ChangeRow, add_changes
@@ -137,6 +137,7 @@ def _give_back(
             values,
         )
         add_changes(connection, changes, None, now)
+        revisits.note(connection, [row["which"] for row in values])
     return Released(len(values), restored)
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from state import lanes
+from state import lanes, revisits
 from state.db.batches import ROWS, batches, execute_many, insert_rows
 from state.db.tables import CUSTOMER, TRAIT
 
@@ -247,8 +247,11 @@ def insert_customers(
     """Insert the desired states of new customers, due at once.
 
     The run `run` waits for them to be delivered; `compared` of a row is written, too. `waits_in`
-    has the lanes (lanes.py), by customer, of those that no run made due.
+    has the lanes (lanes.py), by customer, of those that no run made due. What no run writes, the
+    next one looks at (revisits.py); a run itself knows whether it left something open.
     """
+    if run is None:
+        revisits.note(connection, (row.customer_id for row in rows))
     insert_rows(
         connection,
         CUSTOMER,
@@ -269,6 +272,8 @@ def update_customers(
     waits_in: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write new desired states of known customers, due at once; as `insert_customers`."""
+    if run is None:
+        revisits.note(connection, (row.customer_id for row in rows))
     due: dict[str, Any] = {"rev": CUSTOMER.c.rev + 1, "attempts": 0, "due_at": now}
     if run is not None:
         due["run"] = run
@@ -282,6 +287,7 @@ def update_customers(
 
 def touch_customers(connection: Connection, rows: Sequence[CustomerRow]) -> None:
     """Write new desired states of known customers for which nothing has to be sent."""
+    revisits.note(connection, (row.customer_id for row in rows))
     execute_many(connection, _update_state(), _state_values(rows))
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     update,
 )
 
+from state import revisits
 from state.db import metadata
 from state.db.tables import (
     CHANGE,
@@ -34,6 +35,7 @@ from state.db.tables import (
     FAILURE,
     FORGOTTEN,
     HELD_CHANGE,
+    REVISIT,
 )
 
 #: The value that counts how many were asked for by calls, by the hour.
@@ -188,6 +190,7 @@ def put(connection: Connection, customer_id: str, now: int) -> None:
 
 def lift(connection: Connection, customer_id: str) -> bool:
     """Let a customer come back, or not be erased after all; return whether it was on record."""
+    revisits.note(connection, [customer_id])
     salt = metadata.get(connection, "salt") or ""
     hashed = FORGOTTEN.c.hash == _hash(salt, customer_id)
     gone = connection.execute(delete(FORGOTTEN).where(hashed)).rowcount
@@ -225,7 +228,7 @@ def carry_over(newer: Connection, restored: Connection, now: int) -> int | None:
 
 def _named(connection: Connection) -> Iterator[str]:
     """Return the customers of whom a state has something: not every one has a row of its own."""
-    tables = CUSTOMER, CHANGE, HELD_CHANGE, EARLY_CALL, EARLY_EXIT, FAILURE
+    tables = CUSTOMER, CHANGE, HELD_CHANGE, EARLY_CALL, EARLY_EXIT, REVISIT, FAILURE
     columns = (table.c.customer_id for table in tables)
     known = union(*(select(column).where(column.is_not(None)) for column in columns))
     for customer_id in connection.execute(known).scalars():

@@ -324,6 +324,21 @@ ALTER TABLE alert ADD COLUMN told TEXT;
 UPDATE alert SET told = '[]' WHERE notified_at IS NULL AND ended_at IS NULL;
 """
 
+_PUSH_DOWN = """
+CREATE TABLE fingerprint_table (
+    name TEXT NOT NULL PRIMARY KEY,
+    run BIGINT NOT NULL,
+    customers BIGINT DEFAULT 0 NOT NULL,
+    trait_rows BIGINT DEFAULT 0 NOT NULL,
+    basis TEXT
+);
+CREATE TABLE revisit (
+    id {serial},
+    customer_id {ordered} NOT NULL
+);
+CREATE UNIQUE INDEX revisit_customer ON revisit (customer_id);
+"""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -339,7 +354,7 @@ class Baseline:
 
 #: By part (see tables.PARTS).
 BASELINES = {
-    "state": Baseline(13, _STATE + _PROBLEMS + _EARLY_EXITS + _ALERT_TOLD, oldest=7),
+    "state": Baseline(14, _STATE + _PROBLEMS + _EARLY_EXITS + _ALERT_TOLD + _PUSH_DOWN, oldest=7),
     "queue": Baseline(3, _QUEUE, oldest=3),
 }
 
@@ -347,7 +362,7 @@ BASELINES = {
 MIGRATIONS: dict[str, dict[int, str]] = {
     "state": {
         **{8: _RENAMES, 9: _PROBLEMS, 10: _FAILURE_EVENT, 11: _ALREADY_RIGHT},
-        **{12: _EARLY_EXITS, 13: _ALERT_TOLD},
+        **{12: _EARLY_EXITS, 13: _ALERT_TOLD, 14: _PUSH_DOWN},
     },
     "queue": {},
 }

@@ -315,6 +315,33 @@ class EarlyExit(SQLModel, table=True):
     noted_at: int = Field(sa_column=_big())
 
 
+class FingerprintTable(SQLModel, table=True):
+    """A table of fingerprints that a run makes in the warehouse (docs/explanation/push-down.md).
+
+    Of the one that the next run may compare by, the baseline, `basis` says on what the comparison
+    depends beside the rows, and `customers` and `trait_rows` how large it is. The others are to be
+    dropped in the warehouse.
+    """
+
+    __tablename__ = "fingerprint_table"
+
+    name: str = Field(sa_column=Column(Text, primary_key=True))
+    run: int = Field(sa_column=_big())
+    customers: int = Field(default=0, sa_column=_big(default="0"))
+    trait_rows: int = Field(default=0, sa_column=_big(default="0"))
+    basis: str | None = Field(default=None, sa_column=Column(Text))
+
+
+class Revisit(SQLModel, table=True):
+    """A customer that the next comparison by fingerprints reads, whatever these say.
+
+    The newest note of a customer has the highest `id`.
+    """
+
+    id: int | None = Field(default=None, sa_column=_serial())
+    customer_id: str = Field(sa_column=_ordered_text())
+
+
 class Forgotten(SQLModel, table=True):
     """A customer that was erased and must not come back: SHA-256 of the salt and its id."""
 
@@ -467,6 +494,8 @@ ERASED = table(Erased)
 ERASURE = table(Erasure)
 EARLY_CALL = table(EarlyCall)
 EARLY_EXIT = table(EarlyExit)
+FINGERPRINT_TABLE = table(FingerprintTable)
+REVISIT = table(Revisit)
 FORGOTTEN = table(Forgotten)
 METADATA = table(Metadata)
 INBOX = table(Inbox)
@@ -480,6 +509,7 @@ PARTS = {
         *(CUSTOMER, TRAIT, CHANGE, AUDIENCE_SIZE_HOUR, RUN, RUN_TRAIT, HOLD, HELD_CHANGE),
         *(FAILURE, WORKER, ALERT, PROBLEM),
         *(SEAL, ERASED, ERASURE, FORGOTTEN, METADATA, EARLY_CALL, EARLY_EXIT),
+        *(FINGERPRINT_TABLE, REVISIT),
     ],
     "queue": [INBOX, EVENT, COUNTER],
 }
@@ -542,6 +572,7 @@ Index("failure_ref", FAILURE.c.ref, unique=True)
 Index("early_call_customer", EARLY_CALL.c.customer_id)
 Index("early_call_received", EARLY_CALL.c.received_at)
 Index("early_exit_noted", EARLY_EXIT.c.noted_at)
+Index("revisit_customer", REVISIT.c.customer_id, unique=True)
 Index("inbox_key", INBOX.c.key, INBOX.c.id, INBOX.c.events)
 Index("event_message", EVENT.c.message_id, EVENT.c.key, unique=True)
 Index(

@@ -175,7 +175,7 @@ class Runs:
             rejected = [hold.id for hold in of_run if hold.decision == holds.REJECTED]
             if not rejected:
                 raise NotFound(f"nothing of what run {run} holds is rejected")
-            with self.database.write() as connection:
+            with self.database.write(alone=True) as connection:
                 holds.lift(connection, rejected, self.clock())
 
     def undecided(self, run: int) -> list[Hold]:

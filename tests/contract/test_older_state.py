@@ -41,7 +41,7 @@ COLUMNS = {
 }
 TABLES = {"size": "audience_size_hour", "memo": "metadata"}
 #: The tables, and the columns of its tables, that came after it.
-NEW = ("problem", "early_exit")
+NEW = ("problem", "early_exit", "fingerprint_table", "revisit")
 NEW_COLUMNS: dict[str, dict[str, int | None]] = {
     "failure": {"event": None},
     "run": {"already_right": 0},

@@ -131,6 +131,8 @@ def test_every_table_with_a_customers_id_is_erased_from() -> None:
     assert naming == {"customer", "change", "held_change", "failure", "erasure", "run"} | {
         "early_call",
         "early_exit",
+        "fingerprint_table",  # a count
+        "revisit",
     }
     assert "without_customer_id" in RUN.c  # a count
 

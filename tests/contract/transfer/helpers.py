@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, make_url
 
 from state import erasure
 from state.db.database import Database
-from state.db.tables import CHANGE, ERASED, METADATA, PARTS, SEAL
+from state.db.tables import CHANGE, ERASED, METADATA, PARTS, REVISIT, SEAL
 from state.history import seal
 from state.transfer.moment import Contents, Moment, contents, moment
 from state.transfer.rows import position
@@ -64,6 +64,7 @@ def _put(
             if column is given:
                 continue
             unique = column.primary_key or (column.name in ("ref", "message_id"))
+            unique = unique or table is REVISIT
             row[column.name] = _value(column, number, place, unique)
         if table.name == "hold":
             row["decision"] = "approved"  # of a trait one may be open

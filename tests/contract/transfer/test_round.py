@@ -282,17 +282,18 @@ def test_who_was_forgotten_since_is_known_by_any_row(full: URL, tmp_path: Path) 
         "VALUES ('k', 'early', 'audience', 1, 1, 'v')",
         "early_exit": "INSERT INTO early_exit (customer_id, event_times, noted_at) "
         "VALUES ('left', '{}', 1)",
+        "revisit": "INSERT INTO revisit (customer_id) VALUES ('noted')",
     }
     with opened(full) as (database, _), database.write() as connection:
         for statement in trace.values():
             connection.execute(text(statement))
     made = backup_of(full, tmp_path / "backup")
     with opened(full) as (database, _), database.write(alone=True) as connection:
-        for customer in ("stranger", "early", "left", "unknown"):
+        for customer in ("stranger", "early", "left", "noted", "unknown"):
             erasure.erase(connection, customer, NOW)
-    assert put_back(full, made.file).forgotten == 3
+    assert put_back(full, made.file).forgotten == 4
     with closing(Database.open(full)) as database, database.read() as connection:
-        assert {"stranger", "early", "left"} <= {*suppression.asked(connection)}
+        assert {"stranger", "early", "left", "noted"} <= {*suppression.asked(connection)}
         assert suppression.is_suppressed(connection, "unknown")
 
 
