@@ -224,7 +224,7 @@ class Unchanged(NamedTuple):
 
 
 class PushDown(Protocol):
-    """What a source compares itself, within a pull of everything (docs/explanation/push-down.md).
+    """What a source compares itself, within a pull of everything.
 
     Every method raises `SourceError` if it fails.
     """
