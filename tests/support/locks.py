@@ -11,9 +11,9 @@ from tests.support import processes
 _HOLD = """
 import sys
 from state.db.database import Database
-from state.db.locks import run_lock
+from state.db.locks import lock
 database = Database.open(sys.argv[1])
-with run_lock(database):
+with lock(database, sys.argv[2]):
     print("held", flush=True)
     sys.stdin.readline()
 database.close()
@@ -23,10 +23,10 @@ sys.stdin.readline()
 
 
 @contextmanager
-def held_elsewhere(url: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the lock until it is told to go on or is killed."""
+def held_elsewhere(url: str, name: str = "run") -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock of this name until it is told to go on or is killed."""
     with processes.start(
-        "-c", _HOLD, url, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        "-c", _HOLD, url, name, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:
