@@ -1,4 +1,4 @@
-"""A claim goes by the index however many wait, also where the database has no statistics of them."""
+"""A claim goes by the index however many wait, also where the server has no statistics of it."""
 
 from __future__ import annotations
 
