@@ -52,8 +52,9 @@ def memory(process: int) -> float:
 
 def child(process: int) -> int:
     """The worker of a daemon: its child that holds most memory."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return max((int(one) for one in children), key=memory)
+    threads = Path(f"/proc/{process}/task").iterdir()  # each has the children that it started
+    children = [int(one) for thread in threads for one in (thread / "children").read_text().split()]
+    return max(children, key=memory)
 
 
 def waiting(ops: str) -> float:

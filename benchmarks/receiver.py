@@ -28,6 +28,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -179,6 +180,7 @@ def serve(which: str, folder: str) -> None:
     """The server process: prints its port, serves until stdin closes."""
     from syncer.process.server import bind
     from syncer.process.server import serve as serve_app
+    from syncer.stop import Stop
 
     listener = bind("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
@@ -210,21 +212,14 @@ def serve(which: str, folder: str) -> None:
         tune_for_writers()
         stop_inbox = inbox.stop
         app = Receiver(inbox, (Caller("bench", frozenset(SCOPES), KEY),), None).app()
-    ended = False
+    ended = Stop()
 
-    async def main() -> None:
-        nonlocal ended
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
 
-        async def wait() -> None:
-            nonlocal ended
-            await asyncio.to_thread(sys.stdin.read)
-            ended = True
-
-        waiting = asyncio.create_task(wait())
-        await serve_app(app, listener, lambda: ended)
-        await waiting
-
-    uvloop.run(main())
+    threading.Thread(target=wait).start()
+    uvloop.run(serve_app(app, listener, ended))
     if stop_inbox is not None:
         stop_inbox()
 

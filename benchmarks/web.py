@@ -27,6 +27,7 @@ from sqlalchemy import Connection
 from state.db.database import Database
 from state.history import sizes
 from syncer.process.server import bind, serve
+from syncer.stop import Stop
 from syncer.web.app import SecureApp
 from syncer.web.context import Context
 from syncer.web.server import READS, WRITES
@@ -126,8 +127,8 @@ def served(state: Database, calls: Database) -> Iterator[int]:
     context = Context(state, calls, Tasks(None))  # type: ignore[arg-type]
     secure = SecureApp(Sessions(TOKEN), "127.0.0.1", layout=context.layout)
     app = secure.build(context.bind(READS), context.bind(WRITES))
-    over = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(serve(app, listener, over.is_set)))
+    over = Stop()
+    thread = threading.Thread(target=lambda: asyncio.run(serve(app, listener, over)))
     thread.start()
     try:
         yield listener.getsockname()[1]

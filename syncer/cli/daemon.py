@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 import click
@@ -15,6 +14,7 @@ from syncer.config import Config, load
 from syncer.daemon.service import run
 from syncer.databases import with_resolved_state
 from syncer.process.runtime import use_utc
+from syncer.wakeup import Wakeup
 
 
 @click.command()
@@ -26,15 +26,12 @@ def daemon(config: Path | None) -> None:
     """
     use_utc()
     path, stop = config_path(config), listen_for_stop(quiet=True)
-    requested = threading.Event()
-    signal.signal(signal.SIGHUP, lambda *_: requested.set())
+    reload = Wakeup()
+    signal.signal(signal.SIGHUP, lambda *_: reload.set())
 
-    def reread() -> Config | None:
-        if not requested.is_set():
-            return None
-        requested.clear()
+    def read() -> Config:
         return with_resolved_state(load(path, os.environ))
 
-    loaded = with_resolved_state(load(path, os.environ))
+    loaded = read()
     log.set_up(loaded.log.format, loaded.log.level)
-    run(loaded, stop, reread)
+    run(loaded, stop, reload, read)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from syncer.config import Config, load
 from syncer.databases import open_database, with_resolved_state
 from syncer.errors import EXIT_USAGE
 from syncer.progress import say
+from syncer.stop import Stop
 
 if TYPE_CHECKING:
     from syncer.app import App
@@ -126,34 +126,23 @@ def confirm(question: str) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-class Stop:
-    """Set by the first Ctrl-C or SIGTERM. A second Ctrl-C ends the command at once."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._requested = threading.Event()
-
-    def __call__(self) -> bool:
-        return self._requested.is_set()
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until a stop is requested, or for `seconds`; return whether it is."""
-        return self._requested.wait(seconds)
-
-    def handle(self, number: int, _frame: FrameType | None) -> None:
-        if self() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        first = not self()
-        self._requested.set()
-        if first and not self._quiet:
-            say("stopping when the work under way has ended")
-
-
 def listen_for_stop(*, quiet: bool = False) -> Stop:
-    """Listen for Ctrl-C and SIGTERM. With `quiet` no line on stderr says that it stops."""
-    stop = Stop(quiet)
-    signal.signal(signal.SIGINT, stop.handle)
-    signal.signal(signal.SIGTERM, stop.handle)
+    """Return the stop that the first Ctrl-C or SIGTERM requests.
+
+    A second Ctrl-C ends the command at once. With `quiet` no line on stderr says that it stops.
+    """
+    stop = Stop()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if not stop():
+            stop.set()
+            if not quiet:
+                say("stopping when the work under way has ended")
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
     return stop
 
 

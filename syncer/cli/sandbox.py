@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import click
 
 from syncer.cli.demo import demo as play
-from syncer.cli.options import Stop, listen_for_stop
+from syncer.cli.options import listen_for_stop
 from syncer.cli.progress_bar import progress
 from syncer.config import duration
 from syncer.errors import EXIT_FAILED
 from syncer.progress import say
 from syncer.sandbox.environment import SECTIONS, Environment, environment
 from syncer.sandbox.faults import Faults
+from syncer.stop import Stop
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -64,11 +64,10 @@ def run(app: App, state: Database, calls: Database, part: Part) -> None:
             ("retention", compact_history),
         )
     ]
-    while not part.ending():
+    while not part.wait(min(job.due_in() for job in jobs)):
         part.well()  # a job that fails is told by itself
         for job in jobs:
             job.do_if_due()
-        time.sleep(0.2)
 
 
 class _Job:
@@ -78,8 +77,12 @@ class _Job:
         self._name, self._do, self._problems = name, do, problems
         self._next = 0.0
 
+    def due_in(self) -> float:
+        """Return in how many seconds it is due."""
+        return self._next - time.monotonic()
+
     def do_if_due(self) -> None:
-        if time.monotonic() < self._next:
+        if self.due_in() > 0:
             return
         try:
             pause = self._do()

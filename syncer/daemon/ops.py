@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 import time
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from syncer.process.limits import DRAIN_TIMEOUT
 from syncer.process.server import serve
 from syncer.process.supervisor import Part, Problems, Supervisor
 from syncer.process.unexpected import way_to, what_happened
+from syncer.stop import Stop
 
 #: The most connections at a time.
 CONNECTIONS = 100
@@ -42,7 +42,7 @@ class Ops:
     ) -> None:
         self._registry, self._problem, self._unreadable = registry, problem, unreadable
         self._last_beat = time.monotonic()
-        self._stopping = threading.Event()
+        self._stopping = Stop()
         self._part: Part | None = None
 
     def beat(self) -> None:
@@ -52,12 +52,11 @@ class Ops:
         """Serve on a listening socket, in a thread."""
 
         def work(part: Part) -> None:
-            def over() -> bool:
-                part.well()
-                return self._stopping.is_set()
-
             # The server closes what it gets, and it may have to be started again.
-            uvloop.run(serve(self, listener.dup(), over, connections=CONNECTIONS))
+            served = serve(
+                self, listener.dup(), self._stopping, connections=CONNECTIONS, on_tick=part.well
+            )
+            uvloop.run(served)
 
         self._part = supervisor.start("ops", work)
 

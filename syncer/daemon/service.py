@@ -37,12 +37,14 @@ from syncer.errors import ConfigError
 from syncer.passthrough.inbox import Inbox
 from syncer.passthrough.receiver import Receiver
 from syncer.process import systemd
-from syncer.process.child import EXIT_BUSY, ChildProcess
+from syncer.process.child import BEAT, EXIT_BUSY, ChildProcess
 from syncer.process.problem import ProblemLog
 from syncer.process.runtime import tune_for_writers
 from syncer.process.server import bind, serve
 from syncer.process.supervisor import Part, Process, Supervisor
 from syncer.process.unexpected import what_happened
+from syncer.stop import Stop
+from syncer.wakeup import Wakeup
 
 log = logging.getLogger("syncer")
 
@@ -52,22 +54,16 @@ CHILDREN_END_WITHIN = 16.0
 CLOCK_EVERY, ALERTS_EVERY = 5.0, 10.0
 #: Seconds between two attempts to become the daemon that schedules (the other may have died).
 SUCCESSION_EVERY = 5.0
-#: Seconds between two looks whether to reload the config.
-RELOAD_EVERY = 0.2
 
 
-def run(
-    config: Config,
-    stop: Callable[[], bool],
-    reread: Callable[[], Config | None] = lambda: None,
-) -> None:
-    """Receive, schedule and deliver until `stop` returns true.
+def run(config: Config, stop: Stop, reload: Wakeup, read: Callable[[], Config]) -> None:
+    """Receive, schedule and deliver until the stop.
 
-    `reread` returns the new settings after a request to reload them (SIGHUP), else None; it raises
+    `reload` asks for the settings to be read again (SIGHUP). `read` returns them, and raises
     `ConfigError` if they are wrong.
     """
     tune_for_writers()
-    with Service(config, stop, reread) as service:
+    with Service(config, stop, reload, read) as service:
         service.wait()
         service.drain()
     log.info("stopped")
@@ -77,12 +73,12 @@ class Service:
     """A context manager: entering it starts the service."""
 
     def __init__(
-        self, config: Config, stop: Callable[[], bool], reread: Callable[[], Config | None]
+        self, config: Config, stop: Stop, reload: Wakeup, read: Callable[[], Config]
     ) -> None:
-        self._config, self._stop, self._reread = config, stop, reread
+        self._config, self._stop, self._reload, self._read = config, stop, reload, read
         self._resources = ExitStack()
-        self._ending = threading.Event()
-        self._supervisor = Supervisor(self._shall_end, lambda name: ProblemLog(name, self._state))
+        self._ending = Stop(after=stop)
+        self._supervisor = Supervisor(self._ending, lambda name: ProblemLog(name, self._state))
         self._schedule: Schedule | None = None
         self._worker = Process(lambda: ChildProcess("worker", self._config))
         self._page = Process(self._start_page)
@@ -174,19 +170,25 @@ class Service:
         # The server closes what it gets, and it may have to be started again.
         listener = self._listener.dup()
 
-        def over() -> bool:
+        def on_tick() -> None:
             watchdog()  # from the event loop itself: systemd restarts us if it hangs
             self._ops.beat()
             part.well()
-            if self._stop():
-                self._ending.set()
-                self._ask_children_to_end()
-            return self._stop()
 
-        # From its stop on nobody is kept waiting: no descriptor may listen any more.
-        on_stop = self._listener.close
+        def on_stop() -> None:
+            self._ask_children_to_end()
+            # From its stop on nobody is kept waiting: no descriptor may listen any more.
+            self._listener.close()
+
         uvloop.run(
-            serve(receiver.app(), listener, over, on_refused=receiver.refused, on_stop=on_stop)
+            serve(
+                receiver.app(),
+                listener,
+                self._stop,
+                on_refused=receiver.refused,
+                on_tick=on_tick,
+                on_stop=on_stop,
+            )
         )
 
     def drain(self) -> None:
@@ -205,16 +207,13 @@ class Service:
         """Return what keeps us from working; anybody may read it, so it has no path and no name."""
         if self._inbox.problem is not None or not self._inbox.alive:
             return "calls cannot be stored"
-        if self._shall_end():
+        if self._ending():
             return "stopping"
         down = self._supervisor.down()
         ended = sorted(name for name, text in down.items() if text is not None)
         if ended:
             return f"does not work: {', '.join(ended)}"
         return f"starting: {', '.join(sorted(down))}" if down else None
-
-    def _shall_end(self) -> bool:
-        return self._ending.is_set() or self._stop()
 
     # Child processes
 
@@ -300,7 +299,7 @@ class Service:
 
     def _make_run(self, full: bool) -> None:
         """Make a run in a child process."""
-        if self._shall_end():
+        if self._ending():
             return
         record = next_record(self._state, full=full)
         try:
@@ -308,7 +307,7 @@ class Service:
         except OSError as error:
             self._fail(record, f"its process cannot be started: {what_happened(error)}")
             raise TookNothing from None
-        if self._shall_end():
+        if self._ending():
             child.ask_to_end()
         reasons = [reason for said in child.reports() for reason in said.values() if reason]
         status = child.wait()
@@ -372,31 +371,32 @@ class Service:
 
     def _watch(self, part: Part) -> None:
         """Reload the config when asked to."""
-        while not part.wait(RELOAD_EVERY):
+        part.well()
+        while not part.wait(BEAT, self._reload):
             part.well()
+            if not self._reload.taken():
+                continue
             try:
-                config = self._reread()
-                if config is not None:
-                    channels.check(config.alerts)
+                config = self._read()
+                channels.check(config.alerts)
             except ConfigError as error:
                 log.error("the reloaded config is wrong, the old one stays in effect: %s", error)
                 continue
-            if config is not None:
-                self._reload_or_keep(config)
+            self._apply_or_keep(config)
 
-    def _reload_or_keep(self, config: Config) -> None:
+    def _apply_or_keep(self, config: Config) -> None:
         """Apply new settings; where that fails keep the old ones, so that the next request can."""
         systemd.reloading()
         before = self._config
         try:
-            self._reload(config)
+            self._apply(config)
         except Exception:
             self._config = before
             raise
         finally:
             systemd.notify("READY=1")
 
-    def _reload(self, config: Config) -> None:
+    def _apply(self, config: Config) -> None:
         """Apply new settings, and log the keys that changed."""
         changed = changes(self._config, config)
         if not changed:

@@ -38,6 +38,7 @@ from syncer.process.child import Down, Lifeline
 from syncer.process.problem import ProblemLog
 from syncer.process.supervisor import Part, Supervisor
 from syncer.progress import LineProgress
+from syncer.stop import Stop
 
 #: How long a messageId is remembered, in milliseconds.
 DEDUPLICATED = 24 * 3600 * 1000
@@ -55,7 +56,7 @@ def work(
     config: Config, lifeline: Lifeline, on_change: Callable[[Down], None] = lambda down: None
 ) -> None:
     """Process and deliver until the lifeline ends; `on_change` gets the parts that do not work."""
-    app, arrivals = App(config, LineProgress(), lifeline.ended), Arrivals()
+    app, arrivals = App(config, LineProgress(), lifeline.ended), Arrivals(lifeline.ended)
     with app.state(writes=True) as state, app.queue(writes=True) as calls:
         calls.give_way()  # to the receiver, whose callers wait
         processor = app.processor(calls, state)
@@ -94,16 +95,20 @@ async def _deliver_all(
         for task in (
             meters.run(),
             _deliver_customers(app, state, worker, client, customers_due),
-            _supervise(app, state, calls, worker, client, part),
-            _announce_stop(arrivals, app.stop),
+            _supervise(arrivals.stop, state, calls, worker, client, part),
+            _announce_stop(arrivals),
         ):
             tasks.create_task(task)
 
 
 class Arrivals:
-    """Wakes the deliveries when there may be something to deliver. Any thread may announce."""
+    """Wakes the deliveries when there may be something to deliver. Any thread may announce.
 
-    def __init__(self) -> None:
+    `stop` is this process's: the deliveries are to see it, too.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._events: list[asyncio.Event] = []
 
@@ -123,9 +128,8 @@ class Arrivals:
             event.set()
 
 
-async def _announce_stop(arrivals: Arrivals, stop: Callable[[], bool]) -> None:
-    while not stop():
-        await asyncio.sleep(0.25)
+async def _announce_stop(arrivals: Arrivals) -> None:
+    await arrivals.stop.made()
     arrivals.announce()
 
 
@@ -203,7 +207,7 @@ async def _deliver_customers(
 
 
 async def _supervise(
-    app: App,
+    stop: Stop,
     state: Database,
     calls: Database,
     worker: Worker,
@@ -212,22 +216,27 @@ async def _supervise(
 ) -> None:
     """Check our registration, clean up after dead workers, update counters, drop messageIds."""
     problems, counted, purged = ProblemLog("queue", state), 0.0, 0.0
-    while not app.stop():
-        await asyncio.to_thread(worker.check)
-        await asyncio.to_thread(part.well)
+
+    def look() -> None:
+        nonlocal counted, purged
+        worker.check()
+        part.well()
         now = time.monotonic()
         try:
-            await asyncio.to_thread(workers.prune_dead, state, calls)
+            workers.prune_dead(state, calls)
             if now - counted > COUNT_EVERY:
                 counted = now
-                await asyncio.to_thread(_count, calls, client)
+                _count(calls, client)
             if now - purged > PURGE_EVERY:
                 purged = now
-                await asyncio.to_thread(_purge, calls)
+                _purge(calls)
             problems(None)
         except StateError as error:
             problems(str(error))
-        await asyncio.sleep(CHECK_EVERY)
+
+    while not stop():
+        await asyncio.to_thread(look)
+        await stop.made(CHECK_EVERY)
     _count(calls, client)
 
 

@@ -24,6 +24,7 @@ from syncer import log
 from syncer.config import Config
 from syncer.errors import SyncerError
 from syncer.process.runtime import tune_for_throughput
+from syncer.stop import Stop
 
 #: The exit status of a run's process if another run was going on (EX_TEMPFAIL of sysexits.h).
 EXIT_BUSY = 75
@@ -150,19 +151,16 @@ class Lifeline:
 
     def __init__(self) -> None:
         self.woken = threading.Event()
-        self._ended = threading.Event()
+        #: set when this process shall end
+        self.ended = Stop()
         threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
-
-    def ended(self) -> bool:
-        """Whether this process shall end."""
-        return self._ended.is_set()
 
     def _listen(self) -> None:
         try:
             while os.read(sys.stdin.fileno(), 4096):
                 self.woken.set()
         finally:  # without its lifeline it would never end
-            self._ended.set()
+            self.ended.set()
             self.woken.set()
 
 

@@ -103,6 +103,6 @@ class Pool:
             connection.refuse(limits.BUSY)
 
     def enforce_timeouts(self, now: float) -> None:
-        """Close what took too long. Call it several times a second."""
+        """Close what took too long. Call it several times a second while there are members."""
         for connection in list(self.members):
             connection.enforce_timeouts(now)

@@ -16,6 +16,11 @@ from syncer.errors import ConfigError
 from syncer.process import limits
 from syncer.process.pool import Pool
 from syncer.process.protocol import LimitedProtocol
+from syncer.stop import Stop
+
+#: Seconds between two looks at the connections, and between two signs of life where there is none.
+#: No limit is shorter than that, and the `date` of answers is as old at most.
+TICK, IDLE_TICK = 0.1, 1.0
 
 
 def bind(host: str, port: int, setting: str = "passthrough.listen") -> socket.socket:
@@ -48,53 +53,79 @@ def allowed(connections: int) -> int:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which leaves signals to its process: a child of the daemon ignores them."""
+    """uvicorn's server, without what `serve` does in its place.
+
+    It leaves signals to its process: a child of the daemon ignores them. And it does not look ten
+    times a second whether to exit.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._exiting = asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
 
+    async def main_loop(self) -> None:
+        await self._exiting.wait()
+
+    def exit(self) -> None:
+        """Let requests under way end, and return."""
+        self.should_exit = True
+        self._exiting.set()
+
 
 async def serve(
     app: Any,
     listener: socket.socket,
-    stop: Callable[[], bool],
+    stop: Stop,
     *,
     connections: int | None = None,
     on_refused: Callable[[str], None] = lambda code: None,
+    on_tick: Callable[[], object] = lambda: None,
     on_stop: Callable[[], object] = lambda: None,
 ) -> None:
-    """Serve until `stop` returns true, then let requests under way end.
+    """Serve until the stop, then let requests under way end.
 
-    `on_refused` gets the code of each request that is refused before the app sees it. `on_stop` is
-    called when requests under way begin to end, and may be called again.
+    `on_refused` gets the code of each request that is refused before the app sees it. `on_tick` is
+    called every second at least: the event loop does not hang. `on_stop` is called when requests
+    under way begin to end, and may be called again.
     """
     pool = Pool(allowed(connections or limits.CONNECTIONS), on_refused)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=cast("type[asyncio.Protocol]", partial(LimitedProtocol, pool=pool)),
-            interface="asgi3",
-            ws="none",
-            lifespan="off",
-            proxy_headers=False,
-            access_log=False,
-            log_config=None,
-            log_level="error",
-            server_header=False,
-            timeout_graceful_shutdown=limits.DRAIN_TIMEOUT,
-        )
+    config = uvicorn.Config(
+        app,
+        http=cast("type[asyncio.Protocol]", partial(LimitedProtocol, pool=pool)),
+        interface="asgi3",
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        server_header=False,
+        timeout_graceful_shutdown=limits.DRAIN_TIMEOUT,
     )
-    loop = asyncio.get_running_loop()
+    config.load()
+    server, loop = _Server(config), asyncio.get_running_loop()
     serving = asyncio.create_task(server.serve([listener]))
+    stopping = asyncio.create_task(stop.made())
     try:
         while not serving.done():
-            server.should_exit = server.should_exit or stop()
-            if server.should_exit:
+            on_tick()
+            if stop():
+                server.exit()
                 on_stop()
+            await server.on_tick(0)  # it writes the `date` of answers
             pool.enforce_timeouts(loop.time())
-            await asyncio.wait([serving], timeout=0.1)
+            await asyncio.wait(
+                [serving] if server.should_exit else [serving, stopping],
+                timeout=TICK if pool.members or server.should_exit else IDLE_TICK,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         serving.result()
-    finally:  # also where `stop` fails: its connections end with it
-        server.should_exit = server.force_exit = True
-        await asyncio.wait([serving])
+    finally:  # also where `on_tick` fails: its connections end with it
+        server.force_exit = True
+        server.exit()
+        stopping.cancel()
+        await asyncio.wait([serving, stopping])

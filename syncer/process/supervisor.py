@@ -18,10 +18,11 @@ from typing import Protocol
 
 from state.problems import SAME_WITHIN, TOLD_FOR
 from syncer import retry
-from syncer.pause import sleep_thread
 from syncer.process.child import BEAT, ChildProcess, Down
 from syncer.process.problem import ProblemLog
 from syncer.process.unexpected import Died, log_error, way_to, what_happened
+from syncer.stop import Stop
+from syncer.wakeup import Wakeup
 
 log = logging.getLogger("syncer")
 
@@ -49,7 +50,7 @@ class Problems(Protocol):
 
 
 class Supervisor:
-    """Keeps the parts of this process going until `ending` returns true.
+    """Keeps the parts of this process going until the stop `ending`.
 
     `problems` makes for a part what records its problem. `on_change` gets the parts that do not
     work, whenever they change, and again and again while `watch` goes on.
@@ -57,11 +58,11 @@ class Supervisor:
 
     def __init__(
         self,
-        ending: Callable[[], bool] = lambda: False,
+        ending: Stop | None = None,
         problems: Callable[[str], Problems] = ProblemLog,
         on_change: Callable[[Down], None] = lambda down: None,
     ) -> None:
-        self.ending = ending
+        self.ending = ending or Stop()
         self._problems, self._on_change = problems, on_change
         self._lock, self._changing = threading.Lock(), threading.Lock()
         self._parts: dict[str, Part] = {}
@@ -168,7 +169,7 @@ class Part:
     ) -> None:
         self.name = name
         self._supervisor, self._work, self._problems = supervisor, work, problems
-        self._asked = threading.Event()
+        self._asked = Stop(after=supervisor.ending)
         self.thread: threading.Thread | None = None
         #: whether it said that it works, and did not end since
         self.works = False
@@ -182,7 +183,7 @@ class Part:
 
     def ending(self) -> bool:
         """Whether it shall end."""
-        return self._asked.is_set() or self._supervisor.ending()
+        return self._asked()
 
     def ask_to_end(self) -> None:
         """Let it end; it is not started again."""
@@ -193,10 +194,9 @@ class Part:
         if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join(seconds)
 
-    def wait(self, seconds: float) -> bool:
-        """Sleep, but not beyond the end; return whether it shall end."""
-        sleep_thread(seconds, self.ending)
-        return self.ending()
+    def wait(self, seconds: float, *others: Wakeup) -> bool:
+        """Sleep, but not beyond the end or what another wakes for; return whether it shall end."""
+        return self._asked.wait(seconds, *others)
 
     def start(self) -> None:
         """Keep it going in a thread of its own."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +17,7 @@ from syncer.process.child import Down
 from syncer.process.problem import ProblemLog
 from syncer.process.server import serve
 from syncer.process.supervisor import Part, Supervisor
+from syncer.stop import Stop
 from syncer.web import audiences, customers, failures, overview, runs
 from syncer.web.app import SecureApp
 from syncer.web.context import Context
@@ -33,11 +33,11 @@ SIZES_EVERY = 1.0
 
 def serve_page(
     config: Config,
-    stop: Callable[[], bool],
+    stop: Stop,
     number: int,
     on_change: Callable[[Down], None] = lambda down: None,
 ) -> None:
-    """Serve the page until `stop` returns true; `on_change` gets its parts that do not work.
+    """Serve the page until the stop; `on_change` gets its parts that do not work.
 
     `number` is the file descriptor of a listening socket that the daemon opened.
     """
@@ -58,12 +58,8 @@ def serve_page(
         pages = secure.build(context.bind(READS), context.bind(WRITES))
 
         def serve_pages(part: Part) -> None:
-            def over() -> bool:
-                part.well()
-                return stop()
-
             # The server closes what it gets, and it may have to be started again.
-            uvloop.run(serve(pages, listener.dup(), over))
+            uvloop.run(serve(pages, listener.dup(), stop, on_tick=part.well))
 
         served = supervisor.add("pages", serve_pages)
         supervisor.watch()
@@ -85,7 +81,7 @@ def _update_sizes(state: Database, part: Part) -> None:
             with state.write(alone=True) as connection:
                 more = sizes.fold(connection)
         part.well()
-        time.sleep(0.02 if more else SIZES_EVERY)
+        part.wait(0.02 if more else SIZES_EVERY)
 
 
 READS = overview.READS | runs.READS | customers.READS | audiences.READS | failures.READS

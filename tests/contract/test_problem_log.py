@@ -16,6 +16,7 @@ from syncer.clock import now_ms
 from syncer.process import problem as module
 from syncer.process import supervisor
 from syncer.process.problem import ProblemLog, ProblemRecord
+from syncer.stop import Stop
 from tests.support.processes import wait_until
 from tests.support.state import ask
 
@@ -183,7 +184,7 @@ def test_a_part_that_ends_is_on_record_until_it_works(
     monkeypatch.setattr(retry, "BASE", 0.01)
     with database.write() as connection:
         problems.report(connection, "calls", "the disk is full", now_ms())
-    ending, mended = threading.Event(), threading.Event()
+    ending, mended = Stop(), threading.Event()
 
     def work(part: supervisor.Part) -> None:
         if not mended.is_set():
@@ -194,7 +195,7 @@ def test_a_part_that_ends_is_on_record_until_it_works(
     def recorded() -> dict[str, str]:
         return {row.part: row.text for row in ask(database, problems.active)}
 
-    keeper = supervisor.Supervisor(ending.is_set, lambda name: ProblemLog(name, database))
+    keeper = supervisor.Supervisor(ending, lambda name: ProblemLog(name, database))
     try:
         keeper.start("delivery", work)
         both = {"calls": "the disk is full", "delivery": "Too many open files"}

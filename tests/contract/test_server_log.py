@@ -15,6 +15,7 @@ SERVE = """
 import asyncio, signal, sys
 from syncer import log
 from syncer.process.server import bind, serve
+from syncer.stop import Stop
 
 async def broken(scope, receive, send):
     raise ZeroDivisionError("by \\x1b[31m nought")
@@ -23,7 +24,7 @@ log.set_up("json")
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a child of the daemon does
 listener = bind("127.0.0.1", 0)
 print(listener.getsockname()[1], flush=True)
-asyncio.run(serve(broken, listener, lambda: False))
+asyncio.run(serve(broken, listener, Stop()))
 """
 
 

@@ -35,6 +35,7 @@ from syncer.passthrough.scopes import SCOPES, Caller
 from syncer.process import limits, server
 from syncer.process.runtime import tune_for_writers
 from syncer.process.supervisor import Supervisor
+from syncer.stop import Stop
 from tests.support.daemon import GOOD, KEY
 from tests.support.events import SECRET, unique
 from tests.support.processes import wait_until
@@ -103,7 +104,7 @@ def serving(
         listener = server.bind("127.0.0.1", 0)
         if app is not None:  # little room outside of this process
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        found, over = Listener(listener.getsockname()), threading.Event()
+        found, over = Listener(listener.getsockname()), Stop()
 
         def count(code: str) -> None:
             found.refused[code] += 1
@@ -111,7 +112,7 @@ def serving(
 
         def run() -> None:
             serves = app or receiver.app()
-            loop(server.serve(serves, listener, over.is_set, on_refused=count))
+            loop(server.serve(serves, listener, over, on_refused=count))
 
         thread = threading.Thread(target=run)
         thread.start()

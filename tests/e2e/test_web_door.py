@@ -16,6 +16,7 @@ import pytest
 from state.db.database import Database
 from syncer.config import Config
 from syncer.process.server import bind, serve
+from syncer.stop import Stop
 from syncer.web.app import SecureApp
 from syncer.web.context import Context
 from syncer.web.render import Templates
@@ -49,9 +50,9 @@ def served(folder: Path) -> Iterator[httpx.Client]:
     context = Context(state, calls, tasks)
     sessions = Sessions(TOKEN, revoked=StoredRevocations(state))
     secure = SecureApp(sessions, "127.0.0.1", ["syncer.example.com"], layout=context.layout)
-    listener, over = bind("127.0.0.1", 0), threading.Event()
+    listener, over = bind("127.0.0.1", 0), Stop()
     app = secure.build(context.bind(READS), context.bind(WRITES))
-    thread = threading.Thread(target=lambda: asyncio.run(serve(app, listener, over.is_set)))
+    thread = threading.Thread(target=lambda: asyncio.run(serve(app, listener, over)))
     thread.start()
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:

@@ -113,7 +113,7 @@ class Play:
         found = Lifeline()
 
         def end() -> None:
-            found._ended.set()
+            found.ended.set()
             found.woken.set()
 
         self._end = end

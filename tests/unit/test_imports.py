@@ -47,7 +47,7 @@ def test_there_is_something_to_look_at() -> None:
 FLOORS: list[set[str]] = [
     {"state"},
     {"syncer.errors", "syncer.ids", "syncer.input_text", "syncer.json_text"},
-    {"syncer.cache", "syncer.display"},
+    {"syncer.cache", "syncer.display", "syncer.wakeup"},
     {
         "syncer.clock",
         "syncer.chunks",
@@ -58,6 +58,7 @@ FLOORS: list[set[str]] = [
         "syncer.rate_limit",
         "syncer.retry",
         "syncer.progress",
+        "syncer.stop",
     },
     {
         "syncer.event_times",

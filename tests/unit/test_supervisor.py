@@ -21,6 +21,7 @@ from syncer.process.child import Down
 from syncer.process.problem import ProblemLog
 from syncer.process.supervisor import Part, Supervisor, Work
 from syncer.process.unexpected import what_happened
+from syncer.stop import Stop
 from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +31,12 @@ class Kept:
     """A supervisor with what it told; it ends with the test."""
 
     def __init__(self) -> None:
-        self.over = threading.Event()
+        self.over = Stop()
         self.problems: list[str | None] = []
         self.changes: list[Down] = []
         #: the kinds of the errors to which the log shows the way
         self.ways: list[str] = []
-        self.supervisor = Supervisor(self.over.is_set, lambda name: self._note, self.changes.append)
+        self.supervisor = Supervisor(self.over, lambda name: self._note, self.changes.append)
 
     def _note(self, problem: str | None, way: BaseException | None = None) -> None:
         self.problems.append(problem)
@@ -145,7 +146,7 @@ def test_an_odd_error_is_one_line_with_its_way_once(
         part.well()
         part.wait(5)
 
-    supervisor = Supervisor(kept.over.is_set, ProblemLog)
+    supervisor = Supervisor(kept.over, ProblemLog)
     with caplog.at_level(logging.ERROR):
         part = supervisor.start("part", work)
         wait_until(lambda: len(begins) == 5 and part.works, 5)
@@ -193,8 +194,8 @@ def test_nothing_in_the_supervisor_itself_ends_a_part(
     def broken(*_: object) -> None:
         raise OSError(22, "Invalid argument")
 
-    monkeypatch.setattr(module, "sleep_thread", broken)
-    supervisor = Supervisor(kept.over.is_set, ProblemLog, broken)
+    monkeypatch.setattr(Part, "wait", broken)
+    supervisor = Supervisor(kept.over, ProblemLog, broken)
     work, begins = fails_first(OSError(28, "No space left on device"), times=3)
     part = supervisor.start("part", work)
     wait_until(lambda: len(begins) > 4, 5)
@@ -226,7 +227,7 @@ def test_a_record_that_cannot_be_written_ends_nothing(kept: Kept) -> None:
 
         return broken
 
-    supervisor = Supervisor(kept.over.is_set, problems)
+    supervisor = Supervisor(kept.over, problems)
     work, begins = fails_first(OSError(28, "No space left on device"), times=3)
     supervisor.start("part", work)
     wait_until(lambda: supervisor.down() == {} and len(begins) == 4, 5)
