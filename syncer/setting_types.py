@@ -94,7 +94,7 @@ def _database_url(value: object) -> URL:
             "this is not a database URL; write for example sqlite:///syncer.db or "
             "postgresql+psycopg://user:password@host/database"
         ) from None
-    if url.get_backend_name() != "sqlite" and text.partition("://")[2].count("@") > 1:
+    if kind_of_file(url) is None and text.partition("://")[2].count("@") > 1:
         # What follows the first @ counts as the host, and messages show hosts.
         raise ValueError(
             "it has more than one @; write an @ of the password as %40, or percent-encode the "
@@ -105,10 +105,15 @@ def _database_url(value: object) -> URL:
     return url
 
 
+def kind_of_file(url: URL) -> str | None:
+    """Return whose file a URL names, "SQLite" or "DuckDB"; None if it names no file."""
+    return {"sqlite": "SQLite", "duckdb": "DuckDB"}.get(url.get_backend_name())
+
+
 def _possible_path(url: URL) -> URL:
-    """Refuse the URL of a SQLite file whose path no file can have."""
+    """Refuse the URL of a file whose path no file can have."""
     name = str(url.database or "")
-    if url.get_backend_name() == "sqlite" and (
+    if kind_of_file(url) and (
         "\0" in name
         or any(len(os.fsencode(part)) > 255 for part in name.split("/"))
         or len(os.fsencode(name)) > 3000

@@ -24,6 +24,7 @@ from syncer.config.settings import Config
 from syncer.engage.sources import SOURCES
 from syncer.errors import ConfigError
 from syncer.input_text import unwrapped
+from syncer.setting_types import kind_of_file
 
 ENV_PREFIX = "SYNCER_"
 #: Variables with the prefix that are not settings: the path of the config file itself.
@@ -351,7 +352,7 @@ class _Loading:
         return f"{self.where(place)}: {words}"
 
     def with_absolute_paths(self, config: Config) -> Config:
-        """Return the settings with the paths of SQLite files made absolute, from the file's folder.
+        """Return the settings with the paths of files made absolute, from the file's folder.
 
         So the databases are the same ones in whatever folder the command runs.
         """
@@ -389,23 +390,24 @@ class _Loading:
         return str(Path(os.path.abspath(self.path)).parent / value)
 
     def _absolute(self, url: URL, keys: Keys) -> URL:
-        """Return the URL of a SQLite file with its absolute path.
+        """Return the URL of a file with its absolute path.
 
         Raise `ConfigError` if the file exists in the working folder only: earlier versions looked
         for it there, and to begin with an empty database would go unseen.
         """
         name = str(url.database or "")
-        if url.get_backend_name() != "sqlite" or name in ("", ":memory:"):
+        if kind_of_file(url) is None or name in ("", ":memory:"):
             return url
         if name.startswith("file:"):
             return url
         here = Path(name).absolute()
         beside = Path(os.path.abspath(self.path)).parent / name
         if here.exists() and not beside.exists():
+            whole = url.set(database=str(here), query={})
             raise ConfigError(
                 f"{self.where(keys)}: {name} is looked for beside the config file, where it is "
                 f"missing, but it exists at {here}: move it to {beside}, with all files whose "
-                f"names begin alike, or write its whole path: sqlite:///{here}"
+                f"names begin alike, or write its whole path: {whole}"
             )
         return url.set(database=str(beside))
 

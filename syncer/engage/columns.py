@@ -263,7 +263,7 @@ class Columns:
                 column = case((self._by_bytes(column).op("~")(_TIME), read))
             else:
                 column = type_coerce(self.warehouse.unread_time(column), DateTime(timezone=True))
-        last = self.moment(_LAST, column)
+        last = self.moment(getattr(column.type, "last", _LAST), column)
         return case((column > last, last), else_=column)
 
     def moment(self, moment: datetime, instant: ColumnElement[Any]) -> ColumnElement[Any]:

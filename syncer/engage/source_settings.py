@@ -20,7 +20,7 @@ from syncer.engage.events import Called
 from syncer.engage.source import Source
 from syncer.errors import ConfigError
 from syncer.progress import LineProgress, Progress
-from syncer.setting_types import Section, shown
+from syncer.setting_types import Section, kind_of_file, shown
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class SourceSettings(Section, ABC):
     ALWAYS_WHOLE: ClassVar[bool] = False
     #: the secrets among the settings: each has a twin with `_file` at its end
     SECRETS: ClassVar[tuple[str, ...]] = ()
-    #: the settings that hold a path, or the URL of a SQLite file: they begin at the config's folder
+    #: the settings that hold a path, or the URL of a file: they begin at the config's folder
     PATHS: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -116,13 +116,13 @@ class SourceSettings(Section, ABC):
 
 
 def check_file(url: URL, key: str, tables: str) -> None:
-    """Raise `ConfigError` if a URL names a SQLite file that does not exist."""
-    if url.get_backend_name() != "sqlite" or str(url.database or "").startswith("file:"):
+    """Raise `ConfigError` if a URL names a file that does not exist."""
+    if (kind := kind_of_file(url)) is None or str(url.database or "").startswith("file:"):
         return
     path = Path(str(url.database or ""))
     if not path.is_file():
         raise ConfigError(
-            f"{key}: the SQLite file {path} does not exist; name the file that holds the {tables}"
+            f"{key}: the {kind} file {path} does not exist; name the file that holds the {tables}"
         )
 
 

@@ -49,7 +49,7 @@ NAMED = 10
 @contextmanager
 def snapshot(url: URL, *, writes: bool = False) -> Iterator[Connection]:
     """Open a transaction that sees one state of the warehouse; it is read-only without `writes`."""
-    engine = _engine(url)
+    engine = _engine(url, writes)
     try:
         with translated_errors(url), engine.connect() as connection:
             warehouse_of(url).begin(connection)
@@ -182,10 +182,10 @@ _READABLE = text(
 )
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, writes: bool) -> Engine:
     warehouse = warehouse_of(url)
     try:
-        return warehouse.engine(url)
+        return warehouse.engine(url, writes=writes)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise SourceError(
             f"the driver of {warehouse.name} is not installed ({error}); "

@@ -44,6 +44,7 @@ class Warehouse:
         self.url, self.schema = url, schema
         self.engine: Engine = create_engine(url)
         self.sqlite = self.engine.dialect.name == "sqlite"
+        self.duckdb = self.engine.dialect.name == "duckdb"
         self._prefix = f"{schema}." if schema else ""
         if self.sqlite:
             event.listen(self.engine, "connect", _without_fsync)
@@ -70,16 +71,21 @@ class Warehouse:
 
     def flush(self) -> None:
         """Write the rows that wait: together, which is faster by far."""
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
+        if not self._waiting:
             return
         with self.engine.begin() as connection:
+            waiting, self._waiting = self._waiting, []
             for (table, columns), rows in itertools.groupby(
                 waiting, key=lambda one: (one[0], tuple(one[1]))
             ):
                 names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
-                into = f"INSERT INTO {self._prefix}{table} ({names}) VALUES ({marks})"
-                connection.execute(text(into), [row for _, row in rows])
+                into, values = f"INSERT INTO {self._prefix}{table} ({names})", [*rows]
+                if self.duckdb:  # row by row it is slow
+                    marks = ", ".join(f"unnest(:{name})" for name in columns)
+                    lists = {name: [row[name] for _, row in values] for name in columns}
+                    connection.execute(text(f"{into} SELECT {marks}"), lists)
+                else:
+                    connection.execute(text(f"{into} VALUES ({marks})"), [row for _, row in values])
 
     def table(self, name: str) -> str:
         return self._prefix + name

@@ -138,7 +138,7 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ("httpx", {"syncer/engage/public_api.py", "syncer/engage/profile_client.py"}),
         ("aiohttp", {"syncer/amberflo", "syncer/sandbox"}),
         ("fsspec", {"syncer/engage/files/storage.py"}),
-        ("duckdb", {"syncer/engage/files/records.py"}),
+        ("duckdb", {"syncer/engage/files/records.py", "syncer/engage/warehouses"}),
         ("apprise", {"syncer/daemon/channels.py"}),
         ("click", {"syncer/cli"}),
         ("apscheduler", {"syncer/daemon/schedule.py"}),

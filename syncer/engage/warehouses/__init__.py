@@ -6,6 +6,7 @@ from sqlalchemy.engine import URL
 
 from syncer.engage.warehouses.bigquery import BIGQUERY
 from syncer.engage.warehouses.databricks import DATABRICKS
+from syncer.engage.warehouses.duckdb import DUCKDB
 from syncer.engage.warehouses.postgresql import POSTGRESQL
 from syncer.engage.warehouses.redshift import REDSHIFT
 from syncer.engage.warehouses.snowflake import SNOWFLAKE
@@ -22,6 +23,7 @@ WAREHOUSES: dict[str, Warehouse] = {
     "bigquery": BIGQUERY,
     "redshift": REDSHIFT,
     "databricks": DATABRICKS,
+    "duckdb": DUCKDB,
     "sqlite": SQLITE,
 }
 _NAMES = ", ".join(warehouse.name for warehouse in WAREHOUSES.values())

@@ -27,7 +27,7 @@ from syncer.engage.warehouses.warehouse import PROGRAM, Warehouse, as_of, query_
 class BigQuery(Warehouse):
     """A service account's file is named by `credentials_path` in the URL, or by the environment."""
 
-    def engine(self, url: URL) -> Any:
+    def engine(self, url: URL, *, writes: bool = False) -> Any:
         # Labels have small letters, digits, - and _ only.
         label = query_tag.get().removeprefix(PROGRAM).strip().replace(" ", "_") or "check"
         return super().engine(url.update_query_dict({"labels": f"{PROGRAM}:{label}"}))

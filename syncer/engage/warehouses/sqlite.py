@@ -20,7 +20,7 @@ CACHE = 8_000
 class SQLite(Warehouse):
     """A read-only engine, which never creates a file that is missing."""
 
-    def engine(self, url: URL) -> Engine:
+    def engine(self, url: URL, *, writes: bool = False) -> Engine:
         if str(url.database or "").startswith("file:"):
             engine = create_engine(url)
         else:

@@ -45,8 +45,11 @@ class Warehouse:
     minutes: str = "INTERVAL '5 minutes'"
     trim: str = "trim"
 
-    def engine(self, url: URL) -> Engine:
-        """Return the engine of a URL; it raises what its driver does where that is missing."""
+    def engine(self, url: URL, *, writes: bool = False) -> Engine:
+        """Return the engine of a URL; it raises what its driver does where that is missing.
+
+        With `writes` a transaction may be allowed to write.
+        """
         return create_engine(
             url.set(drivername=self.drivername), connect_args=self.connect_args(url)
         )

@@ -1,4 +1,4 @@
-"""Warehouses on SQLite and on PostgreSQL."""
+"""Warehouses on SQLite, on PostgreSQL and on DuckDB."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from tests.support.space import (
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Warehouse]:
-    """A warehouse without tables, on each engine; on PostgreSQL in a schema of its own."""
-    if request.param == "sqlite":
+    """A warehouse without tables, on each engine; on PostgreSQL in a schema of its own.
+
+    On DuckDB it is where a test says `on_duckdb_too`.
+    """
+    if request.param == "duckdb":
+        found = request.getfixturevalue("duckdb_warehouse")
+    elif request.param == "sqlite":
         found = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
     else:
         found = Warehouse(request.getfixturevalue("empty_postgres"), "my_space")
@@ -32,6 +37,14 @@ def warehouse(empty: Warehouse) -> Warehouse:
 @pytest.fixture
 def sqlite_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     found = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture
+def duckdb_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    pytest.importorskip("duckdb", reason="duckdb (the extra duckdb has it)")
+    found = Warehouse(f"duckdb:///{tmp_path / 'engage.duckdb'}")
     yield found
     found.engine.dispose()
 

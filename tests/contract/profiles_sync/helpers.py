@@ -6,9 +6,14 @@ import random
 from collections import Counter
 from datetime import datetime, timedelta
 
+import pytest
+
 from syncer.engage.lineage import STEPS
 from syncer.engage.profiles_sync import ProfilesSyncPull
 from tests.support.space import KEYS, Warehouse
+
+#: Runs a test on DuckDB as well.
+on_duckdb_too = pytest.mark.parametrize("empty", ["sqlite", "postgresql", "duckdb"], indirect=True)
 
 
 def assert_watermark(pull: ProfilesSyncPull, newest: str) -> None:

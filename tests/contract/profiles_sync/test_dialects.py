@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import TIMESTAMP, VARCHAR
+from sqlalchemy.engine import make_url
 
 from syncer.clock import read
 from syncer.engage.profiles_sync import ProfilesSyncPull
@@ -102,6 +103,20 @@ def duckdb(filled: Warehouse) -> Any:
 @pytest.mark.parametrize("vendor", [each for each in VENDORS if each != "databricks"])
 def test_a_warehouse_gives_what_sqlite_gives(vendor: str, duckdb: Any, filled: Warehouse) -> None:
     check(Elsewhere(dialect_of(vendor), on_duckdb(duckdb, vendor)), filled, SCOPES)
+
+
+def test_duckdb_gives_what_sqlite_gives(duckdb_warehouse: Warehouse, filled: Warehouse) -> None:
+    import duckdb
+
+    with duckdb.connect(str(make_url(duckdb_warehouse.url).database)) as connection:
+        load_duckdb(connection, filled)
+    for scope in SCOPES:
+        with filled.source(overlap=0).pull(scope) as expected:
+            wanted = answers(expected)
+        with duckdb_warehouse.source(overlap=0).pull(scope) as tried:
+            assert answers(tried) == wanted, scope
+    with duckdb_warehouse.source().pull(Everything()) as tried:
+        check_fingerprints(tried)
 
 
 def check(elsewhere: Elsewhere, filled: Warehouse, scopes: list[Scope]) -> None:

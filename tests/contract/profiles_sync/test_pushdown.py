@@ -143,6 +143,28 @@ def refused_without_permission(warehouse: Warehouse) -> None:
     assert "create, fill, read and drop tables there" in said
 
 
+def test_a_duckdb_file_gives_out_the_same(duckdb_warehouse: Warehouse) -> None:
+    fill(duckdb_warehouse)
+    duckdb_warehouse.run(f"CREATE SCHEMA {SCRATCH}")
+    source, before = PushDownSource(duckdb_warehouse.source(), SCRATCH), None
+    for value, differ in (("true", ()), ("false", {"member03"}), ("false", ())):
+        duckdb_warehouse.run(
+            f"UPDATE user_traits SET value = '{value}' WHERE canonical_segment_id = 'm3'"
+        )
+        with source.comparing() as (_, push_down):
+            before = check(push_down, before, differ, ("member05", "without a row"))
+            push_down.finish()
+    with source.comparing() as (_, push_down):
+        lost = push_down.keep(new_table(), KEYS)
+    with source.comparing() as (_, push_down):
+        assert push_down.fault(lost)
+        assert before is not None
+        assert push_down.fault(before) is None
+    assert "created, filled, read and dropped in the schema 'scratch'" in source.try_scratch()
+    with pytest.raises(SourceError, match="no table can be made in the scratch schema 'nowhere'"):
+        PushDownSource(duckdb_warehouse.source(), "nowhere").try_scratch()
+
+
 def test_the_vendors_statements_give_out_the_same(
     sqlite_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from syncer.engage.source import (
     Everything,
 )
 from syncer.engage.values import boolean
-from tests.contract.profiles_sync.helpers import assert_watermark
+from tests.contract.profiles_sync.helpers import assert_watermark, on_duckdb_too
 from tests.support.space import (
     KEYS,
     T0,
@@ -21,6 +21,7 @@ from tests.support.space import (
 )
 
 
+@on_duckdb_too
 def test_values_are_text_of_every_sort(warehouse: Warehouse) -> None:
     values = ["true", "false", "t", "f", "1", "0", " TRUE ", "False"]
     for number, value in enumerate(values):
@@ -30,6 +31,7 @@ def test_values_are_text_of_every_sort(warehouse: Warehouse) -> None:
     assert found == [True, False, True, False, True, False, True, False]
 
 
+@on_duckdb_too
 def test_null_and_empty_are_no_value(warehouse: Warehouse) -> None:
     for number, value in enumerate([None, "", " ", "null"]):
         warehouse.member(f"p{number}", f"u{number}", value)
@@ -52,6 +54,7 @@ def test_a_key_that_the_source_has_is_observed_with_its_values(warehouse: Wareho
     assert (found["total"].rows, found["total"].others) == (1, 1)
 
 
+@on_duckdb_too
 def test_the_count_and_the_reader_of_booleans_agree(warehouse: Warehouse) -> None:
     """A key must not become an audience by values that are all skipped afterwards."""
     texts = ["true", "T", " FALSE ", "f", "1", "0", "1.0", "0.0", " 1.0", "1.00", "2", "yes", "01"]

@@ -30,7 +30,7 @@ from syncer.engage.warehouses.postgresql import PostgreSQL
 from syncer.engage.warehouses.sqlite import SQLite
 from syncer.engage.warehouses.warehouse import query_tag
 from syncer.errors import SourceError
-from tests.contract.profiles_sync.helpers import assert_watermark
+from tests.contract.profiles_sync.helpers import assert_watermark, on_duckdb_too
 from tests.support.postgres import end_others
 from tests.support.space import (
     KEYS,
@@ -45,6 +45,7 @@ from tests.support.space import (
 # what a warehouse may look like
 
 
+@on_duckdb_too
 def test_the_singular_spelling_is_known(empty: Warehouse) -> None:
     empty.create(identifiers="user_identifier")
     empty.run(
@@ -55,6 +56,7 @@ def test_the_singular_spelling_is_known(empty: Warehouse) -> None:
     assert empty.wanted() == {"u1": {"vip": True}}
 
 
+@on_duckdb_too
 def test_views_and_further_columns_are_fine(warehouse: Warehouse) -> None:
     warehouse.member("p1", "u1")
     traits = warehouse.table("user_traits")

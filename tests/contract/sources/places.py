@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,12 +22,14 @@ from typing import Any, NamedTuple, Protocol
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from syncer.clock import read
 from syncer.engage.engage_warehouse import EngageWarehouse
 from syncer.engage.files.intake import FileSet, Intake
 from syncer.engage.files.source import Files
 from syncer.engage.profile_api import ProfileApi
+from syncer.engage.profiles_sync import ProfilesSync
 from syncer.engage.source import Source
 from syncer.engage.source_settings import Sight, SourceContext
 from syncer.engage.sources import SOURCES
@@ -112,6 +115,47 @@ class ProfilesSyncPlace:
             self._warehouse.run(statement, of=profile)
         else:
             self._warehouse.run(f"{statement} AND name = :key", of=profile, key=key)
+
+
+class DuckDBPlace(ProfilesSyncPlace):
+    """A space in a DuckDB file, to which nobody can write while it is read: what is said waits."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        super().__init__(warehouse)
+        self._later: list[Callable[[], None]] = []
+
+    def source(self) -> Source:
+        if self._later and self._is_closed():
+            for write in self._later:
+                write()
+            self._later = []
+            self._warehouse.flush()
+        return ProfilesSync(make_url(self._warehouse.url))
+
+    def say(self, profile: str, key: str, value: str | None, at: str = FIRST) -> None:
+        self._later.append(partial(super().say, profile, key, value, at))
+
+    def identify(self, profile: str, customer_id: str | None, at: str = FIRST) -> None:
+        self._later.append(partial(super().identify, profile, customer_id, at))
+
+    def delete(self, profile: str) -> None:
+        self._later.append(partial(super().delete, profile))
+
+    def merge(self, old: str, into: str, at: str = FIRST) -> None:
+        self._later.append(partial(super().merge, old, into, at))
+
+    def lose(self, profile: str) -> None:
+        self._later.append(partial(super().lose, profile))
+
+    def cut(self, pull: Any) -> None:
+        pull._connection.connection.driver_connection._duckdb.close()
+
+    def _is_closed(self) -> bool:
+        try:
+            self._warehouse.engine.connect().close()
+        except OperationalError:
+            return False
+        return True
 
 
 class FilesPlace:
@@ -290,6 +334,12 @@ def _files(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
     yield FilesPlace(folder)
 
 
+@contextmanager
+def _on_duckdb(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
+    pytest.importorskip("duckdb")
+    yield DuckDBPlace(Warehouse(f"duckdb:///{folder / 'engage.duckdb'}"))
+
+
 def _cut_sqlite(pull: Any) -> None:
     driver = pull._connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
@@ -372,6 +422,7 @@ class Kind(NamedTuple):
 PLACES = {
     "profiles_sync-sqlite": Kind(_on_sqlite, "profiles_sync"),
     "profiles_sync-postgresql": Kind(_on_postgresql, "profiles_sync"),
+    "profiles_sync-duckdb": Kind(_on_duckdb, "profiles_sync"),
     "engage_warehouse-sqlite": Kind(_engage_on_sqlite, "engage_warehouse"),
     "engage_warehouse-postgresql": Kind(_engage_on_postgresql, "engage_warehouse"),
     "profile_api": Kind(_behind_the_profile_api, "profile_api"),

@@ -351,6 +351,8 @@ def test_a_relative_path_is_beside_the_config(
         "sqlite", database=str(tmp_path / "data/x.db"), query={"timeout": "3"}
     )
     assert config.engage.profiles_sync.url.database == str(tmp_path / "profiles.db")
+    config = load(file, {"SYNCER_ENGAGE__PROFILES_SYNC__URL": "duckdb:///x@y@z.db?threads=1"})
+    assert config.engage.profiles_sync.url.database == str(tmp_path / "x@y@z.db")
     for text in ("sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"):
         config = load(file, {"SYNCER_ENGAGE__PROFILES_SYNC__URL": text})
         assert config.engage.profiles_sync.url == make_url(text)
