@@ -73,6 +73,7 @@ def _settings(
             "from": origin.kind,
             "place": origin.place,
             "refers": list(origin.refers),
+            "files": list(origin.files),
         }
 
 
@@ -110,4 +111,5 @@ def _cell(document: dict[str, Any]) -> str:
 def _from(document: dict[str, Any]) -> str:
     words = {"default": "default", "environment": "variable ", "secret_file": "file "}
     refers = "".join(f", ${{{name}}}" for name in document["refers"])
-    return f"{words.get(document['from'], '')}{document['place'] or ''}{refers}"
+    files = "".join(f", file {file}" for file in document["files"])
+    return f"{words.get(document['from'], '')}{document['place'] or ''}{refers}{files}"

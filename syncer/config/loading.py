@@ -74,8 +74,7 @@ def load_with_origins(path: Path, environ: Mapping[str, str]) -> tuple[Config, O
     """Return the settings as `load` does, and where each value comes from."""
     text = _text(path)
     config, loading = _loaded(path, environ, text)
-    secrets = {names(place): file for place, file in loading.secret_places.items()}
-    return config, Origins(path, text, loading.origins, secrets)
+    return config, Origins(path, text, loading.origins, loading.secret_places)
 
 
 def _loaded(path: Path, environ: Mapping[str, str], text: str) -> tuple[Config, _Loading]:

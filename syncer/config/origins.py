@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-from syncer.config.secret_files import Keys
+from syncer.config.secret_files import Keys, Place, names
 
 #: `${NAME}` in a text: the environment variable NAME.
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -25,6 +25,8 @@ class Origin:
     place: str | None = None
     #: the environment variables that its text in the file names
     refers: tuple[str, ...] = ()
+    #: the files of secrets that stand in its entries, such as those of write keys
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Origins:
     text: str
     #: the variable that set a key, and the file that a secret was read from
     variables: Mapping[Keys, str]
-    secrets: Mapping[Keys, str]
+    secrets: Mapping[Place, str]
 
     def of(self, keys: Keys) -> Origin:
         """Return where the setting with these keys comes from."""
@@ -47,7 +49,12 @@ class Origins:
         if keys not in self._stated:
             return Origin("default")
         line, refers = self._stated[keys]
-        return Origin("file", f"{self.path}:{line}", refers)
+        return Origin("file", f"{self.path}:{line}", refers, self._files_below(keys))
+
+    def _files_below(self, keys: Keys) -> tuple[str, ...]:
+        return tuple(
+            file for place, file in self.secrets.items() if names(place)[: len(keys)] == keys
+        )
 
     @cached_property
     def _stated(self) -> dict[Keys, tuple[int, tuple[str, ...]]]:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from syncer.config import load
+from syncer.config import load, load_with_origins
 from tests.support.users import only_as_root, somebody_else
 from tests.unit.config.helpers import LEAST, refused
 
@@ -63,7 +63,11 @@ def test_what_is_wrong_with_it_is_told_in_a_line(file: Path, folder: Path) -> No
     file.write_text(f"{BARE}[passthrough]\nwrite_keys = [{{ name = 'web' }}]", encoding="utf-8")
     assert refused(file).endswith("write_keys.NAME of secrets_dir")
     (folder / "passthrough.write_keys.web").write_text("hush-web", encoding="utf-8")
-    assert [caller.key for caller in load(file, {}).passthrough.callers] == ["hush-web"]
+    config, origins = load_with_origins(file, {})
+    assert [caller.key for caller in config.passthrough.callers] == ["hush-web"]
+    origin = origins.of(("passthrough", "write_keys"))
+    assert origin.files == (str(folder / "passthrough.write_keys.web"),)
+    assert origin.place == f"{file}:3"
     file.write_text(BARE + LEAST, encoding="utf-8")
     line = refused(file, {"SYNCER_SECRETS_DIR": "nowhere"})
     assert line.startswith("SYNCER_SECRETS_DIR: ")
