@@ -45,8 +45,6 @@ from state.snapshot import CustomerRow
 
 #: The value that is a time: what was erased up to then may have left traces in the files.
 TRACES = "traces"
-#: The value that says that the file was written anew since it was made by an older program.
-SCRUBBED = "scrubbed"
 
 
 class Erased(NamedTuple):

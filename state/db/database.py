@@ -178,19 +178,20 @@ class Database:
 
             yield write
 
-    def scrub(self, *, vacuum: bool) -> bool:
+    def scrub(self) -> bool:
         """Leave no trace of deleted rows in the files; return False where others prevent it.
 
-        SQLite empties its log of changes, and with `vacuum` writes the whole file anew. PostgreSQL
-        has no such operation that would not lock everybody out: there it does nothing.
+        SQLite writes the whole file anew and empties its log of changes. `secure_delete` is not
+        enough: it overwrites a row, and not the copies of it that stay where SQLite moved rows from
+        one page to another. PostgreSQL has no such operation that would not lock everybody out:
+        there it does nothing.
         """
         if self.engine.dialect.name != "sqlite":
             return True
         with closing(self.engine.raw_connection()) as connection:
             cursor = connection.cursor()
             try:
-                if vacuum:
-                    cursor.execute("VACUUM")
+                cursor.execute("VACUUM")
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 ((busy, _, _),) = cursor.fetchall()
             except sqlite3.OperationalError as error:
@@ -347,8 +348,8 @@ def _sqlite_engine(url: URL, read_only: bool, part: str) -> Engine:
             cursor.execute(f"PRAGMA page_size = {PAGE_SIZE[part]}")  # heeded by a new file only
             _go_over_to_wal(cursor)
             cursor.execute("PRAGMA synchronous = FULL")
-            # What is erased is to be gone from the file. The queue has too much that comes and
-            # goes; it is vacuumed instead (`scrub`).
+            # Hardly anything of what is erased stays in the file until `scrub` writes it anew. The
+            # queue has too much that comes and goes.
             cursor.execute(f"PRAGMA secure_delete = {'ON' if part == 'state' else 'OFF'}")
         cursor.execute("PRAGMA cache_size = -16000")
         if path is not None:

@@ -21,8 +21,9 @@ log = logging.getLogger("syncer")
 
 #: Seconds between two checks whether there is a customer to erase.
 CHECK_EVERY = 1.0
-#: Seconds until the files are scrubbed again after a success, and while something prevents it.
-SCRUB_EVERY, RETRY_SCRUB_AFTER = 600.0, 2.0
+#: Seconds until the files are scrubbed again after a success, and while something prevents it; and
+#: how many times as long as it took, which for a large file is longer.
+SCRUB_EVERY, RETRY_SCRUB_AFTER, SCRUB_REST = 600.0, 2.0, 20
 #: Seconds between two compactions of the history.
 COMPACT_EVERY = 86_400.0
 #: Seconds until a job that failed is tried again.
@@ -46,7 +47,9 @@ def run(app: App, state: Database, calls: Database, part: Part) -> None:
     def scrub_files() -> float:
         if not forget.traces():
             return CHECK_EVERY
-        return SCRUB_EVERY if forget.scrub() else RETRY_SCRUB_AFTER
+        began = time.monotonic()
+        pause = SCRUB_EVERY if forget.scrub() else RETRY_SCRUB_AFTER
+        return max(pause, SCRUB_REST * (time.monotonic() - began))
 
     def compact_history() -> float:
         result = app.compact(state)

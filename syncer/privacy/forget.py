@@ -142,15 +142,11 @@ class Forget:
         """
         with self.state.read() as connection:
             erased_at = metadata.get(connection, erasure.TRACES)
-            old_file = metadata.get(connection, erasure.SCRUBBED) is None
         if erased_at is None:
             return True
-        if not self.state.scrub(vacuum=old_file):
+        if not self.state.scrub():
             return False
-        if old_file:
-            with self.state.write(alone=True) as connection:
-                metadata.put(connection, erasure.SCRUBBED, "yes")
-        if self._calls_until(int(erased_at)) or not self.calls.scrub(vacuum=True):
+        if self._calls_until(int(erased_at)) or not self.calls.scrub():
             return False
         with self.state.write(alone=True) as connection:
             if metadata.get(connection, erasure.TRACES) == erased_at:

@@ -104,7 +104,7 @@ def test_nothing_is_left_of_a_forgotten_customer(
     assert done.stderr == (
         f"error: the customer {customer!r} was forgotten; `syncer forget --undo` lets it in again\n"
     )
-    # The first time the file was written anew; from then on SQLite overwrites what it deletes.
+    # The next one, in a file that was written anew.
     other = next(one for one in others if one.startswith("u") and others[one]["customerEmail"])
     assert synced.json("forget", other, "--yes")["traces"] is False
     assert traces(synced, other, others[other]["customerEmail"], customer, email) == {}
