@@ -6,6 +6,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, NamedTuple
 
+CUSTOMERS = [f"u{number:02}" for number in range(16)]
+STRANGERS = ["s0", "s1"]
 AUDIENCES = ("vip", "gold")
 COMPUTED = "total_revenue_90"
 #: The traits that are ours in these histories.

@@ -1,15 +1,12 @@
-"""`forget`, and Segment's delete call: nothing is left of a customer, and it does not come back."""
+"""`forget`: nothing is left of a customer, and it does not come back."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any
 
-import orjson
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -17,60 +14,9 @@ from state.db.database import Database
 from state.db.locks import run_lock
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
+from tests.e2e.forget.helpers import check_sums, personal, skipped, traces
 from tests.support import processes
-from tests.support.daemon import Daemon, daemon, know
-from tests.support.events import engage_call, sign, unique
 from tests.support.installation import Installation, expected_records
-from tests.support.processes import wait_until
-from tests.support.warehouse import Warehouse
-
-Json = dict[str, Any]
-
-
-def traces(installation: Installation, *needles: str) -> dict[str, list[str]]:
-    """The files of the state that hold one of these texts, raw."""
-    found: dict[str, list[str]] = {}
-    for file in installation.folder.glob("syncer*"):
-        content = file.read_bytes()
-        there = [needle for needle in needles if needle.encode() in content]
-        if there:
-            found[file.name] = there
-    return found
-
-
-def personal(installation: Installation, engage: EngageSandbox) -> tuple[str, Json]:
-    """A customer whose id, name and email nobody else has, and what Amberflo holds of it."""
-    wanted = expected_records(engage)
-    values = [str(one[field]) for one in wanted.values() for field in one if field != "traits"]
-    for customer_id, record in wanted.items():
-        own = record["customerName"], record["customerEmail"]
-        members = [value for value in record["traits"].values() if value is True]
-        if customer_id.startswith("u") and members and all(values.count(one) == 1 for one in own):
-            return customer_id, record
-    raise AssertionError("there is none")
-
-
-def check_sums(installation: Installation, run: int) -> None:
-    for row in installation.json("runs", "show", str(run))["traits"]:
-        parts = ("entered", "exited", "changed", "unchanged", "skipped")
-        assert row["pulled"] == sum(row[part] for part in parts), row
-
-
-def skipped(installation: Installation, run: int) -> int:
-    """Values that a run skipped because the customer is forgotten."""
-    rows = installation.json("runs", "show", str(run))["traits"]
-    return sum(row["reasons"].get("forgotten", 0) for row in rows)
-
-
-@pytest.fixture
-def synced(installation: Installation, engage: EngageSandbox) -> Installation:
-    engage.fill(80, 4)
-    installation.run("sync")
-    engage.observe()
-    engage.evolve(fraction=0.3)
-    installation.run("sync", "--full")
-    engage.observe()
-    return installation
 
 
 def test_nothing_is_left_of_a_forgotten_customer(
@@ -367,109 +313,3 @@ def test_no_run_waits_for_one_that_is_erased(
     del wanted[customer]
     assert others == wanted
     assert installation.json("status")["backlog"]["customers"] == 0
-
-
-# -- by calls
-
-
-def delete(found: Daemon, customer_id: str) -> None:
-    """Segment's delete call."""
-    body = orjson.dumps({"type": "delete", "userId": customer_id})
-    found.send("webhook", body, key=None, x_signature=sign(body))
-
-
-def test_segments_delete_call_forgets(installation: Installation) -> None:
-    user, other = unique("user"), unique("user")
-    mine = (user, "Ada Lovelace", "ada@example.com", "555-0100")
-    know(f"sqlite:///{installation.folder / 'syncer.db'}", "vip")
-    with (
-        closing(Warehouse(installation.folder / "engage.db")) as profiles,
-        daemon(installation) as found,
-    ):
-        found.first_run()
-        traits = {"name": mine[1], "email": mine[2], "phone": mine[3]}
-        for one in (user, other):
-            found.send("identify", {"userId": one, "traits": traits | {"plan": one}})
-            event = orjson.dumps(engage_call(one, "vip", True, "2026-01-01T00:00:00.000Z"))
-            found.send("webhook", event, key=None, x_signature=sign(event))
-        found.settle()
-        # A call that cannot be taken is a failure that names it.
-        found.batch({"type": "track", "userId": user, "event": "X", "properties": {"value": "NaN"}})
-        assert len(found.failures(user)) == 1
-        assert found.customer(user)["traits"] == {"plan": user, "phone": mine[3], "vip": True}
-
-        delete(found, user)
-        wait_until(lambda: traces(installation, user) == {}, what="the erasure")
-        assert found.customer(user) == {
-            "customerName": user,
-            "customerEmail": None,
-            "traits": {"vip": True},
-        }
-        # The other one has the same name and address.
-        assert found.customer(other)["traits"]["phone"] == mine[3]
-        assert found.failures(user) == []
-        assert installation.json("audit", "seal")["holds"]
-        assert installation.json("audit", "customer", other)["present"] == {"vip": True}
-
-        # It stays out, by calls and by pulls; what it uses is billed.
-        profiles.put(user, "2026-11-01T00:00:00Z", vip="false", name=mine[1])
-        found.send("identify", {"userId": user, "traits": traits})
-        event = orjson.dumps(engage_call(user, "vip", False, "2029-01-01T00:00:00.000Z"))
-        found.send("webhook", event, key=None, x_signature=sign(event))
-        found.send("page", {"userId": user, "messageId": unique()})
-        assert len(found.by_customer(user)) == 1
-        assert found.calls("dropped", "forgotten") == 2
-        installation.run("sync")
-        assert found.customer(user)["customerEmail"] is None
-        delete(found, user)
-        found.settle()
-        assert found.customer(user)["traits"] == {"vip": True}
-        assert "Traceback" not in "\n".join(found.log)
-
-    found_seal = installation.json("audit", "seal")
-    assert (found_seal["holds"], found_seal["erased"]) == (True, 5)
-
-
-def test_a_delete_call_waits_for_a_run_and_for_amberflo(
-    installation: Installation, engage: EngageSandbox
-) -> None:
-    engage.fill(40, 3)
-    with daemon(installation) as found:
-        found.first_run()
-        customer, record = personal(installation, engage)
-        installation.amberflo.faults = Faults.parse("503=1")
-        delete(found, customer)
-        wait_until(lambda: found.calls("customer", "delete"), what="the call")
-        time.sleep(1.5)
-        done = installation.run("audit", "customer", customer, exit_code=1)
-        assert "was forgotten" in done.stderr
-        assert installation.json("audit", "seal")["erased"] == 0
-        # A run meanwhile leaves it alone.
-        run = installation.json("diff", "--full")
-        assert sum(row["exited"] + row["changed"] for row in run["traits"]) == 0
-        installation.amberflo.faults = Faults()
-    # The next daemon takes it up.
-    with daemon(installation):
-        wait_until(lambda: traces(installation, customer) == {}, what="the erasure")
-    assert installation.holds()[customer]["customerEmail"] is None
-    assert installation.holds()[customer]["traits"] == record["traits"]
-    assert installation.json("audit", "seal")["erased"] == len(record["traits"])
-
-
-def test_records_that_wait_are_billed_first(installation: Installation) -> None:
-    """They hold the id: the traces in the files go when they are delivered."""
-    user = unique("user")
-    Warehouse(installation.folder / "engage.db").close()
-    with daemon(installation) as found:
-        found.send("identify", {"userId": user, "traits": {"name": "Ada"}})
-        found.settle()
-        installation.amberflo.faults = Faults.parse("503=1")
-        found.send("track", {"userId": user, "event": "Used", "messageId": unique()})
-        wait_until(lambda: found.metrics()["syncer_meters_waiting"], what="the record")
-    installation.amberflo.faults = Faults()
-    done = installation.run("forget", user, "--yes")
-    assert "earlier calls wait to be delivered" in done.stderr
-    assert traces(installation, user).keys() == {"syncer-queue.db"}
-    with daemon(installation) as found:
-        assert len(found.by_customer(user)) == 1
-        wait_until(lambda: traces(installation, user) == {}, what="the end of the traces")

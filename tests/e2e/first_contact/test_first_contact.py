@@ -1,52 +1,15 @@
-"""What Amberflo has and the state does not know: after a lost state, with an older copy of it, in
-another account, or where the hosted destination ran before."""
+"""What Amberflo has and the state does not know: after a lost state, with an older copy of it, or
+where the hosted destination ran before."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.faults import Faults
+from tests.e2e.first_contact.helpers import copy_state, lose_state, restore, seed
 from tests.support.calls import identify, take
-from tests.support.installation import API_KEY, Installation
+from tests.support.installation import Installation
 from tests.support.warehouse import Warehouse
-
-
-def lose_state(installation: Installation) -> None:
-    for path in installation.folder.glob("syncer.db*"):
-        path.unlink()
-
-
-def copy_state(installation: Installation, name: str) -> Path:
-    """A copy as a backup makes it."""
-    target = installation.folder / name
-    with (
-        closing(sqlite3.connect(installation.folder / "syncer.db")) as state,
-        closing(sqlite3.connect(target)) as copy,
-    ):
-        state.backup(copy)
-    return target
-
-
-def restore(installation: Installation, copy: Path) -> None:
-    lose_state(installation)
-    copy.rename(installation.folder / "syncer.db")
-
-
-def seed(installation: Installation, customer_id: str, **traits: Any) -> None:
-    """Somebody else wrote this customer."""
-    installation.amberflo.customers[customer_id] = {
-        "customerId": customer_id,
-        "id": customer_id,
-        "customerName": "Ada",
-        "traits": traits,
-    }
 
 
 @pytest.fixture(params=["pages", "list", "one by one"])
@@ -402,96 +365,3 @@ def test_an_older_copy_with_an_open_hold_bills_nobody_again(
         warehouse.say(one, "beta", "true", ago=1)
     installation.run("sync", exit_code=(0, 3))
     assert installation.members("vip") == set(ids[20:])
-
-
-# -- another account
-
-
-@pytest.fixture
-def other_account() -> Iterator[tuple[AmberfloSandbox, str]]:
-    amberflo = AmberfloSandbox(API_KEY)
-    with running(amberflo) as url:
-        yield amberflo, url
-
-
-@pytest.mark.parametrize("command", [("sync",), ("sync", "--full"), ("resync", "--yes")])
-def test_another_account_is_refused(
-    installation: Installation,
-    warehouse: Warehouse,
-    other_account: tuple[AmberfloSandbox, str],
-    command: tuple[str, ...],
-) -> None:
-    warehouse.users(30, vip="true")
-    installation.run("sync")
-    other, installation.amberflo_url = other_account
-    installation.configure()
-    refused = installation.run(*command, exit_code=(1, 2))
-    assert "--new-account" in refused.stderr
-    assert other.customers == {}
-
-
-def test_another_account_is_filled_by_your_word(
-    installation: Installation,
-    warehouse: Warehouse,
-    other_account: tuple[AmberfloSandbox, str],
-) -> None:
-    warehouse.users(30, vip="true")
-    warehouse.say("u00", "vip", "false")
-    installation.run("sync")
-    other, installation.amberflo_url = other_account
-    installation.configure()
-    seed(Installation(installation.folder, other, ""), "u00", vip=True)
-    installation.run("sync", "--new-account")
-    assert {one: record["traits"]["vip"] for one, record in other.customers.items()} == {
-        f"u{number:02}": number > 0 for number in range(30)
-    }
-    installation.run("sync")
-    installation.run("verify")
-
-
-def test_another_key_of_the_same_account_goes_on(
-    installation: Installation, warehouse: Warehouse
-) -> None:
-    warehouse.users(30, vip="true")
-    installation.run("sync")
-    installation.amberflo._key = b"a-new-key"
-    installation.configure(api_key="a-new-key")
-    warehouse.say("u00", "vip", "false")
-    installation.run("sync")
-    assert len(installation.members("vip")) == 29
-
-
-def test_a_mass_exit_in_another_account_is_held_too(
-    installation: Installation, warehouse: Warehouse, other_account: tuple[AmberfloSandbox, str]
-) -> None:
-    ids = warehouse.users(40, ago=40, vip="true", gold="true")
-    for one in ids[:20]:
-        warehouse.say(one, "vip", "false", ago=30)
-    installation.run("sync")
-    amberflo, url = other_account
-    for one in ids:
-        amberflo.customers[one] = {
-            "customerId": one, "id": one, "customerName": one, "traits": {"vip": True},
-        }  # fmt: skip
-    installation.amberflo, installation.amberflo_url = amberflo, url
-    installation.configure()
-    installation.run("sync", "--new-account", exit_code=3)
-    assert installation.members("vip") == set(ids)
-    assert installation.members("gold") == set(ids)
-    run = installation.json("runs", "--limit", "1")[0]["run"]
-    installation.run("runs", "approve", "--yes", str(run))
-    assert installation.members("vip") == set(ids[20:])
-
-
-def test_another_account_that_cannot_be_read_changes_nothing(
-    installation: Installation, warehouse: Warehouse, other_account: tuple[AmberfloSandbox, str]
-) -> None:
-    warehouse.users(5, ago=40, vip="true")
-    installation.run("sync")
-    here = installation.amberflo, installation.amberflo_url
-    installation.amberflo, installation.amberflo_url = other_account
-    installation.configure(api_key="mistyped")
-    installation.run("sync", "--new-account", exit_code=1)
-    installation.amberflo, installation.amberflo_url = here
-    installation.configure()
-    assert installation.json("sync")["state"] == "done"
