@@ -94,13 +94,13 @@ def ratios(printed: str) -> dict[str, float]:
 
 def bars(benchmark: Benchmark, printed: str) -> list[Bar]:
     """Return the bars of a benchmark; raise ValueError where it did not print one."""
-    found = ratios(printed)
-    missing = benchmark.bounds.keys() - found.keys()
+    measured = ratios(printed)
+    missing = benchmark.bounds.keys() - measured.keys()
     if missing:
         raise ValueError(f"benchmarks.{benchmark.module} printed no ratio {', '.join(missing)}")
     command, leaves_out = f"benchmarks.{benchmark.module}", benchmark.leaves_out
     return [
-        Bar(title, found[name], bound, command, leaves_out, benchmark.at_least)
+        Bar(title, measured[name], bound, command, leaves_out, benchmark.at_least)
         for name, (title, bound) in benchmark.bounds.items()
     ]
 

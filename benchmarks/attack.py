@@ -93,8 +93,8 @@ def hostile(victims: list[str], traits: list[str], chance: random.Random) -> tup
     late = chance.choice(["9999-12-31T23:59:59Z", "12025-01-01T00:00:00Z", "2569-01-01T00:00:00Z"])
     made_up = f"{OWN}{chance.randrange(10**9)}"
     kinds: list[tuple[str, Any]] = [
-        ("webhook", [{"type": "delete", "userId": one} for one in victims]),
-        ("batch", {"batch": [{"type": "delete", "userId": one} for one in victims]}),
+        ("webhook", [{"type": "delete", "userId": user} for user in victims]),
+        ("batch", {"batch": [{"type": "delete", "userId": user} for user in victims]}),
         ("track", _personas(victim, trait, False, timestamp=late)),
         ("batch", {"batch": [_personas(made_up, trait, True)]}),
         ("batch", {"batch": [_personas(victim, trait, {"x": 1}, "trait")]}),
@@ -133,7 +133,7 @@ async def _attack(port: int, victims: list[str], traits: list[str], seconds: flo
     """Four connections, each with its next request as soon as the last is answered."""
     end, answers = time.monotonic() + seconds, dict[int, int]()
 
-    async def one(number: int) -> None:
+    async def attacker(number: int) -> None:
         chance = random.Random(number)
         limits = httpx.Limits(max_connections=1)
         async with httpx.AsyncClient(trust_env=False, timeout=60, limits=limits) as client:
@@ -149,7 +149,7 @@ async def _attack(port: int, victims: list[str], traits: list[str], seconds: flo
                     )
                     answers[answer.status_code] = answers.get(answer.status_code, 0) + 1
 
-    await asyncio.gather(*(one(number) for number in range(4)))
+    await asyncio.gather(*(attacker(number) for number in range(4)))
     print(json.dumps({"answers": answers}), flush=True)
 
 
@@ -237,9 +237,9 @@ class Good:
         self.answers.append(time.monotonic() - began)
         while time.monotonic() - began < 60:
             records = self._amberflo.records
-            arrived = any(one["uniqueId"] == message for one in reversed(records[-500:]))
-            there = self._amberflo.customers.get(GOOD, {}).get("traits", {})
-            if arrived and there.get(self._trait) is member:
+            arrived = any(record["uniqueId"] == message for record in reversed(records[-500:]))
+            traits = self._amberflo.customers.get(GOOD, {}).get("traits", {})
+            if arrived and traits.get(self._trait) is member:
                 break
             time.sleep(0.01)
         self.arrivals.append(time.monotonic() - began)
@@ -247,8 +247,8 @@ class Good:
 
 def memory(process: int) -> float:
     """The resident memory of a process now, in MB."""
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
-    return int(found[1]) / 1024 if found else 0.0
+    match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    return int(match[1]) / 1024 if match else 0.0
 
 
 def _quantiles(values: list[float]) -> str:
@@ -274,9 +274,9 @@ def _of_others(database: Path) -> tuple[int, list[Any]]:
 
 def _holds(amberflo: AmberfloSandbox) -> Json:
     return {
-        one: copy.deepcopy({**record, "updateTime": 0})
-        for one, record in amberflo.customers.items()
-        if one != GOOD and not one.startswith(OWN)
+        customer_id: copy.deepcopy({**record, "updateTime": 0})
+        for customer_id, record in amberflo.customers.items()
+        if customer_id != GOOD and not customer_id.startswith(OWN)
     }
 
 
@@ -291,7 +291,7 @@ def _watch(
         answer = httpx.get(f"{ops}/healthz", trust_env=False, timeout=30)
         assert answer.status_code == 200, answer.text
         health.append(time.monotonic() - asked)
-        now = [memory(one) for one in processes]
+        now = [memory(process) for process in processes]
         highest = [max(pair) for pair in zip(highest, now, strict=True)]
         if not first and time.monotonic() - began > 60:
             first = now
@@ -319,8 +319,8 @@ def main() -> None:
         given = json.loads(base64.b64decode(options.attack))
         asyncio.run(_attack(**given) if "victims" in given else _flood(**given))
         return
-    with tempfile.TemporaryDirectory() as folder, closing(Installed(Path(folder))) as found:
-        found.attack(options.minutes * 60, options.strangers)
+    with tempfile.TemporaryDirectory() as folder, closing(Installed(Path(folder))) as installation:
+        installation.attack(options.minutes * 60, options.strangers)
 
 
 class Installed:
@@ -381,7 +381,9 @@ class Installed:
                 _watch(what, attackers, good, self._ops, processes)
                 good.stop()
         after = _holds(self._amberflo)
-        changed = sum(before.get(one) != after.get(one) for one in before | after)
+        changed = sum(
+            before.get(customer_id) != after.get(customer_id) for customer_id in before | after
+        )
         rows, traits = _of_others(self._state)
         print(f"customers of others that changed at Amberflo: {changed} of {len(before)}")
         print(f"history rows of others: {rows - history[0]} more; traits: {traits == history[1]}")

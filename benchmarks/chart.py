@@ -96,11 +96,11 @@ def lengths(rows: Sequence[Length]) -> str:
     """
     decades = max((ceil(log10(row.value)) for row in rows if row.value), default=1) + 1
     decades = max(decades, 2)
-    left, height = TITLES + 130, ROW * len(rows) + 34
+    margin, height = TITLES + 130, ROW * len(rows) + 34
     each = BARS / decades
-    lines = _opening(left + BARS + 70, height)
+    lines = _opening(margin + BARS + 70, height)
     for decade in range(decades + 1):
-        at = left + each * decade
+        at = margin + each * decade
         lines += [
             f'<line x1="{at:.1f}" y1="4" x2="{at:.1f}" y2="{height - 24}" stroke="#d0d0d0"/>',
             f'<text x="{at:.1f}" y="{height - 8}" text-anchor="middle">{10**decade / 10:,g}</text>',
@@ -111,9 +111,9 @@ def lengths(rows: Sequence[Length]) -> str:
         colour = "#b5473c" if row.other else "#3b7d4f"
         middle = top + ROW / 2 + 1
         lines += [
-            f'<text x="{left - 10}" y="{middle}" text-anchor="end">{escape(row.title)}</text>',
-            f'<rect x="{left}" y="{top + 4}" width="{length:.1f}" height="{ROW - 12}" '
+            f'<text x="{margin - 10}" y="{middle}" text-anchor="end">{escape(row.title)}</text>',
+            f'<rect x="{margin}" y="{top + 4}" width="{length:.1f}" height="{ROW - 12}" '
             f'fill="{colour}"/>',
-            f'<text x="{left + length + 6:.1f}" y="{middle}">{row.value:,.1f}</text>',
+            f'<text x="{margin + length + 6:.1f}" y="{middle}">{row.value:,.1f}</text>',
         ]
     return "\n".join([*lines, "</svg>", ""])

@@ -90,7 +90,7 @@ def value_texts(traits: dict[str, Any]) -> str:
 
 
 def run_bare(pulled: Iterator[Any], snapshot: Iterator[Any]) -> int:
-    found = 0
+    changed = 0
     known = next(snapshot, None)
     for row in pulled:
         while known is not None and known[0] < row[0]:
@@ -98,9 +98,9 @@ def run_bare(pulled: Iterator[Any], snapshot: Iterator[Any]) -> int:
         if known is not None and known[0] == row[0]:
             if known[1] != row[2]:
                 before, after = json.loads(known[1]), json.loads(row[2])
-                found += before != after
+                changed += before != after
             known = next(snapshot, None)
-    return found
+    return changed
 
 
 def run_compare(pulled: Iterator[Any], snapshot: Iterator[Any], keys: list[str]) -> int:
@@ -109,12 +109,12 @@ def run_compare(pulled: Iterator[Any], snapshot: Iterator[Any], keys: list[str])
     catalog = build(observed, [], audiences=["*"], computed_traits=["total_revenue"])
     tally = Tally(catalog)
     pairs = merge(map(PulledCustomer._make, pulled), snapshot)
-    found = sum(1 for _ in compare(pairs, catalog, tally))
-    assert tally.changed == found
-    return found
+    changed = sum(1 for _ in compare(pairs, catalog, tally))
+    assert tally.changed == changed
+    return changed
 
 
-def one(folder: Path, which: str, audiences: int) -> None:
+def timed_pass(folder: Path, which: str, audiences: int) -> None:
     """A single timed pass; prints its figures as JSON."""
     pull = sqlite3.connect(folder / "pull.db")
     state = sqlite3.connect(folder / "state.db")
@@ -122,12 +122,12 @@ def one(folder: Path, which: str, audiences: int) -> None:
     column = "value_texts" if which == "bare" else "traits"
     snapshot = state.execute(SNAPSHOT.format(column=column))
     if which == "bare":
-        found = run_bare(pull.execute(PULL), snapshot)
+        changed = run_bare(pull.execute(PULL), snapshot)
     else:
-        found = run_compare(pull.execute(PULL), snapshot, keys_of(audiences))
+        changed = run_compare(pull.execute(PULL), snapshot, keys_of(audiences))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "changed": found, "peak_mb": peak}))
+    print(json.dumps({"seconds": seconds, "changed": changed, "peak_mb": peak}))
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("FOLDER", "WHICH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        one(Path(options.one[0]), options.one[1], options.audiences)
+        timed_pass(Path(options.one[0]), options.one[1], options.audiences)
         return
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), options.customers, options.audiences, options.changed, options.unique)
@@ -149,8 +149,8 @@ def main() -> None:
             for which, results in figures.items():
                 command = [sys.executable, "-m", "benchmarks.compare", "--one", folder, which]
                 command += ["--audiences", str(options.audiences)]
-                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                results.append(json.loads(found.stdout))
+                process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                results.append(json.loads(process.stdout))
     medians = {}
     for which, results in figures.items():
         medians[which] = statistics.median(result["seconds"] for result in results)

@@ -56,7 +56,7 @@ ROWS = 200
 
 
 def traits(number: int) -> dict[str, bool]:
-    return {f"audience_{one:03}": (number + one) % 3 == 0 for one in range(AUDIENCES)}
+    return {f"audience_{index:03}": (number + index) % 3 == 0 for index in range(AUDIENCES)}
 
 
 def rows(customers: int) -> list[CustomerRow]:

@@ -46,23 +46,23 @@ queue_limit = 100000000
 def memory(process: int) -> float:
     """The highest resident memory of a process so far, in MB."""
     status = Path(f"/proc/{process}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+)", status)
-    return int(found[1]) / 1024 if found else 0.0
+    match = re.search(r"VmHWM:\s+(\d+)", status)
+    return int(match[1]) / 1024 if match else 0.0
 
 
 def child(process: int) -> int:
     """The worker of a daemon: its child that holds most memory."""
     threads = Path(f"/proc/{process}/task").iterdir()  # each has the children that it started
-    children = [int(one) for thread in threads for one in (thread / "children").read_text().split()]
+    children = [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
     return max(children, key=memory)
 
 
 def waiting(ops: str) -> float:
     text = urllib.request.urlopen(f"{ops}/metrics").read().decode()
-    found = re.findall(
+    values = re.findall(
         r"^(?:syncer_calls_unprocessed|syncer_meters_waiting) (\S+)", text, re.MULTILINE
     )
-    return sum(map(float, found))
+    return sum(map(float, values))
 
 
 def main() -> None:
@@ -115,7 +115,7 @@ async def send(port: int, start: int, end: int) -> None:
     async def connection() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for first in numbers:
-            batch = [event(first + one) for one in range(100)]
+            batch = [event(first + offset) for offset in range(100)]
             writer.write(request("/v1/batch", {"writeKey": KEY, "batch": batch}))
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200"), head

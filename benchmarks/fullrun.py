@@ -231,7 +231,7 @@ def ours(source: Path, state: Path, *, writes: bool) -> int:
             )
 
 
-def one(folder: Path, case: str, which: str, profiled: bool) -> None:
+def timed_pass(folder: Path, case: str, which: str, profiled: bool) -> None:
     """A single timed pass; prints its figures as JSON."""
     state, source = folder / "state.db", folder / ("before.db" if case == "first" else "after.db")
     for file in folder.glob("state.db*"):
@@ -279,7 +279,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         folder, case, which = options.one
-        one(Path(folder), case, which, bool(options.profile))
+        timed_pass(Path(folder), case, which, bool(options.profile))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
@@ -307,8 +307,8 @@ def measure(folder: Path, case: str, runs: int) -> float:
                 case,
                 which,
             ]
-            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            results.append(json.loads(found.stdout))
+            process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            results.append(json.loads(process.stdout))
     medians = {}
     for which, results in figures.items():
         medians[which] = statistics.median(result["cpu"] for result in results)

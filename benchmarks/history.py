@@ -132,27 +132,27 @@ def questions(changes: int) -> list[Question]:
     return [
         Question(
             "200 customers: all changes",
-            lambda c: [row for one in some for row in listings.of_customer(c, one)],
+            lambda c: [row for customer_id in some for row in listings.of_customer(c, customer_id)],
             lambda c: [
                 row
-                for one in some
+                for customer_id in some
                 for row in c.execute(
                     f"SELECT {ROW} FROM change INDEXED BY change_customer "
                     "WHERE customer_id = ? ORDER BY id",
-                    (one,),
+                    (customer_id,),
                 )
             ],
         ),
         Question(
             "200 customers: in an audience at a time?",
-            lambda c: [past.member_at(c, one, KEY, at) for one in some],
+            lambda c: [past.member_at(c, customer_id, KEY, at) for customer_id in some],
             lambda c: [
                 c.execute(
                     "SELECT delta FROM change INDEXED BY change_member WHERE key = ? AND "
                     "customer_id = ? AND delta != 0 AND recorded_at <= ? ORDER BY id DESC LIMIT 1",
-                    (KEY, one, at),
+                    (KEY, customer_id, at),
                 ).fetchone()
-                for one in some
+                for customer_id in some
             ],
         ),
         Question(
@@ -220,21 +220,23 @@ def questions(changes: int) -> list[Question]:
             "everything that Amberflo has not acknowledged",
             lambda c: listings.undelivered(c),
             lambda c: c.execute(
-                f"SELECT {', '.join('h.' + one.strip() for one in ROW.split(','))}, c.due_at "
+                f"SELECT {', '.join('h.' + column.strip() for column in ROW.split(','))}, c.due_at "
                 "FROM change h INDEXED BY change_undelivered JOIN customer c USING (customer_id) "
                 "WHERE h.delivered_at IS NULL AND h.rev > c.acked_rev ORDER BY customer_id, h.id"
             ),
         ),
         Question(
             "200 searches for a customer, 50 shown",
-            lambda c: [row for one in some for row in snapshot.with_prefix(c, one[:11])],
+            lambda c: [
+                row for customer_id in some for row in snapshot.with_prefix(c, customer_id[:11])
+            ],
             lambda c: [
                 row
-                for one in some
+                for customer_id in some
                 for row in c.execute(
                     "SELECT customer_id, name, email FROM customer "
                     "WHERE customer_id >= ? AND customer_id < ? ORDER BY customer_id LIMIT 50",
-                    (one[:11], one[:11] + "\U0010ffff"),
+                    (customer_id[:11], customer_id[:11] + "\U0010ffff"),
                 )
             ],
         ),
@@ -266,10 +268,10 @@ def compare(file: Path, changes: int, runs: int) -> None:
                 if number:  # the first time brings the pages into memory
                     ours.append(took)
                     theirs.append(other)
-            one, other = statistics.median(ours), statistics.median(theirs)
+            own, other = statistics.median(ours), statistics.median(theirs)
             print(
-                f"{question.name:58} {rows:9,} {one * 1000:7.1f} ms {other * 1000:7.1f} ms"
-                f" {one / other:6.2f}",
+                f"{question.name:58} {rows:9,} {own * 1000:7.1f} ms {other * 1000:7.1f} ms"
+                f" {own / other:6.2f}",
                 flush=True,
             )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -81,10 +81,13 @@ def main() -> None:
         )
         for command in (["diff"], ["sync"], ["sync", "--full"]):
             syncer = [sys.executable, "-m", "syncer", *command, "--config", str(config)]
-            found = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-c", MEASURED, *syncer], capture_output=True, text=True
             )
-            print(f"{' '.join(command):12} {(found.stdout or found.stderr).strip()} MB", flush=True)
+            print(
+                f"{' '.join(command):12} {(process.stdout or process.stderr).strip()} MB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def measured(which: str, folder: Path) -> dict[str, float]:
     RUNS[which](folder)
     seconds = time.perf_counter() - began
     own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    processor = sum(one.ru_utime + one.ru_stime for one in (own, children))
+    processor = sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
     peak = max(own.ru_maxrss, children.ru_maxrss) / 1024
     with (folder / f"{which}.csv").open() as file:
         lines = sum(1 for _ in file)
@@ -207,7 +207,7 @@ def main() -> None:
     chosen = options.only.split(",")
     if unknown := set(chosen) - RUNS.keys():
         parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(RUNS)}")
-    chosen = [one for one in chosen if options.python or one not in ELSEWHERE]
+    chosen = [peer for peer in chosen if options.python or peer not in ELSEWHERE]
     figures: dict[str, list[dict[str, float]]] = {which: [] for which in chosen}
     with tempfile.TemporaryDirectory() as folder:
         # In a process of its own: who is started by a large one counts as large from its start.
@@ -221,13 +221,14 @@ def main() -> None:
                 done = subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True)
                 results.append(json.loads(done.stdout))
     median = {
-        which: {name: statistics.median(one[name] for one in results) for name in results[0]}
+        which: {name: statistics.median(result[name] for result in results) for name in results[0]}
         for which, results in figures.items()
     }
-    for which, one in median.items():
+    for which, medians in median.items():
         print(
-            f"{which:8} {one['seconds']:7.2f} s, of a processor {one['processor']:7.2f} s, "
-            f"{one['peak_mb']:5.0f} MB, {one['lines']:,.0f} lines written"
+            f"{which:8} {medians['seconds']:7.2f} s, of a processor "
+            f"{medians['processor']:7.2f} s, "
+            f"{medians['peak_mb']:5.0f} MB, {medians['lines']:,.0f} lines written"
         )
     for which in median.keys() - {"syncer"}:
         if "syncer" in median:

@@ -156,7 +156,7 @@ def run_compare(url: str, state: str, audiences: int) -> int:
     return int(compared.tally.customers)
 
 
-def one(which: str, url: str, state: str, audiences: int) -> None:
+def timed_pass(which: str, url: str, state: str, audiences: int) -> None:
     statement = None if which == "compare" else statement_of(url, audiences, which)
     began = time.perf_counter()
     rows = run_psycopg(url, *statement) if statement else run_compare(url, state, audiences)
@@ -175,7 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         which, url, state = options.one
-        one(which, url, state, options.audiences)
+        timed_pass(which, url, state, options.audiences)
         return
     wanted = options.customers * (options.audiences + 2) * BYTES
     free = shutil.disk_usage(tempfile.gettempdir()).free

@@ -195,7 +195,7 @@ def serve(which: str, folder: str) -> None:
             return JSONResponse({"success": True})
 
         app: Any = Starlette(
-            routes=[Route(f"/v1/{one}", drop, methods=["POST"]) for one in ("batch", "track")]
+            routes=[Route(f"/v1/{name}", drop, methods=["POST"]) for name in ("batch", "track")]
         )
         stop_inbox = None
     else:
@@ -259,7 +259,7 @@ def batches() -> list[bytes]:
     return [
         request(
             "/v1/batch",
-            {"writeKey": KEY, "batch": [event(start * 100 + one) for one in range(100)]},
+            {"writeKey": KEY, "batch": [event(start * 100 + offset) for offset in range(100)]},
         )
         for start in range(160)
     ]
@@ -322,7 +322,7 @@ def main() -> None:
             measured = run_daemon(options) if which == "daemon" else run_alone(which, options)
             results.append(measured)
     medians = {
-        which: {name: statistics.median(one[name] for one in results) for name in results[0]}
+        which: {name: statistics.median(result[name] for result in results) for name in results[0]}
         for which, results in figures.items()
     }
     print(json.dumps(medians, indent=2))

@@ -52,7 +52,7 @@ EDITED = 100
 
 
 def traits(number: int) -> dict[str, bool]:
-    return {f"audience_{one:03}": (number + one) % 3 == 0 for one in range(AUDIENCES)}
+    return {f"audience_{index:03}": (number + index) % 3 == 0 for index in range(AUDIENCES)}
 
 
 def ids(customers: int) -> list[str]:
@@ -119,9 +119,9 @@ class Amberflo(AmberfloSandbox):
         for number, customer_id in enumerate(ids(customers)):
             held = self.customers.get(customer_id, {}).get("traits", {})
             ours += any(held.get(name) is not value for name, value in traits(number).items())
-            there = case not in ("empty", "half made") or (case == "half made" and number % 2 == 0)
-            theirs += there and held.get("theirs") != "before"
-        stripe = sum("stripeId" not in self.customers[one]["traits"] for one in edited)
+            exists = case not in ("empty", "half made") or (case == "half made" and number % 2 == 0)
+            theirs += exists and held.get("theirs") != "before"
+        stripe = sum("stripeId" not in self.customers[edited_id]["traits"] for edited_id in edited)
         return {"ours": ours, "theirs": theirs, "edits": stripe, "edited": len(edited)}
 
 
@@ -196,12 +196,12 @@ def main() -> None:
             server.stdin.write("go\n")
             server.stdin.flush()
 
-        found = uvloop.run(deliver(url, options.customers, options.rate, began))
+        figures = uvloop.run(deliver(url, options.customers, options.rate, began))
         lost = json.loads(server.communicate("")[0])
         print(
-            f"{case:10} {found['requests']:.4f} requests a customer "
-            f"({', '.join(f'{n:,} {what}' for what, n in sorted(found['answers'].items()))}), "
-            f"{found['right']:,} already right, {found['seconds']:.0f} s; lost: {lost}",
+            f"{case:10} {figures['requests']:.4f} requests a customer "
+            f"({', '.join(f'{n:,} {what}' for what, n in sorted(figures['answers'].items()))}), "
+            f"{figures['right']:,} already right, {figures['seconds']:.0f} s; lost: {lost}",
             flush=True,
         )
 

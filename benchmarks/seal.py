@@ -55,8 +55,8 @@ def run_commit(path: Path, changes: int, sealed: bool) -> float:
                 for number in range(start, start + ROWS)
             ]
             rows = [
-                ChangeRow(one.customer_id, key, key, None, "true", NOW - 1)
-                for one in states
+                ChangeRow(state.customer_id, key, key, None, "true", NOW - 1)
+                for state in states
                 for key in KEYS
             ]
             snapshot.insert_customers(connection, states, NOW)
@@ -104,13 +104,13 @@ def run_bare(path: Path) -> None:
 def run_prove(path: Path) -> None:
     database = Database.open(f"sqlite:///{path}")
     with database.read() as connection:
-        found = prove(connection)
-    assert found.broken is None
-    assert found.changes
+        report = prove(connection)
+    assert report.broken is None
+    assert report.changes
     database.close()
 
 
-def one(folder: Path, which: str, changes: int) -> None:
+def timed_pass(folder: Path, which: str, changes: int) -> None:
     """A single timed pass; prints its figures as JSON."""
     path, of_it = folder / "sealed.db", 0.0
     if which in ("hand", "commit", "sealed"):
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("FOLDER", "WHICH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        one(Path(options.one[0]), options.one[1], options.changes)
+        timed_pass(Path(options.one[0]), options.one[1], options.changes)
         return
     figures: dict[str, list[Any]] = {
         which: [] for which in ("hand", "commit", "sealed", "bare", "prove")
@@ -148,8 +148,8 @@ def main() -> None:
             for which, results in figures.items():
                 command = [sys.executable, "-m", "benchmarks.seal", "--one", folder, which]
                 command += ["--changes", str(options.changes)]
-                found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                results.append(json.loads(found.stdout))
+                process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                results.append(json.loads(process.stdout))
     medians = {}
     for which, results in figures.items():
         medians[which] = statistics.median(result["seconds"] for result in results)

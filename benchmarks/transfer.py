@@ -131,7 +131,7 @@ def main() -> None:
         heads = {result["head"] for result in results}
         rows = [{**result["rows"], "metadata": 0} for result in results]
         assert len(heads) == 1, heads
-        assert all(one == rows[0] for one in rows), rows
+        assert all(row == rows[0] for row in rows), rows
         print(f"head {heads.pop()}, {sum(rows[0].values()):,} rows: equal")
 
 

@@ -54,8 +54,8 @@ class Amberflo(AmberfloSandbox):
 
     def _page_customers(self, call: Call) -> web.Response:
         if self.pages is None:
-            found = sorted(self.customers.values(), key=lambda one: str(one["id"]))
-            items = list(self._shown(found, self.paging_traits))
+            customers = sorted(self.customers.values(), key=lambda record: str(record["id"]))
+            items = list(self._shown(customers, self.paging_traits))
             self.pages = {
                 str(number): orjson.dumps({"items": items[start : start + LIMIT]})
                 for number, start in enumerate(range(0, len(items), LIMIT), 1)
@@ -87,7 +87,9 @@ async def serve(customers: int, drifted: int, paging_traits: bool) -> None:
 def make_state(path: Path, customers: int) -> None:
     database = Database.open(f"sqlite:///{path}")
     with database.write() as connection:
-        snapshot.put_traits(connection, [TraitRow(one, one, "audience", 0) for one in traits(0)])
+        snapshot.put_traits(
+            connection, [TraitRow(trait, trait, "audience", 0) for trait in traits(0)]
+        )
         snapshot.insert_customers(connection, rows(customers), 1)
         claimed = outbox.claim(connection, 1, 2, customers)
         outbox.acknowledge(connection, claimed, 2)
@@ -96,14 +98,14 @@ def make_state(path: Path, customers: int) -> None:
 
 async def bare(url: str) -> int:
     async with aiohttp.ClientSession(headers={"x-api-key": KEY}) as session:
-        found, number = 0, 1
+        total, number = 0, 1
         while True:
             query = f"limit={LIMIT}&page={number}&sort=id&isAscending=true"
             async with session.get(f"{url}/customers/paging?{query}") as response:
                 items = orjson.loads(await response.read())["items"]
             if not items:
-                return found
-            found += len(items)
+                return total
+            total += len(items)
             number += 1
 
 
@@ -116,17 +118,20 @@ def verify(url: str, folder: Path) -> int:
         encoding="utf-8",
     )
     app = App(load(config, {}), LineProgress())
-    with app.state(writes=False) as database, contextlib.closing(app.verify(database)) as found:
-        assert found.checked == found.equal + found.drifted
-        return found.checked
+    with (
+        app.state(writes=False) as database,
+        contextlib.closing(app.verify(database)) as verification,
+    ):
+        assert verification.checked == verification.equal + verification.drifted
+        return verification.checked
 
 
-def one(url: str, which: str, folder: Path) -> None:
+def timed_pass(url: str, which: str, folder: Path) -> None:
     tune_for_throughput()
     started = time.perf_counter()
-    found = uvloop.run(bare(url)) if which == "bare" else verify(url, folder)
+    checked = uvloop.run(bare(url)) if which == "bare" else verify(url, folder)
     seconds = time.perf_counter() - started
-    print(json.dumps({"seconds": seconds, "customers": found, "memory": peak_memory()}))
+    print(json.dumps({"seconds": seconds, "customers": checked, "memory": peak_memory()}))
 
 
 def peak_memory() -> float:
@@ -147,7 +152,7 @@ def main() -> None:
         asyncio.run(serve(options.customers, options.drifted, options.serve == "traits"))
         return
     if options.one:
-        one(options.one[0], options.one[1], Path(options.one[2]))
+        timed_pass(options.one[0], options.one[1], Path(options.one[2]))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -166,7 +171,7 @@ def main() -> None:
             uvloop.run(bare(url))  # the pages are made
             results: dict[str, list[dict[str, float]]] = {which: [] for which in whiches}
             for _ in range(options.runs):
-                for which, found in results.items():
+                for which, passes in results.items():
                     process = subprocess.run(
                         [*program, "--one", url, which, name],
                         check=True,
@@ -174,15 +179,15 @@ def main() -> None:
                         stderr=subprocess.DEVNULL,
                         text=True,
                     )
-                    found.append(json.loads(process.stdout))
+                    passes.append(json.loads(process.stdout))
             server.communicate("")
-            for which, found in results.items():
+            for which, passes in results.items():
                 label = f"{which} of the list" if kind == "bare" else which
-                seconds = statistics.median(row["seconds"] for row in found)
+                seconds = statistics.median(row["seconds"] for row in passes)
                 medians[label] = seconds
-                memory = max(row["memory"] for row in found)
+                memory = max(row["memory"] for row in passes)
                 print(
-                    f"{label:18} {seconds:6.2f} s, {found[0]['customers'] / seconds:8,.0f} "
+                    f"{label:18} {seconds:6.2f} s, {passes[0]['customers'] / seconds:8,.0f} "
                     f"customers/s, {memory:,.0f} MB",
                     flush=True,
                 )

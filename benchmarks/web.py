@@ -193,8 +193,8 @@ def measure(folder: Path, customers: int, times: int) -> bool:
     url, now = f"sqlite:///{folder / 'syncer.db'}", int(time.time() * 1000)
     state, calls = Database.open(url), Database.open(url, "queue")
     with state.read() as connection:
-        found: Any = connection.exec_driver_sql("SELECT max(recorded_at) FROM change").scalar()
-    if found is None:
+        newest: Any = connection.exec_driver_sql("SELECT max(recorded_at) FROM change").scalar()
+    if newest is None:
         began = time.perf_counter()
         with state.write() as connection:
             fill(connection, customers, now)
@@ -219,7 +219,7 @@ def measure(folder: Path, customers: int, times: int) -> bool:
                 good = good and median < LIMIT
                 late = "" if median < LIMIT else "  SLOW"
                 note = "" if status in (200, 404) else f"  status {status}"
-                figures = "".join(f"{one * 1000:8.0f}" for one in (first, median, most))
+                figures = "".join(f"{seconds * 1000:8.0f}" for seconds in (first, median, most))
                 print(f"{name:36}{figures}{note}{late}", flush=True)
     finally:
         state.close()

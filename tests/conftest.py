@@ -34,11 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = shared.enter_context(postgres.shared_folder())
     config.add_cleanup(shared.close)
     config.add_cleanup(processes.end_forker)
-    one = folder / "certificate.pem"
-    if not one.exists():
+    certificate = folder / "certificate.pem"
+    if not certificate.exists():
         end = "-----END CERTIFICATE-----\n"
-        one.write_text(Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end)
-    os.environ["SSL_CERT_FILE"] = str(one)
+        certificate.write_text(
+            Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end
+        )
+    os.environ["SSL_CERT_FILE"] = str(certificate)
     statements.share()
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM:

@@ -35,7 +35,7 @@ def rows(outcome: Outcome) -> Iterator[tuple[str, str, float]]:
     observed: list[tuple[str, Observer, tuple[str, ...]]] = [
         ("syncer", outcome.ours, observer.CAUSES)
     ]
-    observed += [(TITLES[name], one, hosted.CAUSES) for name, one in outcome.hosted.items()]
+    observed += [(TITLES[name], figures, hosted.CAUSES) for name, figures in outcome.hosted.items()]
     for who, seen, causes in observed:
         for cause in causes:
             yield who, cause, seen.per_million(seen.wrong_minutes[cause])

@@ -277,7 +277,9 @@ class Service:
             self._app.state(writes=True) as state,
         ):
             with calls.write() as connection:
-                accepted = [Accepted("identify", orjson.dumps(one), 1, now_ms()) for one in events]
+                accepted = [
+                    Accepted("identify", orjson.dumps(event), 1, now_ms()) for event in events
+                ]
                 queue.accept(connection, accepted)
             processor = self._app.processor(calls, state)
             processor.apply_early_calls()

@@ -58,14 +58,14 @@ class Simulation:
         self._decided = HOUR
         self._mistaken: set[str] = set()
         self.happened: dict[str, int] = {}
-        self.ours = Observer(space.now.value, self._has.get, self._why)
+        value = space.now.value
+        self.ours = Observer(value, self._has.get, self._why)
         self._models = {
             name: Hosted(setting.seed, replaces, self._sender(name))
             for name, replaces in (("merges", False), ("replaces", True))
         }
-        self.hosted = {
-            name: Observer(space.now.value, one.has, one.why) for name, one in self._models.items()
-        }
+        models = self._models.items()
+        self.hosted = {name: Observer(value, model.has, model.why) for name, model in models}
 
     @property
     def _observers(self) -> list[Observer]:
@@ -77,8 +77,8 @@ class Simulation:
     def _later(self, minute: int, what: str, *data: Any) -> None:
         self._push(event(minute, what, *data))
 
-    def _push(self, one: Event) -> None:
-        heapq.heappush(self._events, (one.minute, one.order, next(self._pushed), one))
+    def _push(self, step: Event) -> None:
+        heapq.heappush(self._events, (step.minute, step.order, next(self._pushed), step))
 
     # From the first minute to the last
 
@@ -86,25 +86,25 @@ class Simulation:
         """Play all of it."""
         self._begin()
         while self._events:
-            one = heapq.heappop(self._events)[-1]
-            if one.minute >= self._end:
+            step = heapq.heappop(self._events)[-1]
+            if step.minute >= self._end:
                 break
-            self._now(one.minute)
-            getattr(self, f"_{one.what}")(*one.data)
+            self._now(step.minute)
+            getattr(self, f"_{step.what}")(*step.data)
             self._plan()
         self._now(self._end)
         self.service.stop()
         return Outcome(self.ours, self.hosted, self.happened)
 
     def _now(self, minute: int) -> None:
-        for one in self._observers:
-            one.advance(minute)
+        for watcher in self._observers:
+            watcher.advance(minute)
         self._minute = self.service._clock.minute = minute
 
     def _begin(self) -> None:
         """Engage has customers, its warehouse is loaded, and the program is started."""
-        for one in draw(self.setting.seed, self.setting.days, self.setting.rates):
-            self._push(one)
+        for step in draw(self.setting.seed, self.setting.days, self.setting.rates):
+            self._push(step)
         self._minute = 0
         rng = Random(f"{self.setting.seed}/first")
         for _ in range(self.setting.rates.customers):
@@ -131,8 +131,8 @@ class Simulation:
         if rng.random() < 0.6:
             text = str(rng.randrange(1, 5000))
             self.space.take(Step(self._minute, "says", customer, COMPUTED, text))
-        for one in self._observers:
-            one.add(len(TRAITS))
+        for watcher in self._observers:
+            watcher.add(len(TRAITS))
         return pairs
 
     def _plan(self) -> None:
@@ -166,16 +166,16 @@ class Simulation:
         rng = Random(f"{self.setting.seed}/born/{len(self._ids)}")
         self._see(self._be_born(rng), call=True)
 
-    def _merge(self, one: float, other: float) -> None:
+    def _merge(self, first: float, other: float) -> None:
         """Two profiles become one, whose customers have the newest values of both."""
-        gone, into = (self._ids[int(who * len(self._ids))] for who in (one, other))
+        gone, into = (self._ids[int(who * len(self._ids))] for who in (first, other))
         if self.space.now.profile[gone] != self.space.now.profile[into]:
             self._count("merges")
             self._see(self.space.take(Step(self._minute, "merges", gone, into)), call=True)
 
     def _mass(self, key: str, mistake: bool, hours: int, decided: int) -> None:
         """Half of an audience leaves; a mistake of Engage is put right later."""
-        members = [one for one in self._ids if self.space.now.value((one, key))]
+        members = [id_ for id_ in self._ids if self.space.now.value((id_, key))]
         leaving = Random(f"{self.setting.seed}/mass/{self._minute}").sample(
             members, len(members) // 2
         )
@@ -187,8 +187,8 @@ class Simulation:
         for customer in leaving:
             self._say(customer, key, "false")
             if mistake:
-                for one in self._observers:
-                    one.mistakes[customer, key] = None
+                for watcher in self._observers:
+                    watcher.mistakes[customer, key] = None
 
     def _load(self, until: int) -> None:
         if max(self._stalled, self._warehouse_down) < self._minute:
@@ -196,8 +196,8 @@ class Simulation:
 
     def _see(self, pairs: list[Pair], *, call: bool) -> None:
         """Traits may be others at Engage from now on; it calls what it says of them."""
-        for one in self._observers:
-            one.look(pairs)
+        for watcher in self._observers:
+            watcher.look(pairs)
         for pair in pairs if call else ():
             row = self.space.now.row(pair)
             if row is not None:
@@ -209,8 +209,8 @@ class Simulation:
         lost, late = lot < rates.lost, rates.lost <= lot < rates.lost + rates.late
         delay = rng.randrange(30, RETRIED) if late else rng.randrange(1, 4)
         second = delay + rng.randrange(1, HOUR)
-        for one in self._models.values():
-            one.say(self._minute, pair, value, None if lost else delay, late)
+        for model in self._models.values():
+            model.say(self._minute, pair, value, None if lost else delay, late)
         if self.setting.calls and not lost:
             said = self._minute
             name = f"personas-{pair[0]}-{pair[1]}-{said}"
@@ -301,13 +301,13 @@ class Simulation:
             requests += REQUESTS if customer in self._written else 1
             self._written.add(customer)
             seconds = requests * self.setting.stands_for / self.setting.rate if paced else 0.0
-            there = self._minute + round(seconds / 60)
-            there = max(there, self._under_way.get(customer, 0))
-            self._under_way[customer] = there
-            self._later(there, "effect", customer, dict(traits))
+            arrival = self._minute + round(seconds / 60)
+            arrival = max(arrival, self._under_way.get(customer, 0))
+            self._under_way[customer] = arrival
+            self._later(arrival, "effect", customer, dict(traits))
         self._known = self.service.known()
         due = self._known.due
-        self._due_since = {one: self._due_since.get(one, self._minute) for one in due}
+        self._due_since = {id_: self._due_since.get(id_, self._minute) for id_ in due}
         self._mark_waiting()
 
     def _mark_waiting(self) -> None:
@@ -365,8 +365,8 @@ class Simulation:
             key, customers = data
             self._mistaken.discard(key)
             for customer in customers:
-                for one in self._observers:
-                    one.mistakes.pop((customer, key), None)
+                for watcher in self._observers:
+                    watcher.mistakes.pop((customer, key), None)
                 if not self.space.now.value((customer, key)):
                     self._say(customer, key, "true")
 

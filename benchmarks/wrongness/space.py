@@ -68,8 +68,8 @@ class View:
             return {mine}
         into = self.profile[step.key]
         for key, row in self.rows.pop(mine).items():
-            there = self.rows[into].get(key)
-            if there is None or row.said > there.said:
+            kept = self.rows[into].get(key)
+            if kept is None or row.said > kept.said:
                 self.rows[into][key] = row._replace(loaded=loaded)
         for customer in self.customers[mine]:
             self.profile[customer] = into
@@ -115,7 +115,9 @@ class Space:
         """Let Engage compute a step; return the traits of customers that it may change."""
         touched = self.now.apply(step, step.minute)
         self._waiting.append(step)
-        customers = [one for name in touched for one in self.now.customers.get(name, ())]
+        customers = [
+            customer_id for name in touched for customer_id in self.now.customers.get(name, ())
+        ]
         keys = [step.key] if step.what == "says" else TRAITS
         return [(customer, key) for customer in customers for key in keys]
 

@@ -66,7 +66,7 @@ def draw(seed: int, days: float, rates: Rates) -> list[Event]:
     """Return all that is drawn ahead, in order."""
     end = int(days * DAY)
     events = [*_changes(seed, end, rates), *_loads(seed, end), *_troubles(seed, end, rates)]
-    return sorted(one for one in events if one.minute < end)
+    return sorted(entry for entry in events if entry.minute < end)
 
 
 def _changes(seed: int, end: int, rates: Rates) -> Iterator[Event]:

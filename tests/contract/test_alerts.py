@@ -41,17 +41,17 @@ class Watch:
 
     @property
     def active(self) -> list[str]:
-        return [one.name for one in ask(self._database, alerts.active)]
+        return [alert.name for alert in ask(self._database, alerts.active)]
 
     @property
     def untold(self) -> list[tuple[str, bool]]:
         """Names, and whether it is that they are over that is to be told."""
-        found = ask(self._database, alerts.unnotified)
-        return [(one.name, one.ended_at is not None) for one in found]
+        waiting = ask(self._database, alerts.unnotified)
+        return [(alert.name, alert.ended_at is not None) for alert in waiting]
 
     @property
     def since(self) -> list[int]:
-        return [one.since for one in ask(self._database, alerts.active)]
+        return [alert.since for alert in ask(self._database, alerts.active)]
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_new_text_is_no_news(watch: Watch, database: Database) -> None:
     watch.tells("lag")
     assert watch.sees(lag="31 minutes") == NONE
     assert watch.untold == []
-    assert [one.text for one in ask(database, alerts.active)] == ["31 minutes"]
+    assert [alert.text for alert in ask(database, alerts.active)] == ["31 minutes"]
     assert watch.sees() == News({}, {"lag": "31 minutes"})
 
 
@@ -134,15 +134,15 @@ def test_how_long_a_problem_lasts_is_since_it_came_last(
     database: Database, calls: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds, moved = NOW / 1000, 0.0
-    found = Alerts(database, calls, AlertsConfig(), clock=lambda: seconds)
+    alarm = Alerts(database, calls, AlertsConfig(), clock=lambda: seconds)
     monkeypatch.setattr(time, "time", lambda: seconds + moved)
     monkeypatch.setattr(syncer.daemon.alerts, "LASTS", 60.0)
 
     def names(after: float) -> list[str]:
         nonlocal seconds
         seconds += after
-        found.check()
-        return [one.name for one in ask(database, alerts.active)]
+        alarm.check()
+        return [alert.name for alert in ask(database, alerts.active)]
 
     def say(text: str | None) -> None:
         with database.write() as connection:
@@ -191,13 +191,13 @@ def test_what_ended_in_another_daemon_is_told_at_once(
     monkeypatch.setattr(time, "time", lambda: seconds)
     with database.write() as connection:
         problems.report(connection, "page", "killed, before we began", NOW - 1)
-    found = Alerts(database, calls, AlertsConfig())
+    alarm = Alerts(database, calls, AlertsConfig())
 
     def texts(after: float) -> list[str]:
         nonlocal seconds
         seconds += after
-        found.check()
-        return [one.text for one in ask(database, alerts.active)]
+        alarm.check()
+        return [alert.text for alert in ask(database, alerts.active)]
 
     with database.write() as connection:
         problems.report(connection, "worker", "its process was killed", NOW)
@@ -270,8 +270,8 @@ def test_what_cut_off_runs_had_done(database: Database) -> None:
 
 def test_the_last_good_run_is_the_newest_that_pulled_for_all(database: Database) -> None:
     def last(*kinds: str) -> int | None:
-        found: int | None = ask(database, lambda c: runs.last_good(c, kinds))
-        return found
+        run_id: int | None = ask(database, lambda c: runs.last_good(c, kinds))
+        return run_id
 
     assert last() is None
     run(database, runs.DONE, kind="initial", started_at=NOW + 1)

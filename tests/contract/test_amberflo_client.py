@@ -66,36 +66,36 @@ def test_a_location_that_is_no_text_is_shown_as_one() -> None:
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed_and_names_the_setting(name: str, status: int) -> None:
     answer = http(status, b"", "Location: https://login.example/?next=1")
-    found, asked = ask(REQUESTS[name], for_all(answer))
-    assert isinstance(found, Refused)
-    assert (found.status, len(asked)) == (status, 1)
+    result, asked = ask(REQUESTS[name], for_all(answer))
+    assert isinstance(result, Refused)
+    assert (result.status, len(asked)) == (status, 1)
     setting = "ingest_url" if name == "ingest" else "customers_url"
-    assert f"amberflo.{setting} answers {status} to https://login.example/?next=1" in str(found)
+    assert f"amberflo.{setting} answers {status} to https://login.example/?next=1" in str(result)
 
 
 @each
 @pytest.mark.parametrize("status", [400, 402, 405, 409, 410, 413, 415, 422, 451])
 def test_another_4xx_refuses_what_was_sent(name: str, status: int) -> None:
-    found, asked = ask(REQUESTS[name], for_all(http(status, b'{"errorMessage": "too odd"}')))
-    assert isinstance(found, Refused)
-    assert (found.status, len(asked)) == (status, 1)
-    assert f"answered {status}: too odd" in str(found)
-    assert found.body == '{"errorMessage": "too odd"}'
+    result, asked = ask(REQUESTS[name], for_all(http(status, b'{"errorMessage": "too odd"}')))
+    assert isinstance(result, Refused)
+    assert (result.status, len(asked)) == (status, 1)
+    assert f"answered {status}: too odd" in str(result)
+    assert result.body == '{"errorMessage": "too odd"}'
 
 
 @each
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
 def test_not_now_is_tried_again(name: str, status: int) -> None:
-    found, _ = ask(REQUESTS[name], for_all(http(status, b"busy", "Retry-After: 7")))
-    assert isinstance(found, TryAgain)
-    assert (found.status, found.after, found.body) == (status, 7.0, "busy")
+    result, _ = ask(REQUESTS[name], for_all(http(status, b"busy", "Retry-After: 7")))
+    assert isinstance(result, TryAgain)
+    assert (result.status, result.after, result.body) == (status, 7.0, "busy")
 
 
 @each
 @pytest.mark.parametrize("status", [401, 403])
 def test_it_is_the_key_where_the_keys_own_request_is_refused_too(name: str, status: int) -> None:
-    found, asked = ask(REQUESTS[name], for_all(http(status, b'{"message": "no"}')))
-    assert isinstance(found, KeyRefused)
+    result, asked = ask(REQUESTS[name], for_all(http(status, b'{"message": "no"}')))
+    assert isinstance(result, KeyRefused)
     assert is_probe(asked[-1])
 
 
@@ -105,15 +105,15 @@ def test_it_is_about_what_was_sent_where_the_key_is_good(name: str, status: int)
     def reply(asked: Asked) -> bytes:
         return http(200, b"{}") if is_probe(asked) else http(status, b'{"message": "no"}')
 
-    found, _ = ask(REQUESTS[name], reply)
-    assert isinstance(found, Refused)
-    assert (found.status, found.body) == (status, '{"message": "no"}')
+    result, _ = ask(REQUESTS[name], reply)
+    assert isinstance(result, Refused)
+    assert (result.status, result.body) == (status, '{"message": "no"}')
 
 
 def test_a_request_says_what_it_is_and_keeps_no_cookie() -> None:
     async def twice(url: str) -> None:
-        there = {"customers_url": f"{url}/customers", "ingest_url": f"{url}/ingest"}
-        async with AmberfloClient("key", **there) as client:
+        urls = {"customers_url": f"{url}/customers", "ingest_url": f"{url}/ingest"}
+        async with AmberfloClient("key", **urls) as client:
             for _ in range(2):
                 await REQUESTS["get"](client)
                 await REQUESTS["put"](client)
@@ -158,15 +158,15 @@ BREAKS = {
 @each
 @pytest.mark.parametrize("how", BREAKS)
 def test_a_connection_that_breaks_is_tried_again(name: str, how: str) -> None:
-    found, _ = ask(REQUESTS[name], for_all(BREAKS[how]))
-    assert isinstance(found, TryAgain), found
-    assert "\n" not in str(found)
+    result, _ = ask(REQUESTS[name], for_all(BREAKS[how]))
+    assert isinstance(result, TryAgain), result
+    assert "\n" not in str(result)
 
 
 async def ask_at(url: str, request: Request, **how: Any) -> Any:
     """What a request gives or raises."""
-    there = {"customers_url": f"{url}/customers", "ingest_url": f"{url}/ingest"}
-    async with AmberfloClient("key", **there, **how) as client:
+    urls = {"customers_url": f"{url}/customers", "ingest_url": f"{url}/ingest"}
+    async with AmberfloClient("key", **urls, **how) as client:
         try:
             return await request(client)
         except AmberfloError as error:
@@ -177,9 +177,9 @@ async def ask_at(url: str, request: Request, **how: Any) -> Any:
 def test_no_answer_in_time_is_tried_again(name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        found = asyncio.run(ask_at(url, REQUESTS[name], timeout=0.05))
-    assert isinstance(found, TryAgain)
-    assert "gave no answer in 0.05 s" in str(found)
+        result = asyncio.run(ask_at(url, REQUESTS[name], timeout=0.05))
+    assert isinstance(result, TryAgain)
+    assert "gave no answer in 0.05 s" in str(result)
 
 
 @each
@@ -213,16 +213,16 @@ NO_CUSTOMER = [
 @pytest.mark.parametrize("name", ["get", "put", "post"])
 @pytest.mark.parametrize("body", NO_CUSTOMER, ids=range(len(NO_CUSTOMER)))
 def test_what_is_no_record_of_the_customer_is_no_answer(name: str, body: bytes) -> None:
-    found, _ = ask(REQUESTS[name], for_all(http(200, body)))
-    assert isinstance(found, TryAgain), found
-    assert found.status == 200
-    assert "\n" not in str(found)
+    result, _ = ask(REQUESTS[name], for_all(http(200, body)))
+    assert isinstance(result, TryAgain), result
+    assert result.status == 200
+    assert "\n" not in str(result)
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"{}", b"[]"])
 def test_a_missing_customer_has_no_record_and_none_was_written(body: bytes) -> None:
-    found, _ = ask(REQUESTS["get"], for_all(http(200, body)))
-    assert found is None
+    result, _ = ask(REQUESTS["get"], for_all(http(200, body)))
+    assert result is None
     for name in ("put", "post"):
         assert isinstance(ask(REQUESTS[name], for_all(http(200, body)))[0], TryAgain)
 
@@ -231,16 +231,16 @@ def test_a_missing_customer_has_no_record_and_none_was_written(body: bytes) -> N
 def test_a_customer_is_read_and_written(body: bytes) -> None:
     assert ask(REQUESTS["get"], for_all(http(200, body)))[0] == RECORD
     for name in ("put", "post"):
-        found, (asked,) = ask(REQUESTS[name], for_all(http(200, body)))
-        assert found is None
+        result, (asked,) = ask(REQUESTS[name], for_all(http(200, body)))
+        assert result is None
         assert (asked.method, asked.path) == (name.upper(), "/customers")
 
 
 def test_an_id_that_is_a_number_there_is_the_same() -> None:
-    found, _ = ask(
+    result, _ = ask(
         lambda client: client.get_customer("17"), for_all(http(200, b'{"customerId": 17}'))
     )
-    assert found == {"customerId": 17}
+    assert result == {"customerId": 17}
 
 
 def test_404_says_that_a_customer_is_missing_where_it_says_so_of_nobody() -> None:
@@ -250,24 +250,24 @@ def test_404_says_that_a_customer_is_missing_where_it_says_so_of_nobody() -> Non
     async def twice(client: AmberfloClient) -> list[Any]:
         return [await client.get_customer("u1"), await client.get_customer("u2")]
 
-    found, asked = ask(twice, reply)
-    assert found == [None, None]
+    result, asked = ask(twice, reply)
+    assert result == [None, None]
     assert len(asked) == 4  # how Amberflo says it is found out once
 
 
 def test_404_is_a_refusal_where_a_missing_customer_is_answered_otherwise() -> None:
-    found, _ = ask(
+    result, _ = ask(
         REQUESTS["get"], lambda asked: http(200, b"{}") if is_probe(asked) else http(404)
     )
-    assert isinstance(found, Refused)
-    assert found.status == 404
+    assert isinstance(result, Refused)
+    assert result.status == 404
 
 
 @pytest.mark.parametrize("name", ["get", "check", "page"])
 def test_404_for_everything_is_a_wrong_url(name: str) -> None:
-    found, _ = ask(REQUESTS[name], for_all(http(404, b"<h1>nginx</h1>")))
-    assert isinstance(found, Refused)
-    assert "is amberflo.customers_url right?" in str(found)
+    result, _ = ask(REQUESTS[name], for_all(http(404, b"<h1>nginx</h1>")))
+    assert isinstance(result, Refused)
+    assert "is amberflo.customers_url right?" in str(result)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"items": {}}', b'{"items": [1]}'])
@@ -291,9 +291,9 @@ def test_all_were_ingested(body: bytes) -> None:
 @pytest.mark.parametrize("count", [b"0", b"1", b"3", b"2,000"])
 def test_another_number_than_was_sent_was_not_ingested(count: bytes) -> None:
     body = count + b" records were ingested"
-    found, _ = ask(REQUESTS["ingest"], for_all(http(200, body)))
-    assert isinstance(found, Refused)
-    assert str(found) == f"2 records were sent, and Amberflo says: {body.decode()}"
+    result, _ = ask(REQUESTS["ingest"], for_all(http(200, body)))
+    assert isinstance(result, Refused)
+    assert str(result) == f"2 records were sent, and Amberflo says: {body.decode()}"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,11 @@ class Desk:
         while processor.process():
             pass
         after = ask(self.calls, queue.counters)
-        return {one: after[one] - before.get(one, 0) for one in after if one[0] != "call"}
+        return {
+            counter: after[counter] - before.get(counter, 0)
+            for counter in after
+            if counter[0] != "call"
+        }
 
     def identify(self, at: int | str, received: int = NOW, **traits: Any) -> Json:
         return self.say({"type": "identify", "timestamp": at, "traits": traits}, received=received)
@@ -78,7 +82,7 @@ class Desk:
         traits = json.loads(state.traits) | {key: after}
         if after is None:
             del traits[key]
-        texts = [None if one is None else json.dumps(one) for one in (before, after)]
+        texts = [None if value is None else json.dumps(value) for value in (before, after)]
         with self.state.write(alone=True) as connection:
             snapshot.put_traits(connection, [TraitRow(key, key, "audience", 0)])
             if state == row("u1"):
@@ -105,17 +109,21 @@ class Desk:
         return bool(ask(self.state, lambda connection: holds.in_force(connection, ["u1"])))
 
     def customer(self) -> Json:
-        found = records(self.state)["u1"]
+        record = records(self.state)["u1"]
         names = ("traits", "identify_traits", "event_times")
-        return {name: json.loads(found[name] or "{}") for name in names} | {
-            name: found[name] for name in ("name", "email", "rev")
+        return {name: json.loads(record[name] or "{}") for name in names} | {
+            name: record[name] for name in ("name", "email", "rev")
         }
 
     def changes(self, source: str | None = "identify") -> list[tuple[Any, ...]]:
         """The history that calls made."""
         fields = ("key", "trait", "before", "after", "observed_at", "delta")
-        found = [one for one in records(self.state, "change").values() if one["run"] is None]
-        return [tuple(one[name] for name in fields) for one in found if one["source"] == source]
+        entries = [
+            record for record in records(self.state, "change").values() if record["run"] is None
+        ]
+        return [
+            tuple(entry[name] for name in fields) for entry in entries if entry["source"] == source
+        ]
 
 
 @pytest.fixture
@@ -139,11 +147,14 @@ def test_what_one_batch_says_and_takes_back_is_due_like_its_history(desk: Desk) 
         {**identify, "timestamp": NOW - 1, "traits": {"name": "Ada"}},
     )
     claimed = due(desk.state, NOW)
-    assert [one.customer_id for one in claimed] == ["u1"]
-    assert [one[3] for one in desk.changes()] == ['"Ada"', '"Grace"', '"Ada"']
+    assert [customer.customer_id for customer in claimed] == ["u1"]
+    assert [change[3] for change in desk.changes()] == ['"Ada"', '"Grace"', '"Ada"']
     with desk.state.write() as connection:
         outbox.acknowledge(connection, claimed, NOW + 5)
-    assert {one["delivered_at"] for one in records(desk.state, "change").values()} == {NOW, NOW + 5}
+    assert {record["delivered_at"] for record in records(desk.state, "change").values()} == {
+        NOW,
+        NOW + 5,
+    }
 
 
 def test_a_stamp_says_when_it_happened_and_when_it_came(desk: Desk) -> None:
@@ -160,16 +171,16 @@ def test_a_stamp_says_when_it_happened_and_when_it_came(desk: Desk) -> None:
 def test_a_time_in_the_future_wins_until_its_receipt_only(desk: Desk, at: int | str) -> None:
     desk.identify(at, name="Rosa Old", plan="free")
     desk.engage("vip", True, at)
-    found = desk.customer()
-    assert found["event_times"] == {"name": [NOW, NOW], "vip": [NOW, NOW]}
-    assert found["identify_traits"] == {"plan": ["free", NOW]}
+    customer = desk.customer()
+    assert customer["event_times"] == {"name": [NOW, NOW], "vip": [NOW, NOW]}
+    assert customer["identify_traits"] == {"plan": ["free", NOW]}
     later = NOW + 1
     desk.identify(later, later, name="Rosa New", plan="pro")
     desk.engage("vip", False, later, later)
-    found = desk.customer()
+    customer = desk.customer()
     plan = ["pro", later, ["free"]]  # which may be at Amberflo still
-    assert (found["name"], found["identify_traits"]) == ("Rosa New", {"plan": plan})
-    assert found["traits"] == {"vip": False}
+    assert (customer["name"], customer["identify_traits"]) == ("Rosa New", {"plan": plan})
+    assert customer["traits"] == {"vip": False}
 
 
 def test_what_is_not_believed_is_counted(desk: Desk) -> None:
@@ -210,10 +221,14 @@ def test_what_an_older_program_believed_of_the_future_gives_way(desk: Desk) -> N
     put(desk.state, state)
     desk.identify(NOW - HOUR - 1, name="New", email="late@example.com", plan="pro")
     desk.engage("vip", False, NOW)
-    found = desk.customer()
-    assert (found["name"], found["email"], found["traits"]) == ("New", None, {"vip": False})
-    assert found["identify_traits"] == {"plan": ["pro", NOW - HOUR - 1, ["free"]]}
-    assert found["event_times"]["vip"] == [NOW, NOW]
+    customer = desk.customer()
+    assert (customer["name"], customer["email"], customer["traits"]) == (
+        "New",
+        None,
+        {"vip": False},
+    )
+    assert customer["identify_traits"] == {"plan": ["pro", NOW - HOUR - 1, ["free"]]}
+    assert customer["event_times"]["vip"] == [NOW, NOW]
 
 
 def test_a_name_of_a_newer_row_stays(desk: Desk) -> None:
@@ -245,7 +260,7 @@ def test_what_an_identify_changes_is_in_the_history(desk: Desk) -> None:
         ("beta", "beta", "true", None, NOW - 7, 0),
     ]
     assert desk.changes(None) == []
-    revs = [one["rev"] for one in records(desk.state, "change").values()]
+    revs = [record["rev"] for record in records(desk.state, "change").values()]
     assert revs == [1, 1, 1, 1, 2, 2, 2]
     assert desk.customer()["rev"] == 2
 
@@ -258,8 +273,8 @@ def test_what_a_client_says_is_no_trait_of_engage(desk: Desk) -> None:
         change = ChangeRow("u1", "name", "customerName", '"Ada"', '"Eva"', NOW, delta=0)
         add_changes(connection, [change], 1, NOW)
     for at in (None, NOW):
-        found = ask(desk.state, lambda c, at=at: past.traits_at(c, "u1", at))
-        assert found == {"vip": "true"}
+        traits = ask(desk.state, lambda c, at=at: past.traits_at(c, "u1", at))
+        assert traits == {"vip": "true"}
         assert ask(desk.state, lambda c, at=at: past.count_at(c, "beta", at)) == 0
 
 

@@ -96,8 +96,8 @@ def test_each_channel_knows_what_it_was_told_over_reload_and_restart(tmp_path: P
     parts = {"worker": "ended"}
     with webhook() as good, webhook() as bad, databases(tmp_path) as (state, calls):
         good.key = bad.key = "message"
-        one, two = (SecretStr(hook.url.replace("http", "json", 1)) for hook in (good, bad))
-        config = AlertsConfig(urls=(two, one))
+        first, second = (SecretStr(hook.url.replace("http", "json", 1)) for hook in (good, bad))
+        config = AlertsConfig(urls=(second, first))
 
         def started() -> Alerts:
             return Alerts(state, calls, config, lambda: parts)
@@ -106,7 +106,7 @@ def test_each_channel_knows_what_it_was_told_over_reload_and_restart(tmp_path: P
         started().check()
         watch = started()
         watch.check()
-        watch.configure(AlertsConfig(urls=(one, two)))  # it is in another place now
+        watch.configure(AlertsConfig(urls=(first, second)))  # it is in another place now
         watch.check()
         assert of_the_worker(good) == ["worker: ended"]
         # It is over before the other heard of it; and begins again before it hears anything.

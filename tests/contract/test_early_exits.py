@@ -67,8 +67,12 @@ class Desk:
             pass
         self.processor.apply_early_calls()
         after = ask(self.calls, queue.counters)
-        found = {one: after[one] - before.get(one, 0) for one in after if one[0] != "call"}
-        return {one: count for one, count in found.items() if count}
+        counts = {
+            counter: after[counter] - before.get(counter, 0)
+            for counter in after
+            if counter[0] != "call"
+        }
+        return {counter: count for counter, count in counts.items() if count}
 
     def value(self, key: str = "vip", user: str = "u1") -> Any:
         """What the customer has; None too where there is no such customer."""
@@ -182,7 +186,7 @@ def test_a_pull_that_cannot_know_of_an_exit_brings_nobody_back(desk: Desk) -> No
     assert (records(desk.state), records(desk.state, "change"), desk.kept()) == ({}, {}, 1)
     pull(desk, entry("vip", -20), entry("gold", -20), vip=True, gold=True)
     assert (desk.value(), desk.value("gold"), desk.kept()) == (None, True, 0)
-    assert [one["key"] for one in records(desk.state, "change").values()] == ["gold"]
+    assert [record["key"] for record in records(desk.state, "change").values()] == ["gold"]
     assert desk.say(engage(True, -15))["dropped", OLDER] == 1
 
 
@@ -245,12 +249,12 @@ def test_calls_end_as_the_newest_says_in_whatever_order_they_come(
         desk.say(*events)
         desk.take_up_keys()
     desk.say()
-    found = records(desk.state)
+    customers = records(desk.state)
     for user, value in newest.items():
-        traits = json.loads(found[user]["traits"]) if user in found else {}
+        traits = json.loads(customers[user]["traits"]) if user in customers else {}
         story = STORIES[int(user.split("-")[1])]
         assert (traits.get(user.split("-")[0]) or None) == value, story
     for key in ("vip", "spent"):
         assert desk.members(key) == len(STORIES) / 2
     with desk.state.read() as connection:
-        assert not early_exits.find(connection, found), "of who is known"
+        assert not early_exits.find(connection, customers), "of who is known"

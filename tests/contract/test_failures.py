@@ -64,12 +64,12 @@ def test_of_a_long_call_the_beginning_is_kept(database: Database, character: str
     short, long = character * (RAW // len(character.encode())), character * RAW * 2
     put(database, [failures.call("1", None, "no", short, NOW)])
     put(database, [failures.call("2", None, "no", long, NOW)])
-    found = [str(row.request) for row in ask(database, failures.find)]
-    assert found[0] == short
-    beginning, _, size = found[1].partition(" … (")
+    requests = [str(row.request) for row in ask(database, failures.find)]
+    assert requests[0] == short
+    beginning, _, size = requests[1].partition(" … (")
     assert long.startswith(beginning)
     assert size == f"{len(long.encode()):,} bytes)"
-    assert RAW - 8 < len(found[1].encode()) <= RAW
+    assert RAW - 8 < len(requests[1].encode()) <= RAW
 
 
 def test_each_is_read_in_parts(database: Database) -> None:
@@ -118,7 +118,7 @@ def test_what_was_put_off_is_no_lag_and_is_sent_no_more_once_discarded(
     """Customers and meter records alike: while they are failures they are tried by themselves."""
     put_customers(database, row("u1", vip=True), row("u2"), now=NOW - 9)
     with calls.write() as connection:
-        records = [EventRow(one, b"{}", NOW - 8, NOW - 8) for one in ("m1", "m2")]
+        records = [EventRow(message_id, b"{}", NOW - 8, NOW - 8) for message_id in ("m1", "m2")]
         queue.store_processed(connection, [], records)
         events = {event.message_id: event.id for event in queue.claim(connection, 1, NOW, 9)}
     with database.write() as connection:
@@ -130,27 +130,29 @@ def test_what_was_put_off_is_no_lag_and_is_sent_no_more_once_discarded(
 
     assert lag() == NOW - 9
     with database.write() as connection:
-        outbox.put_off(connection, [(one, NOW + 9) for one in claimed])
+        outbox.put_off(connection, [(event, NOW + 9) for event in claimed])
     with calls.write() as connection:
         queue.postpone(connection, events.values(), NOW + 9)
     assert lag() == NOW - 8  # sent before, but no failure: Amberflo takes nobody
     refused = [
-        FailureRow(failures.customer_ref(one), failures.CUSTOMER, "no", NOW, one)
-        for one in ("u1", "u2")
+        FailureRow(failures.customer_ref(customer_id), failures.CUSTOMER, "no", NOW, customer_id)
+        for customer_id in ("u1", "u2")
     ] + [
-        FailureRow(failures.meter_ref(one, ""), failures.METER, "no", NOW, message_id=one)
-        for one in ("m1", "m2")
+        FailureRow(
+            failures.meter_ref(message_id, ""), failures.METER, "no", NOW, message_id=message_id
+        )
+        for message_id in ("m1", "m2")
     ]
     put(database, refused)
     assert lag() is None
 
-    ids = {one.ref: one.id for one in ask(database, failures.find)}
+    ids = {entry.ref: entry.id for entry in ask(database, failures.find)}
     chosen = [ids["customer:u1"], ids["meter:m1"]]
     assert discard.discard(database, calls, chosen, max(chosen)) == 2
     later = NOW + 10
     assert due_ids(database, later) == ["u2"]
     with calls.write() as connection:
-        assert [one.message_id for one in queue.claim(connection, 2, later, 9)] == ["m2"]
+        assert [event.message_id for event in queue.claim(connection, 2, later, 9)] == ["m2"]
     now = status.gather(database, calls)
     assert (now.waiting_customers, now.put_off, now.waiting_since) == (1, 1, None)
 
@@ -161,9 +163,9 @@ def peak() -> Iterator[Any]:
     tracemalloc.start()
 
     def since() -> int:
-        found = tracemalloc.get_traced_memory()[1]
+        highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
-        return found
+        return highest
 
     yield since
     tracemalloc.stop()

@@ -54,7 +54,7 @@ def url(tmp_path: Path) -> str:
 
 
 def modes(folder: Path) -> dict[str, str]:
-    return {one.name: f"{one.stat().st_mode & 0o777:o}" for one in folder.iterdir()}
+    return {path.name: f"{path.stat().st_mode & 0o777:o}" for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("bits", UMASKS)
@@ -65,17 +65,17 @@ def test_the_files_are_their_owners_alone(tmp_path: Path, url: str, bits: int) -
         closing(Database.open(url, "queue")) as queue,
         run_lock(state),
         lock(state, "worker", 7),
-        state.write() as one,
+        state.write() as connection,
         queue.write() as other,
     ):
-        one.exec_driver_sql("INSERT INTO metadata VALUES ('a', 'b')")
+        connection.exec_driver_sql("INSERT INTO metadata VALUES ('a', 'b')")
         other.exec_driver_sql("INSERT INTO counter VALUES ('a', 'b', 1)")
-        found = modes(tmp_path)
-    assert found.keys() >= {
+        rights = modes(tmp_path)
+    assert rights.keys() >= {
         *("syncer.db", "syncer.db-wal", "syncer.db-shm", "syncer.db.lock"),
         *("syncer-queue.db", "syncer-queue.db-wal", "syncer.db.worker7.lock"),
     }
-    assert set(found.values()) == {"600"}
+    assert set(rights.values()) == {"600"}
 
 
 @pytest.mark.parametrize("bits", UMASKS)
@@ -91,8 +91,8 @@ def test_an_export_is_its_owners_alone(tmp_path: Path, bits: int) -> None:
 
 def test_what_an_older_program_left_readable_is_taken_back(tmp_path: Path, url: str) -> None:
     with closing(Database.open(url)) as state, run_lock(state):
-        for one in tmp_path.iterdir():
-            one.chmod(0o644)
+        for path in tmp_path.iterdir():
+            path.chmod(0o644)
         with closing(Database.peek(url)):
             assert set(modes(tmp_path).values()) == {"644"}  # who looks changes nothing
     with closing(Database.open(url)) as state, run_lock(state):
@@ -127,11 +127,11 @@ def test_a_file_system_without_locks_is_one_line(
 
 
 def test_by_a_symbolic_link_it_is_the_same_state(tmp_path: Path, url: str) -> None:
-    there, here = tmp_path / "there", tmp_path / "here"
-    there.mkdir()
+    origin, here = tmp_path / "there", tmp_path / "here"
+    origin.mkdir()
     here.mkdir()
-    (here / "link.db").symlink_to(there / "syncer.db")
-    real, link = f"sqlite:///{there / 'syncer.db'}", f"sqlite:///{here / 'link.db'}"
+    (here / "link.db").symlink_to(origin / "syncer.db")
+    real, link = f"sqlite:///{origin / 'syncer.db'}", f"sqlite:///{here / 'link.db'}"
     with (
         closing(Database.open(link)) as by_link,
         closing(Database.open(link, "queue")) as queue,
@@ -145,22 +145,24 @@ def test_by_a_symbolic_link_it_is_the_same_state(tmp_path: Path, url: str) -> No
             pass
         with queue.write() as connection:
             connection.exec_driver_sql("INSERT INTO counter VALUES ('a', 'b', 1)")
-    assert {one.name for one in here.iterdir()} == {"link.db"}
-    assert (there / "syncer-queue.db").exists()
+    assert {path.name for path in here.iterdir()} == {"link.db"}
+    assert (origin / "syncer-queue.db").exists()
 
 
 def test_calls_that_wait_beside_a_link_are_not_left_behind(tmp_path: Path) -> None:
-    there = tmp_path / "there"
-    there.mkdir()
-    (tmp_path / "link.db").symlink_to(there / "syncer.db")
-    left = tmp_path / "link-queue.db"
-    left.touch()
+    origin = tmp_path / "there"
+    origin.mkdir()
+    (tmp_path / "link.db").symlink_to(origin / "syncer.db")
+    leftover = tmp_path / "link-queue.db"
+    leftover.touch()
     link = f"sqlite:///{tmp_path / 'link.db'}"
-    with pytest.raises(StateError, match=f"there is one beside the link: {left}; move it there"):
+    with pytest.raises(
+        StateError, match=f"there is one beside the link: {leftover}; move it there"
+    ):
         Database.open(link, "queue")
-    left.unlink()
-    (tmp_path / "link-queue.db").symlink_to(there / "syncer-queue.db")
-    Database.open(f"sqlite:///{there / 'syncer.db'}", "queue").close()
+    leftover.unlink()
+    (tmp_path / "link-queue.db").symlink_to(origin / "syncer-queue.db")
+    Database.open(f"sqlite:///{origin / 'syncer.db'}", "queue").close()
     Database.open(link, "queue").close()
 
 
@@ -207,8 +209,8 @@ def test_another_user_is_told_in_one_line(shared_folder: Path) -> None:
         pass
     line = told(writes=False)
     assert "unable to open database file; its files and their folder must be those of the" in line
-    for one in (folder, file):
-        os.chown(one, 65534, -1)
+    for path in (folder, file):
+        os.chown(path, 65534, -1)
     assert f"the lock file {file}.lock belongs to somebody else: run as" in told(writes=False)
     os.chown(folder, 0, -1)
     folder.chmod(0o700)
@@ -239,7 +241,7 @@ def test_a_state_in_a_folder_that_cannot_be_written_to_is_read_as_it_stands(
             assert metadata.get(connection, "kept") == "yes"
         with pytest.raises(StateError, match=r"syncer\.db-wal has changes that are not in syncer"):
             Database.peek(f"sqlite:///{copy / 'syncer.db'}")
-    assert [one.name for one in folder.iterdir()] == ["syncer.db"]
+    assert [path.name for path in folder.iterdir()] == ["syncer.db"]
 
 
 # -- what `check` tries
@@ -268,9 +270,9 @@ def test_trying_out_makes_nothing(tmp_path: Path, url: str) -> None:
     check_databases(settings)
     assert list(tmp_path.iterdir()) == []
     with open_database(settings, writes=True) as state, run_lock(state):
-        before = sorted(one.name for one in tmp_path.iterdir())
+        before = sorted(path.name for path in tmp_path.iterdir())
         check_databases(settings)
-        assert sorted(one.name for one in tmp_path.iterdir()) == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
     with open_database(settings, writes=False) as state, state.read() as connection:
         assert "syncer_check" not in inspect(connection).get_table_names()
 
@@ -299,8 +301,8 @@ def test_trying_out_says_what_keeps_a_run_from_working(
         lock(state, "schedule"),
     ):
         pass
-    for one in (folder, *folder.iterdir()):
-        os.chown(one, 65534, -1)
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, 65534, -1)
     with somebody_else():
         check_databases(settings)
     os.chown(folder / whose, 0, -1)

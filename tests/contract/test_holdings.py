@@ -16,14 +16,14 @@ IDS = ["A", "B", "a", "b", "a-1", "a_1", "ä", "é", "z", "\uffee", "😀", "10"
 
 
 def put(database: Database, ids: list[str]) -> None:
-    rows = [CustomerRow(one, "{}", None, None, None, None) for one in ids]
+    rows = [CustomerRow(id_, "{}", None, None, None, None) for id_ in ids]
     with database.write() as connection:
         snapshot.insert_customers(connection, rows, NOW)
 
 
 def acknowledge(database: Database, ids: list[str], at: int = NOW + 1) -> None:
     with database.write() as connection:
-        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ids], at)
+        outbox.acknowledge(connection, [as_claimed(id_, 1) for id_ in ids], at)
 
 
 def test_the_sent_ones_come_page_by_page_in_byte_order(database: Database) -> None:
@@ -33,11 +33,11 @@ def test_the_sent_ones_come_page_by_page_in_byte_order(database: Database) -> No
     with database.read() as connection:
         assert outbox.acknowledged_count(connection) == len(sent)
         for size in (1, 3, 100):
-            found: list[str] = []
-            while page := outbox.acknowledged(connection, found[-1] if found else "", size):
+            listed: list[str] = []
+            while page := outbox.acknowledged(connection, listed[-1] if listed else "", size):
                 assert len(page) <= size
-                found += page
-            assert found == sorted(sent, key=lambda one: one.encode())
+                listed += page
+            assert listed == sorted(sent, key=lambda id_: id_.encode())
 
 
 def test_what_is_held_of_many(database: Database) -> None:
@@ -49,10 +49,10 @@ def test_what_is_held_of_many(database: Database) -> None:
     with database.write() as connection:
         snapshot.update_customers(connection, [state], NOW + 2)
     with database.read() as connection:
-        found = {row.customer_id: row for row in snapshot.find(connection, [*ids, "nobody"])}
+        customers = {row.customer_id: row for row in snapshot.find(connection, [*ids, "nobody"])}
         assert snapshot.find(connection, []) == []
-    assert sorted(found) == ids
-    assert found[ids[0]] == CustomerRow(
+    assert sorted(customers) == ids
+    assert customers[ids[0]] == CustomerRow(
         *(ids[0], '{"vip":true}', "Ada", "a@b.c", '{"plan":["x",1]}'),
         '{"vip":1}',
         rev=2,
@@ -60,8 +60,8 @@ def test_what_is_held_of_many(database: Database) -> None:
         acked_at=NOW + 1,
         due_at=NOW + 2,
     )
-    assert found[ids[1]] == CustomerRow(ids[1], "{}", rev=1, acked_rev=1, acked_at=NOW + 1)
-    assert found[ids[-1]] == CustomerRow(ids[-1], "{}", rev=1, due_at=NOW)
+    assert customers[ids[1]] == CustomerRow(ids[1], "{}", rev=1, acked_rev=1, acked_at=NOW + 1)
+    assert customers[ids[-1]] == CustomerRow(ids[-1], "{}", rev=1, due_at=NOW)
 
 
 def test_named_customers_are_sent_again_and_no_others(database: Database) -> None:

@@ -131,9 +131,9 @@ def test_another_database_on_the_server_has_another_lock(
     state_postgres: str, postgres_url: str
 ) -> None:
     with (
-        closing(Database.open(state_postgres)) as one,
+        closing(Database.open(state_postgres)) as here,
         closing(Database.open(postgres_url)) as other,
-        run_lock(one),
+        run_lock(here),
     ):
         try_lock(other)
 
@@ -269,13 +269,13 @@ def test_a_lock_of_another_number_is_another_lock(database: Database) -> None:
 def test_the_holder_of_a_lock_is_known(url: str, database: Database) -> None:
     assert lock_holder(database, "run") is None
     with held_elsewhere(url) as holder:
-        found = lock_holder(database, "run")
+        pid = lock_holder(database, "run")
         if url.startswith("sqlite"):
-            assert found == holder.pid
+            assert pid == holder.pid
         else:
             backends = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
             with database.read() as connection:
-                assert found in connection.execute(text(backends)).scalars().all()
+                assert pid in connection.execute(text(backends)).scalars().all()
         assert lock_holder(database, "daemon") is None
         refused(database)  # looking took nothing away
     wait_for_lock(database)

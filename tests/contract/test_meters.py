@@ -54,10 +54,14 @@ class World:
         """A record of each."""
         now = time.time_ns() // 1_000_000
         rows = []
-        for number, one in enumerate(customer_ids):
-            record = {"uniqueId": f"m-{one}-{number}", "customerId": one, "meterApiName": "calls"}
+        for number, customer_id in enumerate(customer_ids):
+            record = {
+                "uniqueId": f"m-{customer_id}-{number}",
+                "customerId": customer_id,
+                "meterApiName": "calls",
+            }
             record |= {"meterValue": 1.0, "meterTimeInMillis": now}
-            rows.append(EventRow(f"m-{one}-{number}", orjson.dumps(record), now, now))
+            rows.append(EventRow(f"m-{customer_id}-{number}", orjson.dumps(record), now, now))
         with self.calls.write() as connection:
             queue.store_processed(connection, [], rows)
 
@@ -100,22 +104,22 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     amberflo = AmberfloSandbox("key")
-    with running(amberflo) as url, closing(World(tmp_path, amberflo, url)) as found:
-        yield found
+    with running(amberflo) as url, closing(World(tmp_path, amberflo, url)) as place:
+        yield place
 
 
 def test_the_odd_ones_cost_themselves(world: World) -> None:
     good = [f"u{number:03}" for number in range(1000 - len(ODD))]
     ids = [*good]
-    for place, one in enumerate(ODD):
-        ids.insert(place * 90, one)
-    world.amberflo.odd = {one: how for one, (how, _) in ODD.items()}
+    for place, odd_id in enumerate(ODD):
+        ids.insert(place * 90, odd_id)
+    world.amberflo.odd = {odd_id: how for odd_id, (how, _) in ODD.items()}
     world.amberflo.faults.retry_after = 0
     world.put(ids)
     world.deliver(lambda: len(world.listed()) == len(ODD))
     assert world.arrived() == sorted(good)
-    for one, (_, said) in ODD.items():
-        assert said in world.listed()[one]
+    for odd_id, (_, said) in ODD.items():
+        assert said in world.listed()[odd_id]
     # Those that Amberflo did not refuse are tried again, much later.
     later = ("500", "html", "[1]", "other", "cut", "302", "429")
     assert world.waiting() == sum(how in later for how, _ in ODD.values())

@@ -89,7 +89,7 @@ def test_a_key_that_takes_over_a_name_makes_a_run_of_all_and_only_one(
     assert (result.kind, result.delivery.delivered) == ("reconcile", 1)
     warehouse.trait("p1", "VIP", "false", LATER[1])  # while the owner of the name stays
     refused = [sync(database, warehouse) for _ in range(2)]
-    assert [(one.kind, one.delivery.delivered) for one in refused] == [
+    assert [(item.kind, item.delivery.delivered) for item in refused] == [
         ("reconcile", 0),
         ("incremental", 0),
     ]

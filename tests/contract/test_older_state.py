@@ -83,8 +83,8 @@ def contents(url: str) -> dict[str, list[dict[str, Any]]]:
         with engine.connect() as connection:
             for name in inspect(connection).get_table_names():
                 if not name.endswith("schema_version"):
-                    found = connection.execute(text(f'SELECT * FROM "{name}"')).mappings()
-                    rows[name] = sorted((dict(row) for row in found), key=repr)
+                    records = connection.execute(text(f'SELECT * FROM "{name}"')).mappings()
+                    rows[name] = sorted((dict(row) for row in records), key=repr)
         engine.dispose()
     return rows
 
@@ -95,13 +95,13 @@ def schema(engine: Engine) -> dict[str, Any]:
     return {
         name: {
             "columns": {
-                one["name"]: (str(one["type"]), one["nullable"], one["default"])
-                for one in inspector.get_columns(name)
+                column["name"]: (str(column["type"]), column["nullable"], column["default"])
+                for column in inspector.get_columns(name)
             },
             "key": inspector.get_pk_constraint(name)["constrained_columns"],
             "indexes": sorted(
-                (str(one["name"]), tuple(one["column_names"]), bool(one["unique"]))
-                for one in inspector.get_indexes(name)
+                (str(index["name"]), tuple(index["column_names"]), bool(index["unique"]))
+                for index in inspector.get_indexes(name)
             ),
         }
         for name in inspector.get_table_names()
@@ -111,9 +111,9 @@ def schema(engine: Engine) -> dict[str, Any]:
 def head_of(url: str) -> str:
     """The head that the older program had."""
     name = "state-sqlite.sql" if url.startswith("sqlite") else "postgresql.sql"
-    found = re.search(r"'head', ?'\d+ (\w{64})'", (OLDER / name).read_text(encoding="utf-8"))
-    assert found is not None
-    return found[1]
+    match = re.search(r"'head', ?'\d+ (\w{64})'", (OLDER / name).read_text(encoding="utf-8"))
+    assert match is not None
+    return match[1]
 
 
 def open_both(url: str) -> None:
@@ -172,7 +172,7 @@ def test_what_it_sealed_holds_and_goes_on(older: str) -> None:
             proof = prove(connection, expect=head)
             assert (proof.broken, proof.head, proof.seals) == (None, head, 3)
             assert (proof.changes, proof.erased, proof.erasures) == (9, 1, 1)
-            sources = [one.told_by for one in listings.of_key(connection, "VIP")]
+            sources = [entry.told_by for entry in listings.of_key(connection, "VIP")]
             assert sources == ["pull", "pull", "amberflo", "call"]
         with database.write(alone=True) as connection:
             connection.execute(
@@ -212,7 +212,7 @@ def test_every_part_of_it_is_understood(older: str) -> None:
         assert customer.event_times == '{"vip":[1790000001000,1790000001100]}'
         assert (customer.rev, customer.acked_rev, customer.line) == (2, 1, "1:default")
         assert outbox.backlog_by_key(connection) == {"default": 1}
-        assert [one.status for one in snapshot.traits(connection)] == ["live", None, None]
+        assert [trait.status for trait in snapshot.traits(connection)] == ["live", None, None]
         third, second, first = runs.newest(connection)
         assert (third.state, second.watermark, first.state) == (runs.RUNNING, "2026-09-22", "held")
         assert third.progress is not None
@@ -222,7 +222,7 @@ def test_every_part_of_it_is_understood(older: str) -> None:
         assert holds.open_keys(connection) == {"VIP": first.id}
         refused, call = failures.find(connection)
         assert (refused.customer_id, refused.status, call.via) == ("u3", 400, "browser")
-        assert [one.notified_at for one in alerts.active(connection)] == [NOW + 4]
+        assert [alert.notified_at for alert in alerts.active(connection)] == [NOW + 4]
         (daemon,) = workers.all_of(connection)
         assert daemon.schedule == {"next_run": NOW + 4 * HOUR, "full": False}
         assert pending_calls.count(connection) == 1
@@ -252,20 +252,20 @@ def test_a_backup_of_an_older_version_is_migrated(tmp_path: Path, empty_postgres
         for part in ("state", "queue"):
             connection.executescript((OLDER / f"{part}-sqlite.sql").read_text(encoding="utf-8"))
     engine = create_engine(f"sqlite:///{file}")
-    with engine.begin() as one:
-        while migrations.version(one, "state") < 9:
-            migrations._step(one, "state")
-        metadata.put(one, MADE_AT, str(NOW))
-        one.exec_driver_sql(f"PRAGMA application_id = {BACKUP_ID}")
-        rows = one.exec_driver_sql("SELECT count(*) FROM change").scalar_one()
+    with engine.begin() as migrated:
+        while migrations.version(migrated, "state") < 9:
+            migrations._step(migrated, "state")
+        metadata.put(migrated, MADE_AT, str(NOW))
+        migrated.exec_driver_sql(f"PRAGMA application_id = {BACKUP_ID}")
+        rows = migrated.exec_driver_sql("SELECT count(*) FROM change").scalar_one()
     engine.dispose()
     with pytest.raises(StateError, match="is of an older version: restore it to SQLite"):
         restore(make_url(empty_postgres), file, lambda: NOW)
-    with reading(file) as one, pytest.raises(StateError, match="has schema version 9, and this"):
-        check(Moment(one, one))
+    with reading(file) as moment, pytest.raises(StateError, match="has schema version 9, and this"):
+        check(Moment(moment, moment))
     done = restore(make_url(f"sqlite:///{place}"), file, lambda: NOW)
     assert done.contents.rows["change"] == rows
-    with closing(Database.open(f"sqlite:///{place}")) as state, state.read() as one:
-        assert migrations.version(one, "state") == migrations.newest("state")
-        assert prove(one).broken is None
-        assert prove(one).head == done.contents.head
+    with closing(Database.open(f"sqlite:///{place}")) as state, state.read() as restored:
+        assert migrations.version(restored, "state") == migrations.newest("state")
+        assert prove(restored).broken is None
+        assert prove(restored).head == done.contents.head

@@ -62,16 +62,16 @@ def test_those_of_a_moment_share_a_commit(database: Database, claimed: list[Cust
         told.append(outcome)
         commits.append(due(database))  # what is told is on disk
 
-    found = Outcomes(database, written)
+    writer = Outcomes(database, written)
 
     async def work() -> None:
-        for one in claimed:
-            await found.put(Sent(one))
+        for customer in claimed:
+            await writer.put(Sent(customer))
         while len(told) < CUSTOMERS:
             await asyncio.sleep(0.01)
 
-    with_writer(found, work())
-    assert told == [Sent(one) for one in claimed]
+    with_writer(writer, work())
+    assert told == [Sent(customer) for customer in claimed]
     assert set(commits) == {0}
 
 
@@ -81,13 +81,13 @@ def test_no_more_wait_for_a_commit_than_may_be_sent_twice(
     """Whoever sends waits with the next customer while the database takes nothing."""
     monkeypatch.setattr(outcomes, "UNWRITTEN", 3)
     told: list[Outcome] = []
-    found = Outcomes(database, told.append)
+    writer = Outcomes(database, told.append)
     put = 0
 
     async def send() -> None:
         nonlocal put
-        for one in claimed:
-            await found.put(Sent(one))
+        for customer in claimed:
+            await writer.put(Sent(customer))
             put += 1
 
     async def work() -> None:
@@ -95,13 +95,13 @@ def test_no_more_wait_for_a_commit_than_may_be_sent_twice(
         with database.write(alone=True):
             await asyncio.sleep(0.3)
             assert (put, told) == (3, [])
-        await found.flush()  # also of the one that waits for room
+        await writer.flush()  # also of the one that waits for room
         assert len(told) > 3
         await sending
-        await found.flush()
+        await writer.flush()
         assert len(told) == CUSTOMERS
 
-    with_writer(found, work())
+    with_writer(writer, work())
     assert due(database) == 0
 
 
@@ -123,9 +123,9 @@ def test_a_delivery_that_gives_up_has_written_what_became_of_each(database: Data
         problem = asyncio.run(deliver(url, worker))
         assert problem is not None
         assert "nothing got through to Amberflo" in problem
-        found = records(database)
-        assert [found[one]["claimed_by"] for one in ids] == [None] * 3
-        assert min(found[one]["attempts"] for one in ids) > 0
+        customers = records(database)
+        assert [customers[id_]["claimed_by"] for id_ in ids] == [None] * 3
+        assert min(customers[id_]["attempts"] for id_ in ids) > 0
 
 
 def test_a_put_off_customer_waits_as_long_as_amberflo_asks(claimed: list[CustomerRow]) -> None:

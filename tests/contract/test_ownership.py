@@ -58,10 +58,10 @@ def settle(database: Database) -> None:
 
 
 def given(database: Database) -> dict[str, Any]:
-    found = records(database)
+    customers = records(database)
     return {
-        one: json.loads(record["given_back"])
-        for one, record in found.items()
+        customer_id: json.loads(record["given_back"])
+        for customer_id, record in customers.items()
         if record["given_back"] is not None
     }
 
@@ -98,21 +98,23 @@ def test_customers_lose_it_and_get_back_what_was_there(owned: Database) -> None:
         "theirs": {"plan": "gold/eu"},
         "removed": {"plan": ["a", 1]},
     }
-    found = records(owned)
-    assert {one: record["traits"] for one, record in found.items()} == {
+    customers = records(owned)
+    assert {customer_id: record["traits"] for customer_id, record in customers.items()} == {
         "in": "{}",
         "was": '{"vip":true}',
         "other": '{"vip": true}',
         "theirs": "{}",
         "removed": "{}",
     }
-    assert {one for one, record in found.items() if record["due_at"] == THEN} == given(owned).keys()
-    assert (found["in"]["rev"], found["other"]["rev"]) == (2, 1)
+    assert {
+        customer_id for customer_id, record in customers.items() if record["due_at"] == THEN
+    } == given(owned).keys()
+    assert (customers["in"]["rev"], customers["other"]["rev"]) == (2, 1)
 
 
 def test_it_is_ours_no_more_and_the_others_are(owned: Database) -> None:
     release(owned)
-    assert [one.key for one in ask(owned, snapshot.traits)] == ["vip"]
+    assert [trait.key for trait in ask(owned, snapshot.traits)] == ["vip"]
     (plan, _) = ask(owned, lambda c: snapshot.traits(c, released=True))
     assert (plan.key, plan.released_at, plan.members) == ("plan", THEN, 0)
     assert ask(owned, lambda c: snapshot.trait(c, "plan")) == plan
@@ -198,8 +200,8 @@ def test_what_identify_calls_said_of_it_counts_again(
     tell(database, "u1", "gold", True, AMBERFLO)
     release(database)
     assert given(database) == gives
-    found = records(database)["u1"]
-    assert (found["identify_traits"], found["event_times"], found["rev"]) == (
+    record = records(database)["u1"]
+    assert (record["identify_traits"], record["event_times"], record["rev"]) == (
         called,
         '{"name":3}',
         2,
@@ -211,12 +213,14 @@ def test_it_is_given_back_once(owned: Database) -> None:
     """Whatever became due meanwhile: what Amberflo took is not written again over others."""
     release(owned)
     claimed = due(owned, THEN)
-    assert {one.customer_id: one.given_back for one in claimed}["theirs"] == '{"plan":"gold/eu"}'
+    assert {customer.customer_id: customer.given_back for customer in claimed}[
+        "theirs"
+    ] == '{"plan":"gold/eu"}'
     with owned.write() as connection:
         snapshot.update_customers(connection, [row("theirs", vip=True)], THEN + 1)
     deliver(owned, claimed)
     assert given(owned) == {}
-    assert [one.customer_id for one in due(owned, THEN + 1)] == ["theirs"]
+    assert [customer.customer_id for customer in due(owned, THEN + 1)] == ["theirs"]
 
 
 def test_what_was_given_back_since_the_claim_is_not_lost(owned: Database) -> None:
@@ -292,12 +296,12 @@ def test_many_customers_go_page_by_page(
     monkeypatch.setattr(ownership, "ROWS", 3)
     own(database)
     ids = [f"u{number:02}" for number in range(20)]
-    put(database, *(row(one, plan=True) for one in ids[:10]), *(row(one) for one in ids[10:]))
-    for one in ids[5:]:
-        tell(database, one, "x", None, AMBERFLO)
+    put(database, *(row(id_, plan=True) for id_ in ids[:10]), *(row(id_) for id_ in ids[10:]))
+    for id_ in ids[5:]:
+        tell(database, id_, "x", None, AMBERFLO)
     assert release(database) == Released(20, 15)
-    assert {one: value["plan"] for one, value in given(database).items()} == {
-        one: "x" if number >= 5 else None for number, one in enumerate(ids)
+    assert {customer_id: value["plan"] for customer_id, value in given(database).items()} == {
+        id_: "x" if number >= 5 else None for number, id_ in enumerate(ids)
     }
 
 

@@ -126,10 +126,10 @@ def test_the_span_of_a_step_has_its_newest_changes(database: Database, step: int
     fold(database, 1000)
 
     def page(connection: Any, since: int | None, until: int | None) -> list[int]:
-        found = listings.of_key(
+        entries = listings.of_key(
             connection, "a", since, until, deltas=[step], newest_first=True, limit=5
         )
-        return [entry.id for entry in found]
+        return [entry.id for entry in entries]
 
     drawn = random.Random(step)
     narrowed = 0
@@ -188,8 +188,8 @@ def test_runs_and_traits_come_by_pages(database: Database) -> None:
 
 def test_a_customer_as_it_is_now(database: Database) -> None:
     put(database, row("c1", "Ada", None, vip=True))
-    found = ask(database, lambda c: snapshot.get(c, "c1"))
-    assert (found.traits, found.name, found.acked_rev, found.due_at) == (
+    customer = ask(database, lambda c: snapshot.get(c, "c1"))
+    assert (customer.traits, customer.name, customer.acked_rev, customer.due_at) == (
         '{"vip": true}', "Ada", 0, NOW,
     )  # fmt: skip
     assert ask(database, lambda c: snapshot.get(c, "c2")) is None
@@ -202,7 +202,7 @@ def test_a_customer_as_it_is_now(database: Database) -> None:
             database,
             lambda c, prefix=prefix, after=after: snapshot.with_prefix(c, prefix, after=after),
         )
-        assert [one.customer_id for one in page] == wanted
+        assert [customer.customer_id for customer in page] == wanted
 
 
 def test_customers_are_found_by_a_part_of_what_is_known_of_them(database: Database) -> None:
@@ -239,15 +239,15 @@ def test_a_search_ends_in_time_and_goes_on_there(
     put(database, *map(row, ids))
 
     def search(after: str = "", limit: int = 9) -> Search:
-        found: Search = ask(
+        hits: Search = ask(
             database, lambda c: containing(c, "9", after=after, limit=limit, seconds=0)
         )
-        return found
+        return hits
 
     first = search(limit=10**6)
     assert (first.looked_at, first.reached) == (SEARCHED, ids[SEARCHED - 1])
     assert [match.customer_id for match in first.matches] == [
-        one for one in ids[:SEARCHED] if "9" in one
+        id_ for id_ in ids[:SEARCHED] if "9" in id_
     ]
     last = search(after=ids[2 * SEARCHED - 1])
     assert (last.looked_at, last.reached) == (10, None)

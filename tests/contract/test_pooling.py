@@ -43,8 +43,8 @@ pool_mode = {mode}
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """One that another user may enter, unlike `tmp_path`."""
-    with TemporaryDirectory() as found:
-        yield Path(found)
+    with TemporaryDirectory() as path:
+        yield Path(path)
 
 
 @contextmanager
@@ -78,9 +78,9 @@ def bouncer(database: str, folder: Path, mode: str, more: str = "") -> Iterator[
         command += ["-u", pwd.getpwuid(owner).pw_name]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
-            found = url.set(host="127.0.0.1", port=port, query={}, password=None)
-            _wait_for(found, process)
-            yield found
+            address = url.set(host="127.0.0.1", port=port, query={}, password=None)
+            _wait_for(address, process)
+            yield address
         finally:
             process.terminate()
 

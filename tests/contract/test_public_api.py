@@ -113,7 +113,7 @@ def test_every_page_is_read(
     traits = [f"t{n:04d}" for n in range(count)]
     sandbox.listed = [Listed(key) for key in keys]
     sandbox.listed += [Listed(key, kind="computed_trait") for key in traits]
-    assert [one.key for one in client(url, time).computations()] == keys + traits
+    assert [computation.key for computation in client(url, time).computations()] == keys + traits
     assert sandbox.stats()["requests"] == {"audiences": pages, "computed-traits": pages}
     assert all(query["pagination.count"] == "200" for _, query in sandbox.requests)
 
@@ -143,10 +143,10 @@ def test_too_many_requests_wait_as_long_as_they_are_told(time: Time) -> None:
         time.sleep(seconds)
 
     with running(sandbox) as url:
-        found = PublicApi(
+        computations = PublicApi(
             TOKEN, SPACE, url=url, clock=time, sleep=sleep, chance=lambda: 0.5
         ).computations()
-    assert len(found) == 401
+    assert len(computations) == 401
     assert sandbox.stats()["answers"] == {200: 4, 429: 1}
     assert time.waited == 60
 
@@ -170,8 +170,8 @@ def test_with_trouble_now_and_then_the_lists_are_whole(
 ) -> None:
     sandbox.listed = [Listed(f"a{n}") for n in range(2001)]
     sandbox.faults = Faults.parse("429=0.1,500=0.1,503=0.1,drop=0.1", seed=seed)
-    found = client(url, time).computations()
-    assert [one.key for one in found] == [f"a{n}" for n in range(2001)]
+    computations = client(url, time).computations()
+    assert [computation.key for computation in computations] == [f"a{n}" for n in range(2001)]
     assert sandbox.stats()["faults"]
     assert 0 < time.waited <= PATIENCE
 

@@ -34,9 +34,9 @@ def held(database: Database) -> tuple[int, int]:
 def ruling(
     database: Database, after: int | None, at: int, approved: tuple[int, ...] = (), until: int = 0
 ) -> Ruling | None:
-    found = TraitChange("spent", "spent", 5, after, at)
+    trait_change = TraitChange("spent", "spent", 5, after, at)
     traits = {} if after is None else {"spent": after}
-    change = CustomerChange("u1", True, dict(traits), None, None, [found])
+    change = CustomerChange("u1", True, dict(traits), None, None, [trait_change])
     with database.read() as connection:
         rulings = Rulings(connection, Tally(CATALOG), approved, until)
         (ruled,) = rulings.read([change])
@@ -91,7 +91,10 @@ def test_what_is_taken_away_already_goes_in_spite_of_a_hold(database: Database) 
     with database.write(alone=True) as connection:
         snapshot.put_traits(connection, [TraitRow("spent", "spent", COMPUTED_TRAIT, 0)])
         snapshot.mark_compared(connection, ["u1", "u2", "u3"], 1)
-        gone = [ChangeRow(one, "spent", "spent", "5", None, NOW) for one in ("u1", "u2", "u3")]
+        gone = [
+            ChangeRow(customer_id, "spent", "spent", "5", None, NOW)
+            for customer_id in ("u1", "u2", "u3")
+        ]
         add_changes(connection, gone, 1, NOW, delivered_at={"u3": NOW})
     owned = ask(database, lambda connection: removable(connection, due(database)))
     assert owned == {

@@ -54,7 +54,7 @@ def test_only_our_lines_are_on_standard_error() -> None:
         process.kill()
         _, said = process.communicate(timeout=30)
     # A stranger's garbage is no event: it would fill the log.
-    (line,) = [json.loads(one) for one in said.splitlines()]
+    (line,) = [json.loads(text_line) for text_line in said.splitlines()]
     assert (line["level"], line["logger"]) == ("error", "uvicorn.error")
     assert line["exception"].endswith("ZeroDivisionError: by \x1b[31m nought")
     assert "\x1b" not in said

@@ -81,11 +81,11 @@ with stage.filling(Path(sys.argv[1])) as tables:
 def test_what_a_killed_process_left_goes_with_the_next_stage(tmp_path: Path) -> None:
     path = tmp_path / "stage.db"
     assert processes.start("-c", DIES, path).wait() == -9
-    (left,) = tmp_path.iterdir()
-    os.utime(left, (0, 0))
+    (leftover,) = tmp_path.iterdir()
+    os.utime(leftover, (0, 0))
     with stage.filling(path), stage.filling(path):  # two at a time do not take each other's file
         parts = list(tmp_path.iterdir())
-        assert left not in parts
+        assert leftover not in parts
         for part in parts:
             os.utime(part, (0, 0))
         with stage.passing(tmp_path, "other") as other, stage.filling(path):

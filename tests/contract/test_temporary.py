@@ -18,13 +18,13 @@ from syncer.sync.spool import Spool
 
 def open_files() -> list[str]:
     """The files that this process has open, also those without a name."""
-    found = []
+    paths = []
     for number in os.listdir("/proc/self/fd"):
         try:
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
+            paths.append(os.readlink(f"/proc/self/fd/{number}"))
         except OSError:
             continue
-    return found
+    return paths
 
 
 def fill(folder: Path | None) -> tuple[Spool, object]:
@@ -42,8 +42,8 @@ def test_temporary_files_are_beside_the_state(tmp_path: Path) -> None:
     with closing(Database.open(f"sqlite:///{folder / 'syncer.db'}")) as database:
         assert database.folder == folder
         spool, file = fill(database.folder)
-        there = [one for one in open_files() if one.startswith(str(folder))]
-        assert len([one for one in there if "syncer.db" not in one]) == 2
+        temporary = [path for path in open_files() if path.startswith(str(folder))]
+        assert len([path for path in temporary if "syncer.db" not in path]) == 2
         assert next(iter(spool)) == "x" * 100_000
         spool.close()
         del file

@@ -99,19 +99,19 @@ def test_a_state_that_cannot_be_used_is_told_without_it(
     """Once when it lasts, and once when it is over; however often it shows."""
     monkeypatch.setattr(module, "STATE_GONE_AFTER", 0.3)
     with webhook() as hook:
-        found = alerts(hook.url)
-        found.state_gone(StateError("the disk is full"))
+        watch = alerts(hook.url)
+        watch.state_gone(StateError("the disk is full"))
         assert hook.texts == []
         time.sleep(0.4)
         hook.answer = lambda connection: connection.sendall(b"nonsense")
-        found.state_gone(StateError("the disk is full"))
+        watch.state_gone(StateError("the disk is full"))
         hook.answer = None
-        found.state_gone(StateError("the disk is full"))
-        found.state_gone(StateError("the disk is full"))
+        watch.state_gone(StateError("the disk is full"))
+        watch.state_gone(StateError("the disk is full"))
         text = "no alert can be recorded: the disk is full"
         assert hook.texts == [f"syncer: {text}"]
-        found.check()
-        found.check()
+        watch.check()
+        watch.check()
         assert hook.texts == [f"syncer: {text}", f"syncer: over: {text}"]
 
 
@@ -132,8 +132,8 @@ def test_a_text_that_is_refused_keeps_no_other_one_back(
             hook.answer = None
 
         hook.answer = refuse
-        found = Alerts(state, calls, AlertsConfig(webhook=SecretStr(hook.url)), lambda: parts)
-        found.check()
+        watch = Alerts(state, calls, AlertsConfig(webhook=SecretStr(hook.url)), lambda: parts)
+        watch.check()
         assert hook.texts == sent
-        found.check()  # it is tried again
+        watch.check()  # it is tried again
         assert sorted(hook.texts) == ["syncer: a: ended", "syncer: b: ended"]

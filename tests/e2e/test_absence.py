@@ -97,7 +97,7 @@ def test_a_merge_that_is_half_loaded_is_no_exit(
     installation.run("sync")
     assert installation.values("vip")["u1"] is True
     history = installation.json("audit", "customer", "u1")["changes"]
-    assert [one["after"] for one in history if one["trait"] == "vip"] == [True]
+    assert [change["after"] for change in history if change["trait"] == "vip"] == [True]
 
 
 @pytest.mark.parametrize("missing", ["merge", "identifier", "traits"])
@@ -127,7 +127,7 @@ def test_a_merge_may_be_loaded_in_any_order(
         installation.run(*command)
         assert installation.members("vip") == {"u1", "u2"}
     history = installation.json("audit", "customer", "u1")["changes"]
-    assert [one["after"] for one in history if one["trait"] == "vip"] == [True]
+    assert [change["after"] for change in history if change["trait"] == "vip"] == [True]
 
 
 def test_a_table_that_is_half_reloaded_is_no_exit(
@@ -153,7 +153,7 @@ def test_a_name_that_is_taken_away(installation: Installation, warehouse: Wareho
     warehouse.say("u01", "vip", "false")
     installation.run("sync")
     installation.run("sync", "--full")
-    gone, kept = (installation.holds()[one] for one in ("u00", "u01"))
+    gone, kept = (installation.holds()[customer_id] for customer_id in ("u00", "u01"))
     assert (gone["customerName"], gone["customerEmail"]) == ("u00", None)
     assert (kept["customerName"], kept["customerEmail"]) == ("Ada", "ada@example.com")
 

@@ -49,8 +49,8 @@ def move_to(installation: Installation, other: AmberfloSandbox, key: str = "anot
 def noted(installation: Installation) -> dict[str, Any]:
     with closing(sqlite3.connect(installation.folder / "syncer.db")) as state:
         (text,) = state.execute("SELECT value FROM metadata WHERE name = 'account'").fetchone()
-    found: dict[str, Any] = orjson.loads(text)
-    return found
+    document: dict[str, Any] = orjson.loads(text)
+    return document
 
 
 def test_the_state_knows_its_account_and_not_its_key(
@@ -72,8 +72,8 @@ def test_a_key_that_was_rotated_is_noted(
     before = noted(installation)
     installation.amberflo._key = b"a new key"
     installation.configure(api_key="a new key")
-    for one in sorted(installation.amberflo.customers)[:5]:
-        del installation.amberflo.customers[one]
+    for customer_id in sorted(installation.amberflo.customers)[:5]:
+        del installation.amberflo.customers[customer_id]
     installation.amberflo.reset_stats()
     installation.run("sync")
     assert installation.amberflo.stats()["requests"]["GET /customers"] == 20
@@ -83,20 +83,20 @@ def test_a_key_that_was_rotated_is_noted(
     assert "GET /customers" not in installation.amberflo.stats()["requests"]
 
 
-@pytest.mark.parametrize("there", [0, 10])
+@pytest.mark.parametrize("number", [0, 10])
 def test_another_account_is_refused_before_anything_changes(
     installation: Installation,
     engage: EngageSandbox,
     other: AmberfloSandbox,
     synced: int,
-    there: int,
+    number: int,
 ) -> None:
     """Also where a few of the customers, at most half of those looked for, are there."""
     first = installation.amberflo
     with closing(sqlite3.connect(installation.folder / "syncer.db")) as state:
         newest = "SELECT customer_id FROM customer ORDER BY acked_at DESC, customer_id LIMIT 20"
         ids = [row[0] for row in state.execute(newest)]
-    other.customers |= {one: first.customers[one] for one in ids[:there]}
+    other.customers |= {id_: first.customers[id_] for id_ in ids[:number]}
     was, first_url = noted(installation), installation.amberflo_url
     engage.evolve(fraction=0.5)
     first.reset_stats()
@@ -105,13 +105,13 @@ def test_another_account_is_refused_before_anything_changes(
         said = installation.run(*command, exit_code=1)
         assert said.stderr.splitlines()[-1] == (
             f"error: amberflo.customers_url is {installation.amberflo_url}/customers and was "
-            f"{first_url}/customers, amberflo.api_key is another one than before, and {there} of "
+            f"{first_url}/customers, amberflo.api_key is another one than before, and {number} of "
             "20 customers that Amberflo acknowledged last are there: this seems to be another "
             "account. Set it back, or let `syncer sync --new-account` send everybody to the new one"
         )
     said = installation.run("check", exit_code=1)
     assert "FAIL  amberflo: amberflo.customers_url is" in said.stdout
-    assert (len(other.customers), other.stats()["puts"], first.stats()["puts"]) == (there, {}, {})
+    assert (len(other.customers), other.stats()["puts"], first.stats()["puts"]) == (number, {}, {})
     assert noted(installation) == was
     assert installation.json("runs")[0]["state"] == "failed"
     with closing(sqlite3.connect(installation.folder / "syncer.db")) as state:
@@ -176,11 +176,11 @@ def test_a_state_of_before_that_knows_no_account_notes_it(
 def test_nobody_is_erased_for_the_word_of_another_account(
     installation: Installation, other: AmberfloSandbox, synced: int
 ) -> None:
-    one = min(installation.amberflo.customers)
+    customer_id = min(installation.amberflo.customers)
     move_to(installation, other)
-    said = installation.run("forget", one, "--yes", exit_code=1)
+    said = installation.run("forget", customer_id, "--yes", exit_code=1)
     assert "this seems to be another account" in said.stderr
-    assert installation.json("audit", "customer", one)["changes"]
+    assert installation.json("audit", "customer", customer_id)["changes"]
 
 
 def test_a_daemon_says_so_and_waits(

@@ -28,8 +28,8 @@ Record = dict[str, Any]
 
 def write(installation: Installation, record: Record) -> None:
     """The hosted destination, or another one, writes this customer."""
-    there = {"id": record["customerId"], **deepcopy(record)}
-    installation.amberflo.customers[record["customerId"]] = there
+    stored = {"id": record["customerId"], **deepcopy(record)}
+    installation.amberflo.customers[record["customerId"]] = stored
 
 
 def lose_state(installation: Installation) -> None:
@@ -124,13 +124,13 @@ def test_the_report_is_empty_where_the_hosted_destination_wrote_by_its_rules(
 #: What is wrong with five customers each, and what the report then says of one, given its record.
 PLANTED: list[tuple[str, Callable[[Record], object], str, Any, Any]] = [
     # what is done to the record of u<n>, trait, by Engage, at Amberflo ("…": the record's own)
-    ("an audience", lambda one: one["traits"].update(gold=False), "gold", True, False),
-    ("a value", lambda one: one["traits"].update(total_spent=1e6), "total_spent", ..., 1e6),
-    ("lost", lambda one: one["traits"].pop("gold"), "gold", True, None),
-    ("a member who left", lambda one: one["traits"].update(left=True), "left", None, True),
-    ("a value that is gone", lambda one: one["traits"].update(phone="1"), "phone", None, "1"),
-    ("a name", lambda one: one.update(customerName="X"), "customerName", ..., "X"),
-    ("an email", lambda one: one.update(customerEmail="x@y"), "customerEmail", ..., "x@y"),
+    ("an audience", lambda record: record["traits"].update(gold=False), "gold", True, False),
+    ("a value", lambda record: record["traits"].update(total_spent=1e6), "total_spent", ..., 1e6),
+    ("lost", lambda record: record["traits"].pop("gold"), "gold", True, None),
+    ("a member who left", lambda record: record["traits"].update(left=True), "left", None, True),
+    ("a value that is gone", lambda record: record["traits"].update(phone="1"), "phone", None, "1"),
+    ("a name", lambda record: record.update(customerName="X"), "customerName", ..., "X"),
+    ("an email", lambda record: record.update(customerEmail="x@y"), "customerEmail", ..., "x@y"),
 ]
 
 
@@ -138,16 +138,16 @@ def plant(installation: Installation, warehouse: Warehouse) -> dict[str, list[tu
     """Forty customers that differ, in every way; return what differs of each."""
     warehouse.user("keeps", left="true")
     write(installation, {"customerId": "keeps", "customerName": "keeps", "traits": {"left": True}})
-    there, planted = installation.amberflo.customers, dict[str, list[tuple[Any, ...]]]()
-    for kind, (_, change, trait, by_engage, found) in enumerate(PLANTED):
+    customers, planted = installation.amberflo.customers, dict[str, list[tuple[Any, ...]]]()
+    for kind, (_, change, trait, by_engage, at_amberflo) in enumerate(PLANTED):
         for number in range(5):
             customer_id = f"u{2 * (5 * kind + number):03}"
-            record = there[customer_id]
+            record = customers[customer_id]
             own = {**record, **record["traits"]}.get(trait)
             change(record)
-            planted[customer_id] = [(trait, own if by_engage is ... else by_engage, found)]
+            planted[customer_id] = [(trait, own if by_engage is ... else by_engage, at_amberflo)]
     for number in range(90, 95):
-        record = there.pop(f"u{number:03}")
+        record = customers.pop(f"u{number:03}")
         fields = {"customerName": record["customerName"], "customerEmail": record["customerEmail"]}
         all_of_it = {**record["traits"], **fields}
         planted[f"u{number:03}"] = [(name, value, None) for name, value in all_of_it.items()]
@@ -161,11 +161,11 @@ def test_forty_planted_differences_are_shown_and_only_they_are_sent(
     planted = plant(installation, warehouse)
     write(installation, {"customerId": "s", "customerName": "s", "traits": {"Total Spent": 1}})
     document = installation.json("adopt", "--customers", exit_code=1)
-    found: dict[str, set[tuple[Any, ...]]] = {}
+    by_customer: dict[str, set[tuple[Any, ...]]] = {}
     for row in document["differences"]:
-        one = (row["trait"], _text(row["expected"]), _text(row["actual"]))
-        found.setdefault(row["customer_id"], set()).add(one)
-    assert found == {
+        drift = (row["trait"], _text(row["expected"]), _text(row["actual"]))
+        by_customer.setdefault(row["customer_id"], set()).add(drift)
+    assert by_customer == {
         customer_id: {(trait, _text(expected), _text(actual)) for trait, expected, actual in rows}
         for customer_id, rows in planted.items()
     }
@@ -199,9 +199,9 @@ def test_forty_planted_differences_are_shown_and_only_they_are_sent(
     requests = installation.amberflo.stats()["requests"]
     assert sum(requests.values()) <= 1 + 3 * 40, requests
     after = installation.amberflo.customers
-    assert {one: after[one] for one in after if one not in planted} == {
-        one: before[one] for one in before if one not in planted
-    }
+    assert {
+        customer_id: after[customer_id] for customer_id in after if customer_id not in planted
+    } == {customer_id: before[customer_id] for customer_id in before if customer_id not in planted}
     assert installation.json("verify")["extra"] == ["out", "s"]
     assert installation.json("diff", "--amberflo")["parity"]["good"]
 
@@ -221,15 +221,18 @@ def test_a_list_convicts_nobody(
 ) -> None:
     """It lags, and a page that moved leaves a customer out."""
     warehouse.users(4, vip="true")
-    for one in ("u00", "u01", "u02", "u03"):
-        write(installation, {"customerId": one, "customerName": one, "traits": {"vip": True}})
-    there = installation.amberflo.customers
-    stale = [deepcopy(record) for one, record in there.items() if one != "u02"]
+    for customer_id in ("u00", "u01", "u02", "u03"):
+        write(
+            installation,
+            {"customerId": customer_id, "customerName": customer_id, "traits": {"vip": True}},
+        )
+    customers = installation.amberflo.customers
+    stale = [deepcopy(record) for id_, record in customers.items() if id_ != "u02"]
     stale[0]["traits"] = {"vip": False}
     stale[1]["traits"] = {}
     monkeypatch.setattr(installation.amberflo, "_listed", lambda: stale)
-    there["u03"].update(traits={"vip": False}, updateTime=int(time.time() * 1000))
-    stale[2].update(there["u03"])
+    customers["u03"].update(traits={"vip": False}, updateTime=int(time.time() * 1000))
+    stale[2].update(customers["u03"])
     counts = installation.json("adopt", exit_code=1)["parity"]["customers"]
     assert (counts["equal"], counts["differ"], counts["missing"]) == (3, 1, 0)
     assert (counts["by_list"], counts["recent"]) == (0, 1)
@@ -250,13 +253,15 @@ def test_an_exit_later_takes_away_ours_and_nothing_of_others(
     installation.configure(engage='computed_traits = ["total_*"]')
     warehouse.user("u1", **{"Big Spender": "true", "total_a": "5"})
     warehouse.user("u2", **{"Big Spender": "true", "total_a": "5"})
-    for one in ("u1", "u2"):
+    for customer_id in ("u1", "u2"):
         # The hosted destination knows the key alone, others wrote the rest.
         traits = {"Big Spender": True, "plan": "pro", "stripeId": "cus_1", "total_a": 5}
-        write(installation, {"customerId": one, "customerName": one, "traits": traits})
+        write(
+            installation, {"customerId": customer_id, "customerName": customer_id, "traits": traits}
+        )
     write(installation, {"customerId": "x", "customerName": "x", "traits": {"total_a": 1}})
-    there = installation.amberflo.customers
-    there["u1"]["traits"]["big_spender"] = "true"
+    customers = installation.amberflo.customers
+    customers["u1"]["traits"]["big_spender"] = "true"
     document = installation.json("adopt", exit_code=1)["parity"]
     assert document["spellings"] == [
         {"trait": "big_spender", "key": "Big Spender", "there": "Big Spender", "customers": 2}
@@ -268,13 +273,13 @@ def test_an_exit_later_takes_away_ours_and_nothing_of_others(
     warehouse.lose("total_a", ["u1"])
     installation.run("sync", "--full")
     theirs = {"Big Spender": True, "plan": "pro", "stripeId": "cus_1"}
-    assert there["u1"]["traits"] == {**theirs, "big_spender": False}
-    assert there["u2"]["traits"] == {**theirs, "big_spender": True, "total_a": 5}
-    assert there["x"]["traits"] == {"total_a": 1}
+    assert customers["u1"]["traits"] == {**theirs, "big_spender": False}
+    assert customers["u2"]["traits"] == {**theirs, "big_spender": True, "total_a": 5}
+    assert customers["x"]["traits"] == {"total_a": 1}
     installation.run("traits", "release", "Big Spender", "--yes")
     installation.run("sync")
-    assert there["u1"]["traits"]["big_spender"] is True, "what was there before us comes back"
-    assert "big_spender" not in there["u2"]["traits"]
+    assert customers["u1"]["traits"]["big_spender"] is True, "what was there before us comes back"
+    assert "big_spender" not in customers["u2"]["traits"]
 
 
 def test_what_was_adopted_is_on_record(installation: Installation, warehouse: Warehouse) -> None:
@@ -301,9 +306,12 @@ def test_who_may_not_adopt(
     installation: Installation, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warehouse.users(3, vip="true")
-    for one in ("u00", "u01"):
-        write(installation, {"customerId": one, "customerName": one, "traits": {"vip": True}})
-    there = deepcopy(installation.amberflo.customers)
+    for customer_id in ("u00", "u01"):
+        write(
+            installation,
+            {"customerId": customer_id, "customerName": customer_id, "traits": {"vip": True}},
+        )
+    customers = deepcopy(installation.amberflo.customers)
 
     # Where the commit breaks nothing is adopted, and it can be done again.
     def break_off(*_: object) -> None:
@@ -331,7 +339,7 @@ def test_who_may_not_adopt(
     # What only a call told stays due: nobody compared it.
     lose_state(installation)
     installation.amberflo.customers.clear()
-    installation.amberflo.customers.update(there)
+    installation.amberflo.customers.update(customers)
     take(installation.config, identify("u02", name="Grace"))
     assert installation.json("adopt", "--apply")["run"]["already_right"] == 2
     assert installation.json("status")["backlog"]["customers"] == 1
@@ -347,9 +355,11 @@ def test_what_the_guard_holds_is_not_adopted(
     """With `first_contact = "hold"` a name of others stays theirs until somebody decides."""
     installation.configure(engage='computed_traits = ["total_*"]\nfirst_contact = "hold"')
     warehouse.users(3, vip="true", gold="true", total_a="5")
-    for one, total in (("u00", "5"), ("u01", 9), ("u02", 5)):
+    for customer_id, total in (("u00", "5"), ("u01", 9), ("u02", 5)):
         traits = {"vip": True, "gold": True, "total_a": total}
-        write(installation, {"customerId": one, "customerName": one, "traits": traits})
+        write(
+            installation, {"customerId": customer_id, "customerName": customer_id, "traits": traits}
+        )
     installation.amberflo.customers["u01"]["traits"]["gold"] = "bright"
     document = installation.json("adopt", "--apply", exit_code=3)
     assert document["run"]["state"] == "held"

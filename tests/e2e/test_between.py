@@ -28,14 +28,16 @@ def test_the_history_says_what_was_there_and_the_newer_one_stays(
     installation.run("sync")
     engage.evolve(hours=3, fraction=0.4)
     entering = [
-        (one["customer_id"], change["key"], change["before"])
-        for one in installation.json("diff", "--customers")["changes"]
-        for change in one["changes"]
-        if change["after"] is True and not one["new"]
+        (customer["customer_id"], change["key"], change["before"])
+        for customer in installation.json("diff", "--customers")["changes"]
+        for change in customer["changes"]
+        if change["after"] is True and not customer["new"]
     ]
-    first_times = [one for one in entering if one[2] is None]
-    again, first = next(one for one in entering if one[2] is False), first_times[0]
-    same, before, older = [one for one in first_times if one[0] not in (again[0], first[0])][:3]
+    first_times = [entry for entry in entering if entry[2] is None]
+    again, first = next(entry for entry in entering if entry[2] is False), first_times[0]
+    same, before, older = [entry for entry in first_times if entry[0] not in (again[0], first[0])][
+        :3
+    ]
     now = datetime.now(UTC)
     received_at = round(now.timestamp() * 1000)
     calls = [
@@ -45,7 +47,7 @@ def test_the_history_says_what_was_there_and_the_newer_one_stays(
         (first, False, now),  # says the contrary, and newer
         (older, False, now - timedelta(days=60)),  # says the contrary, and older
     ]
-    assert len({one[0] for one, _, _ in calls}) == 5
+    assert len({entry[0] for entry, _, _ in calls}) == 5
     config = load(installation.config, {})
 
     def arrive() -> None:
@@ -69,26 +71,26 @@ def test_the_history_says_what_was_there_and_the_newer_one_stays(
                     queue.accept(connection, [Accepted("identify", body, 1, received_at)])
             app.processor(inbox, state).process()
 
-    with App(config, Interrupted(arrive)).runs() as found:
-        assert found.sync().problems == []
+    with App(config, Interrupted(arrive)).runs() as runs:
+        assert runs.sync().problems == []
 
-    def told(one: tuple[str, str, Any]) -> list[tuple[Any, Any, int | None]]:
-        changes = installation.json("audit", "customer", one[0], "--key", one[1])["changes"]
+    def told(entry: tuple[str, str, Any]) -> list[tuple[Any, Any, int | None]]:
+        changes = installation.json("audit", "customer", entry[0], "--key", entry[1])["changes"]
         return [(change["before"], change["after"], change["run"]) for change in changes]
 
-    def held(one: tuple[str, str, Any]) -> Any:
-        return installation.holds()[one[0]]["traits"][trait[one[1]]]
+    def held(entry: tuple[str, str, Any]) -> Any:
+        return installation.holds()[entry[0]]["traits"][trait[entry[1]]]
 
     trait = {
-        one["audience"]: one["trait"]
-        for one in installation.json("audit", "at", now.isoformat())["audiences"]
+        audience["audience"]: audience["trait"]
+        for audience in installation.json("audit", "at", now.isoformat())["audiences"]
     }
     assert told(same) == [(None, True, None)]
     assert told(before) == [(None, True, None)]
     assert told(again) == [(None, False, 1)]
     assert told(first) == [(None, False, None)]
     assert told(older) == [(None, False, None), (False, True, 2)]
-    assert [held(one) for one, _, _ in calls] == [True, True, False, False, True]
+    assert [held(entry) for entry, _, _ in calls] == [True, True, False, False, True]
     # What was counted on the way is what the history comes to.
     with App(config, LineProgress()).state(writes=False) as database, database.read() as connection:
         for row in snapshot.traits(connection):

@@ -17,8 +17,8 @@ LOADED = 4
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    with moved() as found:
-        yield found
+    with moved() as own_clock:
+        yield own_clock
 
 
 @pytest.fixture
@@ -137,7 +137,10 @@ def test_the_newest_of_several_calls_counts(known: Installation) -> None:
         membership("u01", "vip", False, ago=0.1),
     )
     known.run("sync")
-    assert {one: known.values("vip")[one] for one in ("u00", "u01")} == {"u00": False, "u01": False}
+    assert {customer_id: known.values("vip")[customer_id] for customer_id in ("u00", "u01")} == {
+        "u00": False,
+        "u01": False,
+    }
 
 
 def test_the_newest_name_counts_wherever_it_comes_from(
@@ -178,17 +181,19 @@ def test_engage_wins_where_one_customer_is_sent_again(
 def test_what_a_call_changes_is_in_the_history(known: Installation) -> None:
     take(known.config, identify("u00", name="New", email="new@example.com", plan="gold"))
     known.run("sync")
-    found = {
-        one["trait"]: (one["before"], one["after"], one["source"], one["run"])
-        for one in known.json("audit", "customer", "u00")["changes"]
-        if one["source"] == "identify"
+    changes = {
+        change["trait"]: (change["before"], change["after"], change["source"], change["run"])
+        for change in known.json("audit", "customer", "u00")["changes"]
+        if change["source"] == "identify"
     }
-    assert found == {
+    assert changes == {
         "customerName": ("Old", "New", "identify", None),
         "customerEmail": ("old@example.com", "new@example.com", "identify", None),
         "plan": (None, "gold", "identify", None),
     }
-    assert all(one["delivered_at"] for one in known.json("audit", "customer", "u00")["changes"])
+    assert all(
+        change["delivered_at"] for change in known.json("audit", "customer", "u00")["changes"]
+    )
 
 
 def test_a_computed_trait_by_call_is_provisional_too(

@@ -37,8 +37,8 @@ SOON = '[schedule]\nevery = "3s"\njitter = "1s"\n'
 
 @pytest.fixture
 def hook() -> Iterator[Webhook]:
-    with webhook() as found:
-        yield found
+    with webhook() as endpoint:
+        yield endpoint
 
 
 @contextmanager
@@ -54,31 +54,31 @@ def running(
     monkeypatch.setenv("TZ", zone)
     monkeypatch.setenv("TMPDIR", "/nonexistent")
     alerts = f'[alerts]\nwebhook = "{hook.url}"\n'
-    with daemon(installation, more=alerts + more, program=program) as found:
-        yield found
+    with daemon(installation, more=alerts + more, program=program) as service:
+        yield service
 
 
-def ready(found: Daemon) -> bool:
+def ready(service: Daemon) -> bool:
     try:
-        return found.client.get(f"{found.ops}/readyz").text == "ready\n"
+        return service.client.get(f"{service.ops}/readyz").text == "ready\n"
     except httpx.HTTPError:
         return False
 
 
-def named(found: Daemon) -> str:
+def named(service: Daemon) -> str:
     """What /readyz says while it is not ready."""
-    answer = found.client.get(f"{found.ops}/readyz")
+    answer = service.client.get(f"{service.ops}/readyz")
     return answer.text if answer.status_code == 503 else ""
 
 
-def wait_for_ready(found: Daemon) -> None:
-    wait_until(lambda: ready(found), BACK, what="ready")
+def wait_for_ready(service: Daemon) -> None:
+    wait_until(lambda: ready(service), BACK, what="ready")
 
 
-def call(found: Daemon) -> str:
+def call(service: Daemon) -> str:
     """Send a call that must be taken; gives its messageId."""
     name = unique()
-    found.send("track", track(messageId=name))
+    service.send("track", track(messageId=name))
     return name
 
 
@@ -89,22 +89,22 @@ def test_killed_processes_come_back_and_calls_go_on(
     installation: Installation, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = f'[web]\nlisten = "127.0.0.1:{free_port()}"\ntoken = "{"t" * 32}"\n'
-    with running(installation, hook, monkeypatch, zone="Asia/Kathmandu", more=page) as found:
+    with running(installation, hook, monkeypatch, zone="Asia/Kathmandu", more=page) as service:
         for name in ("worker", "page"):
-            (victim,) = beside(found.process.pid, name)
+            (victim,) = beside(service.process.pid, name)
             os.kill(victim, signal.SIGKILL)
-            wait_until(lambda: not ready(found), 20, what="not ready")
+            wait_until(lambda: not ready(service), 20, what="not ready")
             # Until another one is there, nothing says that it is.
-            while not beside(found.process.pid, name):
-                was_ready = ready(found)
-                assert not was_ready or beside(found.process.pid, name)
-            sent = call(found)
-            wait_for_ready(found)
+            while not beside(service.process.pid, name):
+                was_ready = ready(service)
+                assert not was_ready or beside(service.process.pid, name)
+            sent = call(service)
+            wait_for_ready(service)
             hook.wait_for(name, "killed by signal 9 (out of memory?)")
-            assert found.records(sent)
-            told = [line for line in found.log if f"{name}: its process was killed" in line]
+            assert service.records(sent)
+            told = [line for line in service.log if f"{name}: its process was killed" in line]
             assert len([line for line in told if " syncer: " in line]) == 1
-            assert any(f"{name}: it works again" in line for line in found.log)
+            assert any(f"{name}: it works again" in line for line in service.log)
 
 
 def test_what_hangs_or_breaks_comes_back(
@@ -118,31 +118,31 @@ def test_what_hangs_or_breaks_comes_back(
     door = installation.folder / "door"
     monkeypatch.setenv("DOOR", str(door))
     path = installation.folder / "syncer.db"
-    with running(installation, hook, monkeypatch, program="tests.support.door") as found:
-        found.first_run()
-        os.kill(found.worker, signal.SIGSTOP)
+    with running(installation, hook, monkeypatch, program="tests.support.door") as service:
+        service.first_run()
+        os.kill(service.worker, signal.SIGSTOP)
         for part in ("reload", "ops", "inbox writer", "receiver", "alerts", "schedule"):
             kind = "CancelledError" if part in ("ops", "receiver") else "Broken"
             died = f"{part}: an unexpected {kind}; the log has where"
-            wait_until(lambda d=died, p=part: breaks(found, door, p, d), BACK, what=died)  # type: ignore[misc]
+            wait_until(lambda d=died, p=part: breaks(service, door, p, d), BACK, what=died)  # type: ignore[misc]
             hook.wait_for(died)
-            assert any(f" ERROR syncer: {died}" in line for line in found.log)
+            assert any(f" ERROR syncer: {died}" in line for line in service.log)
             assert recorded(path, died)
-            wait_until(lambda p=part: p not in named(found), BACK, what=f"{part} again")  # type: ignore[misc]
+            wait_until(lambda p=part: p not in named(service), BACK, what=f"{part} again")  # type: ignore[misc]
         hook.wait_for("worker: its process hung, and was killed")
         assert recorded(path, "its process hung, and was killed")
-        wait_for_ready(found)
-        assert found.records(call(found))
-        found.log.clear()  # it has the ways to these errors
+        wait_for_ready(service)
+        assert service.records(call(service))
+        service.log.clear()  # it has the ways to these errors
 
 
-def breaks(found: Daemon, door: Path, part: str, died: str) -> bool:
+def breaks(service: Daemon, door: Path, part: str, died: str) -> bool:
     """Break a thread that has not died yet."""
-    if not any(died in line for line in found.log):
+    if not any(died in line for line in service.log):
         door.with_suffix(".new").write_text(part)
         door.with_suffix(".new").rename(door)
         time.sleep(0.3)
-    return any(died in line for line in found.log)
+    return any(died in line for line in service.log)
 
 
 def test_a_killed_run_is_on_record_and_made_again(
@@ -154,21 +154,21 @@ def test_a_killed_run_is_on_record_and_made_again(
     """Once as soon as it is there, once in the middle of its delivery."""
     engage.fill(60, 3)
     installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=0.05")
-    with running(installation, hook, monkeypatch) as found:
+    with running(installation, hook, monkeypatch) as service:
         for number in (1, 2):
-            wait_until(lambda: beside(found.process.pid, "run"), BACK, what="a run")
+            wait_until(lambda: beside(service.process.pid, "run"), BACK, what="a run")
             if number == 2:
                 wait_until(lambda: installation.puts(), BACK, what="a delivery")
-            os.kill(beside(found.process.pid, "run")[0], signal.SIGKILL)
+            os.kill(beside(service.process.pid, "run")[0], signal.SIGKILL)
             wait_until(lambda n=number: len(ended(installation)) >= n, BACK, what="its record")  # type: ignore[misc]
         hook.wait_for("run: its process was killed by signal 9")
         hook.wait_for("2 runs in a row failed: its process was killed by signal 9")
         installation.amberflo.faults = Faults()
         wait_until(lambda: ended(installation)[0]["state"] == "done", BACK, what="a good run")
         assert [run["state"] for run in ended(installation)] == ["done", "failed", "failed"]
-        found.settle()
+        service.settle()
         assert installation.holds() == expected_records(engage)
-        wait_for_ready(found)
+        wait_for_ready(service)
 
 
 def ended(installation: Installation) -> list[dict[str, Any]]:
@@ -187,12 +187,12 @@ def test_locks_that_cannot_be_opened_fail_runs_and_no_more(
     """As a lock file does that belongs to somebody else; root may open that one."""
     engage.fill(5, 1)
     lock = installation.folder / "syncer.db.lock"
-    with running(installation, hook, monkeypatch, zone="", more=SOON) as found:
-        found.first_run()
+    with running(installation, hook, monkeypatch, zone="", more=SOON) as service:
+        service.first_run()
         with replaced_by_folder(lock):
             hook.wait_for("runs in a row failed", str(lock))
             assert installation.json("status")["alerts"]
-            assert ready(found)  # no part is dead
+            assert ready(service)  # no part is dead
         number = installation.json("runs")[0]["run"]
         wait_until(
             lambda: any(
@@ -226,23 +226,23 @@ def test_threads_whose_tables_are_broken_come_back(
     installation: Installation, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = f'[web]\nlisten = "127.0.0.1:{free_port()}"\ntoken = "{"t" * 32}"\n'
-    with running(installation, hook, monkeypatch, more=page) as found:
-        found.first_run()
+    with running(installation, hook, monkeypatch, more=page) as service:
+        service.first_run()
         path = installation.folder / "syncer.db"
         on_record = partial(recorded, path, ended=True)
         for part, (breaks, mends) in BROKEN.items():
             execute(path, breaks)
-            wait_until(lambda name=part: name in named(found), BACK, what=f"the end of {part}")  # type: ignore[misc]
+            wait_until(lambda name=part: name in named(service), BACK, what=f"the end of {part}")  # type: ignore[misc]
             # The daemon may mend it before, as it writes its schedule anew: the record stays.
             wait_until(lambda name=part: name in on_record(), BACK, what="its record")  # type: ignore[misc]
             execute(path, mends)
-            wait_for_ready(found)
+            wait_for_ready(service)
             hook.wait_for(part)
             wait_until(lambda name=part: name not in recorded(path), BACK, what="the end on record")  # type: ignore[misc]
         assert not [text for text in hook.texts if "it comes and goes" in text]  # no second alert
         # Of what nobody expected, a text that is no JSON, the log has the way once; else one line.
-        assert sum(line.startswith("Traceback") for line in found.log) <= 1
-        found.log.clear()
+        assert sum(line.startswith("Traceback") for line in service.log) <= 1
+        service.log.clear()
 
 
 def recorded(path: Path, text: str | None = None, *, ended: bool = False) -> set[str]:
@@ -258,17 +258,17 @@ def execute(path: Path, statement: str) -> None:
         connection.execute(statement)
 
 
-def limit(found: Daemon, kind: int, value: Callable[[int], int]) -> Callable[[], None]:
+def limit(service: Daemon, kind: int, value: Callable[[int], int]) -> Callable[[], None]:
     """Lower a limit of the daemon and its processes to `value(process)`; gives what restores it."""
     before: dict[int, tuple[int, int]] = {}
-    for process in (found.process.pid, *descendants(found.process.pid)):
+    for process in (service.process.pid, *descendants(service.process.pid)):
         with suppress(OSError):  # it may end meanwhile: a run, for instance
             soft, hard = resource.prlimit(process, kind)
             resource.prlimit(process, kind, (value(process), hard))
             before[process] = soft, hard
 
     def restore() -> None:
-        for process in (found.process.pid, *descendants(found.process.pid)):
+        for process in (service.process.pid, *descendants(service.process.pid)):
             with suppress(OSError):
                 hard = resource.prlimit(process, kind)[1]
                 resource.prlimit(process, kind, before.get(process, (hard, hard)))
@@ -284,35 +284,35 @@ def as_many_as_open(process: int) -> int:
 def test_a_disk_that_takes_nothing_more(
     installation: Installation, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(installation, hook, monkeypatch, more=SOON) as found:
-        found.first_run()
-        before = call(found)
-        restore = limit(found, resource.RLIMIT_FSIZE, lambda process: 4096)
-        assert found.post("track", track()).status_code == 503
-        wait_until(lambda: not ready(found), 20, what="not ready")
+    with running(installation, hook, monkeypatch, more=SOON) as service:
+        service.first_run()
+        before = call(service)
+        restore = limit(service, resource.RLIMIT_FSIZE, lambda process: 4096)
+        assert service.post("track", track()).status_code == 503
+        wait_until(lambda: not ready(service), 20, what="not ready")
         hook.wait_for("no alert can be recorded")
         restore()
-        wait_for_ready(found)
+        wait_for_ready(service)
         hook.wait_for("over: no alert can be recorded")
-        after = call(found)
-        assert found.records(before, after)
+        after = call(service)
+        assert service.records(before, after)
 
 
 def test_no_more_descriptors(
     installation: Installation, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(installation, hook, monkeypatch, more=SOON) as found:
-        found.first_run()
-        restore = limit(found, resource.RLIMIT_NOFILE, as_many_as_open)
+    with running(installation, hook, monkeypatch, more=SOON) as service:
+        service.first_run()
+        restore = limit(service, resource.RLIMIT_NOFILE, as_many_as_open)
         told = "oo many open files"
-        wait_until(lambda: any(told in line for line in found.log), BACK, what="it in the log")
+        wait_until(lambda: any(told in line for line in service.log), BACK, what="it in the log")
         time.sleep(4)  # so that it lasts for every part
         restore()
-        wait_for_ready(found)
+        wait_for_ready(service)
         hook.wait_for("oo many open files")
         runs = len(ended(installation))
         wait_until(lambda: len(ended(installation)) > runs, BACK, what="a run")
-        assert found.records(call(found))
+        assert service.records(call(service))
 
 
 def test_names_that_are_not_found(
@@ -323,8 +323,8 @@ def test_names_that_are_not_found(
 ) -> None:
     """Amberflo's, then the warehouse's; both are mended by a reload."""
     engage.fill(5, 1)
-    with running(installation, hook, monkeypatch) as found:
-        found.first_run()
+    with running(installation, hook, monkeypatch) as service:
+        service.first_run()
         good = installation.config.read_text(encoding="utf-8") + SOON
         good = good.replace("rate = 0\n", 'rate = 0\npatience = "3s"\n')
         lost = good.replace(installation.amberflo_url, "http://amberflo.invalid")
@@ -333,19 +333,19 @@ def test_names_that_are_not_found(
             (lost, "customers"),
             (good.replace(installation.source_url, NO_WAREHOUSE), "source"),
         ):
-            reload(found, config)
+            reload(service, config)
             problem = hook.wait_for(f"{part}: ", "invalid")
             assert "secret" not in problem
             said = installation.json("status")["problems"]
-            assert any(one["part"] == part and "invalid" in one["text"] for one in said)
-            assert ready(found)  # no part is dead
-            reload(found, good)
+            assert any(entry["part"] == part and "invalid" in entry["text"] for entry in said)
+            assert ready(service)  # no part is dead
+            reload(service, good)
             wait_until(
-                lambda p=part: p not in {one["part"] for one in problems(installation)},  # type: ignore[misc]
+                lambda p=part: p not in {entry["part"] for entry in problems(installation)},  # type: ignore[misc]
                 BACK,
                 what="its end",
             )
-        found.settle()
+        service.settle()
         wait_until(lambda: installation.holds() == expected_records(engage), BACK, what="equal")
 
 
@@ -353,13 +353,13 @@ NO_WAREHOUSE = "postgresql+psycopg://reader:secret@warehouse.invalid/segment"
 
 
 def problems(installation: Installation) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = installation.json("status")["problems"]
-    return found
+    rows: list[dict[str, Any]] = installation.json("status")["problems"]
+    return rows
 
 
-def reload(found: Daemon, config: str) -> None:
-    found.installation.config.write_text(config, encoding="utf-8")
-    found.process.send_signal(signal.SIGHUP)
+def reload(service: Daemon, config: str) -> None:
+    service.installation.config.write_text(config, encoding="utf-8")
+    service.process.send_signal(signal.SIGHUP)
 
 
 def test_a_clock_that_is_set(
@@ -373,19 +373,19 @@ def test_a_clock_that_is_set(
     page = f'[web]\nlisten = "127.0.0.1:{free_port()}"\ntoken = "{"t" * 32}"\n'
     with (
         shifted_clock(installation.folder, monkeypatch) as set_clock,
-        running(installation, hook, monkeypatch, more=SOON + page) as found,
+        running(installation, hook, monkeypatch, more=SOON + page) as service,
     ):
-        found.first_run()
+        service.first_run()
         for seconds, part in ((7_200, "worker"), (-86_400, "page")):
-            found.log.clear()
+            service.log.clear()
             set_clock(seconds)
-            wait_until(lambda: any("the clock was set" in line for line in found.log), BACK)
+            wait_until(lambda: any("the clock was set" in line for line in service.log), BACK)
             before = ended(installation)[0]["run"]
-            (victim,) = beside(found.process.pid, part)
+            (victim,) = beside(service.process.pid, part)
             os.kill(victim, signal.SIGKILL)
             hook.wait_for(f"{part}: its process was killed by signal 9")
-            wait_for_ready(found)
-            assert found.records(call(found))
+            wait_for_ready(service)
+            assert service.records(call(service))
             wait_until(
                 lambda b=before: is_good(ended(installation)[0], after=b),  # type: ignore[misc]
                 BACK,

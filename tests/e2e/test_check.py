@@ -15,8 +15,8 @@ from tests.support.warehouse import Warehouse
 
 def result(installation: Installation, name: str, exit_code: int = 0) -> dict[str, Any]:
     results = installation.json("check", exit_code=exit_code)
-    found: dict[str, Any] = next(one for one in results if one["check"] == name)
-    return found
+    checked: dict[str, Any] = next(entry for entry in results if entry["check"] == name)
+    return checked
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from tests.support.installation import Installation
 def completed(line: str) -> list[str]:
     """What is offered for the last word of a line."""
     *words, last = line.split(" ")
-    found = ShellComplete(cli, {}, "syncer", "_SYNCER_COMPLETE").get_completions(words, last)
-    return [item.value for item in found]
+    completions = ShellComplete(cli, {}, "syncer", "_SYNCER_COMPLETE").get_completions(words, last)
+    return [item.value for item in completions]
 
 
 def test_it_completes_from_the_state_or_not_at_all(
@@ -29,10 +29,12 @@ def test_it_completes_from_the_state_or_not_at_all(
 ) -> None:
     engage.fill(30, 2)
     installation.run("sync")
-    (run,) = [str(one["run"]) for one in installation.json("runs")]
-    keys = [one["key"] for one in installation.json("traits")]
-    audiences = [one["key"] for one in installation.json("traits") if one["kind"] == "audience"]
-    customer = min(one.customer_id for one in engage.expected())
+    (run,) = [str(row["run"]) for row in installation.json("runs")]
+    keys = [trait["key"] for trait in installation.json("traits")]
+    audiences = [
+        trait["key"] for trait in installation.json("traits") if trait["kind"] == "audience"
+    ]
+    customer = min(profile.customer_id for profile in engage.expected())
     config = installation.folder / "config.toml"
     named = f"--config {config}"
     assert completed(f"runs show {named} ") == [run]
@@ -93,7 +95,7 @@ def test_bash_gets_what_its_line_does_not_run(
     words, incomplete = shell.get_completion_args()
     assert words == ["why", "--config", "a b"]
     ids = ("$(reboot)", "user:1|*", "plain")
-    (text,) = [one for one in ids if one.startswith(incomplete or "$")]
+    (text,) = [id_ for id_ in ids if id_.startswith(incomplete or "$")]
     assert shell.format_completion(CompletionItem(text)) == (
         "" if reply is None else f"plain,{reply}"
     )

@@ -48,8 +48,8 @@ class Amberflo(AmberfloSandbox):
         self.customers[customer_id] = {**record, "traits": traits, "updateTime": now}
 
     def _listed(self) -> list[dict[str, Any]]:
-        shown = {**{one["customerId"]: one for one in super()._listed()}, **self.late}
-        return [one for one in shown.values() if one is not None]
+        shown = {**{record["customerId"]: record for record in super()._listed()}, **self.late}
+        return [record for record in shown.values() if record is not None]
 
     def _page_customers(self, call: Call) -> Any:
         if self.no_pages:
@@ -160,13 +160,15 @@ def test_who_is_unknown_here_and_what_it_holds(world: World) -> None:
 
 def test_all_come_in_byte_order_and_go_on_after_one(world: World) -> None:
     ids = ["A", "a", "z", "ä", "\uffee", "😀", " x", "'", *(f"u{n:04}" for n in range(1200))]
-    for one in ids:
-        world.amberflo.hold(one, vip=True)
+    for id_ in ids:
+        world.amberflo.hold(id_, vip=True)
     wanted = sorted(ids, key=str.encode)
     with world.contact() as contact:
-        found = list(contact.records())
-        assert found == [(one, '{"vip":true}') for one in wanted]
-        assert [one for one, _ in contact.records("u0600")] == wanted[wanted.index("u0600") + 1 :]
+        records = list(contact.records())
+        assert records == [(customer_id, '{"vip":true}') for customer_id in wanted]
+        assert [customer_id for customer_id, _ in contact.records("u0600")] == wanted[
+            wanted.index("u0600") + 1 :
+        ]
         assert contact.before(ids).keys() == set(ids)
 
 
@@ -193,8 +195,8 @@ def test_a_name_that_becomes_ours_is_seen_with_what_others_wrote(world: World) -
     world.know("u1", vip=True)
     world.amberflo.hold("u1", vip=True, gold="set by the CRM", stripeId="cus_1")
     assert world.drifted() == {}
-    found = world.drifted(owned=("vip", "gold", "stripeId"), protected=("stripe*",))
-    assert list(found) == ["u1"]
+    drifts = world.drifted(owned=("vip", "gold", "stripeId"), protected=("stripe*",))
+    assert list(drifts) == ["u1"]
     with world.contact(owned=("gold",), protected=("stripe*",)) as contact:
         assert contact.before(["u1"])["u1"].traits == {"vip": True, "gold": "set by the CRM"}
     protected = ("stripe*", "gold")
@@ -219,10 +221,10 @@ def test_a_customer_that_is_gone_is_missing(world: World) -> None:
 def test_a_listing_is_not_believed(world: World) -> None:
     """It may lag, about what a customer holds and whether it is there; and about one that seems
     right nobody asks."""
-    for one in ("late", "not there yet", "right by the list"):
-        world.know(one, vip=True)
-        world.amberflo.hold(one, vip=True)
-        world.amberflo.late[one] = {"customerId": one, "traits": {"vip": True}}
+    for customer_id in ("late", "not there yet", "right by the list"):
+        world.know(customer_id, vip=True)
+        world.amberflo.hold(customer_id, vip=True)
+        world.amberflo.late[customer_id] = {"customerId": customer_id, "traits": {"vip": True}}
     world.amberflo.late["late"] = {"customerId": "late", "traits": {"vip": False}}
     world.amberflo.late["not there yet"] = None
     world.amberflo.hold("right by the list", vip=False)
@@ -233,14 +235,14 @@ def test_a_listing_is_not_believed(world: World) -> None:
 def test_what_is_due_refused_or_on_its_way_is_not_judged(world: World) -> None:
     """But who was never sent is as Amberflo has it."""
     ids = ["due", "never sent", "refused", "changing", "settled"]
-    for one in ids:
-        world.amberflo.hold(one, vip=False)
-    for one in ("due", "changing", "settled"):
-        world.know(one, vip=True)
+    for known_id in ids:
+        world.amberflo.hold(known_id, vip=False)
+    for known_id in ("due", "changing", "settled"):
+        world.know(known_id, vip=True)
     world.know("refused", vip=False)
     never, refused = (
-        CustomerRow(one, '{"vip":true}', None, None, None, None)
-        for one in ("never sent", "refused")
+        CustomerRow(id_, '{"vip":true}', None, None, None, None)
+        for id_ in ("never sent", "refused")
     )
     with world.database.write() as connection:
         snapshot.insert_customers(connection, [never], 1)
@@ -256,19 +258,19 @@ def test_what_is_due_refused_or_on_its_way_is_not_judged(world: World) -> None:
     world.amberflo.after_read = change
     with world.contact() as contact:
         assert [row.customer_id for row in contact.drifted()] == ["settled"]
-        found = contact.before(ids)
-        assert list(found) == ["never sent", "settled"]
-        assert set(found["never sent"].judged or ()) == {"vip"}
-        assert found["settled"].judged is None
+        states = contact.before(ids)
+        assert list(states) == ["never sent", "settled"]
+        assert set(states["never sent"].judged or ()) == {"vip"}
+        assert states["settled"].judged is None
 
 
 def test_a_change_between_two_looks_is_seen_at_its_rev(world: World) -> None:
     world.know("u1", vip=True)
     world.amberflo.hold("u1", vip=False)
-    left = ["once"]
+    turns = ["once"]
 
     def change(customer_id: str) -> None:
-        if left and left.pop():
+        if turns and turns.pop():
             now = time.time_ns() // 1_000_000
             with world.database.write() as connection:
                 row = CustomerRow("u1", '{"total":1,"vip":true}', None, None, None, None)
@@ -280,13 +282,13 @@ def test_a_change_between_two_looks_is_seen_at_its_rev(world: World) -> None:
 
 
 def test_a_state_that_is_older_says_so(world: World) -> None:
-    for one in ("u1", "u2", "u3"):
-        world.know(one, vip=True)
-        world.amberflo.hold(one, vip=False)
-        world.amberflo.customers[one]["updateTime"] = 1_700_000_000_000
+    for customer_id in ("u1", "u2", "u3"):
+        world.know(customer_id, vip=True)
+        world.amberflo.hold(customer_id, vip=False)
+        world.amberflo.customers[customer_id]["updateTime"] = 1_700_000_000_000
     time.sleep(0.01)
-    for one in ("u1", "u2"):
-        world.amberflo.hold(one, vip=False)
+    for customer_id in ("u1", "u2"):
+        world.amberflo.hold(customer_id, vip=False)
     with world.contact() as contact:
         assert contact.newer == 2
         assert contact.acknowledged is not None
@@ -394,8 +396,8 @@ def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation
         warehouse.person("taken", gold="true")
         known = installation.amberflo
         record = {"customerName": "x", "traits": {"vip": True, "stripeId": "cus_1"}}
-        for one in ("m0", "left", "unknown to Engage"):
-            known.customers[one] = {"customerId": one, "id": one, **record}
+        for customer_id in ("m0", "left", "unknown to Engage"):
+            known.customers[customer_id] = {"customerId": customer_id, "id": customer_id, **record}
         known.customers["taken"] = {
             "customerId": "taken",
             "id": "taken",
@@ -432,9 +434,9 @@ def test_diff_names_what_a_full_run_finds_at_amberflo(installation: Installation
         known.customers["m3"]["traits"]["vip"] = False
         document = installation.json("diff", "--amberflo")
         assert document["kind"] == "reconcile"
-        found = {one["trait"]: one["examples"] for one in document["amberflo"]["traits"]}
-        assert found["silver"] == [{"customer_id": "m2", "actual": "bright", "expected": None}]
-        assert {"customer_id": "m3", "actual": False, "expected": True} in found["vip"]
+        examples = {trait["trait"]: trait["examples"] for trait in document["amberflo"]["traits"]}
+        assert examples["silver"] == [{"customer_id": "m2", "actual": "bright", "expected": None}]
+        assert {"customer_id": "m3", "actual": False, "expected": True} in examples["vip"]
         known.faults = Faults.parse("503=1")
         installation.configure(patience=0.3)
         said = installation.run("diff", "--amberflo", exit_code=1)

@@ -45,15 +45,15 @@ def test_three_daemons_one_of_them_killed(
     installation.amberflo.faults = Faults.parse("slow=0.3,slow_seconds=0.05")
     more = '[schedule]\nevery = "5s"\njitter = "1s"\n'
     with ExitStack() as all_of, closing(Database.open(postgres_url)) as database:
-        found = [
+        daemons = [
             all_of.enter_context(daemon(installation, state=postgres_url, more=more))
             for _ in range(3)
         ]
-        with Caller(*found, event="ApiCalls", trait="plan") as caller:
+        with Caller(*daemons, event="ApiCalls", trait="plan") as caller:
             wait_until(lambda: len(installation.puts()) > 60, what="a part of the delivery")
             assert len(workers.daemons(database)) == 3
             (first,) = schedulers(database)
-            victim = next(one for one in found if one.process.pid == first)
+            victim = next(service for service in daemons if service.process.pid == first)
             began, before = time.monotonic(), sum(installation.puts().values())
             requests = customer_requests(installation)
             victim.kill()
@@ -66,7 +66,7 @@ def test_three_daemons_one_of_them_killed(
             wait_until(lambda: sum(installation.puts().values()) > before + 50, TAKEOVER)
             rate = (customer_requests(installation) - requests) / (time.monotonic() - began)
             assert rate < 1.1 * RATE  # the one for all of them
-        living = [one for one in found if one is not victim]
+        living = [service for service in daemons if service is not victim]
         engage.evolve(hours=2.5, fraction=0.05)
         run = installation.json("status")["last_run"]["run"]
 
@@ -80,16 +80,16 @@ def test_three_daemons_one_of_them_killed(
         assert took < TAKEOVER
         stats = installation.amberflo.stats()
         assert stats["overlapping_writes"] == 0
-        records = [one["uniqueId"] for one in installation.amberflo.records]
+        records = [record["uniqueId"] for record in installation.amberflo.records]
         assert len(records) == len(set(records))
         assert caller.accepted.keys() <= set(records)
         holds = installation.holds()
         callers = {user: holds.pop(user) for user in sorted(caller.values)}
         wanted = expected_records(engage)
         assert holds == wanted
-        assert {user: one["traits"]["plan"] for user, one in callers.items()} == caller.values
-        for one in living:
-            assert "Traceback" not in "\n".join(one.log)
+        assert {user: record["traits"]["plan"] for user, record in callers.items()} == caller.values
+        for service in living:
+            assert "Traceback" not in "\n".join(service.log)
         assert not installation.json("failures")
 
 

@@ -69,7 +69,7 @@ def test_many_deletions_are_held(
     assert installation.members("vip") == set(ids) - {"u30"}
     assert installation.members("other") == set(ids)
     held = installation.json("status")["held"]
-    assert [one["key"] for one in held] == ["*deleted*"]
+    assert [hold["key"] for hold in held] == ["*deleted*"]
 
     run = last_run(installation)
     installation.run("sync", exit_code=(0, 3))
@@ -134,8 +134,8 @@ def test_one_whom_only_calls_know_was_not_deleted(
     take(installation.config, membership("new", "vip", True), identify("newer", plan="pro"))
     installation.run("sync")
     assert installation.json("sync", "--full")["deleted"] == 0
-    for one in ("new", "newer"):
-        warehouse.user(one, ago=0.01, vip="true")
+    for customer_id in ("new", "newer"):
+        warehouse.user(customer_id, ago=0.01, vip="true")
     installation.run("sync")
     assert {"new", "newer"} <= installation.members("vip")
     assert installation.values("plan")["newer"] == "pro"
@@ -177,8 +177,8 @@ def test_one_with_something_held_is_not_forgotten_yet(
     installation.configure(engage='deleted = "forget"')
     ids = warehouse.users(40, ago=40, vip="true", gold="true")
     installation.run("sync")
-    for one in ids[:20]:
-        warehouse.say(one, "vip", "false")
+    for customer_id in ids[:20]:
+        warehouse.say(customer_id, "vip", "false")
     installation.run("sync", exit_code=3)
     run = last_run(installation)
     warehouse.delete("u00")

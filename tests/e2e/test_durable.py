@@ -40,9 +40,9 @@ def start(installation: Installation) -> tuple[subprocess.Popen[bytes], str]:
         )
     until = time.monotonic() + 30
     while time.monotonic() < until and daemon.poll() is None:
-        found = re.search(r"receiving on (http://\S+)", log.read_text())
-        if found:
-            return daemon, found[1]
+        match = re.search(r"receiving on (http://\S+)", log.read_text())
+        if match:
+            return daemon, match[1]
         time.sleep(0.02)
     raise AssertionError(f"the daemon did not start: {log.read_text()}")
 
@@ -58,7 +58,7 @@ class Sender(threading.Thread):
     def run(self) -> None:
         with httpx.Client(base_url=self._url, trust_env=False, timeout=5) as client:
             for number in range(10_000):
-                events = [self._event(f"m-{self._seed}-{number}-{one}") for one in range(20)]
+                events = [self._event(f"m-{self._seed}-{number}-{index}") for index in range(20)]
                 try:
                     answer = client.post("/v1/batch", json={"writeKey": KEY, "batch": events})
                 except httpx.TransportError:
@@ -91,7 +91,7 @@ def test_killed_under_load(
     rounds = ROUNDS if state == "sqlite" else (ROUNDS + 1) // 2
     for number in range(rounds):
         daemon, address = start(installation)
-        senders = [Sender(address, number * 10 + one, acknowledged) for one in range(2)]
+        senders = [Sender(address, number * 10 + index, acknowledged) for index in range(2)]
         for sender in senders:
             sender.start()
         enough = len(acknowledged) + 20 * chance.randrange(1, 20)

@@ -37,7 +37,7 @@ def refused(installation: Installation, engage: EngageSandbox) -> Installation:
                 request=orjson.dumps(record).decode(), body="",
             )
         )  # fmt: skip
-    calls = [failures.call(str(one), None, "no userId", "{}", now) for one in range(2)]
+    calls = [failures.call(str(place), None, "no userId", "{}", now) for place in range(2)]
     url = f"sqlite:///{installation.folder / 'syncer.db'}"
     with closing(Database.open(url)) as database, database.write() as connection:
         failures.put(connection, [*rows, *calls])
@@ -47,11 +47,11 @@ def refused(installation: Installation, engage: EngageSandbox) -> Installation:
 def test_the_newest_are_shown_and_all_of_them_as_json(
     refused: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = refused.json("failures")
-    assert [one["id"] for one in found] == list(range(1, MANY + 3))
-    assert refused.json("failures", "list", "--limit", "2") == found[-2:]
-    assert [one["retryable"] for one in found] == [*[True] * MANY, False, False]
-    theirs = [one for one in found if one["customer_id"] == "c3"]
+    rows = refused.json("failures")
+    assert [row["id"] for row in rows] == list(range(1, MANY + 3))
+    assert refused.json("failures", "list", "--limit", "2") == rows[-2:]
+    assert [row["retryable"] for row in rows] == [*[True] * MANY, False, False]
+    theirs = [row for row in rows if row["customer_id"] == "c3"]
     assert refused.json("failures", "--customer", "c3") == theirs
     assert refused.json("failures", "--customer", "c3", "--limit", "1") == theirs[-1:]
     assert refused.json("failures", "--customer", "nobody") == []
@@ -72,9 +72,9 @@ def test_all_are_sent_again_but_for_what_can_only_be_discarded(refused: Installa
     assert f"{MANY:,} delivered, 0 refused again" in done.stderr
     sent = sorted(record["uniqueId"] for record in refused.amberflo.records)
     assert sent == sorted(f"m{number}" for number in range(MANY))
-    left = [one["id"] for one in refused.json("failures")]
-    assert left == [MANY + 1, MANY + 2]
-    said = refused.run("failures", "retry", str(left[0]), exit_code=1).stderr
+    remaining = [row["id"] for row in refused.json("failures")]
+    assert remaining == [MANY + 1, MANY + 2]
+    said = refused.run("failures", "retry", str(remaining[0]), exit_code=1).stderr
     assert "it can only be discarded" in said
     assert refused.json("failures", "discard", "--all") == {"discarded": 2}
 
@@ -84,6 +84,6 @@ def test_where_amberflo_is_away_what_was_not_tried_stays(refused: Installation) 
     done = refused.run("failures", "retry", "--all", exit_code=1)
     assert "0 delivered, 0 refused again" in done.stderr
     assert f"error: Amberflo did not take {CHUNK:,} meter records in time" in done.stderr
-    left = refused.json("failures")
-    assert [one["message_id"] for one in left[:-2]] == [f"m{n}" for n in range(CHUNK, MANY)]
+    remaining = refused.json("failures")
+    assert [row["message_id"] for row in remaining[:-2]] == [f"m{n}" for n in range(CHUNK, MANY)]
     assert refused.json("status")["backlog"]["events"] == CHUNK

@@ -265,8 +265,8 @@ def test_check_names_what_is_wrong(installation: Installation, engage: EngageSan
         place, file = (installation.folder / f"{name}-{number}" for name in ("state", "backup"))
         shutil.copy(whole, place)
         shutil.copy(installation.folder / "whole", file)
-        for one in (place, file):
-            with closing(sqlite3.connect(one, isolation_level=None)) as connection:
+        for path in (place, file):
+            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
                 connection.executescript(statement)
         assert line in installation.run("state", "check", str(file), exit_code=1).stderr
         installation.configure(state=f"sqlite:///{place}")

@@ -95,8 +95,8 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
         url = f"sqlite:///{tmp_path / 'syncer.db'}"
     else:
         url = request.getfixturevalue("postgres_url")
-    with closing(Bench(url)) as found:
-        yield found
+    with closing(Bench(url)) as place:
+        yield place
 
 
 def track(**more: Any) -> bytes:
@@ -228,7 +228,7 @@ def test_hostile_calls_leave_the_queue_empty(bench: Bench) -> None:
     assert UNPROCESSABLE not in reasons
     assert {calls.BAD_ID, calls.BAD_MESSAGE_ID, engage.BAD_MEMBERSHIP} <= reasons
     assert bench.counters()["dropped", mapping.LONG_NAME] > 10
-    longest = max(len(one.encode()) for one in bench.customers())
+    longest = max(len(customer_id.encode()) for customer_id in bench.customers())
     assert longest == 1000
 
 
@@ -316,7 +316,7 @@ def test_health_is_told_apart_from_the_calls(
     finally:
         service.stop()
         listener.close()
-    assert not [one for one in threading.enumerate() if one.name == "ops"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "ops"]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=1)
 

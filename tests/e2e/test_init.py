@@ -189,10 +189,10 @@ def test_the_schemas_of_a_warehouse(
     url = postgres_url.replace("postgresql+psycopg", start)
     words = ("init", "--warehouse", url, "--api-key-file", str(key_file))
     assert "no schema of" in new.run(*words, exit_code=1).stderr
-    one = Warehouse(postgres_url, "one_space")
-    one.create()
-    one.member("p1", "u1")
-    one.flush()
+    space = Warehouse(postgres_url, "one_space")
+    space.create()
+    space.member("p1", "u1")
+    space.flush()
     new.run(*words)
     assert written(new)["engage"]["profiles_sync"]["schema"] == "one_space"
     assert all(result["ok"] for result in new.json("check"))
@@ -202,7 +202,7 @@ def test_the_schemas_of_a_warehouse(
     assert "add --schema, one of one_space, other_space" in error
     new.run(*words, "--force", "--schema", "other_space")
     assert written(new)["engage"]["profiles_sync"]["schema"] == "other_space"
-    for warehouse in (one, other):
+    for warehouse in (space, other):
         warehouse.engine.dispose()
 
 

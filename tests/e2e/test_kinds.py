@@ -17,8 +17,8 @@ def traits_of(installation: Installation, customer_id: str) -> Any:
 
 
 def said(installation: Installation, *words: str, exit_code: int | tuple[int, ...] = 0) -> str:
-    found = installation.run(*words, exit_code=exit_code)
-    return found.stdout + found.stderr
+    result = installation.run(*words, exit_code=exit_code)
+    return result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("values", [("F", "M", "unknown"), ("true", "gold", "silver"), ("1", "7")])
@@ -67,7 +67,7 @@ def test_an_audience_stays_one_when_a_stray_value_comes(
     warehouse.say("u00", "vip", "maybe", ago=2)
     warehouse.say("u01", "vip", "false", ago=2)
     run = installation.json("sync")
-    (row,) = [one for one in run["traits"] if one["key"] == "vip"]
+    (row,) = [trait for trait in run["traits"] if trait["key"] == "vip"]
     assert row["reasons"] == {"not a boolean": 1}
     for _ in range(2):
         assert installation.members("vip") == {"u00", "u02", "u03", "u04"}
@@ -163,7 +163,7 @@ def test_a_trait_is_given_back(installation: Installation, warehouse: Warehouse)
     installation.run("resync", "--yes")
     assert installation.values("beta") == {"u00": "by the CRM", "u01": "by hand"}
     assert installation.values("vip")["u02"] is False
-    listed = {one["key"]: one for one in installation.json("traits")}
+    listed = {trait["key"]: trait for trait in installation.json("traits")}
     assert listed["vip"]["members"] == 2
     installation.run("verify")
 
@@ -195,7 +195,9 @@ def test_members_of_a_key_that_gives_its_name_away_have_a_history(
     assert installation.json("audit", "audience", "big_spender", "--at", now)["count"] == 5
     assert installation.json("audit", "audience", "Big Spender", "--at", now)["count"] == 0
     assert puts == {f"u{number}": 1 for number in range(5)}
-    sources = {one["source"] for one in installation.json("audit", "customer", "u0")["changes"]}
+    sources = {
+        change["source"] for change in installation.json("audit", "customer", "u0")["changes"]
+    }
     assert "renamed" in sources
 
     warehouse.say("u1", "big_spender", "false", ago=0.1)

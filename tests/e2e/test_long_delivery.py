@@ -25,8 +25,8 @@ from tests.support.installation import API_KEY, Installation
 
 @pytest.fixture
 def database(installation: Installation) -> Iterator[Database]:
-    with closing(Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")) as found:
-        yield found
+    with closing(Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")) as opened:
+        yield opened
 
 
 def now() -> int:
@@ -37,7 +37,7 @@ def learn(database: Database, customer_id: str, traits: str, *ours: str) -> None
     """What a run commits: a customer's traits, and that these names are ours."""
     state = CustomerRow(customer_id, traits, None, None, None, None)
     with database.write(alone=True) as connection:
-        snapshot.put_traits(connection, [TraitRow(one, one, "audience", 0) for one in ours])
+        snapshot.put_traits(connection, [TraitRow(trait, trait, "audience", 0) for trait in ours])
         if snapshot.known(connection, [customer_id]):
             snapshot.update_customers(connection, [state], now())
         else:
@@ -51,15 +51,15 @@ def deliver(database: Database, url: str, *steps: Callable[[], object], **option
     with database.write() as connection:
         waiting = [CustomerRow("waiting", "{}", None, None, None, None)]
         snapshot.insert_customers(connection, waiting, now() + 500_000)
-    left = list(steps)
+    rest = list(steps)
 
     def stop() -> bool:
         with database.read() as connection:
             busy = outbox.any_due(connection, now())
         if busy:
             return False
-        if left:
-            left.pop(0)()
+        if rest:
+            rest.pop(0)()
             return False
         return True
 
@@ -135,8 +135,8 @@ def test_one_customer_is_never_written_into_another(
     installation: Installation, database: Database
 ) -> None:
     """Amberflo answers with another one's record: that is no answer, and both stay as they are."""
-    for one in ("u1", "u2"):
-        learn(database, one, '{"vip": true}', "vip")
+    for customer_id in ("u1", "u2"):
+        learn(database, customer_id, '{"vip": true}', "vip")
     theirs = {
         "customerId": "u3", "customerName": "Grace", "customerEmail": "grace@example.com",
         "traits": {"stripeId": "cus_3"},

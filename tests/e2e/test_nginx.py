@@ -28,17 +28,17 @@ TOKEN = "the-token-of-the-page-0"
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if found is None:
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if path is None:
         pytest.skip(f"a reverse proxy: {name} is missing")
-    return found
+    return path
 
 
 class Proxy:
     """nginx, and clients that trust its certificates and find both names at its port."""
 
-    def __init__(self, port: int, found: Daemon, trusted: ssl.SSLContext) -> None:
-        self.port, self.daemon, self._trusted = port, found, trusted
+    def __init__(self, port: int, service: Daemon, trusted: ssl.SSLContext) -> None:
+        self.port, self.daemon, self._trusted = port, service, trusted
 
     def ask(self, method: str, name: str, path: str, **more: Any) -> httpx.Response:
         headers = {"host": name, **more.pop("headers", {})}
@@ -59,9 +59,9 @@ class Proxy:
 def _nginx(folder: Path, ports: dict[str, str]) -> Iterator[None]:
     """nginx with the sample, where files and addresses are ours and all else as it stands there."""
     text = SAMPLE.read_text()
-    for there, here in ports.items():
-        assert there in text
-        text = text.replace(there, here)
+    for address, here in ports.items():
+        assert address in text
+        text = text.replace(address, here)
     for name in (CALLS, PAGE):
         make = f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -addext".split()
         files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
@@ -101,11 +101,11 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     page = f'[web]\nlisten = "127.0.0.1:{web}"\ntoken = "{TOKEN}"\nhosts = ["{PAGE}"]\n'
     with (
         installed(tmp_path_factory.mktemp("behind")) as installation,
-        daemon(installation, more=page, public_url=f"https://{CALLS}") as found,
+        daemon(installation, more=page, public_url=f"https://{CALLS}") as service,
         _nginx(
             folder,
             {
-                "127.0.0.1:8400": found.url.removeprefix("http://"),
+                "127.0.0.1:8400": service.url.removeprefix("http://"),
                 "127.0.0.1:8401": f"127.0.0.1:{web}",
                 "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
                 "/etc/ssl": str(folder),
@@ -117,21 +117,21 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
             trusted.load_verify_locations(folder / f"{name}.pem")
         # The page's process starts beside the daemon, and nginx with neither.
         wait_until(lambda: _answers(port) and _answers(web), what="the proxy")
-        yield Proxy(port, found, trusted)
+        yield Proxy(port, service, trusted)
 
 
 def _answers(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_calls_come_through(proxy: Proxy) -> None:
-    one, other = unique(), unique()
+    first, other = unique(), unique()
     call = b'{"type": "track", "userId": "u1", "event": "Through", "messageId": "%s"}'
-    taken(proxy.post("/v1/track", call % one.encode()))
+    taken(proxy.post("/v1/track", call % first.encode()))
     many = b'{"batch": [%s]}' % (call % other.encode())
     taken(proxy.post("/v1/batch/", gzip.compress(many), **{"content-encoding": "gzip"}))
-    assert [record["meterApiName"] for record in proxy.daemon.records(one, other)] == [
+    assert [record["meterApiName"] for record in proxy.daemon.records(first, other)] == [
         "Through",
         "Through",
     ]
@@ -139,10 +139,10 @@ def test_calls_come_through(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("headers", [{}, {"upgrade": "h2c", "connection": "Upgrade"}])
 def test_an_offer_of_another_protocol_does_no_harm(proxy: Proxy, headers: dict[str, str]) -> None:
-    one = unique()
-    call = b'{"userId": "u1", "event": "Offered", "messageId": "%s"}' % one.encode()
+    message_id = unique()
+    call = b'{"userId": "u1", "event": "Offered", "messageId": "%s"}' % message_id.encode()
     taken(proxy.post("/v1/track", call, **headers))
-    assert proxy.daemon.records(one)
+    assert proxy.daemon.records(message_id)
 
 
 def test_a_batch_as_large_as_segment_sends_comes_through(proxy: Proxy) -> None:

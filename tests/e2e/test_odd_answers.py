@@ -29,23 +29,25 @@ ODD = {
 
 def fill(warehouse: Warehouse, customers: int) -> list[str]:
     ids = [f"u{number:04}" for number in range(customers)]
-    for one in ids:
-        warehouse.user(one, vip="true")
+    for id_ in ids:
+        warehouse.user(id_, vip="true")
     return ids
 
 
 def test_the_odd_ones_cost_themselves(installation: Installation, warehouse: Warehouse) -> None:
     ids = fill(warehouse, 400)
     amberflo = installation.amberflo
-    amberflo.odd = {one: how for one, (how, _) in ODD.items()}
+    amberflo.odd = {id_: how for id_, (how, _) in ODD.items()}
     run = installation.json("sync", exit_code=1)
     good = set(ids) - ODD.keys()
     assert amberflo.customers.keys() == good
     assert (run["state"], run["delivered"], run["failed"]) == ("done", 400 - len(ODD), len(ODD))
-    listed = {one["customer_id"]: one["reason"] for one in installation.json("failures")}
+    listed = {
+        failure["customer_id"]: failure["reason"] for failure in installation.json("failures")
+    }
     assert listed.keys() == ODD.keys()
-    for one, (_, said) in ODD.items():
-        assert said in listed[one]
+    for customer_id, (_, said) in ODD.items():
+        assert said in listed[customer_id]
 
     # They are known: runs go well, also such as have others to send, and such that try them again.
     warehouse.say("u0001", "vip", "false")
@@ -61,7 +63,7 @@ def test_the_odd_ones_cost_themselves(installation: Installation, warehouse: War
     installation.run("sync")
     refused = {"u0003", "u0020", "u0050", "u0150"}
     assert set(ids) - amberflo.customers.keys() == refused
-    assert {one["customer_id"] for one in installation.json("failures")} == refused
+    assert {failure["customer_id"] for failure in installation.json("failures")} == refused
     installation.run("failures", "retry", "--all")
     assert amberflo.customers.keys() == set(ids)
     assert installation.json("failures") == []
@@ -154,8 +156,8 @@ def test_a_few_that_are_refused_are_told_from_all(
     """Where nobody else is to be sent, one that is there already tells."""
     fill(warehouse, 20)
     installation.run("sync")
-    for one in ("u0000", "u0001"):
-        warehouse.say(one, "vip", "false")
+    for customer_id in ("u0000", "u0001"):
+        warehouse.say(customer_id, "vip", "false")
     installation.amberflo.odd = {"u0000": "PUT 400", "u0001": "PUT 400"}
     run = installation.json("sync", exit_code=1)
     assert (run["state"], run["due"], run["failed"]) == ("done", 2, 2)
@@ -193,24 +195,24 @@ def test_what_others_write_between_a_read_and_a_write_stays(
     installation: Installation, warehouse: Warehouse
 ) -> None:
     warehouse.user("u1", vip="true")
-    there = {"customerId": "u1", "customerName": "n", "lifecycleStage": "TRIAL", "traits": {}}
+    record = {"customerId": "u1", "customerName": "n", "lifecycleStage": "TRIAL", "traits": {}}
     amberflo = installation.amberflo
-    amberflo.customers["u1"] = dict(there)
+    amberflo.customers["u1"] = dict(record)
     reads: list[str] = []
 
     def others(customer_id: str) -> None:
         reads.append(customer_id)
         if len(reads) == 1:
-            amberflo.customers["u1"] = {**there, "traits": {"stripeId": "cus_1"}}
+            amberflo.customers["u1"] = {**record, "traits": {"stripeId": "cus_1"}}
         if len(reads) == 2:
             amberflo.customers["u1"] |= {"lifecycleStage": "ACTIVE", "updateTime": 1}
 
     amberflo.after_read = others
     run = installation.json("sync")
     assert (run["delivered"], run["failed"]) == (1, 0)
-    found = amberflo.customers["u1"]
-    assert found["traits"] == {"stripeId": "cus_1", "vip": True}
-    assert found["lifecycleStage"] == "ACTIVE"
+    customer = amberflo.customers["u1"]
+    assert customer["traits"] == {"stripeId": "cus_1", "vip": True}
+    assert customer["lifecycleStage"] == "ACTIVE"
 
 
 @pytest.mark.parametrize(

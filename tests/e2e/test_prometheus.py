@@ -39,8 +39,8 @@ class Prometheus:
         return answer.json()["data"]
 
     def fires(self, alert: str) -> bool:
-        found = self.ask("query", query=f'ALERTS{{alertname="{alert}",alertstate="firing"}}')
-        return bool(found["result"])
+        answer = self.ask("query", query=f'ALERTS{{alertname="{alert}",alertstate="firing"}}')
+        return bool(answer["result"])
 
 
 @contextmanager
@@ -62,17 +62,17 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     with (folder / "log").open("w") as log, httpx.Client(trust_env=False, timeout=30) as client:
         process = subprocess.Popen([PROMETHEUS, *words], stdout=log, stderr=log)
         try:
-            found = Prometheus(f"http://127.0.0.1:{port}", client)
+            server = Prometheus(f"http://127.0.0.1:{port}", client)
 
             def ready() -> bool:
                 assert process.poll() is None, (folder / "log").read_text()
                 try:
-                    return client.get(f"{found.url}/-/ready").status_code == 200
+                    return client.get(f"{server.url}/-/ready").status_code == 200
                 except httpx.HTTPError:
                     return False
 
             wait_until(ready, what="Prometheus")
-            yield found
+            yield server
         finally:
             process.terminate()
             process.wait()
@@ -88,7 +88,10 @@ def test_prometheus_sees_a_daemon_and_what_breaks(
         target = running.ops.removeprefix("http://")
         with prometheus(installation.folder / "prometheus", target) as watch:
             wait_until(
-                lambda: [one["health"] for one in watch.ask("targets")["activeTargets"]] == ["up"],
+                lambda: (
+                    [scraped["health"] for scraped in watch.ask("targets")["activeTargets"]]
+                    == ["up"]
+                ),
                 what="a target that is up",
             )
             loaded = [rule for group in watch.ask("rules")["groups"] for rule in group["rules"]]
@@ -101,7 +104,7 @@ def test_prometheus_sees_a_daemon_and_what_breaks(
             for name in ("process_resident_memory_bytes", "syncer_build_info", "syncer_members"):
                 wait_until(lambda name=name: watch.ask("query", query=name)["result"], what=name)  # type: ignore[misc]
             panels = orjson.loads((OPS / "grafana/syncer.json").read_bytes())["panels"]
-            for target in (one for panel in panels for one in panel.get("targets", [])):
+            for target in (query for panel in panels for query in panel.get("targets", [])):
                 watch.ask("query", query=target["expr"].replace("$job", "syncer"))
             wait_until(
                 lambda: all(

@@ -97,7 +97,7 @@ def test_the_approving_run_and_the_held_one_name_each_other(held: Installation) 
         "it let through hold 1 of vip, which run 2 found: 20 cust"
         in held.run("runs", "show", "3").stdout
     )
-    assert [one["hold"] for one in held.json("runs", "show", "3")["let_through"]] == [1]
+    assert [hold["hold"] for hold in held.json("runs", "show", "3")["let_through"]] == [1]
 
 
 def test_only_what_moved_is_shown_unless_all_is(held: Installation) -> None:

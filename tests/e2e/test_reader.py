@@ -65,19 +65,19 @@ def run(
     server: Server, work: Callable[[CustomerReader], Coroutine[Any, Any, Any]], **settings: Any
 ) -> Any:
     async def connected() -> Any:
-        async with server.holdings(**settings) as found:
-            return await work(found)
+        async with server.holdings(**settings) as customers:
+            return await work(customers)
 
     return asyncio.run(connected())
 
 
-async def everybody(found: CustomerReader) -> list[list[Record]]:
-    async with aclosing(found.everybody()) as batches:
+async def everybody(customers: CustomerReader) -> list[list[Record]]:
+    async with aclosing(customers.everybody()) as batches:
         return [batch async for batch in batches]
 
 
-async def pages(found: CustomerReader) -> list[list[Record]]:
-    async with aclosing(found.pages()) as batches:
+async def pages(customers: CustomerReader) -> list[list[Record]]:
+    async with aclosing(customers.pages()) as batches:
         return [batch async for batch in batches]
 
 
@@ -92,7 +92,7 @@ def test_a_list_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "BATCH", 10)
     server = Server([LIST[:100], LIST[100:101], LIST[101:1000], LIST[1000:]])
     batches = run(server, everybody)
-    assert [one for batch in batches for one in batch] == CUSTOMERS
+    assert [record for batch in batches for record in batch] == CUSTOMERS
     assert len(batches) > 1
     assert all(len(batch) >= 10 for batch in batches[:-1])
     assert run(Server(b" []\n"), everybody) == [[]]
@@ -133,15 +133,15 @@ def test_what_is_no_list(answer: Any, error: type[Exception], says: str) -> None
 
 
 def test_who_stops_reading_leaves_nothing_open() -> None:
-    async def first(found: CustomerReader) -> list[Record]:
-        async with aclosing(found.everybody()) as batches:
+    async def first(customers: CustomerReader) -> list[Record]:
+        async with aclosing(customers.everybody()) as batches:
             async for batch in batches:
                 return batch
         raise AssertionError
 
-    async def twice(found: CustomerReader) -> list[Record]:
-        await first(found)
-        return await first(found)
+    async def twice(customers: CustomerReader) -> list[Record]:
+        await first(customers)
+        return await first(customers)
 
     assert run(Server([LIST, 0.1]), twice) == CUSTOMERS
 
@@ -150,21 +150,24 @@ def test_who_stops_reading_leaves_nothing_open() -> None:
 
 
 def test_pages_end_with_an_empty_one() -> None:
-    one, two, three = ({"customerId": str(number)} for number in range(3))
-    server = Server(page(one, two), page(three), page())
-    assert run(server, pages) == [[one, two], [three]]
+    first, second, third = ({"customerId": str(number)} for number in range(3))
+    server = Server(page(first, second), page(third), page())
+    assert run(server, pages) == [[first, second], [third]]
     assert [path.partition("?")[2] for path in server.asked] == [
         f"limit=10&page={number}&sort=id&isAscending=true" for number in (1, 2, 3)
     ]
     assert run(Server(page()), pages) == []
     # A server that has no end gives the last page again.
-    assert run(Server(page(one, two), page(three), page(three)), pages) == [[one, two], [three]]
+    assert run(Server(page(first, second), page(third), page(third)), pages) == [
+        [first, second],
+        [third],
+    ]
 
 
 def test_what_does_not_get_through_is_asked_again() -> None:
-    one, two = {"customerId": "1"}, {"customerId": "2"}
-    server = Server(503, page(one), [b"{", None], b"<html>", page(two), 429, page())
-    assert run(server, pages) == [[one], [two]]
+    first, second = {"customerId": "1"}, {"customerId": "2"}
+    server = Server(503, page(first), [b"{", None], b"<html>", page(second), 429, page())
+    assert run(server, pages) == [[first], [second]]
 
 
 def limits(server: Server) -> list[str]:
@@ -172,9 +175,9 @@ def limits(server: Server) -> list[str]:
 
 
 def test_a_limit_that_is_refused_is_lowered() -> None:
-    ten, one = [{"customerId": str(number)} for number in range(10)], {"customerId": "x"}
-    server = Server(page(*ten), 400, 422, page(one), page())
-    assert run(server, pages) == [ten, [one]]
+    ten, last = [{"customerId": str(number)} for number in range(10)], {"customerId": "x"}
+    server = Server(page(*ten), 400, 422, page(last), page())
+    assert run(server, pages) == [ten, [last]]
     assert limits(server) == ["10", "1000", "100", "10", "10"]
 
 
@@ -182,8 +185,8 @@ def test_a_limit_that_is_refused_is_lowered() -> None:
 def test_pages_are_as_large_as_there_is_room_for(size: int, limit: str) -> None:
     ten = [{"customerId": str(number), "customerName": "x" * size} for number in range(10)]
     server = Server(page(*ten), page(*ten), page())
-    found = run(server, pages)
-    assert found[0] == ten
+    batches = run(server, pages)
+    assert batches[0] == ten
     assert limits(server)[:2] == ["10", limit]
 
 
@@ -196,12 +199,12 @@ def test_where_there_are_no_pages(answer: Any) -> None:
 # One
 
 
-async def one(found: CustomerReader) -> Record | None:
-    return await found.one("u1")
+async def read_one(customers: CustomerReader) -> Record | None:
+    return await customers.one("u1")
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("answer", "exists"),
     [
         (b'{"customerId": "u1"}', True),
         (b'{"customerId": "u1", "deleteTime": null}', True),
@@ -209,22 +212,22 @@ async def one(found: CustomerReader) -> Record | None:
         (b"{}", False),
     ],
 )
-def test_one_that_is_deleted_is_not_there(answer: Any, found: bool) -> None:
-    assert (run(Server(answer), one) is not None) == found
+def test_one_that_is_deleted_is_not_there(answer: Any, exists: bool) -> None:
+    assert (run(Server(answer), read_one) is not None) == exists
 
 
 def test_one_that_is_answered_404_is_not_there_where_there_are_pages() -> None:
-    assert run(Server(404, 404, page(), 404), one) is None
+    assert run(Server(404, 404, page(), 404), read_one) is None
     with pytest.raises(AmberfloError, match=r"is amberflo\.customers_url right\?"):
-        run(Server(404), one)
+        run(Server(404), read_one)
 
 
 def test_patience_ends() -> None:
     with pytest.raises(AmberfloError, match=r"sent no usable answer for 0\.2 s: GET .* 503"):
-        run(Server(503), one)
+        run(Server(503), read_one)
 
 
 def test_a_stop_ends_a_pause() -> None:
     server = Server(503)
     with pytest.raises(Stopped):
-        run(server, one, patience=60, chance=lambda: 1e9, stop=lambda: bool(server.asked))
+        run(server, read_one, patience=60, chance=lambda: 1e9, stop=lambda: bool(server.asked))

@@ -68,7 +68,9 @@ def story(installation: Installation, engage: EngageSandbox) -> Iterator[Story]:
     engage.fill(200)
     space = PublicApiSandbox(TOKEN, SPACE, per_minute={})
     space.listed = listed_by(engage)
-    customers = [one.customer_id for one in engage.expected() if one.traits.get("vip") is True]
+    customers = [
+        customer.customer_id for customer in engage.expected() if customer.traits.get("vip") is True
+    ]
     with running(space) as url:
         public_api = (
             f'[engage.public_api]\ntoken = "{TOKEN}"\nspace_id = "{SPACE}"\nurl = "{url}"\n'
@@ -175,7 +177,9 @@ def _call(story: Story) -> None:
         receiver.send("webhook", delete, x_signature=sign(delete))
         wait_until(lambda: {"calls", "deletes"} <= alerts(), what="the alerts")
         failed = story.prints("syncer failures", "failures", "--customer", story.before)
-        assert [(one["event"], one["retryable"]) for one in failed] == [("ApiCalls", False)]
+        assert [(failure["event"], failure["retryable"]) for failure in failed] == [
+            ("ApiCalls", False)
+        ]
         table = story.installation.run("failures").stdout
         assert story.before in table
         assert "ApiCalls" in table

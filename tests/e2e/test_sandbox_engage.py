@@ -46,14 +46,14 @@ class Reader:
         for (profile, name), value in newest.items():
             if value is not None:
                 traits.setdefault(profile, {})[name] = value
-        found = {}
+        by_value = {}
         for row in self.rows(TABLES[1]):
             if row.type == "user_id":
                 of_profile = traits.get(canonical[row.canonical_segment_id], {})
                 record = self._record(of_profile, self.sent.get(row.value))
                 if record is not None:
-                    found[row.value] = record
-        return found
+                    by_value[row.value] = record
+        return by_value
 
     def _record(self, traits: dict[str, str], sent: Record | None) -> Record | None:
         audiences = {k: v == "true" for k, v in traits.items() if v in ("true", "false")}
@@ -252,15 +252,17 @@ def test_only_false_is_not_expected_unless_it_was_sent(
     sandbox: EngageSandbox, engine: Engine
 ) -> None:
     sandbox.fill(300, audiences=2)
-    there = {row.value for row in Reader(engine).rows("user_identifiers") if row.type == "user_id"}
-    never_sent = there - expected(sandbox).keys()
+    users = {row.value for row in Reader(engine).rows("user_identifiers") if row.type == "user_id"}
+    never_sent = users - expected(sandbox).keys()
     assert never_sent
     sandbox.observe()
     for _ in range(3):
         sandbox.evolve(fraction=0.5, vanish=50)
         sandbox.observe()
-    left = [traits for traits, _, _ in expected(sandbox).values() if True not in traits.values()]
-    assert any(traits and set(traits.values()) == {False} for traits in left)
+    remaining = [
+        traits for traits, _, _ in expected(sandbox).values() if True not in traits.values()
+    ]
+    assert any(traits and set(traits.values()) == {False} for traits in remaining)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

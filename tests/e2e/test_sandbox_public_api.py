@@ -36,9 +36,9 @@ class Space(PublicApiSandbox):
 
 @pytest.fixture
 def space() -> Iterator[Space]:
-    found = Space()
-    with running(found) as url, httpx.Client(base_url=url, trust_env=False) as found.http:
-        yield found
+    stand_in = Space()
+    with running(stand_in) as url, httpx.Client(base_url=url, trust_env=False) as stand_in.http:
+        yield stand_in
 
 
 AUDIENCES, TRAITS = f"/spaces/{SPACE}/audiences", f"/spaces/{SPACE}/computed-traits"
@@ -47,10 +47,10 @@ AUDIENCES, TRAITS = f"/spaces/{SPACE}/audiences", f"/spaces/{SPACE}/computed-tra
 def error(answer: httpx.Response) -> dict[str, Any]:
     """The one error of the envelope."""
     assert answer.json().keys() == {"errors"}
-    (found,) = answer.json()["errors"]
-    assert found["message"]
-    assert isinstance(found["type"], str)
-    return dict(found)
+    (problem,) = answer.json()["errors"]
+    assert problem["message"]
+    assert isinstance(problem["type"], str)
+    return dict(problem)
 
 
 def test_an_audience_as_each_version_has_it(space: Space) -> None:
@@ -72,8 +72,8 @@ def test_an_audience_as_each_version_has_it(space: Space) -> None:
 
 def test_computed_traits_are_alpha(space: Space) -> None:
     space.listed = [Listed("vip"), Listed("spent", kind="computed_trait")]
-    (found,) = space.get(TRAITS, V1ALPHA).json()["data"]["computedTraits"]
-    assert (found["key"], found["definition"]["type"]) == ("spent", "USERS")
+    (trait,) = space.get(TRAITS, V1ALPHA).json()["data"]["computedTraits"]
+    assert (trait["key"], trait["definition"]["type"]) == ("spent", "USERS")
     for accept in (V1, V1BETA):
         answer = space.get(TRAITS, accept)
         assert (answer.status_code, "v1alpha" in error(answer)["message"]) == (404, True)
@@ -87,7 +87,7 @@ def test_pages_follow_their_cursor(space: Space) -> None:
     query = {"pagination_count": "2"}
     for more in (True, True, False):
         data = space.get(AUDIENCES, **query).json()["data"]
-        keys += [one["key"] for one in data["audiences"]]
+        keys += [audience["key"] for audience in data["audiences"]]
         assert data["pagination"]["totalEntries"] == 5
         assert ("next" in data["pagination"]) is more
         query["pagination_cursor"] = data["pagination"].get("next", "")
@@ -169,18 +169,20 @@ def test_each_list_has_its_limit_a_minute(space: Space, path: str, which: str, a
 def test_it_lists_what_the_stand_in_for_engage_computes(tmp_path: Path) -> None:
     engage = EngageSandbox(f"sqlite:///{tmp_path / 'engage.db'}", seed=3)
     engage.fill(400, 4)
-    found = {one.key: one for one in listed_by(engage)}
-    assert {key for key, one in found.items() if one.kind == "audience"} == set(engage.audiences)
-    assert found[REVENUE].kind == "computed_trait"
+    computations = {computation.key: computation for computation in listed_by(engage)}
+    assert {
+        key for key, computation in computations.items() if computation.kind == "audience"
+    } == set(engage.audiences)
+    assert computations[REVENUE].kind == "computed_trait"
     with_ids = dict.fromkeys(engage.audiences, 0)
     for customer in engage.expected():
         for key in engage.audiences:
             with_ids[key] += customer.traits.get(key) is True
     for key, count in with_ids.items():
-        size = found[key].size
+        size = computations[key].size
         assert size is not None
         assert abs(size - count) < 20, "but for profiles with no id or two"
     evolution = engage.evolve(fraction=0.2)
     assert sum(evolution.entered.values()) > 20
-    assert listed_by(engage) != list(found.values())
+    assert listed_by(engage) != list(computations.values())
     engage.close()

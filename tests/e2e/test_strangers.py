@@ -17,10 +17,10 @@ SPENT = "total_revenue_180_days"
 
 @pytest.fixture
 def warehouse(installation: Installation) -> Iterator[Warehouse]:
-    with closing(Warehouse(installation.folder / "engage.db")) as found:
-        found.person("member", vip="true", **{SPENT: "12.5"})
+    with closing(Warehouse(installation.folder / "engage.db")) as place:
+        place.person("member", vip="true", **{SPENT: "12.5"})
         installation.run("sync")
-        yield found
+        yield place
 
 
 def hold(installation: Installation, customer_id: str, **traits: Any) -> None:
@@ -172,7 +172,7 @@ def test_an_old_state_puts_nothing_old_back(
     assert [row[0] for row in drifts(document)] == ["left", "stays"]
     document = installation.json("verify", "--repair")
     assert document["repaired"] == 2
-    traits = {one: record["traits"] for one, record in installation.holds().items()}
+    traits = {customer_id: record["traits"] for customer_id, record in installation.holds().items()}
     assert (traits["left"]["vip"], traits["stays"]["vip"]) == (False, True)
     assert installation.json("runs")[0]["kind"] == "reconcile"
     assert drifts(installation.json("verify")) == []
@@ -194,15 +194,15 @@ def test_who_has_something_held_is_not_repaired(
     """Somebody took a member out at Amberflo, and most of the audience would leave in Engage: what
     is held of it is nobody's to send before it is decided."""
     people = ["held", "held too", "member"]
-    for one in people:
-        warehouse.person(one, vip="true", **{SPENT: "12.5"})
+    for person in people:
+        warehouse.person(person, vip="true", **{SPENT: "12.5"})
     installation.configure(more="[guard]\nmin_exits = 1\nsmall_min_exits = 1\n")
     installation.run("sync")
-    for one in people[:2]:
-        warehouse.person(one, 1, vip="false", **{SPENT: "12.5"})
+    for person in people[:2]:
+        warehouse.person(person, 1, vip="false", **{SPENT: "12.5"})
     installation.run("sync", exit_code=3)
-    for one in people:
-        installation.amberflo.customers[one]["customerName"] = ""
+    for person in people:
+        installation.amberflo.customers[person]["customerName"] = ""
     installation.amberflo.reset_stats()
     said = installation.run("verify", "--repair", exit_code=1)
     lines = said.stderr.splitlines()

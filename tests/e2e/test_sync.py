@@ -173,7 +173,10 @@ def test_the_guard_holds_and_lets_through(
     database.commit()
 
     installation.amberflo.reset_stats()
-    had = {one: record["traits"].get(lost) for one, record in installation.holds().items()}
+    had = {
+        customer_id: record["traits"].get(lost)
+        for customer_id, record in installation.holds().items()
+    }
     run = installation.json("sync", "--full", exit_code=3)
     sums_close(run)
     assert run["state"] == "held"
@@ -181,7 +184,10 @@ def test_the_guard_holds_and_lets_through(
     (row,) = [row for row in run["traits"] if row["held"]]
     assert row["key"] == lost
     assert row["held"] >= row["exited"] > 0
-    now = {one: record["traits"].get(lost) for one, record in installation.holds().items()}
+    now = {
+        customer_id: record["traits"].get(lost)
+        for customer_id, record in installation.holds().items()
+    }
     assert now == had, "nothing of a held change is sent before"
     assert installation.amberflo.customers[member]["traits"][other] is False
     assert [row["key"] for row in installation.json("status")["held"]] == [lost]
@@ -192,13 +198,19 @@ def test_the_guard_holds_and_lets_through(
     assert installation.json("status")["held"] == []
     again = installation.json("sync", "--full")
     assert (again["state"], again["due"], again["held"]) == ("done", run["held"], run["held"])
-    assert {one: record["traits"].get(lost) for one, record in installation.holds().items()} == had
+    assert {
+        customer_id: record["traits"].get(lost)
+        for customer_id, record in installation.holds().items()
+    } == had
     installation.run("runs", "approve", "--yes", "999", exit_code=1)
     done = installation.json("runs", "approve", "--yes", str(run["run"]))
     assert done["state"] == "done"
-    states = {one["run"]: one["state"] for one in installation.json("runs")}
+    states = {listed["run"]: listed["state"] for listed in installation.json("runs")}
     assert states[run["run"]] == "approved"
-    now = {one: record["traits"].get(lost) for one, record in installation.holds().items()}
+    now = {
+        customer_id: record["traits"].get(lost)
+        for customer_id, record in installation.holds().items()
+    }
     assert set(now.values()) <= {False, None}
     installation.amberflo.reset_stats()
     assert installation.json("sync", "--full")["due"] == 0
@@ -239,19 +251,21 @@ def test_resync_of_a_part(installation: Installation, engage: EngageSandbox) -> 
     engage.fill(200, 3)
     installation.run("sync")
     key = engage.audiences[2]
-    inside = {one.customer_id for one in engage.expected() if key in one.traits}
+    inside = {customer.customer_id for customer in engage.expected() if key in customer.traits}
     installation.amberflo.reset_stats()
     installation.run("resync", "--audience", key, "--yes")
     assert installation.puts() == dict.fromkeys(inside, 1)
 
-    one = max(inside)
+    customer_id = max(inside)
     installation.amberflo.reset_stats()
-    installation.amberflo.customers[one]["traits"] = {"stripeId": "cus_9"}  # someone's mistake
-    installation.run("resync", "--customer", one, "--yes")
-    assert installation.puts() == {one: 1}
-    wanted = expected_records(engage)[one]
+    installation.amberflo.customers[customer_id]["traits"] = {
+        "stripeId": "cus_9"
+    }  # someone's mistake
+    installation.run("resync", "--customer", customer_id, "--yes")
+    assert installation.puts() == {customer_id: 1}
+    wanted = expected_records(engage)[customer_id]
     wanted["traits"] |= {"stripeId": "cus_9"}
-    assert installation.holds()[one] == wanted
+    assert installation.holds()[customer_id] == wanted
     assert (
         "nobody" in installation.run("resync", "--customer", "nobody", "--yes", exit_code=1).stderr
     )

@@ -20,7 +20,7 @@ def at_amberflo(installation: Installation, customer_id: str, **traits: Any) -> 
 
 
 def choose(installation: Installation, *audiences: str) -> None:
-    entries = ", ".join(f'"{one}"' for one in audiences)
+    entries = ", ".join(f'"{audience}"' for audience in audiences)
     installation.configure(engage=f"audiences = [{entries}]")
 
 

@@ -96,8 +96,8 @@ def test_what_others_had_at_amberflo_is_judged_also_after_a_run_that_could_not_l
     warehouse.users(3, ago=40, vip="true", other="true")
     installation.run("sync")
     others = [f"b{number:02}" for number in range(MANY)]
-    for one in others:
-        warehouse.person(one, 9.0, vip="false", other="true")
+    for person in others:
+        warehouse.person(person, 9.0, vip="false", other="true")
     taken(installation, others, vip=True)  # by somebody else
     installation.amberflo.odd = {"*": "503"}
     installation.run("sync", "--full", exit_code=1)

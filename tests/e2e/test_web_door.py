@@ -69,8 +69,8 @@ def served(folder: Path) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def open_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with served(tmp_path_factory.mktemp("door")) as found:
-        yield found
+    with served(tmp_path_factory.mktemp("door")) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def log_in(client: httpx.Client, token: str = TOKEN) -> httpx.Response:
 
 
 def form_token(client: httpx.Client) -> str:
-    found = re.search(r'name="form_token" value="(\w+)"', client.get("/").text)
-    assert found is not None
-    return found[1]
+    match = re.search(r'name="form_token" value="(\w+)"', client.get("/").text)
+    assert match is not None
+    return match[1]
 
 
 def test_nobody_comes_in_without_the_token(client: httpx.Client) -> None:
@@ -249,7 +249,7 @@ def test_a_page_that_breaks_says_no_more_than_that(
     assert "an error occurred; the log has the details" in answer.text
     assert "secret" not in answer.text
     assert answer.headers["content-security-policy"] == POLICY
-    assert [one.message for one in caplog.records] == ["a page failed"]
+    assert [record.message for record in caplog.records] == ["a page failed"]
 
 
 def test_a_page_whose_template_breaks_is_a_page_still(
@@ -269,7 +269,7 @@ def test_a_page_whose_template_breaks_is_a_page_still(
     assert answer.status_code == 500
     assert "an error occurred; the log has the details" in answer.text
     assert 'action="/logout"' in answer.text
-    assert [one.message for one in caplog.records] == ["a page failed"]
+    assert [record.message for record in caplog.records] == ["a page failed"]
 
 
 @pytest.mark.parametrize(

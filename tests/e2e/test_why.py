@@ -42,16 +42,16 @@ def test_a_pull_is_followed_from_its_row_to_amberflo(
     warehouse.merge("p-old", "p-new")
     installation.run("sync")
 
-    found = why(installation, "m1")
-    (row,) = found["segment"]["rows"]
+    answer = why(installation, "m1")
+    (row,) = answer["segment"]["rows"]
     assert (row["segment_id"], row["merged_into"], row["value"]) == ("p-old", "p-new", "true")
-    change = found["change"]
+    change = answer["change"]
     assert (change["before"], change["after"], change["run"]) == (None, True, 1)
     assert change["source"] == "pull"
     assert change["observed_at"] == row["observed_at"]
     assert change["delivered_at"] is not None
-    assert (found["run"]["run"], found["due"], found["holds"]) == (1, False, [])
-    assert found["amberflo"] == {"problem": None, "known": True, "value": True, "right": True}
+    assert (answer["run"]["run"], answer["due"], answer["holds"]) == (1, False, [])
+    assert answer["amberflo"] == {"problem": None, "known": True, "value": True, "right": True}
     shown = installation.run("why", "m1", "vip").stdout.splitlines()
     assert shown[0] == (
         f"m1 is in vip: Segment says so since {row['observed_at']}, and run 1 (initial) pulled it."
@@ -69,17 +69,17 @@ def test_a_hold_and_who_decided_are_part_of_the_answer(
     held = why(installation, "u00")
     assert held["value"] is True
     assert held["segment"]["value"] is False
-    assert [(one["after"], one["in_force"], one["decision"]) for one in held["holds"]] == [
+    assert [(hold["after"], hold["in_force"], hold["decision"]) for hold in held["holds"]] == [
         (False, True, None)
     ]
     assert re.search(r"held since run 2 \(.*\) until somebody decides", held["answer"])
 
     who = ("--by", "Ada", "--because", "a campaign ended")
     installation.run("runs", "approve", "--yes", "2", *who)
-    left = why(installation, "u00")
-    assert left["value"] is False
-    assert (left["change"]["run"], left["amberflo"]["value"]) == (3, False)
-    assert "approved by Ada (a campaign ended)" in left["answer"]
+    answer = why(installation, "u00")
+    assert answer["value"] is False
+    assert (answer["change"]["run"], answer["amberflo"]["value"]) == (3, False)
+    assert "approved by Ada (a campaign ended)" in answer["answer"]
     assert "approved" not in why(installation, "u30")["answer"]
 
 
@@ -103,12 +103,12 @@ def test_a_call_is_named_with_its_key(installation: Installation, members: list[
         receiver.send("identify", {"userId": "u03", "traits": {"plan": "gold", "name": "Called"}})
         receiver.send("identify", later)
         receiver.settle()
-    found = why(installation, "u03")
-    assert (found["change"]["source"], found["run"]) == ("call", None)
-    via = found["change"]["via"]
-    assert f"a call by the key {via} said so" in found["answer"]
+    answer = why(installation, "u03")
+    assert (answer["change"]["source"], answer["run"]) == ("call", None)
+    via = answer["change"]["via"]
+    assert f"a call by the key {via} said so" in answer["answer"]
     assert re.search(
-        r"the source says true, since .*, but a call of .* counts until", found["answer"]
+        r"the source says true, since .*, but a call of .* counts until", answer["answer"]
     )
     plan = why(installation, "u03", "plan")
     assert (plan["kind"], plan["value"], plan["amberflo"]["right"]) == (None, "gold", True)
@@ -120,10 +120,10 @@ def test_a_call_is_named_with_its_key(installation: Installation, members: list[
 def test_what_cannot_be_asked_is_said(installation: Installation, members: list[str]) -> None:
     (installation.folder / "engage.db").unlink()
     installation.configure(customers_url="http://127.0.0.1:9/customers")
-    found = why(installation, "u00", "total_revenue_7")
-    assert "does not exist" in found["segment"]["problem"]
-    assert "127.0.0.1:9" in found["amberflo"]["problem"]
-    assert (found["value"], found["change"]["run"]) == (12.5, 1)
+    answer = why(installation, "u00", "total_revenue_7")
+    assert "does not exist" in answer["segment"]["problem"]
+    assert "127.0.0.1:9" in answer["amberflo"]["problem"]
+    assert (answer["value"], answer["change"]["run"]) == (12.5, 1)
     shown = installation.run("why", "u00", "total_revenue_7").stdout
     assert re.search("^source +not asked: ", shown, re.MULTILINE)
     assert re.search("^Amberflo +not asked: ", shown, re.MULTILINE)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from tests.support.postgres import server
 
-from .seeds import one
+from .seeds import run_seed
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
         seeds = range(chosen.seed, chosen.seed + 1)
     with _server(chosen.postgres):
         if chosen.seed is not None:
-            outcome = one(chosen.seed, chosen.postgres, chosen.daemon)
+            outcome = run_seed(chosen.seed, chosen.postgres, chosen.daemon)
             print(outcome[1], outcome[2], sep="\n")
             return int(outcome[0])
         return _many(seeds, chosen.postgres, chosen.daemon, chosen.jobs)
@@ -51,7 +51,7 @@ def _many(seeds: range, postgres: bool, daemon: bool, jobs: int) -> int:
     began, wrong = time.monotonic(), []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        work = {pool.submit(one, seed, postgres, daemon): seed for seed in seeds}
+        work = {pool.submit(run_seed, seed, postgres, daemon): seed for seed in seeds}
         for done in as_completed(work):
             bad, said, _ = done.result()
             print(said, flush=True)

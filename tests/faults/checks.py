@@ -48,10 +48,10 @@ class Evidence:
     notes: list[str]
 
 
-def equal(found: Evidence) -> Iterator[str]:
+def equal(evidence: Evidence) -> Iterator[str]:
     """Amberflo holds what Engage and the calls say."""
-    for customer_id in sorted(found.expected.keys() | found.holds.keys()):
-        expected, holds = found.expected.get(customer_id), found.holds.get(customer_id)
+    for customer_id in sorted(evidence.expected.keys() | evidence.holds.keys()):
+        expected, holds = evidence.expected.get(customer_id), evidence.holds.get(customer_id)
         if expected is None:
             yield f"Amberflo has {customer_id!r}, who is nobody: {holds}"
         elif holds is None:
@@ -60,34 +60,34 @@ def equal(found: Evidence) -> Iterator[str]:
             yield f"{customer_id!r} is {holds} at Amberflo and must be {expected}"
 
 
-def delivered(found: Evidence) -> Iterator[str]:
+def delivered(evidence: Evidence) -> Iterator[str]:
     """Every change is delivered, nothing waits, nothing failed for good, and what we take Amberflo
     to have it has."""
-    for row in found.tables["change"]:
+    for row in evidence.tables["change"]:
         if row["delivered_at"] is None:
             yield f"not delivered: {_said(row)}"
-    for row in found.tables["customer"]:
+    for row in evidence.tables["customer"]:
         if row["due_at"] is not None:
             yield f"{row['customer_id']!r} is still due"
         elif row["acked_rev"] != row["rev"]:
             yield f"{row['customer_id']!r} is at {row['rev']}, acknowledged is {row['acked_rev']}"
-    for row in found.tables["failure"]:
+    for row in evidence.tables["failure"]:
         yield f"a failure is left: {row['ref']}: {row['reason']}"
-    for row in found.tables["event"]:
+    for row in evidence.tables["event"]:
         if row["due_at"] is not None:
             yield f"the record {row['message_id']} is still due"
-    for _ in found.tables["inbox"]:
+    for _ in evidence.tables["inbox"]:
         yield "a request is not processed"
 
 
-def serial(found: Evidence) -> Iterator[str]:
+def serial(evidence: Evidence) -> Iterator[str]:
     """The writes of a customer came one after the other, and none brought an older state back: each
     is a state of the history that is not older than the one before it."""
-    for customer_id in found.overlaps:
+    for customer_id in evidence.overlaps:
         yield f"two writes of {customer_id!r} at the same time"
-    ours = {row["trait"] for row in found.tables["trait"]}
-    states, at = _states(found.tables["change"], ours), dict[str, int]()
-    for number, write in enumerate(found.writes):
+    ours = {row["trait"] for row in evidence.tables["trait"]}
+    states, at = _states(evidence.tables["change"], ours), dict[str, int]()
+    for number, write in enumerate(evidence.writes):
         have = {name: value for name, value in write.traits.items() if name in ours}
         known = states.get(write.customer_id, [{}])
         place = at.get(write.customer_id, 0)
@@ -101,53 +101,53 @@ def serial(found: Evidence) -> Iterator[str]:
             yield f"write {number} gave {write.customer_id!r} {what}: {have}"
 
 
-def true(found: Evidence) -> Iterator[str]:
+def true(evidence: Evidence) -> Iterator[str]:
     """Nobody left an audience at Amberflo while all that Engage had said until then was that they
     are in it, and nobody was in one without its ever having been said. Who has never had a trait
     there has not left by lacking it: its entry may be held."""
     had: set[tuple[str, str]] = set()
-    for number, write in enumerate(found.writes):
-        for audience in found.audiences:
+    for number, write in enumerate(evidence.writes):
+        for audience in evidence.audiences:
             place = write.customer_id, audience
             if audience in write.traits:
                 had.add(place)
             elif place not in had:
                 continue
             member = write.traits.get(audience) is True
-            since = found.member_since if member else found.other_since
+            since = evidence.member_since if member else evidence.other_since
             if since.get(place, number + 1) > number:
                 value = write.traits.get(audience)
                 yield f"write {number}: {audience} of {write.customer_id!r} was never {value}"
 
 
-def consistent(found: Evidence) -> Iterator[str]:
+def consistent(evidence: Evidence) -> Iterator[str]:
     """The history is without a gap and gives the present; the sums of the runs close; the meters
     have come, each once."""
-    yield from _chained(found)
-    yield from _summed(found)
-    yield from _metered(found)
+    yield from _chained(evidence)
+    yield from _summed(evidence)
+    yield from _metered(evidence)
 
 
-def clean(found: Evidence) -> Iterator[str]:
+def clean(evidence: Evidence) -> Iterator[str]:
     """Nothing is left over."""
-    for name in found.left_files:
+    for name in evidence.left_files:
         yield f"the file {name} is left"
-    for name in found.left_processes:
+    for name in evidence.left_processes:
         yield f"the process {name} is left"
-    for row in found.tables["worker"]:
+    for row in evidence.tables["worker"]:
         yield f"the worker {row['id']} ({row['kind']}) is left on record"
     for table in ("customer", "event"):
-        for row in found.tables[table]:
+        for row in evidence.tables[table]:
             if row["claimed_by"] is not None:
                 yield f"{table} {row.get('customer_id', row.get('message_id'))!r} is left claimed"
-    for row in found.tables["run"]:
+    for row in evidence.tables["run"]:
         if row["state"] == "running":
             yield f"run {row['id']} is left running"
 
 
-def on_the_way(found: Evidence) -> Iterator[str]:
+def on_the_way(evidence: Evidence) -> Iterator[str]:
     """What was wrong while the scenario played."""
-    yield from found.notes
+    yield from evidence.notes
 
 
 CHECKS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
@@ -155,12 +155,12 @@ CHECKS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
 )
 
 
-def violations(found: Evidence) -> list[str]:
+def violations(evidence: Evidence) -> list[str]:
     """All of them, each with its check's name."""
     lines = []
     for check in CHECKS:
-        wrong = list(check(found))
-        lines += [f"{check.__name__}: {one}" for one in wrong[:MOST]]
+        wrong = list(check(evidence))
+        lines += [f"{check.__name__}: {violation}" for violation in wrong[:MOST]]
         if len(wrong) > MOST:
             lines.append(f"{check.__name__}: and {len(wrong) - MOST} more")
     return lines
@@ -172,10 +172,10 @@ def violations(found: Evidence) -> list[str]:
 def _states(changes: list[Row], ours: set[str]) -> dict[str, list[Row]]:
     """By customer, the traits of Engage as they were sent after each of its revisions, the first
     one empty; what clients say, and names, give revisions without a change of these."""
-    found: dict[str, list[Row]] = defaultdict(lambda: [{}])
+    by_customer: dict[str, list[Row]] = defaultdict(lambda: [{}])
     revisions: dict[str, int] = {}
     for row in changes:
-        states = found[row["customer_id"]]
+        states = by_customer[row["customer_id"]]
         if revisions.get(row["customer_id"]) != row["rev"]:
             states.append(dict(states[-1]))
             revisions[row["customer_id"]] = row["rev"]
@@ -185,14 +185,14 @@ def _states(changes: list[Row], ours: set[str]) -> dict[str, list[Row]]:
             states[-1].pop(row["trait"], None)
         else:
             states[-1][row["trait"]] = at_amberflo(orjson.loads(row["after"]))
-    return found
+    return by_customer
 
 
-def _chained(found: Evidence) -> Iterator[str]:
+def _chained(evidence: Evidence) -> Iterator[str]:
     last: dict[tuple[str, str], str | None] = {}
-    replayed: dict[str, Row] = {row["customer_id"]: {} for row in found.tables["customer"]}
-    identified: dict[str, Row] = {row["customer_id"]: {} for row in found.tables["customer"]}
-    for row in found.tables["change"]:
+    replayed: dict[str, Row] = {row["customer_id"]: {} for row in evidence.tables["customer"]}
+    identified: dict[str, Row] = {row["customer_id"]: {} for row in evidence.tables["customer"]}
+    for row in evidence.tables["change"]:
         place = row["customer_id"], row["key"]
         # The name and email that a customer begins with are no change, and what Amberflo had is
         # not what was recorded here.
@@ -214,7 +214,7 @@ def _chained(found: Evidence) -> Iterator[str]:
         if row["after"] is not None:
             traits[row["trait"]] = orjson.loads(row["after"])
     members: Counter[str] = Counter()
-    for row in found.tables["customer"]:
+    for row in evidence.tables["customer"]:
         traits = orjson.loads(row["traits"])
         members.update(name for name, value in traits.items() if value is not False)
         if _text(traits) != _text(replayed[row["customer_id"]]):
@@ -227,23 +227,23 @@ def _chained(found: Evidence) -> Iterator[str]:
                 f"identify calls gave {row['customer_id']!r} {called}, by its history "
                 f"{identified[row['customer_id']]}"
             )
-    for row in found.tables["trait"]:
+    for row in evidence.tables["trait"]:
         if row["members"] != members[row["trait"]]:
             yield f"{row['trait']} counts {row['members']} members of {members[row['trait']]}"
 
 
-def _summed(found: Evidence) -> Iterator[str]:
-    steps = Counter((row["run"], row["key"], _counts_as(row)) for row in found.tables["change"])
+def _summed(evidence: Evidence) -> Iterator[str]:
+    steps = Counter((row["run"], row["key"], _counts_as(row)) for row in evidence.tables["change"])
     kinds = ("unchanged", "entered", "exited", "changed", "skipped")
     held: Counter[int] = Counter()
-    for row in found.tables["run_trait"]:
+    for row in evidence.tables["run_trait"]:
         held[row["run"]] += row["held"]
         if row["pulled"] != sum(row[kind] for kind in kinds):
             yield f"run {row['run']}: the sums of {row['key']} do not close: {row}"
         wrote = tuple(steps[row["run"], row["key"], step] for step in (1, -1, 0))
         if not row["held"] and wrote != tuple(row[kind] for kind in kinds[1:4]):
             yield f"run {row['run']} wrote {wrote} of {row['key']}, its record says {row}"
-    for row in found.tables["run"]:
+    for row in evidence.tables["run"]:
         if row["pulled"] != sum(row[kind] for kind in kinds):
             yield f"run {row['id']}: its sums do not close: {row}"
         came = row["delivered"] + row["failed"] + row["held"]
@@ -255,14 +255,14 @@ def _summed(found: Evidence) -> Iterator[str]:
 def _counts_as(row: Row) -> int:
     """1, -1 or 0 where a run counts a change as an entry, an exit, or as neither: who leaves at
     Amberflo only, where the state never had it, has left."""
-    left = row["before"] == "true" and row["after"] != "true"
-    return -1 if row["delta"] != 1 and left else int(row["delta"])
+    leaves = row["before"] == "true" and row["after"] != "true"
+    return -1 if row["delta"] != 1 and leaves else int(row["delta"])
 
 
-def _metered(found: Evidence) -> Iterator[str]:
-    times = Counter(record["uniqueId"] for record in found.records)
-    records = {record["uniqueId"]: record for record in found.records}
-    for message_id, expected in found.meters.items():
+def _metered(evidence: Evidence) -> Iterator[str]:
+    times = Counter(record["uniqueId"] for record in evidence.records)
+    records = {record["uniqueId"]: record for record in evidence.records}
+    for message_id, expected in evidence.meters.items():
         if message_id not in records:
             yield f"the record {message_id} is lost"
         elif records[message_id] != expected:
@@ -270,7 +270,7 @@ def _metered(found: Evidence) -> Iterator[str]:
     for message_id, number in times.items():
         if number > 1:
             yield f"the record {message_id} is there {number} times"
-        if message_id not in found.meters:
+        if message_id not in evidence.meters:
             yield f"nobody sent the record {message_id}"
 
 

@@ -110,14 +110,14 @@ class Play:
             signal.signal(number, signal.SIG_IGN)
         set_up_log()
         os.dup2(parents, 0)
-        found = Lifeline()
+        lifeline = Lifeline()
 
         def end() -> None:
-            found.ended.set()
-            found.woken.set()
+            lifeline.ended.set()
+            lifeline.woken.set()
 
         self._end = end
-        return found
+        return lifeline
 
     def _reached(self, point: str, hit: int) -> None:
         for act in self.process.acts:
@@ -144,10 +144,10 @@ class Play:
     def _take(self, call: dict[str, Any]) -> None:
         """Bring a call in and sort it, as receiver and worker would."""
         app = App(self._settings, LineProgress())
-        with app.queue(writes=True) as calls, app.state(writes=True) as found:
+        with app.queue(writes=True) as calls, app.state(writes=True) as database:
             accept(calls, [call])
             os.write(self._tell, b".")
-            processor: Processor = app.processor(calls, found)
+            processor: Processor = app.processor(calls, database)
             while processor.process():
                 pass
 
@@ -156,8 +156,10 @@ def accept(calls: Database, events: list[dict[str, Any]]) -> None:
     """Put calls into the inbox, one request each."""
     now = time.time_ns() // 1_000_000
     with calls.write() as connection:
-        for one in events:
-            queue.accept(connection, [Accepted("batch", orjson.dumps({"batch": [one]}), 1, now)])
+        for payload in events:
+            queue.accept(
+                connection, [Accepted("batch", orjson.dumps({"batch": [payload]}), 1, now)]
+            )
 
 
 class _Clock:
@@ -193,8 +195,8 @@ def _fill_the_disk(pages: int) -> None:
     @event.listens_for(Engine, "connect")
     def bound(connection: Any, _record: Any) -> None:
         if isinstance(connection, sqlite3.Connection):
-            there = connection.execute("PRAGMA page_count").fetchone()[0]
-            connection.execute(f"PRAGMA max_page_count = {max(1, there + pages)}")
+            size = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {max(1, size + pages)}")
 
 
 def _once() -> Callable[[], int]:

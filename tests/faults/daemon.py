@@ -75,9 +75,9 @@ class Daemon:
             self._stop()
         finally:
             self._end()
-        left = [f"process {pid}" for pid in _beside(str(self._config))]
+        remaining = [f"process {pid}" for pid in _beside(str(self._config))]
         evidence = self.world.evidence()
-        evidence.left_processes += left
+        evidence.left_processes += remaining
         return evidence
 
     def _during(self, trouble: str) -> None:
@@ -186,9 +186,9 @@ class Daemon:
             )
 
         def listening() -> bool:
-            found = re.search(r"receiving on (http://\S+)", log.read_text())
-            self.url = found[1] if found else ""
-            return bool(found)
+            match = re.search(r"receiving on (http://\S+)", log.read_text())
+            self.url = match[1] if match else ""
+            return bool(match)
 
         self._until(listening, "the daemon listens")
 
@@ -303,13 +303,13 @@ def draw(seed: int, *, postgres: bool = False) -> Scenario:
 
 def _count(pattern: re.Pattern[str], lines: list[str]) -> Counter[str]:
     """How often each path said so."""
-    return Counter(found[1] for line in lines if (found := pattern.search(line)))
+    return Counter(match[1] for line in lines if (match := pattern.search(line)))
 
 
 def _beside(config: str) -> dict[int, list[str]]:
     """The processes of `python -m syncer.daemon` of the daemon with this config, which they have in
     their environment: their commands by number."""
-    found = {}
+    by_pid = {}
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
             if (
@@ -319,8 +319,8 @@ def _beside(config: str) -> dict[int, list[str]]:
                 continue
             command = (entry / "cmdline").read_bytes().decode().split("\0")
             if "syncer.daemon" in command:
-                found[int(entry.name)] = [part for part in command if part]
-    return found
+                by_pid[int(entry.name)] = [part for part in command if part]
+    return by_pid
 
 
 def _json(value: object) -> str:

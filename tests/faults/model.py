@@ -49,22 +49,26 @@ class Model:
     def look(self, position: int) -> None:
         """The warehouse says something new from now on; so it may be told, also where a newer call
         waits in the inbox."""
-        for one in self.engage.expected():
+        for customer in self.engage.expected():
             for key in self.engage.audiences:
-                self._say(one.customer_id, key, one.traits.get(key) is True, position)
+                self._say(customer.customer_id, key, customer.traits.get(key) is True, position)
 
     def observe(self) -> None:
         """A run has committed what Engage says now."""
-        self.seen = {one.customer_id: dict(one.traits) for one in self.engage.expected()}
-        self.seen_emails = {one.customer_id: one.email for one in self.engage.expected()}
+        self.seen = {
+            customer.customer_id: dict(customer.traits) for customer in self.engage.expected()
+        }
+        self.seen_emails = {
+            customer.customer_id: customer.email for customer in self.engage.expected()
+        }
         self.engage.observe()
 
     def resynced(self) -> None:
         """A resync has committed: Engage wins in all that calls said before its pull. Of those that
         crossed it, or were not sorted yet, either may hold."""
         self.taken_back |= self.memberships.keys() | self.late.keys()
-        self.taken_back |= {(one, "customerName") for one in self.names}
-        self.taken_back |= {(one, "customerEmail") for one in self.emails}
+        self.taken_back |= {(customer_id, "customerName") for customer_id in self.names}
+        self.taken_back |= {(customer_id, "customerEmail") for customer_id in self.emails}
 
     def kept_back(self, places: set[tuple[str, str]]) -> None:
         """A call that says what a hold keeps back, or what was rejected, is not kept: should that
@@ -73,7 +77,9 @@ class Model:
 
     def all_seen(self) -> bool:
         """Whether the last committed pull saw what Engage says now."""
-        return self.seen == {one.customer_id: dict(one.traits) for one in self.engage.expected()}
+        return self.seen == {
+            customer.customer_id: dict(customer.traits) for customer in self.engage.expected()
+        }
 
     def _say(self, customer_id: str, key: str, member: bool, position: int) -> None:
         since = self.member_since if member else self.other_since
@@ -83,12 +89,14 @@ class Model:
 
     def traits(self) -> dict[str, dict[str, Any]]:
         """By customer, the traits of Engage: the warehouse's, and newer ones by call."""
-        found = {one.customer_id: dict(one.traits) for one in self.engage.expected()}
+        by_customer = {
+            customer.customer_id: dict(customer.traits) for customer in self.engage.expected()
+        }
         rows = self._rows() if self.late else set()
         late = {place: member for place, member in self.late.items() if place not in rows}
         for (customer_id, key), member in (late | self.memberships).items():
-            found.setdefault(customer_id, {})[key] = member
-        return found
+            by_customer.setdefault(customer_id, {})[key] = member
+        return by_customer
 
     def _rows(self) -> set[tuple[str, str]]:
         """The customers and keys of which the warehouse has a row."""
@@ -102,16 +110,16 @@ class Model:
     def records(self, holds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """What Amberflo must hold: name, email and traits by customer; what it `holds` where either
         of two may be."""
-        found = self._by_calls()
-        engage = {one.customer_id: one for one in self.engage.expected()}
+        by_customer = self._by_calls()
+        engage = {customer.customer_id: customer for customer in self.engage.expected()}
         for customer_id, field_or_key in self.taken_back:
-            record, held = found[customer_id], holds.get(customer_id, {})
+            record, held = by_customer[customer_id], holds.get(customer_id, {})
             known = engage.get(customer_id)
             if field_or_key in ("customerName", "customerEmail"):
                 says = (known.name or customer_id, known.email) if known else (customer_id, None)
-                there = says[field_or_key == "customerEmail"]
-                if held.get(field_or_key) == there:
-                    record[field_or_key] = there
+                said = says[field_or_key == "customerEmail"]
+                if held.get(field_or_key) == said:
+                    record[field_or_key] = said
                 continue
             value = held.get("traits", {}).get(field_or_key)
             if known is not None and field_or_key in known.traits:
@@ -124,7 +132,7 @@ class Model:
                     record["traits"][field_or_key] = value
         return {
             customer_id: record
-            for customer_id, record in found.items()
+            for customer_id, record in by_customer.items()
             if customer_id in holds or not self._is_nobody(customer_id, record, engage.keys())
         }
 
@@ -135,13 +143,13 @@ class Model:
 
     def _by_calls(self) -> dict[str, dict[str, Any]]:
         """The same where no resync takes back what calls say."""
-        found: dict[str, dict[str, Any]] = {
-            one.customer_id: {
-                "customerName": one.name or one.customer_id,
-                "customerEmail": one.email,
+        by_customer: dict[str, dict[str, Any]] = {
+            customer.customer_id: {
+                "customerName": customer.name or customer.customer_id,
+                "customerEmail": customer.email,
                 "traits": {},
             }
-            for one in self.engage.expected()
+            for customer in self.engage.expected()
         }
         traits = self.traits()
         for customer_id in traits.keys() | self.called.keys():
@@ -150,52 +158,52 @@ class Model:
                 "customerEmail": None,
                 "traits": {},
             }
-            record = found.setdefault(customer_id, nobody)
+            record = by_customer.setdefault(customer_id, nobody)
             if customer_id in self.names:
                 record["customerName"] = self.names[customer_id]
             if customer_id in self.emails:
                 record["customerEmail"] = self.emails[customer_id]
             said = self.called.get(customer_id, {}) | traits.get(customer_id, {})
             record["traits"] = {name: at_amberflo(value) for name, value in said.items()}
-        return found
+        return by_customer
 
     # Calls
 
     def calls(self, rng: Random, count: int, now: int) -> list[Event]:
         """Calls that could come now (epoch milliseconds), some of them twice."""
         kinds = (self._track, self._track, self._page, self._membership, self._stranger)
-        found: list[Event] = []
+        events: list[Event] = []
         for _ in range(count):
             event = rng.choice((*kinds, self._identify))(rng)
             self._made += 1
             at = now - AGO + self._made - (OLD if event.get("old") else 0)
-            found.append({"messageId": f"m-{self._made}", "timestamp": at, **event})
+            events.append({"messageId": f"m-{self._made}", "timestamp": at, **event})
             if rng.random() < 0.15:
-                found.append(found[-1])
-        return found
+                events.append(events[-1])
+        return events
 
     def crossing(self, rng: Random, now: int) -> Event | None:
         """A call of a membership, or an email, that the warehouse changed since the last pull;
         None: there is none. It says what the last pull saw (another email), and is newer than what
         the next one will see."""
-        found = [
+        events = [
             _membership(customer_id, key, was)
-            for customer_id, one in self._present()
+            for customer_id, customer in self._present()
             for key in self.engage.audiences
             if key in self.seen[customer_id]
-            and (was := self.seen[customer_id][key]) != one.traits.get(key, False)
+            and (was := self.seen[customer_id][key]) != customer.traits.get(key, False)
             and (customer_id, key) not in self.memberships
         ]
-        found += [
+        events += [
             {"type": "identify", "userId": customer_id, "traits": {"email": "new@example.com"}}
-            for customer_id, one in self._present()
-            if one.email != self.seen_emails[customer_id] and customer_id not in self.emails
+            for customer_id, customer in self._present()
+            if customer.email != self.seen_emails[customer_id] and customer_id not in self.emails
         ]
-        if not found:
+        if not events:
             return None
         self._made += 1
         at = now - AGO + self._made
-        return {"messageId": f"m-{self._made}", "timestamp": at, **rng.choice(found)}
+        return {"messageId": f"m-{self._made}", "timestamp": at, **rng.choice(events)}
 
     def accepted(self, events: list[Event], position: int) -> None:
         """These are durable."""
@@ -228,7 +236,7 @@ class Model:
                 self.meters[event["messageId"]] = _meter(event)
 
     def _present(self) -> list[tuple[str, Customer]]:
-        now = {one.customer_id: one for one in self.engage.expected()}
+        now = {customer.customer_id: customer for customer in self.engage.expected()}
         return [(customer, now[customer]) for customer in sorted(now.keys() & self.seen.keys())]
 
     def _someone(self, rng: Random) -> str:

@@ -72,42 +72,42 @@ class Performance(World):
 
     def play(self) -> checks.Evidence:
         self.model.look(0)
-        for number, one in enumerate(self.scenario.rounds):
-            self._round(number, one)
+        for number, plan in enumerate(self.scenario.rounds):
+            self._round(number, plan)
         self._end_well()
         return self.evidence()
 
-    def _round(self, number: int, one: Round) -> None:
+    def _round(self, number: int, plan: Round) -> None:
         rng = Random(f"{self.scenario.seed}/{number}")
-        if one.hours:
-            self.engage.evolve(one.hours, one.fraction, vanish=one.vanish)
+        if plan.hours:
+            self.engage.evolve(plan.hours, plan.fraction, vanish=plan.vanish)
             self.model.look(len(self.amberflo.writes))
         if number == 1:
             self.poison(rng)
-        self.call(rng, one.calls)
-        self.amberflo.faults = Faults.parse(one.amberflo, seed=self.scenario.seed + number)
+        self.call(rng, plan.calls)
+        self.amberflo.faults = Faults.parse(plan.amberflo, seed=self.scenario.seed + number)
         crossing = self.model.crossing(rng, now())
-        lies = one.source is not None and one.source.lies
+        lies = plan.source is not None and plan.source.lies
         if lies and (not self.model.all_seen() or self._kept_back()):
             # Who is pulled for the first time, or was held until now, is not known better.
-            one = replace(one, source=None)
+            plan = replace(plan, source=None)
         before = len(self.amberflo.writes)
         with ExitStack() as stack:
-            stack.enter_context(self.source(one.source))
-            if one.locked is not None and not self.scenario.postgres:
-                self.lock_for(one.locked)
+            stack.enter_context(self.source(plan.source))
+            if plan.locked is not None and not self.scenario.postgres:
+                self.lock_for(plan.locked)
             workers = [
-                self._start(process, one, None)
-                for process in one.processes
+                self._start(process, plan, None)
+                for process in plan.processes
                 if process.kind == "worker"
             ]
             runs = [
-                self._start(process, one, crossing if place == 0 else None)
+                self._start(process, plan, crossing if place == 0 else None)
                 for place, process in enumerate(
-                    process for process in one.processes if process.kind != "worker"
+                    process for process in plan.processes if process.kind != "worker"
                 )
             ]
-            self._meanwhile(rng, one, [*runs, *workers])
+            self._meanwhile(rng, plan, [*runs, *workers])
             for child in runs:
                 self.end_of(child)
             for child in workers:
@@ -115,41 +115,46 @@ class Performance(World):
                 child.let_end()
             for child in workers:
                 self.end_of(child)
-            self._afterwards(one)
+            self._afterwards(plan)
         if runs[0].calls_told() and crossing is not None:
             self.model.accepted([crossing], before)
-        self._look(one.source)
+        self._look(plan.source)
 
-    def _afterwards(self, one: Round) -> None:
+    def _afterwards(self, plan: Round) -> None:
         """Somebody decides, and runs follow, each in peace but for what the source says."""
-        if one.decision is None and not one.follow:
+        if plan.decision is None and not plan.follow:
             return
         self.amberflo.faults = Faults()
-        if one.decision is not None:
+        if plan.decision is not None:
             for run in self._undecided():
-                self._command(f"runs {one.decision} {run} --yes", (0, 1, 3))
-        for kind in one.follow:
+                self._command(f"runs {plan.decision} {run} --yes", (0, 1, 3))
+        for kind in plan.follow:
             self._command(kind, (0, 1, 3))
 
-    def _start(self, process: Process, one: Round, crossing: dict[str, Any] | None) -> Child:
+    def _start(self, process: Process, plan: Round, crossing: dict[str, Any] | None) -> Child:
         config = self.config("usual" if process.right_key else "wrong-key")
         play = Play(
-            process, config, self.folder / "temporary", one.source, one.locked is not None, crossing
+            process,
+            config,
+            self.folder / "temporary",
+            plan.source,
+            plan.locked is not None,
+            crossing,
         )
         return self.fork_off(process.kind, play)
 
-    def _meanwhile(self, rng: Random, one: Round, children: list[Child]) -> None:
+    def _meanwhile(self, rng: Random, plan: Round, children: list[Child]) -> None:
         """What comes from outside while the processes work, each at its moment."""
         moments: list[tuple[float, Callable[[], None]]] = []
-        runs = [process for process in one.processes if process.kind != "worker"]
-        workers = [process for process in one.processes if process.kind == "worker"]
+        runs = [process for process in plan.processes if process.kind != "worker"]
+        workers = [process for process in plan.processes if process.kind == "worker"]
         for child, process in zip(children, [*runs, *workers], strict=True):
             if process.killed_after is not None:
                 moments.append((process.killed_after, child.kill))
-        if one.calls_during:
-            moments.append((rng.uniform(0, 0.3), lambda: self.call(rng, one.calls_during)))
-        if one.ended is not None:
-            moments.append((one.ended, self.end_connections))
+        if plan.calls_during:
+            moments.append((rng.uniform(0, 0.3), lambda: self.call(rng, plan.calls_during)))
+        if plan.ended is not None:
+            moments.append((plan.ended, self.end_connections))
         began = time.monotonic()
         for at, do in sorted(moments, key=lambda moment: moment[0]):
             while time.monotonic() - began < at and not all(c.ended() for c in children):
@@ -161,7 +166,7 @@ class Performance(World):
     def _look(self, source: SourceFault | None) -> None:
         """A run that committed wrote what Engage said, and what counts as acknowledged is there."""
         tables = self.tables("customer", "change", "run")
-        truth = {one.customer_id: one.traits for one in self.engage.expected()}
+        truth = {customer.customer_id: customer.traits for customer in self.engage.expected()}
         runs = [row for row in tables["run"] if row["id"] > self.looked]
         self.looked = max((row["id"] for row in runs), default=self.looked)
         for row in tables["change"]:
@@ -191,16 +196,16 @@ class Performance(World):
             if row["acked_rev"] != row["rev"]:
                 continue
             traits = json.loads(row["traits"])
-            there = holds.get(row["customer_id"], {}).get("traits", {})
+            held = holds.get(row["customer_id"], {}).get("traits", {})
             wrong = [
                 name
                 for name, value in traits.items()
-                if isinstance(value, bool) and there.get(name) is not value
+                if isinstance(value, bool) and held.get(name) is not value
             ]
             if wrong:
                 self.notes.append(
                     f"{row['customer_id']!r} counts as acknowledged and is not at Amberflo: "
-                    f"{ {name: (traits[name], there.get(name)) for name in wrong} }"
+                    f"{ {name: (traits[name], held.get(name)) for name in wrong} }"
                 )
 
     # The end
@@ -238,12 +243,12 @@ class Performance(World):
     def _rejected(self) -> list[int]:
         """The runs that found what is rejected and still in force."""
         tables = self.tables("hold", "held_change")
-        there = {row["hold"] for row in tables["held_change"] if row["ended_at"] is None}
+        held = {row["hold"] for row in tables["held_change"] if row["ended_at"] is None}
         return sorted(
             {
                 row["since_run"]
                 for row in tables["hold"]
-                if row["decision"] == "rejected" and row["id"] in there
+                if row["decision"] == "rejected" and row["id"] in held
             }
         )
 

@@ -189,8 +189,8 @@ class Scenario:
             f"rate {self.rate or 'unlimited'}, PUT of an unknown customer: {self.put_unknown}, "
             f"{self.poisoned} refused, state on {'PostgreSQL' if self.postgres else 'SQLite'}"
         ]
-        for number, one in enumerate(self.rounds, 1):
-            lines += [f"round {number}: " + "; ".join(one.words())]
+        for number, plan in enumerate(self.rounds, 1):
+            lines += [f"round {number}: " + "; ".join(plan.words())]
         return "\n".join(f"  {line}" for line in lines)
 
 
@@ -308,19 +308,19 @@ def _amberflo(rng: Random) -> str:
     """A spec of `Faults`. A request may take 0.3 s (runner.py), so 0.45 s is too slow."""
     if rng.random() < 0.07:
         return rng.choice(("500=1", "drop_before=1", "429=1,retry_after=1", "drop_after=1"))
-    found = []
+    faults = []
     for name, most in (("429", 0.25), ("500", 0.2), ("503", 0.1), ("drop_after", 0.3)):
         if rng.random() < 0.25:
-            found.append(f"{name}={rng.uniform(0.01, most):.2f}")
+            faults.append(f"{name}={rng.uniform(0.01, most):.2f}")
     if rng.random() < 0.15:
-        found.append(f"drop_before={rng.uniform(0.01, 0.1):.2f}")
+        faults.append(f"drop_before={rng.uniform(0.01, 0.1):.2f}")
     if rng.random() < 0.4:
         seconds = rng.choice((0.03, 0.03, 0.45))
         share = rng.uniform(0.02, 0.15 if seconds > 0.3 else 0.6)
-        found.append(f"slow={share:.2f},slow_seconds={seconds}")
-    if any(one.startswith("429") for one in found):
-        found.append(f"retry_after={rng.choice((0, 0, 0, 1))}")
-    return ",".join(found)
+        faults.append(f"slow={share:.2f},slow_seconds={seconds}")
+    if any(fault.startswith("429") for fault in faults):
+        faults.append(f"retry_after={rng.choice((0, 0, 0, 1))}")
+    return ",".join(faults)
 
 
 #: One in which nothing befalls.

@@ -14,7 +14,7 @@ from .runner import Outcome, Performance, play
 from .scenario import draw
 
 
-def one(seed: int, postgres: bool, of_daemon: bool) -> tuple[bool, str, str]:
+def run_seed(seed: int, postgres: bool, of_daemon: bool) -> tuple[bool, str, str]:
     """Whether it went wrong, what to say of it, and what its processes said."""
     scenario = (daemon.draw if of_daemon else draw)(seed, postgres=postgres)
 
@@ -47,7 +47,7 @@ def told(outcome: Outcome, of_daemon: bool) -> str:
         [
             f"{line}, {len(outcome.violations)} VIOLATIONS",
             scenario.words(),
-            *(f"  ! {one}" for one in outcome.violations),
+            *(f"  ! {violation}" for violation in outcome.violations),
             f"  again: python -m tests.faults --seed {scenario.seed}{more}",
         ]
     )

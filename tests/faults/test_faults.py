@@ -47,7 +47,7 @@ def test_a_seed_gives_one_scenario() -> None:
 def test_everything_befalls() -> None:
     """In the seeds of a usual run, each kind of fault comes often."""
     words = "\n".join(draw(seed, postgres=seed % 4 == 0).words() for seed in range(100))
-    for one in (
+    for phrase in (
         *("killed at", "told to end at", "its clock moves", "h off", "a newer call of Engage"),
         *("disk full", "holds the state", "cuts all off", "breaks off", "ends after", "is missing"),
         *("is empty", "rows of an audience are gone", "with a wrong key", "429=", "500=", "503="),
@@ -55,7 +55,7 @@ def test_everything_befalls() -> None:
         *("commit.middle", "commit.after", "put.after", "outcome.inside", "drain", "ingest.after"),
         *("decides: approve", "decides: reject", "then full", "then sync, "),
     ):
-        assert words.count(one) >= 3, one
+        assert words.count(phrase) >= 3, phrase
 
 
 # -- the checks find what is planted
@@ -68,109 +68,111 @@ def calm() -> Evidence:
     return outcome.evidence
 
 
-def row(found: Evidence, table: str, **values: Any) -> dict[str, Any]:
+def row(evidence: Evidence, table: str, **values: Any) -> dict[str, Any]:
     """The first row with these values."""
     return next(
-        one for one in found.tables[table] if all(one[key] == values[key] for key in values)
+        record
+        for record in evidence.tables[table]
+        if all(record[key] == values[key] for key in values)
     )
 
 
-def member(found: Evidence) -> tuple[int, str, str]:
+def member(evidence: Evidence) -> tuple[int, str, str]:
     """A write, its customer and an audience that the customer was in at all times until then."""
-    for number, write in enumerate(found.writes):
-        for audience in found.audiences:
+    for number, write in enumerate(evidence.writes):
+        for audience in evidence.audiences:
             place = write.customer_id, audience
             if (
                 write.traits.get(audience) is True
-                and found.other_since.get(place, 1 << 30) > number
+                and evidence.other_since.get(place, 1 << 30) > number
             ):
                 return number, *place
     raise AssertionError("there is none")
 
 
-def altered(found: Evidence, number: int, **traits: Any) -> None:
+def altered(evidence: Evidence, number: int, **traits: Any) -> None:
     """A write gave other traits than it did; None takes one away."""
-    writes = list(found.writes)
-    there = {**writes[number].traits, **traits}
-    kept = {name: value for name, value in there.items() if value is not None}
+    writes = list(evidence.writes)
+    merged = {**writes[number].traits, **traits}
+    kept = {name: value for name, value in merged.items() if value is not None}
     writes[number] = writes[number]._replace(traits=kept)
-    found.writes = writes
+    evidence.writes = writes
 
 
-def wrong_at_amberflo(found: Evidence) -> None:
-    record = found.holds[found.writes[0].customer_id]
-    audience = next(name for name in found.audiences if name in record["traits"])
+def wrong_at_amberflo(evidence: Evidence) -> None:
+    record = evidence.holds[evidence.writes[0].customer_id]
+    audience = next(name for name in evidence.audiences if name in record["traits"])
     record["traits"][audience] = not record["traits"][audience]
 
 
-def one_for_true(found: Evidence) -> None:
-    record = next(one for one in found.holds.values() if True in one["traits"].values())
+def one_for_true(evidence: Evidence) -> None:
+    record = next(held for held in evidence.holds.values() if True in held["traits"].values())
     audience = next(name for name, value in record["traits"].items() if value is True)
     record["traits"][audience] = 1
 
 
-def older_after_newer(found: Evidence) -> None:
+def older_after_newer(evidence: Evidence) -> None:
     states: dict[str, list[Write]] = {}
-    for write in found.writes:
+    for write in evidence.writes:
         states.setdefault(write.customer_id, []).append(write)
     twice = next(
         writes
         for writes in states.values()
-        if len({orjson.dumps(one.traits, option=orjson.OPT_SORT_KEYS) for one in writes}) > 1
+        if len({orjson.dumps(sent.traits, option=orjson.OPT_SORT_KEYS) for sent in writes}) > 1
     )
-    found.writes = [*found.writes, twice[0]]
+    evidence.writes = [*evidence.writes, twice[0]]
 
 
-def unknown_state(found: Evidence) -> None:
-    altered(found, 0, total_revenue_180_days=-1)
+def unknown_state(evidence: Evidence) -> None:
+    altered(evidence, 0, total_revenue_180_days=-1)
 
 
-def false_exit(found: Evidence) -> None:
-    number, _, audience = member(found)
-    altered(found, number, **{audience: False})
+def false_exit(evidence: Evidence) -> None:
+    number, _, audience = member(evidence)
+    altered(evidence, number, **{audience: False})
 
 
-def left_out(found: Evidence) -> None:
+def left_out(evidence: Evidence) -> None:
     """Of whom nobody ever said otherwise: written once more, without the trait."""
     write, audience = next(
         (write, audience)
-        for write in found.writes
-        for audience in found.audiences
+        for write in evidence.writes
+        for audience in evidence.audiences
         if write.traits.get(audience) is True
-        and (write.customer_id, audience) not in found.other_since
+        and (write.customer_id, audience) not in evidence.other_since
     )
-    found.writes = [*found.writes, write]
-    altered(found, len(found.writes) - 1, **{audience: None})
+    evidence.writes = [*evidence.writes, write]
+    altered(evidence, len(evidence.writes) - 1, **{audience: None})
 
 
-def never_a_member(found: Evidence) -> None:
-    for number, write in enumerate(found.writes):
-        for audience in found.audiences:
-            if (write.customer_id, audience) not in found.member_since:
-                return altered(found, number, **{audience: True})
+def never_a_member(evidence: Evidence) -> None:
+    for number, write in enumerate(evidence.writes):
+        for audience in evidence.audiences:
+            if (write.customer_id, audience) not in evidence.member_since:
+                return altered(evidence, number, **{audience: True})
     raise AssertionError("there is none")
 
 
-def gap(found: Evidence) -> None:
-    second = next(one for one in found.tables["change"] if one["before"] is not None)
-    first = row(found, "change", customer_id=second["customer_id"], key=second["key"])
-    found.tables["change"].remove(first)
+def gap(evidence: Evidence) -> None:
+    second = next(entry for entry in evidence.tables["change"] if entry["before"] is not None)
+    first = row(evidence, "change", customer_id=second["customer_id"], key=second["key"])
+    evidence.tables["change"].remove(first)
 
 
 def set_in(table: str, column: str, change: Callable[[Any], Any]) -> Callable[[Evidence], None]:
     """Plants another value into the last row of a table."""
 
-    def plant(found: Evidence) -> None:
-        one = found.tables[table][-1]
-        one[column] = change(one[column])
+    def plant(evidence: Evidence) -> None:
+        entry = evidence.tables[table][-1]
+        entry[column] = change(entry[column])
 
     plant.__name__ = f"{table}_{column}"
     return plant
 
 
 def add_to(table: str, **values: Any) -> Callable[[Evidence], None]:
-    def plant(found: Evidence) -> None:
-        found.tables[table].append(values)
+    def plant(evidence: Evidence) -> None:
+        evidence.tables[table].append(values)
 
     plant.__name__ = f"one_more_{table}"
     return plant
@@ -183,15 +185,15 @@ def more(value: int) -> int:
 PLANTED: tuple[tuple[str, Callable[[Evidence], Any]], ...] = (
     ("equal", wrong_at_amberflo),
     ("equal", one_for_true),
-    ("equal", lambda found: found.holds.popitem()),
-    ("equal", lambda found: found.expected.popitem()),
+    ("equal", lambda evidence: evidence.holds.popitem()),
+    ("equal", lambda evidence: evidence.expected.popitem()),
     ("delivered", set_in("change", "delivered_at", lambda _: None)),
     ("delivered", set_in("customer", "due_at", lambda _: 1)),
     ("delivered", set_in("customer", "acked_rev", lambda _: 0)),
     ("delivered", set_in("event", "due_at", lambda _: 1)),
     ("delivered", add_to("failure", ref="customer:u", reason="refused")),
     ("delivered", add_to("inbox", id=1)),
-    ("serial", lambda found: found.overlaps.append("u000001")),
+    ("serial", lambda evidence: evidence.overlaps.append("u000001")),
     ("serial", older_after_newer),
     ("serial", unknown_state),
     ("true", false_exit),
@@ -205,29 +207,31 @@ PLANTED: tuple[tuple[str, Callable[[Evidence], Any]], ...] = (
     ("consistent", set_in("run", "entered", more)),
     ("consistent", set_in("run", "delivered", more)),
     ("consistent", set_in("run_trait", "exited", more)),
-    ("consistent", lambda found: found.records.append(found.records[0])),
-    ("consistent", lambda found: found.records.pop()),
-    ("consistent", lambda found: found.records[0].update(meterValue=-1)),
-    ("consistent", lambda found: found.meters.popitem()),
-    ("clean", lambda found: found.left_files.append("syncer.db.worker7.lock")),
-    ("clean", lambda found: found.left_processes.append("worker")),
+    ("consistent", lambda evidence: evidence.records.append(evidence.records[0])),
+    ("consistent", lambda evidence: evidence.records.pop()),
+    ("consistent", lambda evidence: evidence.records[0].update(meterValue=-1)),
+    ("consistent", lambda evidence: evidence.meters.popitem()),
+    ("clean", lambda evidence: evidence.left_files.append("syncer.db.worker7.lock")),
+    ("clean", lambda evidence: evidence.left_processes.append("worker")),
     ("clean", add_to("worker", id=7, kind="worker")),
     ("clean", set_in("customer", "claimed_by", lambda _: 7)),
     ("clean", set_in("event", "claimed_by", lambda _: 7)),
     ("clean", set_in("run", "state", lambda _: "running")),
-    ("on_the_way", lambda found: found.notes.append("a process hangs")),
+    ("on_the_way", lambda evidence: evidence.notes.append("a process hangs")),
 )
 
 
 @pytest.mark.parametrize(
-    ("check", "plant"), PLANTED, ids=[f"{one[0]}-{number}" for number, one in enumerate(PLANTED)]
+    ("check", "plant"),
+    PLANTED,
+    ids=[f"{planted[0]}-{number}" for number, planted in enumerate(PLANTED)],
 )
 def test_what_is_planted_is_found(
     calm: Evidence, check: str, plant: Callable[[Evidence], Any]
 ) -> None:
-    found = replace(deepcopy(calm))
-    plant(found)
-    assert any(line.startswith(f"{check}: ") for line in violations(found))
+    evidence = replace(deepcopy(calm))
+    plant(evidence)
+    assert any(line.startswith(f"{check}: ") for line in violations(evidence))
 
 
 def test_the_checks_are_all_in_use() -> None:

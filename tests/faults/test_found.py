@@ -40,9 +40,9 @@ HORIZON = 1000
 def state(traits: dict[str, Any], stamps: dict[str, int], **more: Any) -> CustomerRow:
     """What calls said came after the horizon, whenever it happened."""
     came = {name: [at, max(at, HORIZON + 1)] for name, at in stamps.items()}
-    texts = [orjson.dumps(one).decode() for one in (traits, came)]
-    found = CustomerRow("u", texts[0], "Old", "old@example.com", None, texts[1])
-    return found._replace(**more)
+    texts = [orjson.dumps(value).decode() for value in (traits, came)]
+    customer = CustomerRow("u", texts[0], "Old", "old@example.com", None, texts[1])
+    return customer._replace(**more)
 
 
 def change(*changes: TraitChange, **more: Any) -> CustomerChange:
@@ -107,9 +107,9 @@ def test_what_a_change_came_to_is_counted_anew() -> None:
     tally = Tally(Catalog([KnownTrait("vip", "vip", AUDIENCE)], {}, []))
     sums = tally.sums["vip"]
     sums.pulled, sums.entered, sums.exited = 3, 1, 2
-    left = TraitChange("vip", "vip", True, False, 500)
-    tally.recount(left, None)
-    tally.recount(left, left._replace(before=None))
+    exited = TraitChange("vip", "vip", True, False, 500)
+    tally.recount(exited, None)
+    tally.recount(exited, exited._replace(before=None))
     assert (sums.entered, sums.exited, sums.changed, sums.unchanged) == (1, 0, 1, 1)
 
 
@@ -127,14 +127,14 @@ def test_a_call_may_cross_a_run(point: str) -> None:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database.open(f"sqlite:///{tmp_path / 'syncer.db'}")) as found:
-        yield found
+    with closing(Database.open(f"sqlite:///{tmp_path / 'syncer.db'}")) as opened:
+        yield opened
 
 
 def test_a_run_does_not_wait_for_a_worker_that_died(database: Database) -> None:
     """Without a configured rate nobody looked after the dead: it waited for `patience` in vain."""
     ids = [f"u{number}" for number in range(5)]
-    rows = [CustomerRow(one, '{"vip":true}', None, None, None, None) for one in ids]
+    rows = [CustomerRow(id_, '{"vip":true}', None, None, None, None) for id_ in ids]
     with workers.register(database, "worker") as dead, database.write() as connection:
         snapshot.insert_customers(connection, rows, 1, run=1)
     with database.write() as connection:

@@ -213,8 +213,8 @@ class World:
 
     def poison(self, rng: Random) -> None:
         """Give some customers a record that Amberflo does not take back."""
-        there = sorted(self.amberflo.customers)
-        self.poisoned = rng.sample(there, min(self.scenario.poisoned, len(there)))
+        customer_ids = sorted(self.amberflo.customers)
+        self.poisoned = rng.sample(customer_ids, min(self.scenario.poisoned, len(customer_ids)))
         for customer_id in self.poisoned:
             self.amberflo.customers[customer_id] |= {"strange": 1}
 
@@ -237,11 +237,11 @@ class World:
     def tables(self, *names: str) -> dict[str, list[checks.Row]]:
         """The rows of the tables, of those named or of all, in the order of their keys; none where
         the first process was killed before it had made the tables."""
-        found: dict[str, list[checks.Row]] = {}
+        by_table: dict[str, list[checks.Row]] = {}
         for part, tables in PARTS.items():
             for table in tables:
                 if not names or table.name in names:
-                    found[table.name] = []
+                    by_table[table.name] = []
             try:
                 database = Database.peek(self.state_url, part)
             except StateError as error:
@@ -250,11 +250,11 @@ class World:
                 continue
             with closing(database), database.read() as connection:
                 for table in tables:
-                    if table.name in found:
+                    if table.name in by_table:
                         order = list(table.primary_key.columns)
                         rows = connection.execute(table.select().order_by(*order)).mappings()
-                        found[table.name] = [dict(row) for row in rows]
-        return found
+                        by_table[table.name] = [dict(row) for row in rows]
+        return by_table
 
     def evidence(self) -> checks.Evidence:
         fields = ("customerName", "customerEmail", "traits")

@@ -79,9 +79,9 @@ class Days(RuleBasedStateMachine):
 
     @property
     def amberflo(self) -> Recorder:
-        found = self.installation.amberflo
-        assert isinstance(found, Recorder)
-        return found
+        recorder = self.installation.amberflo
+        assert isinstance(recorder, Recorder)
+        return recorder
 
     def _serve(self) -> None:
         self.installation.amberflo_url = self._open.enter_context(running(self.amberflo))
@@ -166,8 +166,8 @@ class Days(RuleBasedStateMachine):
         """As they were, or loaded anew; those that something newer replaced stay away."""
         self._pass(0.02)
         loaded = text(_now())
-        there = self.warehouse.db.execute("SELECT canonical_segment_id, name FROM user_traits")
-        taken = set(there.fetchall())
+        cursor = self.warehouse.db.execute("SELECT canonical_segment_id, name FROM user_traits")
+        taken = set(cursor.fetchall())
         for row in self.lost:
             if (row[0], row[1]) not in taken:
                 taken.add((row[0], row[1]))
@@ -237,11 +237,11 @@ class Days(RuleBasedStateMachine):
     def _say(self, who: str, key: str, value: str | None) -> None:
         """A new row of a customer's profile, loaded now."""
         self._pass(0.02)
-        found = self.warehouse.db.execute(
+        profile = self.warehouse.db.execute(
             "SELECT canonical_segment_id FROM user_identifiers WHERE value = ?", (who,)
         ).fetchone()
-        if found is not None:
-            self.warehouse.say(who, key, value, ago=0.0, profile=found[0])
+        if profile is not None:
+            self.warehouse.say(who, key, value, ago=0.0, profile=profile[0])
 
     # Calls
 
@@ -392,7 +392,7 @@ class Days(RuleBasedStateMachine):
         self.installation.amberflo = Recorder(API_KEY)
         self._serve()
         self.watch.another_account()
-        if any(not one.due for one in self.watch.state.customers.values()):
+        if any(not customer.due for customer in self.watch.state.customers.values()):
             self.run("sync", good=(1, 2))
             assert not self.amberflo.writes
         self.run("sync", "--new-account")
@@ -414,8 +414,8 @@ class Days(RuleBasedStateMachine):
         self.warehouse.merge("nobody", "nobody", ago=0.0)  # the warehouse is loaded up to now
         self.run("sync", "--full", good=(0, 3))
         engage = read(self.warehouse.db)
-        there = self.amberflo.customers
-        wrong = list(self.watch.equal(engage, there, self._expected_names(engage)))
+        at_amberflo = self.amberflo.customers
+        wrong = list(self.watch.equal(engage, at_amberflo, self._expected_names(engage)))
         assert not wrong, "\n".join(wrong)
         before = len(self.amberflo.writes)
         self.run("sync", "--full", good=(0, 3))
@@ -424,13 +424,13 @@ class Days(RuleBasedStateMachine):
 
     def _expected_names(self, engage: Any) -> dict[str, str]:
         """The newest of row and call; nobody's name where there is no row."""
-        found = {}
+        by_customer = {}
         for (customer_id, key), said in engage.said.items():
             if key == "name":
                 called, at = self.names.get(customer_id, ("", ""))
                 name = called if at > said.at else said.value
-                found[customer_id] = name or customer_id
-        return found
+                by_customer[customer_id] = name or customer_id
+        return by_customer
 
 
 def _memory() -> str | None:

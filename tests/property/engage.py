@@ -30,10 +30,10 @@ class Engage(NamedTuple):
 
     def value(self, customer_id: str, trait: str) -> Any:
         """What Amberflo must have of it: True, a number, or None for no member and no value."""
-        found = self.said.get((customer_id, trait))
-        if found is None or found.value is None or found.value == "false":
+        newest = self.said.get((customer_id, trait))
+        if newest is None or newest.value is None or newest.value == "false":
             return None
-        return True if found.value == "true" else int(found.value)
+        return True if newest.value == "true" else int(newest.value)
 
 
 def read(warehouse: sqlite3.Connection) -> Engage:

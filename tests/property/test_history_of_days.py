@@ -51,8 +51,8 @@ def no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
 def a_rejection_that_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     ruling = Rulings._ruling
 
-    def forgetful(self: Rulings, *found: Any) -> Any:
-        said = ruling(self, *found)
+    def forgetful(self: Rulings, *arguments: Any) -> Any:
+        said = ruling(self, *arguments)
         return None if said == "rejected" else said
 
     monkeypatch.setattr(Rulings, "_ruling", forgetful)

@@ -35,7 +35,7 @@ in_engage = st.fixed_dictionaries(
         "email": st.sampled_from(["a@x", "b@x"]),
     },
 )
-there = st.fixed_dictionaries(
+at_amberflo = st.fixed_dictionaries(
     {
         "customerName": st.sampled_from(["Ada", "Bob", "id"]),
         "traits": st.fixed_dictionaries(
@@ -46,7 +46,7 @@ there = st.fixed_dictionaries(
     optional={"customerEmail": st.sampled_from(["a@x", "c@x"])},
 )
 #: A customer on both sides; None: it is not there. A twin has on both sides what Engage says.
-customer = st.tuples(st.none() | in_engage, st.none() | there) | in_engage.map(
+customer = st.tuples(st.none() | in_engage, st.none() | at_amberflo) | in_engage.map(
     lambda traits: (traits, as_written(traits))
 )
 population = st.dictionaries(
@@ -78,9 +78,9 @@ def plain_comparison(
 ) -> dict[str, set[tuple[str, str | None, str | None]]]:
     """Every customer that must be there, and where it differs: (name, by Engage, there)."""
     ours = {key for traits in engage.values() for key in traits} - PEOPLE.keys()
-    found: dict[str, set[tuple[str, str | None, str | None]]] = {}
-    for one, traits in engage.items():
-        record = amberflo.get(one)
+    by_customer: dict[str, set[tuple[str, str | None, str | None]]] = {}
+    for customer_id, traits in engage.items():
+        record = amberflo.get(customer_id)
         held = {} if record is None else record["traits"]
         differs = set()
         for key in ours:
@@ -94,14 +94,14 @@ def plain_comparison(
         corrected = any(is_there is not None for _, _, is_there in differs)
         if not (member or corrected or any(key in traits for key in COMPUTED)):
             continue
-        name = traits.get("name") or (record or {}).get("customerName") or one
+        name = traits.get("name") or (record or {}).get("customerName") or customer_id
         if name != (record or {}).get("customerName"):
             differs.add(("customerName", name, (record or {}).get("customerName")))
         email = traits.get("email")
         if email is not None and email != (record or {}).get("customerEmail"):
             differs.add(("customerEmail", email, (record or {}).get("customerEmail")))
-        found[one] = differs
-    return found
+        by_customer[customer_id] = differs
+    return by_customer
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +128,8 @@ def test_the_report_is_what_a_plain_comparison_finds(
     installation, warehouse = place
     for path in installation.folder.glob("syncer.db*"):
         path.unlink()
-    engage = {one: traits for one, (traits, _) in both.items() if traits is not None}
-    amberflo = {one: deepcopy(record) for one, (_, record) in both.items() if record is not None}
+    engage = {id_: traits for id_, (traits, _) in both.items() if traits is not None}
+    amberflo = {id_: deepcopy(record) for id_, (_, record) in both.items() if record is not None}
     # A customer with a trait of ours on each side, so that every name is ours.
     engage["every"] = {**dict.fromkeys(AUDIENCES, "true"), **dict.fromkeys(COMPUTED, "5")}
     amberflo["every"] = as_written(engage["every"])
@@ -137,28 +137,32 @@ def test_the_report_is_what_a_plain_comparison_finds(
         warehouse.db.execute("BEGIN")
         for table in ("user_traits", "user_identifiers"):
             warehouse.db.execute(f"DELETE FROM {table}")
-        for one, traits in engage.items():
-            warehouse.user(one, **traits)
+        for customer_id, traits in engage.items():
+            warehouse.user(customer_id, **traits)
     installation.amberflo.customers.clear()
-    for one, record in amberflo.items():
-        installation.amberflo.customers[one] = {"customerId": one, "id": one, **record}
+    for customer_id, record in amberflo.items():
+        installation.amberflo.customers[customer_id] = {
+            "customerId": customer_id,
+            "id": customer_id,
+            **record,
+        }
     wanted = plain_comparison(engage, amberflo)
-    differing = {one for one, differs in wanted.items() if differs}
+    differing = {id_ for id_, differs in wanted.items() if differs}
 
     report = installation.json("adopt", "--customers", exit_code=int(bool(differing)))
-    found: dict[str, set[tuple[Any, ...]]] = {one: set() for one in wanted}
+    reported: dict[str, set[tuple[Any, ...]]] = {id_: set() for id_ in wanted}
     for row in report["differences"]:
-        found[row["customer_id"]].add((row["trait"], text(row["expected"]), text(row["actual"])))
-    assert found == wanted
+        reported[row["customer_id"]].add((row["trait"], text(row["expected"]), text(row["actual"])))
+    assert reported == wanted
     assert report["missing"] == sorted(wanted.keys() - amberflo.keys(), key=str.encode)
     assert report["unknown"] == sorted(amberflo.keys() - engage.keys(), key=str.encode)
     counts = report["parity"]["customers"]
     assert counts["equal"] == len(wanted) - len(differing)
     for row in report["parity"]["traits"]:
         kinds = [
-            "missing" if there is None else "unexpected" if says is None else "differ"
+            "missing" if actual is None else "unexpected" if says is None else "differ"
             for differs in wanted.values()
-            for name, says, there in differs
+            for name, says, actual in differs
             if name == row["trait"]
         ]
         assert {kind: row[kind] for kind in ("missing", "unexpected", "differ")} == {
@@ -180,6 +184,8 @@ def test_the_report_is_what_a_plain_comparison_finds(
     assert installation.puts() == dict.fromkeys(differing, 1)
     after = installation.json("diff", "--amberflo")["parity"]
     assert after["good"], after
-    for one in amberflo.keys() - differing:
-        record = installation.amberflo.customers[one]
-        assert {field: record.get(field) for field in amberflo[one]} == amberflo[one]
+    for customer_id in amberflo.keys() - differing:
+        record = installation.amberflo.customers[customer_id]
+        assert {field: record.get(field) for field in amberflo[customer_id]} == amberflo[
+            customer_id
+        ]

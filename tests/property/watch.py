@@ -55,8 +55,8 @@ class State:
     ours: set[str] = field(default_factory=set)
 
     def value(self, place: Place) -> Any:
-        found = self.customers.get(place[0])
-        return None if found is None else member(found.traits.get(place[1]))
+        customer = self.customers.get(place[0])
+        return None if customer is None else member(customer.traits.get(place[1]))
 
 
 def look(path: Path) -> State:
@@ -93,7 +93,7 @@ class Memory:
 
     kept: dict[Place, Kept] = field(default_factory=dict)
     #: hours of the clock, trait, and how many left by themselves
-    left: list[tuple[float, str, int]] = field(default_factory=list)
+    exits: list[tuple[float, str, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Watch:
     memory: Memory = field(default_factory=Memory)
     state: State = field(default_factory=State)
     #: what Amberflo has, by its writes
-    there: Traits = field(default_factory=dict)
+    holdings: Traits = field(default_factory=dict)
     #: who may lose what: somebody said so, since they last had it
     justified: set[Place] = field(default_factory=set)
     #: of whom it was ever said that they are in an audience
@@ -123,12 +123,12 @@ class Watch:
         """The state was replaced by an older one, or by none: what that one takes for gone may be
         sent as such until it is compared with Engage."""
         self.memory, self.state = memory, look(path)
-        for customer_id, one in self.state.customers.items():
-            gone = [trait for trait in TRAITS if member(one.traits.get(trait)) is None]
+        for customer_id, customer in self.state.customers.items():
+            gone = [trait for trait in TRAITS if member(customer.traits.get(trait)) is None]
             self.justified |= {(customer_id, trait) for trait in gone}
 
     def another_account(self) -> None:
-        self.there = {}
+        self.holdings = {}
 
     def sorted(self, path: Path) -> None:
         """Calls changed the state; that is theirs to do."""
@@ -153,7 +153,7 @@ class Watch:
         kinds = after.kinds[len(before.kinds) :]
         full = any(kind != "incremental" for kind in kinds)
         self._learn(engage, before, full)
-        released = {place for place, one in self.memory.kept.items() if one.hold in approved}
+        released = {place for place, entry in self.memory.kept.items() if entry.hold in approved}
         unbound = self._withdrawn(engage, before, after, approved | rejected)
         self._look_at_writes(engage, before, after, writes, released)
         self._look_at_open_holds(engage, before, after, released, unbound)
@@ -161,7 +161,7 @@ class Watch:
             self._look_at_exits(engage, before, after, writes, released, hours)
         self._remember(engage, after, approved | lifted)
         for customer_id, traits in writes:
-            self.there[customer_id] = dict(traits)
+            self.holdings[customer_id] = dict(traits)
         self.state = after
         return after
 
@@ -172,7 +172,7 @@ class Watch:
                 member = engage.value(customer_id, key) is not None
                 (self.ever if member else self.justified).add((customer_id, key))
         if full:
-            for customer_id in before.customers.keys() | self.there.keys():
+            for customer_id in before.customers.keys() | self.holdings.keys():
                 for trait in TRAITS:
                     if engage.value(customer_id, trait) is None:
                         self.justified.add((customer_id, trait))
@@ -185,9 +185,9 @@ class Watch:
         writes: list[Write],
         released: set[Place],
     ) -> None:
-        there = {one: dict(traits) for one, traits in self.there.items()}
+        holdings = {id_: dict(traits) for id_, traits in self.holdings.items()}
         for customer_id, traits in writes:
-            had = there.get(customer_id, {})
+            had = holdings.get(customer_id, {})
             for trait in TRAITS:
                 place = customer_id, trait
                 was, now = member(had.get(trait)), member(traits.get(trait))
@@ -209,7 +209,7 @@ class Watch:
                     and before.value(place) != now
                 ):
                     self.violations.append(f"{place} became {now}, which was rejected")
-            there[customer_id] = dict(traits)
+            holdings[customer_id] = dict(traits)
 
     def _withdrawn(
         self, engage: Engage, before: State, after: State, decided: frozenset[int]
@@ -217,8 +217,12 @@ class Watch:
         """The traits whose hold ended without a decision. Engage must say nothing of it any
         more."""
         ended = before.open_holds.keys() - after.open_holds.keys() - decided
-        for place, one in self.memory.kept.items():
-            if one.hold in ended and not one.rejected and self._stands(engage, before, place, one):
+        for place, entry in self.memory.kept.items():
+            if (
+                entry.hold in ended
+                and not entry.rejected
+                and self._stands(engage, before, place, entry)
+            ):
                 self.violations.append(f"the hold of {place} ended, and Engage still says it")
         return {before.open_holds[hold] for hold in ended}
 
@@ -271,13 +275,15 @@ class Watch:
     ) -> None:
         """Nobody approved these, so in a day they are within the bounds."""
         for audience in AUDIENCES:
-            left = set()
-            members = {one for one in before.customers if before.value((one, audience)) is True}
-            members |= {one for one, has in self.there.items() if member(has.get(audience)) is True}
+            leavers = set()
+            members = {id_ for id_ in before.customers if before.value((id_, audience)) is True}
+            members |= {
+                id_ for id_, has in self.holdings.items() if member(has.get(audience)) is True
+            }
             sent_out = {
                 customer_id
                 for customer_id, traits in writes
-                if member(self.there.get(customer_id, {}).get(audience)) is True
+                if member(self.holdings.get(customer_id, {}).get(audience)) is True
                 and member(traits.get(audience)) is None
             }
             for customer_id in members:
@@ -289,25 +295,25 @@ class Watch:
                 if before.value(place) is True or (
                     customer_id in sent_out and not (known is not None and known.due)
                 ):
-                    left.add(customer_id)
+                    leavers.add(customer_id)
             day = sum(
                 number
-                for at, trait, number in self.memory.left
+                for at, trait, number in self.memory.exits
                 if trait == audience and at > hours - DAY
             )
-            total, base = len(left) + day, len(members) + day
-            if left and total >= MIN_EXITS and total > MAX_EXITS * base + 1e-9:
+            total, base = len(leavers) + day, len(members) + day
+            if leavers and total >= MIN_EXITS and total > MAX_EXITS * base + 1e-9:
                 self.violations.append(
-                    f"{len(left)} left {audience}, {total} of {base} in a day: {sorted(left)}"
+                    f"{len(leavers)} left {audience}, {total} of {base} in a day: {sorted(leavers)}"
                 )
-            if left:
-                self.memory.left.append((hours, audience, len(left)))
+            if leavers:
+                self.memory.exits.append((hours, audience, len(leavers)))
 
     def _remember(self, engage: Engage, after: State, decided: frozenset[int]) -> None:
         """What is kept back from now on. What is not on record any more must have been decided, or
         Engage says something else: else it stays in this memory, and must still not be sent."""
-        for place, one in list(self.memory.kept.items()):
-            over = one.hold in decided or self._said(engage, place) != one.said
+        for place, entry in list(self.memory.kept.items()):
+            over = entry.hold in decided or self._said(engage, place) != entry.said
             if place not in after.kept and over:
                 del self.memory.kept[place]
         for place, (hold, value, rejected) in after.kept.items():
@@ -325,11 +331,11 @@ class Watch:
 
     # When all is well
 
-    def equal(self, engage: Engage, there: Traits, names: dict[str, str]) -> Iterator[str]:
+    def equal(self, engage: Engage, holdings: Traits, names: dict[str, str]) -> Iterator[str]:
         """After a comparison of all and its delivery, Amberflo has what Engage says of everybody
         that it or the state knows, less what is kept back."""
         for customer_id in sorted(engage.known | self.state.customers.keys()):
-            record = there.get(customer_id)
+            record = holdings.get(customer_id)
             for trait in TRAITS:
                 says = engage.value(customer_id, trait)
                 has = member((record or {}).get("traits", {}).get(trait))
@@ -346,7 +352,7 @@ class Watch:
 
     def copy(self) -> Memory:
         """What goes with a copy of the state."""
-        return replace(self.memory, kept=dict(self.memory.kept), left=list(self.memory.left))
+        return replace(self.memory, kept=dict(self.memory.kept), exits=list(self.memory.exits))
 
 
 def member(value: Any) -> Any:

@@ -52,14 +52,14 @@ def take(config: Path, *events: dict[str, Any], received: float = 0.0) -> dict[s
         with calls.write() as connection:
             accepted = [
                 Accepted(
-                    "identify", orjson.dumps({"messageId": f"m-{next(_numbers)}", **one}), 1, at
+                    "identify", orjson.dumps({"messageId": f"m-{next(_numbers)}", **event}), 1, at
                 )
-                for one in events
+                for event in events
             ]
             queue.accept(connection, accepted)
         processor = app.processor(calls, state)
         while processor.process():
             pass
         with calls.read() as connection:
-            found = queue.counters(connection)
-    return {": ".join(filter(None, (str(one) for one in key))): n for key, n in found.items()}
+            counters = queue.counters(connection)
+    return {": ".join(filter(None, (str(part) for part in key))): n for key, n in counters.items()}

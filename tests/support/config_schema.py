@@ -76,7 +76,7 @@ class _Schema:
         if "$ref" in raw:
             raw = self.definitions[raw["$ref"].rpartition("/")[2]]
         if "anyOf" in raw:  # it may be left out
-            (raw,) = (one for one in raw["anyOf"] if one.get("type") != "null")
+            (raw,) = (entry for entry in raw["anyOf"] if entry.get("type") != "null")
             return self.kind(raw, key)
         if "properties" in raw:
             return self.section(raw, key)
@@ -100,9 +100,9 @@ def bounds(key: str) -> dict[str, Any]:
     names = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}
     return {
         word: bound
-        for one in (info.metadata if info else [])
+        for limit in (info.metadata if info else [])
         for name, word in names.items()
-        if isinstance(bound := getattr(one, name, None), int | float)
+        if isinstance(bound := getattr(limit, name, None), int | float)
     }
 
 

@@ -131,12 +131,14 @@ class Daemon:
     def records(self, *message_ids: str) -> list[dict[str, Any]]:
         """The records that Amberflo has of these messageIds, each exactly once, in this order."""
         self.settle()
-        found: dict[str, list[dict[str, Any]]] = {one: [] for one in message_ids}
+        by_message: dict[str, list[dict[str, Any]]] = {message_id: [] for message_id in message_ids}
         for record in list(self.installation.amberflo.records):
-            if record["uniqueId"] in found:
-                found[record["uniqueId"]].append(record)
-        assert {one: len(records) for one, records in found.items()} == dict.fromkeys(found, 1)
-        return [records[0] for records in found.values()]
+            if record["uniqueId"] in by_message:
+                by_message[record["uniqueId"]].append(record)
+        assert {
+            message_id: len(records) for message_id, records in by_message.items()
+        } == dict.fromkeys(by_message, 1)
+        return [records[0] for records in by_message.values()]
 
     def by_customer(self, customer_id: str) -> list[dict[str, Any]]:
         """The records that Amberflo has of a customer."""
@@ -152,8 +154,8 @@ class Daemon:
     def failures(self, *mark: str) -> list[dict[str, Any]]:
         """The failures in which one of these texts stands."""
         self.settle()
-        found: list[dict[str, Any]] = self.installation.json("failures")
-        return [one for one in found if any(text in str(one) for text in mark)]
+        rows: list[dict[str, Any]] = self.installation.json("failures")
+        return [row for row in rows if any(text in str(row) for text in mark)]
 
 
 def taken(answer: httpx.Response) -> None:
@@ -207,21 +209,21 @@ def daemon(
     lines = [f"{key} = {toml(value)}" for key, value in given.items() if value is not None]
     installation.configure(state=state, more=f"[passthrough]\n{chr(10).join(lines)}\n{more}")
     process = installation.start("daemon", program=program)
-    found = Daemon(installation, process, [])
-    reading = threading.Thread(target=_read, args=(process, found.log), daemon=True)
+    service = Daemon(installation, process, [])
+    reading = threading.Thread(target=_read, args=(process, service.log), daemon=True)
     reading.start()
     try:
-        found.url = _address(found, "receiving on")
-        found.ops = _address(found, "health and metrics are at")
-        _wait_for_ready(found)
-        yield found
-        if not found.killed:
-            _stop(found)
+        service.url = _address(service, "receiving on")
+        service.ops = _address(service, "health and metrics are at")
+        _wait_for_ready(service)
+        yield service
+        if not service.killed:
+            _stop(service)
     finally:
-        found.client.close()
+        service.client.close()
         if process.poll() is None:
-            for one in (*descendants(process.pid), process.pid):
-                os.kill(one, signal.SIGKILL)
+            for pid in (*descendants(process.pid), process.pid):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
         reading.join()
         for stream in (process.stdout, process.stderr):
@@ -235,34 +237,34 @@ def _read(process: subprocess.Popen[str], log: list[str]) -> None:
         log.append(line.rstrip("\n"))
 
 
-def _address(found: Daemon, what: str) -> str:
+def _address(service: Daemon, what: str) -> str:
     address = re.compile(rf'{what} (http://[^\s"]+)')
 
     def look() -> bool:
-        assert found.process.poll() is None, "\n".join(found.log)
-        return any(address.search(line) for line in found.log)
+        assert service.process.poll() is None, "\n".join(service.log)
+        return any(address.search(line) for line in service.log)
 
     wait_until(look, START, what="the daemon's address")
-    (match,) = filter(None, map(address.search, found.log))
+    (match,) = filter(None, map(address.search, service.log))
     return match[1]
 
 
-def _wait_for_ready(found: Daemon) -> None:
+def _wait_for_ready(service: Daemon) -> None:
     def ready() -> bool:
-        assert found.process.poll() is None, "\n".join(found.log)
-        return found.client.get(f"{found.ops}/readyz").text == "ready\n"
+        assert service.process.poll() is None, "\n".join(service.log)
+        return service.client.get(f"{service.ops}/readyz").text == "ready\n"
 
     wait_until(ready, START, what="ready")
 
 
-def _stop(found: Daemon) -> None:
+def _stop(service: Daemon) -> None:
     """SIGTERM: it ends well, in time, quietly, and leaves no process behind."""
-    below = descendants(found.process.pid)
-    if found.process.poll() is None:
-        found.process.send_signal(signal.SIGTERM)
+    below = descendants(service.process.pid)
+    if service.process.poll() is None:
+        service.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
-    assert found.process.wait(STOP) == 0, "\n".join(found.log)
+    assert service.process.wait(STOP) == 0, "\n".join(service.log)
     assert time.monotonic() - began < STOP
     wait_until(lambda: not any(map(is_running, below)), 5, what="the end")
-    said = "\n".join(found.log)
+    said = "\n".join(service.log)
     assert "Traceback" not in said, said

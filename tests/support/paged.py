@@ -96,13 +96,15 @@ class Delivered:
 def deliver(
     database: Database, url: str, *, workers_: int = 1, rate: float = 0, **options: Any
 ) -> Delivered:
-    async def one(client: AmberfloClient, number: int) -> Delivery:
+    async def deliver_as(client: AmberfloClient, number: int) -> Delivery:
         with workers.register(database, f"worker {number}") as worker:
             return await CustomerDelivery(database, worker, client, **options).run()
 
     async def work() -> Delivered:
         async with AmberfloClient(KEY, customers_url=f"{url}/customers", rate=rate) as client:
-            results = await asyncio.gather(*(one(client, number) for number in range(workers_)))
+            results = await asyncio.gather(
+                *(deliver_as(client, number) for number in range(workers_))
+            )
             whole = results[0]
             for result in results[1:]:
                 whole.delivered += result.delivered
@@ -122,4 +124,7 @@ def amberflo(**options: Any) -> Iterator[tuple[Amberflo, str]]:
 
 
 def ours(stand_in: Amberflo) -> dict[str, Any]:
-    return {one: record["traits"].get("vip") for one, record in stand_in.customers.items()}
+    return {
+        customer_id: record["traits"].get("vip")
+        for customer_id, record in stand_in.customers.items()
+    }

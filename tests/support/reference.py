@@ -197,7 +197,7 @@ def _metric(call: ast.Call) -> Metric | None:
     function = call.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
     kind = re.fullmatch(r"(Counter|Gauge|Histogram|Summary)(MetricFamily)?", name)
-    texts = [one.value for one in call.args[:1] if isinstance(one, ast.Constant)]
+    texts = [argument.value for argument in call.args[:1] if isinstance(argument, ast.Constant)]
     if kind is None or not texts or not str(texts[0]).startswith("syncer_"):
         return None
     lists = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "labels")]
@@ -258,8 +258,8 @@ def _constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
                 yield name, text
-            case ast.Assign(targets=[ast.Tuple(elts=left)], value=ast.Tuple(elts=right)):
-                for target, value in zip(left, right, strict=False):
+            case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=right)):
+                for target, value in zip(targets, right, strict=False):
                     if isinstance(target, ast.Name):
                         yield from ((target.id, text) for text in _texts(value))
 

@@ -76,7 +76,7 @@ class Warehouse:
         with self.engine.begin() as connection:
             waiting, self._waiting = self._waiting, []
             for (table, columns), rows in itertools.groupby(
-                waiting, key=lambda one: (one[0], tuple(one[1]))
+                waiting, key=lambda entry: (entry[0], tuple(entry[1]))
             ):
                 names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
                 into, values = f"INSERT INTO {self._prefix}{table} ({names})", [*rows]
@@ -117,24 +117,30 @@ class Warehouse:
 
     def pulled(self, scope: Scope | None = None, **settings: Any) -> list[PulledCustomer]:
         with self.source(**settings).pull(scope or Everything()) as pull:
-            found = list(pull.customers(KEYS))
-            rows = sum(len(json.loads(one.keys)) + len(json.loads(one.profile)) for one in found)
-            assert pull.count(KEYS) == Counted(len(found), rows)
-        return found
+            customers = list(pull.customers(KEYS))
+            rows = sum(
+                len(json.loads(customer.keys)) + len(json.loads(customer.profile))
+                for customer in customers
+            )
+            assert pull.count(KEYS) == Counted(len(customers), rows)
+        return customers
 
     def touched(self, since: str, **settings: Any) -> list[str]:
-        return [one.customer_id for one in self.pulled(ChangedSince(since), **settings)]
+        return [customer.customer_id for customer in self.pulled(ChangedSince(since), **settings)]
 
     def wanted(self, **settings: Any) -> dict[str, dict[str, Any]]:
         """What a first run would make Amberflo hold: the traits by customer."""
-        return {one[0]: one[1] for one in self.changes(**settings)}
+        return {change[0]: change[1] for change in self.changes(**settings)}
 
     def changes(self, **settings: Any) -> list[tuple[str, dict[str, Any], str | None, str | None]]:
         with closing(Database.open("sqlite://")) as database:
             compared = runs_on(database, self.source(**settings)).diff()
-            found = [(one.customer_id, one.traits, one.name, one.email) for one in compared.changes]
+            told = [
+                (change.customer_id, change.traits, change.name, change.email)
+                for change in compared.changes
+            ]
             compared.close()
-        return found
+        return told
 
 
 def _without_fsync(connection: sqlite3.Connection, _record: object) -> None:

@@ -37,16 +37,16 @@ def due(
 ) -> list[CustomerRow]:
     """What a delivery would get; it is given back."""
     with database.write() as connection:
-        found = outbox.claim(connection, 1, now, limit, run)
-        if found:
-            outbox.release(connection, [one.customer_id for one in found])
-    return found
+        customers = outbox.claim(connection, 1, now, limit, run)
+        if customers:
+            outbox.release(connection, [customer.customer_id for customer in customers])
+    return customers
 
 
 def due_ids(
     database: Database, now: int = NOW, limit: int = 100, run: int | None = None
 ) -> list[str]:
-    return [one.customer_id for one in due(database, now, limit, run)]
+    return [customer.customer_id for customer in due(database, now, limit, run)]
 
 
 def records(database: Database, table: str = "customer") -> dict[Any, dict[str, Any]]:
@@ -54,7 +54,7 @@ def records(database: Database, table: str = "customer") -> dict[Any, dict[str, 
     with database.read() as connection:
         rows = connection.execute(text(f"SELECT * FROM {table}")).mappings().all()
     key = "customer_id" if table == "customer" else "id"
-    return {found[key]: dict(found) for found in rows}
+    return {record[key]: dict(record) for record in rows}
 
 
 def as_claimed(customer_id: str, rev: int, run: int | None = None) -> CustomerRow:

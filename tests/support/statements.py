@@ -23,5 +23,5 @@ def share() -> None:
         lambda _engine, _its_own: None,
     )
     # The dialect is a part of a statement's key.
-    DefaultDialect.__eq__ = lambda one, other: type(one) is type(other)  # type: ignore[method-assign]
-    DefaultDialect.__hash__ = lambda one: hash(type(one))  # type: ignore[method-assign]
+    DefaultDialect.__eq__ = lambda first, other: type(first) is type(other)  # type: ignore[method-assign]
+    DefaultDialect.__hash__ = lambda dialect: hash(type(dialect))  # type: ignore[method-assign]

@@ -109,7 +109,7 @@ class Warehouse:
         self.db.executemany(
             "DELETE FROM user_traits WHERE name = ? AND canonical_segment_id IN "
             "(SELECT canonical_segment_id FROM user_identifiers WHERE value = ?)",
-            [(key, one) for one in customer_ids],
+            [(key, customer_id) for customer_id in customer_ids],
         )
 
     def lose_profile(self, profile: str, *tables: str) -> None:

@@ -40,15 +40,15 @@ class Webhook:
 @contextmanager
 def webhook() -> Iterator[Webhook]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        found = Webhook(f"http://127.0.0.1:{server.getsockname()[1]}/hook")
-        thread = threading.Thread(target=_serve, args=(server, found), daemon=True)
+        hook = Webhook(f"http://127.0.0.1:{server.getsockname()[1]}/hook")
+        thread = threading.Thread(target=_serve, args=(server, hook), daemon=True)
         thread.start()
-        yield found
+        yield hook
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
 
 
-def _serve(server: socket.socket, found: Webhook) -> None:
+def _serve(server: socket.socket, hook: Webhook) -> None:
     while True:
         try:
             connection, _ = server.accept()
@@ -62,9 +62,9 @@ def _serve(server: socket.socket, found: Webhook) -> None:
                     name, _, value = line.partition(b":")
                     size = int(value) if name.lower() == b"content-length" else size
                 body = stream.read(size)
-            found.requests += 1
-            if found.answer is not None:
-                found.answer(connection)
+            hook.requests += 1
+            if hook.answer is not None:
+                hook.answer(connection)
                 continue
-            found.texts.append(orjson.loads(body)[found.key])  # before the caller goes on
+            hook.texts.append(orjson.loads(body)[hook.key])  # before the caller goes on
             connection.sendall(GOOD)

@@ -46,10 +46,10 @@ def test_a_wait_is_within_its_bounds_after_any_number_of_attempts(
 
 @given(st.integers(1, 100), CHANCES, CHANCES)
 def test_a_wait_grows_with_the_attempts_and_with_the_chance(
-    attempts: int, one: float, other: float
+    attempts: int, chance: float, other: float
 ) -> None:
-    assert full_jitter(attempts, one) <= full_jitter(attempts + 1, one)
-    assert (full_jitter(attempts, one) <= full_jitter(attempts, other)) or one > other
+    assert full_jitter(attempts, chance) <= full_jitter(attempts + 1, chance)
+    assert (full_jitter(attempts, chance) <= full_jitter(attempts, other)) or chance > other
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
@@ -141,5 +141,5 @@ def test_a_date_is_read_to_the_second(seconds: int) -> None:
 
 @given(st.text(alphabet="0123456789 ,:+-GMTWedMay.", max_size=40))
 def test_any_header_gives_seconds_or_none(header: str) -> None:
-    found = retry_after(header, NOW)
-    assert found is None or found >= 0
+    seconds = retry_after(header, NOW)
+    assert seconds is None or seconds >= 0

@@ -16,7 +16,7 @@ def test_parts_are_bounded_by_number_and_by_size(sizes: list[int], most: int) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunking, "CHUNK_SIZE", 40)
         parts = list(chunks(iter(sizes), lambda size: size, most=most))
-    assert [one for part in parts for one in part] == sizes
+    assert [item for part in parts for item in part] == sizes
     assert all(0 < len(part) <= most for part in parts)
     assert all(sum(part[:-1]) < 40 for part in parts)
 
@@ -33,9 +33,9 @@ def test_a_cache_holds_no_more_than_its_bytes(puts: list[tuple[int, int]]) -> No
     for key, size in puts:
         if cache.get(key) is None:
             assert cache.put(key, (key, size), size) == (key, size)
-        found = [value for one in range(10) if (value := cache.get(one)) is not None]
-        assert sum(size for _, size in found) <= 100
-        assert all(cache.get(one) == (one, size) for one, size in found)
+        entries = [value for number in range(10) if (value := cache.get(number)) is not None]
+        assert sum(size for _, size in entries) <= 100
+        assert all(cache.get(number) == (number, size) for number, size in entries)
 
 
 def test_what_is_larger_than_the_cache_is_not_kept() -> None:

@@ -28,13 +28,13 @@ Sections = Mapping[str, Set[str]]
 
 def written() -> list[Path]:
     """All that may cite, but this file, which shows what is wrong."""
-    found = [*ROOT.glob("*.md"), ROOT / "config.example.toml"]
+    pages = [*ROOT.glob("*.md"), ROOT / "config.example.toml"]
     for folder in FOLDERS:
         files = (ROOT / folder).rglob("*")
-        found += [
+        pages += [
             file for file in files if file.suffix in TEXTS and "node_modules" not in file.parts
         ]
-    return sorted(file for file in found if file != Path(__file__))
+    return sorted(file for file in pages if file != Path(__file__))
 
 
 def documents() -> Sections:
@@ -59,7 +59,9 @@ def dangling(path: str, text: str, sections: Sections) -> list[str]:
             wrong.append(f"{match[0]}: there is no {file}")
         else:
             cited = re.findall(_NUMBER, match["sections"])
-            wrong += [f"{file} has no §{one}" for one in cited if one not in sections[file]]
+            wrong += [
+                f"{file} has no §{section}" for section in cited if section not in sections[file]
+            ]
     if not path.startswith("docs/facts/"):  # these name files of other repositories
         folder = path.rpartition("/")[0]  # links are relative
         wrong += [
@@ -74,7 +76,7 @@ def test_every_citation_names_a_file_and_a_section_that_are_there() -> None:
     sections = documents()
     wrong = [
         f"{path}: {problem}"
-        for path, file in ((one.relative_to(ROOT).as_posix(), one) for one in written())
+        for path, file in ((page.relative_to(ROOT).as_posix(), page) for page in written())
         for problem in dangling(path, file.read_text(encoding="utf-8"), sections)
     ]
     assert not wrong, "\n".join(wrong)

@@ -85,8 +85,8 @@ def test_a_new_customer_needs_no_more_than_its_id(current: dict[str, Any] | None
 
 
 def test_what_others_put_there_survives() -> None:
-    found = record(STRIPE, traits={"vip": False})
-    assert found == {
+    put = record(STRIPE, traits={"vip": False})
+    assert put == {
         "customerId": "u1",
         "customerName": "Ada",
         "customerEmail": "ada@example.com",
@@ -138,7 +138,7 @@ def test_a_record_may_have_no_traits(traits: dict[str, Any] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "there", "sent"),
+    ("ours", "theirs", "sent"),
     [
         ("Ada", None, "Ada"),
         ("Ada", "Eva", "Ada"),
@@ -152,13 +152,13 @@ def test_a_record_may_have_no_traits(traits: dict[str, Any] | None) -> None:
     ],
 )
 def test_the_name_is_ours_else_the_one_there_else_the_id(
-    ours: str | None, there: object, sent: str
+    ours: str | None, theirs: object, sent: str
 ) -> None:
-    assert record({"customerName": there}, name=ours)["customerName"] == sent
+    assert record({"customerName": theirs}, name=ours)["customerName"] == sent
 
 
 @pytest.mark.parametrize(
-    ("ours", "there", "sent"),
+    ("ours", "theirs", "sent"),
     [
         ("a@example.com", None, "a@example.com"),
         ("a@example.com", "b@example.com", "a@example.com"),
@@ -170,12 +170,12 @@ def test_the_name_is_ours_else_the_one_there_else_the_id(
     ],
 )
 def test_the_email_is_ours_else_the_one_there_else_none(
-    ours: str | None, there: str | None, sent: str | None
+    ours: str | None, theirs: str | None, sent: str | None
 ) -> None:
     """Amberflo's SDKs refuse a blank email: it is left out."""
-    found = record({"customerEmail": there}, email=ours)
-    assert found.get("customerEmail") == sent
-    assert ("customerEmail" in found) is (sent is not None)
+    put = record({"customerEmail": theirs}, email=ours)
+    assert put.get("customerEmail") == sent
+    assert ("customerEmail" in put) is (sent is not None)
 
 
 def test_the_id_is_ours() -> None:
@@ -196,9 +196,9 @@ def test_the_id_is_ours() -> None:
 )
 def test_slashes_and_bars_in_values_become_underscores(value: Any, sent: Any) -> None:
     """As Segment's own destination does: docs/facts/segment.md §7. Types stay."""
-    found = record(traits={"total": value})["traits"]["total"]
-    assert found == sent
-    assert type(found) is type(sent)
+    total = record(traits={"total": value})["traits"]["total"]
+    assert total == sent
+    assert type(total) is type(sent)
 
 
 def test_slashes_in_objects_of_a_list_become_underscores_too() -> None:
@@ -209,13 +209,13 @@ def test_slashes_in_objects_of_a_list_become_underscores_too() -> None:
 @pytest.mark.parametrize("value", ["", "  ", None])
 def test_a_blank_trait_is_not_sent(value: str | None) -> None:
     """Amberflo's SDKs refuse it (docs/facts/amberflo.md §3); it would cost the whole customer."""
-    found = record({"traits": {"total": 1}}, traits={"total": value, "vip": True})
-    assert found["traits"] == {"vip": True}
+    put = record({"traits": {"total": 1}}, traits={"total": value, "vip": True})
+    assert put["traits"] == {"vip": True}
 
 
 def test_names_of_traits_are_left_as_they_are() -> None:
-    found = record({"traits": {"a/b|c": "x/y"}}, traits={"d/e": "x/y"})["traits"]
-    assert found == {"a/b|c": "x/y", "d/e": "x_y"}
+    traits = record({"traits": {"a/b|c": "x/y"}}, traits={"d/e": "x/y"})["traits"]
+    assert traits == {"a/b|c": "x/y", "d/e": "x_y"}
 
 
 @pytest.mark.parametrize(
@@ -236,8 +236,8 @@ def test_as_strings_every_value_of_ours_is_text(value: Any, text: str) -> None:
 
 
 def test_as_strings_leaves_the_traits_of_others() -> None:
-    found = record({"traits": {"seats": 5, "vip": True}}, traits={"vip": True}, as_strings=True)
-    assert found["traits"] == {"seats": 5, "vip": "true"}
+    put = record({"traits": {"seats": 5, "vip": True}}, traits={"vip": True}, as_strings=True)
+    assert put["traits"] == {"seats": 5, "vip": "true"}
 
 
 def test_a_protected_trait_is_never_written_nor_removed() -> None:
@@ -246,8 +246,8 @@ def test_a_protected_trait_is_never_written_nor_removed() -> None:
     owned = [*OWNED, "stripeId", "awsm.customerIdentifier", "awsm"]
     protected = ("stripeId", "stripe_id", "paymentProviderName", "awsm.*")
     wanted = {"vip": True, "stripeId": "mine", "paymentProviderName": "mine"}
-    found = record({"traits": theirs}, traits=wanted, owned=owned, protected=protected)
-    assert found["traits"] == {
+    put = record({"traits": theirs}, traits=wanted, owned=owned, protected=protected)
+    assert put["traits"] == {
         "stripeId": "cus_1",
         "awsm.customerIdentifier": "x",
         "vip": True,
@@ -333,8 +333,8 @@ def giving(called: dict[str, Any] | None = None, **given_back: Any) -> Row:
 
 def test_what_is_given_back_is_as_others_had_it() -> None:
     """OwnedTraits goes, also where our writing of a value is another one than theirs."""
-    there = {"customerId": "u1", "traits": {"plan": True, "old": True, "stripeId": "cus_1"}}
-    put = to_put(there, giving(plan="gold/eu", old=None), {"vip"})
+    current = {"customerId": "u1", "traits": {"plan": True, "old": True, "stripeId": "cus_1"}}
+    put = to_put(current, giving(plan="gold/eu", old=None), {"vip"})
     assert put["traits"] == {"plan": "gold/eu", "stripeId": "cus_1", "vip": True}
     # Only once: the next record leaves it to others.
     edited = {**put, "traits": {**put["traits"], "plan": "silver"}}
@@ -342,15 +342,15 @@ def test_what_is_given_back_is_as_others_had_it() -> None:
 
 
 def test_what_identify_calls_say_of_a_name_counts_when_it_is_given_back() -> None:
-    there = {"customerId": "u1", "traits": {"plan": True}}
-    put = to_put(there, giving({"plan": ["silver", 5]}, plan="gold"), {"vip"})
+    current = {"customerId": "u1", "traits": {"plan": True}}
+    put = to_put(current, giving({"plan": ["silver", 5]}, plan="gold"), {"vip"})
     assert put["traits"]["plan"] == "silver"
-    put = to_put(there, giving({"plan": [None, 5, [True]]}, plan="gold"), {"vip"})
+    put = to_put(current, giving({"plan": [None, 5, [True]]}, plan="gold"), {"vip"})
     assert "plan" not in put["traits"]
 
 
 @pytest.mark.parametrize(
-    ("written", "there", "left"),
+    ("written", "value", "rest"),
     [
         (["pro"], "pro", {}),
         (["free", "pro"], "free", {}),  # whichever of ours got there
@@ -361,39 +361,41 @@ def test_what_identify_calls_say_of_a_name_counts_when_it_is_given_back() -> Non
         (True, "anything", {}),  # the customer is forgotten
     ],
 )
-def test_a_null_takes_away_only_what_calls_wrote(written: Any, there: Any, left: Any) -> None:
-    current = {"customerId": "u1", "traits": {"plan": there}}
+def test_a_null_takes_away_only_what_calls_wrote(written: Any, value: Any, rest: Any) -> None:
+    current = {"customerId": "u1", "traits": {"plan": value}}
     row = giving({"plan": [None, 5, written]})._replace(given_back=None)
-    assert to_put(current, row, {"vip"})["traits"] == {"vip": True} | left
-    drift = [one.trait for one in differences(current, row, {"vip"})]
-    assert ("plan" in drift) == (left == {})
+    assert to_put(current, row, {"vip"})["traits"] == {"vip": True} | rest
+    drift = [difference.trait for difference in differences(current, row, {"vip"})]
+    assert ("plan" in drift) == (rest == {})
 
 
 def test_a_name_that_is_engages_is_no_clients() -> None:
     """Also of a customer that is not in the audience."""
     row = giving({"vip": [True, 5], "plan": ["pro", 5]})._replace(traits="{}", given_back=None)
-    there = {"customerId": "u1", "traits": {"vip": True}}
-    assert to_put(there, row, {"vip"})["traits"] == {"plan": "pro"}
-    assert [one.trait for one in differences(there, row, {"vip"})] == [
+    current = {"customerId": "u1", "traits": {"vip": True}}
+    assert to_put(current, row, {"vip"})["traits"] == {"plan": "pro"}
+    assert [difference.trait for difference in differences(current, row, {"vip"})] == [
         *("customerName", "plan", "vip")
     ]
-    assert to_put(there, row, set())["traits"] == {"plan": "pro", "vip": True}
+    assert to_put(current, row, set())["traits"] == {"plan": "pro", "vip": True}
 
 
 def test_what_is_given_back_is_others_to_change() -> None:
     current = {"customerId": "u1", "customerName": "u1", "traits": {"vip": True, "plan": "x"}}
     owned = {"vip", "plan"}  # as somebody knew them before it was given back
-    assert [one.trait for one in differences(current, Row(None), owned)] == ["plan"]
+    assert [difference.trait for difference in differences(current, Row(None), owned)] == ["plan"]
     for given_back in ("gold", None):
         assert differences(current, giving(plan=given_back), owned) == []
     called = {"plan": ["silver", 5]}
-    assert [one.trait for one in differences(current, giving(called, plan=1), owned)] == ["plan"]
+    assert [
+        difference.trait for difference in differences(current, giving(called, plan=1), owned)
+    ] == ["plan"]
 
 
 def test_protected_traits_are_not_given_back_either() -> None:
-    there = {"customerId": "u1", "traits": {"stripeId": "cus_1"}}
+    current = {"customerId": "u1", "traits": {"stripeId": "cus_1"}}
     for given_back in ("cus_9", None):
-        put = to_put(there, giving(stripeId=given_back), {"vip"}, protected=("stripeId",))
+        put = to_put(current, giving(stripeId=given_back), {"vip"}, protected=("stripeId",))
         assert put["traits"] == {"stripeId": "cus_1", "vip": True}
 
 
@@ -410,10 +412,10 @@ def test_what_is_remembered_is_bounded_by_bytes() -> None:
     assert peak < 20 << 20
 
 
-@pytest.mark.parametrize(("there", "wanted"), [("1000", "1e3"), ("[1]", "[1.0]"), ("5", "5.0")])
-def test_a_name_is_no_number(there: str, wanted: str) -> None:
+@pytest.mark.parametrize(("stored", "wanted"), [("1000", "1e3"), ("[1]", "[1.0]"), ("5", "5.0")])
+def test_a_name_is_no_number(stored: str, wanted: str) -> None:
     """As a trait these are equal, the way Amberflo may store values."""
     record = {"customerName": wanted, "customerEmail": None, "traits": {"one": wanted}}
-    same = {"customerName": wanted, "traits": {"one": there}}
+    same = {"customerName": wanted, "traits": {"one": stored}}
     assert holds_already(same, record)
-    assert not holds_already({**same, "customerName": there}, record)
+    assert not holds_already({**same, "customerName": stored}, record)

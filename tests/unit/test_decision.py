@@ -64,12 +64,12 @@ def test_what_enters_goes_through_beside_what_waits() -> None:
     ]
     both = CustomerChange("u", True, {"vip": False, "fine": False}, None, None, changes)
     enters = CustomerChange("v", True, {"vip": True}, None, None, [change("vip", False, True)])
-    kept, held, left = DECISION.split(both)
+    kept, held, dropped = DECISION.split(both)
     assert kept == both._replace(
         traits={"vip": True, "fine": False, "spent": 5}, changes=changes[:1]
     )
-    assert (held, left) == (changes[1:], [])
-    assert [DECISION.waits(one) for one in changes] == [False, False, True, True]
+    assert (held, dropped) == (changes[1:], [])
+    assert [DECISION.waits(trait_change) for trait_change in changes] == [False, False, True, True]
     assert DECISION.split(enters) == Split(enters, [], [])
 
 
@@ -78,9 +78,9 @@ def test_a_new_customer_goes_out_with_what_is_not_held() -> None:
     is held is nobody yet."""
     changes = [change("fine", None, True), change("held", None, True)]
     new = CustomerChange("n", False, {"fine": True, "held": True}, None, None, changes)
-    kept, held, left = DECISION.split(new)
+    kept, held, dropped = DECISION.split(new)
     assert kept == new._replace(traits={"fine": True}, changes=changes[:1])
-    assert (held, left) == (changes[1:], [])
+    assert (held, dropped) == (changes[1:], [])
     once = [change("fine", None, False), changes[1]]
     nobody = CustomerChange("n", False, {"fine": False, "held": True}, None, None, once)
     assert DECISION.split(nobody) == Split(None, once[1:], once[:1])
@@ -102,13 +102,13 @@ def test_an_approved_change_passes_what_is_held_and_a_rejected_one_nothing() -> 
 @pytest.mark.parametrize("known", [True, False])
 def test_what_amberflo_has_stays_there_while_the_change_is_held(known: bool) -> None:
     """The next write of the customer must not take it away."""
-    found = TraitChange("held", "held", True, False, None, "amberflo", recorded=None)
-    change = CustomerChange("u", known, {"held": False}, None, None, [found])
+    trait_change = TraitChange("held", "held", True, False, None, "amberflo", recorded=None)
+    change = CustomerChange("u", known, {"held": False}, None, None, [trait_change])
     kept, held, _ = DECISION.split(change)
     assert kept is not None
     assert kept.traits == {"held": True}
-    assert kept.changes == [found._replace(after=True)]
-    assert held == [found]
+    assert kept.changes == [trait_change._replace(after=True)]
+    assert held == [trait_change]
 
 
 def test_what_is_recorded_is_put_back_beside_a_hold() -> None:
@@ -124,12 +124,12 @@ def test_what_is_recorded_is_put_back_beside_a_hold() -> None:
 
 
 def test_a_value_of_others_is_not_taken_away_while_its_trait_is_held() -> None:
-    found = TraitChange("held", "held", "by the CRM", None, None, "amberflo", recorded=None)
-    change = CustomerChange("u", False, {"fine": True}, None, None, [found])
+    trait_change = TraitChange("held", "held", "by the CRM", None, None, "amberflo", recorded=None)
+    change = CustomerChange("u", False, {"fine": True}, None, None, [trait_change])
     kept, held, _ = DECISION.split(change)
     assert kept is not None
     assert kept.traits == {"fine": True, "held": "by the CRM"}
-    assert held == [found]
+    assert held == [trait_change]
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_a_deleted_customer_goes_whole_or_not_at_all(
 
 def test_what_amberflo_has_of_a_held_deletion_stays_there_too() -> None:
     decision = Decision(CATALOG, deletions="too many")
-    found = TraitChange("vip", "vip", True, False, None, "amberflo", recorded=None)
-    deleted = CustomerChange("u", True, {"vip": False}, None, None, [found], deleted=True)
+    trait_change = TraitChange("vip", "vip", True, False, None, "amberflo", recorded=None)
+    deleted = CustomerChange("u", True, {"vip": False}, None, None, [trait_change], deleted=True)
     kept, held, _ = decision.split(deleted)
     assert kept is not None
     assert (kept.traits, kept.deleted) == ({"vip": True}, False)
-    assert kept.changes == [found._replace(after=True)]
-    assert held == [found]
+    assert kept.changes == [trait_change._replace(after=True)]
+    assert held == [trait_change]
 
 
 KEYS = {"vip": AUDIENCE, "fine": AUDIENCE, "held": AUDIENCE, "spent": COMPUTED_TRAIT}
@@ -192,10 +192,10 @@ def customer_changes(draw: st.DrawFn) -> CustomerChange:
 
 @examples(25)
 @given(customer_changes())
-def test_what_goes_through_and_what_does_not_are_all_of_it(one: CustomerChange) -> None:
-    kept, held, left = DECISION.split(one)
+def test_what_goes_through_and_what_does_not_are_all_of_it(customer: CustomerChange) -> None:
+    kept, held, dropped = DECISION.split(customer)
     through = kept.changes if kept is not None else []
-    assert sorted(map(str, [*through, *held, *left])) == sorted(map(str, one.changes))
+    assert sorted(map(str, [*through, *held, *dropped])) == sorted(map(str, customer.changes))
     assert not any(leaves(each, KEYS[each.key]) for each in through if each.key in ("vip", "spent"))
     assert not any(each.key == "held" for each in through if each.ruling != "approved")
     assert not any(each.ruling == "rejected" for each in through)

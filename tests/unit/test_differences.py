@@ -38,7 +38,7 @@ def record(**fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("found", "expected", "equal"),
+    ("stored", "expected", "equal"),
     [
         (True, True, True),
         (True, False, False),
@@ -84,13 +84,13 @@ def record(**fields: Any) -> dict[str, Any]:
         ({"a": 1}, True, False),
     ],
 )
-def test_values_are_equal_as_amberflo_stores_them(found: Any, expected: Any, equal: bool) -> None:
-    drifts = differing(record(traits={"vip": found}), traits={"vip": expected})
+def test_values_are_equal_as_amberflo_stores_them(stored: Any, expected: Any, equal: bool) -> None:
+    drifts = differing(record(traits={"vip": stored}), traits={"vip": expected})
     if equal:
         assert drifts == []
     else:
         (drift,) = drifts
-        assert (drift.trait, drift.found) == ("vip", found)
+        assert (drift.trait, drift.found) == ("vip", stored)
         row = Row(traits=orjson.dumps({"vip": expected}).decode())
         assert drift.expected == ours_at_amberflo(row, ())["vip"]
 
@@ -118,7 +118,7 @@ def test_a_record_without_traits_lacks_all(traits: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "name", "expected"),
+    ("stored", "name", "expected"),
     [
         ("Ada", "Ada", None),
         ("Eve", "Ada", "Ada"),
@@ -131,13 +131,13 @@ def test_a_record_without_traits_lacks_all(traits: dict[str, Any]) -> None:
         (None, None, "u1"),
     ],
 )
-def test_the_name(found: Any, name: str | None, expected: str | None) -> None:
-    wanted = [] if expected is None else [Difference("customerName", expected, found)]
-    assert differing(record(customerName=found), name=name) == wanted
+def test_the_name(stored: Any, name: str | None, expected: str | None) -> None:
+    wanted = [] if expected is None else [Difference("customerName", expected, stored)]
+    assert differing(record(customerName=stored), name=name) == wanted
 
 
 @pytest.mark.parametrize(
-    ("found", "email", "drifts"),
+    ("stored", "email", "drifts"),
     [
         ("a@b.c", "a@b.c", []),
         ("x@b.c", "a@b.c", [("a@b.c", "x@b.c")]),
@@ -151,8 +151,8 @@ def test_the_name(found: Any, name: str | None, expected: str | None) -> None:
         (None, "", []),
     ],
 )
-def test_the_email(found: str | None, email: str | None, drifts: list[Any]) -> None:
-    found_by = differing(record(customerEmail=found), email=email)
+def test_the_email(stored: str | None, email: str | None, drifts: list[Any]) -> None:
+    found_by = differing(record(customerEmail=stored), email=email)
     assert found_by == [Difference("customerEmail", *drift) for drift in drifts]
 
 
@@ -171,8 +171,8 @@ def test_a_protected_trait_is_nobodys_to_judge() -> None:
     row = Row(traits='{"awsm.customer":"x","stripeId":true,"vip":true}')
     current = record(traits={"stripeId": "cus_1", "vip": False})
     owned = OWNED | {"stripeId", "awsm.customer"}
-    found = differences(current, row, owned, protected=PROTECTED)
-    assert found == [Difference("vip", True, False)]
+    drifts = differences(current, row, owned, protected=PROTECTED)
+    assert drifts == [Difference("vip", True, False)]
     assert ours_at_amberflo(row, (), protected=PROTECTED) == {"vip": True}
     assert to_put(current, row, owned, protected=PROTECTED)["traits"] == {
         "stripeId": "cus_1",
@@ -201,12 +201,14 @@ records = st.fixed_dictionaries(
 )
 rows = st.builds(
     Row,
-    traits=st.dictionaries(names, values, max_size=4).map(lambda one: orjson.dumps(one).decode()),
+    traits=st.dictionaries(names, values, max_size=4).map(
+        lambda value: orjson.dumps(value).decode()
+    ),
     name=texts.filter(lambda text: text != " "),
     email=texts.filter(lambda text: text != " "),
     identify_traits=st.none()
     | st.dictionaries(names, st.tuples(values, st.just(1)), min_size=1, max_size=3).map(
-        lambda one: orjson.dumps(one).decode()
+        lambda value: orjson.dumps(value).decode()
     ),
     given_back=st.none(),
 )
@@ -216,21 +218,25 @@ def plain(value: Any) -> Any:
     """A value whatever way it is stored."""
     if isinstance(value, str):
         try:
-            found = orjson.loads(value)
+            parsed = orjson.loads(value)
         except orjson.JSONDecodeError:
             return value
-        return plain(found)
+        return plain(parsed)
     if isinstance(value, list):
-        return [plain(one) for one in value]
+        return [plain(element) for element in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def flat(record: dict[str, Any]) -> dict[str, str]:
     """Name, email and traits as JSON texts; what is null, and an email that is blank, is absent."""
-    found = {"customerName": record.get("customerName")}
-    found["customerEmail"] = record.get("customerEmail") or None
-    found |= {f"trait {name}": plain(one) for name, one in (record.get("traits") or {}).items()}
-    return {name: orjson.dumps(one).decode() for name, one in found.items() if one is not None}
+    fields = {"customerName": record.get("customerName")}
+    fields["customerEmail"] = record.get("customerEmail") or None
+    fields |= {
+        f"trait {name}": plain(value) for name, value in (record.get("traits") or {}).items()
+    }
+    return {
+        name: orjson.dumps(value).decode() for name, value in fields.items() if value is not None
+    }
 
 
 @examples(25)
@@ -242,10 +248,10 @@ def test_it_is_what_the_next_put_would_change(
     drifts = differences(current, row, OWNED, as_strings=as_strings)
     before, after = flat(current), flat(put)
     changed = {name for name in before | after if before.get(name) != after.get(name)}
-    assert {one.trait for one in drifts} == {name.removeprefix("trait ") for name in changed}
-    for one in drifts:
-        at = put if one.trait.startswith("customer") else put["traits"]
-        assert one.expected == at.get(one.trait)
+    assert {drift.trait for drift in drifts} == {name.removeprefix("trait ") for name in changed}
+    for drift in drifts:
+        at = put if drift.trait.startswith("customer") else put["traits"]
+        assert drift.expected == at.get(drift.trait)
     assert differences(put, row, OWNED, as_strings=as_strings) == []
 
 

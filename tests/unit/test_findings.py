@@ -20,25 +20,25 @@ def findings() -> Iterator[Findings]:
 
 def test_the_last_look_counts(findings: Findings) -> None:
     ids = [f"u{number:04}" for number in range(1200)]
-    findings.put_looks([(one, SUSPECT) for one in ids])
-    findings.put_looks([(one, EQUAL) for one in ids[::2]])
+    findings.put_looks([(id_, SUSPECT) for id_ in ids])
+    findings.put_looks([(id_, EQUAL) for id_ in ids[::2]])
     looks = findings.looks([*ids, "nobody"])
-    assert looks == {one: EQUAL if one in set(ids[::2]) else SUSPECT for one in ids}
+    assert looks == {id_: EQUAL if id_ in set(ids[::2]) else SUSPECT for id_ in ids}
     assert findings.looks([]) == {}
 
 
 def test_lists_are_in_byte_order(findings: Findings) -> None:
     ids = ["A", "a", "z", "ä", "\uffee", "😀", " ", "'"]
     mixed = random.Random(2).sample(ids, len(ids))
-    wanted = sorted(ids, key=lambda one: one.encode())
-    findings.put_looks([(one, EXTRA) for one in mixed])
-    for one in mixed:
-        drifts = [Difference("vip", True, None)] if one.isalpha() else []
-        findings.put(one, drifts, missing=not drifts)
+    wanted = sorted(ids, key=lambda id_: id_.encode())
+    findings.put_looks([(id_, EXTRA) for id_ in mixed])
+    for customer_id in mixed:
+        drifts = [Difference("vip", True, None)] if customer_id.isalpha() else []
+        findings.put(customer_id, drifts, missing=not drifts)
     assert list(findings.extra()) == list(findings.differing()) == wanted
-    assert list(findings.missing()) == [one for one in wanted if not one.isalpha()]
-    drifted = [one for one in wanted if one.isalpha()]
-    assert list(findings.drifts()) == [Drift(one, "vip", True, None) for one in drifted]
+    assert list(findings.missing()) == [id_ for id_ in wanted if not id_.isalpha()]
+    drifted = [id_ for id_ in wanted if id_.isalpha()]
+    assert list(findings.drifts()) == [Drift(id_, "vip", True, None) for id_ in drifted]
 
 
 def test_counts_and_repairs(findings: Findings) -> None:

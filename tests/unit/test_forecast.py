@@ -206,9 +206,9 @@ def test_pages_are_those_of_the_reader() -> None:
 @given(COSTS, st.integers(1, 500), st.integers(501, 5000), st.integers(1, 20), st.integers(21, 90))
 def test_constants_are_found_again(cost: Cost, few: int, more: int, low: int, high: int) -> None:
     small, wide, deep = ((few, few * low), (more, more * low), (more, more * high))
-    found = fit(*(Sample(*size, cost.seconds(*size)) for size in (small, wide, deep)))
+    fitted = fit(*(Sample(*size, cost.seconds(*size)) for size in (small, wide, deep)))
     for size in (small, wide, deep):
-        assert found.seconds(*size) == pytest.approx(cost.seconds(*size), rel=1e-6, abs=1e-6)
+        assert fitted.seconds(*size) == pytest.approx(cost.seconds(*size), rel=1e-6, abs=1e-6)
 
 
 def test_noise_makes_no_cost_negative() -> None:

@@ -24,7 +24,7 @@ KEYS = ["vip", "churn", "new"]
 def pulled(customer_id: str, *keys: str, name: str | None = None) -> PulledCustomer:
     profile = [] if name is None else [["name", name, "2026-11-01 00:00:00"]]
     times = ["2026-11-01 00:00:00"] * len(keys)
-    texts = [json.dumps(list(one)) for one in (keys, ["true"] * len(keys), times)]
+    texts = [json.dumps(list(column)) for column in (keys, ["true"] * len(keys), times)]
     return PulledCustomer(customer_id, *texts, json.dumps(profile))
 
 
@@ -33,18 +33,18 @@ def known(customer_id: str, **traits: Any) -> SnapshotRow:
 
 
 def gone(*erased: str, pending: set[str] | None = None) -> Forgotten:
-    hashes = {sha256(f"salt{one}".encode()).hexdigest() for one in erased}
+    hashes = {sha256(f"salt{customer_id}".encode()).hexdigest() for customer_id in erased}
     return Forgotten("salt", hashes, pending or set())
 
 
 def compared(
-    pull: list[PulledCustomer], there: list[SnapshotRow], who: Forgotten
+    pull: list[PulledCustomer], snapshot: list[SnapshotRow], who: Forgotten
 ) -> tuple[Any, Tally]:
     observed = [ObservedKey(key, 1, 1, 0, 0) for key in KEYS]
     catalog = build(observed, [], audiences=["*"], computed_traits=[])
     tally = Tally(catalog)
-    pairs = without_suppressed(merge(pull, there), who, tally)
-    return {one.customer_id: one for one in compare(pairs, catalog, tally)}, tally
+    pairs = without_suppressed(merge(pull, snapshot), who, tally)
+    return {change.customer_id: change for change in compare(pairs, catalog, tally)}, tally
 
 
 def test_a_forgotten_customer_is_counted_and_does_not_come_through() -> None:
@@ -61,8 +61,8 @@ def test_a_forgotten_customer_is_counted_and_does_not_come_through() -> None:
 
 def test_one_that_is_about_to_be_erased_is_left_as_it_is() -> None:
     pull = [pulled("a", "churn", name="Ada")]
-    there = [known("a", vip=True), known("b", vip=True)]
-    changes, tally = compared(pull, there, gone(pending={"a", "b", "c"}))
+    snapshot = [known("a", vip=True), known("b", vip=True)]
+    changes, tally = compared(pull, snapshot, gone(pending={"a", "b", "c"}))
     assert changes == {}
     assert tally.sums["vip"].pulled == 0
     assert (tally.sums["churn"].pulled, tally.sums["churn"].skipped) == (1, 1)
@@ -78,11 +78,11 @@ customers = st.sets(st.sampled_from("abcdefgh"))
 
 @given(customers, customers, customers, customers, st.sampled_from(KEYS))
 def test_the_sums_close(
-    pull: set[str], there: set[str], erased: set[str], pending: set[str], key: str
+    pull: set[str], stored: set[str], erased: set[str], pending: set[str], key: str
 ) -> None:
-    there -= erased
-    rows = [pulled(one, key, "new") for one in sorted(pull)]
-    states = [known(one, **{key: True}) for one in sorted(there)]
+    stored -= erased
+    rows = [pulled(id_, key, "new") for id_ in sorted(pull)]
+    states = [known(id_, **{key: True}) for id_ in sorted(stored)]
     changes, tally = compared(rows, states, gone(*erased, pending=pending))
     assert not changes.keys() & (erased | pending)
     assert tally.customers == len(pull)

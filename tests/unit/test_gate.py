@@ -39,8 +39,8 @@ def test_only_what_leaves_something_that_is_not_live_waits() -> None:
         "fine": Sums(exited=5),
         "gone": Sums(exited=5),
     }
-    found = readiness.waiting(listing, sums, held=())
-    assert found == {
+    waits = readiness.waiting(listing, sums, held=())
+    assert waits == {
         "vip": "1,234 that left stay as they are for now: its status is Locked, Segment keeps it "
         "locked until it is computed anew",
         "spent": "1 that left stay as they are for now: its status is Failed, Segment failed to "
@@ -73,16 +73,16 @@ def catalog(*keys: str, listed: dict[str, Kind]) -> Catalog:
 def test_a_key_that_is_new_in_the_list_has_rows_of_before(
     statuses: dict[str, str | None], whole: bool, unseen: bool
 ) -> None:
-    found = catalog("vip", "custom", "j_o_a__b", listed={"vip": AUDIENCE})
-    assert found.keys == ["j_o_a__b", "vip"]
-    assert readiness.unseen(Computations.of([LIVE]), found, statuses, whole=whole) is unseen
+    built = catalog("vip", "custom", "j_o_a__b", listed={"vip": AUDIENCE})
+    assert built.keys == ["j_o_a__b", "vip"]
+    assert readiness.unseen(Computations.of([LIVE]), built, statuses, whole=whole) is unseen
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_where_the_list_cannot_be_read_all_is_to_be_compared_again(whole: bool) -> None:
     listing = Computations({"vip": AUDIENCE}, problem="no")
-    found = catalog("vip", listed={"vip": AUDIENCE})
-    assert readiness.unseen(listing, found, {"vip": "Live"}, whole=whole)
+    built = catalog("vip", listed={"vip": AUDIENCE})
+    assert readiness.unseen(listing, built, {"vip": "Live"}, whole=whole)
 
 
 # Sizes
@@ -109,8 +109,10 @@ def sized(size: int | None, status: str = "Live", key: str = "vip") -> Computati
 def test_the_sizes_may_differ_by_a_share_and_by_ten(
     segment: int, here: int, tolerance: float, differs: bool
 ) -> None:
-    found = readiness.mismatches(Computations.of([sized(segment)]), {"vip": here}, ["*"], tolerance)
-    assert found == ([Mismatch("vip", segment, here)] if differs else [])
+    differing = readiness.mismatches(
+        Computations.of([sized(segment)]), {"vip": here}, ["*"], tolerance
+    )
+    assert differing == ([Mismatch("vip", segment, here)] if differs else [])
 
 
 def test_only_live_audiences_of_ours_with_a_size_are_held_against_it() -> None:
@@ -130,5 +132,5 @@ def test_only_live_audiences_of_ours_with_a_size_are_held_against_it() -> None:
 def test_members_after_a_run_are_those_that_it_applies() -> None:
     sums = {key: Sums(entered=5, exited=3, changed=9) for key in ("vip", "held", "waits", "new")}
     before = {"vip": 10, "held": 10, "waits": 10}
-    found = readiness.members_after(sums, before, held=["held"], waiting=["waits"])
-    assert found == {"vip": 12, "held": 10, "waits": 15, "new": 2}
+    members = readiness.members_after(sums, before, held=["held"], waiting=["waits"])
+    assert members == {"vip": 12, "held": 10, "waits": 15, "new": 2}

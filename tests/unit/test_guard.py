@@ -17,20 +17,20 @@ def held(
     guard: Guard | None = None,
     whole: bool = True,
     still: dict[str, str] | None = None,
-    left: int = 0,
+    leavers: int = 0,
     excused: int = 0,
 ) -> str | None:
     """Why the trait "vip" is held; None when it is not."""
-    found = (guard or Guard()).held(
+    reasons = (guard or Guard()).held(
         {"vip": sums},
         {"vip": members},
         whole=whole,
         still=still or {},
         excused={"vip": excused},
-        left={"vip": left},
+        left={"vip": leavers},
     )
-    assert set(found) <= {"vip"}
-    return found.get("vip")
+    assert set(reasons) <= {"vip"}
+    return reasons.get("vip")
 
 
 def exits(number: int, *, stay: int = 1) -> Sums:
@@ -130,7 +130,7 @@ def test_what_nobody_was_in_cannot_be_lost() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_without_a_difference_there_is_nothing_to_hold(whole: bool) -> None:
     for sums in (Sums(), Sums(pulled=500, unchanged=500)):
-        assert held(sums, 500, whole=whole, left=400) is None
+        assert held(sums, 500, whole=whole, leavers=400) is None
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -143,12 +143,12 @@ def test_what_is_held_stays_held_whatever_the_run(whole: bool) -> None:
 def test_runs_of_a_day_are_added_up() -> None:
     """docs/design.md §3.13: five runs of 19 % are not less than one of 95 %."""
     assert held(exits(190), 1000) is None
-    reason = held(exits(154), 810, left=190)
+    reason = held(exits(154), 810, leavers=190)
     assert reason == (
         "154 of 810 members would leave, more than 20% within a day, in which 190 left before"
     )
-    assert held(exits(10), 810, left=190) is None
-    assert held(Sums(pulled=5, entered=5), 100, left=900) is None
+    assert held(exits(10), 810, leavers=190) is None
+    assert held(Sums(pulled=5, entered=5), 100, leavers=900) is None
 
 
 def test_what_was_decided_is_not_counted() -> None:
@@ -158,11 +158,11 @@ def test_what_was_decided_is_not_counted() -> None:
 
 
 def test_members_whom_only_amberflo_knew_count_as_members() -> None:
-    found = exits(150)
-    found.unrecorded = 1000
-    assert held(found, 0) is None
-    found.unrecorded = 500
-    assert held(found, 0) == "150 of 500 members would leave, more than 20%"
+    sums = exits(150)
+    sums.unrecorded = 1000
+    assert held(sums, 0) is None
+    sums.unrecorded = 500
+    assert held(sums, 0) == "150 of 500 members would leave, more than 20%"
 
 
 def test_deleted_customers_are_guarded_apart() -> None:
@@ -188,8 +188,8 @@ def test_most_of_few_customers_are_not_deleted_without_a_word() -> None:
 def test_each_trait_is_looked_at_by_itself() -> None:
     sums = {"gone": exits(900), "fine": exits(10), "new": Sums(pulled=5, entered=5)}
     members = {"gone": 1000, "fine": 1000}
-    found = Guard().held(sums, members, whole=True, still={}, excused={}, left={})
-    assert set(found) == {"gone"}
+    reasons = Guard().held(sums, members, whole=True, still={}, excused={}, left={})
+    assert set(reasons) == {"gone"}
 
 
 @given(
@@ -224,7 +224,7 @@ def test_a_key_that_is_not_listed_is_held_with_that_reason() -> None:
     """A deleted audience stays true in Engage for ever (docs/facts/segment.md §3.4)."""
     sums = {key: Sums(pulled=1, exited=1, vanished=1) for key in ("gone", "lost")}
     members = {"gone": 1234, "lost": 5}
-    found = Guard().held(
+    reasons = Guard().held(
         sums,
         members,
         whole=True,
@@ -234,7 +234,7 @@ def test_a_key_that_is_not_listed_is_held_with_that_reason() -> None:
         lost={"gone", "lost"},
         unlisted={"gone"},
     )
-    assert found == {
+    assert reasons == {
         "gone": "the Public API lists it no more: it was deleted in Engage, or never was an "
         "audience or computed trait of users; it had 1,234 members",
         "lost": "the pull has no rows of it, and it had 5 members",
@@ -245,7 +245,7 @@ def test_a_key_that_is_not_listed_is_held_with_that_reason() -> None:
 def test_exits_that_wait_are_not_the_guards(whole: bool) -> None:
     """It looks at them when they are to be applied."""
     for sums in (exits(900), Sums(pulled=900, exited=900, vanished=900)):
-        found = Guard().held(
+        reasons = Guard().held(
             {"vip": sums},
             {"vip": 1000},
             whole=whole,
@@ -255,12 +255,12 @@ def test_exits_that_wait_are_not_the_guards(whole: bool) -> None:
             lost={"vip"},
             waiting={"vip"},
         )
-        assert not found
+        assert not reasons
 
 
 def test_what_is_held_already_stays_held_though_exits_wait() -> None:
     sums = {"vip": Sums(pulled=2, entered=1, exited=1)}
-    found = Guard().held(
+    reasons = Guard().held(
         sums,
         {"vip": 1000},
         whole=False,
@@ -269,4 +269,4 @@ def test_what_is_held_already_stays_held_though_exits_wait() -> None:
         left={},
         waiting={"vip"},
     )
-    assert found == {"vip": "held since run 4"}
+    assert reasons == {"vip": "held since run 4"}

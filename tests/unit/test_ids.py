@@ -18,15 +18,15 @@ def test_white_space_is_all_that_python_takes_for_it() -> None:
 @pytest.mark.parametrize(
     ("customer_id", "why"),
     [
-        *[(one, NO_ID) for one in ("", " ", "\t", "\n", "\u00a0", "\u2003\u3000", "\x1c")],
+        *[(id_, NO_ID) for id_ in ("", " ", "\t", "\n", "\u00a0", "\u2003\u3000", "\x1c")],
         *[
-            (one, None)
-            for one in ("u1", " u1 ", "\tu1", "u\n1", "u\u00a0", "\u200b", "\ufeff", "0")
+            (id_, None)
+            for id_ in ("u1", " u1 ", "\tu1", "u\n1", "u\u00a0", "\u200b", "\ufeff", "0")
         ],
-        *[(one, ODD_ID) for one in ("a\0b", "\0", "\ud800", "é\udcff", "é\0")],
-        *[(one * MAX_ID, None) for one in ("x",)],
+        *[(id_, ODD_ID) for id_ in ("a\0b", "\0", "\ud800", "é\udcff", "é\0")],
+        *[(id_ * MAX_ID, None) for id_ in ("x",)],
         ("é" * (MAX_ID // 2), None),
-        *[(one, LONG_ID) for one in ("x" * (MAX_ID + 1), "é" * (MAX_ID // 2) + "x", "🦊" * 251)],
+        *[(id_, LONG_ID) for id_ in ("x" * (MAX_ID + 1), "é" * (MAX_ID // 2) + "x", "🦊" * 251)],
     ],
 )
 def test_what_is_no_id(customer_id: str, why: str | None) -> None:

@@ -18,15 +18,15 @@ FILES = sorted([*(ROOT / "syncer").rglob("*.py"), *(ROOT / "state").rglob("*.py"
 @cache
 def imported(file: Path) -> set[str]:
     """The modules that a file imports, at its top or anywhere else."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            found.add(node.module or "")
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
 
 
 def inside(package: str) -> list[Path]:
@@ -160,8 +160,8 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
     ],
 )
 def test_a_library_is_used_where_it_belongs(library: str, homes: set[str]) -> None:
-    found = {file.relative_to(ROOT) for file in FILES if uses(file, library)}
-    assert all(any(file.is_relative_to(home) for home in homes) for file in found), found
+    users = {file.relative_to(ROOT) for file in FILES if uses(file, library)}
+    assert all(any(file.is_relative_to(home) for home in homes) for file in users), users
 
 
 def test_the_pure_core_does_no_io() -> None:

@@ -24,10 +24,10 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 def record(message: str, *args: object, **ids: object) -> logging.LogRecord:
-    found = logging.LogRecord("syncer.run", logging.WARNING, "f.py", 1, message, args, None)
-    found.created = 1_790_000_000.1239
-    vars(found).update(ids)
-    return found
+    entry = logging.LogRecord("syncer.run", logging.WARNING, "f.py", 1, message, args, None)
+    entry.created = 1_790_000_000.1239
+    vars(entry).update(ids)
+    return entry
 
 
 def broken(message: str) -> logging.LogRecord:
@@ -70,17 +70,17 @@ def test_whatever_is_said_is_one_line(message: str, customer_id: str) -> None:
     assert len(Line().format(said).splitlines()) == 1
     line = Json().format(said)
     assert not {"\n", "\r"} & set(line)
-    found = json.loads(line)
-    assert (found["message"], found["customer_id"]) == (message, customer_id)
+    entry = json.loads(line)
+    assert (entry["message"], entry["customer_id"]) == (message, customer_id)
 
 
 def test_an_exception_in_json_is_in_its_line() -> None:
     line = Json().format(broken("it broke"))
     assert "\n" not in line
-    found = json.loads(line)
-    assert found["message"] == "it broke"
-    assert "Traceback" in found["exception"]
-    assert "ZeroDivisionError: by nought" in found["exception"]
+    entry = json.loads(line)
+    assert entry["message"] == "it broke"
+    assert "Traceback" in entry["exception"]
+    assert "ZeroDivisionError: by nought" in entry["exception"]
 
 
 def test_an_exception_in_text_follows_its_line() -> None:
@@ -119,10 +119,10 @@ def said(*settings: str) -> list[str]:
 
 
 def test_a_process_logs_to_stderr_as_json_from_a_level_on() -> None:
-    found: list[dict[str, Any]] = [json.loads(line) for line in said("json", "warning")]
-    assert [one["message"] for one in found] == ["said warning", "said error", "it broke"]
-    assert [one.get("run") for one in found] == [7, 7, None]
-    assert "exception" in found[2]
+    entries: list[dict[str, Any]] = [json.loads(line) for line in said("json", "warning")]
+    assert [entry["message"] for entry in entries] == ["said warning", "said error", "it broke"]
+    assert [entry.get("run") for entry in entries] == [7, 7, None]
+    assert "exception" in entries[2]
 
 
 def test_a_process_logs_as_text_from_info_on() -> None:

@@ -26,8 +26,8 @@ def rules() -> list[dict[str, Any]]:
 
 
 def panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = orjson.loads(DASHBOARD.read_bytes())["panels"]
-    return found
+    charts: list[dict[str, Any]] = orjson.loads(DASHBOARD.read_bytes())["panels"]
+    return charts
 
 
 def test_every_query_asks_for_what_exists() -> None:

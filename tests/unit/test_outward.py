@@ -10,7 +10,7 @@ PROXY = "http://proxy:3128"
 
 
 @pytest.mark.parametrize(
-    ("url", "environ", "found"),
+    ("url", "environ", "expected"),
     [
         ("https://app.amberflo.io/customers", {}, None),
         ("https://app.amberflo.io/customers", {"HTTPS_PROXY": PROXY}, PROXY),
@@ -37,5 +37,5 @@ PROXY = "http://proxy:3128"
         ("http://localhost", {"ALL_PROXY": PROXY}, None),
     ],
 )
-def test_the_proxy_for_a_url(url: str, environ: dict[str, str], found: str | None) -> None:
-    assert proxy(url, environ) == found
+def test_the_proxy_for_a_url(url: str, environ: dict[str, str], expected: str | None) -> None:
+    assert proxy(url, environ) == expected

@@ -64,10 +64,10 @@ def test_what_goes_in_comes_out_as_often_as_asked(changes: list[CustomerChange])
     plan = plan_of(changes)
     try:
         for _ in range(2):
-            found = list(plan)
-            assert found == changes
+            copies = list(plan)
+            assert copies == changes
             # 1 is not True: the texts must be equal too
-            assert repr(found) == repr(changes)
+            assert repr(copies) == repr(changes)
         assert plan.customers == len(changes)
     finally:
         plan.close()
@@ -75,8 +75,8 @@ def test_what_goes_in_comes_out_as_often_as_asked(changes: list[CustomerChange])
 
 def test_customers_of_several_lines_and_odd_ids_stay_one_each() -> None:
     changes = [
-        CustomerChange(one, False, {"a": "x\ny"}, "A\r\nB", None, [])
-        for one in ("a\nb", "\u2028", '"', "\\n", "😀")
+        CustomerChange(id_, False, {"a": "x\ny"}, "A\r\nB", None, [])
+        for id_ in ("a\nb", "\u2028", '"', "\\n", "😀")
     ]
     plan = plan_of(changes)
     assert [change.customer_id for change in plan] == ["a\nb", "\u2028", '"', "\\n", "😀"]
@@ -101,10 +101,10 @@ def test_an_empty_plan() -> None:
 def test_changes_come_back_as_their_types() -> None:
     change = CustomerChange("u", True, {"v": True}, None, None, [TraitChange("K", "k", None, 1, 5)])
     plan = plan_of([change])
-    (found,) = plan
-    assert isinstance(found, CustomerChange)
-    assert isinstance(found.changes[0], TraitChange)
-    assert found.changes[0].observed_at == 5
+    (copy,) = plan
+    assert isinstance(copy, CustomerChange)
+    assert isinstance(copy.changes[0], TraitChange)
+    assert copy.changes[0].observed_at == 5
     plan.close()
 
 

@@ -52,9 +52,9 @@ def test_an_audience_of_the_stable_version() -> None:
 
 
 def test_a_computed_trait_of_the_alpha_version() -> None:
-    found = Computation("key", "name", COMPUTED_TRAIT, None, False, None)
-    assert computation(ALPHA, COMPUTED_TRAIT) == found
-    assert computation(ALPHA | {"definition": None, "status": None}, COMPUTED_TRAIT) == found
+    expected = Computation("key", "name", COMPUTED_TRAIT, None, False, None)
+    assert computation(ALPHA, COMPUTED_TRAIT) == expected
+    assert computation(ALPHA | {"definition": None, "status": None}, COMPUTED_TRAIT) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_only_what_is_of_users_counts(whom: dict[str, Any]) -> None:
     ],
 )
 def test_its_size(size: Any, count: int | None) -> None:
-    found = computation(STABLE | {"size": size}, AUDIENCE)
-    assert found is not None
-    assert found.size == count
+    parsed = computation(STABLE | {"size": size}, AUDIENCE)
+    assert parsed is not None
+    assert parsed.size == count
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_anything_else_is_no_entry(item: Any) -> None:
 @examples(20)
 @given(st.dictionaries(st.sampled_from(sorted(STABLE)), JSON))
 def test_any_entry_is_read_or_refused(wrong: dict[str, Any]) -> None:
-    found: Computation | None = None
+    parsed: Computation | None = None
     with suppress(SourceError):
-        found = computation(STABLE | wrong, AUDIENCE)
-    assert found is None or found.size is None or found.size >= 0
+        parsed = computation(STABLE | wrong, AUDIENCE)
+    assert parsed is None or parsed.size is None or parsed.size >= 0

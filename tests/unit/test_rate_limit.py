@@ -266,15 +266,15 @@ def test_together_they_are_never_faster_than_the_rate(
     together, now = [pace_of(rate)], 0.0
     for event, which, gap in events:
         now += gap
-        one = together[which % len(together)]
+        limiter = together[which % len(together)]
         if event == "join":
             together.append(pace_of(rate))
         elif event == "leave" and len(together) > 1:
-            together.remove(one)
+            together.remove(limiter)
         elif event == "slow_down":
-            one.slow_down(now, None)
+            limiter.slow_down(now, None)
         else:
-            one.speed_up(now)
+            limiter.speed_up(now)
         for pace in together:
             pace.divide(len(together))
             assert 0 < pace.rate <= rate / len(together) * (1 + 1e-9)

@@ -30,7 +30,7 @@ def test_what_is_no_json_is_a_value_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("first", "other", "same"),
     [
         (read("12345678901234567890123"), "12345678901234567890123", True),
         (read("12345678901234567890123"), "12345678901234567890124", False),
@@ -41,5 +41,5 @@ def test_what_is_no_json_is_a_value_error(text: str) -> None:
         ("[1, 2.0]", [1, 2], True),
     ],
 )
-def test_numbers_are_compared_by_their_digits(one: Any, other: Any, same: bool) -> None:
-    assert alike(one, other) is same
+def test_numbers_are_compared_by_their_digits(first: Any, other: Any, same: bool) -> None:
+    assert alike(first, other) is same

@@ -219,7 +219,7 @@ def test_the_metrics_that_pages_name_exist() -> None:
 
 
 def _http(heading: str, column: str) -> set[str]:
-    (table,) = (one for one in tables(page("http.md")) if one.heading == heading)
+    (table,) = (block for block in tables(page("http.md")) if block.heading == heading)
     return {text for cell in table.column(column) for text in codes(cell)}
 
 
@@ -244,7 +244,7 @@ def test_the_openapi_document_has_the_paths_and_refusals_of_the_page() -> None:
     paths = {path.replace("{key}", "KEY") for path in written["paths"]}
     page_of = _http("Paths for calls", "path") | _http("Paths for calls", "takes")
     assert paths == {path for path in page_of if path.startswith(("/v1/", "/openapi"))} - {"/v1/"}
-    (table,) = (one for one in tables(page("http.md")) if one.heading == "Refusals")
+    (table,) = (block for block in tables(page("http.md")) if block.heading == "Refusals")
     by_status: dict[str, set[str]] = {}
     for status, name, _ in table.rows:
         by_status.setdefault(status, set()).add(code(name))

@@ -69,46 +69,46 @@ def test_an_even_pace_is_told_as_it_is(
     for gap in gaps:
         now += gap
         done = before + int((now - start) * per_second)
-        found = estimate.at(done, now)
-        assert (found["done"], found["total"]) == (done, total)
+        progress = estimate.at(done, now)
+        assert (progress["done"], progress["total"]) == (done, total)
         # The customer that is just under way is one of a few at first.
         slack = 1.2 / min(now - start, 0.5) + 0.1
-        assert found["per_second"] == pytest.approx(per_second, abs=slack)
-        if found["per_second"] > 1:
-            left = (total - done) / found["per_second"]
-            assert found["seconds_left"] == pytest.approx(left, rel=0.06)
+        assert progress["per_second"] == pytest.approx(per_second, abs=slack)
+        if progress["per_second"] > 1:
+            remaining = (total - done) / progress["per_second"]
+            assert progress["seconds_left"] == pytest.approx(remaining, rel=0.06)
 
 
 def told(estimate: Estimate, seconds: range, done: int, step: int) -> tuple[int, dict[str, Any]]:
-    found: dict[str, Any] = {}
+    progress: dict[str, Any] = {}
     for now in seconds:
         done += step
-        found = estimate.at(done, float(now))
-    return done, found
+        progress = estimate.at(done, float(now))
+    return done, progress
 
 
 def test_a_new_pace_is_told_after_the_window() -> None:
     estimate = Estimate(100_000, 0, 0.0)
-    done, found = told(estimate, range(1, 301), 0, 100)
-    assert found["per_second"] == 100
-    done, found = told(estimate, range(301, 311), done, 10)
-    assert 10 < found["per_second"] < 100
-    done, found = told(estimate, range(311, 335), done, 10)
-    assert found["per_second"] == 10
-    assert found["seconds_left"] == (100_000 - done) / 10
+    done, progress = told(estimate, range(1, 301), 0, 100)
+    assert progress["per_second"] == 100
+    done, progress = told(estimate, range(301, 311), done, 10)
+    assert 10 < progress["per_second"] < 100
+    done, progress = told(estimate, range(311, 335), done, 10)
+    assert progress["per_second"] == 10
+    assert progress["seconds_left"] == (100_000 - done) / 10
 
 
 def test_a_standstill_has_no_end() -> None:
     estimate = Estimate(1000, 0, 0.0)
     told(estimate, range(1, 61), 0, 10)
-    _, found = told(estimate, range(61, 161), 600, 0)
-    assert (found["per_second"], found["seconds_left"]) == (0, None)
+    _, progress = told(estimate, range(61, 161), 600, 0)
+    assert (progress["per_second"], progress["seconds_left"]) == (0, None)
 
 
 def test_when_all_is_done_nothing_is_left() -> None:
     estimate = Estimate(600, 0, 0.0)
-    _, found = told(estimate, range(1, 61), 0, 10)
-    assert (found["done"], found["seconds_left"]) == (600, 0)
+    _, progress = told(estimate, range(1, 61), 0, 10)
+    assert (progress["done"], progress["seconds_left"]) == (600, 0)
 
 
 def test_it_keeps_only_what_it_needs() -> None:

@@ -80,11 +80,11 @@ def moments(line: str, begin: datetime, days: int) -> Iterator[datetime]:
 @pytest.mark.parametrize("line", LINES)
 def test_a_cron_line_comes_when_it_says_for_a_year_and_more(line: str) -> None:
     expected = list(moments(line, YEAR, 400))
-    cron, found, at = CronLine(line), [], YEAR.timestamp()
+    cron, times, at = CronLine(line), [], YEAR.timestamp()
     while (at := cron.after(at)) <= (YEAR + timedelta(days=399)).timestamp():
-        found.append(datetime.fromtimestamp(at, UTC))
-    assert found == [one for one in expected if one <= YEAR + timedelta(days=399)]
-    assert found
+        times.append(datetime.fromtimestamp(at, UTC))
+    assert times == [moment for moment in expected if moment <= YEAR + timedelta(days=399)]
+    assert times
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_any_text_is_a_line_or_a_value_error(text: str) -> None:
 
 
 def test_a_line_is_utc() -> None:
-    found = CronLine("0 3 * * *").after(YEAR.timestamp())
-    assert datetime.fromtimestamp(found, UTC) == datetime(2027, 11, 4, 3, tzinfo=UTC)
+    seconds = CronLine("0 3 * * *").after(YEAR.timestamp())
+    assert datetime.fromtimestamp(seconds, UTC) == datetime(2027, 11, 4, 3, tzinfo=UTC)
 
 
 # -- the rhythm
@@ -232,11 +232,13 @@ def test_a_reconcile_falls_on_its_time_wherever_the_bounds_allow_it(
     rhythm = Rhythm(every, every * part, CronLine("0 3 * * *"))
     low, high = bounds(rhythm)
     target = due(rhythm, start)
-    left = target - start
-    steps = [n for n in range(1, int(left / low) + 1) if n * low + 1 <= left <= n * high - 1]
+    distance = target - start
+    steps = [
+        n for n in range(1, int(distance / low) + 1) if n * low + 1 <= distance <= n * high - 1
+    ]
     assume(steps)
     past = Past(start, start)
-    for _ in range(int(left / low) + 2):
+    for _ in range(int(distance / low) + 2):
         slot = rhythm.next(past, past.start or 0.0, chance)
         if slot.full:
             break

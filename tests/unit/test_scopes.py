@@ -15,20 +15,20 @@ def callers(*keys: str) -> list[Caller]:
     return [Caller(scopes.short_name(key), frozenset(DEFAULT_SCOPES), key) for key in keys]
 
 
-def found(given: str | None, *keys: str) -> str | None:
+def key_of(given: str | None, *keys: str) -> str | None:
     caller = scopes.find(callers(*keys), given)
     return None if caller is None else caller.key
 
 
 def test_a_caller_is_known_by_its_key() -> None:
-    assert found("b", "a", "b") == "b"
-    assert found("ü", "ü") == "ü"
-    assert found("c", "a", "b") is None
-    assert found("ab", "abc") is None
-    assert found("a") is None
+    assert key_of("b", "a", "b") == "b"
+    assert key_of("ü", "ü") == "ü"
+    assert key_of("c", "a", "b") is None
+    assert key_of("ab", "abc") is None
+    assert key_of("a") is None
     for blank in (None, ""):
-        assert found(blank, "a", "") is None
-    assert found("\ud83d", "a") is None
+        assert key_of(blank, "a", "") is None
+    assert key_of("\ud83d", "a") is None
 
 
 def test_a_short_name_is_the_keys_own_and_does_not_tell_it() -> None:

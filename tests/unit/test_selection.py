@@ -34,8 +34,8 @@ def test_what_a_key_may_be(
 
 def test_globs_that_exclude_do_so_wherever_they_stand() -> None:
     for patterns in permutations(["*", "internal_a", "!internal_*", "!beta"]):
-        found = [key for key in ("vip", "internal_a", "beta", "betas") if matches(key, patterns)]
-        assert found == ["vip", "betas"], patterns
+        matched = [key for key in ("vip", "internal_a", "beta", "betas") if matches(key, patterns)]
+        assert matched == ["vip", "betas"], patterns
 
 
 def test_what_only_excludes_selects_nothing() -> None:

@@ -41,13 +41,13 @@ def test_an_ended_session_is_over_and_forgotten_when_it_would_be() -> None:
     now = 1_000_000.0
     ended = RevokedSessions(lambda: now)
     sessions = Sessions(TOKEN, lambda: now, ended)
-    one, other = sessions.open(), sessions.open()
-    sessions.end(one)
-    assert (sessions.holds(one), sessions.holds(other)) == (False, True)
-    for wrong in ("", "1.a.b", f"{one}x"):
+    first, other = sessions.open(), sessions.open()
+    sessions.end(first)
+    assert (sessions.holds(first), sessions.holds(other)) == (False, True)
+    for wrong in ("", "1.a.b", f"{first}x"):
         sessions.end(wrong)
     assert len(ended._until) == 1
-    assert one not in str(ended._until)
+    assert first not in str(ended._until)
     now += LIFETIME
     sessions.end(other)
     new = sessions.open()

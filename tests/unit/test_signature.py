@@ -134,7 +134,7 @@ SPACE = st.text(alphabet=" \t\r\n", max_size=3).map(str.encode)
 def test_the_slice_is_what_stands_there(
     values: list[Any], space: bytes, ascii_: bool, indent: int | None
 ) -> None:
-    parts = [json.dumps(one, ensure_ascii=ascii_, indent=indent).encode() for one in values]
+    parts = [json.dumps(value, ensure_ascii=ascii_, indent=indent).encode() for value in values]
     body = space + b"[" + space + (space + b"," + space).join(parts) + space + b"]" + space
     assert first_element(body) == parts[0]
     assert verify(SECRET, body, sign(parts[0]))
@@ -143,6 +143,6 @@ def test_the_slice_is_what_stands_there(
 @given(body=st.binary(max_size=60) | st.text(alphabet='[]{}",:\\ 1a', max_size=30).map(str.encode))
 @example(b"[\\")
 def test_anything_is_answered(body: bytes) -> None:
-    found = first_element(body)
-    assert found is None or found in body
+    element = first_element(body)
+    assert element is None or element in body
     assert not verify(SECRET, body, "0" * 40)

@@ -55,7 +55,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     yield kept
     kept.over.set()
     kept.supervisor.join(5)
-    assert not [one for one in threading.enumerate() if one.name == "part"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "part"]
 
 
 def fails_first(error: BaseException | None, times: int = 1) -> tuple[Work, list[float]]:
@@ -315,7 +315,7 @@ def test_only_the_supervisor_starts_threads() -> None:
             if isinstance(node, ast.Call) and _name(node.func) == "Thread":
                 starters.add(file.relative_to(ROOT).as_posix())
     assert "syncer/process/supervisor.py" in starters
-    assert {one for one in starters if not one.startswith("syncer/sandbox/")} <= OTHERS
+    assert {starter for starter in starters if not starter.startswith("syncer/sandbox/")} <= OTHERS
 
 
 def _name(node: Any) -> str:

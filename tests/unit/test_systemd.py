@@ -35,12 +35,12 @@ def systemd(
 
 def heard(listening: socket.socket) -> list[str]:
     """All that was said since the last time."""
-    found = []
+    messages = []
     while True:
         try:
-            found.append(listening.recv(4096).decode())
+            messages.append(listening.recv(4096).decode())
         except BlockingIOError:
-            return found
+            return messages
 
 
 def test_what_is_said_is_heard(systemd: socket.socket) -> None:

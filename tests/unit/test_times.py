@@ -163,9 +163,9 @@ def test_what_is_no_time(raw: object) -> None:
     ],
 )
 def test_whether_a_time_names_its_zone(raw: object, zoned: bool) -> None:
-    found = reading(raw)
-    assert found is not None
-    assert found[1] is zoned
+    moment = reading(raw)
+    assert moment is not None
+    assert moment[1] is zoned
 
 
 def test_the_zone_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +218,9 @@ def test_the_bounds() -> None:
 
 @given(st.none() | st.integers(), st.integers(EARLIEST, at("2200-01-01T00:00")))
 def test_nothing_is_later_than_its_receipt(said: int | None, receipt: int) -> None:
-    found, reason = believed(said, receipt)
-    assert EARLIEST <= found <= receipt
-    assert reason is None or found == receipt
+    moment, reason = believed(said, receipt)
+    assert EARLIEST <= moment <= receipt
+    assert reason is None or moment == receipt
 
 
 # Pulls and calls read alike
@@ -237,9 +237,9 @@ ANY = (
 
 @given(raw=ANY)
 def test_every_value_is_a_time_that_can_be_shown_or_none(raw: Any) -> None:
-    found = read(raw)
-    if found is not None:
-        EPOCH + timedelta(milliseconds=found)
+    moment = read(raw)
+    if moment is not None:
+        EPOCH + timedelta(milliseconds=moment)
 
 
 @given(raw=ANY)

@@ -117,9 +117,9 @@ def test_what_is_a_value_though_it_looks_empty(raw: object) -> None:
     ],
 )
 def test_text_becomes_the_type_that_it_reads_as(raw: str, value: object) -> None:
-    found = typed(raw)
-    assert found == value
-    assert type(found) is type(value)
+    result = typed(raw)
+    assert result == value
+    assert type(result) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_text_that_is_nearly_a_number_stays_text(raw: str) -> None:
 
 @pytest.mark.parametrize("raw", [True, False, 0, -3, 4.5, 2**60, ["a", 1], []])
 def test_a_value_that_has_a_type_keeps_it(raw: object) -> None:
-    found = typed(raw)
-    assert found == raw
-    assert type(found) is type(raw)
+    result = typed(raw)
+    assert result == raw
+    assert type(result) is type(raw)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_what_json_cannot_say_and_objects_become_text(raw: object, text: str) ->
 
 @given(st.integers(-(2**53) + 1, 2**53 - 1))
 def test_integers_are_read_back_exactly(number: int) -> None:
-    found = typed(str(number))
-    assert found == number
-    assert type(found) is int
+    result = typed(str(number))
+    assert result == number
+    assert type(result) is int
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -219,9 +219,9 @@ def test_lists_are_read_back(values: list[object]) -> None:
 @example("a\ud800")
 @example("{\0")
 def test_text_without_digits_is_itself_a_boolean_or_a_list(text: str) -> None:
-    found = typed(text)
+    result = typed(text)
     kept = re.sub("[\0\ud800-\udfff]", "\ufffd", text)  # no database has a NUL or half a pair
-    assert found == kept or isinstance(found, bool | list | Unreadable)
+    assert result == kept or isinstance(result, bool | list | Unreadable)
 
 
 # What cannot be read costs itself
@@ -239,12 +239,12 @@ def test_bytes_are_no_value() -> None:
 def test_an_element_that_is_no_json_leaves_the_others(odd: str) -> None:
     """An engine's own JSON may be none."""
     text = f'["a,]", {odd} , ["[", 2], {{"b": "}}"}}, null]'
-    found = read_array(text)
-    assert found == ["a,]", Unreadable(NO_UNICODE), ["[", 2], {"b": "}"}, None]
-    assert read_rows(f"[{text},[]]") == [found, []]
+    result = read_array(text)
+    assert result == ["a,]", Unreadable(NO_UNICODE), ["[", 2], {"b": "}"}, None]
+    assert read_rows(f"[{text},[]]") == [result, []]
 
 
 @given(st.lists(JSON, max_size=4), st.sampled_from([None, 0, 2]))
 def test_the_elements_of_an_array_are_found(values: list[object], indent: int | None) -> None:
     text = json.dumps(values, indent=indent)
-    assert [json.loads(one) for one in elements(text)] == values
+    assert [json.loads(element) for element in elements(text)] == values

@@ -37,10 +37,10 @@ def steers(text: str) -> bool:
     bidi = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
     marks = "\u061c\u200e\u200f\u2028\u2029"
     return any(
-        (unicodedata.category(one) in ("Cc", "Cs") and one != "\n")
-        or unicodedata.bidirectional(one) in bidi
-        or one in marks
-        for one in text
+        (unicodedata.category(char) in ("Cc", "Cs") and char != "\n")
+        or unicodedata.bidirectional(char) in bidi
+        or char in marks
+        for char in text
     )
 
 
@@ -116,12 +116,12 @@ HARMLESS = ("u000123", "-5.25", "-1e-07", "'quoted'", "a=b", "", "100%", "x-y", 
 
 def test_a_cell_that_begins_like_a_formula_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     texts = (*FORMULAS, *OTHERS, *HARMLESS)
-    output.print_csv(("text", "number", "none"), [[one, -5, None] for one in texts])
+    output.print_csv(("text", "number", "none"), [[text, -5, None] for text in texts])
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out, newline="")))
     assert rows[0] == ["text", "number", "none"]
     assert all(row[1:] == ["-5", ""] for row in rows[1:])
     cells = [row[0] for row in rows[1:]]
-    assert cells == [f"'{one}" for one in (*FORMULAS, *OTHERS)] + list(HARMLESS)
+    assert cells == [f"'{text}" for text in (*FORMULAS, *OTHERS)] + list(HARMLESS)
 
 
 def test_csv_is_escaped_on_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:

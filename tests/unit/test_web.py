@@ -71,21 +71,21 @@ def test_moments_without_a_zone_are_utc() -> None:
 )
 def test_a_chart_stays_in_its_frame(counts: list[int], start: int, step: int) -> None:
     sizes = [Size(start + step * number, count) for number, count in enumerate(counts)]
-    found = chart(sizes)
-    assert found is not None
-    points = [tuple(map(float, pair.split(","))) for pair in found.line.split(" ")]
+    drawn = chart(sizes)
+    assert drawn is not None
+    points = [tuple(map(float, pair.split(","))) for pair in drawn.line.split(" ")]
     assert len(points) == len(counts)
     assert (points[0][0], points[-1][0]) == (LEFT, WIDTH - RIGHT)
     assert all(TOP <= y <= HEIGHT - BOTTOM for _, y in points)
     assert [x for x, _ in points] == sorted(x for x, _ in points)
     for (_, y), count in zip(points, counts, strict=True):
         assert (y == HEIGHT - BOTTOM) >= (count == 0)
-    labels = [int(row.text.replace(",", "")) for row in found.rows]
+    labels = [int(row.text.replace(",", "")) for row in drawn.rows]
     assert labels == sorted(set(labels))
     assert labels[0] == 0
     assert labels[-1] >= max(counts)
-    assert (found.lowest, found.highest) == (min(counts), max(counts))
-    assert [size.members for size in found.sizes] == counts[::-1]
+    assert (drawn.lowest, drawn.highest) == (min(counts), max(counts))
+    assert [size.members for size in drawn.sizes] == counts[::-1]
 
 
 def test_there_is_no_chart_of_nothing() -> None:

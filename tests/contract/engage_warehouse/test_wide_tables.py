@@ -78,9 +78,9 @@ def test_segments_sample_rows_are_read(warehouse: Warehouse) -> None:
 
     event = f"audience_key TEXT, {SHOPPER} BOOLEAN"
     entered = {"user_id": "u123", "audience_key": SHOPPER, SHOPPER: True}
-    left = {**entered, SHOPPER: False, "received_at": LATER, "uuid_ts": LATER}
+    exited = {**entered, SHOPPER: False, "received_at": LATER, "uuid_ts": LATER}
     make(warehouse, "audience_entered", event, entered)
-    make(warehouse, "audience_exited", event, left)
+    make(warehouse, "audience_exited", event, exited)
     computed = {"user_id": "u123", "trait_key": REVENUE, REVENUE: 450.0}
     make(warehouse, "trait_computed", f"trait_key TEXT, {REVENUE} REAL", computed)
     with source(warehouse).pull(OnlyCustomers(("u123",))) as pull:
@@ -110,9 +110,11 @@ def test_a_value_counts_by_its_own_time_and_not_by_that_of_the_users_last_call(
             {"user_id": "u2", "id": "m4", "vip": True, **much_later},
             {"user_id": None, "id": "m5", "vip": True, **much_later},
         )
-    left = {"audience_key": "vip", "vip": False, "received_at": LATER, "uuid_ts": LATER}
+    exited = {"audience_key": "vip", "vip": False, "received_at": LATER, "uuid_ts": LATER}
     event = "audience_key TEXT, vip BOOLEAN"
-    make(warehouse, "audience_exited", event, *({"user_id": user, **left} for user in ("u1", "u2")))
+    make(
+        warehouse, "audience_exited", event, *({"user_id": user, **exited} for user in ("u1", "u2"))
+    )
 
     rest = {"churn": "false", "email": "a@b.c"}
     expected = {

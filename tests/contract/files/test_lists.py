@@ -138,15 +138,15 @@ def test_a_column_that_is_gone_is_an_audience_without_rows(shelf: Shelf, form: s
         lines = [",".join(user.get(name, "") for name in columns) for user in users]
         return "\n".join([",".join(columns), *lines, ""])
 
-    one = {"user_id": "u1", "vip": "true"}
+    first = {"user_id": "u1", "vip": "true"}
     shelf.add(f"*.{form}")
-    two, three = ({"user_id": name, "gold": "true"} for name in ("u2", "u3"))
-    shelf.put(f"1.{form}", export(one, two, three), ago=90)
+    second, third = ({"user_id": name, "gold": "true"} for name in ("u2", "u3"))
+    shelf.put(f"1.{form}", export(first, second, third), ago=90)
     everybody = {"u1": {"vip": "true"}, "u2": {"gold": "true"}, "u3": {"gold": "true"}}
     assert shelf.pulled() == everybody
-    shelf.put(f"2.{form}", export(one, {"user_id": "u2"}, three), ago=80)
+    shelf.put(f"2.{form}", export(first, {"user_id": "u2"}, third), ago=80)
     assert shelf.pulled() == {**everybody, "u2": {"gold": None}}
-    shelf.put(f"3.{form}", export(one, {"user_id": "u2"}, {"user_id": "u3"}), ago=70)
+    shelf.put(f"3.{form}", export(first, {"user_id": "u2"}, {"user_id": "u3"}), ago=70)
     assert shelf.pulled() == {"u1": {"vip": "true"}}
     with shelf.source.pull(Everything()) as pull:
         assert pull.absence().keys == {"vip", "gold"}

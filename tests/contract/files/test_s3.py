@@ -95,9 +95,9 @@ def test_parquet_is_read_where_it_is(s3: Any, endpoint: str, tmp_path: Path) -> 
             f"TO '{local}' (FORMAT parquet)"
         )
     s3.upload_file(str(local), BUCKET, "export/part-0.parquet")
-    found = pulled(source(tmp_path, endpoint, f"{BUCKET}/export/*.parquet", "parts"))
-    assert len(found) == 5000
-    assert (found["u4998"], found["u4999"]) == ('["true"]', '["false"]')
+    customers = pulled(source(tmp_path, endpoint, f"{BUCKET}/export/*.parquet", "parts"))
+    assert len(customers) == 5000
+    assert (customers["u4998"], customers["u4999"]) == ('["true"]', '["false"]')
 
 
 LISTING = """<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>exports</Name>

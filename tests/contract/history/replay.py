@@ -44,10 +44,10 @@ def commits(*, back: bool) -> st.SearchStrategy[list[Commit]]:
     ticks = st.integers(-40 if back else 0, 30)
     value = st.tuples(customer, st.sampled_from(KEYS), st.integers(0, 2))
     run = st.sampled_from([None, 1, 2, 3])
-    one = st.builds(
+    commit = st.builds(
         Commit, ticks, run, st.lists(value, max_size=9), st.lists(customer, max_size=3, unique=True)
     )
-    return st.lists(one, min_size=1, max_size=9)
+    return st.lists(commit, min_size=1, max_size=9)
 
 
 class Told(NamedTuple):
@@ -77,22 +77,22 @@ def write(database: Database, story: list[Commit]) -> list[Told]:
         for commit in story:
             at += commit.tick
             changes = made(commit, told, at)
-            put(connection, changes, {one.customer_id for one in told})
+            put(connection, changes, {entry.customer_id for entry in told})
             told = acknowledged(connection, told + changes, commit.acknowledged, at)
         numbers = connection.execute(text("SELECT id FROM change ORDER BY id")).scalars().all()
-    return [one._replace(id=number) for one, number in zip(told, numbers, strict=True)]
+    return [entry._replace(id=number) for entry, number in zip(told, numbers, strict=True)]
 
 
 def made(commit: Commit, told: list[Told], at: int) -> list[Told]:
     """What a commit changes of what was told so far."""
-    present = {(one.customer_id, one.key): one.after for one in told}
-    found = []
+    present = {(entry.customer_id, entry.key): entry.after for entry in told}
+    entries = []
     for customer_id, key, place in commit.values:
         before, after = present.get((customer_id, key)), VALUES[key][place]
         if dump(before) != dump(after):
-            found.append(Told(customer_id, key, before, after, commit.run, at))
+            entries.append(Told(customer_id, key, before, after, commit.run, at))
             present[customer_id, key] = after
-    return found
+    return entries
 
 
 def put(connection: Connection, changes: list[Told], known: set[str]) -> None:
@@ -100,11 +100,16 @@ def put(connection: Connection, changes: list[Told], known: set[str]) -> None:
         return
     at, run = changes[0].at, changes[0].run
     put_traits(connection, changes)
-    ids = {one.customer_id for one in changes}
-    snapshot.insert_customers(connection, [row(one) for one in sorted(ids - known)], at)
-    snapshot.update_customers(connection, [row(one) for one in sorted(ids & known)], at)
+    ids = {change.customer_id for change in changes}
+    snapshot.insert_customers(
+        connection, [row(customer_id) for customer_id in sorted(ids - known)], at
+    )
+    snapshot.update_customers(
+        connection, [row(customer_id) for customer_id in sorted(ids & known)], at
+    )
     rows = [
-        ChangeRow(*one[:2], name(one.key), dump(one.before), dump(one.after), 7) for one in changes
+        ChangeRow(*change[:2], name(change.key), dump(change.before), dump(change.after), 7)
+        for change in changes
     ]
     add_changes(connection, rows, run, at)
 
@@ -113,25 +118,25 @@ def acknowledged(
     connection: Connection, told: list[Told], customer_ids: list[str], at: int
 ) -> list[Told]:
     """Amberflo takes what is due of some customers; gives what is told then."""
-    due = {one.customer_id: one for one in outbox.claim(connection, 1, at + 10**6, 100)}
-    sent = [due.pop(one) for one in customer_ids if one in due]
+    due = {claimed.customer_id: claimed for claimed in outbox.claim(connection, 1, at + 10**6, 100)}
+    sent = [due.pop(customer_id) for customer_id in customer_ids if customer_id in due]
     if sent:
         outbox.acknowledge(connection, sent, at + 1)
     if due:
         outbox.release(connection, list(due))
-    ids = {one.customer_id for one in sent}
+    ids = {customer.customer_id for customer in sent}
     return [
-        one._replace(acknowledged_at=at + 1)
-        if one.customer_id in ids and one.acknowledged_at is None
-        else one
-        for one in told
+        entry._replace(acknowledged_at=at + 1)
+        if entry.customer_id in ids and entry.acknowledged_at is None
+        else entry
+        for entry in told
     ]
 
 
 def put_traits(connection: Connection, changes: list[Told]) -> None:
     members: dict[str, int] = {}
-    for one in changes:
-        members[one.key] = members.get(one.key, 0) + one.delta
+    for change in changes:
+        members[change.key] = members.get(change.key, 0) + change.delta
     rows = [TraitRow(key, name(key), "audience", count) for key, count in members.items()]
     snapshot.put_traits(connection, rows)
 
@@ -144,17 +149,17 @@ def dump(value: Any) -> str | None:
     return None if value is None else json.dumps(value)
 
 
-def same(found: Any, told: Any) -> None:
+def same(entries: Any, told: Any) -> None:
     """Entries tell what was written, one by one in this order."""
     assert [
         Told(
-            *(one.customer_id, one.key, load(one.before), load(one.after)),
-            *(one.run, one.recorded_at, one.id, one.delivered_at),
+            *(entry.customer_id, entry.key, load(entry.before), load(entry.after)),
+            *(entry.run, entry.recorded_at, entry.id, entry.delivered_at),
         )
-        for one in found
+        for entry in entries
     ] == list(told)
-    for one, other in zip(found, told, strict=True):
-        assert (one.delta, one.trait, one.observed_at) == (other.delta, name(other.key), 7)
+    for entry, other in zip(entries, told, strict=True):
+        assert (entry.delta, entry.trait, entry.observed_at) == (other.delta, name(other.key), 7)
 
 
 def load(text: str | None) -> Any:
@@ -163,7 +168,7 @@ def load(text: str | None) -> Any:
 
 def moments(told: list[Told]) -> list[int]:
     """Around every time of the story."""
-    return sorted({one.at + delta for one in told for delta in (-1, 0, 1)} | {NOW})
+    return sorted({entry.at + delta for entry in told for delta in (-1, 0, 1)} | {NOW})
 
 
 def tells(told: list[Told], at: int | None) -> bool:
@@ -178,11 +183,11 @@ def refused(question: Callable[[], Any]) -> None:
 
 def inside(told: list[Told], key: str, at: int | None) -> list[str]:
     """Who was in by the entries and exits recorded by then, one after the other."""
-    found = {}
-    for one in told:
-        if one.key == key and (at is None or one.at <= at) and one.delta:
-            found[one.customer_id] = one.delta > 0
-    return sorted((one for one, is_in in found.items() if is_in), key=str.encode)
+    members = {}
+    for entry in told:
+        if entry.key == key and (at is None or entry.at <= at) and entry.delta:
+            members[entry.customer_id] = entry.delta > 0
+    return sorted((customer_id for customer_id, is_in in members.items() if is_in), key=str.encode)
 
 
 class Story(NamedTuple):

@@ -73,13 +73,13 @@ def sizes_are_the_counts_of_their_moments(story: Story) -> None:
     if not tells(told, since if steps > 1 else until):
         refused(lambda: past.sizes(connection, key, since, until, steps))
         return
-    found = past.sizes(connection, key, since, until, steps)
-    assert len(found) == steps
-    for one in found:
-        assert one.members == len(inside(told, key, one.at)), one
-    assert found[-1].at == until
-    assert steps == 1 or found[0].at == since
-    gaps = {later.at - one.at for one, later in pairwise(found)}
+    sizes = past.sizes(connection, key, since, until, steps)
+    assert len(sizes) == steps
+    for size in sizes:
+        assert size.members == len(inside(told, key, size.at)), size
+    assert sizes[-1].at == until
+    assert steps == 1 or sizes[0].at == since
+    gaps = {later.at - size.at for size, later in pairwise(sizes)}
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
@@ -91,8 +91,8 @@ def while_the_clock_goes_on_what_was_recorded_is_what_was(story: Story) -> None:
         refused(lambda: past.traits_at(connection, CUSTOMERS[0], at))
         return
     for customer_id in CUSTOMERS if story.forth else ():
-        before = [one for one in told if one.at <= at and one.customer_id == customer_id]
-        values = {one.key: one.after for one in before}
+        before = [entry for entry in told if entry.at <= at and entry.customer_id == customer_id]
+        values = {entry.key: entry.after for entry in before}
         expected = {name(key): dump(value) for key, value in values.items() if value is not None}
         assert past.traits_at(connection, customer_id, at) == expected
         for key in KEYS:
@@ -108,10 +108,10 @@ def the_change_in_force_is_the_newest_that_was_recorded(story: Story) -> None:
         refused(lambda: past.in_force(connection, CUSTOMERS[0], key, at))
         return
     for customer_id in CUSTOMERS:
-        mine = [one for one in told if (one.customer_id, one.key) == (customer_id, key)]
-        expected = [one for one in mine if at is None or one.at <= at][-1:]
-        found = past.in_force(connection, customer_id, key, at)
-        same([found] if found else [], expected)
+        mine = [entry for entry in told if (entry.customer_id, entry.key) == (customer_id, key)]
+        expected = [entry for entry in mine if at is None or entry.at <= at][-1:]
+        change = past.in_force(connection, customer_id, key, at)
+        same([change] if change else [], expected)
 
 
 def test_when_the_history_begins(database: Database) -> None:
@@ -119,8 +119,8 @@ def test_when_the_history_begins(database: Database) -> None:
     at first does not hide what came later."""
 
     def begins() -> tuple[int, str] | None:
-        found: tuple[int, str] | None = ask(database, past.known_since)
-        return found
+        beginning: tuple[int, str] | None = ask(database, past.known_since)
+        return beginning
 
     def run(committed_at: int | None) -> None:
         with database.write() as connection:
@@ -162,12 +162,12 @@ def test_when_the_history_begins(database: Database) -> None:
 
 
 def page_by_page(listing: Callable[..., Iterator[Entry]], limit: int) -> list[Entry]:
-    found = list(listing(limit=limit))
-    last = found
+    entries = list(listing(limit=limit))
+    last = entries
     while len(last) == limit:
-        last = list(listing(limit=limit, after_id=found[-1].id))
-        found += last
-    return found
+        last = list(listing(limit=limit, after_id=entries[-1].id))
+        entries += last
+    return entries
 
 
 def check(listing: Callable[..., Iterator[Entry]], expected: list[Told], limit: int) -> None:
@@ -183,9 +183,9 @@ def the_story_of_a_customer(story: Story) -> None:
     key = story.draw(st.sampled_from([None, *KEYS]))
     customer_id = story.draw(st.sampled_from([*CUSTOMERS, "nobody"]))
     mine = [
-        one
-        for one in within(story.told, since, until)
-        if one.customer_id == customer_id and key in (None, one.key)
+        entry
+        for entry in within(story.told, since, until)
+        if entry.customer_id == customer_id and key in (None, entry.key)
     ]
     listing = partial(
         listings.of_customer, story.connection, customer_id, key=key, since=since, until=until
@@ -199,9 +199,9 @@ def the_story_of_an_audience(story: Story) -> None:
     since, until = story.draw(spans(story.told))
     key = story.draw(st.sampled_from([*KEYS, "no such"]))
     steps = story.draw(st.sampled_from([None, MOVED, (ENTERED,), (EXITED,)]))
-    mine = [one for one in within(story.told, since, until) if one.key == key]
-    chosen = [one for one in mine if steps is None or one.delta in steps]
-    chosen.sort(key=lambda one: (one.at, one.id))
+    mine = [entry for entry in within(story.told, since, until) if entry.key == key]
+    chosen = [entry for entry in mine if steps is None or entry.delta in steps]
+    chosen.sort(key=lambda entry: (entry.at, entry.id))
     listing = partial(listings.of_key, story.connection, key, since, until, deltas=steps)
     limit = story.draw(limits)
     check(listing, chosen, limit)
@@ -216,43 +216,43 @@ def spans(told: list[Told]) -> st.SearchStrategy[tuple[int | None, int | None]]:
 
 def within(told: list[Told], since: int | None, until: int | None) -> list[Told]:
     return [
-        one
-        for one in told
-        if (since is None or one.at >= since) and (until is None or one.at < until)
+        entry
+        for entry in told
+        if (since is None or entry.at >= since) and (until is None or entry.at < until)
     ]
 
 
 def moves(told: list[Told]) -> tuple[int, int, int]:
-    steps = [one.delta for one in told]
+    steps = [entry.delta for entry in told]
     return steps.count(1), steps.count(-1), steps.count(0)
 
 
 def a_run_tells_its_whole_diff(story: Story) -> None:
     connection, limit, run = story.connection, story.draw(limits), story.draw(st.integers(1, 4))
-    mine = [one for one in story.told if one.run == run]
-    mine.sort(key=lambda one: (one.key.encode(), one.id))
+    mine = [entry for entry in story.told if entry.run == run]
+    mine.sort(key=lambda entry: (entry.key.encode(), entry.id))
     key = story.draw(st.sampled_from(KEYS))
     listing = partial(listings.of_run, connection, run)
     check(listing, mine, limit)
-    check(partial(listing, key=key), [one for one in mine if one.key == key], limit)
-    exits = [one for one in mine if one.key == key and one.delta < 0]
+    check(partial(listing, key=key), [entry for entry in mine if entry.key == key], limit)
+    exits = [entry for entry in mine if entry.key == key and entry.delta < 0]
     check(partial(listing, key=key, deltas=(EXITED,)), exits, limit)
     assert listings.run_moves(connection, run) == [
-        Moves(key, name(key), *moves([one for one in mine if one.key == key]))
-        for key in sorted({one.key for one in mine}, key=str.encode)
+        Moves(key, name(key), *moves([entry for entry in mine if entry.key == key]))
+        for key in sorted({entry.key for entry in mine}, key=str.encode)
     ]
 
 
 def what_amberflo_has_not_acknowledged_is_told(story: Story) -> None:
-    waiting = [one for one in story.told if one.acknowledged_at is None]
-    waiting.sort(key=lambda one: (one.customer_id.encode(), one.id))
+    waiting = [entry for entry in story.told if entry.acknowledged_at is None]
+    waiting.sort(key=lambda entry: (entry.customer_id.encode(), entry.id))
     assert listings.undelivered_count(story.connection) == len(waiting)
 
     def entries(**page: Any) -> Iterator[Entry]:
-        return (one.entry for one in listings.undelivered(story.connection, **page))
+        return (item.entry for item in listings.undelivered(story.connection, **page))
 
     check(entries, waiting, story.draw(limits))
-    assert not any(one.refused for one in listings.undelivered(story.connection))
+    assert not any(item.refused for item in listings.undelivered(story.connection))
 
 
 @fewer
@@ -282,24 +282,26 @@ def test_what_was_refused_and_what_undid_itself(database: Database) -> None:
     delivery; they get their time with the next one."""
     put_customers(database, row("bad", vip=True), row("good", vip=True))
     with database.write() as connection:
-        changes = [ChangeRow(one, "vip", "vip", None, "true", 7) for one in ("bad", "good")]
+        changes = [
+            ChangeRow(customer_id, "vip", "vip", None, "true", 7) for customer_id in ("bad", "good")
+        ]
         add_changes(connection, changes, 1, NOW)
-        due = {one.customer_id: one for one in outbox.claim(connection, 1, NOW, 10)}
+        due = {customer.customer_id: customer for customer in outbox.claim(connection, 1, NOW, 10)}
         outbox.dead_letter(connection, [due["bad"]])
         outbox.acknowledge(connection, [due["good"]], NOW + 1)
         snapshot.touch_customers(connection, [row("good", vip=True)])
         there_and_back = [("true", "false"), ("false", "true")]
         changes = [ChangeRow("good", "vip", "vip", *values, 8) for values in there_and_back]
         add_changes(connection, changes, None, NOW + 2)
-    (found,) = ask(database, lambda c: list(listings.undelivered(c)))
-    assert (found.entry.customer_id, found.refused) == ("bad", True)
+    (item,) = ask(database, lambda c: list(listings.undelivered(c)))
+    assert (item.entry.customer_id, item.refused) == ("bad", True)
     with database.write() as connection:
         outbox.send_again(connection, NOW + 3, customer_ids=["bad", "good"])
         (waiting,) = listings.undelivered(connection)
         assert (waiting.entry.customer_id, waiting.refused) == ("bad", False)
         outbox.acknowledge(connection, outbox.claim(connection, 1, NOW + 3, 10), NOW + 4)
         assert list(listings.undelivered(connection)) == []
-        times = [one.delivered_at for one in listings.of_customer(connection, "good")]
+        times = [entry.delivered_at for entry in listings.of_customer(connection, "good")]
         assert times == [NOW + 1, NOW + 4, NOW + 4]
 
 
@@ -310,10 +312,10 @@ def test_a_page_keeps_to_the_listing_it_goes_on_with(database: Database) -> None
         for at in (NOW, NOW, NOW + 5, NOW + 5):
             change = ChangeRow("u1", "vip", "vip", None, "true", 7)
             add_changes(connection, [change], None, at)
-        first, second, third, fourth = (one.id for one in listings.of_key(connection, "vip"))
+        first, second, third, fourth = (entry.id for entry in listings.of_key(connection, "vip"))
 
         def ids(**options: Any) -> list[int]:
-            return [one.id for one in listings.of_key(connection, "vip", **options)]
+            return [entry.id for entry in listings.of_key(connection, "vip", **options)]
 
         assert ids(since=NOW + 1, after_id=third) == [fourth]
         assert ids(since=NOW + 1, after_id=first) == []
@@ -336,17 +338,17 @@ def test_customers_are_found_by_the_beginning_of_the_id(
     prefix = data.draw(letters)
     with database.write() as connection:
         connection.execute(text("DELETE FROM customer"))
-    put_customers(database, *(row(one, "Name", "a@b.c") for one in ids))
-    expected = sorted((one for one in ids if one.startswith(prefix)), key=str.encode)
+    put_customers(database, *(row(id_, "Name", "a@b.c") for id_ in ids))
+    expected = sorted((id_ for id_ in ids if id_.startswith(prefix)), key=str.encode)
     with database.read() as connection:
-        found = snapshot.with_prefix(connection, prefix)
-        assert [one.customer_id for one in found] == expected
-        assert {(one.name, one.email) for one in found} <= {("Name", "a@b.c")}
+        customers = snapshot.with_prefix(connection, prefix)
+        assert [customer.customer_id for customer in customers] == expected
+        assert {(customer.name, customer.email) for customer in customers} <= {("Name", "a@b.c")}
         pages: list[str] = []
         while page := snapshot.with_prefix(
             connection, prefix, after=pages[-1] if pages else None, limit=3
         ):
-            pages += [one.customer_id for one in page]
+            pages += [customer.customer_id for customer in page]
         assert pages == expected
         assert snapshot.with_prefix(connection, prefix + "\0") == []
 

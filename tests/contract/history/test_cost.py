@@ -91,12 +91,12 @@ def fill(database: Database) -> None:
     put_customers(database, *map(row, ids))
     for run in range(40):
         with database.write() as connection:
-            snapshot.update_customers(connection, [row(one) for one in ids], NOW)
+            snapshot.update_customers(connection, [row(id_) for id_ in ids], NOW)
             changes = []
-            for number, one in enumerate(ids):
+            for number, customer_id in enumerate(ids):
                 key = f"k{(number + run) % 20}"
                 before, after = (None, "true") if run < 20 else ("true", "false")
-                changes.append(ChangeRow(one, key, key, before, after, 7))
+                changes.append(ChangeRow(customer_id, key, key, before, after, 7))
             add_changes(connection, changes, run, NOW + run * 1000)
             if run < 39:
                 due = outbox.claim(connection, 1, NOW, 1000)
@@ -116,9 +116,9 @@ def plans(database: Database, question: Callable[[Connection], Any]) -> list[str
             # So small a table may cost less to read whole, depending on its pages; a large one not.
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         event.listen(connection, "before_cursor_execute", see)
-        found = question(connection)
-        if isinstance(found, Iterator):
-            list(found)
+        answer = question(connection)
+        if isinstance(answer, Iterator):
+            list(answer)
         event.remove(connection, "before_cursor_execute", see)
         plans = []
         for statement, values in asked:
@@ -126,7 +126,7 @@ def plans(database: Database, question: Callable[[Connection], Any]) -> list[str
                 values = values[0] if isinstance(values, list) else values
                 explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
                 rows = connection.exec_driver_sql(explain + statement, values)
-                plans.append("\n".join(str(one[-1]) for one in rows))
+                plans.append("\n".join(str(line[-1]) for line in rows))
         connection.rollback()
     return plans
 
@@ -139,19 +139,19 @@ def test_questions_of_a_large_history(filled: Database) -> None:
 
 def every_question_goes_by_an_index_of_its_own(filled: Database) -> None:
     for asked, (indexes, question) in QUESTIONS.items():
-        found = plans(filled, question)
+        explained = plans(filled, question)
         used = set()
-        for plan in found:
+        for plan in explained:
             # What is undelivered is all of its index; of any other that is too much.
             whole = plan.replace("SCAN change USING INDEX change_undelivered", "")
             assert "SCAN change" not in whole, (asked, plan)
             assert "Seq Scan on change" not in plan, (asked, plan)
             assert "TEMP B-TREE" not in plan, (asked, plan)
-            ours = {one for one in history_indexes(filled) if one in plan}
+            ours = {index for index in history_indexes(filled) if index in plan}
             assert ours or "PRIMARY KEY" in plan or "change_pkey" in plan, (asked, plan)
             used |= ours
-        assert used, (asked, found)
-        assert used <= indexes, (asked, found)
+        assert used, (asked, explained)
+        assert used <= indexes, (asked, explained)
 
 
 def history_indexes(database: Database) -> set[str]:
@@ -179,7 +179,7 @@ def test_a_late_page_costs_no_more_than_an_early_one(tmp_path: Path) -> None:
         fill(database)
         big(database)
         with database.read() as connection:
-            ids = [one.id for one in listings.of_key(connection, "big")]
+            ids = [entry.id for entry in listings.of_key(connection, "big")]
             driver: Any = connection.connection.driver_connection
             for page, bound in PAGES.items():
                 for place in (60, 4000, -60):

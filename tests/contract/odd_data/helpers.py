@@ -19,11 +19,13 @@ def sync(database: Database, warehouse: Warehouse, **how: Any) -> Result:
 
 
 def traits(database: Database) -> dict[str, Any]:
-    return {one: json.loads(row["traits"]) for one, row in records(database).items()}
+    return {
+        customer_id: json.loads(row["traits"]) for customer_id, row in records(database).items()
+    }
 
 
 def reasons(database: Database, run: int, key: str) -> dict[str, int]:
-    (found,) = [row for row in ask(database, lambda c: runs.traits(c, run)) if row.key == key]
+    (sums,) = [row for row in ask(database, lambda c: runs.traits(c, run)) if row.key == key]
     parts = ("unchanged", "entered", "exited", "changed", "skipped")
-    assert found.pulled == sum(getattr(found, part) for part in parts)
-    return dict(found.reasons)
+    assert sums.pulled == sum(getattr(sums, part) for part in parts)
+    return dict(sums.reasons)

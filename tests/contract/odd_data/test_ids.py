@@ -29,11 +29,11 @@ def without_case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[War
     """A warehouse that takes small and large letters for the same (on PostgreSQL where it is built
     with ICU)."""
     if request.param == "sqlite":
-        found, text = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}"), "TEXT COLLATE NOCASE"
+        space, text = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}"), "TEXT COLLATE NOCASE"
     else:
-        found, text = Warehouse(request.getfixturevalue("empty_postgres")), "TEXT COLLATE no_case"
+        space, text = Warehouse(request.getfixturevalue("empty_postgres")), "TEXT COLLATE no_case"
         try:
-            found.run(ICU)
+            space.run(ICU)
         except NotSupportedError:
             text = "TEXT"
     rest = "seq BIGINT, received_at TEXT, uuid_ts TEXT, timestamp TEXT"
@@ -43,9 +43,9 @@ def without_case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[War
         ("profile_merges", "segment_id"),
     ):
         own = ", ".join(f"{column} {text}" for column in ["canonical_segment_id", *columns])
-        found.run(f"CREATE TABLE {table} ({own}, {rest})")
-    yield found
-    found.engine.dispose()
+        space.run(f"CREATE TABLE {table} ({own}, {rest})")
+    yield space
+    space.engine.dispose()
 
 
 def test_two_ids_of_a_profile_that_differ_in_case_are_two_customers(
@@ -66,7 +66,9 @@ def test_profiles_and_customers_that_differ_in_case_are_not_mixed(without_case: 
     with without_case.source().pull(Everything()) as pull:
         assert pull.identified(["U1", "u1", "p1"]) == {"U1", "u1"}
         assert pull.without_customer_id(["vip"]).rows == {"vip": 1}
-    assert [one.customer_id for one in without_case.pulled(OnlyCustomers(("u1",)))] == ["u1"]
+    assert [customer.customer_id for customer in without_case.pulled(OnlyCustomers(("u1",)))] == [
+        "u1"
+    ]
 
 
 def test_keys_that_differ_in_case_are_two_and_named(without_case: Warehouse) -> None:
@@ -74,8 +76,11 @@ def test_keys_that_differ_in_case_are_two_and_named(without_case: Warehouse) -> 
     without_case.id("p2", "u2", type="USER_ID")
     without_case.trait("p1", "VIP", "true")
     with without_case.source().pull(Everything()) as pull:
-        assert sorted((one.key, one.rows) for one in pull.observed()) == [("VIP", 1), ("vip", 1)]
-        assert [one.customer_id for one in pull.customers(["VIP", "vip"])] == ["u1"]
+        assert sorted((observed.key, observed.rows) for observed in pull.observed()) == [
+            ("VIP", 1),
+            ("vip", 1),
+        ]
+        assert [customer.customer_id for customer in pull.customers(["VIP", "vip"])] == ["u1"]
 
 
 def test_blanks_at_the_end_tell_ids_apart(warehouse: Warehouse) -> None:

@@ -26,8 +26,8 @@ def test_there_may_be_more_keys_than_parameters(warehouse: Warehouse) -> None:
     warehouse.trait("p2", keys[1], "true")
     with warehouse.source().pull(Everything()) as pull:
         assert pull.count(keys).rows == 3
-        (found,) = pull.customers(keys)
-        assert json.loads(found.keys) == [keys[0], keys[-1]]
+        (customer,) = pull.customers(keys)
+        assert json.loads(customer.keys) == [keys[0], keys[-1]]
         assert pull.without_customer_id(keys).rows == {keys[1]: 1}
 
 
@@ -63,7 +63,10 @@ def test_rows_that_the_filter_leaves_out_are_not_there(
     }
     with warehouse.source(filter=condition).pull(Everything()) as pull:
         assert pull.identified(["u1", "u2"]) == {"u1"}
-        assert {one.key: one.rows for one in pull.observed()} == {"vip": 3, "churn": 1}
+        assert {observed.key: observed.rows for observed in pull.observed()} == {
+            "vip": 3,
+            "churn": 1,
+        }
     assert len(warehouse.wanted()) == 4
 
 
@@ -109,8 +112,8 @@ def test_what_the_filter_leaves_out_has_left(warehouse: Warehouse, tmp_path: Pat
         runs_on(database, warehouse.source(filter="NOT _fivetran_deleted")).sync()
         delete("user_traits", "name = 'churn' AND canonical_segment_id = 'p1'")
         runs_on(database, warehouse.source(filter="NOT _fivetran_deleted")).sync(full=True)
-        found = traits(database)
-    assert found == {"u1": {"vip": True, "churn": False}, "u2": {"vip": True, "churn": True}}
+        by_customer = traits(database)
+    assert by_customer == {"u1": {"vip": True, "churn": False}, "u2": {"vip": True, "churn": True}}
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "WIN1252", "EUC_JP", "SQL_ASCII"])
@@ -126,16 +129,16 @@ def test_a_server_may_keep_texts_in_any_encoding(empty_postgres: str, encoding: 
         )
     url = make_url(empty_postgres).set(database=name)
     url = url.update_query_dict({"client_encoding": "utf8"})
-    found = Warehouse(url.render_as_string(hide_password=False))
+    space = Warehouse(url.render_as_string(hide_password=False))
     try:
-        found.create(value="BYTEA")
-        found.member("p1", "u1", b"true")
-        found.run("ALTER TABLE user_traits ALTER value TYPE TEXT USING 'true'")
-        found.member("p2", "u 2", "false")
-        assert "2 trait rows" in found.source().survey().message
-        assert found.wanted() == {"u1": {"vip": True}}
+        space.create(value="BYTEA")
+        space.member("p1", "u1", b"true")
+        space.run("ALTER TABLE user_traits ALTER value TYPE TEXT USING 'true'")
+        space.member("p2", "u 2", "false")
+        assert "2 trait rows" in space.source().survey().message
+        assert space.wanted() == {"u1": {"vip": True}}
     finally:
-        found.engine.dispose()
+        space.engine.dispose()
         with server.connect() as connection:
             connection.execute(text(f"DROP DATABASE {name}"))
         server.dispose()

@@ -116,29 +116,29 @@ def test_values_of_a_type(postgres_warehouse: Warehouse, kind: str) -> None:
         )
         postgres_warehouse.run(f"INSERT INTO {table} ({names}) VALUES ({marks})", **row)
     with postgres_warehouse.source().pull(Everything()) as pull:
-        vip = next(one for one in pull.observed() if one.key == "vip")
+        vip = next(observed for observed in pull.observed() if observed.key == "vip")
     assert (vip.rows, vip.words + vip.digits, vip.others) == (4, 3, 0)
-    found = postgres_warehouse.wanted()
-    assert [found[user]["vip"] for user in ("u0", "u1", "u2")] == [True, False, True]
+    customers = postgres_warehouse.wanted()
+    assert [customers[user]["vip"] for user in ("u0", "u1", "u2")] == [True, False, True]
     expected: list[Any] = [12.5, 0.0, 7.0, -3.0]
     if kind == "NUMERIC":
         expected = [f"0.{'0' * 399}1", totals[1], 1e-07, "NaN"]
     if kind.startswith("JSON"):
         expected = ["a", [1], '{"a":1}', None]
-    assert [found.get(f"u{number}", {}).get("total") for number in range(4)] == expected
+    assert [customers.get(f"u{number}", {}).get("total") for number in range(4)] == expected
 
 
 def test_what_other_drivers_give_is_taken_whatever_it_is() -> None:
     """Engines whose JSON we do not know are grouped here."""
     values = ["true", b"\xff", Decimal("1.50"), 2**70, "\ud800", float("nan"), None, "x"]
     rows = [("u1", f"k{number}", value, T0) for number, value in enumerate(values)]
-    (found,) = _grouped_here(iter([*rows, ("u1", "name", b"x", T0)]))
+    (customer,) = _grouped_here(iter([*rows, ("u1", "name", b"x", T0)]))
     odd = Unreadable("text that is not valid Unicode, or JSON that cannot be read")
-    assert [typed(one) if one else one for one in read_array(found.values)] == [
+    assert [typed(element) if element else element for element in read_array(customer.values)] == [
         *(True, Unreadable("bytes, not text"), 1.5, float(2**70), odd, None, None, "x")
     ]
-    assert len(json.loads(found.keys)) == len(json.loads(found.times)) == len(values)
-    assert read_rows(found.profile) == [["name", BYTES, T0]]
+    assert len(json.loads(customer.keys)) == len(json.loads(customer.times)) == len(values)
+    assert read_rows(customer.profile) == [["name", BYTES, T0]]
 
 
 # Times

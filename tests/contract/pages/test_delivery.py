@@ -39,7 +39,7 @@ HALF = dict.fromkeys(IDS[::2], RIGHT)
 
 
 @pytest.mark.parametrize(
-    ("there", "most", "right"),
+    ("existing", "most", "right"),
     [
         pytest.param({}, 1.05, 0, id="empty"),
         pytest.param(dict.fromkeys(IDS, RIGHT), 0.02, MANY, id="right"),
@@ -48,13 +48,13 @@ HALF = dict.fromkeys(IDS[::2], RIGHT)
     ],
 )
 def test_what_an_initial_sync_costs(
-    database: Database, there: dict[str, Any], most: float, right: int
+    database: Database, existing: dict[str, Any], most: float, right: int
 ) -> None:
     """Also while another writer edits: after the page that shows many it edits some of these."""
     due(database)
     with amberflo() as (stand_in, url):
-        stand_in.has(there)
-        edited, once = sorted(there)[3:20:5], iter([True])
+        stand_in.has(existing)
+        edited, once = sorted(existing)[3:20:5], iter([True])
 
         def edit(limit: int) -> None:
             if limit > 100 and next(once, False):
@@ -67,10 +67,10 @@ def test_what_an_initial_sync_costs(
         # What was edited since the first look is read by itself: two requests more.
         assert done.requests <= most + 3 * len(edited) / MANY, done.answers
         assert ours(stand_in) == dict.fromkeys(IDS, True)
-        for customer_id in there:
+        for customer_id in existing:
             record = stand_in.customers[customer_id]
             assert (record["traits"]["theirs"], record["description"]) == (1, "d")
-        assert all(stand_in.customers[one]["traits"]["stripeId"] for one in edited)
+        assert all(stand_in.customers[id_]["traits"]["stripeId"] for id_ in edited)
     with database.read() as connection:
         assert outbox.backlog(connection) == 0
 
@@ -121,7 +121,7 @@ def test_what_was_sent_before_is_not_judged_by_a_page(database: Database, since:
         deliver(database, url)
         assert set(ours(stand_in).values()) == {True}
         with database.write() as connection:
-            rows = [CustomerRow(one, '{"vip":false}') for one in IDS]
+            rows = [CustomerRow(id_, '{"vip":false}') for id_ in IDS]
             snapshot.update_customers(connection, rows, time.time_ns() // 1_000_000)
             if since == "ten minutes":
                 connection.exec_driver_sql("UPDATE customer SET acked_at = acked_at - 600000")
@@ -200,14 +200,16 @@ def test_pages_that_begin_to_lag_are_found_out(
         vars(stand_in)["_store"] = store
         stand_in.on_page = lambda record, limit: lagging.get(record["customerId"], record)
         assert deliver(database, url).result.delivered == MANY
-        kept = [one for one in stand_in.customers.values() if "stripeId" in one["traits"]]
+        kept = [
+            customer for customer in stand_in.customers.values() if "stripeId" in customer["traits"]
+        ]
         assert len(kept) > MANY - 4 * estimate.MOST
 
 
 def test_a_customer_that_no_list_shows_is_not_made_over(database: Database) -> None:
     """It was deleted: POST refuses it, and where POST does not, it is read first."""
     for post_replaces in (False, True):
-        ids = [f"{post_replaces}{one}" for one in IDS]
+        ids = [f"{post_replaces}{id_}" for id_ in IDS]
         due(database, *ids)
         with amberflo(post_replaces=post_replaces, repeats=True) as (stand_in, url):
             hidden = [*ids[:3], *ids[100:103]]
@@ -217,7 +219,7 @@ def test_a_customer_that_no_list_shows_is_not_made_over(database: Database) -> N
             done = deliver(database, url)
             assert done.result.delivered == MANY
             assert ours(stand_in) == {**dict.fromkeys(ids, True), "z": False}
-            assert all(stand_in.customers[one]["traits"]["theirs"] == 1 for one in hidden)
+            assert all(stand_in.customers[id_]["traits"]["theirs"] == 1 for id_ in hidden)
 
 
 def test_a_record_of_a_list_is_read_again_after_a_minute() -> None:

@@ -43,7 +43,7 @@ def _fails(records: list[Record]) -> list[Record]:
 def _odd_ids(records: list[Record]) -> list[Record]:
     """Ids that are none, one that no database keeps, one in other letters."""
     odd = [["x"], None, 5, "u\0", "U0001"]
-    return [{**records[0], "customerId": one} for one in odd] + records[3:] if records else []
+    return [{**records[0], "customerId": id_} for id_ in odd] + records[3:] if records else []
 
 
 def _twice(records: list[Record]) -> list[Record]:
@@ -59,7 +59,7 @@ def _post_fails(status: int, *, unless_new: bool) -> Callable[[Amberflo, str], N
 
 
 @pytest.mark.parametrize(
-    ("there", "most", "options"),
+    ("existing", "most", "options"),
     [
         pytest.param(WRONG, 3.4, {"shows": _fails}, id="every page fails"),
         pytest.param(WRONG, 1.5, {"shows": _odd_ids}, id="ids that are none"),
@@ -75,14 +75,14 @@ def _post_fails(status: int, *, unless_new: bool) -> Callable[[Amberflo, str], N
 def test_whatever_pages_and_post_answer_all_are_sent(
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
-    there: dict[str, Any] | None,
+    existing: dict[str, Any] | None,
     most: float,
     options: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(page_walk, "LATE", 0.1)
     due(database)
     with amberflo(**options) as (stand_in, url):
-        stand_in.has({} if there is None else dict.fromkeys(IDS, there))
+        stand_in.has({} if existing is None else dict.fromkeys(IDS, existing))
         done = deliver(database, url, patience=20)
         assert (done.result.delivered, done.result.problem) == (MANY, None)
         assert ours(stand_in) == dict.fromkeys(IDS, True)
@@ -142,7 +142,7 @@ def test_trouble_in_the_middle_leaves_all_right(database: Database, lists: str) 
         done = deliver(database, url, workers_=2)
         assert done.result.problem is None
         assert ours(it) == dict.fromkeys(IDS, True)
-        assert all(it.customers[one]["traits"]["theirs"] == 1 for one in IDS[:150])
+        assert all(it.customers[id_]["traits"]["theirs"] == 1 for id_ in IDS[:150])
         assert it.stats()["overlapping_writes"] == 0
 
 
@@ -158,14 +158,14 @@ def test_why_no_page_comes_is_why_nothing_gets_through(database: Database) -> No
 
 @examples(8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    there=st.dictionaries(st.integers(0, 60), st.sampled_from([RIGHT, WRONG, {}])),
+    existing=st.dictionaries(st.integers(0, 60), st.sampled_from([RIGHT, WRONG, {}])),
     wanted=st.sets(st.integers(0, 60), min_size=3),
     edited=st.sets(st.integers(0, 60)),
     deleted=st.sets(st.integers(0, 60)),
 )
 def test_whatever_is_there_ends_right(
     tmp_path_factory: pytest.TempPathFactory,
-    there: dict[int, dict[str, Any]],
+    existing: dict[int, dict[str, Any]],
     wanted: set[int],
     edited: set[int],
     deleted: set[int],
@@ -179,14 +179,14 @@ def test_whatever_is_there_ends_right(
             amberflo() as (stand_in, url),
         ):
             due(database, *(f"u{number:04}" for number in wanted))
-            stand_in.has({f"u{number:04}": traits for number, traits in there.items()})
+            stand_in.has({f"u{number:04}": traits for number, traits in existing.items()})
             once = iter([True])
 
             def others(limit: int) -> None:
                 if limit >= 10 and next(once, False):
-                    for number in edited & there.keys():
+                    for number in edited & existing.keys():
                         stand_in.edit(f"u{number:04}")
-                    for number in deleted & there.keys():
+                    for number in deleted & existing.keys():
                         stand_in.customers[f"u{number:04}"]["deleteTime"] = 1
 
             stand_in.after_page = others
@@ -194,9 +194,9 @@ def test_whatever_is_there_ends_right(
             assert done.result.delivered == len(wanted)
             for number in wanted:
                 assert stand_in.customers[f"u{number:04}"]["traits"]["vip"] is True
-            for number in edited & there.keys() if next(once, None) is None else ():
+            for number in edited & existing.keys() if next(once, None) is None else ():
                 assert stand_in.customers[f"u{number:04}"]["traits"]["stripeId"] == "cus_1"
-            for number in there:
+            for number in existing:
                 assert stand_in.customers[f"u{number:04}"]["traits"]["theirs"] == 1
     finally:
         estimate.MANY = many

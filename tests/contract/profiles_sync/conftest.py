@@ -19,13 +19,13 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Warehouse]
     On DuckDB it is where a test says `on_duckdb_too`.
     """
     if request.param == "duckdb":
-        found = request.getfixturevalue("duckdb_warehouse")
+        space = request.getfixturevalue("duckdb_warehouse")
     elif request.param == "sqlite":
-        found = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+        space = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
     else:
-        found = Warehouse(request.getfixturevalue("empty_postgres"), "my_space")
-    yield found
-    found.engine.dispose()
+        space = Warehouse(request.getfixturevalue("empty_postgres"), "my_space")
+    yield space
+    space.engine.dispose()
 
 
 @pytest.fixture
@@ -36,21 +36,21 @@ def warehouse(empty: Warehouse) -> Warehouse:
 
 @pytest.fixture
 def sqlite_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    found = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
-    yield found
-    found.engine.dispose()
+    space = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+    yield space
+    space.engine.dispose()
 
 
 @pytest.fixture
 def duckdb_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     pytest.importorskip("duckdb", reason="duckdb (the extra duckdb has it)")
-    found = Warehouse(f"duckdb:///{tmp_path / 'engage.duckdb'}")
-    yield found
-    found.engine.dispose()
+    space = Warehouse(f"duckdb:///{tmp_path / 'engage.duckdb'}")
+    yield space
+    space.engine.dispose()
 
 
 @pytest.fixture
 def postgres_warehouse(empty_postgres: str) -> Iterator[Warehouse]:
-    found = Warehouse(empty_postgres)
-    yield found
-    found.engine.dispose()
+    space = Warehouse(empty_postgres)
+    yield space
+    space.engine.dispose()

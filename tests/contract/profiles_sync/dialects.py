@@ -88,7 +88,7 @@ class Elsewhere:
         compiled = statement.compile(
             dialect=self.dialect, compile_kwargs={"render_postcompile": True}
         )
-        named = _PARAMETER.sub(lambda found: f":{found['a'] or found['b']}", str(compiled))
+        named = _PARAMETER.sub(lambda match: f":{match['a'] or match['b']}", str(compiled))
         text = named.replace("%%", "%")
         parse(text, self.dialect.name)
         self.said.append(text)

@@ -43,10 +43,10 @@ def expected(rows: list[tuple[str, Any, Any]]) -> str:
 def check_fingerprints(tried: ProfilesSyncPull) -> dict[str, tuple[str, int]]:
     """Hold what an engine computes against what it gives out."""
     given = {customer.customer_id: rows_of(customer) for customer in tried.customers(KEYS)}
-    found = computed(tried)
-    assert given.keys() <= found.keys()
+    computed_here = computed(tried)
+    assert given.keys() <= computed_here.keys()
     twice = 0
-    for customer_id, (text, number) in found.items():
+    for customer_id, (text, number) in computed_here.items():
         rows = given.get(customer_id, [])
         assert number == len(rows), customer_id
         if max(Counter(row[0] for row in rows).values(), default=0) < 2:
@@ -54,5 +54,5 @@ def check_fingerprints(tried: ProfilesSyncPull) -> dict[str, tuple[str, int]]:
         else:
             twice += 1
     assert twice > 1
-    assert len({text for text, _ in found.values()}) > 10
-    return found
+    assert len({text for text, _ in computed_here.values()}) > 10
+    return computed_here

@@ -18,9 +18,9 @@ on_duckdb_too = pytest.mark.parametrize("empty", ["sqlite", "postgresql", "duckd
 
 def assert_watermark(pull: ProfilesSyncPull, newest: str) -> None:
     """It is the time of the newest row, or a trifle before (SQLite counts in days): never later."""
-    found = datetime.fromisoformat(pull.watermark() or "")
+    watermark = datetime.fromisoformat(pull.watermark() or "")
     expected = datetime.fromisoformat(newest)
-    assert expected - timedelta(milliseconds=2) < found <= expected
+    assert expected - timedelta(milliseconds=2) < watermark <= expected
 
 
 class Model:
@@ -71,7 +71,7 @@ class Model:
                 customers.setdefault(value, set()).add(self.profile(profile))
         touched = {self.profile(row[0]) for row in (*self.ids, *self.traits) if row[-1] >= since}
         touched |= {self.profile(into) for _, into, time in self.merges if time >= since}
-        found = {}
+        by_customer = {}
         in_scope = touched if since else {self.profile(row[0]) for row in self.traits}
         self.nameless = in_scope.difference(*customers.values())
         for customer, profiles in customers.items():
@@ -83,5 +83,5 @@ class Model:
                 if self.profile(profile) in profiles and name != "plan"
             )
             if rows:
-                found[customer] = rows
-        return found
+                by_customer[customer] = rows
+        return by_customer

@@ -48,8 +48,13 @@ def test_a_touched_customer_comes_with_all_rows_of_all_its_profiles(warehouse: W
     warehouse.trait("p2", "total", "5")
     warehouse.trait("p2", "churn", "true", TWO_LATER)
     warehouse.member("p3", "u3")
-    found = {one.customer_id: one for one in warehouse.pulled(ChangedSince(SINCE), overlap=60)}
-    assert {one: sorted(json.loads(row.keys)) for one, row in found.items()} == {
+    customers = {
+        customer.customer_id: customer
+        for customer in warehouse.pulled(ChangedSince(SINCE), overlap=60)
+    }
+    assert {
+        customer_id: sorted(json.loads(row.keys)) for customer_id, row in customers.items()
+    } == {
         "u1": ["churn", "total", "vip"],
         "u2": ["churn", "total"],
     }
@@ -62,9 +67,9 @@ def test_a_merge_touches_what_it_ends_in(warehouse: Warehouse) -> None:
     warehouse.member("c", "u1")
     warehouse.trait("a", "churn", "true")
     warehouse.member("d", "u4")
-    (one,) = warehouse.pulled(ChangedSince(SINCE), overlap=60)
-    assert one.customer_id == "u1"
-    assert sorted(json.loads(one.keys)) == ["churn", "vip"]
+    (customer,) = warehouse.pulled(ChangedSince(SINCE), overlap=60)
+    assert customer.customer_id == "u1"
+    assert sorted(json.loads(customer.keys)) == ["churn", "vip"]
 
 
 def test_a_row_of_a_merged_profile_touches_the_customer(warehouse: Warehouse) -> None:
@@ -119,12 +124,15 @@ def test_only_the_named_customers(warehouse: Warehouse) -> None:
         warehouse.member(f"p{number}", f"u{number}")
     warehouse.id("other", "u1")
     warehouse.trait("other", "total", "4")
-    (one,) = warehouse.pulled(OnlyCustomers(("u1",)))
-    assert (one.customer_id, sorted(json.loads(one.keys))) == ("u1", ["total", "vip"])
+    (customer,) = warehouse.pulled(OnlyCustomers(("u1",)))
+    assert (customer.customer_id, sorted(json.loads(customer.keys))) == ("u1", ["total", "vip"])
     several = warehouse.pulled(OnlyCustomers(("u2", "nobody", "u0")))
-    assert [one.customer_id for one in several] == ["u0", "u2"]
+    assert [customer.customer_id for customer in several] == ["u0", "u2"]
     many = (*(f"nobody {number}" for number in range(498)), "u1", "u2")
-    assert [one.customer_id for one in warehouse.pulled(OnlyCustomers(many))] == ["u1", "u2"]
+    assert [customer.customer_id for customer in warehouse.pulled(OnlyCustomers(many))] == [
+        "u1",
+        "u2",
+    ]
     assert warehouse.pulled(OnlyCustomers(())) == []
     assert warehouse.pulled(OnlyCustomers(("nobody",))) == []
     assert warehouse.pulled(OnlyCustomers(("' OR 1=1 --",))) == []
@@ -176,8 +184,8 @@ def test_of_rows_that_are_alike_each_scope_takes_the_same(warehouse: Warehouse) 
     everybody = tuple(f"u{number}{profile}" for number in range(8) for profile in "bc")
     full, *others = (
         {
-            (one.customer_id, newest(one.keys, one.values, one.times)[:2])
-            for one in warehouse.pulled(scope, overlap=0)
+            (customer.customer_id, newest(customer.keys, customer.values, customer.times)[:2])
+            for customer in warehouse.pulled(scope, overlap=0)
         }
         for scope in (Everything(), ChangedSince(TWO_LATER), OnlyCustomers(everybody))
     )
@@ -238,17 +246,19 @@ def test_the_pull_is_what_the_tables_say(
         scopes.append((ChangedSince(since), {"since": since}))
     scopes.append((OnlyCustomers(("🦊",)), {"only": "🦊"}))
     for scope, asked in scopes:
-        found = warehouse.pulled(scope, overlap=0)
+        customers = warehouse.pulled(scope, overlap=0)
         with warehouse.source(overlap=0).pull(scope) as pull:
             nameless = set(pull.profiles_without_customer_id([*KEYS, "plan"]))
         rows: dict[str, Counter[tuple[str, str]]] = {}
-        for one in found:
-            pairs = zip(json.loads(one.keys), json.loads(one.values), strict=True)
-            rows[one.customer_id] = Counter(pairs)
-            rows[one.customer_id].update((key, value) for key, value, _ in json.loads(one.profile))
+        for customer in customers:
+            pairs = zip(json.loads(customer.keys), json.loads(customer.values), strict=True)
+            rows[customer.customer_id] = Counter(pairs)
+            rows[customer.customer_id].update(
+                (key, value) for key, value, _ in json.loads(customer.profile)
+            )
         assert rows == model.expected(**asked), scope
         if not isinstance(scope, OnlyCustomers):
             with_rows = {model.profile(row[0]) for row in model.traits if row[1] != "name"}
             assert nameless == model.nameless & with_rows
         assert list(rows) == sorted(rows, key=str.encode)
-        assert len(rows) == len(found)
+        assert len(rows) == len(customers)

@@ -42,7 +42,7 @@ def test_the_rows_of_a_customer_come_together(warehouse: Warehouse) -> None:
     assert first.customer_id == "u1"
     rows = zip(*(json.loads(part) for part in (first.keys, first.values)), strict=True)
     assert dict(rows) == {"vip": "true", "total": "12.5"}
-    assert [one[:2] for one in json.loads(first.profile)] == [
+    assert [row[:2] for row in json.loads(first.profile)] == [
         ["email", "a@b.c"],
         ["name", "Zoë 🦊"],
     ]
@@ -54,7 +54,7 @@ def test_the_time_of_a_change_is_the_rows(warehouse: Warehouse) -> None:
     warehouse.member("p1", "u1", at="2026-03-04T12:00:00.250+02:00")
     with closing(Database.open("sqlite://")) as database:
         compared = runs_on(database, warehouse.source()).diff()
-        ((change,),) = [one.changes for one in compared.changes]
+        ((change,),) = [customer.changes for customer in compared.changes]
         compared.close()
     expected = datetime(2026, 3, 4, 10, 0, 0, 250_000, tzinfo=UTC)
     assert change.observed_at == round(expected.timestamp() * 1000)
@@ -93,10 +93,10 @@ def test_customers_come_in_utf8_byte_order(warehouse: Warehouse) -> None:
     """Not in the order of a language, nor of UTF-16 (which has 🦊 before ～)."""
     ids = ["a", "B", "b", "A", "Z", "_", "é", "z", "zz", "ß", "10", "9", " 9", "a b", "a-b", "ab"]
     ids += ["用户", "🦊", "～", "ä", "a\u0301", "o'neil", 'say "hi"', "back\\slash", "%", "u/1"]
-    for number, one in enumerate(random.Random(1).sample(ids, len(ids))):
-        warehouse.member(f"p{number}", one)
+    for number, customer_id in enumerate(random.Random(1).sample(ids, len(ids))):
+        warehouse.member(f"p{number}", customer_id)
     expected = sorted(ids, key=str.encode)
-    assert [one.customer_id for one in warehouse.pulled()] == expected
+    assert [customer.customer_id for customer in warehouse.pulled()] == expected
     assert list(warehouse.wanted()) == expected
 
 
@@ -113,7 +113,7 @@ def test_postgresql_is_asked_for_byte_order(postgres_warehouse: Warehouse) -> No
         postgres_warehouse.pulled()
     finally:
         event.remove(Engine, "before_cursor_execute", listen)
-    assert any('COLLATE "C"' in one and "ORDER BY" in one for one in said)
+    assert any('COLLATE "C"' in statement and "ORDER BY" in statement for statement in said)
 
 
 def test_every_user_id_of_a_profile_is_a_customer(warehouse: Warehouse) -> None:
@@ -128,8 +128,8 @@ def test_every_user_id_of_a_profile_is_a_customer(warehouse: Warehouse) -> None:
 def test_an_identifier_that_stands_twice_counts_once(warehouse: Warehouse) -> None:
     warehouse.member("p1", "u1")
     warehouse.id("p1", "u1", HOUR_LATER)
-    (one,) = warehouse.pulled()
-    assert one.keys == '["vip"]'
+    (customer,) = warehouse.pulled()
+    assert customer.keys == '["vip"]'
 
 
 def test_a_profile_without_a_customer_id_is_counted_and_listed(warehouse: Warehouse) -> None:
@@ -145,11 +145,11 @@ def test_a_profile_without_a_customer_id_is_counted_and_listed(warehouse: Wareho
     warehouse.trait("nothing asked for", "plan", "free")
 
     with warehouse.source().pull(Everything()) as pull:
-        found = pull.without_customer_id(KEYS)
+        missing = pull.without_customer_id(KEYS)
         listed = list(pull.profiles_without_customer_id(KEYS))
-        customers = [one.customer_id for one in pull.customers(KEYS)]
+        customers = [customer.customer_id for customer in pull.customers(KEYS)]
 
-    assert (found.profiles, found.rows) == (4, {"vip": 4, "churn": 1})
+    assert (missing.profiles, missing.rows) == (4, {"vip": 4, "churn": 1})
     assert sorted(listed) == ["anonymous", "blank", "null", "spaces"]
     assert customers == ["u1"]
 
@@ -165,7 +165,7 @@ def test_who_has_no_customer_id_is_only_asked_for_where_the_count_shows_somebody
     warehouse.trait("p3", "vip", "true")
     warehouse.trait("p4", "churn", "true")
 
-    def found(keys: list[str]) -> tuple[Counted, WithoutCustomerId, int]:
+    def counts_of(keys: list[str]) -> tuple[Counted, WithoutCustomerId, int]:
         statements = list[str]()
         with warehouse.source().pull(Everything()) as pull:
             counted = pull.count(keys)
@@ -174,9 +174,9 @@ def test_who_has_no_customer_id_is_only_asked_for_where_the_count_shows_somebody
             )
             return counted, pull.without_customer_id(keys), len(statements)
 
-    assert found(["vip"]) == (Counted(3, 4), WithoutCustomerId(0, {}), 0)
-    assert found(["churn"])[1:] == (WithoutCustomerId(1, {"churn": 1}), 1)
-    assert found(KEYS)[1:] == (WithoutCustomerId(1, {"churn": 1}), 1)
+    assert counts_of(["vip"]) == (Counted(3, 4), WithoutCustomerId(0, {}), 0)
+    assert counts_of(["churn"])[1:] == (WithoutCustomerId(1, {"churn": 1}), 1)
+    assert counts_of(KEYS)[1:] == (WithoutCustomerId(1, {"churn": 1}), 1)
     with warehouse.source().pull(Everything()) as pull:
         pull.count(["vip"])
         assert pull.without_customer_id(KEYS).profiles == 1
@@ -189,8 +189,8 @@ def test_any_external_id_can_be_the_customer(warehouse: Warehouse) -> None:
     warehouse.member("p1", "u1")
     warehouse.id("p1", "crm-7", type="crm_id")
     warehouse.member("p2", "u2")
-    (one,) = warehouse.pulled(customer_id="crm_id")
-    assert one.customer_id == "crm-7"
+    (customer,) = warehouse.pulled(customer_id="crm_id")
+    assert customer.customer_id == "crm-7"
     with warehouse.source(customer_id="crm_id").pull(Everything()) as pull:
         assert pull.without_customer_id(KEYS).profiles == 1
 
@@ -321,7 +321,7 @@ def test_the_newest_of_two_names_wins_without_an_email(warehouse: Warehouse, new
     for profile in ("old", "new"):
         at = HOUR_LATER if profile == newest else T0
         warehouse.trait(profile, "name", profile, at)
-    assert [one[2] for one in warehouse.changes()] == [newest]
+    assert [change[2] for change in warehouse.changes()] == [newest]
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,9 @@ def test_values_may_have_types(duckdb_warehouse: Warehouse) -> None:
             duckdb_warehouse.id(f"p{number}", f"u{number}")
             duckdb_warehouse.trait(f"p{number}", "total", value)
             duckdb_warehouse.trait(f"p{number}", "vip", True if kind == "BOOLEAN" else "1")
-        found = duckdb_warehouse.wanted()
-        assert [found[f"u{n}"].get("total") for n in range(len(stored))] == wanted, kind
-        assert {traits["vip"] for traits in found.values()} == {True}
+        customers = duckdb_warehouse.wanted()
+        assert [customers[f"u{n}"].get("total") for n in range(len(stored))] == wanted, kind
+        assert {traits["vip"] for traits in customers.values()} == {True}
 
 
 @pytest.mark.parametrize("kind", ["TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMP_NS", "VARCHAR"])

@@ -93,8 +93,8 @@ def test_a_table_keeps_them_and_shows_who_differs(postgres_warehouse: Warehouse)
             connection.execute(CreateTable(each))
             values = [{"customer_id": own, "fingerprint": text, "number": 1} for own, text in rows]
             connection.execute(insert(each), values)
-        found = sorted(connection.execute(differing(before, now)).scalars())
-    assert found == ["differs", "gone", "new", "x" * 5000]
+        ids = sorted(connection.execute(differing(before, now)).scalars())
+    assert ids == ["differs", "gone", "new", "x" * 5000]
 
 
 def test_the_vendors_statements_give_the_same(sqlite_warehouse: Warehouse) -> None:

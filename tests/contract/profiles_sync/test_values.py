@@ -27,8 +27,8 @@ def test_values_are_text_of_every_sort(warehouse: Warehouse) -> None:
     for number, value in enumerate(values):
         warehouse.member(f"p{number}", f"u{number}", value)
         warehouse.trait(f"p{number}", "churn", "true")
-    found = [one["vip"] for one in warehouse.wanted().values()]
-    assert found == [True, False, True, False, True, False, True, False]
+    flags = [customer["vip"] for customer in warehouse.wanted().values()]
+    assert flags == [True, False, True, False, True, False, True, False]
 
 
 @on_duckdb_too
@@ -38,9 +38,9 @@ def test_null_and_empty_are_no_value(warehouse: Warehouse) -> None:
         warehouse.trait(f"p{number}", "total", "1")
         warehouse.trait(f"p{number}", "name", value)
     warehouse.member("p", "v")
-    found = warehouse.changes()
-    assert [one[1] for one in found] == [{"total": 1}] * 4 + [{"vip": True}]
-    assert {one[2] for one in found} == {None}
+    changes = warehouse.changes()
+    assert [change[1] for change in changes] == [{"total": 1}] * 4 + [{"vip": True}]
+    assert {change[2] for change in changes} == {None}
 
 
 def test_a_key_that_the_source_has_is_observed_with_its_values(warehouse: Warehouse) -> None:
@@ -48,10 +48,10 @@ def test_a_key_that_the_source_has_is_observed_with_its_values(warehouse: Wareho
         warehouse.trait(f"p{number}", "vip", value)
     warehouse.trait("p1", "total", "12")
     with warehouse.source().pull(Everything()) as pull:
-        found = {one.key: one for one in pull.observed()}
-    vip = found["vip"]
+        observed = {key.key: key for key in pull.observed()}
+    vip = observed["vip"]
     assert (vip.rows, vip.words, vip.digits, vip.others) == (9, 2, 3, 1)
-    assert (found["total"].rows, found["total"].others) == (1, 1)
+    assert (observed["total"].rows, observed["total"].others) == (1, 1)
 
 
 @on_duckdb_too
@@ -62,11 +62,11 @@ def test_the_count_and_the_reader_of_booleans_agree(warehouse: Warehouse) -> Non
     for number, value in enumerate(texts):
         warehouse.trait("p1", f"key{number}", value)
     with warehouse.source().pull(Everything()) as pull:
-        found = {one.key: one for one in pull.observed()}
+        observed = {key.key: key for key in pull.observed()}
     for number, value in enumerate(texts):
-        one = found[f"key{number}"]
-        assert (one.others == 0) is (boolean(value) is not None), value
-        assert one.words + one.digits + one.others == 1
+        counts = observed[f"key{number}"]
+        assert (counts.others == 0) is (boolean(value) is not None), value
+        assert counts.words + counts.digits + counts.others == 1
 
 
 @pytest.mark.parametrize(("yes", "no"), [(1, 0), (1.0, 0.0)])
@@ -113,7 +113,7 @@ def test_postgresql_may_keep_text_in_varchar_and_times_without_a_zone(
         assert postgres_warehouse.touched("2026-03-04T11:00:00+00:00", overlap=60) == ["u2"]
         with postgres_warehouse.source().pull(Everything()) as pull:
             assert_watermark(pull, "2026-03-04T12:00:00.000+00:00")
-            assert [json.loads(one.times) for one in pull.customers(KEYS)] == [
+            assert [json.loads(customer.times) for customer in pull.customers(KEYS)] == [
                 ["2026-03-04T10:00:00"],
                 ["2026-03-04T12:00:00"],
             ]

@@ -111,12 +111,12 @@ def test_what_others_change_during_a_pull_is_not_seen(warehouse: Warehouse) -> N
             f"DELETE FROM {warehouse.table('user_traits')} WHERE canonical_segment_id='p1'"
         )
         warehouse.run(f"UPDATE {warehouse.table('user_traits')} SET value = 'false'")
-        assert {one.key: one.rows for one in pull.observed()} == {"vip": 3}
+        assert {key.key: key.rows for key in pull.observed()} == {"vip": 3}
         assert_watermark(pull, "2026-03-04T10:00:00.000+00:00")
         assert pull.count(KEYS) == Counted(3, 3)
-        found = {one.customer_id: one.values for one in pull.customers(KEYS)}
-        assert found == dict.fromkeys(("u0", "u1", "u2"), '["true"]')
-    assert [one.customer_id for one in warehouse.pulled()] == ["u0", "u2", "u9"]
+        values = {customer.customer_id: customer.values for customer in pull.customers(KEYS)}
+        assert values == dict.fromkeys(("u0", "u1", "u2"), '["true"]')
+    assert [customer.customer_id for customer in warehouse.pulled()] == ["u0", "u2", "u9"]
 
 
 def test_sqlite_without_wal_makes_a_writer_wait(sqlite_warehouse: Warehouse) -> None:
@@ -307,8 +307,8 @@ def test_a_connection_that_dies_in_the_stream_ends_the_pull(crowd: Warehouse) ->
 
     def pull_and_kill() -> None:
         with crowd.source().pull(Everything()) as pull:
-            for one in pull.customers(KEYS):
-                seen.append(one.customer_id)
+            for customer in pull.customers(KEYS):
+                seen.append(customer.customer_id)
                 if len(seen) == 10:
                     assert end_others(crowd.engine) == 1
 

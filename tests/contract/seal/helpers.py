@@ -44,9 +44,9 @@ def proof(database: Database, **options: Any) -> Proof:
 
 def broken(database: Database, **options: Any) -> tuple[str, int | None, int | None, int | None]:
     """What is wrong, and at which seal, run and change."""
-    found = proof(database, **options).broken
-    assert found is not None
-    return found.what, found.seal, found.run, found.change
+    finding = proof(database, **options).broken
+    assert finding is not None
+    return finding.what, finding.seal, finding.run, finding.change
 
 
 CHANGE_COLUMNS = [
@@ -160,10 +160,10 @@ def edit(connection: Connection, rng: random.Random) -> str | None:
     columns, key = COLUMNS[table], "number" if table == "seal" else "id"
     where = f"WHERE id <= {seal.sealed_to(connection)}" if table == "change" else ""
     statement = text(f'SELECT * FROM "{table}" {where} ORDER BY {key}')
-    found = [dict(row) for row in connection.execute(statement).mappings()]
-    if not found:
+    candidates = [dict(row) for row in connection.execute(statement).mappings()]
+    if not candidates:
         return None
-    row, other = rng.choice(found), rng.choice(found)
+    row, other = rng.choice(candidates), rng.choice(candidates)
     taken = set(connection.execute(text(f'SELECT {key} FROM "{table}"')).scalars())
     free = rng.choice([-1, 0, max(taken) + 1, max(taken) + 1000])
 

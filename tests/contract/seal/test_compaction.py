@@ -56,27 +56,27 @@ def in_force(changes: list[dict[str, Any]], customer_id: str, at: int) -> dict[s
 
 def check_answers(connection: Connection, changes: list[dict[str, Any]], at: int) -> None:
     """All that the history says of a moment, against the replay."""
-    customers = sorted({one["customer_id"] for one in changes})
+    customers = sorted({change["customer_id"] for change in changes})
     for key in ("vip", "Churn"):
         expected = members(changes, key, at)
         assert list(past.members_at(connection, key, at)) == expected
         assert (
             list(past.members_at(connection, key, at, after="u1", limit=1))
-            == [one for one in expected if one > "u1"][:1]
+            == [customer_id for customer_id in expected if customer_id > "u1"][:1]
         )
         assert past.count_at(connection, key, at) == len(expected)
-        for one in customers:
-            assert past.member_at(connection, one, key, at) == (one in expected)
-    for one in customers:
-        replayed = in_force(changes, one, at)
-        assert past.traits_at(connection, one, at) == {
+        for customer in customers:
+            assert past.member_at(connection, customer, key, at) == (customer in expected)
+    for customer in customers:
+        replayed = in_force(changes, customer, at)
+        assert past.traits_at(connection, customer, at) == {
             change["trait"]: change["after"]
             for change in replayed.values()
             if change["after"] is not None
         }
         for key in ("vip", "Churn"):
-            found = past.in_force(connection, one, key, at)
-            assert (found and found.id) == (replayed[key]["id"] if key in replayed else None)
+            entry = past.in_force(connection, customer, key, at)
+            assert (entry and entry.id) == (replayed[key]["id"] if key in replayed else None)
 
 
 def some(rng: random.Random, moments: set[int], since: int) -> list[int]:
@@ -150,26 +150,26 @@ def test_a_compaction_changes_no_answer_since_it(database: Database, seed: int) 
             check_refusals(connection, known.at)
             for key in ("vip", "Churn"):
                 sizes = past.sizes(connection, key, known.at, max(moments), 5)
-                assert [one.members for one in sizes] == [
-                    len(members(before, key, one.at)) for one in sizes
+                assert [size.members for size in sizes] == [
+                    len(members(before, key, size.at)) for size in sizes
                 ]
                 assert listings.key_of(connection, key) == (
-                    key if any(one["key"] == key for one in before) else None
+                    key if any(row["key"] == key for row in before) else None
                 )
             for (customer_id, key), observed in last.items():
                 assert last_observed(connection, customer_id, key) == observed
         # Nothing but what is superseded, acknowledged and old is gone, and nothing is different.
-        left = {one["id"]: one for one in after}
+        remaining = {row["id"]: row for row in after}
         for change in before:
-            if change["id"] in left:
-                assert left[change["id"]] == change
+            if change["id"] in remaining:
+                assert remaining[change["id"]] == change
                 continue
             assert change["recorded_at"] <= begins < limit
             assert change["delivered_at"] <= begins
             assert any(
-                one["id"] > change["id"]
-                and (one["customer_id"], one["key"]) == (change["customer_id"], change["key"])
-                for one in after
+                later["id"] > change["id"]
+                and (later["customer_id"], later["key"]) == (change["customer_id"], change["key"])
+                for later in after
             )
     maker.sync(("u1", "vip", True))
     assert proof(database).broken is None
@@ -218,11 +218,11 @@ def test_only_whole_seals_before_the_moment_are_taken(maker: Maker) -> None:
         )
     done = maker.compact(NOW + 2 * DAY + 1)
     assert (done.removed, done.begins) == (2, NOW + 2 * DAY)
-    assert [one["run"] for one in told(maker.database)] == [3, 4]
+    assert [entry["run"] for entry in told(maker.database)] == [3, 4]
     again = maker.compact(NOW + 2 * DAY + 1)
     assert (again.removed, again.kept, again.begins) == (0, 1, NOW + 2 * DAY)
-    found = proof(maker.database)
-    assert (found.compacted, found.begins, found.changes) == (3, NOW + 2 * DAY, 2)
+    report = proof(maker.database)
+    assert (report.compacted, report.begins, report.changes) == (3, NOW + 2 * DAY, 2)
 
 
 def test_a_changed_row_that_a_compaction_kept_is_found(sealed: Maker) -> None:
@@ -290,8 +290,8 @@ def test_a_compaction_that_is_cut_off_goes_on(sealed: Maker) -> None:
         lambda: len(told(sealed.database)) < len(replayed),
     )
     assert 0 < done.removed < 12
-    found = proof(sealed.database)
-    assert (found.broken, found.unfinished, found.begins) == (None, True, done.begins)
+    report = proof(sealed.database)
+    assert (report.broken, report.unfinished, report.begins) == (None, True, done.begins)
     with sealed.database.read() as connection:
         assert done.begins is not None
         assert list(past.members_at(connection, "vip", sealed.now)) == members(
@@ -303,5 +303,5 @@ def test_a_compaction_that_is_cut_off_goes_on(sealed: Maker) -> None:
     assert proof(sealed.database).broken is None
     rest = sealed.compact(before=0)
     assert done.removed + rest.removed == 12
-    found = proof(sealed.database)
-    assert (found.broken, found.unfinished, found.changes) == (None, False, 7)
+    report = proof(sealed.database)
+    assert (report.broken, report.unfinished, report.changes) == (None, False, 7)

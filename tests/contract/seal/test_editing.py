@@ -65,14 +65,14 @@ def test_whatever_is_edited_is_found(database: Database, seed: int) -> None:
     empty(database)
     rng = random.Random(seed)
     random_history(Maker(database), rng)
-    found = proof(database)
-    assert found.broken is None
+    report = proof(database)
+    assert report.broken is None
     for _ in range(15):
         with suppress(_Undo), database.write() as connection:
             what = edit(connection, rng)
             assert what is None or prove(connection).broken is not None, what
             raise _Undo
-    assert proof(database) == found
+    assert proof(database) == report
 
 
 def test_the_changed_row_is_named(sealed: Maker) -> None:
@@ -124,10 +124,10 @@ def test_the_last_row_of_all_is_missed(sealed: Maker) -> None:
 
 def test_two_rows_that_were_exchanged_are_named(sealed: Maker) -> None:
     first = first_id(sealed)
-    one, other = rows(
+    row, other = rows(
         sealed.database, f"SELECT * FROM change WHERE id IN ({first}, {first + 1}) ORDER BY id"
     )
-    for this, values in ((first, other), (first + 1, one)):
+    for this, values in ((first, other), (first + 1, row)):
         run_sql(
             sealed.database,
             "UPDATE change SET key = :key, trait = :trait, salt = :salt WHERE id = :this",
@@ -153,16 +153,16 @@ def rewrite(connection: Connection, number: int) -> None:
     statement = text("SELECT * FROM seal WHERE number = :number")
     link = dict(connection.execute(statement, {"number": number}).mappings().one())
     before = connection.execute(statement, {"number": number - 1}).mappings().first()
-    found = seal.Sum()
+    total = seal.Sum()
     for part in seal.read(connection, link["first_id"] - 1, link["last_id"]):
-        found.add([seal.leaf(row[:-1]) for row in part])
+        total.add([seal.leaf(row[:-1]) for row in part])
     del link["marks"]
-    link |= {"digest": found.digest, "changes": found.changes}
+    link |= {"digest": total.digest, "changes": total.changes}
     link["previous"] = before["hash"] if before else seal.GENESIS
     link["hash"] = seal.hash_of(seal.Link(**link))
     sets = ", ".join(f"{name} = :{name}" for name in link)
     statement = text(f"UPDATE seal SET {sets}, marks = :marks WHERE number = :number")
-    connection.execute(statement, {**link, "marks": bytes(found.marks)})
+    connection.execute(statement, {**link, "marks": bytes(total.marks)})
 
 
 def test_a_seal_that_was_written_anew_is_found_at_the_next(sealed: Maker) -> None:
@@ -187,10 +187,12 @@ def test_a_chain_that_was_written_anew_is_found_by_a_head_kept_elsewhere(sealed:
         )
     assert proof(sealed.database).broken is None
     for number, head in heads.items():
-        found = proof(sealed.database, expect=head).broken
-        assert (found is None) == (number < 3)
-        if found:
-            assert found.what == f"the hash {head} is not in the chain: it was cut, or written anew"
+        finding = proof(sealed.database, expect=head).broken
+        assert (finding is None) == (number < 3)
+        if finding:
+            assert (
+                finding.what == f"the hash {head} is not in the chain: it was cut, or written anew"
+            )
 
 
 def test_a_seal_that_is_gone_is_named(sealed: Maker) -> None:
@@ -223,5 +225,5 @@ def test_a_row_that_looks_like_a_calls_is_counted(sealed: Maker) -> None:
         "INSERT INTO change (run, customer_id, rev, key, trait, recorded_at)"
         " VALUES (NULL, 'u1', 1, 'vip', 'vip', 5)",
     )
-    found = proof(sealed.database)
-    assert (found.broken, found.unsealed) == (None, 1)
+    report = proof(sealed.database)
+    assert (report.broken, report.unsealed) == (None, 1)

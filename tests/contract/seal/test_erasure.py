@@ -82,17 +82,19 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
     erased = maker.erase(customer_id)
     assert [row["customer_id"] for row in rows(database, "SELECT * FROM held_change")] == ["other"]
     assert erased == (True, 4, 4)
-    left = everything(database)
-    assert value not in left
+    contents = everything(database)
+    assert value not in contents
     other = json.dumps(customer_id + "0")
     for form in (customer_id, json.dumps(customer_id)[1:-1]):
-        assert form not in left.replace(other, "").replace(repr(other)[1:-1], "").replace(url, "")
+        assert form not in contents.replace(other, "").replace(repr(other)[1:-1], "").replace(
+            url, ""
+        )
     told_now = "GET http://a/customers?customerId=(forgotten)"
     (alert,) = rows(database, "SELECT text FROM alert")
     assert alert["text"].startswith("2 runs in a row failed: '(forgotten)' came after 'other'; GET")
     (run,) = rows(database, "SELECT error FROM run")
     assert run["error"] == f"'(forgotten)' came after 'other'; {told_now} answered 503, {url}0 too"
-    assert [one["ref"] for one in rows(database, "SELECT ref FROM failure ORDER BY ref")] == [
+    assert [row["ref"] for row in rows(database, "SELECT ref FROM failure ORDER BY ref")] == [
         "call:4",
         "customer:2",
     ]
@@ -100,9 +102,9 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
         {"key": "city", "members": 0},
         {"key": "vip", "members": 1},
     ]
-    found = proof(database)
-    assert (found.broken, found.changes, found.erased, found.erasures) == (None, 6, 4, 1)
-    assert found.unsealed == 0
+    report = proof(database)
+    assert (report.broken, report.changes, report.erased, report.erasures) == (None, 6, 4, 1)
+    assert report.unsealed == 0
     with database.read() as connection:
         gone = suppression.load(connection)
         assert (customer_id in gone, "other" in gone) == (True, False)
@@ -114,10 +116,10 @@ def test_nothing_of_an_erased_customer_is_left(maker: Maker, customer_id: str) -
 
 
 def erased_again(maker: Maker, customer_id: str) -> erasure.Erased:
-    found = maker.erase(customer_id)
+    erased = maker.erase(customer_id)
     assert proof(maker.database).broken is None
     assert len(rows(maker.database, "SELECT * FROM forgotten")) == 1
-    return found
+    return erased
 
 
 def test_every_table_with_a_customers_id_is_erased_from() -> None:
@@ -169,7 +171,9 @@ def test_a_customer_is_taken_from_delivery_until_it_is_erased_or_given_back(make
         )  # fmt: skip
         assert taken == erasure.Taken(last, snapshot.owned(connection))
         # Nobody else gets it; but should this worker die, it is free like any other.
-        assert [one.customer_id for one in outbox.claim(connection, 7, maker.now, 9)] == ["u2"]
+        assert [customer.customer_id for customer in outbox.claim(connection, 7, maker.now, 9)] == [
+            "u2"
+        ]
         workers.free_customers(connection, 8)
         assert erasure.take(connection, "u1", 9, maker.now) == taken._replace(
             row=last._replace(due_at=maker.now)
@@ -186,7 +190,9 @@ def test_a_customer_is_taken_from_delivery_until_it_is_erased_or_given_back(make
     with database.write(alone=True) as connection:
         erasure.release(connection, taken)
         # A call made it due meanwhile.
-        assert [one.customer_id for one in outbox.claim(connection, 7, maker.now, 9)] == ["u1"]
+        assert [customer.customer_id for customer in outbox.claim(connection, 7, maker.now, 9)] == [
+            "u1"
+        ]
 
 
 def test_who_is_not_known_cannot_come_in_while_it_is_taken(maker: Maker) -> None:
@@ -247,7 +253,7 @@ def test_what_was_asked_for_is_remembered_until_it_is_done(maker: Maker) -> None
         assert suppression.asked(connection) == ["u2"]
         suppression.ask(connection, "u1", NOW)
         assert suppression.asked(connection) == ["u2"]
-        assert [suppression.lift(connection, one) for one in ("u1", "u2", "u3")] == [
+        assert [suppression.lift(connection, id_) for id_ in ("u1", "u2", "u3")] == [
             True,
             True,
             False,
@@ -279,5 +285,5 @@ def test_nobody_comes_in_while_an_erasure_waits(maker: Maker) -> None:
         thread.join(10)
         assert not thread.is_alive()
     assert told(maker.database) == rows(maker.database, "SELECT * FROM customer") == []
-    found = proof(maker.database)
-    assert (found.broken, found.erased) == (None, 2)
+    report = proof(maker.database)
+    assert (report.broken, report.erased) == (None, 2)

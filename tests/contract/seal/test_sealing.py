@@ -22,9 +22,9 @@ def test_a_seal_is_what_the_documents_say(maker: Maker) -> None:
     maker.call(("u1", "vip", 'é\u2028\x7f\x01"\\/\n'))
     maker.sync(*some("u2", "ü3"), ("u1", "spent", 2.5), ("u4", "vip", False))
     maker.sync()
-    found = rows(maker.database, "SELECT * FROM seal ORDER BY number")
-    assert [row["changes"] for row in found] == [4, 3, 0]
-    assert [row["run"] for row in found] == [1, 1, 2]
+    seals = rows(maker.database, "SELECT * FROM seal ORDER BY number")
+    assert [row["changes"] for row in seals] == [4, 3, 0]
+    assert [row["run"] for row in seals] == [1, 1, 2]
     changes = rows(maker.database, "SELECT * FROM change ORDER BY id")
     assert len({row["salt"] for row in changes}) == 7
     assert all(len(row["salt"]) == 16 for row in changes)
@@ -33,20 +33,20 @@ def test_a_seal_is_what_the_documents_say(maker: Maker) -> None:
         return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
     def sealed(change: dict[str, Any]) -> list[Any]:
-        values = [change[one] for one in CHANGE_COLUMNS]
+        values = [change[column] for column in CHANGE_COLUMNS]
         for _ in ("via", "source"):
             if values[-1] is None:
                 values.pop()
         return values
 
     previous, first = "0" * 64, 1
-    for row in found:
-        part = [one for one in changes if row["first_id"] <= one["id"] <= row["last_id"]]
-        leaves = [sha256(pack(sealed(one))).digest() for one in part]
+    for row in seals:
+        part = [change for change in changes if row["first_id"] <= change["id"] <= row["last_id"]]
+        leaves = [sha256(pack(sealed(change))).digest() for change in part]
         assert row["first_id"] == first
         assert row["digest"] == sha256(b"".join(leaves)).hexdigest()
         assert bytes(row["marks"] or b"") == b"".join(leaf[:2] for leaf in leaves)
-        assert row["until"] == max((one["recorded_at"] for one in part), default=None)
+        assert row["until"] == max((change["recorded_at"] for change in part), default=None)
         assert row["previous"] == previous
         link = [row["previous"], row["number"], row["kind"], row["run"], row["first_id"]]
         link += [row["last_id"], row["changes"], row["digest"], row["until"], row["sealed_at"]]
@@ -98,8 +98,8 @@ def test_a_history_from_before_the_seals_is_sealed_by_the_next_run(maker: Maker)
         maker.changes(connection, some("u1", "u2", "u3"), 7, NOW)
         connection.execute(text("UPDATE change SET salt = NULL"))
     maker.sync(("u1", "vip", False))
-    found = proof(maker.database)
-    assert (found.broken, found.changes, found.unsealed) == (None, 7, 0)
+    report = proof(maker.database)
+    assert (report.broken, report.changes, report.unsealed) == (None, 7, 0)
 
 
 def test_where_a_change_comes_from_is_sealed(maker: Maker) -> None:
@@ -139,5 +139,5 @@ def test_a_seal_waits_for_calls_that_have_lower_ids(maker: Maker) -> None:
     for thread in (calling, running):
         thread.join(10)
         assert not thread.is_alive()
-    found = proof(maker.database)
-    assert (found.broken, found.changes, found.unsealed) == (None, 3, 0)
+    report = proof(maker.database)
+    assert (report.broken, report.changes, report.unsealed) == (None, 3, 0)

@@ -187,8 +187,8 @@ def test_what_is_said_of_a_merged_profile_is_said_of_what_it_went_into(place: Pl
     place.merge("old", "between", LATER)
     place.merge("between", "new", LAST)
     both = {"vip": "true", "total": "5"}
-    found = {customer_id: traits(row) for customer_id, row in pulled(place).items()}
-    assert found == {"u1": both, "u2": both}
+    customers = {customer_id: traits(row) for customer_id, row in pulled(place).items()}
+    assert customers == {"u1": both, "u2": both}
 
 
 def test_who_has_no_rows_has_no_value_and_is_not_deleted(place: Place) -> None:

@@ -28,7 +28,7 @@ def change(customer_id: str, key: str, before: Any, after: Any, at: int | None =
 
 def names(part: str) -> set[str]:
     """The tables of a part, with the one that records its migrations."""
-    return {one.name for one in tables.PARTS[part]} | {record_of(part)}
+    return {table.name for table in tables.PARTS[part]} | {record_of(part)}
 
 
 def record_of(part: str) -> str:
@@ -39,19 +39,19 @@ def queued(calls: Database, *message_ids: str, at: int | None = NOW) -> None:
     """Meter records that are due at a time; None: calls that are no meter, or settled."""
     with calls.write() as connection:
         rows = [
-            EventRow(one, None if at is None else one.encode(), at or NOW, at)
-            for one in message_ids
+            EventRow(message_id, None if at is None else message_id.encode(), at or NOW, at)
+            for message_id in message_ids
         ]
         assert queue.store_processed(connection, [], rows) == len(rows)
 
 
 def claimed(calls: Database, worker: int, now: int = NOW, limit: int = 100) -> list[str]:
     with calls.write() as connection:
-        return [one.message_id for one in queue.claim(connection, worker, now, limit)]
+        return [event.message_id for event in queue.claim(connection, worker, now, limit)]
 
 
 def numbers(calls: Database) -> dict[str, int]:
-    return {one["message_id"]: one["id"] for one in records(calls, "event").values()}
+    return {record["message_id"]: record["id"] for record in records(calls, "event").values()}
 
 
 def start(database: Database, kind: str = "initial", **values: Any) -> int:
@@ -84,16 +84,19 @@ def to_send(
 
 
 def claimed_rows(database: Database, now: int) -> list[CustomerRow]:
-    return [one._replace(due_at=None, claimed_by=None, acked_at=None) for one in due(database, now)]
+    return [
+        customer._replace(due_at=None, claimed_by=None, acked_at=None)
+        for customer in due(database, now)
+    ]
 
 
 def desired(database: Database, *ids: str) -> list[CustomerRow]:
     """The desired states of customers."""
     rows = ask(database, lambda c: snapshot.find(c, ids))
-    return sorted(CustomerRow(*one[:6]) for one in rows)
+    return sorted(CustomerRow(*row[:6]) for row in rows)
 
 
 def delivered(database: Database, customer_id: str) -> list[int | None]:
     """`delivered_at` of the customer's history, oldest first."""
-    found = ask(database, lambda c: list(listings.of_customer(c, customer_id)))
-    return [change.delivered_at for change in found]
+    entries = ask(database, lambda c: list(listings.of_customer(c, customer_id)))
+    return [change.delivered_at for change in entries]

@@ -67,18 +67,22 @@ class Story:
     def write(self, database: Database) -> None:
         with database.write() as connection:
             for run, (moment, changes) in enumerate(self.runs):
-                ids = {one.customer_id for one in changes}
-                old = {one.customer_id for one in snapshot.find(connection, ids)}
-                snapshot.insert_customers(connection, [row(one) for one in ids - old], moment)
-                snapshot.update_customers(connection, [row(one) for one in old], moment)
+                ids = {entry.customer_id for entry in changes}
+                old = {customer.customer_id for customer in snapshot.find(connection, ids)}
+                snapshot.insert_customers(
+                    connection, [row(customer_id) for customer_id in ids - old], moment
+                )
+                snapshot.update_customers(
+                    connection, [row(customer_id) for customer_id in old], moment
+                )
                 add_changes(connection, changes, run, moment)
 
     def members(self, key: str, at: int) -> list[str]:
         inside: set[str] = set()
         for moment, changes in self.runs:
-            for one in changes:
-                if moment <= at and one.key == key:
-                    (inside.add if one.after == "true" else inside.discard)(one.customer_id)
+            for entry in changes:
+                if moment <= at and entry.key == key:
+                    (inside.add if entry.after == "true" else inside.discard)(entry.customer_id)
         return sorted(inside, key=str.encode)
 
 
@@ -96,9 +100,9 @@ def test_who_was_in_at_any_moment_is_what_a_replay_says(database: Database, seed
                     with pytest.raises(NotKept):
                         list(past.members_at(connection, key, at))
                     continue
-                found = list(past.members_at(connection, key, at))
-            assert found == story.members(key, at), (key, at)
-            seen.add(len(found))
+                members = list(past.members_at(connection, key, at))
+            assert members == story.members(key, at), (key, at)
+            seen.add(len(members))
     assert len(seen) > 5
 
 
@@ -106,10 +110,10 @@ def test_the_changes_of_an_audience_in_a_span_of_time(database: Database) -> Non
     story = Story(7)
     story.write(database)
     written = [
-        (moment, one.customer_id, one.before, one.after)
+        (moment, entry.customer_id, entry.before, entry.after)
         for moment, changes in story.runs
-        for one in changes
-        if one.key == "vip"
+        for entry in changes
+        if entry.key == "vip"
     ]
     first, last = story.runs[0][0], story.runs[-1][0]
     middle = story.runs[6][0]
@@ -123,14 +127,14 @@ def test_the_changes_of_an_audience_in_a_span_of_time(database: Database) -> Non
         (None, first),
     ):
         with database.read() as connection:
-            found = [
-                (one.recorded_at, one.customer_id, one.before, one.after)
-                for one in listings.of_key(connection, "vip", since, until)
+            entries = [
+                (entry.recorded_at, entry.customer_id, entry.before, entry.after)
+                for entry in listings.of_key(connection, "vip", since, until)
             ]
-        assert found == [
-            one
-            for one in written
-            if (since is None or one[0] >= since) and (until is None or one[0] < until)
+        assert entries == [
+            entry
+            for entry in written
+            if (since is None or entry[0] >= since) and (until is None or entry[0] < until)
         ]
     assert ask(database, lambda c: list(listings.of_key(c, "no such", None, None))) == []
 
@@ -140,14 +144,14 @@ def test_the_history_of_a_customer_is_told_in_order(database: Database) -> None:
     story.write(database)
     for customer in ("u01", "🦊", "nobody"):
         expected = [
-            (moment, one.key, one.before, one.after)
+            (moment, entry.key, entry.before, entry.after)
             for moment, changes in story.runs
-            for one in changes
-            if one.customer_id == customer
+            for entry in changes
+            if entry.customer_id == customer
         ]
         with database.read() as connection:
-            found = list(listings.of_customer(connection, customer))
-        told = [(one.recorded_at, one.key, one.before, one.after) for one in found]
+            entries = list(listings.of_customer(connection, customer))
+        told = [(entry.recorded_at, entry.key, entry.before, entry.after) for entry in entries]
         assert told == expected
         assert bool(told) == (customer != "nobody")
 

@@ -29,7 +29,7 @@ def test_those_that_wait_longest_come_first(database: Database) -> None:
     assert due_ids(database, NOW + 3) == ["d", "a", "b", "c"]
     assert due_ids(database, NOW + 2) == ["d", "a", "b"]
     assert due_ids(database, NOW) == []
-    assert [one[0] for one in due(database, NOW + 3, 2)] == ["d", "a"]
+    assert [customer[0] for customer in due(database, NOW + 3, 2)] == ["d", "a"]
     assert ask(database, outbox.oldest_due) == NOW + 1
     assert ask(database, outbox.backlog) == 4
 
@@ -99,12 +99,12 @@ def test_a_run_takes_over_what_waits_for_another_and_for_none(database: Database
         outbox.dead_letter(connection, [as_claimed("parked", 1)])
         assert outbox.claim(connection, 5, NOW, 1)[0].customer_id == "called"
         assert outbox.adopt(connection, 7, NOW) == 3
-    found = records(database)
-    assert {one: found[one]["run"] for one in found} == {
+    customers = records(database)
+    assert {customer_id: customers[customer_id]["run"] for customer_id in customers} == {
         **dict.fromkeys(("older", "own", "called"), 7),
         **dict.fromkeys(("sent", "parked")),
     }
-    assert found["called"]["claimed_by"] == 5  # whoever has it in work delivers it
+    assert customers["called"]["claimed_by"] == 5  # whoever has it in work delivers it
 
 
 def test_what_waits_for_a_run_is_counted_by_itself(database: Database) -> None:
@@ -126,7 +126,10 @@ def test_a_run_waits_for_what_it_wrote(database: Database) -> None:
     with database.write() as connection:
         snapshot.update_customers(connection, [row("u1")], NOW, 4)
         snapshot.update_customers(connection, [row("u2", vip=True)], NOW)  # a call, not a run
-    assert {one: found["run"] for one, found in records(database).items()} == {"u1": 4, "u2": 3}
+    assert {customer_id: record["run"] for customer_id, record in records(database).items()} == {
+        "u1": 4,
+        "u2": 3,
+    }
 
 
 def test_since_when_the_oldest_waits(database: Database) -> None:
@@ -151,12 +154,17 @@ def test_since_when_the_oldest_waits(database: Database) -> None:
 def test_an_acknowledged_customer_is_not_due(database: Database) -> None:
     put(database, row("u1"), row("u2"))
     with database.write() as connection:
-        add_changes(connection, [change(one, "vip", None, True) for one in ("u1", "u2")], 1, NOW)
+        add_changes(
+            connection,
+            [change(customer_id, "vip", None, True) for customer_id in ("u1", "u2")],
+            1,
+            NOW,
+        )
         outbox.postpone(connection, [("u1", 2, NOW)])
         outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW + 9)
-    found = records(database)["u1"]
-    assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (1, NOW + 9, None)
-    assert found["attempts"] == 0
+    record = records(database)["u1"]
+    assert (record["acked_rev"], record["acked_at"], record["due_at"]) == (1, NOW + 9, None)
+    assert record["attempts"] == 0
     assert due_ids(database) == ["u2"]
     assert (delivered(database, "u1"), delivered(database, "u2")) == ([NOW + 9], [None])
 
@@ -168,8 +176,8 @@ def test_a_customer_that_changed_since_stays_due(database: Database) -> None:
         snapshot.update_customers(connection, [row("u1", vip=False)], NOW + 1)
         add_changes(connection, [change("u1", "vip", True, False)], 2, NOW + 1)
         outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW + 2)
-    (left,) = due(database, NOW + 1)
-    assert (left.rev, left.traits) == (2, '{"vip": false}')
+    (customer,) = due(database, NOW + 1)
+    assert (customer.rev, customer.traits) == (2, '{"vip": false}')
     assert records(database)["u1"]["acked_rev"] == 1
     assert delivered(database, "u1") == [NOW + 2, None]
 
@@ -221,7 +229,9 @@ def test_customers_can_be_sent_again(database: Database) -> None:
         changes = [change("u1", "vip", None, True), change("u2", "churn", None, True)]
         changes += [change("u1", "vip", True, False), change("u3", "vip", None, True)]
         add_changes(connection, changes, 1, NOW)
-        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ("u1", "u2")], NOW + 1)
+        outbox.acknowledge(
+            connection, [as_claimed(customer_id, 1) for customer_id in ("u1", "u2")], NOW + 1
+        )
         outbox.dead_letter(connection, [as_claimed("u3", 1)])
     assert due_ids(database, NOW + 99) == []
 
@@ -235,8 +245,10 @@ def test_customers_can_be_sent_again(database: Database) -> None:
     assert sent_again(database, key="no such") == 0
 
     with database.write() as connection:
-        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ("u1", "u2", "u3")], NOW + 60)
-    assert {one["rev"] for one in records(database).values()} == {1}
+        outbox.acknowledge(
+            connection, [as_claimed(customer_id, 1) for customer_id in ("u1", "u2", "u3")], NOW + 60
+        )
+    assert {record["rev"] for record in records(database).values()} == {1}
     assert delivered(database, "u1") == [NOW + 1, NOW + 1]  # Amberflo knew it by then
     assert delivered(database, "u3") == [NOW + 60]
     assert sent_again(database) == 3
@@ -248,9 +260,9 @@ def test_customers_can_be_sent_again(database: Database) -> None:
 
 def test_more_customers_than_one_statement_takes_are_sent_again(database: Database) -> None:
     ids = [f"u{n:05d}" for n in range(2 * ROWS + 7)]
-    put(database, *(row(one) for one in ids))
+    put(database, *(row(id_) for id_ in ids))
     with database.write() as connection:
-        outbox.acknowledge(connection, [as_claimed(one, 1) for one in ids], NOW)
+        outbox.acknowledge(connection, [as_claimed(id_, 1) for id_ in ids], NOW)
     assert sent_again(database, customer_ids=ids[1:], run=4) == len(ids) - 1
     assert ask(database, lambda c: outbox.backlog(c, 4)) == len(ids) - 1
 
@@ -261,7 +273,7 @@ def test_more_customers_than_one_statement_takes_are_sent_again(database: Databa
 def test_what_is_put_off_waits_by_itself(database: Database) -> None:
     put(database, row("u1"), row("u2"), run=3)
     with database.write() as connection:
-        rows = {one.customer_id: one for one in outbox.claim(connection, 1, NOW, 9)}
+        rows = {customer.customer_id: customer for customer in outbox.claim(connection, 1, NOW, 9)}
         assert outbox.put_off(connection, [(rows["u1"], NOW + 900)]) == {3: 1}
         outbox.release(connection, ["u2"])
     assert records(database)["u1"]["line"] == lanes.PUT_OFF
@@ -274,19 +286,19 @@ def test_what_is_put_off_waits_by_itself(database: Database) -> None:
     assert due_ids(database, NOW + 1, run=4) == ["u2", "u1"]  # but it is tried
     with database.write() as connection:
         snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 2)
-    found = records(database)["u1"]
-    assert (found["line"], found["attempts"]) == (lanes.RUN, 0)
+    record = records(database)["u1"]
+    assert (record["line"], record["attempts"]) == (lanes.RUN, 0)
 
 
 def test_a_run_tries_what_was_put_off_once(database: Database) -> None:
     """It would go on for as long as some customer is due again."""
     put(database, row("u1"), row("u2"), run=3)
     with database.write() as connection:
-        rows = {one.customer_id: one for one in outbox.claim(connection, 1, NOW, 9)}
+        rows = {customer.customer_id: customer for customer in outbox.claim(connection, 1, NOW, 9)}
         outbox.put_off(connection, [(rows["u1"], NOW + 900), (rows["u2"], NOW + 901)])
     with database.write() as connection:
         claimed = outbox.claim(connection, 1, NOW + 2000, 9, 3, NOW + 900)
-    assert [one.customer_id for one in claimed] == ["u1"]
+    assert [customer.customer_id for customer in claimed] == ["u1"]
 
 
 def test_what_changed_in_work_is_not_put_off(database: Database) -> None:
@@ -303,12 +315,12 @@ def test_who_is_sent_to_see_is_acknowledged_and_due_until_then(database: Databas
     with database.write() as connection:
         outbox.acknowledge(connection, [as_claimed("u1", 1)], NOW)
         outbox.acknowledge(connection, [as_claimed("u2", 1)], NOW + 1)
-        found = chosen_claims.claim_acknowledged(connection, 1, NOW + 2, 1)
-        assert [one.customer_id for one in found] == ["u2"]
-        assert found[0].again
+        customers = chosen_claims.claim_acknowledged(connection, 1, NOW + 2, 1)
+        assert [customer.customer_id for customer in customers] == ["u2"]
+        assert customers[0].again
     assert due_ids(database, NOW + 2) == ["u3"]
     with database.write() as connection:
-        outbox.dead_letter(connection, found)
+        outbox.dead_letter(connection, customers)
     assert due_ids(database, NOW + 2) == ["u3"]
     assert records(database)["u2"]["acked_rev"] == 1
 
@@ -318,6 +330,6 @@ def test_a_failure_keeps_the_time_when_it_failed_first(database: Database) -> No
     with database.write() as connection:
         failures.put(connection, [first])
         failures.put(connection, [first._replace(failed_at=NOW + 5, attempts=2)])
-        (found,) = failures.find(connection)
-        assert (found.failed_at, found.attempts) == (NOW, 2)
+        (entry,) = failures.find(connection)
+        assert (entry.failed_at, entry.attempts) == (NOW, 2)
         assert failures.customers_since(connection, NOW + 1) == 0

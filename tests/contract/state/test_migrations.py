@@ -56,10 +56,10 @@ def url(empty_url: str) -> str:
 def place(url: str, part: str) -> Iterator[Engine]:
     """Where a part is, past the product; nothing is in it."""
     with closing(Database.peek(url, part)), closing(Database.open(url, part)) as database:
-        found = database.engine.url
-    engine = create_engine(found)
+        address = database.engine.url
+    engine = create_engine(address)
     if engine.dialect.name == "sqlite":
-        for path in Path(str(found.database)).parent.iterdir():
+        for path in Path(str(address.database)).parent.iterdir():
             path.unlink()
     else:
         with engine.begin() as connection:
@@ -81,7 +81,7 @@ def test_nothing_becomes_the_newest_schema(url: str, part: str, place: Engine) -
     Database.open(url, part).close()
     assert contents(place).keys() == names(part)
     assert versions(place, part) == newest(part)
-    assert not any(contents(place)[one.name] for one in tables.PARTS[part])
+    assert not any(contents(place)[table.name] for table in tables.PARTS[part])
 
 
 def test_opening_again_changes_nothing(url: str, engine: Engine) -> None:
@@ -94,26 +94,30 @@ def test_opening_again_changes_nothing(url: str, engine: Engine) -> None:
 
 def described(engine: Engine, schema: str | None = None) -> dict[str, Any]:
     """Tables as the database has them: columns, keys and indexes."""
-    found = {}
-    there = inspect(engine)
-    for name in there.get_table_names(schema):
-        columns = there.get_columns(name, schema)
-        indexes = there.get_indexes(name, schema)
-        found[name] = {
+    description = {}
+    inspector = inspect(engine)
+    for name in inspector.get_table_names(schema):
+        columns = inspector.get_columns(name, schema)
+        indexes = inspector.get_indexes(name, schema)
+        description[name] = {
             "columns": {
-                one["name"]: (str(one["type"]), one["nullable"], str(one["default"]).strip("'"))
+                column["name"]: (
+                    str(column["type"]),
+                    column["nullable"],
+                    str(column["default"]).strip("'"),
+                )
                 # How numbers are given out is each way's own; it is a key, so never null.
-                if one["name"] != "id"
-                else str(one["type"])
-                for one in columns
+                if column["name"] != "id"
+                else str(column["type"])
+                for column in columns
             },
-            "key": there.get_pk_constraint(name, schema)["constrained_columns"],
+            "key": inspector.get_pk_constraint(name, schema)["constrained_columns"],
             "indexes": {
-                one["name"]: (one["column_names"], bool(one["unique"]), _where(one))
-                for one in indexes
+                index["name"]: (index["column_names"], bool(index["unique"]), _where(index))
+                for index in indexes
             },
         }
-    return found
+    return description
 
 
 def _where(index: Any) -> str:
@@ -138,14 +142,14 @@ def test_the_migrations_make_what_the_models_say(
     other.dispose()
     del migrated[record_of(part)]
     assert migrated == modelled
-    assert migrated.keys() == {one.name for one in tables.PARTS[part]}
+    assert migrated.keys() == {table.name for table in tables.PARTS[part]}
     if part == "state":
         where = migrated["customer"]["indexes"]["customer_due"]
         assert where == (["line", "due_at", "customer_id"], False, "due_at IS NOT NULL")
 
 
 def test_every_model_is_in_a_part() -> None:
-    known = [one.name for part in tables.PARTS.values() for one in part]
+    known = [table.name for part in tables.PARTS.values() for table in part]
     assert sorted(known) == sorted(SQLModel.metadata.tables)
     assert migrations.MIGRATIONS.keys() == tables.PARTS.keys()
 
@@ -155,7 +159,7 @@ def test_customer_ids_are_ordered_by_bytes_on_postgresql(empty_postgres: str) ->
     Database.open(empty_postgres).close()
     engine = create_engine(empty_postgres)
     with engine.connect() as connection:
-        found = connection.execute(
+        collations = connection.execute(
             text(
                 "SELECT table_name, collation_name FROM information_schema.columns "
                 "WHERE column_name = 'customer_id' AND table_schema = 'public' "
@@ -163,7 +167,7 @@ def test_customer_ids_are_ordered_by_bytes_on_postgresql(empty_postgres: str) ->
             )
         ).all()
     engine.dispose()
-    assert sorted(found) == [("change", "C"), ("customer", "C")]
+    assert sorted(collations) == [("change", "C"), ("customer", "C")]
 
 
 def test_a_newer_database_is_refused(url: str, part: str, place: Engine) -> None:
@@ -317,7 +321,10 @@ def test_peek_sees_what_is_there_and_cannot_write(url: str, database: Database) 
             put(looking, row("u2"))
         assert "read" in one_line(caught)
         put(database, row("u3"))
-        assert ask(looking, lambda c: [one[0] for one in snapshot.customers(c)]) == ["u1", "u3"]
+        assert ask(looking, lambda c: [customer[0] for customer in snapshot.customers(c)]) == [
+            "u1",
+            "u3",
+        ]
 
 
 # what cannot be opened

@@ -27,7 +27,7 @@ def test_meter_records_are_claimed_those_that_wait_longest_first(calls: Database
     assert claimed(calls, 3) == []
     assert not ask(calls, lambda c: queue.any_due(c, NOW))
     assert claimed(calls, 3, NOW + 5) == ["later"]
-    assert {one["claimed_by"] for one in records(calls, "event").values()} == {1, 2, 3, None}
+    assert {record["claimed_by"] for record in records(calls, "event").values()} == {1, 2, 3, None}
     assert ask(calls, queue.waiting) == (0, 5)  # claimed is not delivered
 
 
@@ -35,8 +35,8 @@ def test_a_claimed_record_comes_as_it_was_accepted(calls: Database) -> None:
     queued(calls, "m1")
     with calls.write() as connection:
         queue.postpone(connection, numbers(calls).values(), NOW + 5)
-        (found,) = queue.claim(connection, 1, NOW + 5, 10)
-    assert found == DueEvent(numbers(calls)["m1"], "m1", b"m1", 1)
+        (event,) = queue.claim(connection, 1, NOW + 5, 10)
+    assert event == DueEvent(numbers(calls)["m1"], "m1", b"m1", 1)
 
 
 def test_records_that_are_given_back_settled_or_postponed_are_claimed_no_more(
@@ -50,13 +50,13 @@ def test_records_that_are_given_back_settled_or_postponed_are_claimed_no_more(
         queue.release(connection, [])
         queue.settle(connection, [ids["sent"]])
         queue.postpone(connection, [ids["later"], ids["sent"]], NOW + 5)
-    found = {one["message_id"]: one for one in records(calls, "event").values()}
-    assert {one: row["claimed_by"] for one, row in found.items() if row["claimed_by"]} == {
-        "kept": 1
-    }
-    assert (found["sent"]["due_at"], found["sent"]["record"]) == (None, None)
-    assert (found["later"]["due_at"], found["later"]["attempts"]) == (NOW + 5, 1)
-    assert (found["back"]["due_at"], found["back"]["attempts"]) == (NOW, 0)
+    events = {record["message_id"]: record for record in records(calls, "event").values()}
+    assert {
+        message_id: row["claimed_by"] for message_id, row in events.items() if row["claimed_by"]
+    } == {"kept": 1}
+    assert (events["sent"]["due_at"], events["sent"]["record"]) == (None, None)
+    assert (events["later"]["due_at"], events["later"]["attempts"]) == (NOW + 5, 1)
+    assert (events["back"]["due_at"], events["back"]["attempts"]) == (NOW, 0)
     assert claimed(calls, 2, NOW + 9) == ["back", "later"]
 
 
@@ -91,22 +91,20 @@ def test_a_repeat_changes_nothing_of_a_claimed_record(calls: Database) -> None:
 
 
 def states(database: Database) -> dict[int, str]:
-    return {one.id: one.state for one in ask(database, runs.newest)}
+    return {run.id: run.state for run in ask(database, runs.newest)}
 
 
 def test_a_run_is_recorded(database: Database) -> None:
     first, second = start(database), start(database, "incremental", pulled=7, error="x")
     assert second > first
-    found = ask(database, lambda c: runs.get(c, first))
-    assert (found.kind, found.state, found.started_at) == ("initial", "running", NOW)
-    assert (found.settings, found.ended_at, found.watermark) == ('{"a": 1}', None, None)
-    assert {getattr(found, name) for name in ("pulled", "entered", "due", "delivered", "held")} == {
-        0
-    }
+    run = ask(database, lambda c: runs.get(c, first))
+    assert (run.kind, run.state, run.started_at) == ("initial", "running", NOW)
+    assert (run.settings, run.ended_at, run.watermark) == ('{"a": 1}', None, None)
+    assert {getattr(run, name) for name in ("pulled", "entered", "due", "delivered", "held")} == {0}
     assert ask(database, lambda c: runs.get(c, second)).pulled == 7
     assert ask(database, lambda c: runs.get(c, second + 1)) is None
-    assert [one.id for one in ask(database, runs.newest)] == [second, first]
-    assert [one.id for one in ask(database, lambda c: runs.newest(c, 1))] == [second]
+    assert [run.id for run in ask(database, runs.newest)] == [second, first]
+    assert [run.id for run in ask(database, lambda c: runs.newest(c, 1))] == [second]
 
 
 def test_numbers_of_runs_are_not_given_twice(database: Database) -> None:
@@ -122,9 +120,9 @@ def test_runs_that_were_cut_off_are_found(database: Database) -> None:
         assert sorted(runs.take_up(connection, NOW + 5)) == [first, second]
         assert runs.take_up(connection, NOW + 6) == []
     assert states(database) == {done: "done", first: "interrupted", second: "interrupted"}
-    found = ask(database, lambda c: runs.get(c, first))
-    assert found.ended_at == NOW + 5
-    assert "in the middle" in found.error
+    run = ask(database, lambda c: runs.get(c, first))
+    assert run.ended_at == NOW + 5
+    assert "in the middle" in run.error
     assert ask(database, lambda c: runs.get(c, done)).ended_at is None
 
 
@@ -138,12 +136,12 @@ def test_the_sums_of_a_run_by_trait(database: Database) -> None:
         runs.add_traits(connection, run, [sums("b", 0), sums("A", 2)])
         runs.add_traits(connection, other, [sums("b", 1)])
         runs.add_traits(connection, other, [])
-    found = ask(database, lambda c: runs.traits(c, run))
-    assert [(one.key, one.trait, one.held) for one in found] == [
+    entries = ask(database, lambda c: runs.traits(c, run))
+    assert [(entry.key, entry.trait, entry.held) for entry in entries] == [
         ("A", "a", 2),
         ("b", "b", 0),
     ]
-    assert found[0] == sums("A", 2)._replace(run=run)
+    assert entries[0] == sums("A", 2)._replace(run=run)
 
 
 def test_the_last_whole_run_is_the_newest_committed_one_with_a_watermark(
@@ -156,8 +154,8 @@ def test_the_last_whole_run_is_the_newest_committed_one_with_a_watermark(
     expected = start(database, watermark="", committed_at=NOW, state="interrupted")
     start(database, watermark=None, committed_at=NOW, state="done")
     start(database, watermark="5", state="failed")
-    found = ask(database, runs.last_whole)
-    assert (found.id, found.watermark, found.settings) == (expected, "", '{"a": 1}')
+    run = ask(database, runs.last_whole)
+    assert (run.id, run.watermark, run.settings) == (expected, "", '{"a": 1}')
 
 
 # failures
@@ -167,32 +165,32 @@ def test_what_fails_again_is_one_failure_the_newest(database: Database) -> None:
     with database.write() as connection:
         failures.put(connection, [failure("u1", "first"), failure("u2")])
         failures.put(connection, [failure("u1", "second", status=None)])
-    found = ask(database, failures.find)
-    assert [(one.customer_id, one.reason) for one in found] == [
+    entries = ask(database, failures.find)
+    assert [(entry.customer_id, entry.reason) for entry in entries] == [
         ("u2", "no"),
         ("u1", "second"),
     ]
-    assert found[0]._replace(id=0) == failure("u2")
-    assert (found[0].message_id, found[1].status) == (None, None)
+    assert entries[0]._replace(id=0) == failure("u2")
+    assert (entries[0].message_id, entries[1].status) == (None, None)
     assert ask(database, failures.count) == 2
 
 
 def test_failures_are_found_cleared_and_removed(database: Database) -> None:
     meter = failure("u1", ref="message:m1", kind=failures.METER, message_id="m1")
     with database.write() as connection:
-        failures.put(connection, [failure(one) for one in ("u1", "u2", "u3")])
+        failures.put(connection, [failure(customer_id) for customer_id in ("u1", "u2", "u3")])
         failures.put(connection, [meter])
-    ids = {(one.kind, one.customer_id): one.id for one in ask(database, failures.find)}
+    ids = {(entry.kind, entry.customer_id): entry.id for entry in ask(database, failures.find)}
     chosen = [ids["customer", "u3"], ids["customer", "u1"], 999]
-    found = ask(database, lambda c: failures.find(c, chosen))
-    assert [one.customer_id for one in found] == ["u1", "u3"]
+    entries = ask(database, lambda c: failures.find(c, chosen))
+    assert [entry.customer_id for entry in entries] == ["u1", "u3"]
     assert ask(database, lambda c: failures.find(c, [])) == []
 
     with database.write() as connection:
-        refs = [failures.customer_ref(one) for one in ("u1", "u9")]
+        refs = [failures.customer_ref(customer_id) for customer_id in ("u1", "u9")]
         failures.clear(connection, refs)
         assert failures.remove(connection, [ids["customer", "u2"], 999]) == 1
         assert failures.remove(connection, []) == 0
-    left = [(one.kind, one.customer_id) for one in ask(database, failures.find)]
-    assert left == [("customer", "u3"), ("meter", "u1")]
+    remaining = [(entry.kind, entry.customer_id) for entry in ask(database, failures.find)]
+    assert remaining == [("customer", "u3"), ("meter", "u1")]
     assert ask(database, failures.count) == 2

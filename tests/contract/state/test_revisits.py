@@ -32,8 +32,8 @@ def test_the_newest_table_of_a_commit_is_the_baseline(database: Database) -> Non
     with database.write(alone=True) as connection:
         fingerprint_tables.set_baseline(connection, "one", 3, 5, "basis")
         fingerprint_tables.add(connection, "two", RUN + 1)
-        found = fingerprint_tables.baseline(connection)
-        assert found == FingerprintTableRow("one", RUN, 3, 5, "basis")
+        table = fingerprint_tables.baseline(connection)
+        assert table == FingerprintTableRow("one", RUN, 3, 5, "basis")
         assert fingerprint_tables.superseded(connection, "two") == ["dead"]
         fingerprint_tables.set_baseline(connection, "two", 4, 6, "other")
         fingerprint_tables.remove(connection, ["dead"])

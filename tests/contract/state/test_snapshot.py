@@ -35,10 +35,10 @@ def test_customers_come_in_utf8_byte_order(database: Database) -> None:
     mixed = random.Random(1).sample(ids, len(ids))
     put(database, *map(row, mixed))
     with database.write() as connection:
-        changes = [change(one, "vip", None, True) for one in mixed]
+        changes = [change(customer_id, "vip", None, True) for customer_id in mixed]
         add_changes(connection, changes, 1, NOW)
     expected = sorted(ids, key=str.encode)
-    assert ask(database, lambda c: [one[0] for one in snapshot.customers(c)]) == expected
+    assert ask(database, lambda c: [customer[0] for customer in snapshot.customers(c)]) == expected
     assert due_ids(database) == expected
     assert ask(database, lambda c: list(past.members_at(c, "vip", NOW))) == expected
 
@@ -59,8 +59,8 @@ def test_rows_come_back_as_they_went_in(database: Database) -> None:
 def test_find_gives_the_known_ones(database: Database) -> None:
     rows = [row("u1", vip=True), row("U1"), row("🦊")]
     put(database, *rows)
-    found = ask(database, lambda c: snapshot.known(c, ["🦊", "u1", "u9", "' OR 1=1 --"]))
-    assert sorted(found) == [known(rows[0]), known(rows[2])]
+    customers = ask(database, lambda c: snapshot.known(c, ["🦊", "u1", "u9", "' OR 1=1 --"]))
+    assert sorted(customers) == [known(rows[0]), known(rows[2])]
     assert ask(database, lambda c: snapshot.known(c, [])) == []
 
 
@@ -68,8 +68,8 @@ def test_a_new_customer_is_due_at_once(database: Database) -> None:
     new = row("u1", "Name", "a@b.c", vip=True)._replace(identify_traits="{}")
     put(database, new)
     assert claimed_rows(database, NOW) == [to_send(new, 1, 0)]
-    (found,) = records(database).values()
-    assert (found["acked_rev"], found["acked_at"], found["due_at"]) == (0, None, NOW)
+    (record,) = records(database).values()
+    assert (record["acked_rev"], record["acked_at"], record["due_at"]) == (0, None, NOW)
 
 
 def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
@@ -79,13 +79,13 @@ def test_an_update_is_a_new_revision_due_at_once(database: Database) -> None:
         outbox.acknowledge(connection, [as_claimed("u1", 1), as_claimed("u2", 1)], NOW)
         snapshot.update_customers(connection, [new], NOW + 5)
     assert claimed_rows(database, NOW + 5) == [to_send(new, 2, 0, acked_rev=1)]
-    found = records(database)["u1"]
-    assert (found["acked_rev"], found["due_at"]) == (1, NOW + 5)
+    record = records(database)["u1"]
+    assert (record["acked_rev"], record["due_at"]) == (1, NOW + 5)
     with database.write() as connection:
         outbox.postpone(connection, [("u1", 3, NOW + 900)])
         snapshot.update_customers(connection, [row("u1", vip=True)], NOW + 6)
-    found = records(database)["u1"]
-    assert (found["rev"], found["attempts"], found["due_at"]) == (3, 0, NOW + 6)
+    record = records(database)["u1"]
+    assert (record["rev"], record["attempts"], record["due_at"]) == (3, 0, NOW + 6)
 
 
 def test_a_note_changes_what_is_known_and_sends_nothing(database: Database) -> None:
@@ -98,25 +98,29 @@ def test_a_note_changes_what_is_known_and_sends_nothing(database: Database) -> N
         outbox.postpone(connection, [("u2", 2, NOW + 50)])
         snapshot.touch_customers(connection, [noted, row("u2")])
     assert desired(database, "u1") == [noted]
-    found = records(database)
-    assert (found["u1"]["rev"], found["u1"]["due_at"]) == (1, None)
-    assert (found["u2"]["rev"], found["u2"]["due_at"], found["u2"]["attempts"]) == (1, NOW + 50, 2)
+    customers = records(database)
+    assert (customers["u1"]["rev"], customers["u1"]["due_at"]) == (1, None)
+    assert (customers["u2"]["rev"], customers["u2"]["due_at"], customers["u2"]["attempts"]) == (
+        1,
+        NOW + 50,
+        2,
+    )
 
 
 def test_more_rows_than_one_statement_takes(database: Database) -> None:
     ids = [f"u{n:05d}" for n in range(2 * ROWS + 7)]
-    put(database, *(row(one, vip=False) for one in ids))
+    put(database, *(row(id_, vip=False) for id_ in ids))
     with database.write() as connection:
-        snapshot.update_customers(connection, [row(one, vip=True) for one in ids], NOW)
-        changes = [change(one, "vip", False, True) for one in ids]
+        snapshot.update_customers(connection, [row(id_, vip=True) for id_ in ids], NOW)
+        changes = [change(id_, "vip", False, True) for id_ in ids]
         add_changes(connection, changes, 1, NOW)
-    found = ask(database, lambda c: list(snapshot.customers(c)))
-    assert found == [known(row(one, vip=True), rev=2) for one in ids]
+    customers = ask(database, lambda c: list(snapshot.customers(c)))
+    assert customers == [known(row(id_, vip=True), rev=2) for id_ in ids]
     assert len(ask(database, lambda c: snapshot.find(c, ids))) == len(ids)
     assert ask(database, lambda c: list(past.members_at(c, "vip", NOW))) == ids
-    assert {one["rev"] for one in records(database).values()} == {2}
+    assert {record["rev"] for record in records(database).values()} == {2}
     with database.write() as connection:
-        outbox.acknowledge(connection, [as_claimed(one, 2) for one in ids], NOW + 1)
+        outbox.acknowledge(connection, [as_claimed(id_, 2) for id_ in ids], NOW + 1)
     assert ask(database, outbox.backlog) == 0
 
 
@@ -130,8 +134,8 @@ def test_traits_are_recorded_and_members_added(database: Database) -> None:
         second = [TraitRow("Vip", "vip_2", "computed_trait", -2), TraitRow("a", "a", "audience", 0)]
         snapshot.put_traits(connection, second)
         snapshot.put_traits(connection, [])
-    found = ask(database, snapshot.traits)
-    assert sorted(found) == [
+    traits = ask(database, snapshot.traits)
+    assert sorted(traits) == [
         TraitRow("Vip", "vip_2", "computed_trait", 1),
         TraitRow("a", "a", "audience", 0),
         TraitRow("spent", "spent", "computed_trait", 1),
@@ -160,17 +164,17 @@ def test_a_change_belongs_to_the_revision_it_made(database: Database) -> None:
         snapshot.update_customers(connection, [row("u1")], NOW + 1)
         changes = [change("u1", "Vip", True, False, None), change("u1", "spent", None, 2.5)]
         add_changes(connection, [*changes, change("u2", "Vip", None, 1, 9)], None, NOW + 1)
-    found = ask(database, lambda c: [one._asdict() for one in listings.of_customer(c, "u1")])
-    numbers = [one.pop("id") for one in found]
+    entries = ask(database, lambda c: [entry._asdict() for entry in listings.of_customer(c, "u1")])
+    numbers = [entry.pop("id") for entry in entries]
     assert numbers == sorted(set(numbers))
-    assert [one.pop("delta") for one in found] == [1, -1, 0]
-    assert {one.pop("via") for one in found} == {None}
+    assert [entry.pop("delta") for entry in entries] == [1, -1, 0]
+    assert {entry.pop("via") for entry in entries} == {None}
     salts = ask(database, lambda c: c.execute(text("SELECT salt FROM change")).scalars().all())
     assert len(set(salts)) == len(salts) == 4
     assert all(salts)
     common = {"customer_id": "u1", "delivered_at": None, "source": None}
     second = common | {"run": None, "rev": 2, "recorded_at": NOW + 1}
-    assert found == [
+    assert entries == [
         common
         | {"run": 1, "rev": 1, "key": "Vip", "trait": "vip", "before": None, "after": "true"}
         | {"observed_at": 41, "recorded_at": NOW},
@@ -212,8 +216,8 @@ def test_a_change_that_is_no_membership_enters_nobody(database: Database) -> Non
     said = change("u1", "beta", None, True)._replace(source="identify", delta=0)
     with database.write() as connection:
         add_changes(connection, [said, change("u1", "vip", None, True)], None, NOW)
-    found = records(database, "change").values()
-    assert [(one["key"], one["source"], one["delta"]) for one in found] == [
+    entries = records(database, "change").values()
+    assert [(entry["key"], entry["source"], entry["delta"]) for entry in entries] == [
         ("beta", "identify", 0),
         ("vip", None, 1),
     ]
@@ -252,7 +256,9 @@ def test_customers_are_streamed_not_collected(
             assert 200_000 < peak < 3_000_000
             if engine_name == "postgresql":
                 cursors = connection.execute(text("SELECT statement FROM pg_cursors")).all()
-                assert any("FROM customer ORDER" in str(one).replace("\\n", "") for one in cursors)
+                assert any(
+                    "FROM customer ORDER" in str(cursor).replace("\\n", "") for cursor in cursors
+                )
             assert sum(1 for _ in stream) == 5999
 
 

@@ -97,14 +97,14 @@ def _value(column: Any, number: int, place: int, unique: bool) -> Any:
 
 def everything(database: Database, calls: Database) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables, and the last number that each gave out."""
-    found: dict[str, list[tuple[Any, ...]]] = {}
+    by_table: dict[str, list[tuple[Any, ...]]] = {}
     for part, place in (("state", database), ("queue", calls)):
         with place.read() as connection:
             for table in PARTS[part]:
                 rows = [tuple(row) for row in connection.execute(table.select())]
-                found[table.name] = sorted(rows, key=repr)
-                found[f"number of {table.name}"] = [(position(connection, table),)]
-    return found
+                by_table[table.name] = sorted(rows, key=repr)
+                by_table[f"number of {table.name}"] = [(position(connection, table),)]
+    return by_table
 
 
 @contextmanager

@@ -30,11 +30,11 @@ from tests.contract.transfer.helpers import NOW, opened
 from sqlalchemy.engine import make_url
 what, url, other, step = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 images.PAGES, rows.REPORT = 16, 16
-left = [step]
+steps_left = [step]
 def dying(function):
     def call(*arguments, **options):
-        left[0] -= 1
-        if left[0] == 0:
+        steps_left[0] -= 1
+        if steps_left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **options)
     return call
@@ -148,7 +148,7 @@ def test_a_restore_is_the_old_state_or_the_backup(small: URL, tmp_path: Path) ->
         assert rows in (saved, later)
         kept = list(folder.glob("*-before-*Z.db"))
         if rows == saved:
-            assert [rows_of(url_of(one)) for one in kept] == [later]
+            assert [rows_of(url_of(backup)) for backup in kept] == [later]
         assert not list(folder.glob("*.install"))
 
     steps = each_step(die, look)
@@ -245,10 +245,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     with opened(small) as parts:
         back_up(*parts, file, lambda: NOW)
     before, old = rows_of(small), file.read_bytes()
-    names = {one.name for one in tmp_path.iterdir() if one.suffix != ".lock"}
+    names = {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"}
     other = {"backup": file, "restore": file, "copy": url_of(tmp_path / "copy.db")}[what]
     with processes.start("-c", _FULL, what, str(small), str(other), str(room)) as process:
         assert process.wait() == 3
     assert rows_of(small) == before
     assert file.read_bytes() == old
-    assert {one.name for one in tmp_path.iterdir() if one.suffix != ".lock"} == names
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"} == names

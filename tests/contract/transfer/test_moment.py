@@ -74,9 +74,9 @@ def test_nothing_is_between_the_two_parts(url: str) -> None:
         def looked() -> bool:
             with moment(state, queue) as pair:
                 for way, (first, second) in WAYS.items():
-                    one, other = got(pair, first, way), got(pair, second, way)
-                    assert other <= one <= other + 1, (way, one, other)
-                    last[way] = one
+                    value, other = got(pair, first, way), got(pair, second, way)
+                    assert other <= value <= other + 1, (way, value, other)
+                    last[way] = value
             return min(last.values()) > 10
 
         for _ in range(60):
@@ -86,8 +86,8 @@ def test_nothing_is_between_the_two_parts(url: str) -> None:
 
 def test_it_stays_at_that_moment(url: str) -> None:
     with opened(url) as (state, queue), moment(state, queue) as pair:
-        with state.write() as one, queue.write() as other:
-            put(one, "state", "call", 1)
+        with state.write() as connection, queue.write() as other:
+            put(connection, "state", "call", 1)
             put(other, "queue", "call", 1)
         assert (got(pair, "state", "call"), got(pair, "queue", "call")) == (0, 0)
 

@@ -90,12 +90,12 @@ def test_the_copy_has_every_index(full: URL, empty_postgres: str, tmp_path: Path
             else "SELECT indexname FROM pg_indexes WHERE schemaname = 'public' "
             "AND indexname NOT LIKE '%_pkey'"
         )
-        found: set[str] = set()
+        definitions: set[str] = set()
         with opened(url) as parts:
             for part in parts:
                 with part.read() as connection:
-                    found |= set(connection.execute(text(names)).scalars())
-        return found
+                    definitions |= set(connection.execute(text(names)).scalars())
+        return definitions
 
     copied(full, empty_postgres)
     copied(empty_postgres, url_of(tmp_path / "back.db"))
@@ -409,10 +409,10 @@ def test_a_copy_that_lacks_a_row_is_none(
 ) -> None:
     write = rows._write
 
-    def lose(connection: Any, table: Any, columns: str, found: Any) -> None:
+    def lose(connection: Any, table: Any, columns: str, values: Any) -> None:
         if table.name == "counter":
-            next(found)
-        write(connection, table, columns, found)
+            next(values)
+        write(connection, table, columns, values)
 
     monkeypatch.setattr(rows, "_write", lose)
     with pytest.raises(StateError, match="is not what was copied: counter: 40 rows and 39"):

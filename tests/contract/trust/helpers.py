@@ -64,8 +64,8 @@ class Desk:
 
     def _since(self, before: Json) -> Json:
         after = ask(self.calls, queue.counters)
-        found = {one: after[one] - before.get(one, 0) for one in after}
-        return {one: count for one, count in found.items() if count}
+        counts = {counter: after[counter] - before.get(counter, 0) for counter in after}
+        return {counter: count for counter, count in counts.items() if count}
 
     def identify(self, **traits: Any) -> Json:
         return self.say({"type": "identify", "traits": traits})
@@ -74,8 +74,8 @@ class Desk:
         return self.say(membership(key, value, user), **options)
 
     def customer(self, user: str = "u1") -> Json:
-        found = records(self.state)[user]
-        return {name: json.loads(found[name] or "{}") for name in ("traits", "identify_traits")}
+        record = records(self.state)[user]
+        return {name: json.loads(record[name] or "{}") for name in ("traits", "identify_traits")}
 
     def claimed(self, limit: int = 100) -> list[str]:
         with self.state.write() as connection:

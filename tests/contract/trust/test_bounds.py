@@ -85,7 +85,7 @@ def test_more_deletes_than_a_day_may_have_wait_for_a_word(desk: Desk) -> None:
     assert counts["customer", "delete"] == 2
     assert counts["customer", DELETE_WAITS] == 3
     assert ask(desk.state, suppression.asked) == ["u1", "u2"]
-    assert [one for one, _ in ask(desk.state, suppression.waiting)] == ["u3", "u4"]
+    assert [customer_id for customer_id, _ in ask(desk.state, suppression.waiting)] == ["u3", "u4"]
     # Who waits goes on as before.
     desk.say({"type": "identify", "userId": "u3", "traits": {"name": "Cleo"}})
     assert records(desk.state)["u3"]["name"] == "Cleo"

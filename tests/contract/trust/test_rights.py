@@ -56,7 +56,7 @@ def test_every_call_keeps_the_name_of_its_key(desk: Desk) -> None:
     )
     assert counts["key", "browser"] == 4
     changes = records(desk.state, "change").values()
-    assert [(one["key"], one["via"]) for one in changes] == [
+    assert [(change["key"], change["via"]) for change in changes] == [
         *(("name", "browser"), ("plan", "browser"), ("vip", "browser"))
     ]
     (failure,) = records(desk.state, "failure").values()
@@ -70,8 +70,8 @@ def test_a_message_id_is_its_keys_own(desk: Desk) -> None:
     assert ("repeated", "") not in desk.say(sent | {"properties": {"value": 0}}, key="browser")
     assert ("repeated", "") not in desk.say(sent | {"properties": {"value": 900}})
     assert desk.say(sent)["repeated", ""] == 1
-    found = [json.loads(row["record"]) for row in records(desk.calls, "event").values()]
-    assert [one["meterValue"] for one in found] == [0, 900]
+    meters = [json.loads(row["record"]) for row in records(desk.calls, "event").values()]
+    assert [meter["meterValue"] for meter in meters] == [0, 900]
 
 
 def test_a_message_id_of_before_there_were_keys_is_known_still(desk: Desk) -> None:

@@ -37,7 +37,7 @@ def test_keys_share_the_delivery_of_customers(desk: Desk) -> None:
     fill(desk, "app", DEFAULT_SCOPES, 1)
     first = desk.claimed(9)
     assert len(first) == 9
-    assert {one for one in first if not one.startswith("browser")} == {
+    assert {id_ for id_ in first if not id_.startswith("browser")} == {
         *("server-000", "server-001", "server-002", "app-000")
     }
 
@@ -92,10 +92,10 @@ def test_keys_share_the_sorting(calls: Database) -> None:
     with calls.write() as connection:
         queue.accept(connection, accepted("server", 5))
     assert ask(calls, queue.waiting_by_key) == {"browser": 300, "server": 5}
-    found = ask(calls, lambda connection: queue.unprocessed(connection, 100))
-    assert [one.key for one in found].count("server") == 5
-    assert len(found) == 55
-    assert {one.scopes for one in found} == {"track"}
+    unprocessed = ask(calls, lambda connection: queue.unprocessed(connection, 100))
+    assert [call.key for call in unprocessed].count("server") == 5
+    assert len(unprocessed) == 55
+    assert {call.scopes for call in unprocessed} == {"track"}
 
 
 def test_keys_share_the_delivery_of_meters(calls: Database) -> None:
@@ -105,7 +105,9 @@ def test_keys_share_the_delivery_of_meters(calls: Database) -> None:
         queue.store_processed(connection, [], rows)
         first = queue.claim(connection, 1, NOW + 1, 100)
     assert len(first) == 100
-    assert {one.message_id for one in first if one.key == "server"} == {f"s{n}" for n in range(5)}
+    assert {event.message_id for event in first if event.key == "server"} == {
+        f"s{n}" for n in range(5)
+    }
 
 
 def test_each_of_many_keys_has_its_turn(calls: Database) -> None:

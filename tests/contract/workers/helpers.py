@@ -47,8 +47,8 @@ while True:
         rows = outbox.claim(connection, int(sys.argv[4]), int(sys.argv[2]), 7)
     with calls.write() as connection:
         more = queue.claim(connection, int(sys.argv[4]), int(sys.argv[2]), 7)
-    customers += [one.customer_id for one in rows]
-    events += [one.message_id for one in more]
+    customers += [row.customer_id for row in rows]
+    events += [event.message_id for event in more]
     if not rows and not more:
         break
 print(json.dumps([customers, events]))
@@ -102,18 +102,18 @@ def events(calls: Database, number: int) -> None:
 
 def claim(database: Database, worker: int, limit: int = 100, run: int | None = None) -> list[str]:
     with database.write() as connection:
-        found = outbox.claim(connection, worker, NOW, limit, run)
-    return [one.customer_id for one in found]
+        claimed = outbox.claim(connection, worker, NOW, limit, run)
+    return [customer.customer_id for customer in claimed]
 
 
 def claims(database: Database, table: str = "customer") -> Counter[int]:
     """How many rows each worker has claimed."""
-    found = [one["claimed_by"] for one in records(database, table).values()]
-    return Counter(one for one in found if one is not None)
+    owners = [record["claimed_by"] for record in records(database, table).values()]
+    return Counter(owner for owner in owners if owner is not None)
 
 
 def on_record(database: Database) -> dict[int, str]:
-    return {one.id: one.kind for one in ask(database, workers.all_of)}
+    return {worker.id: worker.kind for worker in ask(database, workers.all_of)}
 
 
 def until(condition: Callable[[], bool]) -> float:

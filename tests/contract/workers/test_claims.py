@@ -100,15 +100,15 @@ def test_threads_never_get_the_same(url: str, database: Database, calls: Databas
                 with events.write() as connection:
                     more = queue.claim(connection, worker, NOW, 7)
                 got[0].extend(mine)
-                got[1].extend(one.message_id for one in more)
+                got[1].extend(event.message_id for event in more)
                 if not mine and not more:
                     return got
 
     together = threading.Barrier(4)
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(take, range(1, 5)))
-    assert sorted(one for mine, _ in got for one in mine) == [f"u{n:04d}" for n in range(300)]
-    assert sorted(one for _, mine in got for one in mine) == [f"m{n:04d}" for n in range(300)]
+    assert sorted(id_ for mine, _ in got for id_ in mine) == [f"u{n:04d}" for n in range(300)]
+    assert sorted(id_ for _, mine in got for id_ in mine) == [f"m{n:04d}" for n in range(300)]
     assert claims(database) == {n: len(mine) for n, (mine, _) in enumerate(got, 1) if mine}
     assert sum(bool(mine) for mine, _ in got) > 1
 
@@ -121,8 +121,8 @@ def test_processes_never_get_the_same(url: str, database: Database, calls: Datab
     said = [process.communicate(timeout=60)[0] for process in claiming]
     assert [process.returncode for process in claiming] == [0, 0, 0]
     got = [json.loads(line) for line in said]
-    assert sorted(one for mine, _ in got for one in mine) == [f"u{n:04d}" for n in range(400)]
-    assert sorted(one for _, mine in got for one in mine) == [f"m{n:04d}" for n in range(400)]
+    assert sorted(id_ for mine, _ in got for id_ in mine) == [f"u{n:04d}" for n in range(400)]
+    assert sorted(id_ for _, mine in got for id_ in mine) == [f"m{n:04d}" for n in range(400)]
 
 
 def test_who_claims_does_not_wait_for_another_who_does(state_postgres: str) -> None:
@@ -134,9 +134,9 @@ def test_who_claims_does_not_wait_for_another_who_does(state_postgres: str) -> N
         events(calls, 6)
         with database.write() as first, database.write() as second:
             second.execute(text("SET LOCAL lock_timeout = '2s'"))
-            one = outbox.claim(first, 1, NOW, 3)
-            two = outbox.claim(second, 2, NOW, 3)
-            assert [row.customer_id for row in one + two] == [f"u{n:04d}" for n in range(6)]
+            firsts = outbox.claim(first, 1, NOW, 3)
+            seconds = outbox.claim(second, 2, NOW, 3)
+            assert [row.customer_id for row in firsts + seconds] == [f"u{n:04d}" for n in range(6)]
             assert outbox.claim(second, 2, NOW, 3) == []
         with calls.write() as first, calls.write() as second:
             second.execute(text("SET LOCAL lock_timeout = '2s'"))
@@ -161,7 +161,7 @@ def test_outcomes_add_up(database: Database) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4)))
-    found = ask(database, lambda c: runs.get(c, mine))
-    assert (found.delivered, found.failed) == (80, 60)
-    found = ask(database, lambda c: runs.get(c, other))
-    assert (found.delivered, found.failed) == (0, 0)
+    run = ask(database, lambda c: runs.get(c, mine))
+    assert (run.delivered, run.failed) == (80, 60)
+    run = ask(database, lambda c: runs.get(c, other))
+    assert (run.delivered, run.failed) == (0, 0)

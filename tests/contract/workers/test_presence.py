@@ -34,20 +34,20 @@ from tests.support.state import NOW, ask
 def test_who_joins_is_on_record_until_it_leaves(database: Database, calls: Database) -> None:
     assert workers.count_alive(database) == 0
     with (
-        workers.register(database, "worker", calls) as one,
-        workers.register(database, "run") as two,
+        workers.register(database, "worker", calls) as worker,
+        workers.register(database, "run") as run,
     ):
-        assert on_record(database) == {one.number: "worker", two.number: "run"}
-        found = ask(database, workers.all_of)[0]
-        assert found.pid == os.getpid()
-        assert abs(found.started_at - time.time() * 1000) < 60_000
+        assert on_record(database) == {worker.number: "worker", run.number: "run"}
+        entry = ask(database, workers.all_of)[0]
+        assert entry.pid == os.getpid()
+        assert abs(entry.started_at - time.time() * 1000) < 60_000
         assert workers.count_alive(database) == 2
-        one.check()
-        two.check()
+        worker.check()
+        run.check()
     assert on_record(database) == {}
     assert workers.count_alive(database) == 0
-    with workers.register(database, "worker", calls) as three:
-        assert three.number > two.number  # a number is never another's
+    with workers.register(database, "worker", calls) as another:
+        assert another.number > run.number  # a number is never another's
 
 
 def test_a_worker_that_breaks_leaves_too(database: Database, calls: Database) -> None:
@@ -72,12 +72,12 @@ def test_a_daemon_delivers_nothing_itself(database: Database) -> None:
         with database.write() as connection:
             workers.set_schedule(connection, scheduling.number, {"next_run": 1})
         assert workers.count_alive(database) == 1
-        found = workers.daemons(database)
-        assert [one.id for one in found] == [scheduling.number, idle.number]
-        assert [one.schedule for one in found] == [{"next_run": 1}, None]
+        daemons = workers.daemons(database)
+        assert [daemon.id for daemon in daemons] == [scheduling.number, idle.number]
+        assert [daemon.schedule for daemon in daemons] == [{"next_run": 1}, None]
         with database.write() as connection:
             workers.set_schedule(connection, scheduling.number, None)
-        assert [one.schedule for one in workers.daemons(database)] == [None, None]
+        assert [daemon.schedule for daemon in workers.daemons(database)] == [None, None]
     assert workers.daemons(database) == []
 
 
@@ -139,7 +139,7 @@ def test_a_dead_daemon_is_none(url: str, database: Database) -> None:
     script = HOLD.replace('"worker", calls', '"daemon"').replace(", 2)) == 2", ", 0)) == 0")
     with python(script, url, NOW) as process:
         daemon = Elsewhere(process)
-        assert [one.id for one in workers.daemons(database)] == [daemon.number]
+        assert [other.id for other in workers.daemons(database)] == [daemon.number]
         daemon.kill()
         until(lambda: workers.daemons(database) == [])
 
@@ -172,7 +172,7 @@ def test_the_lock_files_of_the_dead_are_removed(tmp_path: Path) -> None:
             assert lock_file(path, "worker", dead.number).exists()
             assert lock_holder(database, "worker", dead.number) is None
             workers.prune_dead(database, calls)
-        assert sorted(found.name for found in tmp_path.glob("*.lock")) == []
+        assert sorted(lock.name for lock in tmp_path.glob("*.lock")) == []
         with workers.register(database, "run"):
             assert len(list(tmp_path.glob("*.lock"))) == 1
         assert list(tmp_path.glob("*.lock")) == []

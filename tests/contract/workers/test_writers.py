@@ -64,7 +64,7 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
 ) -> None:
     """Both read a customer and write all of it: each must see what the other wrote before."""
     ids = [f"u{n}" for n in range(6)]
-    put(database, *(row(one) for one in ids))
+    put(database, *(row(id_) for id_ in ids))
     rounds = 15
     together = threading.Barrier(2)
     keys = [f"k{number}" for number in range(rounds)]
@@ -76,9 +76,9 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
             for number in range(rounds):
                 with state.write(alone=True) as connection:
                     writer = Writer(connection, 1, NOW, Decision(catalog))
-                    for one in ids:
+                    for id_ in ids:
                         change = TraitChange(f"k{number}", f"k{number}", None, True, None)
-                        writer.write(CustomerChange(one, True, {}, None, None, [change]))
+                        writer.write(CustomerChange(id_, True, {}, None, None, [change]))
                     writer.flush()
 
     def sort() -> None:
@@ -86,7 +86,7 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
             processor = Processor(inbox, state, ("*",), ())
             together.wait(30)
             for number in range(rounds):
-                batch = [identify(one, f"c{number}", number) for one in ids]
+                batch = [identify(id_, f"c{number}", number) for id_ in ids]
                 with inbox.write() as connection:
                     queue.accept(connection, batch)
                 assert processor.process() == len(ids)
@@ -97,12 +97,12 @@ def test_a_run_and_calls_lose_nothing_of_each_other(
     for state in ask(database, lambda c: snapshot.find(c, ids)):
         assert json.loads(state.traits).keys() == {f"k{n}" for n in range(rounds)}
         assert json.loads(state.identify_traits).keys() == {f"c{n}" for n in range(rounds)}
-    assert {one["rev"] for one in records(database).values()} == {1 + 2 * rounds}
+    assert {record["rev"] for record in records(database).values()} == {1 + 2 * rounds}
     history = records(database, "change").values()
-    assert {(one["customer_id"], one["rev"]) for one in history} <= {
-        (one, rev) for one in ids for rev in range(2, 2 + 2 * rounds)
+    assert {(entry["customer_id"], entry["rev"]) for entry in history} <= {
+        (id_, rev) for id_ in ids for rev in range(2, 2 + 2 * rounds)
     }
-    assert Counter(one["source"] for one in history) == dict.fromkeys(
+    assert Counter(entry["source"] for entry in history) == dict.fromkeys(
         (None, "identify"), rounds * len(ids)
     )
 
@@ -143,18 +143,18 @@ def test_a_run_and_a_delivery_never_wait_for_each_other_for_ever(state_postgres:
             outbox.adopt(connection, 7, NOW)
         delivery.result(20)
         # Both are there: nothing was undone.
-        found = records(database)
-    assert [found[one]["acked_rev"] for one in ("u0000", "u0001")] == [1, 1]
-    assert [found[one]["due_at"] for one in ("u0000", "u0001")] == [NOW, None]
+        rows = records(database)
+    assert [rows[id_]["acked_rev"] for id_ in ("u0000", "u0001")] == [1, 1]
+    assert [rows[id_]["due_at"] for id_ in ("u0000", "u0001")] == [NOW, None]
 
 
 def test_deliveries_write_side_by_side(state_postgres: str) -> None:
     with closing(Database.open(state_postgres)) as database:
         customers(database, 2)
-        with database.write(beside=True) as one, database.write(beside=True) as two:
-            two.execute(text("SET LOCAL lock_timeout = '2s'"))
-            outbox.acknowledge(one, [as_claimed("u0000", 1)], NOW)
-            outbox.acknowledge(two, [as_claimed("u0001", 1)], NOW)
+        with database.write(beside=True) as first, database.write(beside=True) as second:
+            second.execute(text("SET LOCAL lock_timeout = '2s'"))
+            outbox.acknowledge(first, [as_claimed("u0000", 1)], NOW)
+            outbox.acknowledge(second, [as_claimed("u0001", 1)], NOW)
     with closing(Database.open(state_postgres)) as database:
         assert ask(database, outbox.backlog) == 0
 

@@ -20,7 +20,7 @@ TIMES = ("observed_at", "recorded_at", "delivered_at")
 def story(installation: Installation, engage: EngageSandbox) -> list[dict[str, set[str]]]:
     """Three runs; gives who was in which audience at Amberflo after each."""
     engage.fill(80, 4)
-    found = []
+    memberships = []
     for _ in range(3):
         installation.run("sync")
         engage.evolve(hours=3, fraction=0.2)
@@ -29,8 +29,8 @@ def story(installation: Installation, engage: EngageSandbox) -> list[dict[str, s
             for trait, value in record["traits"].items():
                 if value in (True, False):
                     inside.setdefault(trait, set()).update([customer_id] if value else [])
-        found.append(inside)
-    return found
+        memberships.append(inside)
+    return memberships
 
 
 def as_csv(value: Any) -> str:
@@ -40,7 +40,7 @@ def as_csv(value: Any) -> str:
 def test_who_was_in_after_each_run(
     installation: Installation, story: list[dict[str, set[str]]]
 ) -> None:
-    assert any(one != story[0] for one in story)
+    assert any(state != story[0] for state in story)
     for number, inside in enumerate(story, start=1):
         committed = installation.json("runs", "show", str(number))
         for trait, members in inside.items():
@@ -53,12 +53,14 @@ def test_who_was_in_after_each_run(
             rows = rows_of(installation, "audit", "audience", trait, "--at", document["at"])
             assert [row["customer_id"] for row in rows] == document["members"]
         counts = installation.json("audit", "at", document["at"])
-        assert {one["trait"]: one["count"] for one in counts["audiences"]} == {
+        assert {audience["trait"]: audience["count"] for audience in counts["audiences"]} == {
             trait: len(members) for trait, members in inside.items()
         }
         assert counts["at"] == document["at"]
         rows = rows_of(installation, "audit", "at", document["at"])
-        assert [row["count"] for row in rows] == [str(one["count"]) for one in counts["audiences"]]
+        assert [row["count"] for row in rows] == [
+            str(audience["count"]) for audience in counts["audiences"]
+        ]
 
 
 def test_the_audit_of_a_run_is_the_diff_before_it(
@@ -71,30 +73,37 @@ def test_the_audit_of_a_run_is_the_diff_before_it(
         audit = installation.json("audit", "run", str(number))
         assert (audit["run"], audit["kind"]) == (number, diff["kind"])
         expected = [
-            (one["customer_id"], *(change[name] for name in ("key", "trait", "before", "after")))
-            for one in diff["changes"]
-            for change in one["changes"]
+            (
+                customer["customer_id"],
+                *(change[name] for name in ("key", "trait", "before", "after")),
+            )
+            for customer in diff["changes"]
+            for change in customer["changes"]
         ]
-        found = [
-            tuple(one[name] for name in ("customer_id", "key", "trait", "before", "after"))
-            for one in audit["changes"]
+        told = [
+            tuple(change[name] for name in ("customer_id", "key", "trait", "before", "after"))
+            for change in audit["changes"]
         ]
-        assert sorted(found, key=repr) == sorted(expected, key=repr)
-        assert found
-        assert all(one["run"] == number and one["delivered_at"] for one in audit["changes"])
-        keys = [one["key"] for one in audit["changes"]]
+        assert sorted(told, key=repr) == sorted(expected, key=repr)
+        assert told
+        assert all(
+            change["run"] == number and change["delivered_at"] for change in audit["changes"]
+        )
+        keys = [change["key"] for change in audit["changes"]]
         assert keys == sorted(keys)
 
         rows = rows_of(installation, "audit", "run", str(number))
-        for row, one in zip(rows, audit["changes"], strict=True):
+        for row, entry in zip(rows, audit["changes"], strict=True):
             for name in ("customer_id", "trait", "key", *TIMES):
-                assert row[name] == as_csv(one[name])
+                assert row[name] == as_csv(entry[name])
         table = installation.run("audit", "run", str(number)).stdout.splitlines()
         for sums in diff["traits"]:
             part = installation.json("audit", "run", str(number), "--key", sums["trait"])
-            assert part["changes"] == [one for one in audit["changes"] if one["key"] == sums["key"]]
+            assert part["changes"] == [
+                change for change in audit["changes"] if change["key"] == sums["key"]
+            ]
             if part["changes"]:
-                entered = [one for one in part["changes"] if one["after"] is True]
+                entered = [change for change in part["changes"] if change["after"] is True]
                 words = next(line for line in table if line.split()[1:2] == [sums["key"]]).split()
                 assert words[3] == str(len(entered))
         engage.evolve(hours=3, fraction=0.2)
@@ -112,11 +121,11 @@ def test_entered_and_exited(installation: Installation, story: list[dict[str, se
         document = installation.json(
             "audit", "audience", trait, "--since", moments[2], "--until", "2100-01-01"
         )
-        assert {one["customer_id"] for one in document["entered"]} == after - before
-        assert {one["customer_id"] for one in document["exited"]} == before - after
-        for one in document["entered"] + document["exited"]:
-            assert list(one) == ["customer_id", *TIMES, "run", "source", "via"]
-            assert (one["run"], one["source"], one["recorded_at"]) == (3, "pull", moments[2])
+        assert {entry["customer_id"] for entry in document["entered"]} == after - before
+        assert {entry["customer_id"] for entry in document["exited"]} == before - after
+        for entry in document["entered"] + document["exited"]:
+            assert list(entry) == ["customer_id", *TIMES, "run", "source", "via"]
+            assert (entry["run"], entry["source"], entry["recorded_at"]) == (3, "pull", moments[2])
         whole = installation.json("audit", "audience", trait)
         until = installation.json("audit", "audience", trait, "--until", moments[2])
         for side in ("entered", "exited"):
@@ -125,8 +134,8 @@ def test_entered_and_exited(installation: Installation, story: list[dict[str, se
         assert len(rows) == len(whole["entered"]) + len(whole["exited"])
         for side in ("entered", "exited"):
             assert [row for row in rows if row["change"] == side] == [
-                {"change": side, **{name: as_csv(value) for name, value in one.items()}}
-                for one in whole[side]
+                {"change": side, **{name: as_csv(value) for name, value in entry.items()}}
+                for entry in whole[side]
             ]
         moved += len(document["entered"]) + len(document["exited"])
         said = installation.run("audit", "audience", trait).stdout
@@ -138,7 +147,7 @@ def test_entered_and_exited(installation: Installation, story: list[dict[str, se
 def test_a_customer_then_and_now(
     installation: Installation, story: list[dict[str, set[str]]]
 ) -> None:
-    moved = sorted({one for trait in story[0] for one in story[0][trait] ^ story[2][trait]})
+    moved = sorted({member for trait in story[0] for member in story[0][trait] ^ story[2][trait]})
     assert moved
     for customer_id in moved[:5]:
         ask = ("audit", "customer", customer_id)
@@ -148,24 +157,26 @@ def test_a_customer_then_and_now(
             then = installation.json(*ask, "--at-run", str(number))
             for trait, members in inside.items():
                 assert (then["present"].get(trait) is True) == (customer_id in members)
-            runs = [one["run"] for one in now["changes"] if one["run"] <= number]
+            runs = [change["run"] for change in now["changes"] if change["run"] <= number]
             assert then["changes"] == now["changes"][: len(runs)]
             assert installation.json(*ask, "--at", then["at"]) == then
         last = now["changes"][-1]
         since = installation.json(*ask, "--since", last["recorded_at"])["changes"]
         until = installation.json(*ask, "--until", last["recorded_at"])["changes"]
         assert until + since == now["changes"]
-        assert {one["run"] for one in since} == {last["run"]}
+        assert {entry["run"] for entry in since} == {last["run"]}
         part = installation.json(*ask, "--key", last["key"])
         assert part["present"] == {last["trait"]: last["after"]}
-        assert part["changes"] == [one for one in now["changes"] if one["key"] == last["key"]]
+        assert part["changes"] == [
+            change for change in now["changes"] if change["key"] == last["key"]
+        ]
         newest = installation.json(*ask, "--limit", "1")
         assert (newest["present"], newest["changes"]) == (now["present"], [last])
-        for row, one in zip(rows_of(installation, *ask), now["changes"], strict=True):
+        for row, entry in zip(rows_of(installation, *ask), now["changes"], strict=True):
             for name in ("trait", "key", "run", *TIMES):
-                assert row[name] == as_csv(one[name])
+                assert row[name] == as_csv(entry[name])
             for name in ("before", "after"):
-                assert (orjson.loads(row[name]) if row[name] else None) == one[name]
+                assert (orjson.loads(row[name]) if row[name] else None) == entry[name]
         table = installation.run(*ask).stdout
         assert f"{customer_id} now" in table
         assert "history" in table
@@ -191,8 +202,8 @@ def test_the_history_begins_with_the_first_run(
                     {"error": line, "known_since": begins} if form == ["--json"] else {}
                 )
         for at in (begins, "2100-01-01"):
-            found = installation.json("audit", *question, at)
-            assert found["known_since"] == begins
+            answer = installation.json("audit", *question, at)
+            assert answer["known_since"] == begins
     # A list of what was recorded is no answer as of a moment.
     early = installation.json("audit", "audience", trait, "--until", begins)
     assert (early["entered"], early["exited"]) == ([], [])

@@ -45,12 +45,12 @@ def reseal(url: str, runs: list[int]) -> None:
         for run in runs:
             statement = text("SELECT max(id) FROM change WHERE run = :run")
             last = connection.execute(statement, {"run": run}).scalar()
-            found, after = seal.Sum(), seal.sealed_to(connection)
+            total, after = seal.Sum(), seal.sealed_to(connection)
             for rows in seal.read(connection, after, last or after):
-                found.add([seal.leaf(row[:-1]) for row in rows])
-                found.until = max(row.recorded_at for row in rows)
+                total.add([seal.leaf(row[:-1]) for row in rows])
+                total.until = max(row.recorded_at for row in rows)
             seal.append(
-                connection, seal.CHANGES, found, after + 1, last or after, found.until or 0, run=run
+                connection, seal.CHANGES, total, after + 1, last or after, total.until or 0, run=run
             )
 
 
@@ -74,9 +74,9 @@ def aged(synced: Installation, engage: EngageSandbox) -> tuple[Installation, str
 
 def answered(installation: Installation, *question: str) -> dict[str, Any]:
     """The answer, but for since when the history can give it."""
-    found: dict[str, Any] = installation.json(*question)
-    found.pop("known_since", None)
-    return found
+    answer: dict[str, Any] = installation.json(*question)
+    answer.pop("known_since", None)
+    return answer
 
 
 def test_old_history_is_compacted_and_answers_the_same(
@@ -95,8 +95,8 @@ def test_old_history_is_compacted_and_answers_the_same(
     begins = done["begins"]
     assert [answered(installation, *question) for question in asked] == answers
     assert installation.json(*asked[0])["known_since"] == begins
-    found = installation.json("audit", "seal")
-    assert (found["holds"], found["compacted"], found["begins"]) == (True, 3, begins)
+    document = installation.json("audit", "seal")
+    assert (document["holds"], document["compacted"], document["begins"]) == (True, 3, begins)
     again = installation.run("audit", "compact")
     assert again.stderr == f"0 changes removed; the history begins at {begins}\n"
 
@@ -116,7 +116,7 @@ def test_old_history_is_compacted_and_answers_the_same(
     installation.run("audit", "seal", "--export", str(tmp_path / "all"))
     assert check(checker, tmp_path / "all")[0] == 0
     manifest = json.loads((tmp_path / "all/manifest.json").read_text())
-    assert [one["file"] for one in manifest["seals"]] == (
+    assert [entry["file"] for entry in manifest["seals"]] == (
         [None] * 3 + ["changes.jsonl"] * 2 + [None, "kept.jsonl"]
     )
     kept = (tmp_path / "all/kept.jsonl").read_text().splitlines()
@@ -145,11 +145,13 @@ def test_the_daemon_compacts(
 ) -> None:
     installation, _, _ = aged
     monkeypatch.setenv("SYNCER_RETENTION__HISTORY", "400d")
-    with daemon(installation) as found:
-        wait_until(lambda: any("retention: " in line for line in found.log), what="the compaction")
+    with daemon(installation) as service:
+        wait_until(
+            lambda: any("retention: " in line for line in service.log), what="the compaction"
+        )
         sealed = installation.json("audit", "seal")
     assert (sealed["holds"], sealed["compacted"], sealed["unfinished"]) == (True, 3, False)
-    (line,) = [line for line in found.log if "retention: " in line]
+    (line,) = [line for line in service.log if "retention: " in line]
     assert re.search(r"retention: \d+ changes removed, \d+ kept$", line)
 
 
@@ -182,21 +184,21 @@ def test_a_compaction_may_be_killed_at_any_moment(
             seals = database.execute("SELECT count(*) FROM seal").fetchone()[0]
             end = time.monotonic() + 20
             while process.poll() is None and time.monotonic() < end:
-                there = database.execute("SELECT count(*) FROM change").fetchone()[0]
+                remaining = database.execute("SELECT count(*) FROM change").fetchone()[0]
                 begun = database.execute("SELECT count(*) FROM seal").fetchone()[0] > seals
-                if there < before or (number == 0 and begun):
+                if remaining < before or (number == 0 and begun):
                     break
                 time.sleep(0.01)
             time.sleep(number * 0.01)
             process.send_signal(signal.SIGKILL)
             process.communicate()
             before = database.execute("SELECT count(*) FROM change").fetchone()[0]
-            found = installation.json("audit", "seal")
-            assert found["holds"]
-            unfinished += found["unfinished"]
+            document = installation.json("audit", "seal")
+            assert document["holds"]
+            unfinished += document["unfinished"]
             assert answered(installation, *question) == answer
     assert unfinished > 1
     installation.run("audit", "compact")
-    found = installation.json("audit", "seal")
-    assert (found["holds"], found["unfinished"], found["compacted"]) == (True, False, 3)
+    document = installation.json("audit", "seal")
+    assert (document["holds"], document["unfinished"], document["compacted"]) == (True, False, 3)
     assert answered(installation, *question) == answer

@@ -58,7 +58,7 @@ def test_what_cannot_be_answered_is_said_in_one_line(
     told: tuple[Installation, str, str], arguments: list[str], code: int, said: str
 ) -> None:
     installation, trait, customer_id = told
-    arguments = [one.format(trait=trait, customer=customer_id) for one in arguments]
+    arguments = [argument.format(trait=trait, customer=customer_id) for argument in arguments]
     for form in ([], ["--json"], ["--csv"]):
         result = installation.run("audit", *arguments, *form, exit_code=code)
         assert result.stdout == ""
@@ -112,19 +112,25 @@ def test_what_amberflo_refused_is_undelivered_until_it_takes_it(
     installation: Installation, engage: EngageSandbox
 ) -> None:
     engage.fill(30, 3)
-    wanted = {one.customer_id: one for one in engage.expected()}
+    wanted = {customer.customer_id: customer for customer in engage.expected()}
     bad = next(iter(wanted))
     record = {"customerId": bad, "customerName": bad, "strange": 1, "traits": {}}
     installation.amberflo.customers[bad] = record
     installation.run("sync", exit_code=1)
     document = installation.json("audit", "undelivered")
     assert document["count"] == len(document["changes"]) > 0
-    for one in document["changes"]:
-        assert (one["customer_id"], one["refused"], one["delivered_at"]) == (bad, True, None)
-    assert {one["trait"]: one["after"] for one in document["changes"]} == wanted[bad].traits
+    for change in document["changes"]:
+        assert (change["customer_id"], change["refused"], change["delivered_at"]) == (
+            bad,
+            True,
+            None,
+        )
+    assert {change["trait"]: change["after"] for change in document["changes"]} == wanted[
+        bad
+    ].traits
     rows = rows_of(installation, "audit", "undelivered")
     assert [(row["trait"], row["refused"]) for row in rows] == [
-        (one["trait"], "True") for one in document["changes"]
+        (change["trait"], "True") for change in document["changes"]
     ]
     if document["count"] > 1:
         said = installation.run("audit", "undelivered", "--limit", "1").stdout
@@ -168,10 +174,10 @@ def test_memory_does_not_grow_with_the_answer(installation: Installation, tmp_pa
     ):
         run = runs.start(connection, "initial", 1000, "{}")
         runs.set_values(connection, run, {"committed_at": 1000})
-        states = [CustomerRow(one, "{}", None, None, None, None) for one in ids]
+        states = [CustomerRow(id_, "{}", None, None, None, None) for id_ in ids]
         snapshot.insert_customers(connection, states, 1000)
         snapshot.put_traits(connection, [TraitRow("vip", "vip", "audience", len(ids))])
-        changes = [ChangeRow(one, "vip", "vip", None, "true", 7) for one in ids]
+        changes = [ChangeRow(id_, "vip", "vip", None, "true", 7) for id_ in ids]
         add_changes(connection, changes, run, 1000)
     for question in (
         ["run", str(run), "--json"],

@@ -23,13 +23,13 @@ def test_each_run_says_its_head_and_it_can_be_expected(
     engage.fill(30, 3)
     first = installation.json("sync")["seal"]
     said = installation.run("sync").stdout
-    found = installation.json("audit", "seal")
-    assert f"seal {found['head']}" in said.splitlines()
-    assert (found["holds"], found["seals"], found["unsealed"]) == (True, 2, 0)
+    document = installation.json("audit", "seal")
+    assert f"seal {document['head']}" in said.splitlines()
+    assert (document["holds"], document["seals"], document["unsealed"]) == (True, 2, 0)
     with closing(state(installation)) as database:
         (count,) = database.execute("SELECT count(*) FROM change").fetchone()
-    assert found["changes"] == count > 30
-    for head in (first, found["head"], f" {first.upper()}\n"):
+    assert document["changes"] == count > 30
+    for head in (first, document["head"], f" {first.upper()}\n"):
         installation.run("audit", "seal", "--expect", head)
     done = installation.run("audit", "seal", "--expect", "0" * 64, exit_code=1)
     assert done.stderr == (
@@ -37,7 +37,7 @@ def test_each_run_says_its_head_and_it_can_be_expected(
         "chain: it was cut, or written anew\n"
     )
     lines = installation.run("audit", "seal").stdout.splitlines()
-    assert lines[0] == f"head {found['head']}"
+    assert lines[0] == f"head {document['head']}"
     assert lines[1].startswith(f"2 seals hold for {count} changes; the times of Amberflo's")
 
 
@@ -66,14 +66,14 @@ def test_the_export_can_be_checked_without_us(
     synced: Installation, checker: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "export"
-    found = synced.json("audit", "seal", "--export", str(folder))
-    assert check(checker, folder) == (0, f"holds, head {found['head']}")
+    document = synced.json("audit", "seal", "--export", str(folder))
+    assert check(checker, folder) == (0, f"holds, head {document['head']}")
     manifest = json.loads((folder / "manifest.json").read_bytes())
     assert manifest["tool"].startswith("engage-amberflo-sync ")
-    assert manifest["head"] == found["head"]
-    assert len(manifest["seals"]) == found["seals"] == 3
+    assert manifest["head"] == document["head"]
+    assert len(manifest["seals"]) == document["seals"] == 3
     lines = [json.loads(line) for line in (folder / "changes.jsonl").read_text().splitlines()]
-    assert len(lines) == manifest["changes"] == found["changes"]
+    assert len(lines) == manifest["changes"] == document["changes"]
     with closing(state(synced)) as database:
         database.row_factory = sqlite3.Row
         rows = [
@@ -125,10 +125,10 @@ def test_a_part_of_the_history_can_be_exported(
         key, count = database.execute("SELECT key, count(*) FROM change GROUP BY key").fetchone()
     synced.run("audit", "seal", "--export", str(tmp_path / "one"), "--audience", key)
     assert check(checker, tmp_path / "one")[0] == 0
-    one = [json.loads(line) for line in (tmp_path / "one/changes.jsonl").read_text().splitlines()]
-    assert len([line for line in one if line.get("key") == key]) == count
-    assert all(line.keys() == {"id", "leaf"} for line in one if line.get("key") != key)
-    assert json.loads((tmp_path / "one/manifest.json").read_text())["hidden"] == len(one) - count
+    part = [json.loads(line) for line in (tmp_path / "one/changes.jsonl").read_text().splitlines()]
+    assert len([line for line in part if line.get("key") == key]) == count
+    assert all(line.keys() == {"id", "leaf"} for line in part if line.get("key") != key)
+    assert json.loads((tmp_path / "one/manifest.json").read_text())["hidden"] == len(part) - count
 
     for arguments, code in (
         (["--export", str(tmp_path / "x"), "--since", "9"], 1),
@@ -143,21 +143,25 @@ def test_a_part_of_the_history_can_be_exported(
 
 def edit_line(folder: Path, change: Callable[[dict[str, Any]], object], line: int = 5) -> None:
     file = folder / "changes.jsonl"
-    lines = [json.loads(one) for one in file.read_text("utf-8").splitlines()]
+    lines = [json.loads(text_line) for text_line in file.read_text("utf-8").splitlines()]
     change(lines[line])
-    file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines), "utf-8")
+    file.write_text(
+        "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in lines), "utf-8"
+    )
 
 
 def a_line(**values: Any) -> Callable[[Path], None]:
-    return lambda folder: edit_line(folder, lambda one: one.update(values))
+    return lambda folder: edit_line(folder, lambda entry: entry.update(values))
 
 
 def a_seal(place: int, **values: Any) -> Callable[[Path], None]:
-    return lambda folder: edit_manifest(folder, lambda one: one["seals"][place].update(values))
+    return lambda folder: edit_manifest(
+        folder, lambda manifest: manifest["seals"][place].update(values)
+    )
 
 
 def without_seal(place: int) -> Callable[[Path], None]:
-    return lambda folder: edit_manifest(folder, lambda one: one["seals"].pop(place))
+    return lambda folder: edit_manifest(folder, lambda manifest: manifest["seals"].pop(place))
 
 
 def one_line_more(folder: Path) -> None:
@@ -202,7 +206,7 @@ def test_a_file_that_is_not_the_manifests_does_not_pass(
 ) -> None:
     folder = tmp_path / "export"
     synced.run("audit", "seal", "--export", str(folder))
-    edit_line(folder, lambda one: one.update(delivered_at=1))
+    edit_line(folder, lambda entry: entry.update(delivered_at=1))
     assert check(checker, folder) == (1, "does not hold: changes.jsonl")
 
 

@@ -27,10 +27,10 @@ def section(url: str, token: str = TOKEN, **more: Any) -> str:
 def set_status(space: PublicApiSandbox, status: str, *keys: str, **more: Any) -> None:
     """Give listed audiences (all, where none is named) another status."""
     space.listed = [
-        replace(one, status=status, **more)
-        if one.key in keys or (not keys and one.kind == "audience")
-        else one
-        for one in space.listed
+        replace(computation, status=status, **more)
+        if computation.key in keys or (not keys and computation.kind == "audience")
+        else computation
+        for computation in space.listed
     ]
 
 
@@ -46,7 +46,9 @@ def without_exits(engage: EngageSandbox, before: Records, *keys: str) -> Records
 
 def leaving(wanted: Records, settled: Records) -> set[str]:
     """Who differs between the two."""
-    return {one for one in wanted if wanted[one] != settled.get(one)}
+    return {
+        customer_id for customer_id in wanted if wanted[customer_id] != settled.get(customer_id)
+    }
 
 
 def check_sums(run: Any) -> None:
@@ -94,7 +96,7 @@ def custom_trait(installation: Installation, key: str) -> int:
         at = "2026-01-01 00:00:00.000000"
         source.executemany(
             "INSERT INTO user_traits VALUES (?, ?, 'true', 1, ?, ?, ?)",
-            [(one, key, at, at, at) for one in ids],
+            [(id_, key, at, at, at) for id_ in ids],
         )
         source.commit()
     return len(ids)

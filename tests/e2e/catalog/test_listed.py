@@ -40,7 +40,7 @@ def test_a_custom_trait_is_no_audience(
 
 
 def owners(installation: Installation) -> int:
-    return sum(one["traits"].get("has_pet") is True for one in installation.holds().values())
+    return sum(record["traits"].get("has_pet") is True for record in installation.holds().values())
 
 
 def test_without_the_section_all_stays_as_it_was(
@@ -75,7 +75,7 @@ def test_an_audience_deleted_in_engage_is_held(
     evolution = engage.evolve(fraction=0.2)
     key = busiest(engage, evolution)
     members = sum(record["traits"].get(key) is True for record in before.values())
-    space.listed = [one for one in space.listed if one.key != key]
+    space.listed = [computation for computation in space.listed if computation.key != key]
     # A partial run infers nothing from rows that are not there.
     partial = synced.json("sync")
     check_sums(partial)
@@ -90,15 +90,17 @@ def test_an_audience_deleted_in_engage_is_held(
         assert run["state"] == "held"
         assert run["hold_reasons"] == {key: since + why}
         assert {
-            one: record["traits"][key]
-            for one, record in synced.holds().items()
+            customer_id: record["traits"][key]
+            for customer_id, record in synced.holds().items()
             if key in record["traits"]
         } == {
-            one: record["traits"][key] for one, record in before.items() if key in record["traits"]
+            customer_id: record["traits"][key]
+            for customer_id, record in before.items()
+            if key in record["traits"]
         }
     engage.observe()
-    found = known_traits(synced)
-    assert (found[key].status, found[key].size, found[key].name) == ("Unlisted", None, key)
+    known = known_traits(synced)
+    assert (known[key].status, known[key].size, known[key].name) == ("Unlisted", None, key)
 
     # With somebody's word its members leave, and nothing brings them back.
     run = synced.json("runs", "approve", "--yes", str(run["run"]))
@@ -118,7 +120,7 @@ def test_a_key_that_is_listed_again_is_compared_from_the_start(
     listed = list(space.listed)
     evolution = engage.evolve(fraction=0.2)
     key = busiest(engage, evolution)
-    space.listed = [one for one in listed if one.key != key]
+    space.listed = [computation for computation in listed if computation.key != key]
     for _ in range(2):
         synced.run("sync")
         engage.observe()
@@ -139,7 +141,8 @@ def test_sizes_that_differ_are_told(
     key, other = engage.audiences[:2]
     here = sum(record["traits"].get(key) is True for record in synced.holds().values())
     space.listed = [
-        replace(one, size=2 * here) if one.key == key else one for one in listed_by(engage)
+        replace(computation, size=2 * here) if computation.key == key else computation
+        for computation in listed_by(engage)
     ]
     space.listed = [*space.listed, Listed("nobody_pulled", size=11), Listed("few", size=10)]
     set_status(space, "Computing", other, size=9999)
@@ -168,14 +171,18 @@ def test_members_are_counted_as_the_run_leaves_them(
         for key in engage.audiences
     ]
     space.listed += [Listed(REVENUE, kind="computed_trait")]
-    space.listed = [replace(one, size=(one.size or 0) + 10) for one in space.listed]
+    space.listed = [
+        replace(computation, size=(computation.size or 0) + 10) for computation in space.listed
+    ]
     synced.configure(more=section(url, size_tolerance=0) + "[guard]\nmax_exits = 1.0\n")
     run = synced.json("sync", "--full", exit_code=3)  # two of the computed traits are not listed
     assert run["mismatches"] == []
-    space.listed = [replace(one, size=(one.size or 0) + 1) for one in space.listed]
+    space.listed = [
+        replace(computation, size=(computation.size or 0) + 1) for computation in space.listed
+    ]
     run = synced.json("sync", "--full", exit_code=3)
-    assert [one["key"] for one in run["mismatches"]] == list(engage.audiences)
-    assert all(one["segment"] - one["here"] == 11 for one in run["mismatches"])
+    assert [mismatch["key"] for mismatch in run["mismatches"]] == list(engage.audiences)
+    assert all(mismatch["segment"] - mismatch["here"] == 11 for mismatch in run["mismatches"])
 
 
 def test_name_status_and_size_are_kept(
@@ -184,10 +191,10 @@ def test_name_status_and_size_are_kept(
     key = engage.audiences[0]
     set_status(space, "Awaiting Destinations", key, name="Order Completed", size=5)
     synced.run("sync")
-    found = known_traits(synced)
-    row = found[key]
+    known = known_traits(synced)
+    row = known[key]
     assert (row.name, row.status, row.size) == ("Order Completed", "Awaiting Destinations", 5)
-    assert (found[REVENUE].status, found[REVENUE].size) == ("Live", None)
+    assert (known[REVENUE].status, known[REVENUE].size) == ("Live", None)
 
 
 def test_check_tells_what_is_listed(

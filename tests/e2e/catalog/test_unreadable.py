@@ -55,8 +55,8 @@ def test_without_the_public_api_who_enters_enters_and_nobody_leaves(
     assert run["state"] == "done"
     (problem,) = run["problems"]
     assert said in problem
-    left = {key for key in engage.audiences if evolution.exited[key]}
-    assert set(run["waiting"]) == left
+    exited = {key for key in engage.audiences if evolution.exited[key]}
+    assert set(run["waiting"]) == exited
     assert all("the Public API could not be read" in reason for reason in run["waiting"].values())
     assert synced.holds() == without_exits(engage, before, *engage.audiences)
     assert "has_pet" not in by_key(run)
@@ -95,7 +95,7 @@ def test_a_deleted_audience_does_not_come_back_while_it_cannot_be_read(
 ) -> None:
     """In the source its members are true for ever."""
     key = engage.audiences[0]
-    space.listed = [one for one in space.listed if one.key != key]
+    space.listed = [computation for computation in space.listed if computation.key != key]
     run = synced.json("sync", "--full", exit_code=3)
     synced.run("runs", "approve", "--yes", str(run["run"]))
     had = synced.holds()

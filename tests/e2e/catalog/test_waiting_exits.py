@@ -55,7 +55,7 @@ def test_exits_wait_for_segment_and_come_with_the_next_run(
     # Who only left it is not written at all.
     waits = leaving(wanted, expected_records(engage))
     assert len(waits) == evolution.exited[key]
-    alone = {one for one in waits if before[one] == wanted[one]}
+    alone = {customer_id for customer_id in waits if before[customer_id] == wanted[customer_id]}
     assert alone
     assert set(synced.puts()) == evolution.changed - alone
     engage.observe()
@@ -96,7 +96,7 @@ def test_rows_that_vanished_wait_too(
     before = synced.holds()
     engage.evolve(fraction=0.001, vanish=40)
     set_status(space, "Locked")
-    space.listed = [replace(one, status="Locked") for one in space.listed]
+    space.listed = [replace(computation, status="Locked") for computation in space.listed]
     run = synced.json("sync", "--full")
     check_sums(run)
     assert (run["kind"], run["state"]) == ("reconcile", "done")
@@ -111,7 +111,7 @@ def test_rows_that_vanished_wait_too(
     assert synced.holds() == wanted
     engage.observe()
     set_status(space, "Live")
-    space.listed = [replace(one, status="Live") for one in space.listed]
+    space.listed = [replace(computation, status="Live") for computation in space.listed]
     run = synced.json("sync")
     check_sums(run)
     assert (run["kind"], run["waiting"]) == ("incremental", {})
@@ -181,9 +181,9 @@ def test_an_approval_is_not_for_what_waits(
     set_status(space, "Live", waits)
     run = synced.json("runs", "approve", "--yes", str(run["run"]), exit_code=3)
     assert list(run["hold_reasons"]) == [waits]
-    found = synced.holds().values()
-    assert not any(record["traits"].get(held) for record in found)
-    assert any(record["traits"].get(waits) for record in found)
+    customers = synced.holds().values()
+    assert not any(record["traits"].get(held) for record in customers)
+    assert any(record["traits"].get(waits) for record in customers)
 
 
 def test_the_guard_and_the_gate_on_postgresql(

@@ -52,7 +52,7 @@ class State:
 
 
 def traits_of(engage: EngageSandbox) -> Traits:
-    return {one.customer_id: one.traits for one in engage.expected()}
+    return {customer.customer_id: customer.traits for customer in engage.expected()}
 
 
 def differences(before: Traits, after: Traits) -> set[tuple[str, str, str, str]]:

@@ -67,17 +67,21 @@ def check_all_waits(
     assert (status["backlog"]["customers"], status["failures"]) == (count, 0)
     assert installation.holds() == before
     wanted = expected_records(engage)
-    return {one: record for one, record in wanted.items() if record != before.get(one)}
+    return {
+        customer_id: record
+        for customer_id, record in wanted.items()
+        if record != before.get(customer_id)
+    }
 
 
 def check_all_is_sent(installation: Installation, wanted: Traits) -> None:
     run = installation.json("sync")
     assert (run["state"], run["due"], run["delivered"]) == ("done", len(wanted), len(wanted))
     assert installation.puts() == dict.fromkeys(wanted, 1)
-    found = installation.holds()
-    assert {one: found[one] for one in wanted} == wanted
-    one = next(iter(wanted))
-    changes = installation.json("audit", "customer", one)["changes"]
+    customers = installation.holds()
+    assert {customer_id: customers[customer_id] for customer_id in wanted} == wanted
+    first = next(iter(wanted))
+    changes = installation.json("audit", "customer", first)["changes"]
     assert changes
     assert all(change["delivered_at"] for change in changes)
 

@@ -100,14 +100,14 @@ class Killing:
                 self.changed += int(run["due"])
                 self.known = now
                 self.engage.observe()
-        found = self.state.rows("SELECT customer_id, traits FROM customer")
-        assert {row["customer_id"]: json.loads(row["traits"]) for row in found} == self.known
+        rows = self.state.rows("SELECT customer_id, traits FROM customer")
+        assert {row["customer_id"]: json.loads(row["traits"]) for row in rows} == self.known
 
     def _check_acknowledged(self) -> None:
         """What the state says Amberflo has is there."""
-        there = self.installation.amberflo.customers
+        customers = self.installation.amberflo.customers
         for row in self.state.rows("SELECT * FROM customer WHERE acked_rev = rev"):
-            assert there[row["customer_id"]]["traits"] == at_amberflo(json.loads(row["traits"]))
+            assert customers[row["customer_id"]]["traits"] == at_amberflo(json.loads(row["traits"]))
 
     def finish(self) -> None:
         """The next run ends it all."""

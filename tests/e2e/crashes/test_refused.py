@@ -36,13 +36,13 @@ def alone(installation: Installation, engage: EngageSandbox) -> list[str]:
     """Customers that are the only ones of their profile, which never merged."""
     merged = "FROM profile_merges WHERE segment_id <> canonical_segment_id"
     with closing(sqlite3.connect(installation.folder / "engage.db")) as source:
-        found = source.execute(
+        rows = source.execute(
             "SELECT max(value) FROM user_identifiers WHERE type = 'user_id' "
             f"AND canonical_segment_id NOT IN (SELECT segment_id {merged}) "
             f"AND canonical_segment_id NOT IN (SELECT canonical_segment_id {merged}) "
             "GROUP BY canonical_segment_id HAVING count(*) = 1"
         ).fetchall()
-    return sorted({one for (one,) in found} & expected_records(engage).keys())
+    return sorted({value for (value,) in rows} & expected_records(engage).keys())
 
 
 @pytest.fixture
@@ -129,18 +129,20 @@ def test_a_retry_gets_through_when_amberflo_was_mended(
         customers[bad] = {"customerId": bad, "customerName": bad, "strange": 1, "traits": {}}
     run = installation.json("sync", exit_code=1)
     assert (run["delivered"], run["failed"]) == (len(wanted) - 3, 3)
-    found = installation.json("failures")
-    assert [one["status"] for one in found] == [400] * 3
+    failures = installation.json("failures")
+    assert [failure["status"] for failure in failures] == [400] * 3
     for bad in list(wanted)[:2]:
         del customers[bad]["strange"]
 
-    chosen = [str(one["id"]) for one in found if one["customer_id"] == next(iter(wanted))]
+    chosen = [
+        str(failure["id"]) for failure in failures if failure["customer_id"] == next(iter(wanted))
+    ]
     assert installation.json("failures", "retry", *chosen) == {"delivered": 1, "failed": 0}
     assert len(installation.json("failures")) == 2
     document = installation.json("failures", "retry", "--all", exit_code=1)
     assert document == {"delivered": 1, "failed": 1}
-    (left,) = installation.json("failures")
-    del customers[left["customer_id"]]["strange"]
+    (refused,) = installation.json("failures")
+    del customers[refused["customer_id"]]["strange"]
     installation.run("failures", "retry", "--all")
     assert installation.json("failures") == []
     assert installation.holds() == wanted

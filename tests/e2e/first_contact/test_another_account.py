@@ -47,9 +47,9 @@ def test_another_account_is_filled_by_your_word(
     installation.configure()
     seed(Installation(installation.folder, other, ""), "u00", vip=True)
     installation.run("sync", "--new-account")
-    assert {one: record["traits"]["vip"] for one, record in other.customers.items()} == {
-        f"u{number:02}": number > 0 for number in range(30)
-    }
+    assert {
+        customer_id: record["traits"]["vip"] for customer_id, record in other.customers.items()
+    } == {f"u{number:02}": number > 0 for number in range(30)}
     installation.run("sync")
     installation.run("verify")
 
@@ -70,13 +70,14 @@ def test_a_mass_exit_in_another_account_is_held_too(
     installation: Installation, warehouse: Warehouse, other_account: tuple[AmberfloSandbox, str]
 ) -> None:
     ids = warehouse.users(40, ago=40, vip="true", gold="true")
-    for one in ids[:20]:
-        warehouse.say(one, "vip", "false", ago=30)
+    for customer_id in ids[:20]:
+        warehouse.say(customer_id, "vip", "false", ago=30)
     installation.run("sync")
     amberflo, url = other_account
-    for one in ids:
-        amberflo.customers[one] = {
-            "customerId": one, "id": one, "customerName": one, "traits": {"vip": True},
+    for customer_id in ids:
+        amberflo.customers[customer_id] = {
+            "customerId": customer_id, "id": customer_id, "customerName": customer_id,
+            "traits": {"vip": True},
         }  # fmt: skip
     installation.amberflo, installation.amberflo_url = amberflo, url
     installation.configure()

@@ -189,7 +189,7 @@ def test_a_value_of_another_system_goes_into_the_history(
     assert record["traits"].get("vip") in (None, False)
     assert record["traits"]["stripeId"] == "cus_1"
     entries = installation.json("audit", "customer", "u1")["changes"]
-    (entry,) = [one for one in entries if one["trait"] == "vip"]
+    (entry,) = [change for change in entries if change["trait"] == "vip"]
     assert (entry["before"], entry["source"]) == ("set by the CRM", "amberflo")
 
 
@@ -221,7 +221,7 @@ def test_a_trait_that_becomes_ours_later_meets_what_is_there(
     assert installation.json("sync")["kind"] == "reconcile"
     assert installation.values("vip").get("u00") in (None, False)
     entries = installation.json("audit", "customer", "u00")["changes"]
-    assert [one["before"] for one in entries if one["trait"] == "vip"] == ["mine"]
+    assert [entry["before"] for entry in entries if entry["trait"] == "vip"] == ["mine"]
 
 
 @pytest.mark.parametrize("rows_later", [False, True])
@@ -272,7 +272,7 @@ def test_repair_sends_nothing_that_is_held(
     installation.run("verify", "--repair", exit_code=(0, 1, 3))
     assert installation.values("vip")["u30"] is True
     assert installation.values("vip")["u00"] in ("broken", True)
-    assert not {one for one, value in installation.values("vip").items() if value is False}
+    assert not {left_id for left_id, value in installation.values("vip").items() if value is False}
 
 
 def test_what_somebody_changed_at_amberflo_is_mended_by_a_comparison(
@@ -295,7 +295,7 @@ def test_verify_judges_customers_that_only_amberflo_and_engage_know(
     seed(installation, "left", vip=True)
     seed(installation, "nobody", vip=True)
     document = installation.json("verify", exit_code=1)
-    assert [one["customer_id"] for one in document["drifted"]] == ["left"]
+    assert [drift["customer_id"] for drift in document["drifted"]] == ["left"]
 
 
 def test_who_is_due_by_a_call_is_guarded_and_recorded_like_anybody(
@@ -303,18 +303,18 @@ def test_who_is_due_by_a_call_is_guarded_and_recorded_like_anybody(
 ) -> None:
     """The state knows the customer by a call, and Amberflo was never told of it."""
     ids = warehouse.users(40, ago=40, gold="true")
-    for one in ids:
-        seed(installation, one, vip=True)
-        warehouse.say(one, "vip", "false" if one < "u20" else "true", ago=30)
-    take(installation.config, *(identify(one, plan="pro") for one in ids[:20]))
+    for customer_id in ids:
+        seed(installation, customer_id, vip=True)
+        warehouse.say(customer_id, "vip", "false" if customer_id < "u20" else "true", ago=30)
+    take(installation.config, *(identify(id_, plan="pro") for id_ in ids[:20]))
     installation.run("sync", exit_code=3)
     assert installation.members("vip") == set(ids)
     installation.run("runs", "approve", "--yes", "1")
     assert installation.members("vip") == set(ids[20:])
     changes = installation.json("audit", "customer", "u25")["changes"]
-    assert [(one["before"], one["source"]) for one in changes if one["trait"] == "vip"] == [
-        (True, "amberflo")
-    ]
+    assert [
+        (change["before"], change["source"]) for change in changes if change["trait"] == "vip"
+    ] == [(True, "amberflo")]
 
 
 def test_a_call_of_a_stranger_takes_no_membership_away(
@@ -354,14 +354,14 @@ def test_an_older_copy_with_an_open_hold_bills_nobody_again(
 ) -> None:
     ids = warehouse.users(40, ago=40, vip="true", beta="false")
     installation.run("sync")
-    for one in ids[:20]:
-        warehouse.say(one, "vip", "false", ago=5)
+    for customer_id in ids[:20]:
+        warehouse.say(customer_id, "vip", "false", ago=5)
     installation.run("sync", exit_code=3)
     copy = copy_state(installation, "old.db")
     installation.run("runs", "approve", "--yes", "2")
     restore(installation, copy)
     installation.run("sync", "--full", exit_code=(0, 3))
-    for one in ids[:20]:
-        warehouse.say(one, "beta", "true", ago=1)
+    for customer_id in ids[:20]:
+        warehouse.say(customer_id, "beta", "true", ago=1)
     installation.run("sync", exit_code=(0, 3))
     assert installation.members("vip") == set(ids[20:])

@@ -12,23 +12,27 @@ Json = dict[str, Any]
 
 def traces(installation: Installation, *needles: str) -> dict[str, list[str]]:
     """The files of the state that hold one of these texts, raw."""
-    found: dict[str, list[str]] = {}
+    by_file: dict[str, list[str]] = {}
     for file in installation.folder.glob("syncer*"):
         content = file.read_bytes()
-        there = [needle for needle in needles if needle.encode() in content]
-        if there:
-            found[file.name] = there
-    return found
+        hits = [needle for needle in needles if needle.encode() in content]
+        if hits:
+            by_file[file.name] = hits
+    return by_file
 
 
 def personal(installation: Installation, engage: EngageSandbox) -> tuple[str, Json]:
     """A customer whose id, name and email nobody else has, and what Amberflo holds of it."""
     wanted = expected_records(engage)
-    values = [str(one[field]) for one in wanted.values() for field in one if field != "traits"]
+    values = [str(held[field]) for held in wanted.values() for field in held if field != "traits"]
     for customer_id, record in wanted.items():
         own = record["customerName"], record["customerEmail"]
         members = [value for value in record["traits"].values() if value is True]
-        if customer_id.startswith("u") and members and all(values.count(one) == 1 for one in own):
+        if (
+            customer_id.startswith("u")
+            and members
+            and all(values.count(value) == 1 for value in own)
+        ):
             return customer_id, record
     raise AssertionError("there is none")
 

@@ -17,10 +17,10 @@ from tests.support.processes import wait_until
 from tests.support.warehouse import Warehouse
 
 
-def delete(found: Daemon, customer_id: str) -> None:
+def delete(service: Daemon, customer_id: str) -> None:
     """Segment's delete call."""
     body = orjson.dumps({"type": "delete", "userId": customer_id})
-    found.send("webhook", body, key=None, x_signature=sign(body))
+    service.send("webhook", body, key=None, x_signature=sign(body))
 
 
 def test_segments_delete_call_forgets(installation: Installation) -> None:
@@ -29,47 +29,51 @@ def test_segments_delete_call_forgets(installation: Installation) -> None:
     know(f"sqlite:///{installation.folder / 'syncer.db'}", "vip")
     with (
         closing(Warehouse(installation.folder / "engage.db")) as profiles,
-        daemon(installation) as found,
+        daemon(installation) as service,
     ):
-        found.first_run()
+        service.first_run()
         traits = {"name": mine[1], "email": mine[2], "phone": mine[3]}
-        for one in (user, other):
-            found.send("identify", {"userId": one, "traits": traits | {"plan": one}})
-            event = orjson.dumps(engage_call(one, "vip", True, "2026-01-01T00:00:00.000Z"))
-            found.send("webhook", event, key=None, x_signature=sign(event))
-        found.settle()
+        for customer_id in (user, other):
+            service.send(
+                "identify", {"userId": customer_id, "traits": traits | {"plan": customer_id}}
+            )
+            event = orjson.dumps(engage_call(customer_id, "vip", True, "2026-01-01T00:00:00.000Z"))
+            service.send("webhook", event, key=None, x_signature=sign(event))
+        service.settle()
         # A call that cannot be taken is a failure that names it.
-        found.batch({"type": "track", "userId": user, "event": "X", "properties": {"value": "NaN"}})
-        assert len(found.failures(user)) == 1
-        assert found.customer(user)["traits"] == {"plan": user, "phone": mine[3], "vip": True}
+        service.batch(
+            {"type": "track", "userId": user, "event": "X", "properties": {"value": "NaN"}}
+        )
+        assert len(service.failures(user)) == 1
+        assert service.customer(user)["traits"] == {"plan": user, "phone": mine[3], "vip": True}
 
-        delete(found, user)
+        delete(service, user)
         wait_until(lambda: traces(installation, user) == {}, what="the erasure")
-        assert found.customer(user) == {
+        assert service.customer(user) == {
             "customerName": user,
             "customerEmail": None,
             "traits": {"vip": True},
         }
         # The other one has the same name and address.
-        assert found.customer(other)["traits"]["phone"] == mine[3]
-        assert found.failures(user) == []
+        assert service.customer(other)["traits"]["phone"] == mine[3]
+        assert service.failures(user) == []
         assert installation.json("audit", "seal")["holds"]
         assert installation.json("audit", "customer", other)["present"] == {"vip": True}
 
         # It stays out, by calls and by pulls; what it uses is billed.
         profiles.put(user, "2026-11-01T00:00:00Z", vip="false", name=mine[1])
-        found.send("identify", {"userId": user, "traits": traits})
+        service.send("identify", {"userId": user, "traits": traits})
         event = orjson.dumps(engage_call(user, "vip", False, "2029-01-01T00:00:00.000Z"))
-        found.send("webhook", event, key=None, x_signature=sign(event))
-        found.send("page", {"userId": user, "messageId": unique()})
-        assert len(found.by_customer(user)) == 1
-        assert found.calls("dropped", "forgotten") == 2
+        service.send("webhook", event, key=None, x_signature=sign(event))
+        service.send("page", {"userId": user, "messageId": unique()})
+        assert len(service.by_customer(user)) == 1
+        assert service.calls("dropped", "forgotten") == 2
         installation.run("sync")
-        assert found.customer(user)["customerEmail"] is None
-        delete(found, user)
-        found.settle()
-        assert found.customer(user)["traits"] == {"vip": True}
-        assert "Traceback" not in "\n".join(found.log)
+        assert service.customer(user)["customerEmail"] is None
+        delete(service, user)
+        service.settle()
+        assert service.customer(user)["traits"] == {"vip": True}
+        assert "Traceback" not in "\n".join(service.log)
 
     found_seal = installation.json("audit", "seal")
     assert (found_seal["holds"], found_seal["erased"]) == (True, 5)
@@ -79,12 +83,12 @@ def test_a_delete_call_waits_for_a_run_and_for_amberflo(
     installation: Installation, engage: EngageSandbox
 ) -> None:
     engage.fill(40, 3)
-    with daemon(installation) as found:
-        found.first_run()
+    with daemon(installation) as service:
+        service.first_run()
         customer, record = personal(installation, engage)
         installation.amberflo.faults = Faults.parse("503=1")
-        delete(found, customer)
-        wait_until(lambda: found.calls("customer", "delete"), what="the call")
+        delete(service, customer)
+        wait_until(lambda: service.calls("customer", "delete"), what="the call")
         time.sleep(1.5)
         done = installation.run("audit", "customer", customer, exit_code=1)
         assert "was forgotten" in done.stderr
@@ -105,16 +109,16 @@ def test_records_that_wait_are_billed_first(installation: Installation) -> None:
     """They hold the id: the traces in the files go when they are delivered."""
     user = unique("user")
     Warehouse(installation.folder / "engage.db").close()
-    with daemon(installation) as found:
-        found.send("identify", {"userId": user, "traits": {"name": "Ada"}})
-        found.settle()
+    with daemon(installation) as service:
+        service.send("identify", {"userId": user, "traits": {"name": "Ada"}})
+        service.settle()
         installation.amberflo.faults = Faults.parse("503=1")
-        found.send("track", {"userId": user, "event": "Used", "messageId": unique()})
-        wait_until(lambda: found.metrics()["syncer_meters_waiting"], what="the record")
+        service.send("track", {"userId": user, "event": "Used", "messageId": unique()})
+        wait_until(lambda: service.metrics()["syncer_meters_waiting"], what="the record")
     installation.amberflo.faults = Faults()
     done = installation.run("forget", user, "--yes")
     assert "earlier calls wait to be delivered" in done.stderr
     assert traces(installation, user).keys() == {"syncer-queue.db"}
-    with daemon(installation) as found:
-        assert len(found.by_customer(user)) == 1
+    with daemon(installation) as service:
+        assert len(service.by_customer(user)) == 1
         wait_until(lambda: traces(installation, user) == {}, what="the end of the traces")

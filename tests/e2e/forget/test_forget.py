@@ -26,14 +26,16 @@ def test_nothing_is_left_of_a_forgotten_customer(
     name, email = record["customerName"], record["customerEmail"]
     synced.amberflo.customers[customer]["traits"]["stripeId"] = "cus_1"
     assert set(traces(synced, customer, name, email)["syncer.db"]) == {customer, name, email}
-    others = {one: held for one, held in synced.holds().items() if one != customer}
+    others = {
+        customer_id: held for customer_id, held in synced.holds().items() if customer_id != customer
+    }
     known = synced.json("audit", "seal")
 
-    found = synced.json("forget", customer, "--yes")
-    assert found["forgotten"]
-    assert found["erased"]["customers"] == 1
-    assert found["erased"]["changes"] >= len(record["traits"])
-    assert found["traces"] is False
+    answer = synced.json("forget", customer, "--yes")
+    assert answer["forgotten"]
+    assert answer["erased"]["customers"] == 1
+    assert answer["erased"]["changes"] >= len(record["traits"])
+    assert answer["traces"] is False
     assert traces(synced, customer, name, email) == {}
     # Amberflo: nothing personal, the memberships and what others put there as they were.
     assert synced.holds() == others | {
@@ -44,14 +46,18 @@ def test_nothing_is_left_of_a_forgotten_customer(
         }
     }
     sealed = synced.json("audit", "seal", "--expect", known["head"])
-    assert (sealed["holds"], sealed["erased"]) == (True, found["erased"]["changes"])
+    assert (sealed["holds"], sealed["erased"]) == (True, answer["erased"]["changes"])
     assert sealed["changes"] == known["changes"]
     done = synced.run("audit", "customer", customer, exit_code=1)
     assert done.stderr == (
         f"error: the customer {customer!r} was forgotten; `syncer forget --undo` lets it in again\n"
     )
     # The next one, in a file that was written anew.
-    other = next(one for one in others if one.startswith("u") and others[one]["customerEmail"])
+    other = next(
+        customer_id
+        for customer_id in others
+        if customer_id.startswith("u") and others[customer_id]["customerEmail"]
+    )
     assert synced.json("forget", other, "--yes")["traces"] is False
     assert traces(synced, other, others[other]["customerEmail"], customer, email) == {}
 
@@ -99,9 +105,9 @@ def test_one_that_was_never_known_is_kept_out(
     engage.fill(40, 3)
     wanted = expected_records(engage)
     customer = next(iter(wanted))
-    found = installation.json("forget", customer, "--yes")
-    assert found["erased"] == {"customers": 0, "changes": 0, "failures": 0}
-    assert found["at_amberflo"] is False
+    answer = installation.json("forget", customer, "--yes")
+    assert answer["erased"] == {"customers": 0, "changes": 0, "failures": 0}
+    assert answer["at_amberflo"] is False
     assert installation.amberflo.stats()["requests"] == {"GET /customers": 1}
     run = installation.json("sync")
     check_sums(installation, run["run"])
@@ -127,13 +133,13 @@ def test_what_is_due_of_the_customer_goes_with_its_last_write(
     trait = next(name for name, value in record["traits"].items() if value is True)
     engine = create_engine(synced.source_url)
     with engine.begin() as connection:
-        left = (
+        statement = (
             "UPDATE user_traits SET value = 'false', uuid_ts = :now, timestamp = :now WHERE name ="
             " :trait AND canonical_segment_id IN (SELECT canonical_segment_id FROM"
             " user_identifiers WHERE value = :customer)"
         )
         values = {"now": datetime.now(UTC).isoformat(), "trait": trait, "customer": customer}
-        connection.execute(text(left), values)
+        connection.execute(text(statement), values)
     engine.dispose()
     synced.configure(patience="1s")
     synced.amberflo.faults = Faults.parse("500=1")
@@ -225,8 +231,8 @@ def test_on_postgresql_too(
     engage.fill(40, 3)
     installation.run("sync")
     customer, record = personal(installation, engage)
-    found = installation.json("forget", customer, "--yes")
-    assert (found["erased"]["customers"], found["traces"]) == (1, False)
+    answer = installation.json("forget", customer, "--yes")
+    assert (answer["erased"]["customers"], answer["traces"]) == (1, False)
     assert installation.holds()[customer]["customerEmail"] is None
     assert installation.json("sync", "--full")["due"] == 0
     assert installation.json("audit", "seal")["erased"] == len(record["traits"])
@@ -239,8 +245,8 @@ from importlib import import_module
 module, _, names = {place!r}.partition(":")
 owner = import_module(module)
 *path, name = names.split(".")
-for one in path:
-    owner = getattr(owner, one)
+for part in path:
+    owner = getattr(owner, part)
 real = getattr(owner, name)
 def killed(*given, **more):
     if {after}:
@@ -284,8 +290,8 @@ def test_forgetting_may_be_killed_at_any_moment(
     assert synced.json("forget", customer, "--yes")["traces"] is False
     assert traces(synced, customer, record["customerName"], record["customerEmail"]) == {}
     assert synced.json("sync", "--full")["due"] == 0
-    found = synced.json("audit", "seal")
-    assert (found["holds"], found["erased"]) == (True, len(before["changes"]))
+    document = synced.json("audit", "seal")
+    assert (document["holds"], document["erased"]) == (True, len(before["changes"]))
 
 
 def test_no_run_waits_for_one_that_is_erased(
@@ -309,7 +315,11 @@ def test_no_run_waits_for_one_that_is_erased(
         len(wanted) - 1,
     )
     check_sums(installation, run["run"])
-    others = {one: record for one, record in installation.holds().items() if one != customer}
+    others = {
+        customer_id: record
+        for customer_id, record in installation.holds().items()
+        if customer_id != customer
+    }
     del wanted[customer]
     assert others == wanted
     assert installation.json("status")["backlog"]["customers"] == 0

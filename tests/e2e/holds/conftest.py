@@ -14,8 +14,8 @@ from tests.support.warehouse import Warehouse
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    with moved() as found:
-        yield found
+    with moved() as own_clock:
+        yield own_clock
 
 
 @pytest.fixture

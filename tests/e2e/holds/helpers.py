@@ -30,12 +30,12 @@ def leave(warehouse: Warehouse, who: list[str], key: str = "vip", *, ago: float 
 
 
 def held(installation: Installation) -> list[str]:
-    return [one["key"] for one in installation.json("status")["held"]]
+    return [entry["key"] for entry in installation.json("status")["held"]]
 
 
 def holds_of(installation: Installation, run: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = installation.json("runs", "show", str(run))["holds"]
-    return found
+    holds: list[dict[str, Any]] = installation.json("runs", "show", str(run))["holds"]
+    return holds
 
 
 def newest_run(installation: Installation) -> int:

@@ -44,12 +44,12 @@ def test_an_approval_says_who_and_why(
     run = hold(installation, warehouse, members[:20])
     words = ("--by", "Ada Lovelace", "--because", "the trial ended for all of them")
     installation.run("runs", "approve", "--yes", str(run), *words)
-    (found,) = holds_of(installation, run)
-    assert found["decision"] == "approved"
-    assert found["decided_by"] == "Ada Lovelace"
-    assert found["because"] == "the trial ended for all of them"
-    assert found["decided_at"] is not None
-    assert (found["members"], found["leaving"], found["customers"]) == (MANY, 20, 0)
+    (decided,) = holds_of(installation, run)
+    assert decided["decision"] == "approved"
+    assert decided["decided_by"] == "Ada Lovelace"
+    assert decided["because"] == "the trial ended for all of them"
+    assert decided["decided_at"] is not None
+    assert (decided["members"], decided["leaving"], decided["customers"]) == (MANY, 20, 0)
     assert "vip" in installation.run("runs", "show", str(run)).stdout
 
 
@@ -60,7 +60,7 @@ def test_who_is_concerned_is_on_record_before_and_after_the_decision(
     shown = installation.run("runs", "show", run).stdout
     assert "40 → 20 members (−50 %); 20 customers" in shown
     assert f"`syncer runs held {run}` lists the customers" in shown
-    expected = [(one, True, False) for one in sorted(members[:20])]
+    expected = [(member, True, False) for member in sorted(members[:20])]
     for decide in (["reject", run, "--yes"], ["lift", run]):
         document = installation.json("runs", "held", run)
         changes = [(it["customer_id"], it["before"], it["after"]) for it in document["changes"]]
@@ -70,8 +70,8 @@ def test_who_is_concerned_is_on_record_before_and_after_the_decision(
     # Some come back before it is decided: they are no evidence of the decision.
     installation.run("sync", "--full", exit_code=3)
     run = str(newest_run(installation))
-    for one in members[:2]:
-        warehouse.say(one, "vip", "true", ago=0.2)
+    for member in members[:2]:
+        warehouse.say(member, "vip", "true", ago=0.2)
     installation.run("sync", "--full", exit_code=GOOD)
     expected = expected[2:]
     for decide in (["approve", run, "--yes"], ["list"]):
@@ -95,9 +95,9 @@ def test_a_rejection_says_who_and_why(
     installation.run(
         "runs", "reject", "--yes", str(run), "--by", "Max", "--because", "a broken load"
     )
-    (found,) = holds_of(installation, run)
-    assert (found["decision"], found["decided_by"]) == ("rejected", "Max")
-    assert found["because"] == "a broken load"
+    (decided,) = holds_of(installation, run)
+    assert (decided["decision"], decided["decided_by"]) == ("rejected", "Max")
+    assert decided["because"] == "a broken load"
 
 
 def test_an_approval_whose_delivery_fails_is_delivered_later(

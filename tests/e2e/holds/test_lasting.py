@@ -39,7 +39,7 @@ def test_it_outlasts_a_delivery_that_fails(
     installation.run("sync", exit_code=GOOD)
     assert installation.members("vip") == set(members)
     assert installation.members("other") == set(members) - set(members[:9]) - {"u30"}
-    assert [one["leaving"] for one in holds_of(installation, 2)] == [20]
+    assert [entry["leaving"] for entry in holds_of(installation, 2)] == [20]
 
     installation.run("runs", "approve", "--yes", "2")
     assert installation.members("vip") == set(members) - set(gone)
@@ -92,15 +92,15 @@ def test_many_runs_that_find_it_have_one_hold(
         installation.run("sync", exit_code=GOOD)
     installation.run("sync", "--full", exit_code=3)
     last = newest_run(installation)
-    found = [one for run in (first, last) for one in holds_of(installation, run)]
-    assert len({one["hold"] for one in found}) == 1
-    assert {one["since_run"] for one in found} == {first}
-    assert [one["run"] for one in installation.json("status")["held"]] == [first]
+    entries = [entry for run in (first, last) for entry in holds_of(installation, run)]
+    assert len({entry["hold"] for entry in entries}) == 1
+    assert {entry["since_run"] for entry in entries} == {first}
+    assert [entry["run"] for entry in installation.json("status")["held"]] == [first]
 
     # Any run that found it may be named in the decision.
     installation.run("runs", "reject", "--yes", str(last))
     assert held(installation) == []
-    assert {one["decision"] for one in holds_of(installation, first)} == {"rejected"}
+    assert {entry["decision"] for entry in holds_of(installation, first)} == {"rejected"}
 
 
 def test_it_ends_where_engage_takes_it_back(
@@ -111,7 +111,7 @@ def test_it_ends_where_engage_takes_it_back(
         warehouse.say(customer_id, "vip", "true", ago=0.2)
     installation.run("sync", "--full")
     assert held(installation) == []
-    assert [one["decision"] for one in holds_of(installation, run)] == ["withdrawn"]
+    assert [entry["decision"] for entry in holds_of(installation, run)] == ["withdrawn"]
     assert installation.members("vip") == set(members)
 
     # One who leaves from then on leaves.
@@ -210,7 +210,7 @@ def test_a_rejection_that_is_lifted_is_judged_anew(
     installation.run("sync", "--full", exit_code=3)
     assert installation.members("vip") == set(members)
     again = newest_run(installation)
-    assert [one["since_run"] for one in holds_of(installation, again)] == [again]
+    assert [entry["since_run"] for entry in holds_of(installation, again)] == [again]
     installation.run("runs", "approve", "--yes", str(again))
     assert installation.members("vip") == set(members[20:])
 

@@ -49,9 +49,9 @@ def test_two_audiences_may_be_held_at_once(
     installation.run("sync", exit_code=3)
     assert sorted(held(installation)) == ["other", "vip"]
     second = next(
-        one["since_run"]
-        for one in holds_of(installation, newest_run(installation))
-        if one["key"] == "other"
+        entry["since_run"]
+        for entry in holds_of(installation, newest_run(installation))
+        if entry["key"] == "other"
     )
     assert second > first
     installation.run("runs", "reject", "--yes", str(first))
@@ -67,7 +67,7 @@ def test_a_run_with_two_holds_is_decided_as_one(
     leave(warehouse, members[:20])
     leave(warehouse, members[10:30], "other")
     installation.run("sync", exit_code=3)
-    assert sorted(one["key"] for one in holds_of(installation, 2)) == ["other", "vip"]
+    assert sorted(entry["key"] for entry in holds_of(installation, 2)) == ["other", "vip"]
     installation.run("runs", "approve", "--yes", "2")
     assert installation.members("vip") == set(members[20:])
     assert installation.members("other") == {*members[:10], *members[30:]}

@@ -14,5 +14,5 @@ from tests.e2e.listener.helpers import Listener, serving
 
 @pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Listener]:
-    with serving(tmp_path, request.param) as found:
-        yield found
+    with serving(tmp_path, request.param) as listener:
+        yield listener

@@ -66,16 +66,16 @@ def track(**more: Any) -> bytes:
 
 def answers(connection: socket.socket, most: int = 1000) -> list[tuple[int, bytes]]:
     """Status and body of each answer, until the connection ends or so many are there."""
-    found: list[tuple[int, bytes]] = []
+    pairs: list[tuple[int, bytes]] = []
     with connection.makefile("rb") as stream:
-        while len(found) < most and (line := stream.readline()):
+        while len(pairs) < most and (line := stream.readline()):
             size = 0
             while (header := stream.readline()) not in (b"\r\n", b""):
                 name, _, value = header.partition(b":")
                 if name.lower() == b"content-length":
                     size = int(value)
-            found.append((int(line.split(b" ")[1]), stream.read(size)))
-    return found
+            pairs.append((int(line.split(b" ")[1]), stream.read(size)))
+    return pairs
 
 
 @contextmanager
@@ -89,10 +89,10 @@ def serving(
         listener = server.bind("127.0.0.1", 0)
         if app is not None:  # little room outside of this process
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        found, over = Listener(listener.getsockname()), Stop()
+        served, over = Listener(listener.getsockname()), Stop()
 
         def count(code: str) -> None:
-            found.refused[code] += 1
+            served.refused[code] += 1
             receiver.refused(code)
 
         def run() -> None:
@@ -102,7 +102,7 @@ def serving(
         thread = threading.Thread(target=run)
         thread.start()
         try:
-            yield found
+            yield served
         finally:
             over.set()
             thread.join(20)

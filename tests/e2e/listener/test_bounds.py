@@ -45,8 +45,8 @@ def hasty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]
     for name, seconds in times.items():
         monkeypatch.setattr(limits, name, seconds)
     monkeypatch.setattr(limits, "MIN_BODY_RATE", 2000)
-    with serving(tmp_path) as found:
-        yield found
+    with serving(tmp_path) as listener:
+        yield listener
 
 
 def test_slow_clients_are_told_and_let_go(hasty: Listener) -> None:
@@ -116,10 +116,10 @@ def test_who_reads_no_answer_is_let_go(
         await send({"type": "http.response.start", "status": 200, "headers": head})
         await send({"type": "http.response.body", "body": body})
 
-    with serving(tmp_path, app=app) as found, closing(socket.socket()) as connection:
+    with serving(tmp_path, app=app) as listener, closing(socket.socket()) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(10)
-        connection.connect(found.address)
+        connection.connect(listener.address)
         connection.sendall(request(method="GET"))
         began = time.monotonic()
         wait_until(lambda: not listed(connection), 10, what="the end of its connection")
@@ -136,16 +136,16 @@ def listed(connection: socket.socket) -> bool:
 
 def test_answers_in_their_order_before_a_refusal(served: Listener) -> None:
     sent = request(track()) * 20 + b"GARBAGE\r\n\r\n"
-    found = served.ask(sent)
-    assert found[: len(found) - 1] == [(200, GOOD)] * (len(found) - 1)
+    pairs = served.ask(sent)
+    assert pairs[: len(pairs) - 1] == [(200, GOOD)] * (len(pairs) - 1)
     assert served.refused["not_http"] == 1
     assert served.ask(request(track()) * 20) == [(200, GOOD)] * 20
 
 
 def test_requests_far_ahead_of_their_answers_are_not_kept(served: Listener) -> None:
-    found = served.ask(request(track()) * 2000)
-    assert len(found) < 2000
-    assert {status for status, _ in found} <= {200, 503}
+    pairs = served.ask(request(track()) * 2000)
+    assert len(pairs) < 2000
+    assert {status for status, _ in pairs} <= {200, 503}
     assert served.refused == {"busy": 1}
 
 
@@ -158,8 +158,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]
     monkeypatch.setattr(limits, "CONNECTIONS", 40)
     monkeypatch.setattr(limits, "MAX_HELD", 1024 * 1024)
     monkeypatch.setattr(limits, "EVICTABLE_AFTER", 0.3)
-    with serving(tmp_path) as found:
-        yield found
+    with serving(tmp_path) as listener:
+        yield listener
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,8 @@ def test_a_stop_answers_what_does_not_come_to_its_end(
     """503, so that an SDK sends it again; and no traceback."""
     monkeypatch.setattr(limits, "DRAIN_TIMEOUT", 0.5)
     with ExitStack() as open_:
-        with serving(tmp_path) as found:
-            connection = open_.enter_context(closing(found.connect()))
+        with serving(tmp_path) as listener:
+            connection = open_.enter_context(closing(listener.connect()))
             connection.sendall(request(track())[:-1])
             time.sleep(0.3)
         (answer,) = answers(connection)

@@ -117,7 +117,7 @@ def test_a_head_beyond_it_is_answered_and_no_longer_read(
             connection.sendall(head[start : start + size])
         *good, answer = answers(connection)
         assert refusal(answer) == (431, "headers_too_large")
-        assert all(one == (200, GOOD) for one in good)
+        assert all(taken == (200, GOOD) for taken in good)
     assert served.refused == {"headers_too_large": 1}
 
 
@@ -200,7 +200,7 @@ def test_an_answer_to_nobody_is_no_error(
         await send({"type": "http.response.start", "status": 200, "headers": head})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    with serving(tmp_path, loop, app) as found, closing(found.connect()) as connection:
+    with serving(tmp_path, loop, app) as listener, closing(listener.connect()) as connection:
         connection.sendall(request(track()) * 3)
         assert over.wait(10)
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
@@ -225,8 +225,8 @@ def test_what_a_request_holds_counts_until_the_app_is_done(
             await asyncio.sleep(0.01)
         held.append(pool.held)
 
-    with serving(tmp_path, loop, app) as found:
-        with closing(found.connect()) as connection:
+    with serving(tmp_path, loop, app) as listener:
+        with closing(listener.connect()) as connection:
             connection.sendall(request(b"x" * 30_000))
             assert gone.wait(10)
             reset(connection)

@@ -19,8 +19,8 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         Warehouse(installation.folder / "engage.db").close()
         engage = [name for name in PAYLOADS if name.startswith("engage_")]
         personas = [PAYLOADS[name].get("context", {}).get("personas", {}) for name in engage]
-        keys = {one["computation_key"] for one in personas if "computation_key" in one}
+        keys = {persona["computation_key"] for persona in personas if "computation_key" in persona}
         know(f"sqlite:///{installation.folder / 'syncer.db'}", *sorted(keys))
-        with daemon(installation, public_url="https://calls.example.com/segment") as found:
-            yield found
-            keeps_no_secret(found)
+        with daemon(installation, public_url="https://calls.example.com/segment") as service:
+            yield service
+            keeps_no_secret(service)

@@ -35,33 +35,33 @@ SEED_TIME = "2021-04-26T14:01:46.909Z"
 Json = dict[str, Any]
 
 
-def keeps_no_secret(found: Daemon) -> None:
-    files = [file for file in found.installation.folder.iterdir() if file.name != "config.toml"]
+def keeps_no_secret(service: Daemon) -> None:
+    files = [file for file in service.installation.folder.iterdir() if file.name != "config.toml"]
     assert {"syncer.db", "syncer-queue.db"} <= {file.name for file in files}
     assert [file.name for file in files if holds_secret(file.read_bytes())] == []
-    assert not holds_secret("\n".join(found.log).encode())
+    assert not holds_secret("\n".join(service.log).encode())
 
 
 def basic(text: str) -> Json:
     return {"authorization": f"Basic {base64.b64encode(text.encode()).decode()}"}
 
 
-def inbox_of(found: Daemon) -> list[queue.InboxRow]:
+def inbox_of(service: Daemon) -> list[queue.InboxRow]:
     """What is accepted and not sorted yet, as it stands in the queue's file."""
-    url = f"sqlite:///{found.installation.folder / 'syncer.db'}"
+    url = f"sqlite:///{service.installation.folder / 'syncer.db'}"
     with closing(Database.peek(url, "queue")) as database, database.read() as connection:
         return queue.unprocessed(connection, 1000)
 
 
 @contextmanager
-def stopped_worker(found: Daemon) -> Iterator[None]:
+def stopped_worker(service: Daemon) -> Iterator[None]:
     """The worker process does nothing for this block."""
-    found.settle()
-    os.kill(found.worker, signal.SIGSTOP)
+    service.settle()
+    os.kill(service.worker, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(found.worker, signal.SIGCONT)
+        os.kill(service.worker, signal.SIGCONT)
 
 
 class Workbench:

@@ -22,9 +22,9 @@ def test_an_identify_is_merged_into_what_is_there(receiver: Daemon) -> None:
         "traits": {"stripeId": "cus_1", "plan": "old", "awsm.customerIdentifier": "a/b|c"},
     }
     receiver.send("identify", {"userId": user, "traits": {"plan": "pro", "seats": 5}})
-    found = receiver.customer(user)
+    customer = receiver.customer(user)
     foreign = {"stripeId": "cus_1", "awsm.customerIdentifier": "a/b|c"}
-    assert found == {
+    assert customer == {
         "customerName": "before us",
         "customerEmail": "before@example.com",
         "traits": foreign | {"plan": "pro", "seats": 5},
@@ -115,9 +115,9 @@ def test_no_trait_keeps_a_customer_from_amberflo(receiver: Daemon, traits: Json)
     body = json.dumps({"userId": user, "traits": traits | {"plan": "pro"}}).encode()
     receiver.send("identify", body)
     assert receiver.failures(user) == []
-    found = receiver.customer(user)
-    assert found["traits"]["plan"] == "pro"
-    assert found["customerName"]
+    customer = receiver.customer(user)
+    assert customer["traits"]["plan"] == "pro"
+    assert customer["customerName"]
 
 
 def test_a_phone_in_the_future_does_not_win_for_ever(receiver: Daemon) -> None:
@@ -126,8 +126,8 @@ def test_a_phone_in_the_future_does_not_win_for_ever(receiver: Daemon) -> None:
         traits = {"name": name, "plan": plan}
         receiver.send("identify", {"userId": user, "timestamp": at, "traits": traits})
         receiver.settle()
-    found = receiver.customer(user)
-    assert (found["customerName"], found["traits"]) == ("New", {"plan": "pro"})
+    customer = receiver.customer(user)
+    assert (customer["customerName"], customer["traits"]) == ("New", {"plan": "pro"})
 
 
 def test_what_an_identify_changes_is_in_the_audit(receiver: Daemon) -> None:
@@ -137,13 +137,16 @@ def test_what_an_identify_changes_is_in_the_audit(receiver: Daemon) -> None:
         receiver.settle()
     audited = receiver.installation.json("audit", "customer", user)
     assert audited["present"] == {}  # of Engage
-    told = [(one["trait"], one["key"], one["before"], one["after"]) for one in audited["changes"]]
+    told = [
+        (change["trait"], change["key"], change["before"], change["after"])
+        for change in audited["changes"]
+    ]
     assert told == [
         ("customerName", "name", None, "Ada"),
         ("plan", "plan", None, "free"),
         ("plan", "plan", "free", "pro"),
     ]
-    assert all(one["run"] is None and one["delivered_at"] for one in audited["changes"])
+    assert all(change["run"] is None and change["delivered_at"] for change in audited["changes"])
 
 
 def test_an_identify_that_says_nothing_new_is_not_sent(receiver: Daemon) -> None:

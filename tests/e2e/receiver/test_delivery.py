@@ -81,10 +81,10 @@ def test_refused_records_are_kept_and_retried_when_asked(receiver: Daemon) -> No
     try:
         receiver.batch(*events, track())  # one that gets through beside them
         failures = receiver.failures(*(event["messageId"] for event in events))
-        assert [one["status"] for one in failures] == [400] * 3
-        assert [one["attempts"] for one in failures] == [2] * 3
+        assert [failure["status"] for failure in failures] == [400] * 3
+        assert [failure["attempts"] for failure in failures] == [2] * 3
         assert "answered 400: Bad Request" in failures[0]["reason"]
-        numbers = [str(one["id"]) for one in failures]
+        numbers = [str(failure["id"]) for failure in failures]
     finally:
         installation.amberflo.odd = {}
     try:
@@ -92,8 +92,8 @@ def test_refused_records_are_kept_and_retried_when_asked(receiver: Daemon) -> No
         installation.json("failures", "retry", *numbers[:2])
         records = receiver.records(*(event["messageId"] for event in events[:2]))
         assert [record["meterValue"] for record in records] == [0, 1]
-        (left,) = receiver.failures(*(event["messageId"] for event in events))
-        assert str(left["id"]) == numbers[2]
+        (last_failure,) = receiver.failures(*(event["messageId"] for event in events))
+        assert str(last_failure["id"]) == numbers[2]
         installation.json("failures", "discard", numbers[2])
         assert receiver.failures(events[2]["messageId"]) == []
         assert events[2]["messageId"] not in str(installation.amberflo.records)
@@ -154,9 +154,9 @@ def test_more_bad_events_than_one_statement_has_room_for(tmp_path: Path) -> None
         while bench.processor.process():
             pass
         with bench.state.write() as connection:
-            found = failures.find(connection)
-            assert len(found) == failures.CALLS
-            assert failures.remove(connection, [row.id for row in found]) == len(found)
+            rows = failures.find(connection)
+            assert len(rows) == failures.CALLS
+            assert failures.remove(connection, [row.id for row in rows]) == len(rows)
 
 
 def test_answers_come_at_once(receiver: Daemon) -> None:
@@ -178,37 +178,37 @@ def test_what_is_under_way_at_the_end_is_answered_and_taken_up_again(
 ) -> None:
     installation.amberflo.faults = Faults.parse("503=1")
     waiting, late = track(), track()
-    with daemon(installation) as found:
+    with daemon(installation) as service:
         assert "another daemon is running on this state" in fails_to_start(installation, 1)
-        found.send("track", waiting)
+        service.send("track", waiting)
         body = orjson.dumps(late | {"writeKey": KEY})
-        with closing(connect(found.address)) as connection:
+        with closing(connect(service.address)) as connection:
             connection.sendall(head_of(body) + body[:20])
-            wait_until(lambda: found.metrics())
-            found.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: not listens(found.address), 5, what="the end of listening")
+            wait_until(lambda: service.metrics())
+            service.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not listens(service.address), 5, what="the end of listening")
             connection.sendall(body[20:])
             assert answer_of(connection) == (b"HTTP/1.1 200 OK", GOOD)
     assert installation.amberflo.records == []
     installation.amberflo.faults = Faults()
-    with daemon(installation) as found:
-        found.records(waiting["messageId"], late["messageId"])
-        keeps_no_secret(found)
+    with daemon(installation) as service:
+        service.records(waiting["messageId"], late["messageId"])
+        keeps_no_secret(service)
 
 
 def test_every_line_of_the_log_is_json_where_that_is_wanted(installation: Installation) -> None:
     """Also of what the server under us says, and at the end with a request that never ends."""
-    with daemon(installation, more='[log]\nformat = "json"') as found:
-        with closing(connect(found.address)) as connection:
+    with daemon(installation, more='[log]\nformat = "json"') as service:
+        with closing(connect(service.address)) as connection:
             connection.sendall(b"GARBAGE\r\n\r\n")
             assert b"400 Bad Request" in connection.recv(1000)
-        with closing(connect(found.address)) as connection:
+        with closing(connect(service.address)) as connection:
             connection.settimeout(20)
             connection.sendall(head_of(b"x" * 100) + b"{")
-            wait_until(lambda: found.metrics())
-            found.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: service.metrics())
+            service.process.send_signal(signal.SIGTERM)
             assert b"503 Service Unavailable" in connection.recv(1000)
-    lines = [json.loads(line) for line in found.log]
+    lines = [json.loads(line) for line in service.log]
     assert {line["level"] for line in lines} <= {"info", "warning", "error"}
     assert [line["message"] for line in lines[-2:]] == ["stopping", "stopped"]
 
@@ -265,27 +265,27 @@ def test_an_address_that_is_taken(installation: Installation) -> None:
 def test_on_postgresql(installation: Installation, postgres_url: str) -> None:
     """The state and the queue on PostgreSQL; many bad events at once are not too many for it."""
     know(postgres_url, "vip")
-    with daemon(installation, state=postgres_url) as found:
+    with daemon(installation, state=postgres_url) as service:
         user, name = unique("user"), unique()
-        with stopped_worker(found):
+        with stopped_worker(service):
             for _ in range(4):
-                found.send("batch", {"batch": [{"type": "page"}] * 2500})
-        found.batch(
+                service.send("batch", {"batch": [{"type": "page"}] * 2500})
+        service.batch(
             track(messageId=name, userId=user),
             track(messageId=name, userId=user),
             {"type": "identify", "userId": user, "traits": {"name": "Ada", "plan": "pro"}},
             engage_call(user, "vip", True, ago(1)),
             track(messageId=name + "x", userId=user, properties={"a": "x\0y", "value": "abc"}),
         )
-        assert found.records(name)[0]["customerId"] == user
-        assert found.customer(user) == {
+        assert service.records(name)[0]["customerId"] == user
+        assert service.customer(user) == {
             "customerName": "Ada",
             "customerEmail": None,
             "traits": {"plan": "pro", "vip": True},
         }
-        assert found.calls("repeated") == 1
-        assert found.metrics()["syncer_failures"] == failures.CALLS
-        assert found.calls("failure", "let go") == 1
+        assert service.calls("repeated") == 1
+        assert service.metrics()["syncer_failures"] == failures.CALLS
+        assert service.calls("failure", "let go") == 1
         audited = installation.json("audit", "customer", user)
         keys = [(change["key"], change["run"]) for change in audited["changes"]]
         assert keys == [("name", None), ("plan", None), ("vip", None)]

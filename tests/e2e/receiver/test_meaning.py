@@ -50,11 +50,11 @@ def test_the_seeds_identify(receiver: Daemon) -> None:
     user = unique("user")
     receiver.send("identify", SEED["identify"]["in"] | {"userId": user})
     wanted = SEED["identify"]["out"][1]
-    found = receiver.customer(user)
-    assert orjson.dumps(found["traits"], option=orjson.OPT_SORT_KEYS) == orjson.dumps(
+    customer = receiver.customer(user)
+    assert orjson.dumps(customer["traits"], option=orjson.OPT_SORT_KEYS) == orjson.dumps(
         wanted["traits"], option=orjson.OPT_SORT_KEYS
     )
-    assert (found["customerName"], found["customerEmail"]) == (
+    assert (customer["customerName"], customer["customerEmail"]) == (
         wanted["customerName"],
         wanted["customerEmail"],
     )
@@ -67,14 +67,14 @@ def test_segments_own_tracking_examples(receiver: Daemon) -> None:
     batch = PAYLOADS["tracking_api_batch"]
     events = [event | {"userId": other} for event in batch["batch"]]
     receiver.send("batch", batch | {"batch": events})
-    found = {record["meterApiName"]: record for record in receiver.by_customer(user)}
-    assert found.keys() == {"Item Purchased", "page", "screen"}
-    assert found["Item Purchased"]["dimensions"] == {
+    by_meter = {record["meterApiName"]: record for record in receiver.by_customer(user)}
+    assert by_meter.keys() == {"Item Purchased", "page", "screen"}
+    assert by_meter["Item Purchased"]["dimensions"] == {
         "name": "Leap to Conclusions Mat",
         "revenue": "14.99",
     }
-    assert found["page"]["dimensions"] == {"name": "Tracking HTTP API"}
-    assert found["page"]["meterTimeInMillis"] == 1354408289738
+    assert by_meter["page"]["dimensions"] == {"name": "Tracking HTTP API"}
+    assert by_meter["page"]["meterTimeInMillis"] == 1354408289738
     songs = receiver.by_customer(other)
     assert [song["meterTimeInMillis"] for song in songs] == [1354408212984, 1422837012984]
     assert receiver.customer(user)["traits"] == {"industry": "Technology"}
@@ -84,22 +84,22 @@ def test_segments_own_tracking_examples(receiver: Daemon) -> None:
 
 def test_the_clients_clock_is_corrected(receiver: Daemon) -> None:
     """`receivedAt - (sentAt - timestamp)`: a clock that is ten minutes off does no harm."""
-    one, two, three = track(), track(), track()
-    for event, minutes in ((one, 10), (two, -10)):
+    first, second, third = track(), track(), track()
+    for event, minutes in ((first, 10), (second, -10)):
         sent = time.time() + minutes * 60
         event["timestamp"] = written(sent - 5)
         event["sentAt"] = written(sent)
     now = time.time() * 1000
-    receiver.send("track", one)
-    receiver.send("batch", {"batch": [{**two, "sentAt": None}], "sentAt": two["sentAt"]})
-    receiver.send("track", three)
-    found = [
+    receiver.send("track", first)
+    receiver.send("batch", {"batch": [{**second, "sentAt": None}], "sentAt": second["sentAt"]})
+    receiver.send("track", third)
+    times = [
         record["meterTimeInMillis"]
-        for record in receiver.records(*(event["messageId"] for event in (one, two, three)))
+        for record in receiver.records(*(event["messageId"] for event in (first, second, third)))
     ]
-    assert now - 5001 <= found[0] <= now
-    assert now - 5001 <= found[1] <= now
-    assert now - 1 <= found[2] <= time.time() * 1000
+    assert now - 5001 <= times[0] <= now
+    assert now - 5001 <= times[1] <= now
+    assert now - 1 <= times[2] <= time.time() * 1000
 
 
 def test_times_that_cannot_be_are_the_receipts(receiver: Daemon) -> None:
@@ -130,9 +130,9 @@ def test_times_that_cannot_be_are_the_receipts(receiver: Daemon) -> None:
         event = track() | event
         names.append(event["messageId"])
         receiver.send("batch", {"batch": [event], **batch})
-    found = [record["meterTimeInMillis"] for record in receiver.records(*names)]
-    assert all(began <= at <= time.time() * 1000 for at in found[: len(wrong)])
-    assert found[len(wrong) :] == [1769481000000] * len(right)
+    times = [record["meterTimeInMillis"] for record in receiver.records(*names)]
+    assert all(began <= at <= time.time() * 1000 for at in times[: len(wrong)])
+    assert times[len(wrong) :] == [1769481000000] * len(right)
 
 
 def test_duplicates_are_dropped(receiver: Daemon) -> None:
@@ -156,8 +156,10 @@ def test_duplicates_are_dropped(receiver: Daemon) -> None:
     body = orjson.dumps(event | {"properties": {"value": 8}})
     receiver.send("webhook", body, x_signature=sign(body))
     receiver.settle()
-    found = [one["meterValue"] for one in receiver.by_customer(user) if one["uniqueId"] == name]
-    assert sorted(found) == [1, 7, 8]
+    values = [
+        record["meterValue"] for record in receiver.by_customer(user) if record["uniqueId"] == name
+    ]
+    assert sorted(values) == [1, 7, 8]
     assert receiver.calls("repeated") - before == 6
 
 
@@ -286,13 +288,13 @@ def test_odd_events_get_the_right_answer_and_cost_no_other(receiver: Daemon) -> 
     records = {record["uniqueId"]: record for record in receiver.installation.amberflo.records}
     for mark, text, expected in events:
         if "reason" in expected:
-            found = [one for one in failures if mark in one["request"]]
-            assert [one["reason"] for one in found] == [expected["reason"]], text
-            assert found[0]["kind"] == "meter"
+            failed = [failure for failure in failures if mark in failure["request"]]
+            assert [failure["reason"] for failure in failed] == [expected["reason"]], text
+            assert failed[0]["kind"] == "meter"
             assert mark not in records, text
-            json.loads(found[0]["request"])
+            json.loads(failed[0]["request"])
             continue
-        assert not [one for one in failures if mark in one["request"]], text
+        assert not [failure for failure in failures if mark in failure["request"]], text
         record = records[mark]
         if expected.pop("received", False):
             assert now <= record["meterTimeInMillis"] <= time.time() * 1000, text

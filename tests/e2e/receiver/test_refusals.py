@@ -182,7 +182,7 @@ def test_the_limit_of_a_request(receiver: Daemon) -> None:
     receiver.send("batch", body)
     refused(receiver.post("batch", body + b" "), 413, "too_large")
     refused(receiver.post("batch", body + b" ", zipped=True), 413, "too_large")
-    ids = [one["messageId"] for one in orjson.loads(body)["batch"]]
+    ids = [event["messageId"] for event in orjson.loads(body)["batch"]]
     assert len(receiver.records(*ids)) == 18
 
 
@@ -233,25 +233,25 @@ def memory_peak(process: int) -> int:
 def test_a_full_queue_says_so_and_takes_again_later(installation: Installation) -> None:
     """What waits for a failing Amberflo fills the queue; when it was worked off there is room."""
     installation.amberflo.faults = Faults.parse("503=1")
-    with daemon(installation, queue_limit=5, queue_share=1, webhook_secret=None) as found:
+    with daemon(installation, queue_limit=5, queue_share=1, webhook_secret=None) as service:
         first = [track() for _ in range(4)]
-        found.batch(*first)
-        answer = found.post("batch", {"batch": [track(), track()]})
+        service.batch(*first)
+        answer = service.post("batch", {"batch": [track(), track()]})
         refused(answer, 429, "queue_full")
         assert int(answer.headers["retry-after"]) > 0
         last = track()
-        found.send("track", last)
+        service.send("track", last)
         for route, body in (("track", track()), ("batch", {"batch": [track()]})):
-            refused(found.post(route, body), 429, "queue_full")
-        found.send("batch", {"batch": []})
-        assert found.waiting() == 5
+            refused(service.post(route, body), 429, "queue_full")
+        service.send("batch", {"batch": []})
+        assert service.waiting() == 5
         installation.amberflo.faults = Faults()
-        assert len(found.records(*(event["messageId"] for event in [*first, last]))) == 5
+        assert len(service.records(*(event["messageId"] for event in [*first, last]))) == 5
         again = track()
-        wait_until(lambda: found.post("track", again).status_code == 200, 10, what="room")
-        found.records(again["messageId"])
+        wait_until(lambda: service.post("track", again).status_code == 200, 10, what="room")
+        service.records(again["messageId"])
 
         # Without a secret there are no webhooks.
         for route in ("webhook", "webhook?key=" + KEY):
-            refused(found.post(route, track()), 404, "unknown_path")
-        refused(found.client.options(f"{found.url}/v1/webhook"), 404, "unknown_path")
+            refused(service.post(route, track()), 404, "unknown_path")
+        refused(service.client.options(f"{service.url}/v1/webhook"), 404, "unknown_path")

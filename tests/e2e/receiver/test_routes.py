@@ -59,7 +59,9 @@ def test_every_batch_route(receiver: Daemon, route: str) -> None:
     before = [receiver.calls("dropped", reason) for reason in reasons]
     receiver.send(route, {"batch": events, "context": {"library": {"name": "x"}}})
     records = receiver.records(*(event["messageId"] for event in events[:3]))
-    assert [(one["meterApiName"], one["meterValue"], one["dimensions"]) for one in records] == [
+    assert [
+        (record["meterApiName"], record["meterValue"], record["dimensions"]) for record in records
+    ] == [
         ("A", 3, {}),
         ("page", 1.0, {"name": "B"}),
         ("screen", 1.0, {"name": "C"}),
@@ -89,11 +91,11 @@ def test_every_batch_route(receiver: Daemon, route: str) -> None:
 def test_where_a_write_key_may_stand(
     receiver: Daemon, in_body: str | None, headers: Json, zipped: bool
 ) -> None:
-    one, two = track(), track()
+    first, second = track(), track()
     with_key = {} if in_body is None else {"writeKey": in_body}
-    receiver.send("track", one | with_key, key=None, zipped=zipped, **headers)
-    receiver.send("batch", {"batch": [two]} | with_key, key=None, zipped=zipped, **headers)
-    receiver.records(one["messageId"], two["messageId"])
+    receiver.send("track", first | with_key, key=None, zipped=zipped, **headers)
+    receiver.send("batch", {"batch": [second]} | with_key, key=None, zipped=zipped, **headers)
+    receiver.records(first["messageId"], second["messageId"])
 
 
 @pytest.mark.parametrize(
@@ -194,8 +196,8 @@ def test_settings(receiver: Daemon) -> None:
         answer = receiver.client.get(path, headers=headers)
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "*"
-        found = answer.json()["integrations"]["Segment.io"]
-        assert found == {"apiKey": KEY, "apiHost": "calls.example.com/segment/v1"}
+        settings = answer.json()["integrations"]["Segment.io"]
+        assert settings == {"apiKey": KEY, "apiHost": "calls.example.com/segment/v1"}
         answer = receiver.client.head(path, headers=headers)
         assert (answer.status_code, answer.content) == (200, b"")
     for key in ("wrong", "%20", "a%2Fb"):

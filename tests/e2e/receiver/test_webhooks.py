@@ -28,13 +28,13 @@ from tests.support.warehouse import Warehouse
 
 def test_a_signed_webhook(receiver: Daemon) -> None:
     """The signature is of the bytes as they came, whatever JSON writer made them."""
-    one, two, three = unique(), unique(), unique()
+    first, second, third = unique(), unique(), unique()
     bodies = [
-        b'{"type":"track","userId":"u1","event":"E","messageId":"%s"}' % one.encode(),
+        b'{"type":"track","userId":"u1","event":"E","messageId":"%s"}' % first.encode(),
         b' {"messageId" : "%s", "properties":{"value":1.0,"a":"\\u00e9\\/"},\n'
-        b'"event":"E", "type":"track" ,"userId":"u1"}\r\n' % two.encode(),
+        b'"event":"E", "type":"track" ,"userId":"u1"}\r\n' % second.encode(),
         b'{"messageId":"%s","type":"track","userId":"u1","event":"E","properties":{"a":"caf\xc3\xa9"'
-        b',"a":"last"},"integrations":{"All":false}}' % three.encode(),
+        b',"a":"last"},"integrations":{"All":false}}' % third.encode(),
     ]
     for body in bodies:
         signature = sign(body)
@@ -46,7 +46,7 @@ def test_a_signed_webhook(receiver: Daemon) -> None:
         refused(receiver.post("webhook", body), 401, "invalid_signature")
         tampered = body.replace(b"u1", b"u2")
         refused(receiver.post("webhook", tampered, x_signature=signature), 401, "invalid_signature")
-    records = receiver.records(one, two, three)
+    records = receiver.records(first, second, third)
     assert [record["dimensions"] for record in records] == [{}, {"a": "__"}, {"a": "last"}]
 
 
@@ -172,18 +172,18 @@ def test_memberships_by_call_and_by_pull(installation: Installation) -> None:
         url = f"sqlite:///{installation.folder / 'syncer.db'}"
         know(url, "Big Spender Club", "vip")
         know(url, "total_revenue_180_days", kind="computed_trait")
-        with daemon(installation) as found:
-            _memberships(found, installation, profiles)
+        with daemon(installation) as service:
+            _memberships(service, installation, profiles)
 
 
-def _memberships(found: Daemon, installation: Installation, profiles: Warehouse) -> None:
+def _memberships(service: Daemon, installation: Installation, profiles: Warehouse) -> None:
     def say(event: Json) -> None:
         body = orjson.dumps(event)
-        found.send("webhook", body, key=None, x_signature=sign(body))
-        found.settle()
+        service.send("webhook", body, key=None, x_signature=sign(body))
+        service.settle()
 
     def present(user: str) -> Json:
-        traits: Json = found.customer(user)["traits"]
+        traits: Json = service.customer(user)["traits"]
         audited = installation.json("audit", "customer", user)
         assert audited["present"] == traits
         assert all(change["delivered_at"] for change in audited["changes"])
@@ -194,14 +194,14 @@ def _memberships(found: Daemon, installation: Installation, profiles: Warehouse)
         fields = ("trait", "key", "before", "after", "run", "observed_at")
         return tuple(change[name] for name in fields)
 
-    assert found.first_run()["delivered"] == 1
+    assert service.first_run()["delivered"] == 1
     assert installation.holds().keys() == {"ada"}
 
     # A call is newer than the pull: it counts at once, and an older pull does not undo it.
-    left = ago(4)
-    say(engage_call("ada", "vip", False, left))
+    exited_at = ago(4)
+    say(engage_call("ada", "vip", False, exited_at))
     assert present("ada") == {"vip": False}
-    assert last_change("ada") == ("vip", "vip", True, False, None, left)
+    assert last_change("ada") == ("vip", "vip", True, False, None, exited_at)
     for arguments in (["--full"], []):
         assert installation.json("sync", *arguments)["due"] == 0
     assert present("ada") == {"vip": False}
@@ -228,7 +228,7 @@ def _memberships(found: Daemon, installation: Installation, profiles: Warehouse)
     say(engage_call("carl", "Big Spender Club", True, ago(0.5), what="journey_step"))
     assert present("carl") == {"big_spender_club": True}
     assert last_change("carl")[:5] == ("big_spender_club", "Big Spender Club", None, True, None)
-    assert found.customer("carl")["customerName"] == "carl"
+    assert service.customer("carl")["customerName"] == "carl"
     say(engage_call("carl", "total_revenue_180_days", 450.0, ago(0.5), what="trait"))
     assert present("carl") == {"big_spender_club": True, "total_revenue_180_days": 450.0}
     say(engage_call("carl", "total_revenue_180_days", None, ago(0.4), what="trait"))
@@ -236,8 +236,8 @@ def _memberships(found: Daemon, installation: Installation, profiles: Warehouse)
 
     # The warehouse does not know of Carl yet: that is no exit. An identify cannot set a membership.
     assert installation.json("sync", "--full")["due"] == 0
-    found.send("identify", {"userId": "carl", "traits": {"big_spender_club": False, "x": 1}})
-    assert found.customer("carl")["traits"] == {"big_spender_club": True, "x": 1}
+    service.send("identify", {"userId": "carl", "traits": {"big_spender_club": False, "x": 1}})
+    assert service.customer("carl")["traits"] == {"big_spender_club": True, "x": 1}
     members = installation.json("audit", "audience", "Big Spender Club", "--at", ago(0))
     assert members["members"] == ["carl"]
     entered_rows = installation.json("audit", "audience", "vip")["entered"]
@@ -247,7 +247,7 @@ def _memberships(found: Daemon, installation: Installation, profiles: Warehouse)
     ]
 
     # What is no membership is a failure, never a meter.
-    dropped = found.calls("dropped", MEMBERSHIP_WITHOUT_USER)
+    dropped = service.calls("dropped", MEMBERSHIP_WITHOUT_USER)
     wrong = [
         (engage_call("dora", "vip", "true", ago(1)), BAD_MEMBERSHIP),
         (engage_call("dora", "vip", 1, ago(1)), BAD_MEMBERSHIP),
@@ -255,10 +255,12 @@ def _memberships(found: Daemon, installation: Installation, profiles: Warehouse)
     ]
     for event, _ in wrong:
         say(event)
-    found.batch(engage_call("", "vip", True, ago(1)) | {"anonymousId": "a"})
-    found.settle()
-    assert found.calls("dropped", MEMBERSHIP_WITHOUT_USER) == dropped + 1
-    assert [one["reason"] for one in found.failures("dora")] == [reason for _, reason in wrong]
+    service.batch(engage_call("", "vip", True, ago(1)) | {"anonymousId": "a"})
+    service.settle()
+    assert service.calls("dropped", MEMBERSHIP_WITHOUT_USER) == dropped + 1
+    assert [failure["reason"] for failure in service.failures("dora")] == [
+        reason for _, reason in wrong
+    ]
     assert installation.amberflo.records == []
     assert installation.holds().keys() == {"ada", "carl"}
     assert installation.amberflo.stats()["overlapping_writes"] == 0
@@ -292,17 +294,17 @@ def test_a_sync_beside_the_daemon(installation: Installation) -> None:
         engage.fill(250, 5)
         chosen = sorted(expected_records(engage))[:10]
         installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=0.02")
-        with daemon(installation) as found:
-            assert found.first_run()["due"] > 200
+        with daemon(installation) as service:
+            assert service.first_run()["due"] > 200
             engage.observe()
             assert len(engage.evolve(hours=2.5, fraction=0.1).changed) > 10
-            with calling(found, chosen) as rounds:
+            with calling(service, chosen) as rounds:
                 wait_until(lambda: rounds, what="a call")
                 runs_beside(installation, "sync")
                 engage.observe()
                 assert len(engage.evolve(hours=2.5, fraction=0.1).changed) > 10
                 runs_beside(installation, "sync", "--full")
-            found.settle()
+            service.settle()
             wanted = expected_records(engage)
             for user in chosen:
                 wanted[user]["traits"]["round"] = len(rounds)
@@ -312,7 +314,7 @@ def test_a_sync_beside_the_daemon(installation: Installation) -> None:
 
 
 @contextmanager
-def calling(found: Daemon, users: list[str]) -> Iterator[list[int]]:
+def calling(service: Daemon, users: list[str]) -> Iterator[list[int]]:
     """Identify calls of these users, round after round, as fast as they are delivered."""
     ended, rounds = threading.Event(), list[int]()
 
@@ -325,7 +327,7 @@ def calling(found: Daemon, users: list[str]) -> Iterator[list[int]]:
                     for user in users
                 ]
                 body = {"writeKey": KEY, "batch": events}
-                taken(client.post(f"{found.url}/v1/batch", json=body))
+                taken(client.post(f"{service.url}/v1/batch", json=body))
                 time.sleep(0.1)
 
     thread = threading.Thread(target=call_on)

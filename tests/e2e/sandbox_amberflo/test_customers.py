@@ -247,8 +247,8 @@ def test_a_body_may_be_one_mebibyte_and_no_more(http: httpx.Client, path: str) -
 def page(http: httpx.Client, **query: str) -> tuple[list[str], dict[str, Any]]:
     answer = http.get("/customers/paging", params=query)
     assert answer.status_code == 200, answer.text
-    found = answer.json()
-    return [item["customerId"] for item in found["items"]], found["metadata"]
+    document = answer.json()
+    return [item["customerId"] for item in document["items"]], document["metadata"]
 
 
 @pytest.mark.usefixtures("many")
@@ -271,7 +271,7 @@ def test_paging_has_ten_by_id_by_default(http: httpx.Client) -> None:
 def test_pages_together_are_everyone_once(http: httpx.Client) -> None:
     pages = [page(http, limit="5", page=str(n))[0] for n in range(1, 7)]
     assert [len(ids) for ids in pages] == [5, 5, 5, 5, 2, 0]
-    assert [one for ids in pages for one in ids] == [f"c{n:02}" for n in range(23) if n != 9]
+    assert [id_ for ids in pages for id_ in ids] == [f"c{n:02}" for n in range(23) if n != 9]
 
 
 @pytest.mark.usefixtures("many")
@@ -291,15 +291,15 @@ def test_paging_sorts(http: httpx.Client, query: dict[str, str], first: str) -> 
 
 @pytest.mark.usefixtures("many")
 @pytest.mark.parametrize(
-    ("search", "found"),
+    ("search", "matching"),
     [("c2", ["c20", "c21", "c22"]), ("Name 7", ["c02", "c12", "c22"]), ("seven@", ["c07"])],
 )
 def test_paging_searches_id_name_and_email(
-    http: httpx.Client, search: str, found: list[str]
+    http: httpx.Client, search: str, matching: list[str]
 ) -> None:
     ids, metadata = page(http, search=search, limit="100")
-    assert ids == found
-    assert (metadata["totalRowCount"], metadata["filteredRowCount"]) == (22, len(found))
+    assert ids == matching
+    assert (metadata["totalRowCount"], metadata["filteredRowCount"]) == (22, len(matching))
     assert (metadata["totalFilteredPages"], metadata["search"]) == (1, search)
 
 

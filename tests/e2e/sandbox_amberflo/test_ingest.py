@@ -263,11 +263,11 @@ def test_sdk_with_a_wrong_key() -> None:
 @pytest.mark.usefixtures("sdk")
 def test_sdk_ingests_one_and_many_gzipped(sandbox: AmberfloSandbox) -> None:
     amberflo = IngestApiClient(KEY)
-    one = create_ingest_payload("my meter", 2.5, NOW, "c1", {"region": "us east"}, "id-1")
-    assert amberflo.send(one) == "1 records were ingested"
+    payload = create_ingest_payload("my meter", 2.5, NOW, "c1", {"region": "us east"}, "id-1")
+    assert amberflo.send(payload) == "1 records were ingested"
     many = [create_ingest_payload("my meter", n, NOW, "c1") for n in range(10)]
     assert amberflo.send(many) == "10 records were ingested"
-    assert sandbox.records == [one, *many]
+    assert sandbox.records == [payload, *many]
 
 
 def at_once(*_: object, **__: object) -> Iterator[float | None]:

@@ -16,6 +16,6 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     address = f"127.0.0.1:{free_port()}"  # known before, so that /settings can tell it
     with (
         installed(tmp_path_factory.mktemp("sdks")) as installation,
-        daemon(installation, listen=address, public_url=f"http://{address}") as found,
+        daemon(installation, listen=address, public_url=f"http://{address}") as service,
     ):
-        yield found
+        yield service

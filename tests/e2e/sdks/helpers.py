@@ -94,7 +94,7 @@ def check_customer(receiver: Daemon, user: str, meters: int) -> None:
 
 
 def node_modules() -> Path:
-    found = NODE / "node_modules" / "@segment"
-    if not found.is_dir():
+    path = NODE / "node_modules" / "@segment"
+    if not path.is_dir():
         pytest.skip("npm packages are missing: npm ci --prefix tests/e2e/node")
-    return found
+    return path

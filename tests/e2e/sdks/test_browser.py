@@ -152,9 +152,9 @@ def test_analytics_js_in_a_browser(receiver: Daemon, tmp_path: Path) -> None:
     }
     with shop(bundle, settings) as (url, reports), browser(url, tmp_path / "profile"):
         wait_until(lambda: reports, what="the page's report")
-        (found,) = reports
-        assert found.keys() == {"single", "batching"}, found
-        mine = [event for events in found.values() for event in events]
+        (report,) = reports
+        assert report.keys() == {"single", "batching"}, report
+        mine = [event for events in report.values() for event in events]
         wait_until(
             lambda: (
                 {e["messageId"] for e in mine if e["type"] in ("page", "screen")}
@@ -163,7 +163,7 @@ def test_analytics_js_in_a_browser(receiver: Daemon, tmp_path: Path) -> None:
             what="the page's calls",
         )
     host = url.removeprefix("http://").replace("/", "_")
-    for name, events in found.items():
+    for name, events in report.items():
         page, anonymous, _, known, _, screen, _ = events
         # The second one finds what the first one has kept of the user.
         assert anonymous.get("userId") == (None if name == "single" else f"{user}-single")

@@ -129,12 +129,12 @@ def test_analytics_node(receiver: Daemon) -> None:
 
 def the_one(events: list[Json], kind: str, call: Json) -> Json:
     """The event that an SDK made of a call."""
-    (found,) = [
+    (match,) = [
         event
         for event in events
         if event["type"] == kind and call.items() <= {**event, **event.get("context", {})}.items()
     ]
-    return found
+    return match
 
 
 # Plain HTTP
@@ -142,12 +142,12 @@ def the_one(events: list[Json], kind: str, call: Json) -> Json:
 
 def test_plain_http(receiver: Daemon) -> None:
     """As with `curl -u KEY: -d '…' URL`."""
-    user, one, two = unique("curl"), unique(), unique()
+    user, first, second = unique("curl"), unique(), unique()
     body = {
-        "track": f'{{"userId": "{user}", "event": "ApiCalls", "messageId": "{one}", '
+        "track": f'{{"userId": "{user}", "event": "ApiCalls", "messageId": "{first}", '
         '"properties": {"value": 2.0, "region": "us-west-2"}, '
         '"timestamp": "2026-11-24T06:51:04.123Z"}',
-        "page": f'{{"userId": "{user}", "name": "Home", "messageId": "{two}", '
+        "page": f'{{"userId": "{user}", "name": "Home", "messageId": "{second}", '
         '"timestamp": "2026-11-24T06:51:05Z"}',
         "identify": f'{{"userId": "{user}", "traits": {{"name": "Ada", "plan": "pro"}}}}',
     }
@@ -161,9 +161,9 @@ def test_plain_http(receiver: Daemon) -> None:
             trust_env=False,
         )
         assert (answer.status_code, answer.content) == (200, GOOD)
-    assert receiver.records(one, two) == [
+    assert receiver.records(first, second) == [
         {
-            "uniqueId": one,
+            "uniqueId": first,
             "customerId": user,
             "meterApiName": "ApiCalls",
             "meterValue": 2.0,
@@ -171,7 +171,7 @@ def test_plain_http(receiver: Daemon) -> None:
             "dimensions": {"region": "us-west-2"},
         },
         {
-            "uniqueId": two,
+            "uniqueId": second,
             "customerId": user,
             "meterApiName": "page",
             "meterValue": 1.0,

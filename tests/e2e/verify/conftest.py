@@ -22,19 +22,19 @@ def amberflo() -> Amberflo:
 @pytest.fixture
 def installation(tmp_path: Path, amberflo: Amberflo) -> Iterator[Installation]:
     with running(amberflo) as url:
-        found = Installation(tmp_path, amberflo, url)
-        found.configure()
-        yield found
+        place = Installation(tmp_path, amberflo, url)
+        place.configure()
+        yield place
 
 
 @pytest.fixture
 def engage(installation: Installation) -> Iterator[EngageSandbox]:
-    found = EngageSandbox(
+    space = EngageSandbox(
         installation.source_url, seed=7, clock=datetime.now(UTC) - timedelta(days=30)
     )
-    found.fill(300, 6)
-    yield found
-    found.close()
+    space.fill(300, 6)
+    yield space
+    space.close()
 
 
 @pytest.fixture

@@ -82,9 +82,9 @@ def found_by(installation: Installation, *more: str, exit_code: int = 0) -> dict
 
 def rename(amberflo: Amberflo, synced: list[str], count: int) -> list[str]:
     """Give customers of which we know the name another one; their ids."""
-    named = [one for one in synced if amberflo.customers[one]["customerName"] != one][:count]
-    for one in named:
-        amberflo.customers[one]["customerName"] = "x"
+    named = [id_ for id_ in synced if amberflo.customers[id_]["customerName"] != id_][:count]
+    for customer_id in named:
+        amberflo.customers[customer_id]["customerName"] = "x"
     return named
 
 
@@ -101,7 +101,7 @@ Drifts = list[tuple[str, str, Any, Any]]
 def listed(document: dict[str, Any]) -> Drifts:
     names = ("customer_id", "trait", "expected", "actual")
     rows = [tuple(row[name] for name in names) for row in document["drifted"]]
-    return sorted(rows, key=lambda one: one[:2])
+    return sorted(rows, key=lambda row: row[:2])
 
 
 def deliver(installation: Installation, amberflo: Amberflo, customer_id: str) -> None:

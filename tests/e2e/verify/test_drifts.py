@@ -33,13 +33,15 @@ from tests.support.installation import Installation
 def plant(amberflo: Amberflo, synced: list[str]) -> tuple[list[str], Drifts]:
     """50 customers that are no more what they should be, in every way: who is missing, and all
     (customer, trait, expected, found)."""
-    left = random.Random(3).sample(synced, len(synced))
+    candidates = random.Random(3).sample(synced, len(synced))
     missing: list[str] = []
     drifts: Drifts = []
 
     def take(fits: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        chosen = next(one for one in left if fits(amberflo.customers[one]))
-        left.remove(chosen)
+        chosen = next(
+            customer_id for customer_id in candidates if fits(amberflo.customers[customer_id])
+        )
+        candidates.remove(chosen)
         return amberflo.customers[chosen]
 
     def change(record: dict[str, Any], trait: str, value: Any) -> None:
@@ -86,8 +88,8 @@ def plant(amberflo: Amberflo, synced: list[str]) -> tuple[list[str], Drifts]:
     record = take(lambda record: True)  # nobody's business but theirs
     record["traits"] |= {"stripeId": "cus_2", "new": "x"}
     record["description"] = "edited"
-    assert len({*missing, *(one[0] for one in drifts)}) == 50
-    return sorted(missing), sorted(drifts, key=lambda one: one[:2])
+    assert len({*missing, *(drift[0] for drift in drifts)}) == 50
+    return sorted(missing), sorted(drifts, key=lambda row: row[:2])
 
 
 def test_finds_every_drift_and_repairs_it(
@@ -108,7 +110,7 @@ def test_finds_every_drift_and_repairs_it(
         assert row["drifted"] == sum(row["trait"] == trait for _, trait, _, _ in drifts)
     said = installation.run("verify", exit_code=1)
     lines = set(said.stdout.splitlines())
-    assert {f"missing {one}" for one in missing} <= lines
+    assert {f"missing {id_}" for id_ in missing} <= lines
     assert sum(line.startswith("drifted ") for line in lines) == len(drifts)
     assert "`syncer verify --repair`" in said.stderr
     # A look writes nothing.
@@ -116,15 +118,15 @@ def test_finds_every_drift_and_repairs_it(
     assert installation.puts() == {}
 
     said = installation.run("verify", "--repair", "--json")
-    wrong = {*missing, *(one[0] for one in drifts)}
+    wrong = {*missing, *(drift[0] for drift in drifts)}
     assert f'"repaired": {len(wrong)}' in said.stdout
     # Engage says no more of this one than that it is not in it: Amberflo holds it so already.
-    right = {one[0] for one in drifts if one[1:] == (OTHER, None, False)}
+    right = {drift[0] for drift in drifts if drift[1:] == (OTHER, None, False)}
     assert installation.puts() == dict.fromkeys(wrong - right, 1)
     assert set(re.findall(r"^repaired (\S+): ", said.stderr, re.MULTILINE)) == wrong
     all_good(installation, len(synced), extra=1)
     now = installation.holds()
-    memberships = {(one[0], one[1]) for one in drifts if isinstance(one[3], bool)}
+    memberships = {(drift[0], drift[1]) for drift in drifts if isinstance(drift[3], bool)}
     for customer_id in synced:
         mine = before[customer_id]
         if customer_id in missing or planted[customer_id]["traits"] == "none":
@@ -144,18 +146,20 @@ def test_finds_every_drift_and_repairs_it(
 
 
 def test_one_customer(installation: Installation, amberflo: Amberflo, synced: list[str]) -> None:
-    one, _ = rename(amberflo, synced, 2)
+    customer_id, _ = rename(amberflo, synced, 2)
     amberflo.customers["somebody"] = {"customerId": "somebody", "customerName": "Else"}
-    document = found_by(installation, "--customer", one, exit_code=1)
-    assert (document["checked"], document["drifted"][0]["customer_id"]) == (1, one)
+    document = found_by(installation, "--customer", customer_id, exit_code=1)
+    assert (document["checked"], document["drifted"][0]["customer_id"]) == (1, customer_id)
     document = found_by(installation, "--customer", "somebody")
     assert (document["checked"], document["extra"]) == (0, ["somebody"])
     said = installation.run("verify", "--customer", "nobody", exit_code=1)
     assert said.stderr == ("error: the customer 'nobody' was never sent, and is not at Amberflo\n")
-    assert found_by(installation, "--customer", one, "--repair")["repaired"] == 1
-    assert installation.puts() == {one: 1}
-    del amberflo.customers[one]
-    assert found_by(installation, "--customer", one, exit_code=1)["missing"] == [one]
+    assert found_by(installation, "--customer", customer_id, "--repair")["repaired"] == 1
+    assert installation.puts() == {customer_id: 1}
+    del amberflo.customers[customer_id]
+    assert found_by(installation, "--customer", customer_id, exit_code=1)["missing"] == [
+        customer_id
+    ]
 
 
 def test_in_every_way_that_amberflo_can_be_read(
@@ -167,7 +171,7 @@ def test_in_every_way_that_amberflo_can_be_read(
     monkeypatch.setattr(reader, "BATCH", 70)
     missing, drifts = plant(amberflo, synced)
     amberflo.customers["somebody"] = {"customerId": "somebody", "customerName": "Else"}
-    singles = len(missing) + len({one[0] for one in drifts})
+    singles = len(missing) + len({drift[0] for drift in drifts})
     ways: list[tuple[dict[str, Any], dict[str, int]]] = [
         ({}, {"GET /customers/paging": 3}),
         ({"most": 70}, {"GET /customers/paging": 6}),
@@ -212,9 +216,9 @@ def test_in_every_way_that_amberflo_can_be_read(
 def test_pages_show_traits_where_only_some_have_none(
     installation: Installation, amberflo: Amberflo, synced: list[str]
 ) -> None:
-    emptied = [one for one in synced if amberflo.customers[one]["traits"].keys() > FOREIGN.keys()]
-    for one in emptied[:20]:
-        del amberflo.customers[one]["traits"]
+    emptied = [id_ for id_ in synced if amberflo.customers[id_]["traits"].keys() > FOREIGN.keys()]
+    for customer_id in emptied[:20]:
+        del amberflo.customers[customer_id]["traits"]
     document = found_by(installation, exit_code=1)
     assert {row["customer_id"] for row in document["drifted"]} == set(emptied[:20])
     requests = {"GET /customers/paging": 3, "GET /customers": 20}
@@ -232,8 +236,8 @@ def test_on_postgresql_and_with_values_as_text(
     installation.run("sync")
     all_good(installation, len(amberflo.customers))
     customer_id, record = next(
-        (one, record)
-        for one, record in sorted(amberflo.customers.items())
+        (its_id, record)
+        for its_id, record in sorted(amberflo.customers.items())
         if AUDIENCE in record["traits"]
     )
     good = record["traits"][AUDIENCE]
@@ -252,8 +256,8 @@ def test_on_postgresql_and_with_values_as_text(
 def test_where_amberflo_keeps_text_only_all_is_well(
     installation: Installation, amberflo: Amberflo, synced: list[str]
 ) -> None:
-    for one in synced:
-        traits = amberflo.customers[one]["traits"]
+    for customer_id in synced:
+        traits = amberflo.customers[customer_id]["traits"]
         traits |= {
             trait: orjson.dumps(value).decode()
             for trait, value in traits.items()
@@ -272,8 +276,8 @@ def test_with_faults(installation: Installation, amberflo: Amberflo, synced: lis
         document = found_by(installation, exit_code=1)
         assert (document["missing"], listed(document)) == (missing, drifts)
     amberflo.faults = Faults.parse(spec, seed=9)
-    found = found_by(installation, "--repair")
-    assert found["repaired"] == len({*missing, *(one[0] for one in drifts)})
+    repaired = found_by(installation, "--repair")
+    assert repaired["repaired"] == len({*missing, *(drift[0] for drift in drifts)})
     assert amberflo.stats()["faults"].keys() >= {"429", "500", "503"}
     amberflo.faults = Faults()
     all_good(installation, len(synced))

@@ -50,8 +50,8 @@ def test_what_changed_between_two_looks_is_no_drift(
 
     def after_page(page: str) -> None:
         if page == "1":
-            for one in once:
-                deliver(installation, amberflo, one)
+            for id_ in once:
+                deliver(installation, amberflo, id_)
 
     def after_read(customer_id: str) -> None:
         if customer_id in once:
@@ -62,12 +62,12 @@ def test_what_changed_between_two_looks_is_no_drift(
     all_good(installation, len(synced))
     assert not once
     # What became due meanwhile, or changes all the time, is pending and never wrong.
-    (one,) = rename(amberflo, synced, 1)
+    (renamed,) = rename(amberflo, synced, 1)
     amberflo.after_page = lambda page: None
     amberflo.after_read = lambda customer_id: make_due(installation, customer_id)
     document = found_by(installation)
     assert (document["pending"], document["equal"]) == (1, len(synced) - 1)
-    deliver(installation, amberflo, one)
+    deliver(installation, amberflo, renamed)
     rename(amberflo, synced, 1)
     amberflo.after_read = lambda customer_id: deliver(installation, amberflo, customer_id)
     document = found_by(installation)
@@ -93,11 +93,11 @@ def test_who_is_erased_between_two_looks_is_not_judged(
     installation: Installation, amberflo: Amberflo, synced: list[str], when: str
 ) -> None:
     (gone,) = rename(amberflo, synced, 1)
-    left = {gone}
+    pending = {gone}
 
     def forget(_: str) -> None:
-        if left:
-            left.clear()
+        if pending:
+            pending.clear()
             url = f"sqlite:///{installation.folder / 'syncer.db'}"
             with (
                 closing(Database.open(url)) as database,
@@ -110,7 +110,7 @@ def test_who_is_erased_between_two_looks_is_not_judged(
     else:
         amberflo.after_read = forget
     document = found_by(installation)
-    assert not left
+    assert not pending
     assert document["checked"] == document["equal"] == len(synced) - 1
     assert (document["missing"], document["drifted"]) == ([], [])
 

@@ -25,13 +25,13 @@ from tests.support.warehouse import Warehouse
 def test_what_is_due_refused_or_never_sent(
     installation: Installation, amberflo: Amberflo, engage: EngageSandbox
 ) -> None:
-    amberflo.refused = {one.customer_id for one in list(engage.expected())[:3]}
+    amberflo.refused = {customer.customer_id for customer in list(engage.expected())[:3]}
     installation.run("sync", exit_code=1)
     sent = len(amberflo.customers)
     all_good(installation, sent)
     # Refused ones that are there all the same were not sent by us.
-    there, *_ = sorted(amberflo.refused)
-    amberflo.customers[there] = {"customerId": there, "customerName": "before us"}
+    existing, *_ = sorted(amberflo.refused)
+    amberflo.customers[existing] = {"customerId": existing, "customerName": "before us"}
     all_good(installation, sent, extra=1)
 
     due, new = sorted(amberflo.customers)[3], "new"
@@ -45,7 +45,7 @@ def test_what_is_due_refused_or_never_sent(
     amberflo.customers[new] = {"customerId": new, "customerName": new}
     document = found_by(installation)
     assert (document["checked"], document["pending"], document["equal"]) == (sent, 1, sent - 1)
-    assert document["extra"] == [there]
+    assert document["extra"] == [existing]
     said = installation.run("verify", "--customer", new, exit_code=1)
     assert "is still to be sent" in said.stderr
 

@@ -21,16 +21,16 @@ from tests.support.installation import installed
 @pytest.fixture(scope="package")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     folder = tmp_path_factory.mktemp("page")
-    with installed(folder) as found:
+    with installed(folder) as installation:
         began = datetime.now(UTC) - timedelta(days=30)
-        with closing(EngageSandbox(found.source_url, seed=7, clock=began)) as engage:
+        with closing(EngageSandbox(installation.source_url, seed=7, clock=began)) as engage:
             engage.fill(300, 5)
-            found.run("sync")
+            installation.run("sync")
             lost, other = engage.audiences[:2]
         with closing(sqlite3.connect(folder / "engage.db")) as source, source:
             ids = [
-                one
-                for (one,) in source.execute(
+                value
+                for (value,) in source.execute(
                     "SELECT value FROM user_identifiers WHERE type = 'user_id'"
                     " AND value GLOB 'u[0-9]*' AND canonical_segment_id IN (SELECT"
                     " canonical_segment_id FROM user_traits WHERE name = ?) ORDER BY value LIMIT 4",
@@ -44,15 +44,15 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
                 f" FROM user_identifiers WHERE value IN ({','.join('?' * len(ids))}))",
                 (other, *ids),
             )
-        for one in ids:
-            found.amberflo.customers[one]["strange"] = 1
+        for id_ in ids:
+            installation.amberflo.customers[id_]["strange"] = 1
         more = (
             f'[web]\nlisten = "127.0.0.1:0"\ntoken = "{TOKEN}"\n'
             "[guard]\nmin_exits = 20\n[schedule]\nevery = '9d'\n"
         )
-        found.configure(more=more)
-        found.run("sync", "--full", exit_code=1)
-        with daemon(found, more=more) as running:
+        installation.configure(more=more)
+        installation.run("sync", "--full", exit_code=1)
+        with daemon(installation, more=more) as running:
             (line,) = [line for line in running.log if "the page is at" in line]
             user = unique("bad")
             running.send("track", {"userId": user, "event": "x", "properties": {"value": "NaN"}})
@@ -70,12 +70,12 @@ def browser(operator: Operator) -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     playwright.expect.set_options(timeout=20_000)
     with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield found
-        found.close()
+        launched = started.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
 def page(browser: Any, operator: Operator) -> Iterator[Any]:
-    with visiting(browser, operator) as found:
-        yield found
+    with visiting(browser, operator) as visited:
+        yield visited

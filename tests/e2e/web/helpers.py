@@ -83,8 +83,8 @@ def paths(operator: Operator) -> list[str]:
 
 def overflow(page: Any) -> int:
     """How far the page can be scrolled sideways."""
-    found = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    return int(found)
+    pixels = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return int(pixels)
 
 
 def heading(page: Any) -> Any:

@@ -53,14 +53,18 @@ def test_every_page_is_accessible(browser: Any, operator: Operator, scheme: str)
             if page.locator("details").count():
                 page.locator("summary").first.click()
             page.evaluate(axe)
-            found = page.evaluate("(options) => axe.run(document, options)", options)
+            report = page.evaluate("(options) => axe.run(document, options)", options)
             serious = [
-                (one["id"], one["nodes"][0]["html"], one["nodes"][0]["failureSummary"])
-                for one in found["violations"]
-                if one["impact"] in ("serious", "critical")
+                (
+                    violation["id"],
+                    violation["nodes"][0]["html"],
+                    violation["nodes"][0]["failureSummary"],
+                )
+                for violation in report["violations"]
+                if violation["impact"] in ("serious", "critical")
             ]
             assert serious == [], path
-            assert "color-contrast" in {one["id"] for one in found["passes"]}, path
+            assert "color-contrast" in {rule["id"] for rule in report["passes"]}, path
             backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         page.goto("/")
     assert backgrounds == {"rgb(247, 248, 250)" if scheme == "light" else "rgb(18, 22, 28)"}
@@ -228,7 +232,7 @@ def test_the_keyboard_is_enough(page: Any, operator: Operator) -> None:
         outline = focused.evaluate("(one) => getComputedStyle(one).outlineStyle")
         assert outline == "solid"
     names = ["Syncer", "Now", "Runs", "Customers", "Audiences", "Failures", "Log out"]
-    assert [one.split(" ")[0] for one in seen[1:]] == [one.split(" ")[0] for one in names]
+    assert [row.split(" ")[0] for row in seen[1:]] == [name.split(" ")[0] for name in names]
     page.goto("/failures")
     page.get_by_text("Discard all", exact=True).focus()
     page.keyboard.press("Enter")

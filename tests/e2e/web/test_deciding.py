@@ -26,7 +26,7 @@ expect = playwright.expect
 def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> None:
     run = operator.run("held")
     installation = operator.daemon.installation
-    had = {one: record["traits"].get(operator.lost) for one, record in
+    had = {customer_id: record["traits"].get(operator.lost) for customer_id, record in
            installation.amberflo.customers.items()}  # fmt: skip
     page.goto("/runs")
     page.get_by_role("row", name=re.compile(rf"^{run} ")).get_by_role("link").click()
@@ -42,7 +42,7 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     assert operator.state(run) == "rejected"
     expect(page.get_by_role("main")).to_contain_text("Rejected by Ada (“the load broke”)")
     assert page.get_by_role("button", name="Approve").count() == 0
-    assert had == {one: record["traits"].get(operator.lost) for one, record in
+    assert had == {customer_id: record["traits"].get(operator.lost) for customer_id, record in
                    installation.amberflo.customers.items()}  # fmt: skip
 
     # A rejection lasts; lifted, the next run finds the same again.
@@ -66,16 +66,21 @@ def test_approving_and_rejecting_what_is_held(page: Any, operator: Operator) -> 
     expect(page.locator(".title .state")).to_have_text("approved")  # it loaded itself again
     assert operator.state(run) == "approved"
     expect(page.get_by_role("main")).to_contain_text("Approved by -- Ada (“they did leave”), run")
-    taken = [one for one in installation.amberflo.customers.values() if "strange" not in one]
-    left = {record["traits"].get(operator.lost) for record in taken}
-    assert left <= {False, None}
+    taken = [
+        customer
+        for customer in installation.amberflo.customers.values()
+        if "strange" not in customer
+    ]
+    values = {record["traits"].get(operator.lost) for record in taken}
+    assert values <= {False, None}
 
 
 def test_sending_a_customer_again(page: Any, operator: Operator) -> None:
     installation = operator.daemon.installation
     done = next(
-        one for one, record in sorted(installation.amberflo.customers.items())
-        if one.startswith("u") and "strange" not in record and record["traits"].get(operator.other)
+        customer_id for customer_id, record in sorted(installation.amberflo.customers.items())
+        if customer_id.startswith("u") and "strange" not in record
+        and record["traits"].get(operator.other)
     )  # fmt: skip
     installation.amberflo.customers[done]["traits"] = {"stripeId": "cus_1"}
     page.goto(f"/customer?id={done}")

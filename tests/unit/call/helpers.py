@@ -32,23 +32,23 @@ def outcome_of(event: object, route: str = "batch", **common: object) -> Call | 
     body: object = event
     if route == "batch":
         body = {"batch": [event], **common}
-    (found,) = events(route, body)
-    return found
+    (outcome,) = events(route, body)
+    return outcome
 
 
 def call(event: object, route: str = "batch", **common: object) -> Call:
-    found = outcome_of(event, route, **common)
-    assert isinstance(found, Call), found
-    return found
+    outcome = outcome_of(event, route, **common)
+    assert isinstance(outcome, Call), outcome
+    return outcome
 
 
 def reason(event: object, route: str = "batch", **common: object) -> str:
-    found = outcome_of(event, route, **common)
-    assert isinstance(found, Rejected), found
-    return found.reason
+    outcome = outcome_of(event, route, **common)
+    assert isinstance(outcome, Rejected), outcome
+    return outcome.reason
 
 
 def dropped(event: object, route: str = "batch", **common: object) -> str:
-    found = outcome_of(event, route, **common)
-    assert isinstance(found, Dropped), found
-    return found.reason
+    outcome = outcome_of(event, route, **common)
+    assert isinstance(outcome, Dropped), outcome
+    return outcome.reason

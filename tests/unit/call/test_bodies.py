@@ -124,20 +124,22 @@ def test_a_batch_with_odd_values_loses_none_of_the_others() -> None:
 
 def test_the_documented_singles() -> None:
     for kind, event in PAYLOADS["tracking_api_singles"].items():
-        found = outcome_of(event, kind)
+        outcome = outcome_of(event, kind)
         if kind in ("group", "alias"):
-            assert found == Dropped(f"{kind} is not supported")
+            assert outcome == Dropped(f"{kind} is not supported")
         else:
-            assert isinstance(found, Call)
-            assert (found.type, found.user_id) == (kind, "019mr8mf4r")
-            assert found.notes == (module.OLD,)
+            assert isinstance(outcome, Call)
+            assert (outcome.type, outcome.user_id) == (kind, "019mr8mf4r")
+            assert outcome.notes == (module.OLD,)
 
 
 def test_the_documented_batch() -> None:
-    found = [
-        one for one in events("batch", PAYLOADS["tracking_api_batch"]) if isinstance(one, Call)
+    taken = [
+        event
+        for event in events("batch", PAYLOADS["tracking_api_batch"])
+        if isinstance(event, Call)
     ]
-    assert [(one.type, one.user_id, one.at_ms) for one in found] == [
+    assert [(event.type, event.user_id, event.at_ms) for event in taken] == [
         ("identify", "019mr8mf4r", at("2012-12-02T00:30:08.276")),
         ("track", "019mr8mf4r", at("2012-12-02T00:30:12.984")),
         ("identify", "971mj8mk7p", at("2015-02-02T00:30:08.276")),
@@ -146,8 +148,8 @@ def test_the_documented_batch() -> None:
 
 
 def test_the_documented_webhook_events() -> None:
-    found = events("webhook", PAYLOADS["webhook_classic_events"])
-    kinds = [one.type if isinstance(one, Call) else one for one in found]
+    outcomes = events("webhook", PAYLOADS["webhook_classic_events"])
+    kinds = [outcome.type if isinstance(outcome, Call) else outcome for outcome in outcomes]
     assert kinds == [
         *("page", "screen", "identify", "track"),
         Dropped("alias is not supported"),
@@ -159,10 +161,10 @@ def test_the_documented_webhook_events() -> None:
 @pytest.mark.parametrize("name", ["spec_common_fields", "spec_page_full", "spec_screen_full"])
 def test_the_documented_full_events(name: str) -> None:
     event = PAYLOADS[name]
-    found = call(event)
-    assert (found.type, found.message_id) == (event["type"], event["messageId"])
-    assert (found.user_id, found.anonymous_id) == (event["userId"], event["anonymousId"])
-    assert found.at_ms == at(event["timestamp"][:-1])
+    result = call(event)
+    assert (result.type, result.message_id) == (event["type"], event["messageId"])
+    assert (result.user_id, result.anonymous_id) == (event["userId"], event["anonymousId"])
+    assert result.at_ms == at(event["timestamp"][:-1])
 
 
 # Anything
@@ -171,29 +173,29 @@ def test_the_documented_full_events(name: str) -> None:
 @examples(25)
 @given(events_=st.lists(EVENT, max_size=6), common=st.fixed_dictionaries({}, optional=LIKELY))
 def test_every_event_becomes_exactly_one_thing(events_: list[Any], common: dict[str, Any]) -> None:
-    for found in (
+    for outcomes in (
         events("batch", {**common, "batch": events_}),
         events("webhook", events_),
     ):
-        assert len(found) == len(events_)
-        for one in found:
-            assert isinstance(one, Call | Dropped | Rejected)
-            if isinstance(one, Call):
-                assert one.at_ms >= 1
-                assert 0 < len(one.message_id) <= 100
-                assert one.user_id or one.anonymous_id or one.personas
-            elif isinstance(one, Rejected):
-                one.raw.encode()
+        assert len(outcomes) == len(events_)
+        for outcome in outcomes:
+            assert isinstance(outcome, Call | Dropped | Rejected)
+            if isinstance(outcome, Call):
+                assert outcome.at_ms >= 1
+                assert 0 < len(outcome.message_id) <= 100
+                assert outcome.user_id or outcome.anonymous_id or outcome.personas
+            elif isinstance(outcome, Rejected):
+                outcome.raw.encode()
 
 
 @examples(25)
 @given(route=st.sampled_from(sorted(module.ROUTES)), body=JSON | EVENT)
 def test_every_body_is_taken_or_refused(route: str, body: Any) -> None:
     try:
-        found = events(route, body)
+        outcomes = events(route, body)
     except BadRequest:
         return
-    assert all(isinstance(one, Call | Dropped | Rejected) for one in found)
+    assert all(isinstance(outcome, Call | Dropped | Rejected) for outcome in outcomes)
 
 
 @examples(25)

@@ -35,14 +35,16 @@ def test_group_and_alias_are_accepted_and_dropped(kind: str) -> None:
 
 @pytest.mark.parametrize("route", ["batch", "import", "b"])
 def test_batch_routes(route: str) -> None:
-    found = events(route, {"batch": [TRACK, {"type": "page", "anonymousId": "a"}], "writeKey": "k"})
-    assert [one.type for one in found if isinstance(one, Call)] == ["track", "page"]
+    outcomes = events(
+        route, {"batch": [TRACK, {"type": "page", "anonymousId": "a"}], "writeKey": "k"}
+    )
+    assert [outcome.type for outcome in outcomes if isinstance(outcome, Call)] == ["track", "page"]
     assert events(route, {"batch": []}) == []
 
 
 def test_the_webhook_route_takes_an_object_and_an_array() -> None:
-    assert [type(one) for one in events("webhook", TRACK)] == [Call]
-    assert [type(one) for one in events("webhook", [TRACK, TRACK])] == [Call, Call]
+    assert [type(event) for event in events("webhook", TRACK)] == [Call]
+    assert [type(event) for event in events("webhook", [TRACK, TRACK])] == [Call, Call]
     assert events("webhook", []) == []
 
 
@@ -139,8 +141,8 @@ def test_a_bad_event_is_rejected_and_the_others_are_taken(
 
 @pytest.mark.parametrize("event", [None, 5, "text", [], [TRACK], True])
 def test_an_event_that_is_no_object(event: object) -> None:
-    found = outcome_of(event)
-    assert found == Rejected("not an object", orjson.dumps(event).decode(), None)
+    outcome = outcome_of(event)
+    assert outcome == Rejected("not an object", orjson.dumps(event).decode(), None)
 
 
 def test_the_size_is_that_of_the_event_alone() -> None:
@@ -166,9 +168,9 @@ def test_depth_is_bounded() -> None:
 
 
 def test_a_failure_never_holds_the_write_key() -> None:
-    found = outcome_of({"writeKey": "secret-key", "event": "E"}, "track")
-    assert isinstance(found, Rejected)
-    assert found.raw == '{"event":"E"}'
+    failure = outcome_of({"writeKey": "secret-key", "event": "E"}, "track")
+    assert isinstance(failure, Rejected)
+    assert failure.raw == '{"event":"E"}'
 
 
 @pytest.mark.parametrize(
@@ -184,8 +186,8 @@ def test_a_failure_never_holds_the_write_key() -> None:
     ],
 )
 def test_a_failure_says_whose_call_it_was(event: object, whose: str | None) -> None:
-    found = module.rejected("no", event)
-    assert found.customer_id == whose
+    failure = module.rejected("no", event)
+    assert failure.customer_id == whose
 
 
 @pytest.mark.parametrize(
@@ -259,8 +261,12 @@ def test_the_longest_ids() -> None:
 @pytest.mark.parametrize("missing", [None, "", "  "])
 def test_a_missing_message_id_is_made_once(missing: str | None) -> None:
     event = TRACK | {"messageId": missing}
-    found = events("batch", {"batch": [event, TRACK, event]})
-    assert [one.message_id for one in found if isinstance(one, Call)] == ["made-0", "m1", "made-1"]
+    outcomes = events("batch", {"batch": [event, TRACK, event]})
+    assert [outcome.message_id for outcome in outcomes if isinstance(outcome, Call)] == [
+        "made-0",
+        "m1",
+        "made-1",
+    ]
 
 
 def test_an_identify_without_user_id_is_dropped() -> None:
@@ -313,12 +319,12 @@ OFF = "switched off by integrations"
 )
 def test_integrations_route_on_sdk_paths(integrations: object, goes: bool) -> None:
     event = TRACK | {"integrations": integrations}
-    for found in (
+    for outcome in (
         outcome_of(event),
         outcome_of(event, "track"),
         outcome_of(TRACK, integrations=integrations),
     ):
-        assert isinstance(found, Call) if goes else found == Dropped(OFF)
+        assert isinstance(outcome, Call) if goes else outcome == Dropped(OFF)
     assert isinstance(outcome_of(event, "webhook"), Call)
 
 

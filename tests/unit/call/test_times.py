@@ -44,8 +44,8 @@ from tests.unit.call.helpers import at, call
 def test_the_clients_clock_is_corrected(
     event: dict[str, object], sent_at: object, when: str
 ) -> None:
-    found = call(TRACK | event, sentAt=sent_at)
-    assert (found.at_ms, found.notes) == (at(when), ())
+    result = call(TRACK | event, sentAt=sent_at)
+    assert (result.at_ms, result.notes) == (at(when), ())
 
 
 def test_a_webhooks_timestamp_is_corrected_already() -> None:
@@ -86,8 +86,8 @@ def test_a_sent_at_corrects_where_it_says_how_wrong_the_clock_is(
     timestamp: object, sent_at: object, when: str
 ) -> None:
     event = TRACK | {"timestamp": timestamp}
-    for found in (call(event, sentAt=sent_at), call(event | {"sentAt": sent_at})):
-        assert (found.at_ms, found.notes) == (at(when), ())
+    for result in (call(event, sentAt=sent_at), call(event | {"sentAt": sent_at})):
+        assert (result.at_ms, result.notes) == (at(when), ())
 
 
 def test_a_batch_corrects_where_its_events_own_time_does_not() -> None:
@@ -117,16 +117,16 @@ def test_a_batch_corrects_where_its_events_own_time_does_not() -> None:
 )
 def test_odd_times_are_taken_and_noted(timestamp: object, when: str, note: str | None) -> None:
     for route in ("track", "webhook"):
-        found = call(TRACK | {"timestamp": timestamp}, route)
-        assert (found.at_ms, found.notes) == (at(when), (note,) if note else ())
-        assert found.received_at == at("2024-05-01T12:30:00")
+        result = call(TRACK | {"timestamp": timestamp}, route)
+        assert (result.at_ms, result.notes) == (at(when), (note,) if note else ())
+        assert result.received_at == at("2024-05-01T12:30:00")
 
 
 def test_what_the_correction_comes_to_is_believed_or_not_as_well() -> None:
     """PHP's 1970 with a good sentAt, and a phone that was set back two weeks after the event."""
     for timestamp, note in (("1970-01-01T00:00:00Z", TOO_EARLY), ("2024-05-15T12:30:00Z", FUTURE)):
-        found = call(TRACK | {"timestamp": timestamp}, sentAt="2024-05-01T12:29:59Z")
-        assert (found.at_ms, found.notes) == (at("2024-05-01T12:30:00"), (note,))
+        result = call(TRACK | {"timestamp": timestamp}, sentAt="2024-05-01T12:29:59Z")
+        assert (result.at_ms, result.notes) == (at("2024-05-01T12:30:00"), (note,))
 
 
 def test_an_unreadable_original_falls_back_to_the_timestamp() -> None:

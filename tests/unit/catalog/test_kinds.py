@@ -229,33 +229,33 @@ def test_a_key_is_what_it_is_listed_as_where_the_globs_for_that_match() -> None:
         "x": AUDIENCE,
         "not pulled": AUDIENCE,
     }
-    found = catalog_of(observed, computed_traits=["is_*", "tot*"], listed=listed)
-    assert kinds(found) == {
+    catalog = catalog_of(observed, computed_traits=["is_*", "tot*"], listed=listed)
+    assert kinds(catalog) == {
         "vip": AUDIENCE,
         "is_rich": AUDIENCE,
         "total": COMPUTED_TRAIT,
         "x": AUDIENCE,
     }
     assert catalog_of(observed, audiences=["v*"], listed=listed).keys == ["vip"]
-    assert not found.unlisted
-    assert found.ignored == []
+    assert not catalog.unlisted
+    assert catalog.ignored == []
 
 
 def test_what_is_not_listed_is_a_custom_trait() -> None:
     observed = [*booleans("vip", "has_cat", "has_pet"), seen("plan", others=9)]
-    found = catalog_of(observed, listed={"vip": AUDIENCE})
-    assert found.keys == ["vip"]
-    assert found.ignored == ["has_cat", "has_pet"]
-    assert found.messages == []
+    catalog = catalog_of(observed, listed={"vip": AUDIENCE})
+    assert catalog.keys == ["vip"]
+    assert catalog.ignored == ["has_cat", "has_pet"]
+    assert catalog.messages == []
 
 
 def test_what_was_ours_and_is_not_listed_is_lost() -> None:
     known = [KnownTrait("gone", "gone", AUDIENCE), KnownTrait("vip", "vip", AUDIENCE)]
-    found = catalog_of(booleans("gone", "vip"), known, listed={"vip": AUDIENCE})
-    assert found.keys == ["vip"]
-    assert found.by_key.keys() == {"gone", "vip"}
-    assert found.unlisted == {"gone"}
-    assert found.ignored == []
+    catalog = catalog_of(booleans("gone", "vip"), known, listed={"vip": AUDIENCE})
+    assert catalog.keys == ["vip"]
+    assert catalog.by_key.keys() == {"gone", "vip"}
+    assert catalog.unlisted == {"gone"}
+    assert catalog.ignored == []
     # What is listed and has no rows is lost too, but not deleted.
     assert catalog_of([], known, listed={"vip": AUDIENCE}).unlisted == {"gone"}
     assert not catalog_of([], known).unlisted
@@ -263,18 +263,18 @@ def test_what_was_ours_and_is_not_listed_is_lost() -> None:
 
 def test_a_new_key_takes_the_name_of_one_that_is_not_listed() -> None:
     known = [KnownTrait("Vip", "vip", AUDIENCE)]
-    found = catalog_of(booleans("Vip", "vip"), known, listed={"vip": AUDIENCE})
-    assert found.by_name == {"vip": KnownTrait("vip", "vip", AUDIENCE)}
-    assert not found.unlisted
+    catalog = catalog_of(booleans("Vip", "vip"), known, listed={"vip": AUDIENCE})
+    assert catalog.by_name == {"vip": KnownTrait("vip", "vip", AUDIENCE)}
+    assert not catalog.unlisted
 
 
 def test_steps_of_journeys_are_memberships_that_are_not_listed() -> None:
     """They are no audiences of the Public API, and no custom traits."""
     observed = [*booleans("j_o_a__b", "j_o_c__d"), seen("j_o_text", others=1)]
     known = [KnownTrait("j_o_old__e", "j_o_old__e", AUDIENCE)]
-    found = catalog_of(observed, known, listed={"j_o_c__d": COMPUTED_TRAIT})
-    assert found.keys == ["j_o_a__b"]
-    assert not found.unlisted
+    catalog = catalog_of(observed, known, listed={"j_o_c__d": COMPUTED_TRAIT})
+    assert catalog.keys == ["j_o_a__b"]
+    assert not catalog.unlisted
 
 
 @pytest.mark.parametrize("kind", [AUDIENCE, COMPUTED_TRAIT])

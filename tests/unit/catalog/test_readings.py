@@ -149,13 +149,13 @@ def test_canonical_text_does_not_depend_on_the_order(traits: dict[str, bool | in
 
 def newest_of(*rows: tuple[str, object, object]) -> dict[str, tuple[object, object]]:
     keys, values, times = newest(*(json.dumps([row[n] for row in rows]) for n in range(3)))
-    found = zip(json.loads(keys), json.loads(values), json.loads(times), strict=True)
-    return {key: (value, time) for key, value, time in found}
+    triples = zip(json.loads(keys), json.loads(values), json.loads(times), strict=True)
+    return {key: (value, time) for key, value, time in triples}
 
 
 def test_the_newest_row_of_each_key_counts() -> None:
-    found = newest_of(("a", "old", MAY), ("b", "only", MAY), ("a", "new", JULY), ("a", "mid", JUNE))
-    assert found == {"a": ("new", JULY), "b": ("only", MAY)}
+    rows = newest_of(("a", "old", MAY), ("b", "only", MAY), ("a", "new", JULY), ("a", "mid", JUNE))
+    assert rows == {"a": ("new", JULY), "b": ("only", MAY)}
 
 
 def test_times_are_compared_as_times_not_as_text() -> None:

@@ -59,11 +59,11 @@ def test_who_has_a_name_keeps_it_against_a_newcomer() -> None:
     assert catalog.by_name == {"vip": vip}
     assert catalog.problems == {"VIP": "name taken twice", "Vip": "name taken twice"}
     assert (catalog.messages, catalog.renamed) == ([], {})
-    assert [("'VIP'" in one, "'Vip'" in one) for one in catalog.notices] == [
+    assert [("'VIP'" in notice, "'Vip'" in notice) for notice in catalog.notices] == [
         (True, False),
         (False, True),
     ]
-    assert all("'vip'" in one and "engage.audiences" in one for one in catalog.notices)
+    assert all("'vip'" in notice and "engage.audiences" in notice for notice in catalog.notices)
     reading = catalog.read('["VIP","vip"]', '["true","false"]')
     assert reading.traits == {"vip": False}
     assert reading.skipped == [("VIP", "name taken twice")]

@@ -94,7 +94,9 @@ def run(
     return list(compare(merge(pull, snapshot), tally.catalog, tally, JUNE_MS)), tally
 
 
-def one(row: PulledCustomer | None, before: Stored | None) -> tuple[CustomerChange | None, Tally]:
+def compare_one(
+    row: PulledCustomer | None, before: Stored | None
+) -> tuple[CustomerChange | None, Tally]:
     """Compare one customer."""
     changes, tally = run([row] if row else [], [before] if before else [])
     assert len(changes) <= 1

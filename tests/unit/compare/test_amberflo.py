@@ -12,10 +12,10 @@ from syncer.sync.tally import Tally
 from tests.unit.compare.helpers import (
     JUNE_MS,
     Stored,
+    compare_one,
     counts,
     known,
     make_catalog,
-    one,
     with_traits,
 )
 
@@ -31,15 +31,15 @@ def beside(
     return (changes[0] if changes else None), tally
 
 
-@pytest.mark.parametrize("there", [True, "true"])
+@pytest.mark.parametrize("value", [True, "true"])
 @pytest.mark.parametrize("row", [with_traits("u1", vip="f"), with_traits("u1", lost="f")])
-def test_a_member_whom_only_amberflo_knows_leaves(row: PulledCustomer, there: object) -> None:
-    change, tally = beside(row, None, DestinationState(None, {"vip": there, "stripeId": "cus_1"}))
+def test_a_member_whom_only_amberflo_knows_leaves(row: PulledCustomer, value: object) -> None:
+    change, tally = beside(row, None, DestinationState(None, {"vip": value, "stripeId": "cus_1"}))
     assert change is not None
     assert change.known is False
     assert change.traits["vip"] is False
-    (left,) = [found for found in change.changes if found.trait == "vip"]
-    assert (left.before, left.after, left.source, left.was) == (True, False, "amberflo", None)
+    (vip,) = [trait_change for trait_change in change.changes if trait_change.trait == "vip"]
+    assert (vip.before, vip.after, vip.source, vip.was) == (True, False, "amberflo", None)
     assert tally.sums["vip"].exited == 1
     assert tally.sums["vip"].unrecorded == 1
 
@@ -56,7 +56,10 @@ def test_a_value_of_others_under_a_name_of_ours_is_the_one_before() -> None:
     change, tally = beside(row, None, DestinationState(None, {"vip": "by the CRM", "total": 7}))
     assert change is not None
     assert change.traits == {"lost": True}
-    assert {one.trait: (one.before, one.after) for one in change.changes} == {
+    assert {
+        trait_change.trait: (trait_change.before, trait_change.after)
+        for trait_change in change.changes
+    } == {
         "lost": (None, True),
         "total": (7, None),
         "vip": ("by the CRM", None),
@@ -69,8 +72,13 @@ def test_what_is_there_against_what_was_acknowledged_is_sent_again() -> None:
     row = with_traits("u1", vip="t", total="5")
     change, tally = beside(row, before, DestinationState(1, {"vip": False, "total": "5.0"}))
     assert change is not None
-    (found,) = change.changes
-    assert (found.trait, found.before, found.after, found.was) == ("vip", False, True, True)
+    (trait_change,) = change.changes
+    assert (trait_change.trait, trait_change.before, trait_change.after, trait_change.was) == (
+        "vip",
+        False,
+        True,
+        True,
+    )
     assert counts(tally, "vip") == {"pulled": 1, "changed": 1}
     # the customer changed since Amberflo was looked at
     assert beside(row, before, DestinationState(2, {"vip": False}))[0] is None
@@ -80,10 +88,10 @@ def test_what_is_judged_of_amberflo_is_all_that_counts() -> None:
     """The rest of a record may be on its way."""
     before = known("u1", {"vip": True, "lost": True})
     row = with_traits("u1", vip="t", lost="t")
-    there = {"vip": False, "lost": False}
-    change, _ = beside(row, before, DestinationState(1, there, judged={"vip"}))
+    traits = {"vip": False, "lost": False}
+    change, _ = beside(row, before, DestinationState(1, traits, judged={"vip"}))
     assert change is not None
-    assert [one.trait for one in change.changes] == ["vip"]
+    assert [trait_change.trait for trait_change in change.changes] == ["vip"]
 
 
 def test_nobody_judges_whom_engage_never_knew() -> None:
@@ -94,7 +102,7 @@ def test_nobody_judges_whom_engage_never_knew() -> None:
 
 def test_who_is_pulled_with_all_others_for_the_first_time_is_noted() -> None:
     new = known("u1", {"vip": True})._replace(compared=None)
-    change, tally = one(with_traits("u1", vip="t"), new)
+    change, tally = compare_one(with_traits("u1", vip="t"), new)
     assert change is not None
     assert (change.changes, change.compared) == ([], True)
     assert (tally.changed, tally.unchanged) == (0, 1)

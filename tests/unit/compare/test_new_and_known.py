@@ -22,9 +22,9 @@ from tests.unit.compare.helpers import (
     MAY_MS,
     ORDERS,
     PROBLEMS,
+    compare_one,
     counts,
     known,
-    one,
     pulled,
     with_traits,
 )
@@ -33,7 +33,7 @@ from tests.unit.compare.helpers import (
 
 
 def test_a_new_customer_in_an_audience_is_sent_with_its_pulled_false_too() -> None:
-    change, tally = one(pulled("u1", ("vip", "true", MAY), (ORDERS, "f", JUNE)), None)
+    change, tally = compare_one(pulled("u1", ("vip", "true", MAY), (ORDERS, "f", JUNE)), None)
     assert change == CustomerChange(
         "u1",
         False,
@@ -53,7 +53,7 @@ def test_a_new_customer_in_an_audience_is_sent_with_its_pulled_false_too() -> No
 
 
 def test_a_new_customer_with_nothing_but_false_is_not_sent() -> None:
-    change, tally = one(with_traits("u1", vip="false", lost="0", total=None), None)
+    change, tally = compare_one(with_traits("u1", vip="false", lost="0", total=None), None)
     assert change is None
     assert (tally.new, tally.changed, tally.unchanged) == (0, 0, 0)
     for key in ("vip", "lost", "total"):
@@ -62,14 +62,14 @@ def test_a_new_customer_with_nothing_but_false_is_not_sent() -> None:
 
 
 def test_a_new_customer_with_only_a_name_or_garbage_is_not_sent() -> None:
-    assert one(pulled("u1", profile=[("name", "Ada", MAY)]), None)[0] is None
-    change, tally = one(with_traits("u1", vip="perhaps"), None)
+    assert compare_one(pulled("u1", profile=[("name", "Ada", MAY)]), None)[0] is None
+    change, tally = compare_one(with_traits("u1", vip="perhaps"), None)
     assert change is None
     assert tally.sums["vip"].reasons == {"not a boolean": 1}
 
 
 def test_a_new_customer_with_a_computed_trait_only_is_sent() -> None:
-    change, tally = one(with_traits("u1", total="450.00", vip="false"), None)
+    change, tally = compare_one(with_traits("u1", total="450.00", vip="false"), None)
     assert change is not None
     assert (change.known, change.traits) == (False, {"total": 450.0, "vip": False})
     assert counts(tally, "total") == {"pulled": 1, "changed": 1}
@@ -78,7 +78,7 @@ def test_a_new_customer_with_a_computed_trait_only_is_sent() -> None:
 
 def test_a_new_customer_takes_its_name_and_email() -> None:
     profile = [("email", "ada@example.com", MAY), ("name", "Ada", MAY)]
-    change, tally = one(pulled("u1", ("vip", "1", MAY), profile=profile), None)
+    change, tally = compare_one(pulled("u1", ("vip", "1", MAY), profile=profile), None)
     assert change is not None
     assert (change.name, change.email) == ("Ada", "ada@example.com")
     assert tally.rows == 3
@@ -91,7 +91,7 @@ def test_a_customer_that_did_not_change_is_not_sent() -> None:
     before = known("u1", {"vip": True, "total": 4.5}, "Ada", "a@example.com")
     profile = [("name", "Ada", JULY), ("email", "a@example.com", JULY)]
     row = pulled("u1", ("total", "4.50", JULY), ("vip", "T", JULY), profile=profile)
-    change, tally = one(row, before)
+    change, tally = compare_one(row, before)
     assert change is None
     assert (tally.new, tally.changed, tally.unchanged) == (0, 0, 1)
     assert counts(tally, "vip") == counts(tally, "total") == {"pulled": 1, "unchanged": 1}
@@ -108,7 +108,9 @@ def test_a_customer_that_did_not_change_is_not_sent() -> None:
 )
 def test_a_membership_that_turned(before: bool | None, raw: str, after: bool, counted: str) -> None:
     traits = {"lost": False} | ({} if before is None else {"vip": before})
-    change, tally = one(with_traits("u1", lost="f", vip=raw), known("u1", traits, "Ada", "e"))
+    change, tally = compare_one(
+        with_traits("u1", lost="f", vip=raw), known("u1", traits, "Ada", "e")
+    )
     assert change == CustomerChange(
         "u1",
         True,
@@ -124,7 +126,9 @@ def test_a_membership_that_turned(before: bool | None, raw: str, after: bool, co
 
 
 def test_a_membership_that_vanished_is_false() -> None:
-    change, tally = one(with_traits("u1", total="1"), known("u1", {"total": 1, "vip": True}))
+    change, tally = compare_one(
+        with_traits("u1", total="1"), known("u1", {"total": 1, "vip": True})
+    )
     assert change is not None
     assert change.traits == {"total": 1, "vip": False}
     assert change.changes == [TraitChange("vip", "vip", True, False, None)]
@@ -133,7 +137,9 @@ def test_a_membership_that_vanished_is_false() -> None:
 
 
 def test_a_false_membership_that_vanished_stays_false_and_is_no_change() -> None:
-    change, tally = one(with_traits("u1", total="1"), known("u1", {"total": 1, "vip": False}))
+    change, tally = compare_one(
+        with_traits("u1", total="1"), known("u1", {"total": 1, "vip": False})
+    )
     assert change is None
     assert counts(tally, "vip") == {}
     assert tally.unchanged == 1
@@ -141,14 +147,14 @@ def test_a_false_membership_that_vanished_stays_false_and_is_no_change() -> None
 
 @pytest.mark.parametrize("null", [None, "", "null"])
 def test_a_membership_that_became_null_is_false(null: str | None) -> None:
-    change, tally = one(with_traits("u1", vip=null), known("u1", {"vip": True}))
+    change, tally = compare_one(with_traits("u1", vip=null), known("u1", {"vip": True}))
     assert change is not None
     assert change.changes == [TraitChange("vip", "vip", True, False, MAY_MS)]
     assert counts(tally, "vip") == {"pulled": 1, "exited": 1}
 
 
 def test_a_membership_that_was_never_there_and_is_null_stays_absent() -> None:
-    change, tally = one(with_traits("u1", vip=None, lost="t"), known("u1", {"total": 1}))
+    change, tally = compare_one(with_traits("u1", vip=None, lost="t"), known("u1", {"total": 1}))
     assert change is not None
     assert change.traits == {"lost": True}
     assert counts(tally, "vip") == {"pulled": 1, "unchanged": 1}
@@ -156,7 +162,7 @@ def test_a_membership_that_was_never_there_and_is_null_stays_absent() -> None:
 
 def test_a_computed_trait_that_vanished_or_became_null_is_dropped() -> None:
     for rows, vanished in (([], 1), ([("total", None, MAY)], 0)):
-        change, tally = one(
+        change, tally = compare_one(
             pulled("u1", ("vip", "t", MAY), *rows), known("u1", {"total": 7, "vip": True})
         )
         assert change is not None
@@ -169,7 +175,7 @@ def test_a_computed_trait_that_vanished_or_became_null_is_dropped() -> None:
 
 
 def test_a_computed_trait_that_changed_is_no_entry_or_exit() -> None:
-    change, tally = one(with_traits("u1", total="true"), known("u1", {"total": False}))
+    change, tally = compare_one(with_traits("u1", total="true"), known("u1", {"total": False}))
     assert change is not None
     assert change.changes == [TraitChange("total", "total", False, True, MAY_MS)]
     assert counts(tally, "total") == {"pulled": 1, "changed": 1}
@@ -179,38 +185,38 @@ def test_a_computed_trait_that_changed_is_no_entry_or_exit() -> None:
 @pytest.mark.parametrize(("before", "raw"), [(True, "1"), (1, "true"), (1, "1.0"), (1.0, "1")])
 def test_values_that_python_takes_for_equal_differ(before: object, raw: str) -> None:
     """As JSON true, 1 and 1.0 are three values."""
-    change, _ = one(with_traits("u1", total=raw), known("u1", {"total": before}))
+    change, _ = compare_one(with_traits("u1", total=raw), known("u1", {"total": before}))
     assert change is not None
     assert json.dumps(change.changes[0].before) == json.dumps(before)
 
 
 def test_lists_are_compared_by_their_content() -> None:
     before = known("u1", {"tags": ["a", "b"], "vip": True})
-    assert one(with_traits("u1", vip="t", Tags='["a","b"]'), before)[0] is None
-    assert one(with_traits("u1", vip="f", Tags='[ "a" , "b" ]'), before)[0] is not None
-    change, _ = one(with_traits("u1", vip="t", Tags='["b","a"]'), before)
+    assert compare_one(with_traits("u1", vip="t", Tags='["a","b"]'), before)[0] is None
+    assert compare_one(with_traits("u1", vip="f", Tags='[ "a" , "b" ]'), before)[0] is not None
+    change, _ = compare_one(with_traits("u1", vip="t", Tags='["b","a"]'), before)
     assert change is not None
     assert change.changes == [TraitChange("Tags", "tags", ["a", "b"], ["b", "a"], MAY_MS)]
 
 
 def test_a_membership_that_cannot_be_read_stays_as_it_was() -> None:
     for was in (True, False):
-        change, tally = one(
+        change, tally = compare_one(
             with_traits("u1", vip="perhaps", lost="t"), known("u1", {"vip": was, "lost": False})
         )
         assert change is not None
         assert change.traits == {"vip": was, "lost": True}
-        assert [found.key for found in change.changes] == ["lost"]
+        assert [trait_change.key for trait_change in change.changes] == ["lost"]
         assert counts(tally, "vip") == {"pulled": 1, "skipped": 1}
         assert tally.sums["vip"].reasons == {"not a boolean": 1}
 
 
 def test_a_customer_of_whom_nothing_can_be_read_does_not_change() -> None:
-    change, tally = one(with_traits("u1", vip="?"), known("u1", {"vip": True}))
+    change, tally = compare_one(with_traits("u1", vip="?"), known("u1", {"vip": True}))
     assert change is None
     assert (tally.unchanged, counts(tally, "vip")) == (1, {"pulled": 1, "skipped": 1})
     # also where all the rest is as it was
-    change, tally = one(with_traits("u1", total="1", vip="?"), known("u1", {"total": 1}))
+    change, tally = compare_one(with_traits("u1", total="1", vip="?"), known("u1", {"total": 1}))
     assert change is None
     assert (tally.unchanged, counts(tally, "vip")) == (1, {"pulled": 1, "skipped": 1})
     assert counts(tally, "total") == {"pulled": 1, "unchanged": 1}
@@ -219,21 +225,23 @@ def test_a_customer_of_whom_nothing_can_be_read_does_not_change() -> None:
 def test_a_name_that_two_keys_give_stays_as_it_was() -> None:
     """docs/design.md §3.2: neither is sent; the rest go on."""
     row = pulled("u1", ("Gold Club", "f", MAY), ("gold_club", "f", MAY), ("vip", "t", MAY))
-    change, tally = one(row, known("u1", {"gold_club": True, "vip": False}))
+    change, tally = compare_one(row, known("u1", {"gold_club": True, "vip": False}))
     assert change is not None
     assert change.traits == {"gold_club": True, "vip": True}
-    assert [found.key for found in change.changes] == ["vip"]
+    assert [trait_change.key for trait_change in change.changes] == ["vip"]
     for key in PROBLEMS:
         assert counts(tally, key) == {"pulled": 1, "skipped": 1}
         assert tally.sums[key].reasons == {"name taken twice": 1}
-    change, tally = one(with_traits("u1", vip="t"), known("u1", {"gold_club": True, "vip": False}))
+    change, tally = compare_one(
+        with_traits("u1", vip="t"), known("u1", {"gold_club": True, "vip": False})
+    )
     assert change is not None
     assert change.traits["gold_club"] is True
     assert counts(tally, "gold_club") == {}
 
 
 def test_a_trait_of_the_snapshot_that_is_none_of_ours_stays() -> None:
-    change, _ = one(with_traits("u1", vip="f"), known("u1", {"stranger": "x", "vip": True}))
+    change, _ = compare_one(with_traits("u1", vip="f"), known("u1", {"stranger": "x", "vip": True}))
     assert change is not None
     assert change.traits == {"stranger": "x", "vip": False}
     assert len(change.changes) == 1
@@ -264,7 +272,7 @@ def test_members_of_a_lost_key_leave_by_the_key_that_took_its_name(
 
 def test_a_customer_that_vanished_leaves_its_audiences_and_loses_its_computed_traits() -> None:
     traits = {"lost": False, "stranger": 1, "total": 3, "vip": True, "gold_club": True}
-    change, tally = one(None, known("u1", traits, "Ada", "a@example.com"))
+    change, tally = compare_one(None, known("u1", traits, "Ada", "a@example.com"))
     assert change == CustomerChange(
         "u1",
         True,
@@ -282,6 +290,6 @@ def test_a_customer_that_vanished_leaves_its_audiences_and_loses_its_computed_tr
 
 
 def test_a_customer_that_vanished_with_nothing_but_false_is_unchanged() -> None:
-    change, tally = one(None, known("u1", {"vip": False}, "Ada"))
+    change, tally = compare_one(None, known("u1", {"vip": False}, "Ada"))
     assert change is None
     assert (tally.changed, tally.unchanged, counts(tally, "vip")) == (0, 1, {})

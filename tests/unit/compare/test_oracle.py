@@ -46,8 +46,8 @@ class Expected:
     sums: dict[str, Sums] = field(default_factory=lambda: {trait.key: Sums() for trait in TRAITS})
 
 
-def is_same(one: object, other: object) -> bool:
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+def is_same(first: object, other: object) -> bool:
+    return json.dumps(first, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def oracle(world: World, *, whole: bool = True) -> Expected:
@@ -110,28 +110,28 @@ def _expect(customer_id: str, world: World, expected: Expected, whole: bool) -> 
     changes = []
     for trait in TRAITS:
         sums = expected.sums[trait.key]
-        there = trait.key in newest
-        if trait.key in PROBLEMS or (there and newest[trait.key][0] == "garbage"):
-            sums.pulled += there
-            if there:
+        has_row = trait.key in newest
+        if trait.key in PROBLEMS or (has_row and newest[trait.key][0] == "garbage"):
+            sums.pulled += has_row
+            if has_row:
                 sums.reasons[PROBLEMS.get(trait.key, "not a boolean")] += 1
             continue
-        one, other = was.get(trait.name), now.get(trait.name)
-        if is_same(one, other):
-            sums.pulled += there
-            sums.unchanged += there
+        old, other = was.get(trait.name), now.get(trait.name)
+        if is_same(old, other):
+            sums.pulled += has_row
+            sums.unchanged += has_row
             continue
         sums.pulled += 1
-        sums.vanished += not there
+        sums.vanished += not has_row
         if trait.kind == AUDIENCE and other is True:
             sums.entered += 1
-        elif trait.kind == AUDIENCE and one is True:
+        elif trait.kind == AUDIENCE and old is True:
             sums.exited += 1
         else:
             sums.changed += 1
             sums.dropped += trait.kind == COMPUTED_TRAIT and other is None
-        at = newest[trait.key][1] if there else None
-        changes.append(TraitChange(trait.key, trait.name, one, other, at))
+        at = newest[trait.key][1] if has_row else None
+        changes.append(TraitChange(trait.key, trait.name, old, other, at))
 
     if before is None:
         if somebody:
@@ -154,16 +154,16 @@ def _pulled(row: str | None, before: str | None) -> str | None:
 
 
 def applied(world: World, changes: Iterable[CustomerChange]) -> dict[str, State]:
-    found = dict(world.snapshot)
+    states = dict(world.snapshot)
     for change in changes:
-        before = found.get(change.customer_id, State({}))
-        found[change.customer_id] = State(
+        before = states.get(change.customer_id, State({}))
+        states[change.customer_id] = State(
             change.traits,
             before.name if change.name is None else change.name,
             before.email if change.email is None else change.email,
             before.stamps,
         )
-    return found
+    return states
 
 
 def whole(world: World) -> tuple[list[CustomerChange], Tally]:
@@ -172,22 +172,24 @@ def whole(world: World) -> tuple[list[CustomerChange], Tally]:
 
 def told(change: CustomerChange) -> tuple[str, list[str]]:
     """A customer's changes as comparable text (1 is not True)."""
-    return change.customer_id, [json.dumps(one) for one in change.changes]
+    return change.customer_id, [json.dumps(trait_change) for trait_change in change.changes]
 
 
 def states_changes_and_sums_are_those_of_the_oracle(world: World) -> None:
     changes, tally = whole(world)
     expected = oracle(world)
-    found = applied(world, changes)
+    states = applied(world, changes)
     assert is_same(
-        {one: vars(state) for one, state in found.items()},
-        {one: vars(state) for one, state in expected.states.items()},
+        {customer_id: vars(state) for customer_id, state in states.items()},
+        {customer_id: vars(state) for customer_id, state in expected.states.items()},
     )
     assert {change.customer_id for change in changes if not change.known} == expected.new
     assert {change.customer_id for change in changes if change.known} == expected.changed
     for change in changes:
-        want = sorted(expected.changes[change.customer_id], key=lambda one: one.trait)
-        assert told(change)[1] == [json.dumps(one) for one in want]
+        want = sorted(
+            expected.changes[change.customer_id], key=lambda trait_change: trait_change.trait
+        )
+        assert told(change)[1] == [json.dumps(trait_change) for trait_change in want]
     assert tally.sums == expected.sums
     assert (tally.new, tally.changed, tally.unchanged) == (
         len(expected.new),
@@ -198,9 +200,9 @@ def states_changes_and_sums_are_those_of_the_oracle(world: World) -> None:
 
 def a_partial_pull_gives_the_changes_of_its_own_customers(world: World) -> None:
     tally = Tally(make_catalog())
-    there = {one.customer_id: one for one in world.known()}
+    snapshot = {stored.customer_id: stored for stored in world.known()}
     pairs = look_up(
-        world.rows(), lambda ids: [there[one] for one in ids if one in there], at_a_time=2
+        world.rows(), lambda ids: [snapshot[id_] for id_ in ids if id_ in snapshot], at_a_time=2
     )
     changes = list(compare(pairs, tally.catalog, tally, JUNE_MS, whole=False))
     expected = oracle(world, whole=False)
@@ -223,10 +225,10 @@ def the_changes_of_a_customer_are_the_difference_of_its_traits(world: World) -> 
             for name in {*before, *change.traits}
             if not is_same(before.get(name), change.traits.get(name))
         }
-        assert [one.trait for one in change.changes] == sorted(differing)
-        for one in change.changes:
-            assert is_same(one.before, before.get(one.trait))
-            assert is_same(one.after, change.traits.get(one.trait))
+        assert [trait_change.trait for trait_change in change.changes] == sorted(differing)
+        for trait_change in change.changes:
+            assert is_same(trait_change.before, before.get(trait_change.trait))
+            assert is_same(trait_change.after, change.traits.get(trait_change.trait))
 
 
 def the_sums_close(world: World) -> None:
@@ -238,13 +240,13 @@ def the_sums_close(world: World) -> None:
         assert min(parts) >= 0
         assert sums.dropped <= sums.changed
         assert sums.vanished <= sums.differing
-    differing = Counter(one.key for change in changes for one in change.changes)
+    differing = Counter(trait_change.key for change in changes for trait_change in change.changes)
     assert differing == Counter({key: s.differing for key, s in tally.sums.items() if s.differing})
     assert tally.customers == len(world.pull)
     assert tally.rows == sum(len(r.traits) + len(r.profile) for r in world.pull.values())
     assert len(changes) == tally.new + tally.changed
     ids = [change.customer_id for change in changes]
-    assert ids == [one for one, _ in in_order(dict.fromkeys(ids))]
+    assert ids == [customer_id for customer_id, _ in in_order(dict.fromkeys(ids))]
 
 
 def comparing_again_after_the_changes_finds_none(world: World) -> None:
@@ -259,7 +261,7 @@ def the_fast_path_gives_what_the_slow_one_gives(world: World) -> None:
     """Texts that are equal JSON but not equal text take the slow path."""
     fast, fast_tally = whole(world)
     slow, slow_tally = run(
-        world.rows(), [one._replace(traits=" " + one.traits) for one in world.known()]
+        world.rows(), [stored._replace(traits=" " + stored.traits) for stored in world.known()]
     )
     assert [told(change) for change in slow] == [told(change) for change in fast]
     assert slow == fast
@@ -311,14 +313,14 @@ def test_memory_stays_flat_however_many_sets_of_keys_there_are(
     monkeypatch.setattr(catalogs, "LAYOUTS", 1000)
     monkeypatch.setattr(comparison, "KEYS_COUNTED", 2 * (len(tally.catalog.by_key) + 1))
     keys = ("vip", ORDERS, "lost")
-    sets = [[one, *others] for one in keys for others in ([], ["total"], ["Tags"]) for _ in "12"]
+    sets = [[key, *others] for key in keys for others in ([], ["total"], ["Tags"]) for _ in "12"]
     ids = [f"u{number:02}" for number in range(len(sets))]
     most = 0
 
     def rows() -> Iterable[PulledCustomer]:
         nonlocal most
-        for customer_id, there in zip(ids, sets, strict=True):
-            yield pulled(customer_id, *((key, None, MAY) for key in there))
+        for customer_id, own_keys in zip(ids, sets, strict=True):
+            yield pulled(customer_id, *((key, None, MAY) for key in own_keys))
             most = max(most, len(tally.unchanged_layouts))
 
     snapshot = [known(customer_id, {}) for customer_id in ids] if sent else []

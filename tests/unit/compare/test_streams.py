@@ -24,8 +24,10 @@ from tests.unit.compare.helpers import (
 
 def test_merge_is_an_outer_join_in_order() -> None:
     rows = [with_traits(customer_id) for customer_id in ("b", "c", "é", "日")]
-    there = [known(customer_id, {}) for customer_id in ("a", "b", "d", "日", "😀")]
-    pairs = [(row and row.customer_id, known and known[0]) for row, known, _ in merge(rows, there)]
+    snapshot = [known(customer_id, {}) for customer_id in ("a", "b", "d", "日", "😀")]
+    pairs = [
+        (row and row.customer_id, known and known[0]) for row, known, _ in merge(rows, snapshot)
+    ]
     assert pairs == [
         (None, "a"),
         ("b", "b"),
@@ -64,22 +66,22 @@ def test_merge_reads_no_further_than_it_must() -> None:
 
 def test_look_up_pairs_a_part_with_the_snapshot_chunk_by_chunk() -> None:
     asked: list[list[str]] = []
-    there = {"b": known("b", {"vip": True}), "x": known("x", {})}
+    snapshot = {"b": known("b", {"vip": True}), "x": known("x", {})}
 
     def find(ids: Collection[str]) -> list[Stored]:
         asked.append(list(ids))
-        return [there[one] for one in reversed(list(ids)) if one in there]
+        return [snapshot[id_] for id_ in reversed(list(ids)) if id_ in snapshot]
 
-    rows = [with_traits(one) for one in ("a", "b", "c", "d", "e")]
+    rows = [with_traits(customer_id) for customer_id in ("a", "b", "c", "d", "e")]
     pairs = list(look_up(rows, find, at_a_time=2))
-    assert pairs == [(row, there.get(row.customer_id), None) for row in rows]
+    assert pairs == [(row, snapshot.get(row.customer_id), None) for row in rows]
     assert asked == [["a", "b"], ["c", "d"], ["e"]]
 
 
 def test_a_partial_pull_says_nothing_of_the_others() -> None:
     tally = Tally(make_catalog())
-    there = {one: known(one, {"vip": True}) for one in ("a", "b")}
-    pairs = look_up([with_traits("a", vip="f")], lambda ids: [there[one] for one in ids])
+    snapshot = {customer_id: known(customer_id, {"vip": True}) for customer_id in ("a", "b")}
+    pairs = look_up([with_traits("a", vip="f")], lambda ids: [snapshot[id_] for id_ in ids])
     (change,) = compare(pairs, tally.catalog, tally, whole=False)
     assert change.customer_id == "a"
     assert counts(tally, "vip") == {"pulled": 1, "exited": 1}

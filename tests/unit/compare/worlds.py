@@ -201,8 +201,8 @@ IDS = TEXTS.filter(lambda text: problem(text) is None)
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     ids = draw(st.lists(IDS, unique=True, max_size=6))
-    where = {one: draw(st.sampled_from(["both", "both", "pull", "snapshot"])) for one in ids}
+    where = {id_: draw(st.sampled_from(["both", "both", "pull", "snapshot"])) for id_ in ids}
     return World(
-        {one: draw(rows_of_a_customer()) for one in ids if where[one] != "snapshot"},
-        {one: draw(STATES) for one in ids if where[one] != "pull"},
+        {id_: draw(rows_of_a_customer()) for id_ in ids if where[id_] != "snapshot"},
+        {id_: draw(STATES) for id_ in ids if where[id_] != "pull"},
     )

@@ -266,8 +266,8 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
     ],
 )
 def test_a_line_of_the_file_that_is_wrong(file: Path, lines: list[str], line: str) -> None:
-    found = refused(with_lines(file, *lines), {"BLANK": " "})
-    assert found.startswith(line)
+    message = refused(with_lines(file, *lines), {"BLANK": " "})
+    assert message.startswith(line)
 
 
 @pytest.mark.parametrize(

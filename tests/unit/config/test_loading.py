@@ -54,9 +54,9 @@ def test_the_example_shows_every_key() -> None:
 
     def keys(section: dict[str, Any], prefix: str = "") -> set[str]:
         return {
-            found
+            name
             for key, value in section.items()
-            for found in (
+            for name in (
                 keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
             )
         }
@@ -67,8 +67,8 @@ def test_the_example_shows_every_key() -> None:
         assert re.search(rf"^# {key.rpartition('.')[2]} = ", text, re.MULTILINE), key
     # They load too where somebody takes the mark away.
     bare = re.sub(r"^# (webhook = )", r"\1", text, flags=re.MULTILINE)
-    found = tomllib.loads(bare)["alerts"]
-    assert AlertsConfig.model_validate(found | {"webhook": "https://x/y"}).webhook is not None
+    alerts = tomllib.loads(bare)["alerts"]
+    assert AlertsConfig.model_validate(alerts | {"webhook": "https://x/y"}).webhook is not None
 
 
 def test_the_example_with_calls_loads(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_example_with_calls_loads(tmp_path: Path) -> None:
     path.write_text(re.sub(rf"^# ({names}) = ", r"\1 = ", text, flags=re.MULTILINE), "utf-8")
     secrets = {"SEGMENT_WRITE_KEY": "hush-write", "SEGMENT_WEBHOOK_SECRET": "hush-webhook"}
     settings = load(path, EXAMPLE_ENVIRON | secrets).passthrough
-    assert [one.key for one in settings.callers] == ["hush-write"]
+    assert [caller.key for caller in settings.callers] == ["hush-write"]
     assert settings.webhook_secret == SecretStr("hush-webhook")
     assert settings.public_url == "https://calls.example.com"
     assert "hush" not in repr(settings)
@@ -277,7 +277,7 @@ def test_all_can_come_from_the_environment(tmp_path: Path) -> None:
             "KEY": "hush-2",
         },
     )
-    keys = [one.key for one in config.passthrough.callers]
+    keys = [caller.key for caller in config.passthrough.callers]
     assert keys == ["hush-1", "hush-2"]
 
 

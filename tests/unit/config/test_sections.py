@@ -131,9 +131,9 @@ def test_the_public_api_may_come_from_the_environment(file: Path, tmp_path: Path
 def test_what_is_wrong_with_the_public_api_is_named(
     file: Path, lines: list[str], line: str
 ) -> None:
-    found = refused(with_lines(file, "[engage.public_api]", *lines))
-    assert found.startswith("FILE: engage.public_api." + line)
-    assert "hush" not in found
+    message = refused(with_lines(file, "[engage.public_api]", *lines))
+    assert message.startswith("FILE: engage.public_api." + line)
+    assert "hush" not in message
 
 
 def test_the_token_and_its_file_are_one_too_many(file: Path) -> None:
@@ -156,8 +156,8 @@ def test_secrets_never_show() -> None:
     assert config.alerts.webhook is not None
     shown = [config, *(getattr(config, name) for name in Config.model_fields)]
     shown += [value for _, value in leaves(config)]
-    for one in shown:
-        assert "hush" not in f"{one} {one!r}"
+    for part in shown:
+        assert "hush" not in f"{part} {part!r}"
 
 
 @pytest.mark.parametrize("variable", sorted(EXAMPLE_ENVIRON))
@@ -237,9 +237,9 @@ def test_every_change_is_told_by_its_key_and_not_by_its_value() -> None:
         key = variable.lower().replace("__", ".")
         assert changes(before, after) == changes(after, before) == [key]
     every = {f"SYNCER_{variable}": value for variable, value in OTHER_VALUES.items()}
-    found = changes(before, load(EXAMPLE, EXAMPLE_ENVIRON | every))
-    assert set(found) == {key for key, _ in leaves(before)} - {"engage.source"}
-    assert len(found) == len(OTHER_VALUES)
+    differences = changes(before, load(EXAMPLE, EXAMPLE_ENVIRON | every))
+    assert set(differences) == {key for key, _ in leaves(before)} - {"engage.source"}
+    assert len(differences) == len(OTHER_VALUES)
 
 
 # What people and systems leave round a value
@@ -248,9 +248,9 @@ def test_every_change_is_told_by_its_key_and_not_by_its_value() -> None:
 LEFT = ["{}\n", "{}\r\n", "\ufeff{}", "{}\u00a0", "\u200b{} ", '"{}"', "'{}'\n", "\u201c{}\u201d"]
 
 
-@pytest.mark.parametrize("left", LEFT)
-def test_what_is_left_round_a_secret_is_no_part_of_it(file: Path, left: str) -> None:
-    given = left.format("hush-1")
+@pytest.mark.parametrize("padding", LEFT)
+def test_what_is_left_round_a_secret_is_no_part_of_it(file: Path, padding: str) -> None:
+    given = padding.format("hush-1")
     (secret := file.with_name("secret")).write_text(given, encoding="utf-8")
     by_file = LEAST.replace('api_key = "hush"', f"api_key_file = {str(secret)!r}")
     by_variable = LEAST.replace('"hush"', '"${KEY}"')
@@ -263,12 +263,12 @@ def test_what_is_left_round_a_secret_is_no_part_of_it(file: Path, left: str) -> 
         assert load(file, environ).amberflo.api_key.get_secret_value() == "hush-1"
 
 
-@pytest.mark.parametrize("left", LEFT)
-def test_what_is_left_round_a_url_is_no_part_of_it(file: Path, left: str) -> None:
+@pytest.mark.parametrize("padding", LEFT)
+def test_what_is_left_round_a_url_is_no_part_of_it(file: Path, padding: str) -> None:
     file.write_text(LEAST.replace("sqlite:///profiles.db", "${URL}"), encoding="utf-8")
     url = "postgresql+psycopg://reader:p%40ss@host/db"
-    ours = {"SYNCER_AMBERFLO__CUSTOMERS_URL": left.format("https://eu.example.com/customers")}
-    config = load(file, {"URL": left.format(url)} | ours)
+    ours = {"SYNCER_AMBERFLO__CUSTOMERS_URL": padding.format("https://eu.example.com/customers")}
+    config = load(file, {"URL": padding.format(url)} | ours)
     assert config.engage.profiles_sync.url.render_as_string(hide_password=False) == url
     assert config.amberflo.customers_url == "https://eu.example.com/customers"
 

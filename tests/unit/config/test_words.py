@@ -48,7 +48,7 @@ def section(annotation: object) -> type[BaseModel] | None:
         return None  # the entries of a list have no keys of their own
     kinds = (annotation, *get_args(annotation))
     return next(
-        (one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None
+        (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None
     )
 
 

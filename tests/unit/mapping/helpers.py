@@ -33,25 +33,25 @@ def mapped(call: Call) -> Outcome | Rejected:
 
 
 def become(event: Any, route: str = "webhook") -> Outcome | Rejected:
-    (found,) = outcomes([event], route)
-    return found
+    (result,) = outcomes([event], route)
+    return result
 
 
 def record(event: dict[str, Any]) -> dict[str, Any]:
-    found = become(event)
-    assert isinstance(found, Meter), found
-    read = orjson.loads(found.record)
-    assert (read["uniqueId"], read["customerId"]) == (found.message_id, found.customer_id)
+    meter = become(event)
+    assert isinstance(meter, Meter), meter
+    read = orjson.loads(meter.record)
+    assert (read["uniqueId"], read["customerId"]) == (meter.message_id, meter.customer_id)
     assert isinstance(read, dict)
     return read
 
 
 def dimensions(**properties: Any) -> dict[str, str]:
-    found: dict[str, str] = record(TRACK | {"properties": properties})["dimensions"]
-    return found
+    by_name: dict[str, str] = record(TRACK | {"properties": properties})["dimensions"]
+    return by_name
 
 
 def reason(event: Any) -> str:
-    found = become(event)
-    assert isinstance(found, Rejected), found
-    return found.reason
+    rejection = become(event)
+    assert isinstance(rejection, Rejected), rejection
+    return rejection.reason

@@ -24,8 +24,8 @@ from tests.unit.mapping.helpers import NOW, PAYLOADS, become, outcomes, reason
 
 
 def test_an_identifys_name_and_email_are_no_traits() -> None:
-    found = become(PAYLOADS["webhook_classic_events"][2])
-    assert found == CustomerUpdate(
+    update = become(PAYLOADS["webhook_classic_events"][2])
+    assert update == CustomerUpdate(
         "019mr8mf4r",
         "Achilles",
         "achilles@segment.com",
@@ -37,23 +37,23 @@ def test_an_identifys_name_and_email_are_no_traits() -> None:
 
 @pytest.mark.parametrize("odd", [None, "", "  ", 5, True, {"first": "A"}, ["A"]])
 def test_a_name_or_email_that_is_none(odd: object) -> None:
-    found = become(
+    update = become(
         {"type": "identify", "userId": "u", "traits": {"name": odd, "email": odd, "a": 1}}
     )
-    assert isinstance(found, CustomerUpdate)
-    assert (found.name, found.email) == (None, None)
-    assert found.traits["a"] == 1
-    assert not {"name", "email"} & set(found.traits)
+    assert isinstance(update, CustomerUpdate)
+    assert (update.name, update.email) == (None, None)
+    assert update.traits["a"] == 1
+    assert not {"name", "email"} & set(update.traits)
 
 
 def test_a_trait_whose_name_is_too_long_is_left_out_and_counted() -> None:
     """Names stand in the history's indexes, which have room for so many bytes."""
     good = {"k" * 400: 1, "é" * 200: 2}
     traits = good | {"k" * 401: 3, "é" * 201: 4, "a": {"b" * 399: 5, "b": 6}}
-    found = become({"type": "identify", "userId": "u", "traits": traits})
-    assert isinstance(found, CustomerUpdate)
-    assert found.traits == good | {"a_b": 6}
-    assert found.left_out == 3
+    update = become({"type": "identify", "userId": "u", "traits": traits})
+    assert isinstance(update, CustomerUpdate)
+    assert update.traits == good | {"a_b": 6}
+    assert update.left_out == 3
 
 
 def test_the_bytes_of_another_encoding_are_marked() -> None:
@@ -86,9 +86,9 @@ def test_traits_keep_their_types() -> None:
         "half": "a\ud83d\0",
         "": "blank",
     }
-    found = become({"type": "identify", "userId": "u", "traits": traits})
-    assert isinstance(found, CustomerUpdate)
-    assert found.traits == {
+    update = become({"type": "identify", "userId": "u", "traits": traits})
+    assert isinstance(update, CustomerUpdate)
+    assert update.traits == {
         "text": "a/b|c",
         "empty": "",
         "yes": True,
@@ -103,7 +103,7 @@ def test_traits_keep_their_types() -> None:
         "huge": "18446744073709551616",
         "half": "a\ufffd\ufffd",
     }
-    orjson.dumps(found.traits)
+    orjson.dumps(update.traits)
 
 
 # Engage
@@ -123,13 +123,13 @@ def test_traits_keep_their_types() -> None:
 )
 def test_real_memberships(payload: str, expected: tuple[str, str, bool]) -> None:
     event = PAYLOADS[payload]
-    found = become(event)
-    assert isinstance(found, Membership)
-    assert (found.customer_id, found.key, found.value) == expected
-    assert found.kind == "audience"
+    membership = become(event)
+    assert isinstance(membership, Membership)
+    assert (membership.customer_id, membership.key, membership.value) == expected
+    assert membership.kind == "audience"
     (call,) = split("webhook", event, received_at=NOW, make_id=str)
     assert isinstance(call, Call)
-    assert found.at_ms == call.at_ms
+    assert membership.at_ms == call.at_ms
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_the_documents_samples(payload: str, reason_: str, key: str, value: obje
     event = PAYLOADS[payload]
     assert reason(event) == reason_
     personas = event["context"]["personas"] | {"computation_key": key}
-    found = become(event | {"context": {"personas": personas}})
-    assert isinstance(found, Membership)
-    assert (found.customer_id, found.key, found.value) == ("u123", key, value)
-    assert found.kind == ("audience" if value is True else "computed_trait")
+    membership = become(event | {"context": {"personas": personas}})
+    assert isinstance(membership, Membership)
+    assert (membership.customer_id, membership.key, membership.value) == ("u123", key, value)
+    assert membership.kind == ("audience" if value is True else "computed_trait")
 
 
 def test_a_journeys_text_is_no_membership() -> None:

@@ -50,10 +50,10 @@ def test_a_tracks_meter_is_its_event_as_it_is() -> None:
     ],
 )
 def test_a_tracks_value(value: object, written: str) -> None:
-    found = become(TRACK | {"properties": {"value": value, "region": "eu"}})
-    assert isinstance(found, Meter)
-    assert f'"meterValue":{written},"meterTimeInMillis"'.encode() in found.record
-    assert found.record.endswith(b'"dimensions":{"region":"eu"}}')
+    meter = become(TRACK | {"properties": {"value": value, "region": "eu"}})
+    assert isinstance(meter, Meter)
+    assert f'"meterValue":{written},"meterTimeInMillis"'.encode() in meter.record
+    assert meter.record.endswith(b'"dimensions":{"region":"eu"}}')
 
 
 def test_a_track_without_a_value_counts_one() -> None:
@@ -89,8 +89,8 @@ def test_nan_from_a_real_body() -> None:
 
 
 def test_a_page_counts_one_whatever_its_value() -> None:
-    found = record({"type": "page", "userId": "u", "properties": {"value": 7}})
-    assert (found["meterValue"], found["dimensions"]) == (1.0, {"value": "7"})
+    meter = record({"type": "page", "userId": "u", "properties": {"value": 7}})
+    assert (meter["meterValue"], meter["dimensions"]) == (1.0, {"value": "7"})
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_nested_objects_are_flattened() -> None:
 
 def test_a_calls_name_is_a_dimension_and_comes_first() -> None:
     page = {"type": "page", "userId": "u", "name": "Home", "properties": {"a": 1, "name": "Other"}}
-    found = record(page)["dimensions"]
-    assert list(found.items()) == [("name", "Home"), ("a", "1")]
+    by_name = record(page)["dimensions"]
+    assert list(by_name.items()) == [("name", "Home"), ("a", "1")]
     for blank in ("", " ", None):
         assert record(page | {"name": blank})["dimensions"]["name"] == "Other"
     assert dimensions(name="Fallin for You") == {"name": "Fallin for You"}

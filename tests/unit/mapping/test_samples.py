@@ -39,32 +39,32 @@ def test_the_seeds_meters_byte_for_byte(kind: str, route: str) -> None:
     if route == "single":
         (call,) = split(kind, event, received_at=NOW, make_id=str)
         assert isinstance(call, Call)
-        found = outcome(call)
+        result = outcome(call)
     else:
-        found = become(event | {"type": kind}, route)
+        result = become(event | {"type": kind}, route)
     expected = orjson.dumps(SEED[kind]["out"][1])
-    assert found == Meter("messageId", "some_user_id", expected)
+    assert result == Meter("messageId", "some_user_id", expected)
 
 
 def test_a_seeds_meter_as_it_is_written() -> None:
     event = SEED["track"]["in"] | {"type": "track", "messageId": "m", "timestamp": 1619445706909}
-    found = become(event)
-    assert isinstance(found, Meter)
-    assert found.record == (
+    meter = become(event)
+    assert isinstance(meter, Meter)
+    assert meter.record == (
         b'{"uniqueId":"m","customerId":"some_user_id","meterApiName":"ApiCalls","meterValue":2.0,'
         b'"meterTimeInMillis":1619445706909,"dimensions":{"region":"us-west-2"}}'
     )
 
 
 def test_the_seeds_identify_byte_for_byte() -> None:
-    found = become(SEED["identify"]["in"] | {"type": "identify"})
-    assert isinstance(found, CustomerUpdate)
+    update = become(SEED["identify"]["in"] | {"type": "identify"})
+    assert isinstance(update, CustomerUpdate)
     body = merged(
         None,
-        customer_id=found.customer_id,
-        traits=found.traits,
-        name=found.name,
-        email=found.email,
+        customer_id=update.customer_id,
+        traits=update.traits,
+        name=update.name,
+        email=update.email,
         owned=(),
     )
     assert orjson.dumps(body) == orjson.dumps(SEED["identify"]["out"][1])
@@ -74,13 +74,13 @@ def test_the_seeds_identify_byte_for_byte() -> None:
 
 
 def test_the_documented_webhook_events() -> None:
-    found = outcomes(PAYLOADS["webhook_classic_events"])
-    assert [type(one) for one in found] == [
+    results = outcomes(PAYLOADS["webhook_classic_events"])
+    assert [type(result) for result in results] == [
         *(Meter, Meter, CustomerUpdate, Meter, Dropped, Dropped, Delete)
     ]
-    assert found[-1] == Delete("019mr8mf4r")
-    assert isinstance(found[3], Meter)
-    assert orjson.loads(found[3].record) == {
+    assert results[-1] == Delete("019mr8mf4r")
+    assert isinstance(results[3], Meter)
+    assert orjson.loads(results[3].record) == {
         "uniqueId": "made",
         "customerId": "019mr8mf4r",
         "meterApiName": "Purchased an Item",
@@ -91,9 +91,9 @@ def test_the_documented_webhook_events() -> None:
 
 
 def test_the_documented_batch() -> None:
-    found = outcomes(PAYLOADS["tracking_api_batch"]["batch"], "batch")
-    assert [type(one) for one in found] == [CustomerUpdate, Meter, CustomerUpdate, Meter]
-    assert found[2] == CustomerUpdate(
+    results = outcomes(PAYLOADS["tracking_api_batch"]["batch"], "batch")
+    assert [type(result) for result in results] == [CustomerUpdate, Meter, CustomerUpdate, Meter]
+    assert results[2] == CustomerUpdate(
         "971mj8mk7p", "Cindy Gonzalez", "cindy@example.com", {"age": 23}, 1_422_837_008_276, NOW
     )
 
@@ -114,25 +114,25 @@ def test_the_documented_full_events() -> None:
 @examples(40)
 @given(events=st.lists(EVENT, max_size=6), route=st.sampled_from(["webhook", "batch"]))
 def test_every_event_has_one_outcome(events: list[Any], route: str) -> None:
-    found = outcomes([TRACK, *events, TRACK], route)
-    assert len(found) == len(events) + 2
-    assert isinstance(found[0], Meter)
-    assert found[0] == found[-1]
-    for one in found:
-        assert isinstance(one, Meter | CustomerUpdate | Membership | Delete | Dropped | Rejected)
-        if isinstance(one, Meter):
-            check(one)
-        elif isinstance(one, CustomerUpdate):
-            orjson.dumps([one.customer_id, one.name, one.email, one.traits])
-            assert one.customer_id
-            assert one.at_ms >= 1
-        elif isinstance(one, Membership):
-            orjson.dumps([one.customer_id, one.key, one.value])
-            assert one.customer_id
-            assert one.key
-            assert one.kind == "computed_trait" or isinstance(one.value, bool)
-        elif isinstance(one, Rejected):
-            one.raw.encode()
+    results = outcomes([TRACK, *events, TRACK], route)
+    assert len(results) == len(events) + 2
+    assert isinstance(results[0], Meter)
+    assert results[0] == results[-1]
+    for result in results:
+        assert isinstance(result, Meter | CustomerUpdate | Membership | Delete | Dropped | Rejected)
+        if isinstance(result, Meter):
+            check(result)
+        elif isinstance(result, CustomerUpdate):
+            orjson.dumps([result.customer_id, result.name, result.email, result.traits])
+            assert result.customer_id
+            assert result.at_ms >= 1
+        elif isinstance(result, Membership):
+            orjson.dumps([result.customer_id, result.key, result.value])
+            assert result.customer_id
+            assert result.key
+            assert result.kind == "computed_trait" or isinstance(result.value, bool)
+        elif isinstance(result, Rejected):
+            result.raw.encode()
 
 
 def check(meter: Meter) -> None:

@@ -52,7 +52,7 @@ def test_the_health_check_asks_the_ops_listener() -> None:
         assert health(address) == 0
         status = 503
         assert health(address) == 1
-    assert [one.path for one in asked] == ["/healthz"] * 2
+    assert [request.path for request in asked] == ["/healthz"] * 2
     assert health(address) == 1  # nobody listens any more
 
 
@@ -67,7 +67,7 @@ def test_what_the_image_copies_and_listens_on() -> None:
     assert needed | {"pyproject.toml", "requirements.lock"} == set(copied)
     exposed = re.findall(r"^EXPOSE (.*)$", DOCKERFILE, re.MULTILINE)[0].split()
     listens = {port(IMAGE[f"SYNCER_{section}__LISTEN"]) for section in ("OPS", "PASSTHROUGH")}
-    assert {int(one) for one in exposed} == listens == {8400, 8402}
+    assert {int(number) for number in exposed} == listens == {8400, 8402}
 
 
 def test_compose_names_what_is_there() -> None:
@@ -81,10 +81,10 @@ def test_compose_names_what_is_there() -> None:
     for name, service in SERVICES.items():
         for volume in service["volumes"]:
             source = volume.partition(":")[0]
-            there = (
+            exists = (
                 (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
             )
-            assert there, (name, volume)
+            assert exists, (name, volume)
         for published in service.get("ports", ()):
             host, outside, inside = published.split(":")
             assert (host, outside) == ("127.0.0.1", inside), name
@@ -105,8 +105,8 @@ def test_the_demo_takes_the_config_of_the_sandbox(tmp_path: Path) -> None:
     environment = IMAGE | SERVICES["demo-daemon"]["environment"]
     loaded: Config = load(config, {**environment, "SYNCER_CONFIG": str(config)})
     assert loaded.web is not None
-    listens = {port(one.listen) for one in (loaded.passthrough, loaded.ops, loaded.web)}
-    published = {port(one) for one in SERVICES["sandbox"]["ports"]}
+    listens = {port(listener.listen) for listener in (loaded.passthrough, loaded.ops, loaded.web)}
+    published = {port(mapping) for mapping in SERVICES["sandbox"]["ports"]}
     assert published == listens | {9090}
     shared = {SERVICES[name]["network_mode"] for name in ("demo-daemon", "prometheus")}
     assert shared == {"service:sandbox"}  # on loopback, as Prometheus' config has it

@@ -62,7 +62,7 @@ def ports_of(policy: Manifest) -> Iterator[object]:
 def test_an_overlay(overlay: str, daemons: int, state: str, tmp_path: Path) -> None:
     manifests = build(overlay)
     assert [mistake for manifest in manifests for mistake in mistakes(manifest)] == []
-    assert {one["metadata"].get("namespace", "syncer") for one in manifests} == {"syncer"}
+    assert {manifest["metadata"].get("namespace", "syncer") for manifest in manifests} == {"syncer"}
 
     (deployment,) = of_kind("Deployment", manifests)
     assert deployment["spec"]["replicas"] == daemons
@@ -127,7 +127,8 @@ def test_an_overlay(overlay: str, daemons: int, state: str, tmp_path: Path) -> N
     text = configs["data"]["config.toml"].replace("/run/secrets", str(tmp_path))
     config.write_text(text, encoding="utf-8")
     environment = {
-        one["name"]: one["value"].replace("/run/secrets", str(tmp_path)) for one in container["env"]
+        variable["name"]: variable["value"].replace("/run/secrets", str(tmp_path))
+        for variable in container["env"]
     }
     loaded = load(config, environment)
     assert loaded.amberflo.api_key.get_secret_value() == "key"

@@ -180,11 +180,11 @@ class World:
 
     def reconciles(self) -> dict[int, list[float]]:
         """By day (since 1970) the hours at which everything was compared."""
-        found: dict[int, list[float]] = {}
+        hours: dict[int, list[float]] = {}
         for start in self.starts:
             if start.full:
-                found.setdefault(start.day, []).append(start.clock % DAY / HOUR)
-        return found
+                hours.setdefault(start.day, []).append(start.clock % DAY / HOUR)
+        return hours
 
 
 class AfterTheLook(DebugExecutor):
@@ -219,8 +219,8 @@ class Simulated(BlockingScheduler):
             if not self._executor.work():
                 assert wait is not None, "nothing is planned any more"
                 self._event.clear()
-                left = self._until - self._world.real
-                self._world.go_on(min(wait, left), self._event.is_set)
+                remaining = self._until - self._world.real
+                self._world.go_on(min(wait, remaining), self._event.is_set)
 
 
 def assert_in_rhythm(starts: list[Start]) -> None:
@@ -231,8 +231,8 @@ def assert_in_rhythm(starts: list[Start]) -> None:
 
 def assert_daily_reconciles(world: World, *, but: tuple[int, ...] = ()) -> None:
     """Once a day at 03:00 UTC to the second, but for some days (counted from the first)."""
-    found = world.reconciles()
+    hours = world.reconciles()
     first, last = world.starts[0].day, int((world.starts[-1].clock - 3 * HOUR) // DAY)
     for day in range(first + 1, last + 1):
         if day - first not in but:
-            assert found.get(day) == [pytest.approx(3, abs=EXACT / HOUR)], day - first
+            assert hours.get(day) == [pytest.approx(3, abs=EXACT / HOUR)], day - first

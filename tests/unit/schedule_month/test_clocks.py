@@ -37,9 +37,9 @@ def test_a_clock_that_is_set_makes_no_gap_and_no_burst(world: World, hours: floa
     after = world.starts[len(before) + 1 :]
     assert_in_rhythm(before)
     assert_in_rhythm(after)
-    for day, found in world.reconciles().items():
+    for day, times in world.reconciles().items():
         if day > after[0].day + 1:
-            assert found == [pytest.approx(3, abs=EXACT / HOUR)]
+            assert times == [pytest.approx(3, abs=EXACT / HOUR)]
 
 
 @pytest.mark.parametrize("hours", HOURS[::2])
@@ -132,5 +132,5 @@ def test_another_rhythm_holds_from_the_moment_it_is_set(world: World) -> None:
     assert_in_rhythm(world.between(0, DAY))
     assert after[0].real <= DAY + HOUR + EXACT
     assert len(after) > 40
-    for one, two in itertools.pairwise(after):
-        assert two.real - one.real == pytest.approx(HOUR, abs=EXACT)
+    for earlier, later in itertools.pairwise(after):
+        assert later.real - earlier.real == pytest.approx(HOUR, abs=EXACT)

@@ -197,7 +197,7 @@ def test_while_another_run_goes_on_it_is_tried_every_minute(world: World) -> Non
     later = [start for start in world.starts if start.real >= after.real]
     assert_in_rhythm(later)
     tries = [told.at for told in world.told]
-    assert sum(58 < two - one < 62 for one, two in itertools.pairwise(tries)) > 180
+    assert sum(58 < later - earlier < 62 for earlier, later in itertools.pairwise(tries)) > 180
 
 
 def test_a_run_by_hand_that_goes_on_at_the_slot_moves_it(world: World) -> None:
