@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -131,25 +132,31 @@ class Outcomes:
         now = now_ms()
         with self._database.write(beside=True) as connection:
             sent = [it for it in outcomes if isinstance(it, Sent)]
-            _acknowledge(connection, [it.row for it in sent if it.written], now)
-            _acknowledge(connection, [it.row for it in sent if not it.written], now, right=True)
+            written = _acknowledge(connection, [it.row for it in sent if it.written], now)
+            right = _acknowledge(connection, [it.row for it in sent if not it.written], now)
             _postpone(connection, [it for it in outcomes if isinstance(it, Later)], now)
-            _give_up(connection, [it for it in outcomes if isinstance(it, PutOff | Never)], now)
+            given_up = [it for it in outcomes if isinstance(it, PutOff | Never)]
+            failed = _give_up(connection, given_up, now)
             settled = [it.row for it in outcomes if isinstance(it, Settled)]
             if settled:
                 outbox.dead_letter(connection, settled)
+            # Last: all processes that deliver for a run wait for each other's commit at its row.
+            for run in sorted({*written, *right, *failed}):
+                runs.add_outcomes(
+                    *(connection, run),
+                    delivered=written[run] + right[run],
+                    failed=failed[run],
+                    already_right=right[run],
+                )
 
 
-def _acknowledge(
-    connection: Connection, rows: Sequence[CustomerRow], now: int, *, right: bool = False
-) -> None:
+def _acknowledge(connection: Connection, rows: Sequence[CustomerRow], now: int) -> Counter[int]:
+    """Note that Amberflo has them; return for how many a run waits no more, by run."""
     if not rows:
-        return
-    for run, customers in sorted(outbox.acknowledge(connection, rows, now).items()):
-        already_right = customers if right else 0
-        runs.add_outcomes(connection, run, delivered=customers, already_right=already_right)
+        return Counter()
     # Another process may have recorded that Amberflo refused them.
     failures.clear(connection, [failures.customer_ref(row.customer_id) for row in rows])
+    return Counter(outbox.acknowledge(connection, rows, now))
 
 
 def _postpone(connection: Connection, later: Sequence[Later], now: int) -> None:
@@ -160,20 +167,18 @@ def _postpone(connection: Connection, later: Sequence[Later], now: int) -> None:
         )
 
 
-def _give_up(connection: Connection, failed: Sequence[PutOff | Never], now: int) -> None:
+def _give_up(connection: Connection, failed: Sequence[PutOff | Never], now: int) -> Counter[int]:
+    """Note that they are not delivered; return for how many a run waits no more, by run."""
     put_off = [(it.row, now + int(it.wait * 1000)) for it in failed if isinstance(it, PutOff)]
     never = [it.row for it in failed if isinstance(it, Never)]
+    finished = Counter[int]()
     if put_off:
-        _count_failed(connection, outbox.put_off(connection, put_off))
+        finished.update(outbox.put_off(connection, put_off))
     if never:
-        _count_failed(connection, outbox.dead_letter(connection, never))
+        finished.update(outbox.dead_letter(connection, never))
     if failed:
         failures.put(connection, [_failure(it, now) for it in failed])
-
-
-def _count_failed(connection: Connection, finished: Mapping[int, int]) -> None:
-    for run, customers in sorted(finished.items()):
-        runs.add_outcomes(connection, run, failed=customers)
+    return finished
 
 
 def _failure(outcome: Never | PutOff, now: int) -> FailureRow:

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-
-from sqlalchemy import event
+from contextlib import ExitStack
 
 from state.db import workers
 from state.db.database import Database
-
-
-@contextmanager
-def statements(database: Database) -> Iterator[list[str]]:
-    """Yield the statements that this process has executed in the block."""
-    executed: list[str] = []
-
-    def note(*arguments: object) -> None:
-        executed.append(str(arguments[2]))
-
-    event.listen(database.engine, "before_cursor_execute", note)
-    try:
-        yield executed
-    finally:
-        event.remove(database.engine, "before_cursor_execute", note)
+from tests.support.state import statements
 
 
 def test_a_look_at_many_living_workers_costs_no_more_than_one_at_few(

@@ -14,10 +14,10 @@ from state.snapshot import CustomerRow
 from syncer.amberflo.client import AmberfloClient
 from syncer.delivery import outcomes
 from syncer.delivery.customers import CustomerDelivery
-from syncer.delivery.outcomes import Outcome, Outcomes, PutOff, Sent
-from syncer.errors import TryAgain
+from syncer.delivery.outcomes import Never, Outcome, Outcomes, PutOff, Sent
+from syncer.errors import Refused, TryAgain
 from syncer.sandbox.amberflo import AmberfloSandbox, running
-from tests.support.state import put, records, row
+from tests.support.state import put, records, row, statements
 
 CUSTOMERS = 20
 
@@ -73,6 +73,27 @@ def test_those_of_a_moment_share_a_commit(database: Database, claimed: list[Cust
     with_writer(writer, work())
     assert told == [Sent(customer) for customer in claimed]
     assert set(commits) == {0}
+
+
+def test_processes_wait_for_each_other_only_at_the_end_of_a_transaction(database: Database) -> None:
+    """All that deliver for a run count at its row, which is locked up to the commit."""
+    put(database, *(row(f"u{number}") for number in range(3)), run=7)
+    with database.write() as connection:
+        sent, right, refused = outbox.claim(connection, 1, 1 << 62, 3)
+    written: list[Outcome] = []
+    outcomes_of_all = Outcomes(database, written.append)
+
+    async def work() -> None:
+        problem = Refused("no", status=400, request="", body="")
+        for it in (Sent(sent), Sent(right, written=False), Never(refused, problem)):
+            await outcomes_of_all.put(it)
+        await outcomes_of_all.flush()
+
+    with statements(database) as executed:
+        with_writer(outcomes_of_all, work())
+    counted = [number for number, it in enumerate(executed) if it.startswith("UPDATE run ")]
+    assert counted == [len(executed) - 1]
+    assert len(written) == 3
 
 
 def test_no_more_wait_for_a_commit_than_may_be_sent_twice(

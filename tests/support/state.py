@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
 from state import outbox, snapshot
 from state.db.database import Database
@@ -60,3 +61,18 @@ def records(database: Database, table: str = "customer") -> dict[Any, dict[str, 
 def as_claimed(customer_id: str, rev: int, run: int | None = None) -> CustomerRow:
     """A customer as a worker claimed it."""
     return CustomerRow(customer_id, "{}", rev=rev, run=run)
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """Yield the statements that this process has executed in the block."""
+    executed: list[str] = []
+
+    def note(*arguments: object) -> None:
+        executed.append(str(arguments[2]))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield executed
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
