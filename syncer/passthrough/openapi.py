@@ -37,6 +37,19 @@ _HEADERS = {"405": {"headers": _ALLOW}, "429": {"headers": _RETRY_AFTER}}
 _HEADERS["503"] = _HEADERS["429"]
 _ID = {"type": ["string", "number"]}
 _OPEN = {"type": "object", "additionalProperties": True}
+#: What a call alone must say, by its type: of whom it is, and of a track what happened.
+_OF_SOMEBODY: dict[str, Any] = {
+    "anyOf": [
+        {"required": [name], "properties": {name: {"minLength": 1}}}
+        for name in ("userId", "anonymousId")
+    ]
+}
+_OF_SOMETHING: dict[str, Any] = {"required": ["event"], "properties": {"event": {"pattern": r"\S"}}}
+_NEEDS: dict[str, list[dict[str, Any]]] = {
+    "page": [_OF_SOMEBODY],
+    "screen": [_OF_SOMEBODY],
+    "track": [_OF_SOMEBODY, _OF_SOMETHING],
+}
 
 
 @cache
@@ -95,10 +108,12 @@ def _calls(route: str) -> dict[str, Any]:
         text = "The write key, instead of the authorization."
         path["post"]["parameters"].append(_parameter("key", "query", text))
         return path
-    summary = "Take a batch of calls" if route in BATCH else "Take a call"
-    body = "Batch" if route in BATCH else "Call"
-    assert route in BATCH or route in SINGLE, route
-    path = _path("post", summary, "Accepted", _ref(body))
+    if route in BATCH:
+        path = _path("post", "Take a batch of calls", "Accepted", _ref("Batch"))
+    else:
+        needs = _NEEDS.get(SINGLE[route], [])
+        call = {"allOf": [_ref("Call"), *needs]} if needs else _ref("Call")
+        path = _path("post", "Take a call", "Accepted", call)
     path["post"]["security"] = [{"writeKey": []}, {}]
     return path
 
