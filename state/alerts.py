@@ -82,9 +82,9 @@ def told(row: AlertRow, mark: str, channels: Collection[str]) -> AlertRow:
     """Return an alert after one of the channels was told the news of it. Pure."""
     owed = row.owed(channels)
     if row.ended_at is None:
-        know = [one for one in channels if one == mark or one not in owed]
+        know = [channel for channel in channels if channel == mark or channel not in owed]
     else:
-        know = [one for one in owed if one != mark]
+        know = [channel for channel in owed if channel != mark]
     return row._replace(told=json.dumps(know))
 
 

@@ -191,7 +191,7 @@ def left_since(connection: Connection, moment: int) -> dict[str, int]:
         .where(RUN.c.committed_at > moment)
         .group_by(RUN_TRAIT.c.trait)
     )
-    return {str(trait): int(left) for trait, left in rows if left}
+    return {str(trait): int(exits) for trait, exits in rows if exits}
 
 
 def last_whole(connection: Connection) -> RunRow | None:

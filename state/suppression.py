@@ -128,7 +128,7 @@ def ask_by_call(connection: Connection, customer_id: str, now: int, most: int) -
         return None
     hour = now // _HOUR
     told: dict[str, int] = json.loads(metadata.get(connection, _ASKED) or "{}")
-    today = {one: count for one, count in told.items() if hour - 24 <= int(one) <= hour}
+    today = {at: count for at, count in told.items() if hour - 24 <= int(at) <= hour}
     waits = sum(today.values()) >= most
     if not waits:
         today[str(hour)] = today.get(str(hour), 0) + 1

@@ -192,6 +192,6 @@ def _keeping(
 
 def _cut(sockets: list[socket.socket], over: Event) -> None:
     over.set()
-    for one in sockets:
+    for connection in sockets:
         with suppress(OSError):  # it is closed already
-            socket.socket.shutdown(one, socket.SHUT_RDWR)  # also where TLS has it
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # also where TLS has it

@@ -66,7 +66,10 @@ def as_duration(seconds: float) -> str:
 
 def is_duration(info: FieldInfo) -> bool:
     """Return whether a setting is a duration."""
-    return any(isinstance(one, BeforeValidator) and one.func is duration for one in info.metadata)
+    return any(
+        isinstance(validator, BeforeValidator) and validator.func is duration
+        for validator in info.metadata
+    )
 
 
 def _number(value: object) -> object:

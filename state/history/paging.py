@@ -90,7 +90,10 @@ def _parts(
         return []
     parts = []
     for same in reversed(range(len(order))):
-        equal = [one == there for one, there in zip(order[:same], place[:same], strict=True)]
+        equal = [
+            order_column == place_value
+            for order_column, place_value in zip(order[:same], place[:same], strict=True)
+        ]
         column, value = order[same], place[same]
         later = column < value if page.newest_first else column > value
         bound = [] if equal else begins if page.newest_first else ends

@@ -112,9 +112,9 @@ def by_hour(connection: Connection, key: str, moments: Sequence[int], members: i
     return sizes_from(connection, key, moments, parts, members)
 
 
-def _both(one: Part, other: Part) -> Part:
+def _both(first: Part, other: Part) -> Part:
     return Part(
-        one.delta + other.delta, min(one.oldest, other.oldest), max(one.newest, other.newest)
+        first.delta + other.delta, min(first.oldest, other.oldest), max(first.newest, other.newest)
     )
 
 

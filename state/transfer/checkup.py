@@ -108,14 +108,14 @@ def _place(connection: Connection) -> object:
 def _pages(pair: Moment, stop: Callable[[], None]) -> list[str]:
     """Return what SQLite says of damaged pages, a line each."""
     problems: list[str] = []
-    for connection in {id(one): one for one in (pair.state, pair.queue)}.values():
+    for connection in {id(database): database for database in (pair.state, pair.queue)}.values():
         if connection.dialect.name == "sqlite":
             stop()
-            found = connection.exec_driver_sql("PRAGMA integrity_check(3)").scalars().all()
+            lines = connection.exec_driver_sql("PRAGMA integrity_check(3)").scalars().all()
             where = _place(connection)
             problems += [
                 f"{where} is damaged: {' '.join(str(line).split())}"
-                for line in found
+                for line in lines
                 if line != "ok"
             ]
     return problems
@@ -123,7 +123,7 @@ def _pages(pair: Moment, stop: Callable[[], None]) -> list[str]:
 
 def _sizes(pair: Moment) -> dict[str, int]:
     if pair.state.dialect.name == "sqlite":
-        paths = [sqlite_path(one.engine.url) for one in (pair.state, pair.queue)]
+        paths = [sqlite_path(database.engine.url) for database in (pair.state, pair.queue)]
         files = [path.with_name(path.name + end) for path in paths if path for end in ("", "-wal")]
         return {str(file): file.stat().st_size for file in files if file.exists()}
     sizes: dict[str, int] = {}

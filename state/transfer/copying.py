@@ -100,8 +100,8 @@ def _put_into_files(
         try:
             for part, file in new.items():
                 _put_into_file(pair, part, file, held, steps)
-            with images.reading(new["state"]) as one, images.reading(new["queue"]) as other:
-                _check_copy(held, one, other, path, steps)
+            with images.reading(new["state"]) as state, images.reading(new["queue"]) as queue:
+                _check_copy(held, state, queue, path, steps)
             check()
             _check_free(places.values())
             put = [(str(new[part]), str(place)) for part, place in places.items()]

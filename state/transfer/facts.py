@@ -71,8 +71,8 @@ def missing(connection: Connection, part: str) -> tuple[list[str], list[str]]:
 def untrue(connection: Connection) -> Iterator[str]:
     """Yield what is not true of the rows of the state among one another."""
     wrong: list[tuple[str, ColumnElement[bool]]] = [
-        (what, and_(one.is_not(None), one.not_in(select(other))))
-        for what, one, other in _REFERENCES
+        (what, and_(column.is_not(None), column.not_in(select(other))))
+        for what, column, other in _REFERENCES
     ]
     wrong.append(
         (
@@ -107,8 +107,8 @@ def odd_rows(connection: Connection, part: str, stop: Callable[[], None]) -> Ite
         odd = 0
         columns = ", ".join(f'"{column.name}"' for column in table.columns)
         try:
-            with closing(rows.read(connection, table, columns)) as found:
-                for number, row in enumerate(found):
+            with closing(rows.read(connection, table, columns)) as stored:
+                for number, row in enumerate(stored):
                     if number % rows.REPORT == 0:
                         stop()
                     odd += not all(map(isinstance, row, kinds))

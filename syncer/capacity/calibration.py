@@ -88,7 +88,7 @@ def calibrate(
 
 def machine_of(measured: Sequence[Measured], event: float) -> Machine:
     """Return the constants by what was measured of each of `SHAPES`, and of an event."""
-    costs = map(fit, *(one.samples for one in measured))
+    costs = map(fit, *(measurement.samples for measurement in measured))
     initial, full, incremental, verify, delivery = costs
     return Machine(initial, full, incremental, verify, delivery, event)
 

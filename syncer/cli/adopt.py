@@ -85,10 +85,10 @@ def _exit_report(parity: Parity, *, first: bool) -> None:
 
 def _exit_applied(result: Result, parity: Parity) -> None:
     adopted = 0 if result.record is None else result.record.already_right
-    left = parity.compared - adopted
+    remaining = parity.compared - adopted
     say(
         f"adopted {adopted:,} customers that are equal"
-        + (f"; {left:,} more wait: `syncer sync` sends what differs" if left else "")
+        + (f"; {remaining:,} more wait: `syncer sync` sends what differs" if remaining else "")
     )
     if result.problems:
         raise click.exceptions.Exit(EXIT_FAILED)

@@ -50,7 +50,7 @@ def show(config: Path | None, as_json: bool) -> None:
     if as_json:
         output.print_json(documents)
         return
-    rows = [[one["setting"], _cell(one), _from(one)] for one in documents]
+    rows = [[document["setting"], _cell(document), _from(document)] for document in documents]
     output.print_table(COLUMNS, rows)
 
 
@@ -95,7 +95,7 @@ def _plain(value: Any, info: FieldInfo) -> tuple[Any, bool]:
             entries = [_plain(entry, info) for entry in value]
             return [plain for plain, _ in entries], any(hidden for _, hidden in entries)
         case BaseModel():
-            fields = {name: _plain(one, info) for name, one in value}
+            fields = {name: _plain(part, info) for name, part in value}
             hidden = any(hides for _, hides in fields.values())
             return {name: plain for name, (plain, _) in fields.items()}, hidden
         case float() if is_duration(info):

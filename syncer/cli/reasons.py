@@ -38,8 +38,8 @@ def _fact(evidence: Evidence) -> str:
     if evidence.trait is not None and evidence.trait.kind == AUDIENCE:
         if value is True:
             return f"{who} is in {name}"
-        left = evidence.change is not None and evidence.change.delta == EXITED
-        return f"{who} is {'no longer' if left else 'not'} in {name}"
+        exited = evidence.change is not None and evidence.change.delta == EXITED
+        return f"{who} is {'no longer' if exited else 'not'} in {name}"
     return f"{who} has no {name}" if value is None else f"{who} has {name} = {shown(value)}"
 
 

@@ -190,57 +190,57 @@ def check(config: Path | None, as_json: bool, file: Path | None) -> None:
     if file is not None:
         made_at(file)
         with images.reading(file) as source:
-            found = check_whole(Moment(source, source), _steps())
+            checkup = check_whole(Moment(source, source), _steps())
     else:
         with (
             _opened(settings(config), writes=False) as (database, calls),
-            database.read() as one,
-            calls.read() as other,
+            database.read() as connection,
+            calls.read() as queue,
         ):
-            found = check_whole(Moment(one, other), _steps())
+            checkup = check_whole(Moment(connection, queue), _steps())
     if wants_json(as_json):
-        output.print_json(_check_json(found))
+        output.print_json(_check_json(checkup))
     else:
-        _print_check(found)
-    for problem in found.problems:
+        _print_check(checkup)
+    for problem in checkup.problems:
         say(f"error: {problem}")
-    if found.problems:
+    if checkup.problems:
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _check_json(found: Checkup) -> dict[str, Any]:
+def _check_json(checkup: Checkup) -> dict[str, Any]:
     return {
-        "ok": not found.problems,
-        "problems": found.problems,
-        "schema": found.versions,
-        "head": found.proof.head,
-        "seals": found.proof.seals,
-        "sealed_changes": found.proof.changes,
-        "unsealed": found.proof.unsealed,
-        "due": {"customers": found.customers_due, "events": found.calls_due},
-        "due_since": iso(found.due_since),
-        "restored_from": iso(found.restored and found.restored.made_at),
-        "rows": found.contents.rows,
-        "bytes": found.sizes,
+        "ok": not checkup.problems,
+        "problems": checkup.problems,
+        "schema": checkup.versions,
+        "head": checkup.proof.head,
+        "seals": checkup.proof.seals,
+        "sealed_changes": checkup.proof.changes,
+        "unsealed": checkup.proof.unsealed,
+        "due": {"customers": checkup.customers_due, "events": checkup.calls_due},
+        "due_since": iso(checkup.due_since),
+        "restored_from": iso(checkup.restored and checkup.restored.made_at),
+        "rows": checkup.contents.rows,
+        "bytes": checkup.sizes,
     }
 
 
-def _print_check(found: Checkup) -> None:
+def _print_check(checkup: Checkup) -> None:
     rows: list[tuple[str, str]] = [
-        ("schema", ", ".join(f"{part} {no or 'none'}" for part, no in found.versions.items())),
-        ("history", f"{found.proof.seals:,} seals, {found.proof.changes:,} changes"),
-        ("not sealed yet", f"{found.proof.unsealed:,} changes"),
-        ("head", found.proof.head or "–"),
-        ("due", f"{found.customers_due:,} customers, {found.calls_due:,} calls"),
-        ("due since", iso(found.due_since) or "–"),
+        ("schema", ", ".join(f"{part} {no or 'none'}" for part, no in checkup.versions.items())),
+        ("history", f"{checkup.proof.seals:,} seals, {checkup.proof.changes:,} changes"),
+        ("not sealed yet", f"{checkup.proof.unsealed:,} changes"),
+        ("head", checkup.proof.head or "–"),
+        ("due", f"{checkup.customers_due:,} customers, {checkup.calls_due:,} calls"),
+        ("due since", iso(checkup.due_since) or "–"),
     ]
-    if found.restored is not None:
-        rows.append(("restored", f"from {iso(found.restored.made_at)}: `syncer sync --full`"))
-    counted = [(name, number) for name, number in found.contents.rows.items() if number]
+    if checkup.restored is not None:
+        rows.append(("restored", f"from {iso(checkup.restored.made_at)}: `syncer sync --full`"))
+    counted = [(name, number) for name, number in checkup.contents.rows.items() if number]
     rows += [(f"rows of {name}", f"{number:,}") for name, number in counted]
-    rows += [(f"bytes of {Path(name).name}", f"{size:,}") for name, size in found.sizes.items()]
+    rows += [(f"bytes of {Path(name).name}", f"{size:,}") for name, size in checkup.sizes.items()]
     output.print_table(("what", "is"), rows)
-    output.stdout().print("ok" if not found.problems else f"{len(found.problems):,} problems")
+    output.stdout().print("ok" if not checkup.problems else f"{len(checkup.problems):,} problems")
 
 
 # Helpers

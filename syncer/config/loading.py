@@ -332,7 +332,7 @@ class _Loading:
                 return True
             return any(unknown[:-1] == place[:-1] for unknown in self.unknown)
         return self._is_unknown(place) or any(
-            all(one == other for one, other in zip(reported, place, strict=False))
+            all(name == other for name, other in zip(reported, place, strict=False))
             for reported in self.problems
         )
 

@@ -33,11 +33,11 @@ TITLE = "syncer"
 
 
 class NotTaken(Exception):
-    """Why a channel did not take a text; `one` says that it may well take another."""
+    """Why a channel did not take a text; `text_alone` says that it may well take another."""
 
-    def __init__(self, why: str, *, one: bool = False) -> None:
+    def __init__(self, why: str, *, text_alone: bool = False) -> None:
         super().__init__(why)
-        self.one = one
+        self.text_alone = text_alone
 
 
 class Channel(Protocol):
@@ -78,7 +78,7 @@ class Webhook:
             error.close()
             # It may refuse this text only, so that others are sent.
             why = f"it answered {error.code}; tried again until it accepts"
-            raise NotTaken(why, one=error.code in ONE_REFUSED) from None
+            raise NotTaken(why, text_alone=error.code in ONE_REFUSED) from None
         except Exception as error:  # noqa: BLE001 - whatever it answers costs a retry only
             why = f"it cannot be reached ({type(error).__name__}); tried again"
             raise NotTaken(why) from None
@@ -195,7 +195,7 @@ class Channels:
             channel.send(text, over=over)
         except NotTaken as error:
             self._failed.add(channel.part)
-            if not error.one:
+            if not error.text_alone:
                 self._closed.add(channel.part)
             self._problems[channel.part](str(error))
             return False
@@ -220,10 +220,10 @@ def check(config: AlertsConfig) -> None:
 
 def channels(config: AlertsConfig) -> list[Channel]:
     """Return the channels of the settings; raise `ConfigError` if one cannot work."""
-    found: list[Channel] = [] if config.webhook is None else [Webhook(config.webhook)]
+    targets: list[Channel] = [] if config.webhook is None else [Webhook(config.webhook)]
     if config.urls and find_spec("apprise") is None:
         raise ConfigError(
             "alerts.urls: apprise sends there, and it is not installed; install it with: pip "
             "install 'engage-amberflo-sync[alerts]'"
         )
-    return [*found, *(AppriseUrl(number, url) for number, url in enumerate(config.urls, 1))]
+    return [*targets, *(AppriseUrl(number, url) for number, url in enumerate(config.urls, 1))]

@@ -120,9 +120,9 @@ class Estimate:
 
 def span(seconds: float) -> str:
     """Return a span of time in words, to two units."""
-    left, words = max(1, round(seconds)), list[str]()
+    remaining, words = max(1, round(seconds)), list[str]()
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
+        count, remaining = divmod(remaining, size)
         if count or words:
             words.append(f"{count} {unit}")
     return " ".join(words[:2])

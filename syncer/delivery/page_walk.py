@@ -95,7 +95,7 @@ class PageWalk:
         at_amberflo = await self._count()
         if not worth_pages(self.due, at_amberflo):
             return
-        left = most_pages(self.due)
+        remaining = most_pages(self.due)
         # A server that shows the same pages again and again shows more than there are.
         records = None if at_amberflo is None else 2 * at_amberflo + PAGE
         for way in (self.reader.walk, self._streamed):
@@ -103,12 +103,12 @@ class PageWalk:
             try:
                 async with aclosing(way()) as pages:
                     async for page in pages:
-                        if left <= 0:
+                        if remaining <= 0:
                             return
-                        left -= 1
+                        remaining -= 1
                         if records is not None:
                             records -= len(page.records)
-                            left = 0 if records < 0 else left
+                            remaining = 0 if records < 0 else remaining
                         yield page
                         if self._shown.none:
                             break

@@ -87,7 +87,7 @@ class PageWrites:
         """Have the customers of a group written; `write` writes one, and returns whether it did."""
         if len(group) > 1:
             group = await self._find_out(group, write)
-        together = [one for one in group if len(group) > 1 and self._shows(_shape(one))]
+        together = [claimed for claimed in group if len(group) > 1 and self._shows(_shape(claimed))]
         for customer in group:
             if customer not in together:
                 await write(customer)
@@ -100,17 +100,17 @@ class PageWrites:
         self, group: Sequence[Claimed], write: Callable[[Claimed], Awaitable[bool]]
     ) -> Sequence[Claimed]:
         """Write a customer of each new shape by itself; return the others."""
-        while new := [one for one in group if self._in_doubt(_shape(one))]:
+        while new := [claimed for claimed in group if self._in_doubt(_shape(claimed))]:
             async with self._finding_out:
                 if self.stops():
                     return group
                 if self._in_doubt(_shape(new[0])):
                     largest = max(
-                        (one for one in new if _shape(one) == _shape(new[0])),
-                        key=lambda one: len(written(one.listed[0].record)),
+                        (claimed for claimed in new if _shape(claimed) == _shape(new[0])),
+                        key=lambda claimed: len(written(claimed.listed[0].record)),
                     )
                     await self._try(largest, write)
-                    group = [one for one in group if one is not largest]
+                    group = [claimed for claimed in group if claimed is not largest]
         return group
 
     async def _try(self, customer: Claimed, write: Callable[[Claimed], Awaitable[bool]]) -> None:
@@ -144,7 +144,7 @@ class PageWrites:
     async def _look(self, group: Sequence[Claimed]) -> list[Claimed]:
         """Look at the customers of a group right before they are written."""
         try:
-            if not all(one.listed[0].fresh() for one in group):
+            if not all(claimed.listed[0].fresh() for claimed in group):
                 began = time.monotonic()
                 group = _seen(group, await self._page(group[0]), began, anew=True)
             began = time.monotonic()
@@ -171,10 +171,10 @@ def _seen(
     One that the page does not show whole gets none.
     """
     seen = []
-    for one in group:
-        record = records.get(one.row.customer_id)
-        looks = () if anew else one.listed
+    for claimed in group:
+        record = records.get(claimed.row.customer_id)
+        looks = () if anew else claimed.listed
         if record is not None and isinstance(record.get("traits"), dict):
             looks = (*looks, Listed(record, at))
-        seen.append(one._replace(listed=looks))
+        seen.append(claimed._replace(listed=looks))
     return seen

@@ -231,13 +231,13 @@ class _LookUp:
 
     def _ids(self, column: str, chosen: Collection[str]) -> list[tuple[str, str]]:
         """Return (segment id, customer id) of the identifiers with one of those in the column."""
-        found = list[tuple[str, str]]()
+        pairs = list[tuple[str, str]]()
         for part in chunks(iter(chosen), most=AT_A_TIME):
             rows = identifiers(self._space, self._customer_id, (column, part))
             ids = self._ask(select(rows.c.canonical_segment_id, rows.c.value).distinct())
-            found += [
+            pairs += [
                 (check_plain(str(own)), check_plain(str(value)))
                 for own, value in ids
                 if own is not None
             ]
-        return found
+        return pairs

@@ -163,7 +163,7 @@ class CustomerCalls:
     def _write_exits(self, added: set[str]) -> None:
         """Write the exits of who is not known; of who is known by now, its own row has them."""
         early_exits.remove(self._connection, self._exits.keys() & added)
-        exits = {one: self._exits[one] for one in self._noted.difference(added)}
+        exits = {key: self._exits[key] for key in self._noted.difference(added)}
         self._counts["noted", EXIT_LET_GO] += early_exits.put(self._connection, exits, self._now)
 
     def _state(self, customer_id: str) -> CustomerRow:

@@ -158,8 +158,8 @@ def _preflight() -> dict[str, Any]:
 def _refused(statuses: tuple[str, ...]) -> dict[str, Any]:
     content = {"application/json": {"schema": _ref("Refusal")}}
     return {
-        one: {"description": _REFUSALS[one], **_HEADERS.get(one, {}), "content": content}
-        for one in statuses
+        status: {"description": _REFUSALS[status], **_HEADERS.get(status, {}), "content": content}
+        for status in statuses
     }
 
 

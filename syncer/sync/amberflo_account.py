@@ -135,13 +135,13 @@ class AmberfloAccount:
         parts = urlsplit(self.url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
-    def _record(self, connection: Connection, left: list[dict[str, Any]]) -> str:
+    def _record(self, connection: Connection, earlier: list[dict[str, Any]]) -> str:
         salt = secrets.token_hex(8)
         recorded = {
             "url": self._shown_url,
             "salt": salt,
             "key": _hash(salt, self.api_key),
-            "left": left,
+            "left": earlier,
         }
         text = to_json(recorded)
         metadata.put(connection, metadata.ACCOUNT, text)

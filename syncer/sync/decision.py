@@ -175,7 +175,7 @@ def decide(guard: Guard, evidence: Evidence) -> Decision:
         whole=evidence.whole,
         still={key: reason for key, reason in still_held.items() if tally.sums[key].differing},
         excused=evidence.excused,
-        left={trait.key: evidence.left.get(trait.name, 0) for trait in catalog.by_name.values()},
+        leavers={trait.key: evidence.left.get(trait.name, 0) for trait in catalog.by_name.values()},
         lost=catalog.by_key.keys() - set(catalog.keys),
         unlisted=catalog.unlisted,
         waiting=readiness.waiting(computations, tally.sums, ()) if computations else (),

@@ -129,8 +129,8 @@ class Findings:
             "ORDER BY customer_id, place",
             () if customer_id is None else (customer_id,),
         )
-        for drifted, trait, expected, found in rows:
-            yield Drift(drifted, trait, _value(expected), _value(found))
+        for drifted, trait, expected, actual in rows:
+            yield Drift(drifted, trait, _value(expected), _value(actual))
 
     def counts(self) -> dict[str, int]:
         """Return how many customers are "missing", "drifted", "repaired" and "extra"."""

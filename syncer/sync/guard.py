@@ -38,7 +38,7 @@ class Guard:
         whole: bool,
         still: Mapping[str, str],
         excused: Mapping[str, int],
-        left: Mapping[str, int],
+        leavers: Mapping[str, int],
         lost: Collection[str] = (),
         unlisted: Collection[str] = (),
         waiting: Collection[str] = (),
@@ -47,7 +47,7 @@ class Guard:
 
         `members` are those before the run; `whole` says that all customers were pulled. `still`
         maps keys with an open hold to its reason. `excused` is the number of exits that people
-        decided on already; `left` counts members that left within a day before. `lost`
+        decided on already; `leavers` counts members that left within a day before. `lost`
         are keys that the pull has no rows of any more, `unlisted` those of them that Segment's
         Public API does not list. Of the keys in `waiting` nothing that leaves is applied anyway.
         """
@@ -70,7 +70,7 @@ class Guard:
                     if key in unlisted
                     else f"the pull has no rows of it, and it had {before:,} members"
                 )
-            elif leaving > 0 and (why := self._too_many(leaving, left.get(key, 0), before)):
+            elif leaving > 0 and (why := self._too_many(leaving, leavers.get(key, 0), before)):
                 held[key] = why
         return held
 
@@ -99,14 +99,14 @@ class Guard:
             )
         return None
 
-    def _too_many(self, leaving: int, left: int, before: int) -> str | None:
-        number, all_of_them = leaving + left, before + left
+    def _too_many(self, leaving: int, leavers: int, before: int) -> str | None:
+        number, all_of_them = leaving + leavers, before + leavers
         small = max(self.small_max_exits, self.max_exits)
         for least, share in ((self.min_exits, self.max_exits), (self.small_min_exits, small)):
             if number >= max(least, 1) and _more(number, share, all_of_them):
                 return (
                     f"{leaving:,} of {before:,} members would leave, more than "
-                    f"{share:.0%}{_within(left)}"
+                    f"{share:.0%}{_within(leavers)}"
                 )
         return None
 
@@ -116,5 +116,5 @@ def _more(number: int, share: float, of: int) -> bool:
     return number - share * of > 1e-9 * of
 
 
-def _within(left: int) -> str:
-    return f" within a day, in which {left:,} left before" if left else ""
+def _within(leavers: int) -> str:
+    return f" within a day, in which {leavers:,} left before" if leavers else ""

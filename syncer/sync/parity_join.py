@@ -202,7 +202,8 @@ class ParityJoin:
         # The hosted destination writes a key as it is (docs/facts/segment.md §7).
         pairs = {*spelled, *((name, key) for name, key in keys.items() if key != name)}
         self.result.spellings = [
-            Spelling(name, keys[name], there, spelled[name, there]) for name, there in sorted(pairs)
+            Spelling(name, keys[name], theirs, spelled[name, theirs])
+            for name, theirs in sorted(pairs)
         ]
 
     def _spellings(self) -> dict[str, str]:

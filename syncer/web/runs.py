@@ -97,7 +97,7 @@ def detail(context: Context, request: Request) -> Response:
             "approving": context.tasks.under_way(_task_name(request.run)),
             "holds": evidence,
             "undecided": undecided,
-            "open": any(one.hold.decision is None for one in evidence),
+            "open": any(entry.hold.decision is None for entry in evidence),
         },
     )
 

@@ -27,7 +27,7 @@ def held(
         whole=whole,
         still=still or {},
         excused={"vip": excused},
-        left={"vip": leavers},
+        leavers={"vip": leavers},
     )
     assert set(reasons) <= {"vip"}
     return reasons.get("vip")
@@ -188,7 +188,7 @@ def test_most_of_few_customers_are_not_deleted_without_a_word() -> None:
 def test_each_trait_is_looked_at_by_itself() -> None:
     sums = {"gone": exits(900), "fine": exits(10), "new": Sums(pulled=5, entered=5)}
     members = {"gone": 1000, "fine": 1000}
-    reasons = Guard().held(sums, members, whole=True, still={}, excused={}, left={})
+    reasons = Guard().held(sums, members, whole=True, still={}, excused={}, leavers={})
     assert set(reasons) == {"gone"}
 
 
@@ -214,9 +214,9 @@ def test_a_key_that_nothing_is_pulled_of_is_held_in_a_partial_run_too() -> None:
     """Few at a time would pass below every limit (docs/design.md §3.7)."""
     sums = {"vip": Sums(pulled=1, exited=1, vanished=1)}
     guard = Guard(max_exits=1.0, min_exits=100)
-    assert not guard.held(sums, {"vip": 5}, whole=False, still={}, excused={}, left={})
+    assert not guard.held(sums, {"vip": 5}, whole=False, still={}, excused={}, leavers={})
     assert "vip" in guard.held(
-        sums, {"vip": 5}, whole=False, still={}, excused={}, left={}, lost={"vip"}
+        sums, {"vip": 5}, whole=False, still={}, excused={}, leavers={}, lost={"vip"}
     )
 
 
@@ -230,7 +230,7 @@ def test_a_key_that_is_not_listed_is_held_with_that_reason() -> None:
         whole=True,
         still={},
         excused={},
-        left={},
+        leavers={},
         lost={"gone", "lost"},
         unlisted={"gone"},
     )
@@ -251,7 +251,7 @@ def test_exits_that_wait_are_not_the_guards(whole: bool) -> None:
             whole=whole,
             still={},
             excused={},
-            left={},
+            leavers={},
             lost={"vip"},
             waiting={"vip"},
         )
@@ -266,7 +266,7 @@ def test_what_is_held_already_stays_held_though_exits_wait() -> None:
         whole=False,
         still={"vip": "held since run 4"},
         excused={},
-        left={},
+        leavers={},
         waiting={"vip"},
     )
     assert reasons == {"vip": "held since run 4"}
