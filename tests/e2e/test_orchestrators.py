@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ import yaml
 from tests.support.installation import Installation
 from tests.support.warehouse import Warehouse
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "ops" / "orchestrators"
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES, HOW_TO = DOCS / "ops/orchestrators", DOCS / "how-to/run-from-an-orchestrator.md"
 
 
 def cron_job(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -32,6 +34,14 @@ def cron_job(folder: Path, environment: dict[str, str]) -> subprocess.CompletedP
         text=True,
         check=False,
     )
+
+
+def test_cron_takes_the_file_under_the_name_that_the_page_gives_it() -> None:
+    """cron passes over files of /etc/cron.d with a dot in their name."""
+    for file in (EXAMPLES / "syncer.cron", HOW_TO):
+        text = file.read_text(encoding="utf-8")
+        (name,) = re.findall(r"/etc/cron\.d/([^\s:]+)", text)
+        assert re.fullmatch(r"[A-Za-z0-9_-]+", name), (file, name)
 
 
 def steps() -> dict[str, str]:
