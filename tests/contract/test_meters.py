@@ -104,8 +104,8 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     amberflo = AmberfloSandbox("key")
-    with running(amberflo) as url, closing(World(tmp_path, amberflo, url)) as place:
-        yield place
+    with running(amberflo) as url, closing(World(tmp_path, amberflo, url)) as world:
+        yield world
 
 
 def test_the_odd_ones_cost_themselves(world: World) -> None:

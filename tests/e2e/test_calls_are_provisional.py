@@ -17,8 +17,8 @@ LOADED = 4
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    with moved() as own_clock:
-        yield own_clock
+    with moved() as clock:
+        yield clock
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ SOON = '[schedule]\nevery = "3s"\njitter = "1s"\n'
 
 @pytest.fixture
 def hook() -> Iterator[Webhook]:
-    with webhook() as endpoint:
-        yield endpoint
+    with webhook() as hook:
+        yield hook
 
 
 @contextmanager

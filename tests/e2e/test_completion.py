@@ -34,7 +34,7 @@ def test_it_completes_from_the_state_or_not_at_all(
     audiences = [
         trait["key"] for trait in installation.json("traits") if trait["kind"] == "audience"
     ]
-    customer = min(profile.customer_id for profile in engage.expected())
+    customer = min(expected.customer_id for expected in engage.expected())
     config = installation.folder / "config.toml"
     named = f"--config {config}"
     assert completed(f"runs show {named} ") == [run]

@@ -37,7 +37,7 @@ def refused(installation: Installation, engage: EngageSandbox) -> Installation:
                 request=orjson.dumps(record).decode(), body="",
             )
         )  # fmt: skip
-    calls = [failures.call(str(place), None, "no userId", "{}", now) for place in range(2)]
+    calls = [failures.call(str(ordinal), None, "no userId", "{}", now) for ordinal in range(2)]
     url = f"sqlite:///{installation.folder / 'syncer.db'}"
     with closing(Database.open(url)) as database, database.write() as connection:
         failures.put(connection, [*rows, *calls])

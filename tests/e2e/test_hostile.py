@@ -95,8 +95,8 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
         url = f"sqlite:///{tmp_path / 'syncer.db'}"
     else:
         url = request.getfixturevalue("postgres_url")
-    with closing(Bench(url)) as place:
-        yield place
+    with closing(Bench(url)) as bench:
+        yield bench
 
 
 def track(**more: Any) -> bytes:

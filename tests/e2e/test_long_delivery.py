@@ -25,8 +25,8 @@ from tests.support.installation import API_KEY, Installation
 
 @pytest.fixture
 def database(installation: Installation) -> Iterator[Database]:
-    with closing(Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")) as opened:
-        yield opened
+    with closing(Database.open(f"sqlite:///{installation.folder / 'syncer.db'}")) as database:
+        yield database
 
 
 def now() -> int:

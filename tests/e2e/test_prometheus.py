@@ -62,17 +62,17 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     with (folder / "log").open("w") as log, httpx.Client(trust_env=False, timeout=30) as client:
         process = subprocess.Popen([PROMETHEUS, *words], stdout=log, stderr=log)
         try:
-            server = Prometheus(f"http://127.0.0.1:{port}", client)
+            prometheus = Prometheus(f"http://127.0.0.1:{port}", client)
 
             def ready() -> bool:
                 assert process.poll() is None, (folder / "log").read_text()
                 try:
-                    return client.get(f"{server.url}/-/ready").status_code == 200
+                    return client.get(f"{prometheus.url}/-/ready").status_code == 200
                 except httpx.HTTPError:
                     return False
 
             wait_until(ready, what="Prometheus")
-            yield server
+            yield prometheus
         finally:
             process.terminate()
             process.wait()
@@ -89,7 +89,7 @@ def test_prometheus_sees_a_daemon_and_what_breaks(
         with prometheus(installation.folder / "prometheus", target) as watch:
             wait_until(
                 lambda: (
-                    [scraped["health"] for scraped in watch.ask("targets")["activeTargets"]]
+                    [endpoint["health"] for endpoint in watch.ask("targets")["activeTargets"]]
                     == ["up"]
                 ),
                 what="a target that is up",

@@ -36,9 +36,9 @@ class Space(PublicApiSandbox):
 
 @pytest.fixture
 def space() -> Iterator[Space]:
-    stand_in = Space()
-    with running(stand_in) as url, httpx.Client(base_url=url, trust_env=False) as stand_in.http:
-        yield stand_in
+    space = Space()
+    with running(space) as url, httpx.Client(base_url=url, trust_env=False) as space.http:
+        yield space
 
 
 AUDIENCES, TRAITS = f"/spaces/{SPACE}/audiences", f"/spaces/{SPACE}/computed-traits"
@@ -47,10 +47,10 @@ AUDIENCES, TRAITS = f"/spaces/{SPACE}/audiences", f"/spaces/{SPACE}/computed-tra
 def error(answer: httpx.Response) -> dict[str, Any]:
     """The one error of the envelope."""
     assert answer.json().keys() == {"errors"}
-    (problem,) = answer.json()["errors"]
-    assert problem["message"]
-    assert isinstance(problem["type"], str)
-    return dict(problem)
+    (error,) = answer.json()["errors"]
+    assert error["message"]
+    assert isinstance(error["type"], str)
+    return dict(error)
 
 
 def test_an_audience_as_each_version_has_it(space: Space) -> None:

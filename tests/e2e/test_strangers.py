@@ -17,10 +17,10 @@ SPENT = "total_revenue_180_days"
 
 @pytest.fixture
 def warehouse(installation: Installation) -> Iterator[Warehouse]:
-    with closing(Warehouse(installation.folder / "engage.db")) as place:
-        place.person("member", vip="true", **{SPENT: "12.5"})
+    with closing(Warehouse(installation.folder / "engage.db")) as warehouse:
+        warehouse.person("member", vip="true", **{SPENT: "12.5"})
         installation.run("sync")
-        yield place
+        yield warehouse
 
 
 def hold(installation: Installation, customer_id: str, **traits: Any) -> None:

@@ -205,7 +205,7 @@ def test_the_guard_holds_and_lets_through(
     installation.run("runs", "approve", "--yes", "999", exit_code=1)
     done = installation.json("runs", "approve", "--yes", str(run["run"]))
     assert done["state"] == "done"
-    states = {listed["run"]: listed["state"] for listed in installation.json("runs")}
+    states = {entry["run"]: entry["state"] for entry in installation.json("runs")}
     assert states[run["run"]] == "approved"
     now = {
         customer_id: record["traits"].get(lost)

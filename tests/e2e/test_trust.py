@@ -52,7 +52,7 @@ def audience_of(holds: Json) -> tuple[str, str, str]:
     """An audience, somebody in it, and somebody with no such trait."""
     for customer_id, record in holds.items():
         for name, value in record["traits"].items():
-            others = [holder for holder in holds if name not in holds[holder]["traits"]]
+            others = [id_ for id_ in holds if name not in holds[id_]["traits"]]
             if value is True and others:
                 return name, customer_id, others[0]
     raise AssertionError("there is none")
@@ -199,7 +199,7 @@ def test_calls_of_engage_wait_for_a_run_to_know_their_trait(
         # An audience stays one.
         (audience, *_) = installation.holds()[min(installation.holds())]["traits"]
         known = {row["key"]: row["kind"] for row in installation.json("diff", "--full")["traits"]}
-        key = next(ours for ours, kind in known.items() if kind == "audience")
+        key = next(name for name, kind in known.items() if kind == "audience")
         assert audience
         service.batch(engage_call(user, key, 99999, "2026-01-01T00:00:00.000Z", what="trait"))
         service.settle()

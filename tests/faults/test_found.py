@@ -127,8 +127,8 @@ def test_a_call_may_cross_a_run(point: str) -> None:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database.open(f"sqlite:///{tmp_path / 'syncer.db'}")) as opened:
-        yield opened
+    with closing(Database.open(f"sqlite:///{tmp_path / 'syncer.db'}")) as database:
+        yield database
 
 
 def test_a_run_does_not_wait_for_a_worker_that_died(database: Database) -> None:

@@ -15,26 +15,26 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Wareho
     url = f"sqlite:///{tmp_path / 'engage.db'}"
     if request.param == "postgresql":
         url = request.getfixturevalue("empty_postgres")
-    space = Warehouse(url)
-    space.create()
-    yield space
-    space.engine.dispose()
+    warehouse = Warehouse(url)
+    warehouse.create()
+    yield warehouse
+    warehouse.engine.dispose()
 
 
 @pytest.fixture
 def sqlite_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     """One whose columns have no type, so take anything."""
-    space = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+    warehouse = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
     rest = "seq, received_at, uuid_ts, timestamp"
-    space.run(f"CREATE TABLE user_traits (canonical_segment_id, name, value, {rest})")
-    space.run(f"CREATE TABLE user_identifiers (canonical_segment_id, type, value, {rest})")
-    space.run(f"CREATE TABLE profile_merges (canonical_segment_id, segment_id, {rest})")
-    yield space
-    space.engine.dispose()
+    warehouse.run(f"CREATE TABLE user_traits (canonical_segment_id, name, value, {rest})")
+    warehouse.run(f"CREATE TABLE user_identifiers (canonical_segment_id, type, value, {rest})")
+    warehouse.run(f"CREATE TABLE profile_merges (canonical_segment_id, segment_id, {rest})")
+    yield warehouse
+    warehouse.engine.dispose()
 
 
 @pytest.fixture
 def postgres_warehouse(empty_postgres: str) -> Iterator[Warehouse]:
-    space = Warehouse(empty_postgres)
-    yield space
-    space.engine.dispose()
+    warehouse = Warehouse(empty_postgres)
+    yield warehouse
+    warehouse.engine.dispose()

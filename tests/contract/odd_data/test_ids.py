@@ -29,11 +29,14 @@ def without_case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[War
     """A warehouse that takes small and large letters for the same (on PostgreSQL where it is built
     with ICU)."""
     if request.param == "sqlite":
-        space, text = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}"), "TEXT COLLATE NOCASE"
+        warehouse, text = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}"), "TEXT COLLATE NOCASE"
     else:
-        space, text = Warehouse(request.getfixturevalue("empty_postgres")), "TEXT COLLATE no_case"
+        warehouse, text = (
+            Warehouse(request.getfixturevalue("empty_postgres")),
+            "TEXT COLLATE no_case",
+        )
         try:
-            space.run(ICU)
+            warehouse.run(ICU)
         except NotSupportedError:
             text = "TEXT"
     rest = "seq BIGINT, received_at TEXT, uuid_ts TEXT, timestamp TEXT"
@@ -43,9 +46,9 @@ def without_case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[War
         ("profile_merges", "segment_id"),
     ):
         own = ", ".join(f"{column} {text}" for column in ["canonical_segment_id", *columns])
-        space.run(f"CREATE TABLE {table} ({own}, {rest})")
-    yield space
-    space.engine.dispose()
+        warehouse.run(f"CREATE TABLE {table} ({own}, {rest})")
+    yield warehouse
+    warehouse.engine.dispose()
 
 
 def test_two_ids_of_a_profile_that_differ_in_case_are_two_customers(

@@ -129,16 +129,16 @@ def test_a_server_may_keep_texts_in_any_encoding(empty_postgres: str, encoding: 
         )
     url = make_url(empty_postgres).set(database=name)
     url = url.update_query_dict({"client_encoding": "utf8"})
-    space = Warehouse(url.render_as_string(hide_password=False))
+    warehouse = Warehouse(url.render_as_string(hide_password=False))
     try:
-        space.create(value="BYTEA")
-        space.member("p1", "u1", b"true")
-        space.run("ALTER TABLE user_traits ALTER value TYPE TEXT USING 'true'")
-        space.member("p2", "u 2", "false")
-        assert "2 trait rows" in space.source().survey().message
-        assert space.wanted() == {"u1": {"vip": True}}
+        warehouse.create(value="BYTEA")
+        warehouse.member("p1", "u1", b"true")
+        warehouse.run("ALTER TABLE user_traits ALTER value TYPE TEXT USING 'true'")
+        warehouse.member("p2", "u 2", "false")
+        assert "2 trait rows" in warehouse.source().survey().message
+        assert warehouse.wanted() == {"u1": {"vip": True}}
     finally:
-        space.engine.dispose()
+        warehouse.engine.dispose()
         with server.connect() as connection:
             connection.execute(text(f"DROP DATABASE {name}"))
         server.dispose()

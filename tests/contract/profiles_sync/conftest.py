@@ -19,13 +19,13 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Warehouse]
     On DuckDB it is where a test says `on_duckdb_too`.
     """
     if request.param == "duckdb":
-        space = request.getfixturevalue("duckdb_warehouse")
+        warehouse = request.getfixturevalue("duckdb_warehouse")
     elif request.param == "sqlite":
-        space = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+        warehouse = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
     else:
-        space = Warehouse(request.getfixturevalue("empty_postgres"), "my_space")
-    yield space
-    space.engine.dispose()
+        warehouse = Warehouse(request.getfixturevalue("empty_postgres"), "my_space")
+    yield warehouse
+    warehouse.engine.dispose()
 
 
 @pytest.fixture
@@ -36,21 +36,21 @@ def warehouse(empty: Warehouse) -> Warehouse:
 
 @pytest.fixture
 def sqlite_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
-    space = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
-    yield space
-    space.engine.dispose()
+    warehouse = Warehouse(f"sqlite:///{tmp_path / 'engage.db'}")
+    yield warehouse
+    warehouse.engine.dispose()
 
 
 @pytest.fixture
 def duckdb_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     pytest.importorskip("duckdb", reason="duckdb (the extra duckdb has it)")
-    space = Warehouse(f"duckdb:///{tmp_path / 'engage.duckdb'}")
-    yield space
-    space.engine.dispose()
+    warehouse = Warehouse(f"duckdb:///{tmp_path / 'engage.duckdb'}")
+    yield warehouse
+    warehouse.engine.dispose()
 
 
 @pytest.fixture
 def postgres_warehouse(empty_postgres: str) -> Iterator[Warehouse]:
-    space = Warehouse(empty_postgres)
-    yield space
-    space.engine.dispose()
+    warehouse = Warehouse(empty_postgres)
+    yield warehouse
+    warehouse.engine.dispose()

@@ -272,7 +272,7 @@ def test_repair_sends_nothing_that_is_held(
     installation.run("verify", "--repair", exit_code=(0, 1, 3))
     assert installation.values("vip")["u30"] is True
     assert installation.values("vip")["u00"] in ("broken", True)
-    assert not {left_id for left_id, value in installation.values("vip").items() if value is False}
+    assert not {id_ for id_, value in installation.values("vip").items() if value is False}
 
 
 def test_what_somebody_changed_at_amberflo_is_mended_by_a_comparison(

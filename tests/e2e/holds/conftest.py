@@ -14,8 +14,8 @@ from tests.support.warehouse import Warehouse
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    with moved() as own_clock:
-        yield own_clock
+    with moved() as clock:
+        yield clock
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_a_head_beyond_it_is_answered_and_no_longer_read(
             connection.sendall(head[start : start + size])
         *good, answer = answers(connection)
         assert refusal(answer) == (431, "headers_too_large")
-        assert all(taken == (200, GOOD) for taken in good)
+        assert all(reply == (200, GOOD) for reply in good)
     assert served.refused == {"headers_too_large": 1}
 
 

@@ -22,19 +22,19 @@ def amberflo() -> Amberflo:
 @pytest.fixture
 def installation(tmp_path: Path, amberflo: Amberflo) -> Iterator[Installation]:
     with running(amberflo) as url:
-        place = Installation(tmp_path, amberflo, url)
-        place.configure()
-        yield place
+        installation = Installation(tmp_path, amberflo, url)
+        installation.configure()
+        yield installation
 
 
 @pytest.fixture
 def engage(installation: Installation) -> Iterator[EngageSandbox]:
-    space = EngageSandbox(
+    engage = EngageSandbox(
         installation.source_url, seed=7, clock=datetime.now(UTC) - timedelta(days=30)
     )
-    space.fill(300, 6)
-    yield space
-    space.close()
+    engage.fill(300, 6)
+    yield engage
+    engage.close()
 
 
 @pytest.fixture

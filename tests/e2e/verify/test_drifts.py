@@ -236,8 +236,8 @@ def test_on_postgresql_and_with_values_as_text(
     installation.run("sync")
     all_good(installation, len(amberflo.customers))
     customer_id, record = next(
-        (its_id, record)
-        for its_id, record in sorted(amberflo.customers.items())
+        (id_, record)
+        for id_, record in sorted(amberflo.customers.items())
         if AUDIENCE in record["traits"]
     )
     good = record["traits"][AUDIENCE]
@@ -276,8 +276,8 @@ def test_with_faults(installation: Installation, amberflo: Amberflo, synced: lis
         document = found_by(installation, exit_code=1)
         assert (document["missing"], listed(document)) == (missing, drifts)
     amberflo.faults = Faults.parse(spec, seed=9)
-    repaired = found_by(installation, "--repair")
-    assert repaired["repaired"] == len({*missing, *(drift[0] for drift in drifts)})
+    answer = found_by(installation, "--repair")
+    assert answer["repaired"] == len({*missing, *(drift[0] for drift in drifts)})
     assert amberflo.stats()["faults"].keys() >= {"429", "500", "503"}
     amberflo.faults = Faults()
     all_good(installation, len(synced))

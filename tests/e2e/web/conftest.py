@@ -70,12 +70,12 @@ def browser(operator: Operator) -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     playwright.expect.set_options(timeout=20_000)
     with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield launched
-        launched.close()
+        browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
 def page(browser: Any, operator: Operator) -> Iterator[Any]:
-    with visiting(browser, operator) as visited:
-        yield visited
+    with visiting(browser, operator) as page:
+        yield page
