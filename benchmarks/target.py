@@ -13,7 +13,7 @@ import asyncio
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -23,17 +23,18 @@ _LENGTH = b"content-length: "
 _EMPTY_PAGE = b'{"items":[],"totalItems":0}'
 
 
-def _answer(body: bytes) -> bytes:
+def answer_with(body: bytes) -> bytes:
+    """Return the answer 200 with a body of JSON."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     return head % len(body) + body
 
 
 def _ingested(body: bytes) -> bytes:
     records = zlib.decompress(body, wbits=31).count(b'"uniqueId":')
-    return _answer(b"%d records were ingested" % records)
+    return answer_with(b"%d records were ingested" % records)
 
 
-_NOBODY, _NO_PAGE = _answer(b"{}"), _answer(_EMPTY_PAGE)
+_NOBODY, _NO_PAGE = answer_with(b"{}"), answer_with(_EMPTY_PAGE)
 
 
 class Target(asyncio.Protocol):
@@ -53,7 +54,7 @@ class Target(asyncio.Protocol):
         if end < 4:
             return
         if received.startswith(b"GET "):
-            answer = _NO_PAGE if b"/paging" in received[: received.index(b"\r")] else _NOBODY
+            answer = self.read(received[4 : received.index(b" ", 4)])
         else:
             head = received[:end].lower()
             start = head.index(_LENGTH) + len(_LENGTH)
@@ -61,26 +62,35 @@ class Target(asyncio.Protocol):
             if len(received) < end + size:
                 return
             body = received[end:]
-            answer = _ingested(body) if received.startswith(b"POST /ingest") else _answer(body)
+            answer = self.taken(received[: received.index(b" ", 6)], body)
         self._received = b""
         if self._delay:
             self._loop.call_later(self._delay, self._transport.write, answer)
         else:
             self._transport.write(answer)
 
+    def read(self, path: bytes) -> bytes:
+        """Answer a GET."""
+        return _NO_PAGE if b"/paging" in path else _NOBODY
 
-async def _serve(delay: float) -> None:
+    def taken(self, what: bytes, body: bytes) -> bytes:
+        """Answer a write; `what` is its method and path."""
+        return _ingested(body) if what == b"POST /ingest" else answer_with(body)
+
+
+async def serve(delay: float, protocol: Callable[[float], Target] = Target) -> None:
+    """Serve on a free port, which is printed, until the standard input ends."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Target(delay), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: protocol(delay), "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     server.close()
 
 
 @contextmanager
-def target(delay: float = 0.0) -> Iterator[str]:
-    """Serve in a process of its own; yield the URL."""
-    program = [sys.executable, "-m", "benchmarks.target", "--delay", str(delay)]
+def target(delay: float = 0.0, module: str = "benchmarks.target") -> Iterator[str]:
+    """Serve a module in a process of its own; yield the URL."""
+    program = [sys.executable, "-m", module, "--delay", str(delay)]
     with subprocess.Popen(
         program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -90,10 +100,10 @@ def target(delay: float = 0.0) -> Iterator[str]:
         process.stdin.close()
 
 
-def main() -> None:
+def main(protocol: Callable[[float], Target] = Target) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.0)
-    uvloop.run(_serve(parser.parse_args().delay))
+    uvloop.run(serve(parser.parse_args().delay, protocol))
 
 
 if __name__ == "__main__":
