@@ -78,6 +78,7 @@ def compared(
             every=DAY,
             outage=DAY,
             queue_limit=1,
+            daemons=0,
         )
         return {step.name: step.seconds or 0.0 for step in Forecast(load, machine).steps()}
 

@@ -14,6 +14,8 @@ from syncer.delivery.estimate import span
 NEARLY = 0.5
 #: Events of an hour and meter that Amberflo takes (docs/facts/amberflo.md).
 EVENTS_OF_A_METER = 1_000_000
+#: Busy processors of PostgreSQL from which it is worth a word.
+ONE_DATABASE = 1.0
 
 
 def advice(forecast: Forecast) -> Iterator[str]:
@@ -45,9 +47,10 @@ def _of_events(forecast: Forecast) -> Iterator[str]:
     if not load.events:
         return
     if pace.per_second <= load.events:
+        more = "bring no more" if pace.bound == MACHINE else "would bring more"
         yield (
             f"{load.events:,.0f} events a second are more than the {pace.per_second:,.0f} that "
-            "one worker brings to Amberflo: the queue fills, also with several daemons"
+            f"get to Amberflo: the queue fills; more daemons {more}"
         )
     if load.events * 3600 > EVENTS_OF_A_METER:
         yield (
@@ -63,22 +66,48 @@ def _of_events(forecast: Forecast) -> Iterator[str]:
 
 
 def _of_daemons(forecast: Forecast) -> Iterator[str]:
-    pace = forecast.pace
-    if pace.bound == MACHINE and forecast.load.rate:
+    load, pace = forecast.load, forecast.pace
+    together = f"{load.daemons} daemons send" if load.daemons > 1 else "one process sends"
+    if pace.bound == MACHINE and load.rate:
         yield (
-            f"one process sends {pace.per_second:,.0f} requests a second, less than the rate of "
-            f"{forecast.load.rate:,g}: several daemons on PostgreSQL would share it"
+            f"{together} {pace.per_second:,.0f} requests a second, less than the rate of "
+            f"{load.rate:,g}: {'more' if load.daemons > 1 else 'several'} daemons on PostgreSQL "
+            "would share it"
         )
-    elif pace.bound == LATENCY and forecast.load.rate:
+    elif pace.bound == LATENCY and load.rate:
+        many = f" of each of {load.daemons} daemons," if load.daemons > 1 else ""
         yield (
-            f"{forecast.load.concurrency} requests in flight of {forecast.load.latency:g} s each "
+            f"{load.concurrency} requests in flight{many} of {load.latency:g} s each "
             f"are {pace.per_second:,.0f} a second, less than the rate of "
-            f"{forecast.load.rate:,g}: raise amberflo.concurrency"
+            f"{load.rate:,g}: raise amberflo.concurrency"
         )
+    elif load.daemons > 1:
+        yield from _of_several(forecast)
     else:
         yield (
             "one daemon on SQLite is enough for that; several on PostgreSQL go on when a host "
             "fails, and are no faster than Amberflo lets them be"
+        )
+    if forecast.database is not None and forecast.database > ONE_DATABASE:
+        yield (
+            f"PostgreSQL needs {forecast.database:,.1f} processors for that, whatever the number "
+            "of daemons: docs/explanation/capacity.md says what to do"
+        )
+
+
+def _of_several(forecast: Forecast) -> Iterator[str]:
+    load = forecast.load
+    if load.rate:
+        yield (
+            f"{load.daemons} daemons share the rate of {load.rate:,g}: they deliver no faster than "
+            f"one, and a run reads Amberflo's list at {forecast.reading_rate:,.3g} a second"
+        )
+    else:
+        yield f"{load.daemons} daemons send {forecast.pace.per_second:,.0f} requests a second"
+    if load.events:
+        yield (
+            f"each of {load.daemons} daemons takes and delivers events, and one of them processes "
+            f"all: {forecast.event_pace.per_second:,.0f} a second get to Amberflo at most"
         )
 
 

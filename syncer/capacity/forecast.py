@@ -36,7 +36,8 @@ class Load:
     come in a second. `rate` is in requests a second (0: unlimited); an answer of Amberflo takes
     `latency` seconds, and `concurrency` requests are in flight at most. A run starts `every`
     seconds, and nothing gets through for `outage` seconds. `queue_limit` events wait at most.
-    With `always_whole` each run pulls everything.
+    With `always_whole` each run pulls everything. So many `daemons` run (0: a run by itself),
+    several of them with the state on PostgreSQL; one may have it there, too (`postgresql`).
     """
 
     customers: int
@@ -50,6 +51,13 @@ class Load:
     outage: float
     queue_limit: int
     always_whole: bool = False
+    daemons: int = 1
+    postgresql: bool = False
+
+    @property
+    def in_server(self) -> bool:
+        """Whether the state is on PostgreSQL."""
+        return self.postgresql or self.daemons > 1
 
     def changed(self, seconds: float) -> int:
         """Return how many customers change in a time: each counts once in it."""
@@ -133,21 +141,35 @@ class Forecast:
 
     @property
     def pace(self) -> Pace:
-        """Requests about customers."""
-        request = replace(self.machine.delivery, start=0.0).seconds(1, self.load.values)
-        return self._least(self.load.rate or inf, self.load.concurrency, 1, request)
+        """Requests about customers: each daemon sends, and all together keep to the rate."""
+        load, senders = self.load, max(1, self.load.daemons)
+        request = replace(self.machine.delivery, start=0.0).seconds(1, load.values) / senders
+        in_flight = load.concurrency * senders
+        return self._least(load.rate or inf, in_flight, request)
 
     @property
     def event_pace(self) -> Pace:
-        """Events that one worker brings to Amberflo; they have no configured rate."""
-        return self._least(inf, IN_FLIGHT, BATCH, self.machine.event)
+        """Events that get to Amberflo; they have no configured rate.
 
-    def _least(self, rate: float, in_flight: int, each: int, seconds: float) -> Pace:
-        """Return the least of three paces: `each` are brought by each request in flight."""
+        However many daemons there are, one of them processes the calls.
+        """
+        in_flight = IN_FLIGHT * BATCH * max(1, self.load.daemons)
+        return self._least(inf, in_flight, self.machine.event)
+
+    @property
+    def reading_rate(self) -> float:
+        """The rate at which a run alone reads Amberflo's list: its share of the configured one.
+
+        The workers of the daemons keep theirs, though they have nothing to send meanwhile.
+        """
+        return min(self.pace.per_second, (self.load.rate or inf) / (1 + self.load.daemons))
+
+    def _least(self, rate: float, in_flight: int, seconds: float) -> Pace:
+        """Return the least of three paces: so many are in flight, and one takes `seconds` here."""
         latency = self.load.latency
         paces = [
             Pace(rate, RATE),
-            Pace(in_flight * each / latency if latency else inf, LATENCY),
+            Pace(in_flight / latency if latency else inf, LATENCY),
             Pace(1 / seconds if seconds else inf, MACHINE),
         ]
         return min(paces, key=lambda pace: pace.per_second)
@@ -233,7 +255,7 @@ class Forecast:
 
     def _waiting(self, pages: int) -> float:
         """Return the seconds for which so many pages are waited for: one comes after the other."""
-        return max((pages - 1) / self.pace.per_second, pages * self.load.latency)
+        return max((pages - 1) / self.reading_rate, pages * self.load.latency)
 
     def events(self) -> Step:
         """Return the catch-up of events after an outage of Amberflo, while more come in."""
@@ -265,6 +287,17 @@ class Forecast:
         runs = DAY / self.load.every
         requests = runs * self.incremental().requests + self.full().requests
         return requests / (self.pace.per_second * DAY)
+
+    @property
+    def database(self) -> float | None:
+        """Processors of PostgreSQL that are busy while customers go out at the pace, and events.
+
+        None: the state is not there.
+        """
+        if not self.load.in_server:
+            return None
+        machine, events = self.machine, min(self.load.events, self.event_pace.per_second)
+        return self.pace.per_second * machine.stored_customer + events * machine.stored_event
 
     @property
     def queue_full_after(self) -> float | None:

@@ -1,7 +1,8 @@
 """What a machine takes for each unit of work: the constants of a forecast. Pure.
 
 `MEASURED` is the one table of them. `python -m benchmarks.plan` prints it anew, and
-`syncer plan --calibrate` measures the machine that it runs on (`calibration`).
+`syncer plan --calibrate` measures the machine that it runs on (`calibration`). What PostgreSQL
+takes is by `python -m benchmarks.daemons`, with four daemons.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Machine:
     without any limit: of requests in place of customers, each with the values of a customer; its
     start is that of a delivery which reads Amberflo's pages, and one of few customers has none.
     `event` is what a worker takes from the inbox to Amberflo's answer for an event of a batch.
+    `stored_customer` and `stored_event` are seconds of a processor of PostgreSQL's, where the state
+    is there, for a customer that is delivered and for an event.
     """
 
     initial: Cost
@@ -56,6 +59,8 @@ class Machine:
     verify: Cost
     delivery: Cost
     event: float
+    stored_customer: float = 0.00100
+    stored_event: float = 0.000156
 
     def reads(self, factor: float) -> Machine:
         """Return this machine on a source that takes `factor` times as long to read."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from state import outbox, queue, runs
+from state.db import workers
 from state.db.database import Database
 from state.runs import RunRow
 from syncer.capacity.forecast import DAY, Reading
@@ -39,6 +40,7 @@ ASSUMED = {
     "every": 2.5 * 3600,
     "outage": DAY,
     "queue_limit": 1_000_000.0,
+    "daemons": 1.0,
 }
 
 
@@ -72,6 +74,8 @@ def seen(state: Database, calls: Database, now: int, rate: float) -> Seen:
         customers = outbox.acknowledged_count(connection) + outbox.backlog_unknown(connection)
         whole = [run for run in runs.newest(connection, 1000) if _is_whole(run)]
     figures = {}
+    if daemons := len(workers.daemons(state)):
+        figures["daemons"] = Figure(daemons, "the state")
     if at_present != rate:
         figures["rate"] = Figure(at_present, "Amberflo's answers 429")
     full = next((run for run in whole if run.kind in ("initial", "reconcile")), None)

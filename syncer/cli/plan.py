@@ -77,6 +77,12 @@ from syncer.progress import say
 @click.option(
     "--outage", metavar="SPAN", callback=span_of(0.0), help='How long nothing got through: "1d".'
 )
+@click.option(
+    "--daemons",
+    metavar="NUMBER",
+    callback=number("number of daemons", "2", most=1000, whole=True),
+    help="Daemons on one state; several of them have it on PostgreSQL.",
+)
 @click.option("--calibrate", is_flag=True, help="Measure this machine first, for about a minute.")
 def plan(config: Path | None, as_json: bool, calibrate: bool, **given: float | None) -> None:
     """Say how long the first sync, runs, a verify and catch-ups take.
@@ -97,9 +103,8 @@ def plan(config: Path | None, as_json: bool, calibrate: bool, **given: float | N
             if "customers" not in figures
             else "there is nothing to plan for 0 customers: write for example --customers 100000"
         )
-    always_whole = known is not None and known.engage.settings.ALWAYS_WHOLE
     machine = _measured() if calibrate else MEASURED
-    forecast = Forecast(_load(figures, always_whole), machine)
+    forecast = Forecast(_load(figures, known), machine)
     figures["reading"] = Figure(1.0, "measured now" if calibrate else "the table")
     if past.reading is not None and not calibrate:
         figures["reading"] = Figure(forecast.factor(past.reading), f"run {past.reading.run}")
@@ -131,7 +136,7 @@ def _measured() -> Machine:
     return calibrate(say, listen_for_stop())
 
 
-def _load(figures: Mapping[str, Figure], always_whole: bool) -> Load:
+def _load(figures: Mapping[str, Figure], config: Config | None) -> Load:
     value = {name: figure.value for name, figure in figures.items()}
     return Load(
         customers=int(value["customers"]),
@@ -144,7 +149,9 @@ def _load(figures: Mapping[str, Figure], always_whole: bool) -> Load:
         every=value["every"],
         outage=value["outage"],
         queue_limit=int(value["queue_limit"]),
-        always_whole=always_whole,
+        always_whole=config is not None and config.engage.settings.ALWAYS_WHOLE,
+        daemons=int(value["daemons"]),
+        postgresql=config is not None and config.state.url.get_backend_name() == "postgresql",
     )
 
 
@@ -156,6 +163,7 @@ def _document(figures: Mapping[str, Figure], forecast: Forecast) -> dict[str, An
         "requests_per_second": {"most": pace.per_second, "bound": pace.bound},
         "events_per_second": {"most": events.per_second, "bound": events.bound},
         "busy": forecast.busy,
+        "database_processors": forecast.database,
         "queue_full_after_seconds": forecast.queue_full_after,
         "machine": asdict(forecast.machine),
         "advice": list(advice(forecast)),
@@ -190,6 +198,7 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "every": ("time between two runs", span),
     "outage": ("outage to catch up after", span),
     "queue_limit": ("calls that wait at most", "{:,.0f}".format),
+    "daemons": ("daemons", "{:,.0f}".format),
     "reading": ("time to read, of that of the table", "{:,.3g}".format),
 }
 

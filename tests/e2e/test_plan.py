@@ -31,14 +31,16 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_figure_can_be_given_without_a_config() -> None:
     given = ("--customers", "2,000,000", "--audiences", "25", "--change", "1.5%", "--events", "40")
     given += ("--rate", "100", "--latency", "80", "--every", "3h", "--outage", "2d")
+    given += ("--daemons", "3")
     told = plan(*given)
     assert told.exit_code == 0, told.output
     for text in ("2,000,000", "1.5 %", "0.08 s", "3 h 0 min", "2 d 0 h"):
         assert text in told.output
     assert told.output.count("given") == len(given) // 2
     assert "callers get 429" in told.output  # 40 a second for two days
+    assert "3 daemons share the rate of 100" in told.output
     only = plan("--customers", "1000")
-    assert only.output.count("assumed") == 9
+    assert only.output.count("assumed") == 10
     assert "–" in only.output  # no events: nothing to catch up with
 
 
@@ -56,6 +58,7 @@ def test_any_figure_can_be_given_without_a_config() -> None:
         ("--change x%", "'x%' is no percentage; write for example 2%"),
         ("--events inf", "'inf' is no number of events a second"),
         ("--rate -5", "'-5' is no rate; write for example 100"),
+        ("--daemons 1.5", "'1.5' is no number of daemons; write for example 2"),
         ("--latency 1s", "'1s' is no number of milliseconds; write for example 100"),
         ("--every 0s", "'0s' is less than 1 s; write for example 2h30m"),
         ("--outage soon", "'soon': this is not a duration; write for example 90s"),

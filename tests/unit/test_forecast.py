@@ -59,6 +59,8 @@ LOADS = st.builds(
     outage=st.just(0.0) | st.floats(1, 30 * DAY),
     queue_limit=st.integers(1, 10**8),
     always_whole=st.booleans(),
+    daemons=st.integers(0, 8),
+    postgresql=st.booleans(),
 )
 #: What may grow, and whether the time then grows (1) or shrinks (-1).
 GROWS = {
@@ -163,6 +165,30 @@ def test_what_is_least_bounds_the_pace() -> None:
     assert bound(0, 0) == (round(1 / request), MACHINE)
 
 
+def test_several_daemons_share_what_amberflo_gives_and_add_what_they_have() -> None:
+    def of(daemons: int, **load: float) -> Forecast:
+        return Forecast(replace(LOAD, daemons=daemons, **load), MEASURED)
+
+    one, four = of(1), of(4)
+    assert one.pace == four.pace  # the rate is for all together
+    assert (one.reading_rate, four.reading_rate) == (5.0, 2.0)  # and a run has its share of it
+    assert of(0).reading_rate == 10.0  # a run by itself
+    listed = steps(one.load)["verify"].before, steps(four.load)["verify"].before
+    assert listed[1] - listed[0] == pytest.approx(1001 / 2 - 1001 / 5)
+    assert of(4, rate=1000).pace.per_second == 4 * of(1, rate=1000).pace.per_second  # of latency
+    assert of(4, rate=0, latency=0).pace.per_second == pytest.approx(
+        4 * of(1, rate=0, latency=0).pace.per_second
+    )
+    # Each has its records in flight, and one of them processes all calls.
+    assert (one.event_pace.per_second, one.event_pace.bound) == (4000, LATENCY)
+    assert four.event_pace == of(8).event_pace
+    assert four.event_pace.per_second == pytest.approx(1 / MEASURED.event)
+    assert one.database is None
+    assert Forecast(replace(LOAD, postgresql=True), MEASURED).database == four.database
+    busy = 10 * MEASURED.stored_customer + 50 * MEASURED.stored_event
+    assert four.database == pytest.approx(busy)
+
+
 def test_a_delivery_starts_as_it_reads() -> None:
     """Few customers are read one by one, at once; requests under way grow by round trips."""
     few = steps(replace(LOAD, customers=100, latency=0.0))["initial"]
@@ -194,6 +220,13 @@ def test_the_advice_fits() -> None:
     assert "keep Amberflo busy for" in lines(change=0.4)
     assert "several daemons on PostgreSQL would share it" in lines(rate=1e5, latency=0)
     assert "raise amberflo.concurrency" in lines(rate=1000)
+    assert "4 daemons share the rate of 10" in lines(daemons=4)
+    assert "one of them processes all" in lines(daemons=4)
+    assert "more daemons would bring more" in lines(events=5000)
+    assert "more daemons bring no more" in lines(events=9000, daemons=4)
+    assert "of each of 4 daemons" in lines(daemons=4, rate=1000)
+    assert "more daemons on PostgreSQL would share it" in lines(daemons=2, rate=1e5, latency=0)
+    assert "PostgreSQL needs" in lines(daemons=9, rate=1e5, latency=0)
 
 
 def test_pages_are_those_of_the_reader() -> None:
