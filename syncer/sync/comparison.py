@@ -5,57 +5,32 @@ The comparison writes nothing to the state. It leaves its changes on disk, for t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from sqlalchemy import Connection
-
-from state import holds, runs, snapshot, suppression
+from state import snapshot
 from state.db.database import Database
 from syncer.clock import now_ms
-from syncer.clock import read as milliseconds
-from syncer.engage.catalog import Catalog
 from syncer.engage.computations import UNLISTED, Computation, Computations
 from syncer.engage.source import (
     ChangedSince,
     Everything,
-    OnlyCustomers,
     Pull,
-    PulledCustomer,
     Scope,
     Source,
-    WithoutCustomerId,
 )
-from syncer.errors import AmberfloError, NotFound, SourceError, Stopped
-from syncer.event_times import horizon
+from syncer.errors import SourceError, Stopped
 from syncer.progress import Progress
-from syncer.sync import readiness
 from syncer.sync.compared import Compared, RunKind
-from syncer.sync.decision import Approval, Decision, Evidence, decide
+from syncer.sync.decision import Approval
 from syncer.sync.destination import Destination
-from syncer.sync.diff import ENGAGE_WINS, compare
-from syncer.sync.first_contact import FirstContact
-from syncer.sync.guard import DAY, Guard
-from syncer.sync.join import (
-    JoinedRow,
-    add_without_traits,
-    look_up,
-    mark_deleted,
-    merge,
-    with_destination,
-    with_valid_ids,
-)
-from syncer.sync.observed_keys import known_keys, with_new
+from syncer.sync.guard import Guard
 from syncer.sync.parity_join import with_parity
-from syncer.sync.readiness import Mismatch
-from syncer.sync.rulings import MentionedCustomers, Rulings
+from syncer.sync.pull_comparison import NewTraits, PullComparison
 from syncer.sync.source_watch import SourceWatch
-from syncer.sync.spool import ChangeSpool
-from syncer.sync.suppressed import without_suppressed
-from syncer.sync.tally import Tally
-from syncer.sync.trait_selection import Selection, kind_of, members_by_key
+from syncer.sync.trait_selection import Selection, kind_of
 
 
 class OpenDestination(Protocol):
@@ -126,7 +101,7 @@ class Comparison:
                 if not parity:
                     return compared
                 return with_parity(compared, destination, self.database, self.check_stop)
-        except _NewTraits as new:
+        except NewTraits as new:
             self.progress.say(f"new: {new}: comparing all")
         with self._destination(Everything(), must=must_read_amberflo) as destination:
             return self._compare("reconcile", Everything(), approval, computations, destination)
@@ -192,258 +167,4 @@ class Comparison:
     ) -> Compared:
         with self._pull(scope) as pull, self.database.read() as connection:
             beside = (computations, pull, connection, destination)
-            return _PullComparison(self, kind, scope, approval, *beside).compared()
-
-
-class _PullComparison:
-    """One comparison, while its pull and its view of the state are open."""
-
-    def __init__(
-        self,
-        settings: Comparison,
-        kind: RunKind,
-        scope: Scope,
-        approval: Approval | None,
-        computations: Computations | None,
-        pull: Pull,
-        connection: Connection,
-        destination: Destination | None,
-    ) -> None:
-        self.settings, self.kind, self.scope, self.approval = settings, kind, scope, approval
-        self.computations, self.pull, self.connection = computations, pull, connection
-        self.selection, self.whole = settings.selection, isinstance(scope, Everything)
-        self.traits = snapshot.traits(connection)
-        released = snapshot.traits(connection, released=True)
-        released = [row for row in released if row.released_at is not None]
-        with settings.watch.asking():
-            seen, self.absence = pull.observed(), pull.absence()
-        known = {} if self.whole else known_keys(connection, self.traits)
-        observed = with_new(known, seen)
-        self.observed, self.unknown = list(observed.values()), observed.keys() - known.keys()
-        self.catalog = self.selection.catalog(self.observed, self.traits, released, computations)
-        self.new = self._new_traits()
-        self.tally = Tally(self.catalog)
-        self.members = members_by_key(self.traits, self.catalog)
-        approved = () if approval is None else (approval.holds, approval.run)
-        self.rulings = Rulings(connection, self.tally, *approved)
-        self.first_contact = self._first_contact(destination)
-
-    def compared(self) -> Compared:
-        """Compare all that the pull has, and decide what may go through."""
-        settings, tally, folder = self.settings, self.tally, self.settings.database.folder
-        watermark, began = self.pull.watermark(), settings.clock()
-        # Until when calls that came are in the source too; in a resync Engage wins over all calls.
-        newest = milliseconds(watermark) or settings.clock()
-        known_until = ENGAGE_WINS if self.kind == "resync" else horizon(newest, settings.clock())
-        changes, mentioned = ChangeSpool(folder), MentionedCustomers(folder)
-        try:
-            rows = self._rows(mentioned, known_until)
-            differing = compare(
-                rows,
-                self.catalog,
-                tally,
-                known_until,
-                whole=self.whole,
-                absence=self.absence,
-                forget=self.selection.forget_deleted,
-            )
-            for change in self.rulings.read(differing):
-                changes.append(change)
-            self._check_complete()
-            without_id = self._without_id()
-            tally.check_sums()
-            decision = self._decide()
-        except BaseException:
-            changes.close()
-            mentioned.close()
-            raise
-        watermark = watermark if self._settles_all(decision) else None
-        compared = Compared(
-            kind=self.kind,
-            scope=self.scope,
-            catalog=self.catalog,
-            observed=self.observed,
-            tally=tally,
-            changes=changes,
-            decision=decision,
-            members=self.members,
-            watermark=None if isinstance(self.scope, OnlyCustomers) else (watermark or ""),
-            without_id=without_id,
-            # A call that comes during the comparison is newer than the pull, whoever wins.
-            horizon=min(known_until, began),
-            mentioned=mentioned,
-            excused=self.rulings.excused,
-            computations=self.computations,
-            mismatches=self._mismatches(decision),
-            first_contact=self.first_contact,
-        )
-        if (first := self.first_contact) is not None and first.notice is not None:
-            compared.notices.append(first.notice)
-        compared.notices += tally.notices()
-        return compared
-
-    # Before the pull is read
-
-    def _new_traits(self) -> list[str]:
-        """Return the keys that become ours by this run; a partial pull cannot take them in."""
-        # A key that is refused for its name does not become ours.
-        ours = {trait.key for trait in self.catalog.by_name.values()}
-        new = sorted(ours - {row.key for row in self.traits})
-        # Only a run of all shows whether the key that has the name is still there.
-        turned_up = new + sorted(self.unknown & self.catalog.problems.keys())
-        if turned_up and isinstance(self.scope, ChangedSince):
-            raise _NewTraits(turned_up, self.catalog)
-        return new
-
-    def _first_contact(self, destination: Destination | None) -> FirstContact | None:
-        """Return what Amberflo holds under the names of the run, if it can be read."""
-        first = None
-        try:
-            if destination is not None:
-                first = destination.first_contact(self.catalog, self.connection)
-        except AmberfloError as problem:
-            self.settings.progress.say(f"what Amberflo holds is not compared: {problem}")
-        if first is None and self.whole and self.new and self.selection.hold_first_contact:
-            raise SourceError(
-                'Amberflo cannot be read, and engage.first_contact is "hold": '
-                f"{', '.join(self.new[:5])} must wait until it can; nothing was changed"
-            )
-        return first
-
-    # The stream
-
-    def _rows(self, mentioned: MentionedCustomers, known_until: int) -> Iterator[JoinedRow]:
-        """Yield the customers to compare, each joined with what the state and Amberflo have."""
-        pull, tally, progress = self.pull, self.tally, self.settings.progress
-        with self.settings.watch.asking():
-            counted = pull.count(self.catalog.keys)
-        progress.begin("comparing", counted.customers)
-        # Closed here, so that a stop leaves no cursor open behind its connection.
-        with (
-            closing(pull.customers(self.catalog.keys)) as customers,
-            closing(snapshot.customers(self.connection)) as known,
-        ):
-            pulled = self._until_stopped(customers)
-            if self.whole:
-                rows: Iterable[JoinedRow] = self._all_rows(pulled, known, known_until)
-            else:
-                partial = look_up(pulled, lambda ids: snapshot.known(self.connection, ids))
-                valid = with_valid_ids(partial, tally)
-                rows = mentioned.noted(valid, self.catalog, self.rulings.traits)
-            if self.first_contact is not None:
-                rows = with_destination(rows, self.first_contact.before)
-            rows = without_suppressed(rows, suppression.load(self.connection), tally)
-            yield from rows if self.first_contact is None else self.first_contact.noting(rows)
-        progress.end()
-        tally.counted = counted
-
-    def _all_rows(
-        self, pulled: Iterator[PulledCustomer], known: Iterator[Any], known_until: int
-    ) -> Iterator[JoinedRow]:
-        """Join all customers of the pull with all customers of the state."""
-        pull, tally, folder = self.pull, self.tally, self.settings.database.folder
-        rows = merge(pulled, known)
-        if self.first_contact is not None:
-            unknown = self.first_contact.unknown_ids()
-            rows = add_without_traits(rows, unknown, pull.identified, tally, folder)
-        rows = with_valid_ids(rows, tally)
-        if not self.absence.deletions:
-            return rows
-        return mark_deleted(rows, pull.identified, known_until, tally, folder, self.absence.unread)
-
-    def _until_stopped(self, pulled: Iterator[PulledCustomer]) -> Iterator[PulledCustomer]:
-        """Yield the same rows, report the progress, and raise Stopped if the user stops."""
-        with self.settings.watch.asking() as watch:
-            for number, row in enumerate(pulled):
-                watch.answered()
-                if number % 2048 == 0:
-                    self.settings.progress.at(number)
-                    self.settings.check_stop()
-                yield row
-
-    # After the pull is read
-
-    def _check_complete(self) -> None:
-        """Raise SourceError if the pull is not complete (docs/design.md §3.7)."""
-        tally, counted = self.tally, self.tally.counted
-        assert counted is not None
-        customers = tally.customers - tally.without_traits
-        if (customers, tally.rows) != (counted.customers, counted.rows):
-            raise SourceError(
-                f"the pull ended early: {customers:,} customers with {tally.rows:,} rows of "
-                f"{counted.customers:,} with {counted.rows:,} that the source counts"
-            )
-
-    def _without_id(self) -> WithoutCustomerId:
-        """Count the rows of profiles without a customer id as skipped."""
-        tally, scope = self.tally, self.scope
-        if isinstance(scope, OnlyCustomers):
-            if not tally.customers and not snapshot.known(self.connection, scope.customer_ids):
-                named = ", ".join(map(repr, scope.customer_ids))
-                raise NotFound(f"Engage has no customer {named}")
-            return WithoutCustomerId(0, {})
-        with self.settings.watch.asking():
-            without_id = self.pull.without_customer_id(self.catalog.keys)
-        for key, count in without_id.rows.items():
-            tally.sums[key].pulled += count
-            tally.sums[key].reasons["no customer id"] += count
-        return without_id
-
-    def _decide(self) -> Decision:
-        """Decide what may go through: the guard, Segment, and decisions that people made before."""
-        connection, day = self.connection, self.settings.clock() - DAY
-        if self.whole:  # no other run finds deleted customers
-            self.tally.known = snapshot.size(connection)
-        evidence = Evidence(
-            catalog=self.catalog,
-            tally=self.tally,
-            members=self.members,
-            excused=self.rulings.excused,
-            computations=self.computations,
-            conflicts=self._conflicts(),
-            open_holds=holds.open_holds(connection),
-            left=runs.left_since(connection, day),
-            deleted=holds.deleted_since(connection, day),
-            whole=self.whole,
-            approved=self.approval.holds if self.approval else (),
-        )
-        return decide(self.settings.guard, evidence)
-
-    def _conflicts(self) -> dict[str, int]:
-        """Return the new keys with other values at Amberflo, counted, if the config holds such."""
-        if (first := self.first_contact) is None or not self.selection.hold_first_contact:
-            return {}
-        known = set() if first.new_account else {row.trait for row in self.traits}
-        return {
-            self.catalog.by_name[name].key: trait.differ
-            for name, trait in first.traits.items()
-            if name not in known
-        }
-
-    def _settles_all(self, decision: Decision) -> bool:
-        """Return whether the next run may start where this one ends: nothing waits, or is aside."""
-        if decision.waiting:
-            return False
-        statuses = {row.key: row.status for row in self.traits}
-        return self.computations is None or not readiness.unseen(
-            self.computations, self.catalog, statuses, whole=self.whole
-        )
-
-    def _mismatches(self, decision: Decision) -> list[Mismatch]:
-        """Return the audiences of which Segment counts another number of members."""
-        if not self.computations or not self.whole:
-            return []
-        here = readiness.members_after(
-            self.tally.sums, self.members, decision.held, decision.waiting
-        )
-        return readiness.mismatches(
-            self.computations, here, self.selection.audiences, self.settings.size_tolerance
-        )
-
-
-class _NewTraits(Exception):
-    """Keys that a partial pull has seen and that may become ours; the text names them."""
-
-    def __init__(self, keys: Sequence[str], catalog: Catalog) -> None:
-        shown = [f"{key} ({catalog.by_key[key].kind.replace('_', ' ')})" for key in keys[:5]]
-        super().__init__(", ".join([*shown, *(["…"] if len(keys) > 5 else [])]))
+            return PullComparison(self, kind, scope, approval, *beside).compared()

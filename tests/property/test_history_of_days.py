@@ -62,7 +62,7 @@ def absence_that_counts_always(monkeypatch: pytest.MonkeyPatch) -> None:
     def whole(*arguments: Any, **named: Any) -> Any:
         return compare(*arguments, **{**named, "whole": True})
 
-    monkeypatch.setattr("syncer.sync.comparison.compare", whole)
+    monkeypatch.setattr("syncer.sync.pull_comparison.compare", whole)
 
 
 @pytest.mark.parametrize(
