@@ -8,7 +8,7 @@ connection, so that the caller says what is one transaction. Times are epoch mil
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -422,6 +422,12 @@ def acknowledged(connection: Connection, after: str, limit: int) -> list[str]:
         .limit(limit)
     )
     return [str(customer_id) for customer_id in rows.scalars()]
+
+
+def never_acknowledged(connection: Connection) -> Iterator[str]:
+    """Yield the ids of the customers that Amberflo has never acknowledged."""
+    never = select(CUSTOMER.c.customer_id).where(CUSTOMER.c.acked_rev == 0)
+    yield from connection.execute(never, execution_options={"yield_per": 1000}).scalars()
 
 
 def newest_acknowledged(connection: Connection, limit: int) -> list[str]:

@@ -316,7 +316,7 @@ class EarlyExit(SQLModel, table=True):
 
 
 class FingerprintTable(SQLModel, table=True):
-    """A table of fingerprints that a run makes in the warehouse.
+    """A table of fingerprints that a run makes in the warehouse (docs/explanation/push-down.md).
 
     Of the one that the next run may compare by, the baseline, `basis` says on what the comparison
     depends beside the rows, and `customers` and `trait_rows` how large it is. The others are to be

@@ -20,7 +20,8 @@ from syncer.passthrough.mapping import METERED, meter_of
 from syncer.passthrough.scopes import SIGNED
 from syncer.progress import say
 from syncer.sync.parity import Parity
-from syncer.sync.runs import Result, Runs
+from syncer.sync.run_result import Result
+from syncer.sync.runs import Runs
 
 #: Stands for the name of a track call's event.
 EVENT = "(the event)"

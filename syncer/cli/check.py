@@ -22,7 +22,7 @@ from syncer.daemon import channels
 from syncer.databases import check_databases
 from syncer.engage.catalog import Catalog
 from syncer.engage.computations import AUDIENCE, Computations
-from syncer.engage.source import Survey
+from syncer.engage.source import ComparingSource, Survey
 from syncer.errors import EXIT_FAILED, ConfigError, StateError, SyncerError
 from syncer.process.server import bind
 
@@ -75,6 +75,8 @@ def checked(app: App, survey: Survey | None = None) -> Iterator[Result]:
     yield _result("config", lambda: _config(app))
     survey, source = _source(app, survey)
     yield source
+    if source.ok and isinstance(comparing := app.source(), ComparingSource):
+        yield _result("scratch", comparing.try_scratch)
     yield _result("amberflo", lambda: _amberflo(app))
     yield _result("database", lambda: _database(app))
     computations = None

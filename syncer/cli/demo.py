@@ -22,7 +22,7 @@ from syncer.errors import Stopped, SyncerError
 from syncer.progress import Progress
 from syncer.progress import say as warn
 from syncer.sandbox.environment import Environment, environment
-from syncer.sync.runs import Result
+from syncer.sync.run_result import Result
 
 USERS, AUDIENCES = 1000, 10
 #: A trait that another integration wrote to Amberflo before us; it must survive.

@@ -32,7 +32,8 @@ from syncer.progress import say
 from syncer.sync.changes import CustomerChange
 from syncer.sync.compared import Compared
 from syncer.sync.preview import preview
-from syncer.sync.runs import Result, Runs
+from syncer.sync.run_result import Result
+from syncer.sync.runs import Runs
 
 
 @click.command()

@@ -19,7 +19,7 @@ from syncer.errors import ConfigError, Stopped
 from syncer.process.child import EXIT_BUSY, keep_reporting, report
 from syncer.process.unexpected import log_error
 from syncer.progress import LineProgress
-from syncer.sync.runs import Result
+from syncer.sync.run_result import Result
 
 log = logging.getLogger("syncer.run")
 

@@ -319,10 +319,17 @@ class ProfilesSyncPull:
         """Run a statement that gives no rows; it raises what the driver does."""
         self._connection.execute(statement)
 
-    def has_table(self, name: str, schema: str) -> bool:
-        """Return whether the warehouse has a table that this login can see."""
+    def tables(self, schema: str) -> set[str]:
+        """Return the tables of a schema that this login can see."""
         with translated_errors(self._source.url):
-            return bool(inspect(self._connection).has_table(name, schema=schema or None))
+            names = inspect(self._connection).get_table_names(schema)
+        return {name.rpartition(".")[2] for name in names}  # BigQuery says the dataset, too
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Run statements that may be refused, without an end of the snapshot."""
+        with self.space.columns.warehouse.attempt(self._connection):
+            yield
 
     def commit(self) -> None:
         """End the snapshot; what was written stays."""

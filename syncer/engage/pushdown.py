@@ -51,7 +51,7 @@ from syncer.engage.source import (
 from syncer.errors import SourceError
 
 #: What the name of each table begins with, and what is behind the name of who is given out.
-PREFIX, GIVEN = "syncer_fingerprints_", "_given"
+PREFIX, GIVEN = "fingerprints_", "_given"
 #: What the login needs in the scratch schema.
 NEEDS = "the login must be allowed to create, fill, read and drop tables there"
 
@@ -113,10 +113,11 @@ class PushDown:
 
     def fault(self, kept: Fingerprints) -> str | None:
         """Return why fingerprints cannot be compared with; None if they can."""
-        if not self._pull.has_table(kept.table, self._schema):
+        if kept.table not in self._pull.tables(self._schema):
             return f"the table {kept.table} is not in the scratch schema {self._schema!r} any more"
         try:
-            now = self._size(kept.table)
+            with self._pull.attempt():
+                now = self._size(kept.table)
         except SourceError as error:
             return f"the table {kept.table} cannot be read: {error}"
         if now != kept:
@@ -172,12 +173,12 @@ class PushDown:
         counts = {str(key): int(count) for key, count in self._pull.ask(by_key)}
         return Unchanged(customers, number, counts)
 
-    def drop(self, name: str) -> None:
-        """Drop a table that nobody compares with any more, if it is still there."""
-        for each in (name, name + GIVEN):
-            if self._pull.has_table(each, self._schema):
-                with self._told():
-                    self._pull.execute(DropTable(self._table(each)))
+    def drop(self, names: Collection[str]) -> None:
+        """Drop tables that nobody compares with any more, if they are still there."""
+        every = {name + end for name in names for end in ("", GIVEN)}
+        for name in sorted(every & self._pull.tables(self._schema)) if names else ():
+            with self._told():
+                self._pull.execute(DropTable(self._table(name)))
 
     def finish(self) -> None:
         """Let what was kept and dropped last; the pull is at its end."""

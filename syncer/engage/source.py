@@ -224,7 +224,7 @@ class Unchanged(NamedTuple):
 
 
 class PushDown(Protocol):
-    """What a source compares itself, within a pull of everything.
+    """What a source compares itself, within a pull of everything (docs/explanation/push-down.md).
 
     Every method raises `SourceError` if it fails.
     """
@@ -247,7 +247,7 @@ class PushDown(Protocol):
     def unchanged(self, now: Fingerprints, keys: Collection[str]) -> Unchanged:
         """Count the customers that were not chosen."""
 
-    def drop(self, name: str) -> None:
+    def drop(self, names: Collection[str]) -> None:
         """Drop fingerprints that nobody compares with any more, if they are still there."""
 
     def finish(self) -> None:

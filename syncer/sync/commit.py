@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import orjson
 from sqlalchemy import Connection
 
-from state import early_exits, holds, outbox, restored, runs, snapshot, suppression
+from state import early_exits, holds, outbox, restored, revisits, runs, snapshot, suppression
 from state.db import metadata
 from state.db.batches import ROWS
 from state.db.database import Database
@@ -34,6 +34,7 @@ from syncer.sync.observed_keys import keep_keys
 from syncer.sync.overlay import laid_over, laid_over_exits, says_something
 from syncer.sync.tally import Applied, Sums
 from syncer.sync.trait_owners import rename_traits, take_from_calls
+from syncer.sync.warehouse_compare import settle
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Commit:
         """Write everything in one transaction, and return what it came to."""
         run, now, catalog = self.run, self.now, self.compared.catalog
         with self.database.write(alone=True) as connection:
+            noted = revisits.newest(connection)
             if self.new_account is not None:
                 self.new_account.move_state_here(connection, now)
             self._approve(connection)
@@ -87,9 +89,17 @@ class Commit:
             self._put_record(connection, applied)
             if self.compared.whole:
                 restored.settle(connection)
+            self._keep_fingerprints(connection, noted, applied)
             keep_keys(connection, self.compared.observed)
             seal.seal(connection, run, now)
         return applied
+
+    def _keep_fingerprints(self, connection: Connection, noted: int, applied: Applied) -> None:
+        """Make the run's fingerprints the baseline, and note whom it leaves something open of."""
+        compared, tally = self.compared, self.compared.tally
+        unsettled = [*tally.unsettled, *tally.unconfirmed_deletions, *applied.unsettled]
+        plan, baseline, whole = compared.plan, compared.baseline, compared.whole
+        settle(connection, plan, baseline, noted, unsettled, whole=whole)
 
     def _approve(self, connection: Connection) -> None:
         if self.approval is None:
@@ -117,6 +127,7 @@ class Commit:
             sizes=compared.sizes,
             forget=self.forget_deleted,
             differ=self._differ,
+            notes=compared.baseline is None,
         )
         for number, change in enumerate(compared.changes):
             if number % 2048 == 0:
@@ -225,7 +236,7 @@ class Writer:
     returns members before the run and how many would leave, by trait key, for the record of a hold.
     `forget` says that customers deleted in Segment are to be forgotten. With `differ`, which tells
     who differs at Amberflo, the new customers that do not are acknowledged as they are, and the run
-    waits for nobody.
+    waits for nobody. With `notes`, the next comparison by fingerprints reads who is written here.
     """
 
     connection: Connection
@@ -237,6 +248,7 @@ class Writer:
     sizes: Callable[[str], tuple[int, int]] = lambda key: (0, 0)
     forget: bool = False
     differ: Callable[[Collection[str]], Collection[str]] | None = None
+    notes: bool = False
     applied: Applied = field(default_factory=Applied)
 
     def __post_init__(self) -> None:
@@ -270,6 +282,8 @@ class Writer:
         ids = {customer.customer_id for customer in self._changes}
         ids.update(customer.customer_id for customer, _ in self._held)
         states = {state.customer_id: state for state in snapshot.find(self.connection, ids)}
+        if self.notes:
+            revisits.note(self.connection, ids)
         for customer, held in self._held:
             self._hold(customer, self._still_to_hold(states.get(customer.customer_id), held))
         new: list[CustomerRow] = []
@@ -283,6 +297,7 @@ class Writer:
                 overlay = laid_over_exits(customer, exits[customer.customer_id], self.horizon)
                 if overlay is None:
                     self._count(customer, [])
+                    self.applied.unsettled.append(customer.customer_id)
                     continue
                 laid, made = overlay
             else:

@@ -18,6 +18,7 @@ from syncer.sync.readiness import Mismatch
 from syncer.sync.rulings import MentionedCustomers
 from syncer.sync.spool import ChangeSpool
 from syncer.sync.tally import Applied, Tally
+from syncer.sync.warehouse_compare import Baseline, Plan
 
 RunKind = Literal["initial", "incremental", "reconcile", "resync", "adopt"]
 
@@ -52,6 +53,10 @@ class Compared:
     notices: list[str] = field(default_factory=list)
     #: what Amberflo holds that the state did not put there; None if it was not read
     first_contact: FirstContact | None = None
+    #: that the source keeps fingerprints; None if it does not
+    plan: Plan | None = None
+    #: what the next run may compare by in the warehouse; None if that stays what it was
+    baseline: Baseline | None = None
     #: what Amberflo holds beside what a full run would leave there; None if it was not asked for
     parity: Parity | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from state import snapshot
 from state.db.database import Database
@@ -16,6 +16,7 @@ from syncer.clock import now_ms
 from syncer.engage.computations import UNLISTED, Computation, Computations
 from syncer.engage.source import (
     ChangedSince,
+    ComparingSource,
     Everything,
     Pull,
     Scope,
@@ -31,6 +32,9 @@ from syncer.sync.parity_join import with_parity
 from syncer.sync.pull_comparison import NewTraits, PullComparison
 from syncer.sync.source_watch import SourceWatch
 from syncer.sync.trait_selection import Selection, kind_of
+from syncer.sync.warehouse_compare import Plan, WarehouseCompare
+
+Opened = TypeVar("Opened")
 
 
 class OpenDestination(Protocol):
@@ -80,8 +84,11 @@ class Comparison:
         new_account: bool = False,
         must_read_amberflo: bool = False,
         parity: bool = False,
+        plan: Plan | None = None,
     ) -> Compared:
         """Compare what is in scope; with `parity` also each customer with its record at Amberflo.
+
+        By a `plan`, the warehouse keeps fingerprints of a comparison of everything.
 
         Everything is compared instead if a new trait turns up, because Amberflo may hold values
         under its name, or if the state seems older than what Amberflo holds. A first run, and one
@@ -94,17 +101,19 @@ class Comparison:
                 "has them: it may be an older copy, so all is compared"
             )
             kind, scope = "reconcile", Everything()
+            plan = plan and replace(plan, compares=False)
         try:
             must = must_read_amberflo or kind == "initial" or new_account
             with self._destination(scope, must=must, new_account=new_account) as destination:
-                compared = self._compare(kind, scope, approval, computations, destination)
+                compared = self._compare(kind, scope, approval, computations, destination, plan)
                 if not parity:
                     return compared
                 return with_parity(compared, destination, self.database, self.check_stop)
         except NewTraits as new:
             self.progress.say(f"new: {new}: comparing all")
         with self._destination(Everything(), must=must_read_amberflo) as destination:
-            return self._compare("reconcile", Everything(), approval, computations, destination)
+            beside = (approval, computations, destination, plan)
+            return self._compare("reconcile", Everything(), *beside)
 
     def without_amberflo(self) -> Comparison:
         """Return the same comparison, which asks Amberflo nothing."""
@@ -152,10 +161,16 @@ class Comparison:
 
     @contextmanager
     def _pull(self, scope: Scope) -> Iterator[Pull]:
+        with self._opened(self.source.pull(scope)) as pull:
+            yield pull
+
+    @contextmanager
+    def _opened(self, pull: AbstractContextManager[Opened]) -> Iterator[Opened]:
+        """Open a pull, and watch how long it takes."""
         with ExitStack() as stack:
             with self.watch.asking():
-                pull = stack.enter_context(self.source.pull(scope))
-            yield pull
+                opened = stack.enter_context(pull)
+            yield opened
 
     def _compare(
         self,
@@ -164,7 +179,20 @@ class Comparison:
         approval: Approval | None,
         computations: Computations | None,
         destination: Destination | None,
+        plan: Plan | None,
     ) -> Compared:
-        with self._pull(scope) as pull, self.database.read() as connection:
-            beside = (computations, pull, connection, destination)
-            return PullComparison(self, kind, scope, approval, *beside).compared()
+        with ExitStack() as stack:
+            push_down, warehouse = None, None
+            if plan is not None and isinstance(scope, Everything):
+                assert isinstance(self.source, ComparingSource)
+                comparing = self.source.comparing()
+                pull, push_down = stack.enter_context(self._opened(comparing))
+            else:
+                pull = stack.enter_context(self._pull(scope))
+            connection = stack.enter_context(self.database.read())
+            if plan is not None and push_down is not None:
+                warehouse = WarehouseCompare(push_down, plan, connection, self.progress)
+            beside = (computations, pull, connection, destination, warehouse)
+            compared = PullComparison(self, kind, scope, approval, *beside).compared()
+            compared.plan = plan
+            return compared

@@ -291,7 +291,15 @@ class Destination:
             self.notice,
             new_account=self.new_account,
             note_in_engage=self.roster.put_in_engage,
+            doubtful=partial(self._doubtful, connection),
         )
+
+    def _doubtful(self, connection: Connection | None) -> Iterator[str]:
+        """Yield whom `before` has something of: nobody else's record needs a look."""
+        yield from self.roster.unknown()
+        yield from (row.customer_id for row in self.roster.drifted())
+        with self._state(connection) as state:
+            yield from outbox.never_acknowledged(state)
 
     # What Amberflo holds
 

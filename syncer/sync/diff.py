@@ -19,19 +19,17 @@ from syncer.clock import read as milliseconds
 from syncer.clock import since_1970
 from syncer.engage.catalog import Catalog, Layout, Reading, newest
 from syncer.engage.computations import AUDIENCE
-from syncer.engage.selection import PROFILE_KEYS
 from syncer.engage.source import Absence, PulledCustomer
 from syncer.engage.values import (
     Value,
     boolean,
-    is_null,
     is_unreadable,
     read_array,
     read_rows,
     same,
 )
 from syncer.event_times import read_stamps
-from syncer.ids import cleaned
+from syncer.sync import profile
 from syncer.sync.changes import AMBERFLO, DELETED, CustomerChange, TraitChange
 from syncer.sync.join import GONE, DestinationState, JoinedRow, SnapshotRow
 from syncer.sync.tally import Tally, count_change
@@ -162,16 +160,16 @@ class _Diff:
             return None
         self.tally.new += 1
         changes = self._differences(reading, {}, times, traits, held)
-        name, email, name_at, email_at = _name_and_email(self._readable(people), None, self.horizon)
+        said = profile.newest(self._readable(people), None)
         return CustomerChange(
             customer_id,
             False,
             traits,
-            name or None,
-            email or None,
+            said.name or None,
+            said.email or None,
             changes,
-            name_at,
-            email_at,
+            said.name_at,
+            said.email_at,
             compared=self.whole,
         )
 
@@ -188,11 +186,13 @@ class _Diff:
         name: str | None = None
         email: str | None = None
         name_at = email_at = 0
+        unsettled = False
         if people is not None:
-            name, email, name_at, email_at = _name_and_email(
-                self._readable(people), stamps, self.horizon
-            )
-            name, email = _changed(known_name, name), _changed(known_email, email)
+            rows = self._readable(people)
+            said = profile.newest(rows, None if self.horizon == ENGAGE_WINS else stamps)
+            unsettled = profile.overruled(rows, said, (known_name, known_email))
+            name, email, name_at, email_at = said
+            name, email = profile.changed(known_name, name), profile.changed(known_email, email)
         if remote is not None and remote.rev != rev:
             remote = None  # the customer changed after Amberflo was read
         if reading.text == known_traits and remote is None:
@@ -202,10 +202,13 @@ class _Diff:
             before = orjson.loads(known_traits)
             held = before if remote is None else ours(remote, self.catalog, before)
             newer = self._newer(reading, before, times, stamps)
+            unsettled = unsettled or bool(newer)
             traits = self._carry_over(reading, held | before, newer)
             if remote is not None and remote.may_lag:
                 held = held | self._leaving(before, traits)
             changes = self._differences(reading, before, times, traits, held)
+        if unsettled:
+            self.tally.unsettled.append(customer_id)
         if changes or name is not None or email is not None:
             self.tally.changed += 1
         else:
@@ -228,6 +231,8 @@ class _Diff:
         if before_run is None:  # Engage never had it: values of others there are not ours to judge
             held = {name: value for name, value in held.items() if name in before}
         newer = self._newer(NOTHING, before, "[]", stamps)
+        if newer:
+            self.tally.unsettled.append(customer_id)
         after = self._carry_over(NOTHING, held | before, newer)
         if remote is not None and remote.may_lag:
             held = held | self._leaving(before, after)
@@ -408,38 +413,3 @@ def ours(
         else:
             values[name] = value
     return values
-
-
-def _name_and_email(
-    rows: list[list[Any]], stamps_text: str | None, horizon: int
-) -> tuple[str | None, str | None, int, int]:
-    """Return the newest name and email of the rows (key, value, time), and their times.
-
-    A value is "" if a row takes it away, and None if there is no row or a call said a newer one.
-    """
-    stamps = {} if stamps_text is None or horizon == ENGAGE_WINS else read_stamps(stamps_text)
-    timed = sorted(((since_1970(time), key, value) for key, value, time in rows), key=_at)
-    values = {
-        key: (value, at) for at, key, value in timed if key not in stamps or at >= stamps[key].at
-    }
-    (name, name_at), (email, email_at) = (values.get(key, (_NO_ROW, 0)) for key in PROFILE_KEYS)
-    return _text(name), _text(email), name_at, email_at
-
-
-def _changed(known: str | None, pulled: str | None) -> str | None:
-    """Return a name or email if it is not the known one; what we never had is not taken away."""
-    return None if pulled is None or pulled == (known or "") else pulled
-
-
-#: Stands for the value of a row that does not exist.
-_NO_ROW = object()
-
-
-def _at(row: tuple[int, str, object]) -> int:
-    return row[0]
-
-
-def _text(value: object) -> str | None:
-    if value is _NO_ROW:
-        return None
-    return "" if is_null(value) else cleaned(str(value))

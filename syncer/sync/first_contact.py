@@ -58,6 +58,8 @@ class FirstContact:
     new_account: bool = False
     #: takes the customers that the pull has, Amberflo shows and the state does not know
     note_in_engage: Callable[[Collection[str]], None] = lambda customer_ids: None
+    #: lists the customers of whom Amberflo may have something else than the state believes
+    doubtful: Callable[[], Iterator[str]] = lambda: iter(())
 
     def noting(self, rows: Iterable[JoinedRow]) -> Iterator[JoinedRow]:
         """Yield the same rows of a full compare, and count where Amberflo differs from the state.

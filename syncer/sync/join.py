@@ -63,10 +63,7 @@ def merge(pulled: Iterable[PulledCustomer], snapshot: Iterable[SnapshotRow]) -> 
     for row in pulled:
         customer_id = row[0]
         if customer_id <= last:
-            raise SourceError(
-                f"the pull is out of order: {customer_id!r} came after {last!r}; it must be in "
-                "UTF-8 byte order, each customer once"
-            )
+            raise SourceError(_out_of_order(customer_id, last))
         last = customer_id
         while known is not None and known[0] < customer_id:
             yield None, known, None
@@ -104,6 +101,35 @@ def look_up(
         known = {customer[0]: customer for customer in find(ids)}
         for row in chunk:
             yield row, known.get(row.customer_id), None
+
+
+def look_up_given(
+    given: Iterable[tuple[str, PulledCustomer | None]],
+    find: Callable[[Collection[str]], Iterable[SnapshotRow]],
+) -> Iterator[JoinedRow]:
+    """Join the customers that a source gives out with the snapshot.
+
+    One that the source does not have comes as (None, known, None), as from `merge`, and one that
+    nobody has does not come.
+    """
+    last = ""
+    for chunk in chunks(iter(given), lambda each: 0 if each[1] is None else size_of_row(each[1])):
+        ids = [customer_id for customer_id, _ in chunk]
+        known = {row[0]: row for row in find([each for each in ids if problem(each) is None])}
+        for customer_id, row in chunk:
+            if customer_id <= last:
+                raise SourceError(_out_of_order(customer_id, last))
+            last = customer_id
+            before = known.get(customer_id)
+            if row is not None or before is not None:
+                yield row, before, None
+
+
+def _out_of_order(customer_id: str, last: str) -> str:
+    return (
+        f"the pull is out of order: {customer_id!r} came after {last!r}; it must be in "
+        "UTF-8 byte order, each customer once"
+    )
 
 
 def with_valid_ids(rows: Iterable[JoinedRow], tally: Tally) -> Iterator[JoinedRow]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection
 
@@ -14,10 +15,10 @@ from syncer.engage.catalog import Catalog
 from syncer.engage.computations import Computations
 from syncer.engage.source import (
     ChangedSince,
+    Counted,
     Everything,
     OnlyCustomers,
     Pull,
-    PulledCustomer,
     Scope,
     WithoutCustomerId,
 )
@@ -34,6 +35,7 @@ from syncer.sync.join import (
     JoinedRow,
     add_without_traits,
     look_up,
+    look_up_given,
     mark_deleted,
     merge,
     with_destination,
@@ -46,9 +48,12 @@ from syncer.sync.spool import ChangeSpool
 from syncer.sync.suppressed import without_suppressed
 from syncer.sync.tally import Tally
 from syncer.sync.trait_selection import members_by_key
+from syncer.sync.warehouse_compare import WarehouseCompare, basis_of
 
 if TYPE_CHECKING:
     from syncer.sync.comparison import Comparison
+
+Row = TypeVar("Row")
 
 
 class PullComparison:
@@ -64,9 +69,12 @@ class PullComparison:
         pull: Pull,
         connection: Connection,
         destination: Destination | None,
+        warehouse: WarehouseCompare | None = None,
     ) -> None:
         self.settings, self.kind, self.scope, self.approval = settings, kind, scope, approval
         self.computations, self.pull, self.connection = computations, pull, connection
+        #: compares in the warehouse; None if it does not
+        self.warehouse = warehouse
         self.selection, self.whole = settings.selection, isinstance(scope, Everything)
         self.traits = snapshot.traits(connection)
         released = snapshot.traits(connection, released=True)
@@ -106,14 +114,19 @@ class PullComparison:
             for change in self.rulings.read(differing):
                 changes.append(change)
             self._check_complete()
+            if self.warehouse is not None and self.warehouse.narrows:
+                self.warehouse.count_unchanged(tally)
             without_id = self._without_id()
             tally.check_sums()
             decision = self._decide()
+            settles_all, baseline = self._settles_all(decision), None
+            if self.warehouse is not None and settles_all:
+                baseline = self.warehouse.finish()
         except BaseException:
             changes.close()
             mentioned.close()
             raise
-        watermark = watermark if self._settles_all(decision) else None
+        watermark = watermark if settles_all else None
         compared = Compared(
             kind=self.kind,
             scope=self.scope,
@@ -132,6 +145,7 @@ class PullComparison:
             computations=self.computations,
             mismatches=self._mismatches(decision),
             first_contact=self.first_contact,
+            baseline=baseline,
         )
         if (first := self.first_contact) is not None and first.notice is not None:
             compared.notices.append(first.notice)
@@ -170,22 +184,13 @@ class PullComparison:
 
     def _rows(self, mentioned: MentionedCustomers, known_until: int) -> Iterator[JoinedRow]:
         """Yield the customers to compare, each joined with what the state and Amberflo have."""
-        pull, tally, progress = self.pull, self.tally, self.settings.progress
+        tally, progress = self.tally, self.settings.progress
         with self.settings.watch.asking():
-            counted = pull.count(self.catalog.keys)
+            counted = self._counted()
         progress.begin("comparing", counted.customers)
         # Closed here, so that a stop leaves no cursor open behind its connection.
-        with (
-            closing(pull.customers(self.catalog.keys)) as customers,
-            closing(snapshot.customers(self.connection)) as known,
-        ):
-            pulled = self._until_stopped(customers)
-            if self.whole:
-                rows: Iterable[JoinedRow] = self._all_rows(pulled, known, known_until)
-            else:
-                partial = look_up(pulled, lambda ids: snapshot.known(self.connection, ids))
-                valid = with_valid_ids(partial, tally)
-                rows = mentioned.noted(valid, self.catalog, self.rulings.traits)
+        with ExitStack() as cursors:
+            rows = self._joined(cursors, mentioned, known_until)
             if self.first_contact is not None:
                 rows = with_destination(rows, self.first_contact.before)
             rows = without_suppressed(rows, suppression.load(self.connection), tally)
@@ -193,12 +198,33 @@ class PullComparison:
         progress.end()
         tally.counted = counted
 
-    def _all_rows(
-        self, pulled: Iterator[PulledCustomer], known: Iterator[Any], known_until: int
-    ) -> Iterator[JoinedRow]:
-        """Join all customers of the pull with all customers of the state."""
+    def _counted(self) -> Counted:
+        """Count the customers to read, after the warehouse chose them where it does."""
+        if self.warehouse is not None:
+            basis = basis_of(self.selection, self.catalog)
+            given = self.warehouse.begin(self.catalog, basis, self.first_contact)
+            if given is not None:
+                return given
+        return self.pull.count(self.catalog.keys)
+
+    def _joined(
+        self, cursors: ExitStack, mentioned: MentionedCustomers, known_until: int
+    ) -> Iterable[JoinedRow]:
+        """Return the customers to compare, joined with what the state has."""
+        keys, find = self.catalog.keys, partial(snapshot.known, self.connection)
+        if self.warehouse is not None and self.warehouse.narrows:
+            given = cursors.enter_context(closing(self.warehouse.given()))
+            return self._all_rows(look_up_given(self._until_stopped(given), find), known_until)
+        pulled = self._until_stopped(cursors.enter_context(closing(self.pull.customers(keys))))
+        if self.whole:
+            known = cursors.enter_context(closing(snapshot.customers(self.connection)))
+            return self._all_rows(merge(pulled, known), known_until)
+        valid = with_valid_ids(look_up(pulled, find), self.tally)
+        return mentioned.noted(valid, self.catalog, self.rulings.traits)
+
+    def _all_rows(self, rows: Iterable[JoinedRow], known_until: int) -> Iterator[JoinedRow]:
+        """Yield the rows of a full compare, with what a missing row says of a customer."""
         pull, tally, folder = self.pull, self.tally, self.settings.database.folder
-        rows = merge(pulled, known)
         if self.first_contact is not None:
             unknown = self.first_contact.unknown_ids()
             rows = add_without_traits(rows, unknown, pull.identified, tally, folder)
@@ -207,7 +233,7 @@ class PullComparison:
             return rows
         return mark_deleted(rows, pull.identified, known_until, tally, folder, self.absence.unread)
 
-    def _until_stopped(self, pulled: Iterator[PulledCustomer]) -> Iterator[PulledCustomer]:
+    def _until_stopped(self, pulled: Iterator[Row]) -> Iterator[Row]:
         """Yield the same rows, report the progress, and raise Stopped if the user stops."""
         with self.settings.watch.asking() as watch:
             for number, row in enumerate(pulled):

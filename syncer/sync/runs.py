@@ -20,7 +20,6 @@ from state.db.batches import ROWS
 from state.db.database import Database
 from state.db.locks import Check, run_lock
 from state.holds import Hold
-from state.runs import RunRow
 from syncer.clock import now_ms
 from syncer.delivery.customers import Delivery
 from syncer.delivery.estimate import Estimate
@@ -36,34 +35,11 @@ from syncer.sync.commit import Commit, Redelivery
 from syncer.sync.compared import Compared, RunKind
 from syncer.sync.comparison import Comparison
 from syncer.sync.decision import ANONYMOUS, Approval, Attribution
-from syncer.sync.parity import Parity
-from syncer.sync.readiness import Mismatch
 from syncer.sync.run_problems import RunProblems
+from syncer.sync.run_result import Result
 from syncer.sync.tally import Applied
 from syncer.sync.trait_selection import Selection
-
-
-@dataclass
-class Result:
-    """How a run ended. `problems` are lines for the user; without any, the run is good."""
-
-    run: int
-    kind: str
-    state: str
-    held: dict[str, str] = field(default_factory=dict)
-    delivery: Delivery = field(default_factory=Delivery)
-    problems: list[str] = field(default_factory=list)
-    #: trait keys whose leaving changes wait for Segment, with the reason
-    waiting: dict[str, str] = field(default_factory=dict)
-    #: audiences of which Segment counts another number of members
-    mismatches: list[Mismatch] = field(default_factory=list)
-    #: lines for the user that report no problem
-    notices: list[str] = field(default_factory=list)
-    #: the run as it was when it ended; others may deliver what it left
-    record: RunRow | None = None
-    #: how Amberflo compares with Engage, for a run that adopts; the caller closes it
-    parity: Parity | None = None
-
+from syncer.sync.warehouse_compare import planned
 
 #: Delivers the customers that a run (its number) waits for, and reports how many are done.
 Deliver = Callable[[int, Callable[[int], None]], Delivery]
@@ -261,11 +237,14 @@ class Runs:
             for cut_off in runs.take_up(connection, self.clock()):
                 self.progress.say(f"run {cut_off} was cut off; this one takes up what it left")
             run = runs.start(connection, kind, self.clock(), self.selection.settings)
+            must_read = adopts or restored.pending(connection) is not None
+            # What may be wrong here, or is to be sent whatever it is, is compared in full.
+            usual = kind in ("incremental", "reconcile") and not must_read
+            compares = usual and redelivery is None and new_account is None
+            plan = planned(self.comparison.source, connection, run, compares=compares)
         with self._recorded(run):
             if self.account is not None and new_account is None:
                 self.account.check()
-            with self.database.read() as connection:
-                must_read = adopts or restored.pending(connection) is not None
             with closing(
                 self.comparison.compare(
                     kind,
@@ -274,6 +253,7 @@ class Runs:
                     new_account=new_account is not None,
                     must_read_amberflo=must_read,
                     parity=adopts,
+                    plan=plan,
                 )
             ) as compared:
                 self.problems.pulled()

@@ -68,6 +68,8 @@ class Tally:
         self.returned: list[str] = []
         #: customers that Segment may have deleted, and of whom a call came that it may not know yet
         self.unconfirmed_deletions: list[str] = []
+        #: customers of whom a call said something that the pull does not overrule, or not yet
+        self.unsettled: list[str] = []
         #: known customers of whom the pull does not know what Engage has
         self.unread = 0
         #: customers known before, and those that were deleted in Segment
@@ -171,7 +173,7 @@ class Applied:
     By trait key: `held` changes, `members` more or less, members that `left` without an approval,
     and the number of the hold (`holds`). `due` counts the customers to deliver, `held_customers`
     those with something held, `deleted` those that were deleted in Segment, `adopted` those that
-    Amberflo had as they should be.
+    Amberflo had as they should be. `unsettled` are those that an exit by a call keeps out for now.
     """
 
     held: Counter[str] = field(default_factory=Counter)
@@ -182,3 +184,4 @@ class Applied:
     holds: dict[str, int] = field(default_factory=dict)
     due: int = 0
     adopted: int = 0
+    unsettled: list[str] = field(default_factory=list)

@@ -21,7 +21,8 @@ from syncer.progress import LineProgress
 from syncer.resend import resend
 from syncer.sync.decision import Attribution
 from syncer.sync.preview import preview
-from syncer.sync.runs import Result, Runs
+from syncer.sync.run_result import Result
+from syncer.sync.runs import Runs
 
 log = logging.getLogger("syncer.web")
 

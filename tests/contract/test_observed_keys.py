@@ -13,7 +13,8 @@ from state import snapshot
 from state.db import metadata
 from state.db.database import Database
 from syncer.engage.computations import Computation
-from syncer.sync.runs import Result, Runs
+from syncer.sync.run_result import Result
+from syncer.sync.runs import Runs
 from syncer.sync.trait_selection import Selection
 from tests.support.space import TWO_LATER, Warehouse, runs_on
 

@@ -14,7 +14,8 @@ from state.db import workers
 from state.db.database import Database
 from syncer.sandbox.engage import EngageSandbox
 from syncer.sandbox.faults import Faults
-from syncer.sync.runs import Result, Runs
+from syncer.sync.run_result import Result
+from syncer.sync.runs import Runs
 from tests.support.caller import Caller
 from tests.support.daemon import daemon
 from tests.support.installation import Installation, expected_records

@@ -20,6 +20,7 @@ from syncer.delivery.meters import MeterDelivery
 from syncer.delivery.outcomes import Outcomes
 from syncer.delivery.rate_share import Share
 from syncer.engage.profiles_sync import ProfilesSyncPull
+from syncer.engage.pushdown import PushDown
 from syncer.passthrough.processor import Processor
 from syncer.sync import commit
 from syncer.sync.commit import Commit
@@ -31,6 +32,9 @@ _WRAPPED: tuple[tuple[Any, str, str | None, str | None], ...] = (
     (Comparison, "compare", "pull.before", "pull.after"),
     (Commit, "apply", "commit.before", "commit.after"),
     (commit, "add_changes", None, "commit.middle"),
+    (commit, "settle", "baseline.before", "baseline.after"),
+    (PushDown, "keep", "fingerprints.before", "fingerprints.made"),
+    (PushDown, "finish", "fingerprints.finish", "fingerprints.left"),
     (outbox, "adopt", None, "commit.last"),
     (Runs, "_finish", "finish.before", "finish.after"),
     (Share, "begin", "join.after", None),

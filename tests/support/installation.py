@@ -52,10 +52,12 @@ class Installation:
         state: str | None = None,
         engage: str = 'computed_traits = ["total_revenue_*"]',
         more: str = "",
+        profiles_sync: str = "",
         **amberflo: Any,
     ) -> None:
-        """Write the config. `source` and `state` are URLs, `engage` is what [engage] says, `more`
-        stands at the end; the other arguments go to [amberflo]."""
+        """Write the config. `source` and `state` are URLs, `engage` is what [engage] says, and
+        `profiles_sync` what its section says besides; `more` stands at the end; the other arguments
+        go to [amberflo]."""
         settings = {
             "api_key": API_KEY,
             "customers_url": f"{self.amberflo_url}/customers",
@@ -68,7 +70,7 @@ class Installation:
             '[ops]\nlisten = "127.0.0.1:0"\n[amberflo]\n'
             + "\n".join(lines)
             + f"\n[engage]\n{engage}\n"
-            + f'[engage.profiles_sync]\nurl = "{source or self.source_url}"\n'
+            + f'[engage.profiles_sync]\nurl = "{source or self.source_url}"\n{profiles_sync}\n'
             + f'[state]\nurl = "{state or self.state_url}"\n{more}',
             encoding="utf-8",
         )

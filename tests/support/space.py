@@ -23,6 +23,7 @@ from syncer.engage.source import (
     Everything,
     PulledCustomer,
     Scope,
+    Source,
 )
 from syncer.sync.comparison import Comparison
 from syncer.sync.guard import Guard
@@ -163,7 +164,7 @@ class Quiet:
 
 def runs_on(
     database: Database,
-    source: ProfilesSync,
+    source: Source,
     progress: Quiet | None = None,
     sent: list[int] | None = None,
 ) -> Runs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from syncer.engage.source_settings import (
     check_file,
     fingerprint,
 )
+from syncer.errors import ConfigError
 from syncer.setting_types import DatabaseUrl, DurationOrNone, shown
 
 
@@ -29,6 +30,8 @@ class ProfilesSyncSettings(SourceSettings):
     url: DatabaseUrl
     schema_: Annotated[str, Field(alias="schema")] = ""
     overlap: DurationOrNone = 3 * 3600.0
+    compare: Literal["full", "pushdown"] = "full"
+    scratch: str = ""
 
     @property
     def place(self) -> str:
@@ -40,11 +43,31 @@ class ProfilesSyncSettings(SourceSettings):
     def source(self, context: SourceContext) -> Source:
         from syncer.engage.profiles_sync import ProfilesSync
 
+        if self.compare == "pushdown":
+            self._check_push_down()
         check_file(self.url, "engage.profiles_sync.url", "Profiles Sync tables")
-        return ProfilesSync(
+        source = ProfilesSync(
             url=self.url,
             schema=self.schema_,
             customer_id=context.customer_id,
             overlap=self.overlap,
             filter=context.filter,
         )
+        if self.compare == "full":
+            return source
+        from syncer.engage.pushdown import PushDownSource
+
+        return PushDownSource(source, self.scratch)
+
+    def _check_push_down(self) -> None:
+        """Raise `ConfigError` if the warehouse cannot compare, or has no place for it."""
+        if self.url.get_backend_name() == "sqlite":
+            raise ConfigError(
+                'engage.profiles_sync.compare: "pushdown" needs a warehouse that compares, and a '
+                'file of SQLite is read here anyway; write "full"'
+            )
+        if self.scratch in ("", self.schema_):
+            raise ConfigError(
+                'engage.profiles_sync.scratch: compare = "pushdown" needs a schema of its own; '
+                "name one in which the login may create, fill, read and drop tables"
+            )

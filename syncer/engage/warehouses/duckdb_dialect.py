@@ -64,6 +64,12 @@ _COLUMNS = text(
     AND lower(table_name) = lower(:name) ORDER BY column_index
     """
 )
+_TABLES = text(
+    """
+    SELECT table_name FROM duckdb_tables()
+    WHERE database_name = current_database() AND schema_name = coalesce(:schema, current_schema())
+    """
+)
 _SCHEMAS = text(
     """
     SELECT schema_name FROM duckdb_schemas()
@@ -111,6 +117,11 @@ class DuckDBDialect(DefaultDialect):
         self, connection: Connection, table_name: str, schema: str | None = None, **_: Any
     ) -> bool:
         return bool(self.get_columns(connection, table_name, schema))
+
+    def get_table_names(
+        self, connection: Connection, schema: str | None = None, **_: Any
+    ) -> list[str]:
+        return list(connection.execute(_TABLES, {"schema": schema}).scalars())
 
     def get_columns(
         self, connection: Connection, table_name: str, schema: str | None = None, **_: Any

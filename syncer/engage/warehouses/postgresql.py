@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import (
@@ -74,6 +75,9 @@ class PostgreSQL(Warehouse):
 
     def allow_writes(self, connection: Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION READ WRITE")
+
+    def attempt(self, connection: Connection) -> AbstractContextManager[Any]:
+        return connection.begin_nested()
 
     def number(self, digits: ColumnElement[Any]) -> ColumnElement[Any]:
         bits = cast(literal_column("'x'", Text()).op("||")(digits), BIT(32))

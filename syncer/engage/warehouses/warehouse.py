@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,13 @@ class Warehouse:
 
     def allow_writes(self, connection: Connection) -> None:
         """Let the transaction that `begin` began write, before it reads."""
+
+    def attempt(self, connection: Connection) -> AbstractContextManager[Any]:
+        """Return the context of statements that may be refused.
+
+        By default a refusal leaves the transaction as it is, or there is none.
+        """
+        return nullcontext()
 
     def one_state(
         self, connection: Connection, tables: Mapping[str, TableClause]

@@ -7,7 +7,7 @@ from typing import Any
 
 from state import runs
 from state.db.database import Database
-from syncer.sync.runs import Result
+from syncer.sync.run_result import Result
 from tests.support.space import Warehouse, runs_on
 from tests.support.state import ask, records
 

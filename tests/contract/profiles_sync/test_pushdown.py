@@ -66,7 +66,7 @@ def check(
                 keys[key] = keys.get(key, 0) + 1
         expected = Unchanged(len(others), sum(map(number_of_rows, others)), keys)
         assert push_down.unchanged(now, KEYS) == expected
-        push_down.drop(before.table)
+        push_down.drop([before.table])
         assert push_down.fault(before)
     return now
 
@@ -173,7 +173,7 @@ def test_the_vendors_statements_give_out_the_same(
     with duckdb.connect() as connection:
         load_duckdb(connection, sqlite_warehouse)
         connection.execute(f"CREATE SCHEMA {SCRATCH}")
-        monkeypatch.setattr(ProfilesSyncPull, "has_table", has_table_on(connection))
+        monkeypatch.setattr(ProfilesSyncPull, "tables", tables_on(connection))
         for vendor in VENDORS:
             if vendor == "databricks":  # sqlglot cannot say it in DuckDB's words
                 continue
@@ -190,9 +190,9 @@ def test_the_vendors_statements_give_out_the_same(
                 check(PushDown(tried, SCRATCH), before, {"member03"}, ("member05", "without a row"))
 
 
-def has_table_on(connection: Any) -> Callable[[ProfilesSyncPull, str, str], bool]:
-    def has_table(_pull: ProfilesSyncPull, name: str, schema: str) -> bool:
-        named = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?"
-        return connection.execute(named, [schema, name]).fetchone() is not None
+def tables_on(connection: Any) -> Callable[[ProfilesSyncPull, str], set[str]]:
+    def tables(_pull: ProfilesSyncPull, schema: str) -> set[str]:
+        named = "SELECT table_name FROM information_schema.tables WHERE table_schema = ?"
+        return {name for (name,) in connection.execute(named, [schema]).fetchall()}
 
-    return has_table
+    return tables

@@ -166,6 +166,8 @@ def test_the_defaults_of_the_contract(file: Path) -> None:
         "engage.first_contact": "take",
         "engage.deleted": "exit",
         "engage.profiles_sync.overlap": 3 * 3600,
+        "engage.profiles_sync.compare": "full",
+        "engage.profiles_sync.scratch": "",
         "schedule.every": 2.5 * 3600,
         "schedule.jitter": 20 * 60,
         "schedule.reconcile": "0 3 * * *",

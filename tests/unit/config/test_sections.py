@@ -206,6 +206,8 @@ OTHER_VALUES = {
     "ENGAGE__PROFILES_SYNC__URL": "postgresql+psycopg://reader:hush-2@host/db",
     "ENGAGE__PROFILES_SYNC__SCHEMA": "other",
     "ENGAGE__PROFILES_SYNC__OVERLAP": "7s",
+    "ENGAGE__PROFILES_SYNC__COMPARE": "pushdown",
+    "ENGAGE__PROFILES_SYNC__SCRATCH": "scratch",
     "SCHEDULE__EVERY": "3h",
     "SCHEDULE__JITTER": "7s",
     "SCHEDULE__RECONCILE": "0 4 * * *",

@@ -1,0 +1,161 @@
+"""When everything is read though the warehouse compares: where the fingerprints are not those of
+what the state has, and where somebody asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from state import restored
+from state.restored import Restored
+from syncer.engage.computations import Computation
+from syncer.sync.trait_selection import Selection
+from tests.contract.push_down.worlds import SCRATCH, Pair, tables_in_scratch
+
+
+@pytest.fixture
+def pair(empty_postgres: str) -> Iterator[Pair]:
+    with Pair.opened(empty_postgres) as pair:
+        yield pair
+
+
+def all_read(pair: Pair, why: str = "") -> None:
+    """The last run read everybody; the next one reads nobody."""
+    assert not pair.narrow
+    assert why in pair.read, pair.read
+    pair.full()
+    assert pair.narrow, pair.read
+
+
+def test_everything_is_read_where_fingerprints_say_nothing(pair: Pair) -> None:
+    """Each time a row changes meanwhile: what is not read would not be right."""
+    assert not pair.narrow
+    pair.full()
+    assert pair.narrow
+
+    pair.say("u1", "vip", "false")
+    pair.lose_scratch()
+    pair.full()
+    all_read(pair, "is not in the scratch schema 'scratch' any more")
+
+    pair.say("u1", "vip", "true")
+    (table,) = (
+        name for name in tables_in_scratch(pair.warehouse) if str(baseline(pair)["name"]) == name
+    )
+    pair.warehouse.run(f"DELETE FROM {SCRATCH}.{table} WHERE customer_id = 'u1'")
+    pair.full()
+    all_read(pair, "was changed: it had")
+
+    pair.warehouse.run(f"DROP TABLE {SCRATCH}.{baseline(pair)['name']}")
+    pair.warehouse.run(f"CREATE TABLE {SCRATCH}.{baseline(pair)['name']} (other TEXT)")
+    pair.full()
+    all_read(pair, "cannot be read")
+
+    pair.resync_all()
+    all_read(pair)
+
+    for world in pair.worlds.values():
+        with world.database.write() as connection:
+            restored.note(connection, Restored(pair.now, pair.now))
+    pair.full()
+    all_read(pair)
+
+
+def test_everything_is_read_where_something_else_changed(pair: Pair) -> None:
+    why = "the settings, the traits or the program changed"
+    usual = pair.pushed.selection
+    for selection in (
+        replace(usual, settings='{"customer_id": "email"}'),
+        replace(usual, forget_deleted=True),
+        replace(usual, hold_first_contact=True),
+        Selection(("vip",), ("total",), usual.settings),
+        Selection(("vip", "gold"), (), usual.settings),
+        usual,
+    ):
+        for world in pair.worlds.values():
+            world.selection = selection
+        pair.full()
+        all_read(pair, why)
+    pair.say("u1", "gold", "2")  # now it is no audience by its values
+    pair.full()
+    assert pair.narrow
+    for world in pair.worlds.values():
+        world.selection = Selection(("vip", "gold", "plan"), ("total",), usual.settings)
+    pair.say("u1", "plan", "true")
+    pair.sync()
+    all_read(pair, why)
+
+
+def test_a_run_that_leaves_something_to_wait_is_no_baseline(pair: Pair) -> None:
+    """What left waits until Segment has computed the audience; no row changes for it."""
+    status = ["Backfilling"]
+
+    def listed() -> list[Computation]:
+        kinds = {"vip": "audience", "gold": "audience", "total": "computed_trait"}
+        return [Computation(key, key, kind, status[0]) for key, kind in kinds.items()]  # type: ignore[arg-type]
+
+    for world in pair.worlds.values():
+        world.computations = listed
+    pair.full()
+    pair.full()
+    before = baseline(pair)
+    pair.say("u1", "vip", "false")
+    pair.say("u3", "name", "Ada")
+    pair.full()
+    assert pair.narrow
+    assert baseline(pair) == before
+    pair.say("u3", "name", None)
+    pair.lose("u3", "name")
+    status[0] = "Live"
+    pair.full()
+    assert pair.narrow
+    assert baseline(pair) != before
+
+
+def test_a_dry_run_leaves_the_baseline(pair: Pair) -> None:
+    before, tables = baseline(pair), tables_in_scratch(pair.warehouse)
+    pair.say("u1", "vip", "false")
+    pair.warehouse.flush()
+    compared = pair.pushed.runs.diff(full=True)
+    assert [change.customer_id for change in compared.changes] == ["u1"]
+    compared.close()
+    assert (baseline(pair), tables_in_scratch(pair.warehouse)) == (before, tables)
+    pair.full()
+    assert pair.narrow
+
+
+def test_a_run_without_fingerprints_ends_them(pair: Pair) -> None:
+    """Nobody would note any more whom the next comparison by them must read."""
+    source = pair.pushed.source
+    pair.pushed.source = pair.worlds["full"].source
+    pair.full()
+    pair.call("u1", "vip", False)
+    assert pair.pushed.revisits() == []
+    with pair.pushed.database.read() as connection:
+        assert not connection.execute(text("SELECT * FROM fingerprint_table")).all()
+    pair.pushed.source = source
+    pair.full()
+    all_read(pair, "no fingerprints are kept yet")
+
+
+def test_a_call_while_a_run_compares_is_not_lost(pair: Pair) -> None:
+    """It is written before the commit and after what the run has seen of the state."""
+    pair.call("u1", "gold", True)
+    pair.full()
+    pair.call_meanwhile("u1", "vip", False)
+    pair.say("u3", "vip", "false")
+    pair.full()
+    assert pair.pushed.revisits() == ["u1"]
+    pair.passes(4)
+    pair.say("u2", "total", "8")
+    pair.full()
+    assert pair.read.startswith("2 of "), pair.read
+
+
+def baseline(pair: Pair) -> dict[str, object]:
+    with pair.pushed.database.read() as connection:
+        rows = connection.execute(text("SELECT * FROM fingerprint_table WHERE basis IS NOT NULL"))
+        return dict(rows.mappings().one())
