@@ -169,18 +169,18 @@ def test_several_daemons_share_what_amberflo_gives_and_add_what_they_have() -> N
     def of(daemons: int, **load: float) -> Forecast:
         return Forecast(replace(LOAD, daemons=daemons, **load), MEASURED)
 
-    one, four = of(1), of(4)
-    assert one.pace == four.pace  # the rate is for all together
-    assert (one.reading_rate, four.reading_rate) == (5.0, 2.0)  # and a run has its share of it
+    alone, four = of(1), of(4)
+    assert alone.pace == four.pace  # the rate is for all together
+    assert (alone.reading_rate, four.reading_rate) == (5.0, 2.0)  # and a run has its share of it
     assert of(0).reading_rate == 10.0  # a run by itself
-    listed = steps(one.load)["verify"].before, steps(four.load)["verify"].before
+    listed = steps(alone.load)["verify"].before, steps(four.load)["verify"].before
     assert listed[1] - listed[0] == pytest.approx(1001 / 2 - 1001 / 5)
     assert of(4, rate=1000).pace.per_second == 4 * of(1, rate=1000).pace.per_second  # of latency
     assert of(4, rate=0, latency=0).pace.per_second == pytest.approx(
         4 * of(1, rate=0, latency=0).pace.per_second
     )
     # Each has its records in flight, and one of them processes all calls.
-    assert (one.event_pace.per_second, one.event_pace.bound) == (4000, LATENCY)
+    assert (alone.event_pace.per_second, alone.event_pace.bound) == (4000, LATENCY)
     assert four.event_pace == of(8).event_pace
     assert four.event_pace.per_second == pytest.approx(1 / MEASURED.event)
     assert one.database is None
