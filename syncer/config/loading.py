@@ -134,13 +134,13 @@ class _Loading:
 
     def where(self, place: Place) -> str:
         """Return the place that an error names: the variable, or the file and the key."""
-        keys = names(place)
+        keys, entry = names(place), secret_files.entry_of(self.raw, place)
         for set_keys, variable in self.origins.items():
             # The variable may have set a part of this key, or the section that the key is in.
             both = min(len(set_keys), len(keys))
             if set_keys[:both] == keys[:both]:
-                return variable
-        return f"{self.path}: {'.'.join(keys)}"
+                return f"{variable}{entry}"
+        return f"{self.path}: {'.'.join(keys)}{entry}"
 
     def override(self) -> None:
         """Put each variable `SYNCER_A__B=value` at raw["a"]["b"]."""

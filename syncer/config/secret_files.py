@@ -48,6 +48,19 @@ def names(place: Place) -> Keys:
     return tuple(part for part in place if isinstance(part, str))
 
 
+def entry_of(raw: object, place: Place) -> str:
+    """Return which entries of lists a place is in, ", entry 2"; "" in a list of one."""
+    words = ""
+    for part in place:
+        if isinstance(raw, list) and len(raw) > 1 and isinstance(part, int):
+            words += f", entry {part + 1}"
+        try:
+            raw = raw[part]  # type: ignore[index]
+        except (LookupError, TypeError):
+            break
+    return words
+
+
 def tables(raw: object, keys: Keys, place: Place = ()) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Yield the tables at a place of the settings, each with its place: one, or those of a list."""
     if isinstance(raw, list):

@@ -79,15 +79,16 @@ write_keys = ["${NO_KEY}", { key_file = "a\\u0000b" }, { key = "x", may = ["danc
         load(file, {})
     lines = [line.replace(f"{file}: ", "") for line in error.value.lines]
     assert [line.replace(f"{file.parent}/", "") for line in lines] == [
-        "passthrough.write_keys: the environment variable NO_KEY is not set or empty; set it, or "
-        "write the value here",
-        "passthrough.write_keys: the environment variable NONE is not set or empty; set it, or "
-        "write the value here",
+        "passthrough.write_keys, entry 1: the environment variable NO_KEY is not set or empty; set "
+        "it, or write the value here",
+        "passthrough.write_keys, entry 4: the environment variable NONE is not set or empty; set "
+        "it, or write the value here",
         "amberflo.api_key_file: the environment variable NO_FILE is not set or empty; set it, or "
         "write the value here",
-        "passthrough.write_keys.key_file: a\0b cannot be read (embedded null byte); it must hold "
-        "the key",
-        "passthrough.write_keys.may: write 'page', 'screen', 'track', 'identify' or 'memberships'",
+        "passthrough.write_keys.key_file, entry 2: a\0b cannot be read (embedded null byte); it "
+        "must hold the key",
+        "passthrough.write_keys.may, entry 3: write 'page', 'screen', 'track', 'identify' or "
+        "'memberships'",
     ]
 
 
@@ -256,8 +257,8 @@ def test_a_misspelt_name_is_told_before_what_is_missing_for_it(
         (["[passthrough]", "webhook_secret = ''"], "FILE: passthrough.webhook_secret: the secret"),
         (
             ["[passthrough]", "write_keys = ['hush', '${NO_KEY}']"],
-            "FILE: passthrough.write_keys: the environment variable NO_KEY is not set or empty; "
-            "set it, or write the value here",
+            "FILE: passthrough.write_keys, entry 2: the environment variable NO_KEY is not set or "
+            "empty; set it, or write the value here",
         ),
         (
             ["[passthrough]", "webhook_secret = '${BLANK}'"],
