@@ -183,7 +183,7 @@ def test_several_daemons_share_what_amberflo_gives_and_add_what_they_have() -> N
     assert (alone.event_pace.per_second, alone.event_pace.bound) == (4000, LATENCY)
     assert four.event_pace == of(8).event_pace
     assert four.event_pace.per_second == pytest.approx(1 / MEASURED.event)
-    assert one.database is None
+    assert alone.database is None
     assert Forecast(replace(LOAD, postgresql=True), MEASURED).database == four.database
     busy = 10 * MEASURED.stored_customer + 50 * MEASURED.stored_event
     assert four.database == pytest.approx(busy)
