@@ -16,7 +16,7 @@ from state.db.tables import ALERT
 
 
 class AlertRow(NamedTuple):
-    """An alert, as the table `alert` has it; see `tables.Alert`."""
+    """An alert, as the table `alert` has it; see `models.Alert`."""
 
     name: str
     text: str

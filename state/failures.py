@@ -38,7 +38,7 @@ _CLEAR = delete(FAILURE).where(FAILURE.c.ref.in_(bindparam("refs", expanding=Tru
 
 
 class FailureRow(NamedTuple):
-    """A failure, as the table `failure` has it; see `tables.Failure`.
+    """A failure, as the table `failure` has it; see `models.Failure`.
 
     `failed_at` is in epoch milliseconds. `id` is 0 until it is recorded.
     """

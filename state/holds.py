@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class Hold(NamedTuple):
-    """A row of the table; see `tables.Hold`."""
+    """A row of the table; see `models.Hold`."""
 
     id: int
     trait: str

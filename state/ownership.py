@@ -14,8 +14,9 @@ import orjson
 from sqlalchemy import Connection, bindparam, or_, select, update
 
 from state import holds, identify_traits, revisits, snapshot
+from state.change_sources import IDENTIFY, MET, RELEASED
 from state.db.batches import ROWS
-from state.db.tables import CHANGE, CUSTOMER, IDENTIFY, MET, RELEASED, RUN_TRAIT, TRAIT
+from state.db.tables import CHANGE, CUSTOMER, RUN_TRAIT, TRAIT
 from state.history.record import ChangeRow, add_changes
 from state.snapshot import CustomerRow, TraitRow
 

@@ -1,6 +1,6 @@
 """The queue of calls: accepted requests as they came, and meter records that wait for Amberflo.
 
-Part "queue" of the state (see tables.PARTS). Functions take a connection, so that the caller says
+Part "queue" of the state (see schema.PARTS). Functions take a connection, so that the caller says
 what is one transaction. Times are epoch milliseconds.
 """
 

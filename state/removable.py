@@ -14,7 +14,8 @@ from typing import Protocol
 from sqlalchemy import Connection, select
 
 from state import holds, snapshot
-from state.db.tables import CHANGE, IDENTIFY
+from state.change_sources import IDENTIFY
+from state.db.tables import CHANGE
 
 #: Customers that one statement names.
 CHUNK = 500

@@ -22,7 +22,7 @@ CUT_OFF = "the process ended in the middle"
 
 
 class RunRow(NamedTuple):
-    """A run, as the table `run` has it; see `tables.Run`. Times are epoch milliseconds.
+    """A run, as the table `run` has it; see `models.Run`. Times are epoch milliseconds.
 
     `progress` is how far it is while it goes on, None before it says so and once it ended.
     """
@@ -55,7 +55,7 @@ class RunRow(NamedTuple):
 
 
 class RunTraitRow(NamedTuple):
-    """A run's sums of one trait; see `tables.RunTrait`.
+    """A run's sums of one trait; see `models.RunTrait`.
 
     `reasons` counts what was skipped, by the reason. `run` is 0 for sums that are not on record.
     """

@@ -32,7 +32,7 @@ PAGE = 200
 
 
 class CustomerRow(NamedTuple):
-    """A customer, as the table `customer` has it; see `tables.Customer`.
+    """A customer, as the table `customer` has it; see `models.Customer`.
 
     To write one, the first six fields are enough: they are its desired state.
     """

@@ -30,7 +30,7 @@ class Stamp(NamedTuple):
 
 
 def read_stamps(text: str | None) -> dict[str, Stamp]:
-    """Return the stamps of a customer by trait, `name` or `email` (see `tables.Customer`).
+    """Return the stamps of a customer by trait, `name` or `email` (see `models.Customer`).
 
     A stamp of an older program is a number without a receipt, which becomes 0: the next pull wins.
     """

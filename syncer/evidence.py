@@ -18,8 +18,8 @@ from state import (
     runs,
     snapshot,
 )
+from state.change_sources import RENAMED
 from state.db.database import Database
-from state.db.tables import RENAMED
 from state.failures import FailureRow
 from state.history import past
 from state.history.listings import Entry

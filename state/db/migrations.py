@@ -352,7 +352,7 @@ class Baseline:
     oldest: int
 
 
-#: By part (see tables.PARTS).
+#: By part (see schema.PARTS).
 BASELINES = {
     "state": Baseline(14, _STATE + _PROBLEMS + _EARLY_EXITS + _ALERT_TOLD + _PUSH_DOWN, oldest=7),
     "queue": Baseline(3, _QUEUE, oldest=3),

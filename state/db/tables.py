@@ -1,7 +1,8 @@
-"""The tables, as SQLModel classes. Times are epoch milliseconds UTC; values are JSON text.
+"""The tables in SQLAlchemy Core, for the statements of the program.
 
-One row per customer, not per customer and trait (docs/design.md §6: a factor of ten). The DDL that
-makes them is in migrations.py; a test holds the two equal.
+Written by `python -m tests.support.tables` from models.py and queue_models.py; a test holds
+the two equal. To import SQLModel with its ORM, and to build the classes, takes every process 14 MB
+and `status` a third of its start (docs/benchmarks.md); a statement needs neither.
 """
 
 from __future__ import annotations
@@ -9,576 +10,309 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
-    Index,
     Integer,
     LargeBinary,
+    MetaData,
     SmallInteger,
     String,
     Table,
     Text,
-    literal_column,
     text,
 )
-from sqlmodel import Field, SQLModel
 
-
-def _ordered_text(primary_key: bool = False, default: str | None = None) -> Column[str]:
-    """Return a text column that sorts in UTF-8 byte order on every engine, for the merge."""
-    kind = Text().with_variant(Text(collation="C"), "postgresql")
-    return Column(kind, primary_key=primary_key, nullable=False, server_default=default)
-
-
-def _serial() -> Column[int]:
-    return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
-
-
-def _big(nullable: bool = False, default: str | None = None) -> Column[int]:
-    return Column(BigInteger, nullable=nullable, server_default=text(default) if default else None)
-
-
-class Customer(SQLModel, table=True):
-    """What Amberflo should hold of ours for a customer, and whether it does.
-
-    `traits` are Engage's; `identify_traits` are those of identify calls, each with its Segment
-    time: {name: [value, time]}, a null value is one that a call took away. `event_times` say of
-    Engage traits, name and email that came by a call when it happened and when it came:
-    {name: [time, received]}.
-    (An older program wrote the time alone.) No time is later than its receipt.
-    `rev` goes up with each change of traits, name or email; `acked_rev` is the one that Amberflo
-    acknowledged last (0: never). `due_at` is set while there is something to send; `run` is the run
-    that waits for it to be delivered, `claimed_by` the worker that has it in work. `given_back` are
-    values (JSON, by name) that the next write puts back for others: traits that are ours no more.
-    `line` is what it waits in while it is due; see `lines.py`.
-    `compared` is the first run that compared everything and pulled the customer (null: none did).
-    """
-
-    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
-    traits: str = Field(sa_column=Column(Text, nullable=False))
-    name: str | None = Field(default=None, sa_column=Column(Text))
-    email: str | None = Field(default=None, sa_column=Column(Text))
-    identify_traits: str | None = Field(default=None, sa_column=Column(Text))
-    event_times: str | None = Field(default=None, sa_column=Column(Text))
-    rev: int = Field(sa_column=_big())
-    acked_rev: int = Field(sa_column=_big(default="0"))
-    acked_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    due_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
-    run: int | None = Field(default=None, sa_column=_big(nullable=True))
-    claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
-    given_back: str | None = Field(default=None, sa_column=Column(Text))
-    line: str = Field(default="2", sa_column=_ordered_text(default="2"))
-    compared: int | None = Field(default=None, sa_column=_big(nullable=True))
-
-
-class Trait(SQLModel, table=True):
-    """A trait that we own at Amberflo: its Segment key, its name there, its kind, its members.
-
-    `name`, `status` and `size` are what Segment's Public API said of it last, where it is asked.
-    One that was given back has `released_at`: it is ours no more.
-    """
-
-    key: str = Field(sa_column=Column(Text, primary_key=True))
-    trait: str = Field(sa_column=Column(Text, nullable=False))
-    kind: str = Field(sa_column=Column(String(16), nullable=False))
-    members: int = Field(default=0, sa_column=_big(default="0"))
-    name: str | None = Field(default=None, sa_column=Column(Text))
-    status: str | None = Field(default=None, sa_column=Column(Text))
-    size: int | None = Field(default=None, sa_column=_big(nullable=True))
-    released_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-
-
-class Change(SQLModel, table=True):
-    """History, append-only: one trait of one customer went from `before` to `after`.
-
-    `run` found it; null is a change by a call. `observed_at` is Segment's time of it, `recorded_at`
-    ours, `delivered_at` Amberflo's answer. `source` says where a change comes from that is neither
-    of a run's rows nor of an Engage call: see SOURCES. `delta` is 1 where the customer entered an
-    audience by it, -1 where it left, else 0. `via` is the short name of the key that a call came
-    by. `salt` is random, so that the hash of an erased row (seal.py) cannot be tried against
-    guesses.
-    """
-
-    id: int | None = Field(default=None, sa_column=_serial())
-    run: int | None = Field(default=None, sa_column=_big(nullable=True))
-    customer_id: str = Field(sa_column=_ordered_text())
-    rev: int = Field(sa_column=_big())
-    key: str = Field(sa_column=Column(Text, nullable=False))
-    trait: str = Field(sa_column=Column(Text, nullable=False))
-    before: str | None = Field(default=None, sa_column=Column(Text))
-    after: str | None = Field(default=None, sa_column=Column(Text))
-    observed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    recorded_at: int = Field(sa_column=_big())
-    delivered_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    delta: int = Field(
-        default=0, sa_column=Column(SmallInteger, nullable=False, server_default=text("0"))
-    )
-    salt: str | None = Field(default=None, sa_column=Column(Text))
-    source: str | None = Field(default=None, sa_column=Column(String(16)))
-    via: str | None = Field(default=None, sa_column=Column(Text))
-
-
-class AudienceSizeHour(SQLModel, table=True):
-    """How many customers entered and left an audience in an hour; see sizes.py.
-
-    `lowest` and `highest` are the ids of the first and the last change.
-    """
-
-    __tablename__ = "audience_size_hour"
-
-    key: str = Field(sa_column=Column(Text, primary_key=True))
-    hour: int = Field(sa_column=Column(BigInteger, primary_key=True))
-    entered: int = Field(sa_column=_big())
-    exited: int = Field(sa_column=_big())
-    other: int = Field(sa_column=_big())
-    lowest: int = Field(sa_column=_big())
-    highest: int = Field(sa_column=_big())
-
-
-class Run(SQLModel, table=True):
-    """One run: pull, compare, commit, deliver. Its sums must close (docs/design.md §3.8).
-
-    `progress` is JSON of how far it is while it goes on. `deleted` customers were deleted in
-    Segment, and `hold` is the one that has more of them; `first_contact` values were found at
-    Amberflo. Of the `delivered` customers, Amberflo held `already_right` as they should be, so that
-    nothing was written.
-    """
-
-    id: int | None = Field(default=None, sa_column=_serial())
-    kind: str = Field(sa_column=Column(String(16), nullable=False))
-    state: str = Field(sa_column=Column(String(16), nullable=False))
-    started_at: int = Field(sa_column=_big())
-    committed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    watermark: str | None = Field(default=None, sa_column=Column(Text))
-    settings: str | None = Field(default=None, sa_column=Column(Text))
-    error: str | None = Field(default=None, sa_column=Column(Text))
-    pulled: int = Field(default=0, sa_column=_big(default="0"))
-    entered: int = Field(default=0, sa_column=_big(default="0"))
-    exited: int = Field(default=0, sa_column=_big(default="0"))
-    changed: int = Field(default=0, sa_column=_big(default="0"))
-    unchanged: int = Field(default=0, sa_column=_big(default="0"))
-    skipped: int = Field(default=0, sa_column=_big(default="0"))
-    without_customer_id: int = Field(default=0, sa_column=_big(default="0"))
-    due: int = Field(default=0, sa_column=_big(default="0"))
-    delivered: int = Field(default=0, sa_column=_big(default="0"))
-    failed: int = Field(default=0, sa_column=_big(default="0"))
-    held: int = Field(default=0, sa_column=_big(default="0"))
-    progress: str | None = Field(default=None, sa_column=Column(Text))
-    deleted: int = Field(default=0, sa_column=_big(default="0"))
-    hold: int | None = Field(default=None, sa_column=_big(nullable=True))
-    first_contact: int = Field(default=0, sa_column=_big(default="0"))
-    already_right: int = Field(default=0, sa_column=_big(default="0"))
-
-
-class RunTrait(SQLModel, table=True):
-    """A run's sums of one trait: pulled = unchanged + entered + exited + changed + skipped.
-
-    `held` of its changes were not applied; `waiting` of these need nobody's word, only that
-    Segment has computed the trait. `left_by_itself` members left by the run, applied without an
-    approval: the guard adds them up over a day. `hold` is the hold that has what was held.
-    """
-
-    __tablename__ = "run_trait"
-
-    run: int = Field(sa_column=Column(BigInteger, primary_key=True))
-    key: str = Field(sa_column=Column(Text, primary_key=True))
-    trait: str = Field(sa_column=Column(Text, nullable=False))
-    kind: str = Field(sa_column=Column(String(16), nullable=False))
-    pulled: int = Field(sa_column=_big())
-    entered: int = Field(sa_column=_big())
-    exited: int = Field(sa_column=_big())
-    changed: int = Field(sa_column=_big())
-    unchanged: int = Field(sa_column=_big())
-    skipped: int = Field(sa_column=_big())
-    held: int = Field(sa_column=_big())
-    reasons: str = Field(sa_column=Column(Text, nullable=False))
-    waiting: int = Field(default=0, sa_column=_big(default="0"))
-    left_by_itself: int = Field(default=0, sa_column=_big(default="0"))
-    hold: int | None = Field(default=None, sa_column=_big(nullable=True))
-
-
-class Hold(SQLModel, table=True):
-    """Changes of one trait that the guard does not let through until somebody decides.
-
-    `trait` is the name at Amberflo, or `holds.DELETED`. There is one open hold a trait: `decision`
-    is null while it is open, else one of `holds.DECISIONS`. `since_run` found it, `last_run` is the
-    newest that found some of it. `members` is the size before, `leaving` how many would leave.
-    """
-
-    id: int | None = Field(default=None, sa_column=_serial())
-    trait: str = Field(sa_column=Column(Text, nullable=False))
-    key: str = Field(sa_column=Column(Text, nullable=False))
-    reason: str = Field(sa_column=Column(Text, nullable=False))
-    since_run: int = Field(sa_column=_big())
-    since: int = Field(sa_column=_big())
-    last_run: int = Field(sa_column=_big())
-    members: int = Field(sa_column=_big())
-    leaving: int = Field(sa_column=_big())
-    decision: str | None = Field(default=None, sa_column=Column(String(16)))
-    decided_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    decided_by: str | None = Field(default=None, sa_column=Column(Text))
-    because: str | None = Field(default=None, sa_column=Column(Text))
-    decided_run: int | None = Field(default=None, sa_column=_big(nullable=True))
-
-
-class HeldChange(SQLModel, table=True):
-    """One customer's part of a hold: Engage says `after` (JSON, null is absent), not `before`.
-
-    `since_run` found it first, `run` last. It is in force until `ended_at`: decided and done, or
-    not said by Engage any more.
-    """
-
-    __tablename__ = "held_change"
-
-    hold: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
-    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
-    trait: str = Field(sa_column=Column(Text, nullable=False))
-    before: str | None = Field(default=None, sa_column=Column(Text))
-    after: str | None = Field(default=None, sa_column=Column(Text))
-    observed_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    run: int = Field(sa_column=_big())
-    since_run: int = Field(sa_column=_big())
-    ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-
-
-class Seal(SQLModel, table=True):
-    """A link of the hash chain over the history (seal.py says what is hashed and how).
-
-    A seal of kind `changes` is about the changes `first_id` to `last_id`; `compaction` and
-    `compacted` say what of the changes up to `last_id` is kept (retention.py), `erasure` which were
-    erased. `changes` is how many, `digest` is over their leaf hashes, `until` is when the newest of
-    them was recorded. `marks` are two bytes of each leaf hash, to name the one that is wrong.
-    """
-
-    number: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
-    kind: str = Field(sa_column=Column(String(16), nullable=False))
-    run: int | None = Field(default=None, sa_column=_big(nullable=True))
-    first_id: int = Field(sa_column=_big())
-    last_id: int = Field(sa_column=_big())
-    changes: int = Field(sa_column=_big())
-    digest: str = Field(sa_column=Column(Text, nullable=False))
-    until: int | None = Field(default=None, sa_column=_big(nullable=True))
-    previous: str = Field(sa_column=Column(Text, nullable=False))
-    hash: str = Field(sa_column=Column(Text, nullable=False))
-    sealed_at: int = Field(sa_column=_big())
-    marks: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
-
-
-class Erased(SQLModel, table=True):
-    """What is left of an erased change: its leaf hash, and the seal (`erasure`) that says so."""
-
-    id: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
-    leaf: str = Field(sa_column=Column(Text, nullable=False))
-    seal: int = Field(sa_column=_big())
-
-
-class Erasure(SQLModel, table=True):
-    """A customer that is erased as soon as Amberflo has taken its last write.
-
-    `run` found that Segment has it no more; null: a delete call or a person asked for it. With
-    `waits_since` it waits for a person's approval, because calls asked for too many in a day.
-    """
-
-    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
-    asked_at: int = Field(sa_column=_big())
-    run: int | None = Field(default=None, sa_column=_big(nullable=True))
-    waits_since: int | None = Field(default=None, sa_column=_big(nullable=True))
-
-
-class EarlyCall(SQLModel, table=True):
-    """What a call of Engage said of a trait that no pull knows yet: the newest of a customer.
-
-    `value` is JSON, null is absent; `at` and `received_at` are the call's, `via` is its key.
-    """
-
-    __tablename__ = "early_call"
-
-    key: str = Field(sa_column=Column(Text, primary_key=True))
-    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
-    kind: str = Field(sa_column=Column(String(16), nullable=False))
-    value: str | None = Field(default=None, sa_column=Column(Text))
-    at: int = Field(sa_column=_big())
-    received_at: int = Field(sa_column=_big())
-    via: str = Field(sa_column=Column(Text, nullable=False))
-
-
-class EarlyExit(SQLModel, table=True):
-    """When calls of Engage said exits of a customer who is not known yet.
-
-    `event_times` are those that the customer would have (as in `Customer`).
-    """
-
-    __tablename__ = "early_exit"
-
-    customer_id: str = Field(sa_column=_ordered_text(primary_key=True))
-    event_times: str = Field(sa_column=Column(Text, nullable=False))
-    noted_at: int = Field(sa_column=_big())
-
-
-class FingerprintTable(SQLModel, table=True):
-    """A table of fingerprints that a run makes in the warehouse (docs/explanation/push-down.md).
-
-    Of the one that the next run may compare by, the baseline, `basis` says on what the comparison
-    depends beside the rows, and `customers` and `trait_rows` how large it is. The others are to be
-    dropped in the warehouse.
-    """
-
-    __tablename__ = "fingerprint_table"
-
-    name: str = Field(sa_column=Column(Text, primary_key=True))
-    run: int = Field(sa_column=_big())
-    customers: int = Field(default=0, sa_column=_big(default="0"))
-    trait_rows: int = Field(default=0, sa_column=_big(default="0"))
-    basis: str | None = Field(default=None, sa_column=Column(Text))
-
-
-class Revisit(SQLModel, table=True):
-    """A customer that the next comparison by fingerprints reads, whatever these say.
-
-    The newest note of a customer has the highest `id`.
-    """
-
-    id: int | None = Field(default=None, sa_column=_serial())
-    customer_id: str = Field(sa_column=_ordered_text())
-
-
-class Forgotten(SQLModel, table=True):
-    """A customer that was erased and must not come back: SHA-256 of the salt and its id."""
-
-    hash: str = Field(sa_column=Column(Text, primary_key=True))
-    forgotten_at: int = Field(sa_column=_big())
-
-
-class Metadata(SQLModel, table=True):
-    """Single values of the state by name."""
-
-    name: str = Field(sa_column=Column(String(32), primary_key=True))
-    value: str = Field(sa_column=Column(Text, nullable=False))
-
-
-class Failure(SQLModel, table=True):
-    """What Amberflo, or we before it, refused for good, with the request and the answer.
-
-    `ref` names what failed, so that the same failure twice is one row. `via` is the short name of
-    the key that a call came by, `event` the name of a track's event, else the type of the call.
-    """
-
-    id: int | None = Field(default=None, sa_column=_serial())
-    ref: str = Field(sa_column=Column(Text, nullable=False))
-    kind: str = Field(sa_column=Column(String(16), nullable=False))
-    customer_id: str | None = Field(default=None, sa_column=Column(Text))
-    message_id: str | None = Field(default=None, sa_column=Column(Text))
-    reason: str = Field(sa_column=Column(Text, nullable=False))
-    status: int | None = Field(default=None, sa_column=Column(Integer))
-    request: str | None = Field(default=None, sa_column=Column(Text))
-    body: str | None = Field(default=None, sa_column=Column(Text))
-    attempts: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default="1"))
-    failed_at: int = Field(sa_column=_big())
-    via: str | None = Field(default=None, sa_column=Column(Text))
-    event: str | None = Field(default=None, sa_column=Column(Text))
-
-
-class Worker(SQLModel, table=True):
-    """A process that delivers, for as long as it lives.
-
-    `schedule` is JSON of when a daemon makes its next run.
-    """
-
-    id: int | None = Field(default=None, sa_column=_serial())
-    kind: str = Field(sa_column=Column(String(16), nullable=False))
-    host: str = Field(sa_column=Column(Text, nullable=False))
-    pid: int = Field(sa_column=Column(Integer, nullable=False))
-    started_at: int = Field(sa_column=_big())
-    schedule: str | None = Field(default=None, sa_column=Column(Text))
-
-
-class Alert(SQLModel, table=True):
-    """A condition that needs a person, from `since` until `ended_at`.
-
-    `notified_at` is when all channels had the news of it (null: not yet). `told` is a JSON list of
-    the marks of those that know of it, while others do not (null: all do).
-    """
-
-    name: str = Field(sa_column=Column(Text, primary_key=True))
-    text: str = Field(sa_column=Column(Text, nullable=False))
-    since: int = Field(sa_column=_big())
-    ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    notified_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    told: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
-
-
-class Problem(SQLModel, table=True):
-    """What keeps a part of the service from its work, from `since` until `ended_at`.
-
-    `times` counts how often it began since then; `last_at` is when it was seen last.
-    """
-
-    part: str = Field(sa_column=Column(String(32), primary_key=True))
-    text: str = Field(sa_column=Column(Text, nullable=False))
-    since: int = Field(sa_column=_big())
-    last_at: int = Field(sa_column=_big())
-    times: int = Field(sa_column=_big())
-    ended_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-
-
-class Inbox(SQLModel, table=True):
-    """Accepted requests as they came, until they are processed.
-
-    The requests of one commit by one key are in one row.
-    """
-
-    id: int | None = Field(default=None, sa_column=_serial())
-    body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    events: int = Field(sa_column=Column(Integer, nullable=False))
-    received_at: int = Field(sa_column=_big())
-    key: str = Field(default="", sa_column=_ordered_text(default=""))
-
-
-class Event(SQLModel, table=True):
-    """A meter call that was accepted, by its messageId and its key.
-
-    It is kept for a day, so that a repeat is recognized, and longer while its meter record waits.
-    `record` is the frozen record; null once Amberflo has or refused it.
-    """
-
-    id: int | None = Field(default=None, sa_column=_serial())
-    message_id: str = Field(sa_column=Column(Text, nullable=False))
-    record: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
-    received_at: int = Field(sa_column=_big())
-    due_at: int | None = Field(default=None, sa_column=_big(nullable=True))
-    attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default="0"))
-    claimed_by: int | None = Field(default=None, sa_column=_big(nullable=True))
-    key: str = Field(default="", sa_column=_ordered_text(default=""))
-
-
-class Counter(SQLModel, table=True):
-    """How many calls ended how, for the metrics: counted in the transaction that ended them."""
-
-    name: str = Field(sa_column=Column(String(32), primary_key=True))
-    reason: str = Field(sa_column=Column(Text, primary_key=True))
-    value: int = Field(sa_column=_big())
-
-
-#: What `change.source` says; null is a row that a run pulled, or a membership that a call told.
-#: `amberflo`: `before` is what Amberflo had, and not what was recorded here; `deleted`: Segment has
-#: no identifier of the customer left; `identify`: an identify call said this trait, name or email;
-#: `renamed`: the key gave its name to another one; `released`: the trait was given back; `adopted`:
-#: as `amberflo`, and Amberflo had the customer as it should be, so nothing was sent.
-SOURCES = ("amberflo", "deleted", "identify", "renamed", "released", "adopted")
-AMBERFLO, DELETED, IDENTIFY, RENAMED, RELEASED, ADOPTED = SOURCES
-#: The sources of changes whose `before` is what Amberflo had.
-MET = (AMBERFLO, ADOPTED)
-
-
-def table(model: type[SQLModel]) -> Table:
-    """Return the Core table of a model, for the bulk paths."""
-    columns = model.__table__  # type: ignore[attr-defined]
-    assert isinstance(columns, Table)
-    return columns
-
-
-CUSTOMER = table(Customer)
-TRAIT = table(Trait)
-CHANGE = table(Change)
-AUDIENCE_SIZE_HOUR = table(AudienceSizeHour)
-RUN = table(Run)
-RUN_TRAIT = table(RunTrait)
-HOLD = table(Hold)
-HELD_CHANGE = table(HeldChange)
-FAILURE = table(Failure)
-WORKER = table(Worker)
-ALERT = table(Alert)
-PROBLEM = table(Problem)
-SEAL = table(Seal)
-ERASED = table(Erased)
-ERASURE = table(Erasure)
-EARLY_CALL = table(EarlyCall)
-EARLY_EXIT = table(EarlyExit)
-FINGERPRINT_TABLE = table(FingerprintTable)
-REVISIT = table(Revisit)
-FORGOTTEN = table(Forgotten)
-METADATA = table(Metadata)
-INBOX = table(Inbox)
-EVENT = table(Event)
-COUNTER = table(Counter)
-
-#: The queue of calls is a part of its own: on SQLite it is another file, so that a long commit of
-#: a run never keeps a call waiting.
-PARTS = {
-    "state": [
-        *(CUSTOMER, TRAIT, CHANGE, AUDIENCE_SIZE_HOUR, RUN, RUN_TRAIT, HOLD, HELD_CHANGE),
-        *(FAILURE, WORKER, ALERT, PROBLEM),
-        *(SEAL, ERASED, ERASURE, FORGOTTEN, METADATA, EARLY_CALL, EARLY_EXIT),
-        *(FINGERPRINT_TABLE, REVISIT),
-    ],
-    "queue": [INBOX, EVENT, COUNTER],
-}
-
-Index(
-    "customer_due",
-    *(CUSTOMER.c.line, CUSTOMER.c.due_at, CUSTOMER.c.customer_id),
-    sqlite_where=CUSTOMER.c.due_at.is_not(None),
-    postgresql_where=CUSTOMER.c.due_at.is_not(None),
+_SCHEMA = MetaData()
+#: Text that sorts in UTF-8 byte order on every engine, for the merge.
+_ORDERED = Text().with_variant(Text(collation="C"), "postgresql")
+_SERIAL = BigInteger().with_variant(Integer, "sqlite")
+CUSTOMER = Table(
+    "customer",
+    _SCHEMA,
+    Column("customer_id", _ORDERED, primary_key=True),
+    Column("traits", Text, nullable=False),
+    Column("name", Text),
+    Column("email", Text),
+    Column("identify_traits", Text),
+    Column("event_times", Text),
+    Column("rev", BigInteger, nullable=False),
+    Column("acked_rev", BigInteger, nullable=False, server_default=text("0")),
+    Column("acked_at", BigInteger),
+    Column("due_at", BigInteger),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("run", BigInteger),
+    Column("claimed_by", BigInteger),
+    Column("given_back", Text),
+    Column("line", _ORDERED, nullable=False, server_default="2"),
+    Column("compared", BigInteger),
 )
-Index("change_customer", CHANGE.c.customer_id, CHANGE.c.id)
-#: What a delivery marks. The many older changes of a customer are not looked at for it.
-Index(
-    "change_undelivered",
-    CHANGE.c.customer_id,
-    CHANGE.c.id,
-    sqlite_where=CHANGE.c.delivered_at.is_(None),
-    postgresql_where=CHANGE.c.delivered_at.is_(None),
+TRAIT = Table(
+    "trait",
+    _SCHEMA,
+    Column("key", Text, primary_key=True),
+    Column("trait", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("members", BigInteger, nullable=False, server_default=text("0")),
+    Column("name", Text),
+    Column("status", Text),
+    Column("size", BigInteger),
+    Column("released_at", BigInteger),
 )
-Index(
-    "change_run",
-    *(CHANGE.c.run, CHANGE.c.key, CHANGE.c.id, CHANGE.c.delta),
-    sqlite_where=CHANGE.c.run.is_not(None),
-    postgresql_where=CHANGE.c.run.is_not(None),
+CHANGE = Table(
+    "change",
+    _SCHEMA,
+    Column("id", _SERIAL, primary_key=True),
+    Column("run", BigInteger),
+    Column("customer_id", _ORDERED, nullable=False),
+    Column("rev", BigInteger, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("trait", Text, nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("observed_at", BigInteger),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("delivered_at", BigInteger),
+    Column("delta", SmallInteger, nullable=False, server_default=text("0")),
+    Column("salt", Text),
+    Column("source", String(16)),
+    Column("via", Text),
 )
-#: These two hold all that a sum or a list of members needs, so that the rows are not looked up.
-Index("change_time", CHANGE.c.key, CHANGE.c.recorded_at, CHANGE.c.id, CHANGE.c.delta)
-Index(
-    "change_member",
-    *(CHANGE.c.key, CHANGE.c.customer_id, CHANGE.c.id, CHANGE.c.recorded_at, CHANGE.c.delta),
-    sqlite_where=CHANGE.c.delta != 0,
-    postgresql_where=CHANGE.c.delta != 0,
+AUDIENCE_SIZE_HOUR = Table(
+    "audience_size_hour",
+    _SCHEMA,
+    Column("key", Text, primary_key=True),
+    Column("hour", BigInteger, primary_key=True),
+    Column("entered", BigInteger, nullable=False),
+    Column("exited", BigInteger, nullable=False),
+    Column("other", BigInteger, nullable=False),
+    Column("lowest", BigInteger, nullable=False),
+    Column("highest", BigInteger, nullable=False),
 )
-Index("audience_size_hour_highest", AUDIENCE_SIZE_HOUR.c.highest)
-Index(
-    "held_change_customer",
-    HELD_CHANGE.c.customer_id,
-    sqlite_where=HELD_CHANGE.c.ended_at.is_(None),
-    postgresql_where=HELD_CHANGE.c.ended_at.is_(None),
+RUN = Table(
+    "run",
+    _SCHEMA,
+    Column("id", _SERIAL, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("committed_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("watermark", Text),
+    Column("settings", Text),
+    Column("error", Text),
+    Column("pulled", BigInteger, nullable=False, server_default=text("0")),
+    Column("entered", BigInteger, nullable=False, server_default=text("0")),
+    Column("exited", BigInteger, nullable=False, server_default=text("0")),
+    Column("changed", BigInteger, nullable=False, server_default=text("0")),
+    Column("unchanged", BigInteger, nullable=False, server_default=text("0")),
+    Column("skipped", BigInteger, nullable=False, server_default=text("0")),
+    Column("without_customer_id", BigInteger, nullable=False, server_default=text("0")),
+    Column("due", BigInteger, nullable=False, server_default=text("0")),
+    Column("delivered", BigInteger, nullable=False, server_default=text("0")),
+    Column("failed", BigInteger, nullable=False, server_default=text("0")),
+    Column("held", BigInteger, nullable=False, server_default=text("0")),
+    Column("progress", Text),
+    Column("deleted", BigInteger, nullable=False, server_default=text("0")),
+    Column("hold", BigInteger),
+    Column("first_contact", BigInteger, nullable=False, server_default=text("0")),
+    Column("already_right", BigInteger, nullable=False, server_default=text("0")),
 )
-#: However many runs find it at once, a trait has one open hold.
-Index(
-    "hold_open",
-    HOLD.c.trait,
-    unique=True,
-    sqlite_where=HOLD.c.decision.is_(None),
-    postgresql_where=HOLD.c.decision.is_(None),
+RUN_TRAIT = Table(
+    "run_trait",
+    _SCHEMA,
+    Column("run", BigInteger, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("trait", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("pulled", BigInteger, nullable=False),
+    Column("entered", BigInteger, nullable=False),
+    Column("exited", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Column("unchanged", BigInteger, nullable=False),
+    Column("skipped", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("reasons", Text, nullable=False),
+    Column("waiting", BigInteger, nullable=False, server_default=text("0")),
+    Column("left_by_itself", BigInteger, nullable=False, server_default=text("0")),
+    Column("hold", BigInteger),
 )
-Index("failure_customer", FAILURE.c.customer_id, FAILURE.c.id)
-#: The calls that could not be taken, which were never sent: there is a bound of them.
-Index(
-    "failure_call",
-    FAILURE.c.id,
-    sqlite_where=FAILURE.c.attempts == literal_column("0"),
-    postgresql_where=FAILURE.c.attempts == literal_column("0"),
+HOLD = Table(
+    "hold",
+    _SCHEMA,
+    Column("id", _SERIAL, primary_key=True),
+    Column("trait", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since_run", BigInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("last_run", BigInteger, nullable=False),
+    Column("members", BigInteger, nullable=False),
+    Column("leaving", BigInteger, nullable=False),
+    Column("decision", String(16)),
+    Column("decided_at", BigInteger),
+    Column("decided_by", Text),
+    Column("because", Text),
+    Column("decided_run", BigInteger),
 )
-Index("seal_kind", SEAL.c.kind, SEAL.c.number)
-Index("erased_seal", ERASED.c.seal, ERASED.c.id)
-Index("failure_ref", FAILURE.c.ref, unique=True)
-Index("early_call_customer", EARLY_CALL.c.customer_id)
-Index("early_call_received", EARLY_CALL.c.received_at)
-Index("early_exit_noted", EARLY_EXIT.c.noted_at)
-Index("revisit_customer", REVISIT.c.customer_id, unique=True)
-Index("inbox_key", INBOX.c.key, INBOX.c.id, INBOX.c.events)
-Index("event_message", EVENT.c.message_id, EVENT.c.key, unique=True)
-Index(
-    "event_due",
-    *(EVENT.c.key, EVENT.c.due_at, EVENT.c.id),
-    sqlite_where=EVENT.c.due_at.is_not(None),
-    postgresql_where=EVENT.c.due_at.is_not(None),
+HELD_CHANGE = Table(
+    "held_change",
+    _SCHEMA,
+    Column("hold", BigInteger, primary_key=True, autoincrement=False),
+    Column("customer_id", _ORDERED, primary_key=True),
+    Column("trait", Text, nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("observed_at", BigInteger),
+    Column("run", BigInteger, nullable=False),
+    Column("since_run", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
 )
-Index("event_received", EVENT.c.received_at)
+FAILURE = Table(
+    "failure",
+    _SCHEMA,
+    Column("id", _SERIAL, primary_key=True),
+    Column("ref", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("customer_id", Text),
+    Column("message_id", Text),
+    Column("reason", Text, nullable=False),
+    Column("status", Integer),
+    Column("request", Text),
+    Column("body", Text),
+    Column("attempts", Integer, nullable=False, server_default="1"),
+    Column("failed_at", BigInteger, nullable=False),
+    Column("via", Text),
+    Column("event", Text),
+)
+WORKER = Table(
+    "worker",
+    _SCHEMA,
+    Column("id", _SERIAL, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("schedule", Text),
+)
+ALERT = Table(
+    "alert",
+    _SCHEMA,
+    Column("name", Text, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("notified_at", BigInteger),
+    Column("told", Text),
+)
+PROBLEM = Table(
+    "problem",
+    _SCHEMA,
+    Column("part", String(32), primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("times", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+)
+SEAL = Table(
+    "seal",
+    _SCHEMA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(16), nullable=False),
+    Column("run", BigInteger),
+    Column("first_id", BigInteger, nullable=False),
+    Column("last_id", BigInteger, nullable=False),
+    Column("changes", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("until", BigInteger),
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("sealed_at", BigInteger, nullable=False),
+    Column("marks", LargeBinary),
+)
+ERASED = Table(
+    "erased",
+    _SCHEMA,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("leaf", Text, nullable=False),
+    Column("seal", BigInteger, nullable=False),
+)
+ERASURE = Table(
+    "erasure",
+    _SCHEMA,
+    Column("customer_id", _ORDERED, primary_key=True),
+    Column("asked_at", BigInteger, nullable=False),
+    Column("run", BigInteger),
+    Column("waits_since", BigInteger),
+)
+FORGOTTEN = Table(
+    "forgotten",
+    _SCHEMA,
+    Column("hash", Text, primary_key=True),
+    Column("forgotten_at", BigInteger, nullable=False),
+)
+METADATA = Table(
+    "metadata",
+    _SCHEMA,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+EARLY_CALL = Table(
+    "early_call",
+    _SCHEMA,
+    Column("key", Text, primary_key=True),
+    Column("customer_id", _ORDERED, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("value", Text),
+    Column("at", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("via", Text, nullable=False),
+)
+EARLY_EXIT = Table(
+    "early_exit",
+    _SCHEMA,
+    Column("customer_id", _ORDERED, primary_key=True),
+    Column("event_times", Text, nullable=False),
+    Column("noted_at", BigInteger, nullable=False),
+)
+FINGERPRINT_TABLE = Table(
+    "fingerprint_table",
+    _SCHEMA,
+    Column("name", Text, primary_key=True),
+    Column("run", BigInteger, nullable=False),
+    Column("customers", BigInteger, nullable=False, server_default=text("0")),
+    Column("trait_rows", BigInteger, nullable=False, server_default=text("0")),
+    Column("basis", Text),
+)
+REVISIT = Table(
+    "revisit",
+    _SCHEMA,
+    Column("id", _SERIAL, primary_key=True),
+    Column("customer_id", _ORDERED, nullable=False),
+)
+INBOX = Table(
+    "inbox",
+    _SCHEMA,
+    Column("id", _SERIAL, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("events", Integer, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("key", _ORDERED, nullable=False, server_default=""),
+)
+EVENT = Table(
+    "event",
+    _SCHEMA,
+    Column("id", _SERIAL, primary_key=True),
+    Column("message_id", Text, nullable=False),
+    Column("record", LargeBinary),
+    Column("received_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("claimed_by", BigInteger),
+    Column("key", _ORDERED, nullable=False, server_default=""),
+)
+COUNTER = Table(
+    "counter",
+    _SCHEMA,
+    Column("name", String(32), primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)

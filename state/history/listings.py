@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, case, func, literal_column, select
 
+from state.change_sources import IDENTIFY, RELEASED
 from state.db import metadata
 from state.db.batches import ROWS, batches
-from state.db.tables import CHANGE, CUSTOMER, IDENTIFY, RELEASED, TRAIT
+from state.db.tables import CHANGE, CUSTOMER, TRAIT
 from state.history.paging import Page, listed
 
 #: `delta` of a change: into the audience, out of it, or neither (a value, or false for the first
@@ -29,7 +30,7 @@ KEY_OF_CUSTOMER: Any = CHANGE.c.key.concat(literal_column("''"))
 
 
 class Entry(NamedTuple):
-    """One change; see `tables.Change`. `before` and `after` are JSON, None is absent.
+    """One change; see `models.Change`. `before` and `after` are JSON, None is absent.
 
     `told_by` says of every change where it comes from, `source` only of some.
     """

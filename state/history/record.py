@@ -11,16 +11,17 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
+from state.change_sources import RELEASED
 from state.db.batches import ROWS, batches, insert_rows
-from state.db.tables import CHANGE, CUSTOMER, RELEASED
+from state.db.tables import CHANGE, CUSTOMER
 from state.history import seal
 
 
 class ChangeRow(NamedTuple):
     """One trait's change for the history; `before` and `after` are JSON, None is absent.
 
-    `source` is as in `tables.SOURCES`; where `delta` is None, it follows from `before` and `after`;
-    `via` is the short name of the key that a call came by.
+    `source` is as in `change_sources.SOURCES`; where `delta` is None, it follows from `before` and
+    `after`; `via` is the short name of the key that a call came by.
     """
 
     customer_id: str

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select
 
-from state.db.tables import CHANGE, MET, SEAL
+from state.change_sources import MET
+from state.db.tables import CHANGE, SEAL
 from state.history.seal import CHANGES, COMPACTED, COMPACTION, newest
 
 

@@ -18,7 +18,7 @@ from state.db import metadata, migrations
 from state.db.database import BACKUP_ID, Database, beside, sqlite_path
 from state.db.install import sync_folder
 from state.db.locks import lock
-from state.db.tables import PARTS
+from state.db.schema import PARTS
 from state.errors import StateError
 from state.transfer import images, rows
 from state.transfer.moment import Contents, Moment, contents, moment

@@ -12,7 +12,7 @@ from state import outbox, queue, restored
 from state.db import migrations
 from state.db.database import sqlite_path
 from state.db.driver_errors import shown, translated
-from state.db.tables import PARTS
+from state.db.schema import PARTS
 from state.errors import StateError
 from state.history.proof import Proof, prove
 from state.restored import Restored

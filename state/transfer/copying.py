@@ -14,8 +14,8 @@ from state.db.database import Database, beside, engine_of, resolved, sqlite_path
 from state.db.driver_errors import shown, translated
 from state.db.install import Plan, carry_out, check_installed, write_plan
 from state.db.locks import alone
+from state.db.schema import PARTS
 from state.db.server_check import check_server
-from state.db.tables import PARTS
 from state.errors import StateError
 from state.history.proof import Proof, prove
 from state.transfer import images

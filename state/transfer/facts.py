@@ -19,7 +19,7 @@ from sqlalchemy import (
     select,
 )
 
-from state.db.tables import (
+from state.db.schema import (
     CHANGE,
     CUSTOMER,
     ERASED,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from state.db.database import Database
-from state.db.tables import PARTS
+from state.db.schema import PARTS
 from state.errors import Busy
 from state.history import seal
 from state.transfer import rows

@@ -25,7 +25,7 @@ from state.db.database import (
 )
 from state.db.install import Plan, carry_out, drop_plan, plan_file, write_plan
 from state.db.locks import alone
-from state.db.tables import PARTS
+from state.db.schema import PARTS
 from state.errors import Locked, StateError
 from state.restored import Restored
 from state.transfer import backup, images, rows

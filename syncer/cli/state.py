@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 
 from state.db.database import Database, resolved, sqlite_path
 from state.db.driver_errors import shown
-from state.db.tables import PARTS
+from state.db.schema import PARTS
 from state.transfer import images
 from state.transfer import restore as restoring
 from state.transfer.backup import Steps, back_up, made_at

@@ -29,7 +29,7 @@ _VALUE = 150
 
 
 class Desired(Protocol):
-    """A row of the snapshot that says what a customer shall have (`state.db.tables.Customer`)."""
+    """A row of the snapshot that says what a customer shall have (`state.db.models.Customer`)."""
 
     @property
     def customer_id(self) -> str: ...

@@ -18,7 +18,7 @@ import orjson
 from sqlalchemy import Connection
 
 from state import early_exits, holds, identify_traits, lanes, pending_calls, snapshot, suppression
-from state.db.tables import IDENTIFY
+from state.change_sources import IDENTIFY
 from state.history.record import ChangeRow, add_changes, last_observed
 from state.holds import InForce
 from state.identify_traits import Said

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from syncer.engage.computations import AUDIENCE, Kind
 from syncer.engage.values import Value
 
-#: The source of a change that is against what Amberflo has (see `tables.SOURCES`).
+#: The source of a change that is against what Amberflo has (see `change_sources.SOURCES`).
 AMBERFLO, DELETED, ADOPTED = "amberflo", "deleted", "adopted"
 #: What was decided on a change before this run, or by it: see state/holds.py.
 Ruling = Literal["approved", "rejected"]
@@ -17,8 +17,8 @@ class TraitChange(NamedTuple):
     """The change of one trait of one customer; None stands for absent.
 
     `observed_at` is Segment's time in epoch milliseconds, None for a row that vanished. `source` is
-    as in `tables.SOURCES`: if it is "amberflo", `before` is what Amberflo has, and `recorded` is
-    what the snapshot has instead.
+    as in `change_sources.SOURCES`: if it is "amberflo", `before` is what Amberflo has, and
+    `recorded` is what the snapshot has instead.
     """
 
     key: str

@@ -89,7 +89,7 @@ class Compared:
         return self.members.get(key, 0) + sums.unrecorded, sums.leaving - self.excused.get(key, 0)
 
     def trait_sums(self, applied: Applied) -> list[RunTraitRow]:
-        """Return a row of sums for each trait with rows in the pull, as in `tables.RunTrait`."""
+        """Return a row of sums for each trait with rows in the pull, as in `models.RunTrait`."""
         return [
             RunTraitRow(
                 key=trait.key,

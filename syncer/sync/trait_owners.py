@@ -8,8 +8,8 @@ import orjson
 from sqlalchemy import Connection
 
 from state import identify_traits, snapshot
+from state.change_sources import IDENTIFY
 from state.db.batches import ROWS
-from state.db.tables import IDENTIFY
 from state.history.record import ChangeRow, add_changes
 from syncer.engage.catalog import KnownTrait
 from syncer.json_text import to_json_or_none

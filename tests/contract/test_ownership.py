@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from state import holds, outbox, ownership, snapshot
+from state.change_sources import ADOPTED, AMBERFLO, IDENTIFY, RELEASED, RENAMED
 from state.db.database import Database
-from state.db.tables import ADOPTED, AMBERFLO, IDENTIFY, RELEASED, RENAMED
 from state.history import compaction, past, seal
 from state.history.record import ChangeRow, add_changes
 from state.holds import Kept

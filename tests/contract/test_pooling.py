@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 
 from state.db.database import Database
 from state.db.locks import run_lock
-from state.db.tables import PARTS
+from state.db.schema import PARTS
 from state.errors import StateError
 from state.transfer.backup import back_up
 from state.transfer.copying import copy

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from state import identify_traits
-from state.db.tables import AMBERFLO
+from state.change_sources import AMBERFLO
 from syncer.amberflo.record import at_amberflo
 from syncer.engage.selection import PROFILE_KEYS
 from syncer.passthrough.customer_calls import IDENTIFY

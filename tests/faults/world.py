@@ -20,7 +20,7 @@ from typing import Self
 from sqlalchemy import NullPool, create_engine, text
 
 from state.db.database import Database
-from state.db.tables import PARTS
+from state.db.schema import PARTS
 from state.errors import StateError
 from syncer.sandbox.amberflo import running
 from syncer.sandbox.engage import EngageSandbox

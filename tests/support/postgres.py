@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 
-from state.db import tables
 from state.db.database import Database
+from state.db.schema import PARTS
 
 #: Names the folder that the processes of one run share (`shared_folder`).
 FOLDER = "TESTS_SHARED_FOLDER"
@@ -112,7 +112,7 @@ class StateDatabase:
                 connection.execute(_REMOVE_ROWS)
                 return
         clear(self.url)
-        for part in tables.PARTS:
+        for part in PARTS:
             Database.open(self.url, part).close()
         with self._engine.begin() as connection:
             self._schema = _schema(connection)

@@ -143,7 +143,7 @@ def test_parts_do_not_know_each_other(package: str, forbidden: list[str]) -> Non
         ("click", {"syncer/cli"}),
         ("apscheduler", {"syncer/daemon/schedule.py"}),
         ("cronsim", {"syncer/cron.py"}),
-        ("sqlmodel", {"state/db/tables.py"}),
+        ("sqlmodel", {"state/db/models.py", "state/db/queue_models.py", "state/db/schema.py"}),
         ("rich", {"syncer/cli/output.py", "syncer/cli/progress_bar.py"}),
         (
             "starlette",
@@ -186,23 +186,26 @@ def test_the_pure_core_does_no_io() -> None:
             assert not uses(ROOT / "syncer" / file, module), f"{file} imports {module}"
 
 
+#: The models of the tables, and what they load (14 MB): for who works on the whole schema.
+MODELS = {"sqlmodel", "sqlalchemy.orm", "state.db.models"}
 #: What a process imports first, and what is then not to be loaded yet: one process can import them
 #: all in this order, since no later one may do without more. `rich` (7 MB, also loaded by httpx) is
 #: for terminals; only the daemon schedules (14 MB).
 SLIM: list[tuple[str, set[str]]] = [
     ("syncer.cli", {"asyncio", "orjson", "pydantic", "rich", "sqlalchemy", "syncer.config"}),
     ("syncer.config", {"apscheduler", "httpx", "rich", "fsspec", "duckdb"}),
-    ("syncer.daemon.worker", {"apscheduler", "httpx", "rich"}),
-    ("syncer.daemon.run_process", {"apscheduler", "httpx", "rich"}),
-    ("syncer.web.server", {"apscheduler", "httpx", "rich"}),
-    ("syncer.web.task_process", {"apscheduler", "httpx", "rich"}),
-    ("syncer.daemon.service", {"apprise", "httpx", "requests", "rich"}),
+    ("syncer.daemon.worker", {"apscheduler", "httpx", "rich", *MODELS}),
+    ("syncer.daemon.run_process", {"apscheduler", "httpx", "rich", *MODELS}),
+    ("syncer.web.server", {"apscheduler", "httpx", "rich", *MODELS}),
+    ("syncer.web.task_process", {"apscheduler", "httpx", "rich", *MODELS}),
+    ("syncer.daemon.service", {"apprise", "httpx", "requests", "rich", *MODELS}),
 ]
 #: A question about the state needs neither a run nor a connection; and the list of commands, which
 #: `--help` prints before `syncer.cli` is looked at, none of them.
 QUESTION: list[tuple[str, set[str]]] = [
     ("syncer.cli.status", {"aiohttp", "apscheduler", "httpx", "jinja2", "starlette", "uvloop"}),
     ("syncer.cli.status", {"syncer.app", "syncer.amberflo", "syncer.delivery", "syncer.sync"}),
+    ("syncer.cli.status", MODELS),
 ]
 HELP = """
 import contextlib, io, sys, syncer.cli

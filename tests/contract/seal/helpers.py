@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from state import erasure, snapshot
 from state.db.database import Database
-from state.db.tables import PARTS
+from state.db.schema import PARTS
 from state.history import compaction, seal
 from state.history.proof import Proof, prove
 from state.history.record import ChangeRow, add_changes

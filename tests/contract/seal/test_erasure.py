@@ -15,7 +15,8 @@ from sqlalchemy import insert, text
 from state import alerts, erasure, failures, outbox, snapshot, suppression
 from state.db import workers
 from state.db.database import Database
-from state.db.tables import HELD_CHANGE, HOLD, PARTS, RUN
+from state.db.schema import PARTS
+from state.db.tables import HELD_CHANGE, HOLD, RUN
 from state.errors import Locked
 from state.failures import FailureRow
 from state.history import seal

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from state import failures, queue, runs, snapshot
-from state.db import tables
 from state.db.database import Database
+from state.db.schema import PARTS
 from state.failures import FailureRow
 from state.history import listings
 from state.history.record import ChangeRow
@@ -28,7 +28,7 @@ def change(customer_id: str, key: str, before: Any, after: Any, at: int | None =
 
 def names(part: str) -> set[str]:
     """The tables of a part, with the one that records its migrations."""
-    return {table.name for table in tables.PARTS[part]} | {record_of(part)}
+    return {table.name for table in PARTS[part]} | {record_of(part)}
 
 
 def record_of(part: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from state import outbox, snapshot
+from state.change_sources import IDENTIFY, RELEASED
 from state.db.database import Database
-from state.db.tables import IDENTIFY, RELEASED
 from state.errors import NotKept
 from state.history import listings, past
 from state.history.record import ChangeRow, add_changes

@@ -14,16 +14,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
-from sqlmodel import SQLModel
+from sqlmodel import Session, SQLModel, select
 
 from state import failures, outbox, runs, snapshot
-from state.db import migrations, tables
+from state.db import migrations
 from state.db.database import Database
+from state.db.models import Customer
+from state.db.schema import PARTS
 from state.errors import StateError
 from state.history.record import add_changes
 from state.snapshot import TraitRow
 from tests.contract.state.helpers import change, names, record_of
-from tests.support import processes
+from tests.support import processes, tables
 from tests.support.state import NOW, ask, put, records, row
 
 
@@ -81,7 +83,7 @@ def test_nothing_becomes_the_newest_schema(url: str, part: str, place: Engine) -
     Database.open(url, part).close()
     assert contents(place).keys() == names(part)
     assert versions(place, part) == newest(part)
-    assert not any(contents(place)[table.name] for table in tables.PARTS[part])
+    assert not any(contents(place)[table.name] for table in PARTS[part])
 
 
 def test_opening_again_changes_nothing(url: str, engine: Engine) -> None:
@@ -137,21 +139,34 @@ def test_the_migrations_make_what_the_models_say(
         other = create_engine(url, execution_options={"schema_translate_map": {None: schema}})
         with other.begin() as connection:
             connection.execute(text("CREATE SCHEMA models"))
-    SQLModel.metadata.create_all(other, tables=tables.PARTS[part])
+    SQLModel.metadata.create_all(other, tables=PARTS[part])
     migrated, modelled = described(place), described(other, schema)
     other.dispose()
     del migrated[record_of(part)]
     assert migrated == modelled
-    assert migrated.keys() == {table.name for table in tables.PARTS[part]}
+    assert migrated.keys() == {table.name for table in PARTS[part]}
     if part == "state":
         where = migrated["customer"]["indexes"]["customer_due"]
         assert where == (["line", "due_at", "customer_id"], False, "due_at IS NOT NULL")
 
 
 def test_every_model_is_in_a_part() -> None:
-    known = [table.name for part in tables.PARTS.values() for table in part]
+    known = [table.name for part in PARTS.values() for table in part]
     assert sorted(known) == sorted(SQLModel.metadata.tables)
-    assert migrations.MIGRATIONS.keys() == tables.PARTS.keys()
+    assert migrations.MIGRATIONS.keys() == PARTS.keys()
+
+
+def test_the_tables_of_statements_are_those_of_the_models() -> None:
+    assert tables.FILE.read_text(encoding="utf-8") == tables.text(), (
+        "run `python -m tests.support.tables`"
+    )
+
+
+def test_the_models_read_what_statements_wrote(database: Database) -> None:
+    put(database, row("u-1", vip=True))
+    with Session(database.engine) as session:
+        (customer,) = session.exec(select(Customer))
+    assert (customer.customer_id, customer.traits, customer.line) == ("u-1", '{"vip": true}', "2")
 
 
 def test_customer_ids_are_ordered_by_bytes_on_postgresql(empty_postgres: str) -> None:

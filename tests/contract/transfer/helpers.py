@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, make_url
 
 from state import erasure
 from state.db.database import Database
-from state.db.tables import CHANGE, ERASED, METADATA, PARTS, REVISIT, SEAL
+from state.db.schema import CHANGE, ERASED, METADATA, PARTS, REVISIT, SEAL
 from state.history import seal
 from state.transfer.moment import Contents, Moment, contents, moment
 from state.transfer.rows import position

@@ -15,7 +15,8 @@ from sqlalchemy.engine import URL, make_url
 from state import erasure, restored, suppression
 from state.db.database import Database
 from state.db.locks import lock
-from state.db.tables import INBOX, PARTS
+from state.db.schema import PARTS
+from state.db.tables import INBOX
 from state.errors import Locked, StateError
 from state.history.proof import prove
 from state.transfer import rows
