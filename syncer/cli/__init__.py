@@ -15,7 +15,7 @@ import click
 from syncer import __version__
 from syncer.display import visible
 from syncer.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, NotKept, StateError, SyncerError
-from syncer.process.runtime import tune_for_throughput
+from syncer.process.runtime import importing, tune_for_throughput
 from syncer.progress import say
 
 
@@ -123,7 +123,8 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"syncer.cli.{module}"), cmd_name)
+        with importing():
+            command: click.Command = getattr(import_module(f"syncer.cli.{module}"), cmd_name)
         return command
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from syncer.app import App
-from syncer.cli import output
+from syncer.cli import console, output
 from syncer.cli.documents import run_json, run_line
 from syncer.cli.options import application, config_option, json_option
 from syncer.cli.parity import parity_json, parity_lists, print_parity
@@ -126,9 +126,9 @@ def _print(
         )
     if not meters:
         output.print_line("meters: the config has no write key or webhook that may feed one")
-    output.stdout().print(f"to send: {estimate}")
+    console.stdout().print(f"to send: {estimate}")
     if record is not None:
-        output.stdout().print(run_line(record))
+        console.stdout().print(run_line(record))
 
 
 class MeterSpelling(NamedTuple):

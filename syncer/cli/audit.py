@@ -17,7 +17,7 @@ from state import snapshot
 from state.history import listings, past, retention
 from state.history.listings import ENTERED, EXITED, MOVED, NEITHER, Entry, Moves
 from state.runs import RunRow
-from syncer.cli import complete, output
+from syncer.cli import complete, console, output
 from syncer.cli.documents import entry_json, shown, undelivered_json, value
 from syncer.cli.options import (
     config_option,
@@ -140,13 +140,13 @@ def audit_customer(
         else:
             when = "now" if at is None else f"at {iso(at)}"
             values = [[trait, shown(present)] for trait, present in traits.items()]
-            output.print_table(("trait", "value"), values, title=f"{customer_id} {when}")
+            console.print_table(("trait", "value"), values, title=f"{customer_id} {when}")
             total = sum(1 for _ in ask())
             _print_table(CHANGE, _newest(ask, limit or TABLE), total, limit, title="history")
             adopted = {(it.run, it.recorded_at) for it in ask() if it.source == ADOPTED}
             for run, moment in sorted(adopted):
                 line = f"adopted at {iso(moment)} by run {run}, found equal: nothing was sent"
-                output.stdout().print(line)
+                console.stdout().print(line)
 
 
 @audit.command("audience")
@@ -197,7 +197,7 @@ def audit_audience(
         moves = listings.key_moves(connection, key, since, until)
         total = moves.entered + moves.exited
         _print_table(columns, _newest(ask, limit or TABLE), total, limit)
-        output.stdout().print(f"{moves.entered:,} entered {key}, {moves.exited:,} left it")
+        console.stdout().print(f"{moves.entered:,} entered {key}, {moves.exited:,} left it")
 
 
 def _print_members(
@@ -214,7 +214,7 @@ def _print_members(
         return
     rows = ({"customer_id": customer_id} for customer_id in ask(limit=limit or TABLE))
     _print_table(("customer_id",), rows, count, limit)
-    output.stdout().print(f"{count:,} in {key} at {iso(at)}")
+    console.stdout().print(f"{count:,} in {key} at {iso(at)}")
 
 
 @audit.command("run")
@@ -265,7 +265,7 @@ def audit_run(
             moves = [
                 move for move in listings.run_moves(connection, run) if key in (None, move.key)
             ]
-            output.print_table(
+            console.print_table(
                 ("key", "entered", "exited", "other"),
                 [[move.key, move.entered, move.exited, move.other] for move in moves],
                 title=f"run {run} ({record.kind}) {record.state}",
@@ -274,7 +274,7 @@ def audit_run(
             rows = map(entry_json, ask(limit=limit or TABLE))
             _print_table(CHANGE_OF_RUN, rows, total, limit)
             if record.held:
-                output.stdout().print(
+                console.stdout().print(
                     f"of {record.held:,} more customers the guard held something: "
                     f"`syncer runs held {run}` lists them"
                 )
@@ -320,7 +320,7 @@ def audit_undelivered(config: Path | None, as_json: bool, as_csv: bool, limit: i
         else:
             rows = map(undelivered_json, ask(limit=limit or TABLE))
             _print_table(UNDELIVERED, rows, count, limit)
-            output.stdout().print(f"{count:,} changes that Amberflo has not acknowledged")
+            console.stdout().print(f"{count:,} changes that Amberflo has not acknowledged")
 
 
 @audit.command("at")
@@ -345,7 +345,7 @@ def audit_at(at: int, config: Path | None, as_json: bool, as_csv: bool) -> None:
     if wants_json(as_json):
         output.print_json({**as_of, "audiences": audiences})
     else:
-        print_rows = output.print_csv if as_csv else output.print_table
+        print_rows = output.print_csv if as_csv else console.print_table
         print_rows(columns, _cells(columns, audiences))
 
 
@@ -439,7 +439,7 @@ def _print_table(
     columns: Sequence[str], rows: Iterable[Row], total: int, limit: int | None, title: str = ""
 ) -> None:
     """Print a table, and how many rows it leaves out."""
-    output.print_table(columns, _cells(columns, rows), title=title)
+    console.print_table(columns, _cells(columns, rows), title=title)
     more = total - (limit or TABLE)
     if more > 0:
-        output.stdout().print(f"and {more:,} more: --limit shows more, --csv and --json all")
+        console.stdout().print(f"and {more:,} more: --limit shows more, --csv and --json all")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from sqlalchemy.engine import URL
 
-from syncer.cli import output
+from syncer.cli import console, output
 from syncer.cli.options import config_option, config_path, json_option
 from syncer.config import Origins, load_with_origins
 from syncer.json_text import to_json
@@ -51,7 +51,7 @@ def show(config: Path | None, as_json: bool) -> None:
         output.print_json(documents)
         return
     rows = [[document["setting"], _cell(document), _from(document)] for document in documents]
-    output.print_table(COLUMNS, rows)
+    console.print_table(COLUMNS, rows)
 
 
 def _settings(

@@ -15,7 +15,7 @@ import orjson
 from state.history import listings
 from syncer.amberflo.record import merged
 from syncer.app import App
-from syncer.cli import output
+from syncer.cli import console
 from syncer.clock import iso
 from syncer.config import Config
 from syncer.errors import Stopped, SyncerError
@@ -41,7 +41,7 @@ def demo(
 
     `keep` is called at the end, while the sandbox still serves.
     """
-    say = output.stdout().print
+    say = console.stdout().print
 
     def head(text: str) -> None:
         say()
@@ -143,7 +143,7 @@ def _audit(app: App, changed: set[str]) -> None:
             list(listings.of_customer(connection, customer_id)) for customer_id in sorted(changed)
         ]
     histories.sort(key=lambda rows: not any(row.before == "true" for row in rows))
-    output.print_table(
+    console.print_table(
         ("trait", "before", "after", "in Segment", "recorded here", "Amberflo has it"),
         [
             [
@@ -183,11 +183,11 @@ def _compare(on: Environment, foreign: str) -> bool:
             for number, traits in enumerate(sides):
                 count[number] += traits.get(name, False) is not False
             count[2] += sides[0].get(name) != sides[1].get(name)
-    output.print_table(
+    console.print_table(
         ("trait", "Engage", "Amberflo", "differ"),
         [[name, *counts[name]] for name in sorted(counts) if name not in FOREIGN | IDENTIFIED],
     )
-    output.stdout().print(f"customers: Engage {len(wanted):,}, Amberflo {len(customers):,}")
+    console.stdout().print(f"customers: Engage {len(wanted):,}, Amberflo {len(customers):,}")
     kept = customers[foreign].get("traits", {}).items() >= FOREIGN.items()
-    output.stdout().print(f"the Stripe id of {foreign} is {'still there' if kept else 'LOST'}")
+    console.stdout().print(f"the Stripe id of {foreign} is {'still there' if kept else 'LOST'}")
     return equal

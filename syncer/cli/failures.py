@@ -10,7 +10,7 @@ import click
 from state import failures as records
 from state.db.database import Database
 from state.discard import discard
-from syncer.cli import complete, output
+from syncer.cli import complete, console, output
 from syncer.cli.documents import failure_json
 from syncer.cli.options import (
     application,
@@ -85,7 +85,7 @@ def list_failures(
             output.print_json_list(failure_json(row) for row in rows)
             return
         names = ("customer_id", "event", "message_id", "status", "reason", "attempts")
-        output.print_table(
+        console.print_table(
             ("id", "customer", "event", "message", "status", "reason", "attempts", "failed at"),
             [
                 [str(row.id), *(getattr(row, name) for name in names), iso(row.failed_at)]
@@ -94,7 +94,7 @@ def list_failures(
         )
         more = records.count_of(connection, customer) - (limit or TABLE)
     if more > 0:
-        output.stdout().print(f"and {more:,} older ones: --limit shows more, --json all")
+        console.stdout().print(f"and {more:,} older ones: --limit shows more, --json all")
 
 
 def _check_chosen(database: Database, ids: tuple[int, ...], everything: bool) -> int:

@@ -8,7 +8,7 @@ import click
 
 from state import suppression
 from syncer.app import App
-from syncer.cli import complete, output
+from syncer.cli import complete, console, output
 from syncer.cli.options import application, config_option, confirm, json_option
 from syncer.clock import iso
 from syncer.errors import NotFound
@@ -67,7 +67,7 @@ def _forget_pending(app: App, as_json: bool, *, yes: bool, undo: bool) -> None:
             return
         if not as_json:
             rows = [[customer_id, iso(at)] for customer_id, at in waiting]
-            output.print_table(("customer", "requested at"), rows)
+            console.print_table(("customer", "requested at"), rows)
         if not (yes or undo):
             confirm(
                 f"Erase these {len(waiting):,} customers here, and their names, emails and "

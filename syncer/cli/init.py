@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from syncer.app import App
-from syncer.cli import output
+from syncer.cli import console, output
 from syncer.cli.check import checked, print_results, taken
 from syncer.cli.options import NobodyToAsk, can_ask, config_option, config_path, settings
 from syncer.cli.progress_bar import progress
@@ -280,7 +280,7 @@ def _show_audiences(making: _Making, survey: Survey) -> None:
     rows.sort(key=lambda row: (row[2], -row[3]))
     columns = ("key", "name at Amberflo", "kind", "members or values")
     title = f"{len(rows):,} keys that a sync would take" + (", about" if survey.share < 1 else "")
-    output.print_table(columns, rows[:SHOWN], title)
+    console.print_table(columns, rows[:SHOWN], title)
     for line in (*catalog.messages, *catalog.notices):
         say(line)
 
@@ -294,7 +294,7 @@ def _ask_computed_traits(making: _Making, survey: Survey) -> tuple[str, ...]:
         return ()
     others.sort(key=lambda key: -key.values)
     rows = [(key.key, key.values) for key in others[:SHOWN]]
-    output.print_table(("key", "values"), rows, f"{len(others):,} keys that are no audiences")
+    console.print_table(("key", "values"), rows, f"{len(others):,} keys that are no audiences")
     if not can_ask():
         say("none of them is taken; --computed-trait names those that are computed traits")
         return ()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from syncer.cli import output
+from syncer.cli import console, output
 from syncer.cli.documents import drift_json, example_json, shown
 from syncer.sync.findings import Drift
 from syncer.sync.parity import EXAMPLES, Parity
@@ -58,7 +58,7 @@ def parity_lists(parity: Parity) -> dict[str, Iterable[object]]:
 def print_parity(parity: Parity, *, customers: bool) -> None:
     """Print a parity for people; with `customers` every difference, else examples."""
     traits = parity.traits()
-    output.print_table(
+    console.print_table(
         ("trait", "equal", "differ", "missing", "not in Engage"),
         [[it.trait, it.equal, it.differ, it.missing, it.unexpected] for it in traits],
     )
@@ -69,7 +69,7 @@ def print_parity(parity: Parity, *, customers: bool) -> None:
         examples = (it for trait in traits for it in trait.examples[:SHOWN])
         _print_lines(map(_line, examples))
     _print_lines(_notes(parity))
-    output.stdout().print(
+    console.stdout().print(
         f"{parity.compared:,} customers compared with Amberflo: {parity.equal:,} equal, "
         f"{parity.differ:,} differ, {parity.missing:,} missing"
     )

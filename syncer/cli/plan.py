@@ -14,7 +14,7 @@ from syncer.capacity.advice import advice
 from syncer.capacity.forecast import LATENCY, MACHINE, RATE, Forecast, Load, Step
 from syncer.capacity.machine import MEASURED, Machine
 from syncer.capacity.seen import ASSUMED, Figure, Seen, configured, seen
-from syncer.cli import output
+from syncer.cli import console, output
 from syncer.cli.figures import MILLISECONDS, PERCENT, number, span_of
 from syncer.cli.options import (
     config_option,
@@ -175,11 +175,11 @@ def _print(figures: Mapping[str, Figure], forecast: Forecast) -> None:
         (name, said(figures[key].value), figures[key].source)
         for key, (name, said) in FIGURES.items()
     ]
-    output.print_table(("figure", "value", "from"), lines)
+    console.print_table(("figure", "value", "from"), lines)
     steps = [_line(step) for step in forecast.steps()]
-    output.print_table(("what", "sent", "requests", "until it sends", "in all", "bound by"), steps)
+    console.print_table(("what", "sent", "requests", "until it sends", "in all", "bound by"), steps)
     for line in advice(forecast):
-        output.stdout().print(line)
+        console.stdout().print(line)
 
 
 def _rate(value: float) -> str:

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from syncer.cli.output import VisibleConsole
+from syncer.cli.console import VisibleConsole
 from syncer.display import visible
 from syncer.progress import OVER, LineProgress
 

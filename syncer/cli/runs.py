@@ -12,7 +12,7 @@ import click
 from state import hold_evidence, holds
 from state import runs as run_records
 from state.holds import Hold
-from syncer.cli import complete, output
+from syncer.cli import complete, console, output
 from syncer.cli.documents import (
     decision_line,
     held_json,
@@ -89,7 +89,7 @@ def list_runs(config: Path | None, as_json: bool, limit: int | None) -> None:
         ]
         for row in records
     ]
-    output.print_table(("run", "kind", "state", "started", *sums), rows)
+    console.print_table(("run", "kind", "state", "started", *sums), rows)
 
 
 @runs.command("show")
@@ -125,23 +125,23 @@ def runs_show(run: int, everything: bool, config: Path | None, as_json: bool) ->
         return
     print_sums(traits, everything=everything, hint="--all shows them")
     for line in skipped_lines(traits):
-        output.stdout().print(line)
+        console.stdout().print(line)
     for line in _hold_lines(run_holds, kept, everything):
-        output.stdout().print(line)
+        console.stdout().print(line)
     if run_holds:
-        output.stdout().print(f"`syncer runs held {run}` lists the customers")
+        console.stdout().print(f"`syncer runs held {run}` lists the customers")
     for hold in approved:
-        output.stdout().print(
+        console.stdout().print(
             f"it let through hold {hold.id} of {hold.key}, which run {hold.since_run} found: "
             f"{kept[hold.id]:,} customers, {decision_line(hold)}"
         )
     if record.without_customer_id:
-        output.stdout().print(
+        console.stdout().print(
             f"{record.without_customer_id:,} profiles have no customer id and cannot be billed"
         )
-    output.stdout().print(run_line(record))
+    console.stdout().print(run_line(record))
     if record.error:
-        output.stdout().print(record.error)
+        console.stdout().print(record.error)
 
 
 def _hold_lines(
@@ -203,9 +203,9 @@ def runs_held(
             output.print_csv(HELD, map(_cells, islice(changes, limit)))
         else:
             total = sum(hold_evidence.count_kept(connection, hold) for hold in run_holds)
-            output.print_table(HELD, map(_cells, islice(changes, limit or TABLE)))
+            console.print_table(HELD, map(_cells, islice(changes, limit or TABLE)))
             if (more := total - (limit or TABLE)) > 0:
-                output.stdout().print(
+                console.stdout().print(
                     f"and {more:,} more: --limit shows more, --csv and --json all"
                 )
 

@@ -11,7 +11,7 @@ import click
 from state.history import listings
 from state.history.proof import Broken, Proof, prove
 from syncer import __version__
-from syncer.cli import complete, output
+from syncer.cli import complete, console, output
 from syncer.cli.export import Export
 from syncer.cli.options import application, config_option, json_option, open_for_reading, wants_json
 from syncer.clock import iso
@@ -90,7 +90,7 @@ def seal(
 
 
 def _print_proof(proof: Proof, exported: dict[str, Any], folder: Path | None) -> None:
-    out = output.stdout()
+    out = console.stdout()
     out.print(f"head {proof.head}" if proof.head else "nothing is sealed yet")
     out.print(
         f"{proof.seals:,} seals hold for {proof.changes:,} changes"

@@ -24,7 +24,7 @@ from state.transfer.checkup import Checkup
 from state.transfer.checkup import check as check_whole
 from state.transfer.copying import copy as copy_whole
 from state.transfer.moment import Contents, Moment
-from syncer.cli import output
+from syncer.cli import console, output
 from syncer.cli.options import (
     config_option,
     confirm,
@@ -77,7 +77,7 @@ def backup(config: Path | None, as_json: bool, file: Path, force: bool) -> None:
             }
         )
         return
-    out = output.stdout()
+    out = console.stdout()
     out.print(f"{made.file}: the state as of {iso(made.made_at)}, {made.size:,} bytes")
     out.print(_summary(made.contents))
 
@@ -118,7 +118,7 @@ def restore(config: Path | None, as_json: bool, file: Path | None, finish: bool,
             }
         )
     else:
-        out = output.stdout()
+        out = console.stdout()
         out.print(f"{shown(url)} is the state as of {iso(done.made_at)}")
         out.print(_summary(done.contents))
         if done.kept is not None:
@@ -172,7 +172,7 @@ def copy(config: Path | None, as_json: bool, target: str) -> None:
     if wants_json(as_json):
         output.print_json({"to": shown(url), "head": copied.head, "rows": copied.rows})
         return
-    out = output.stdout()
+    out = console.stdout()
     out.print(f"{shown(url)} holds what {shown(database.engine.url)} does")
     out.print(_summary(copied))
     say("set state.url to the copy, and use the original no more: both would write to Amberflo")
@@ -239,8 +239,8 @@ def _print_check(checkup: Checkup) -> None:
     counted = [(name, number) for name, number in checkup.contents.rows.items() if number]
     rows += [(f"rows of {name}", f"{number:,}") for name, number in counted]
     rows += [(f"bytes of {Path(name).name}", f"{size:,}") for name, size in checkup.sizes.items()]
-    output.print_table(("what", "is"), rows)
-    output.stdout().print("ok" if not checkup.problems else f"{len(checkup.problems):,} problems")
+    console.print_table(("what", "is"), rows)
+    console.stdout().print("ok" if not checkup.problems else f"{len(checkup.problems):,} problems")
 
 
 # Helpers

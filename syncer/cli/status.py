@@ -56,49 +56,48 @@ def status(config: Path | None, as_json: bool) -> None:
 
 
 def _print_status(document: dict[str, Any], now: facts.Status, next_run: int | None) -> None:
-    out = output.stdout()
     newest = now.current_run or now.last_run
-    out.print(run_line(newest) if newest else "no run yet")
+    output.print_text(run_line(newest) if newest else "no run yet")
     progress = now.current_run and now.current_run.progress
     if progress is not None:
         seconds = progress["seconds_left"]
-        out.print(
+        output.print_text(
             f"{progress['stage']}: {progress['done']:,} of {progress['total']:,}"
             + (f", {seconds:,.0f} s left" if seconds is not None else "")
         )
     for daemon in document["daemons"]:
-        out.print(f"the daemon runs: process {daemon['pid']} on {daemon['host']}")
+        output.print_text(f"the daemon runs: process {daemon['pid']} on {daemon['host']}")
     if not document["daemons"]:
-        out.print("no daemon is running")
+        output.print_text("no daemon is running")
     if next_run is not None and next_run > now_ms():
-        out.print(f"the next run starts at {iso(next_run)}")
+        output.print_text(f"the next run starts at {iso(next_run)}")
     elif next_run is not None:
         current = now.current_run
-        out.print(
+        output.print_text(
             f"the next run is planned when run {current.id} has ended"
             if current
             else "the next run is due"
         )
-    out.print(
+    output.print_text(
         f"{now.waiting_customers - now.put_off:,} customers and {now.waiting_calls:,} calls wait "
         f"to be sent, {document['lag_seconds']:.0f} s behind"
         + (f"; {now.put_off:,} customers are put off: see the failures" if now.put_off else "")
     )
-    out.print(
+    output.print_text(
         f"{document['failures']:,} failures: {now.refused:,} that Amberflo does not take, "
         f"{now.invalid_calls:,} invalid calls"
         if now.failures
         else "0 failures"
     )
     for line in _held_lines(document["held"]):
-        out.print(f"held: {line}")
+        output.print_text(f"held: {line}")
     for problem in document["problems"]:
         times = f", {problem['times']:,} times" if problem["times"] > 1 else ""
         what = f"{problem['part']}: {problem['text']}"
         output.print_line(f"problem since {problem['since']}{times}: {what}")
     for alert in document["alerts"]:
         if not alert["name"].startswith(facts.OF_PROBLEM):
-            out.print(f"alert since {alert['since']}: {alert['text']}")
+            output.print_text(f"alert since {alert['since']}: {alert['text']}")
 
 
 def _held_lines(held: list[dict[str, Any]]) -> Iterator[str]:

@@ -15,14 +15,16 @@ NAMED, LINES = 3, 3
 
 def print_sums(traits: Sequence[RunTraitRow], *, everything: bool = False, hint: str) -> None:
     """Print the rows that moved, or all; `hint` says how the others are shown."""
-    from syncer.sync.preview import moved  # not at the top: `status` compares nothing
+    # Not at the top: `status` compares nothing, and prints no table.
+    from syncer.cli import console
+    from syncer.sync.preview import moved
 
     rows = [row for row in traits if everything or moved(row)]
     if rows or not traits:
         cells = [[getattr(row, name) for name in output.TRAIT_COLUMNS] for row in rows]
-        output.print_table(output.TRAIT_COLUMNS, cells)
+        console.print_table(output.TRAIT_COLUMNS, cells)
     if still := len(traits) - len(rows):
-        output.stdout().print(f"nothing moved of {still:,} other traits: {hint}")
+        console.stdout().print(f"nothing moved of {still:,} other traits: {hint}")
 
 
 def skipped_lines(traits: Iterable[RunTraitRow]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from state import outbox, snapshot
 from state import runs as run_records
 from state.history import seal
 from syncer.app import App
-from syncer.cli import complete, output
+from syncer.cli import complete, console, output
 from syncer.cli.documents import (
     change_json,
     first_contact_json,
@@ -180,8 +180,8 @@ def exit_with(runs: Runs, result: Result, as_json: bool) -> NoReturn:
         )
     else:
         print_sums(traits, hint=f"`syncer runs show {result.run} --all` shows them")
-        output.stdout().print(run_line(record))
-        output.stdout().print(f"seal {head}")
+        console.stdout().print(run_line(record))
+        console.stdout().print(f"seal {head}")
     say_what_needs_attention(result)
     if result.problems:
         raise click.exceptions.Exit(EXIT_FAILED)
@@ -291,7 +291,7 @@ def _print_diff(
 
 def _print_diff_lines(runs: Runs, compared: Compared, customers: bool, estimate: Estimate) -> None:
     """Print what a diff found in lines: what it costs to send, and with `customers` each."""
-    stdout, tally = output.stdout(), compared.tally
+    stdout, tally = console.stdout(), compared.tally
     stdout.print(
         f"{compared.kind}: {tally.new:,} new customers, {tally.changed:,} changed, "
         f"{tally.unchanged:,} unchanged"

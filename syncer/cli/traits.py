@@ -11,7 +11,7 @@ import click
 from state import ownership, snapshot
 from state.db.locks import run_lock
 from state.snapshot import TraitRow
-from syncer.cli import complete, output
+from syncer.cli import complete, console, output
 from syncer.cli.options import (
     application,
     config_option,
@@ -60,7 +60,7 @@ def list_traits(config: Path | None, as_json: bool) -> None:
     if wants_json(as_json):
         output.print_json(documents)
     else:
-        output.print_table(
+        console.print_table(
             COLUMNS, [[document[name] for name in COLUMNS] for document in documents]
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from state import restored
-from syncer.cli import complete, output
+from syncer.cli import complete, console, output
 from syncer.cli.documents import drift_json, shown
 from syncer.cli.options import application, config_option, json_option
 from syncer.errors import EXIT_FAILED
@@ -75,14 +75,14 @@ def print_json(verification: Verification) -> None:
 def print_text(verification: Verification) -> None:
     for line in _lines(verification):
         output.print_line(line)
-    output.print_table(("trait", "equal", "drifted"), verification.traits())
-    output.stdout().print(
+    console.print_table(("trait", "equal", "drifted"), verification.traits())
+    console.stdout().print(
         f"{verification.checked:,} customers checked: {verification.equal:,} equal, "
         f"{verification.missing:,} missing, {verification.drifted:,} drifted, "
         f"{verification.pending:,} still to be sent"
     )
     if verification.extra:
-        output.stdout().print(
+        console.stdout().print(
             f"{verification.extra:,} more at Amberflo were never sent by us: --json lists them"
         )
 

@@ -8,7 +8,7 @@ import sys
 
 from syncer.config import Config
 from syncer.process.child import REPORTING, WITH_RESULT, Lifeline, join_parent, report
-from syncer.process.runtime import tune_for_writers
+from syncer.process.runtime import importing, tune_for_writers
 from syncer.process.unexpected import log_error
 
 log = logging.getLogger("syncer")
@@ -32,13 +32,15 @@ def main() -> None:
 
 def _be(name: str, config: Config, arguments: tuple[str, ...], lifeline: Lifeline) -> None:
     if name == "worker":
-        from syncer.daemon.worker import work
+        with importing():
+            from syncer.daemon.worker import work
 
         os.nice(LESS_URGENT)
         tune_for_writers()
         work(config, lifeline, report)
     elif name == "run":
-        from syncer.daemon.run_process import run_once
+        with importing():
+            from syncer.daemon.run_process import run_once
 
         run_once(config, lifeline.ended, full="full" in arguments)
     elif name == "page":

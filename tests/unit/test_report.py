@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.cli.output import CELL, print_table
+from syncer.cli.console import CELL, print_table
 from syncer.clock import iso
 from syncer.progress import Estimate
 

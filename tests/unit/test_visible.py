@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncer.cli import output
+from syncer.cli import console, output
 from syncer.cli.progress_bar import BarProgress
 from syncer.display import visible, visible_json, visible_lines
 from syncer.log import Json, Line
@@ -70,8 +70,8 @@ def test_json_means_the_same_and_steers_nothing(document: object) -> None:
 
 
 def test_tables_lines_and_json_show_it_escaped(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_table(("id", HOSTILE), [[HOSTILE, 1]], title=HOSTILE)
-    output.stdout().print(HOSTILE)
+    console.print_table(("id", HOSTILE), [[HOSTILE, 1]], title=HOSTILE)
+    console.stdout().print(HOSTILE)
     output.print_line(HOSTILE)
     say(HOSTILE)
     BarProgress().say(HOSTILE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncer.cli import output
+from syncer.cli import console, output
 
 TIME = "2026-11-28T05:35:38.739Z"
 LONG = "j_o_first_purchase__opened_email_dje83h"
@@ -37,7 +37,7 @@ def printed(
     columns: int,
 ) -> list[str]:
     monkeypatch.setenv("COLUMNS", str(columns))
-    output.print_table(*TABLES[name], title="a title")
+    console.print_table(*TABLES[name], title="a title")
     return capsys.readouterr().out.splitlines()
 
 
@@ -71,5 +71,19 @@ def test_a_line_of_text_stays_one_line_off_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    output.stdout().print("word " * 40)
+    console.stdout().print("word " * 40)
     assert capsys.readouterr().out == "word " * 40 + "\n"
+
+
+def test_a_text_folds_on_a_terminal_and_nowhere_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = " ".join(f"word{number}" for number in range(20))
+    output.print_text(text)
+    assert capsys.readouterr().out == f"{text}\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    output.print_text(f"{text}\x1b[2J")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert " ".join(map(str.strip, lines)) == f"{text}\\x1b[2J"
