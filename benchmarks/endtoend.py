@@ -50,11 +50,14 @@ def memory(process: int) -> float:
     return int(match[1]) / 1024 if match else 0.0
 
 
+def children(process: int) -> list[int]:
+    threads = Path(f"/proc/{process}/task").iterdir()  # each has those that it started
+    return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
+
+
 def child(process: int) -> int:
     """The worker of a daemon: its child that holds most memory."""
-    threads = Path(f"/proc/{process}/task").iterdir()  # each has the children that it started
-    children = [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
-    return max(children, key=memory)
+    return max(children(process), key=memory)
 
 
 def waiting(ops: str) -> float:

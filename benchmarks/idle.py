@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.endtoend import child
+from benchmarks.endtoend import children
 from benchmarks.fullrun import make
 from benchmarks.target import target
 
@@ -61,8 +61,11 @@ def usage(process: int) -> dict[int, Usage]:
     """Return what each thread of a process has taken so far."""
     threads = {}
     for folder in Path(f"/proc/{process}/task").iterdir():
-        ran = int((folder / "schedstat").read_text().split()[0])
-        status = (folder / "status").read_text()
+        try:
+            ran = int((folder / "schedstat").read_text().split()[0])
+            status = (folder / "status").read_text()
+        except OSError:  # it ended just now
+            continue
         match = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)
         assert match is not None
         threads[int(folder.name)] = Usage(ran, int(match[1]))
@@ -78,7 +81,7 @@ def pss(process: int) -> float:
 
 
 @contextmanager
-def idle_daemon(customers: int) -> Iterator[tuple[int, int]]:
+def idle_daemon(customers: int) -> Iterator[tuple[int, ...]]:
     """Run a daemon until it has delivered its first run; yield it and its worker, as processes."""
     with tempfile.TemporaryDirectory() as folder, target() as amberflo:
         make(Path(folder) / "source.db", customers, changed=False)
@@ -91,10 +94,10 @@ def idle_daemon(customers: int) -> Iterator[tuple[int, int]]:
         )
         assert daemon.stderr is not None
         ops = next(line.split()[-1] for line in daemon.stderr if "health and metrics" in line)
-        while not delivered(ops):
-            time.sleep(0.5)
         try:
-            yield daemon.pid, child(daemon.pid)
+            while not delivered(ops) or len(children(daemon.pid)) > 1:  # its run's, too
+                time.sleep(1)
+            yield daemon.pid, *children(daemon.pid)
         finally:
             daemon.terminate()
             daemon.communicate()
@@ -120,7 +123,7 @@ class Window(NamedTuple):
         return sum(self.waits)
 
 
-def watch(processes: tuple[int, int], seconds: float) -> tuple[Window, Window]:
+def watch(processes: tuple[int, ...], seconds: float) -> tuple[Window, Window]:
     """Watch both processes for some seconds."""
     before, began = [usage(process) for process in processes], time.monotonic()
     time.sleep(seconds)
@@ -150,7 +153,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
     with idle_daemon(options.customers) as processes:
-        time.sleep(10)  # the run's process has ended
+        time.sleep(10)
         windows = [watch(processes, options.seconds) for _ in range(options.windows)]
     for number, name in enumerate(("daemon", "worker")):
         of_process = [window[number] for window in windows]

@@ -161,6 +161,8 @@ def unprocessed(connection: Connection, events: int) -> list[InboxRow]:
     Of each key that is one row, or as many as have its share of `events` calls.
     """
     keys = lanes.present(connection, INBOX.c.key)
+    if not keys:
+        return []
     ids = [event for key in keys for event in _oldest(connection, key, events // len(keys))]
     rows = connection.execute(
         select(INBOX.c.id, INBOX.c.body, INBOX.c.received_at, INBOX.c.key)

@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-#: Seconds after which a pause looks whether to stop. A power of two: its sums are exact, so that a
-#: pause of a minute is not a hair shorter than a server asked for.
+#: Seconds after which a pause of a run looks whether to stop; what waits for days is woken
+#: (stop.py). A power of two: its sums are exact, so that a pause of a minute is not a hair shorter
+#: than a server asked for.
 LOOK = 0.125
 
 

@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from syncer.config import SECRET_FILES, Config, changes, load
+from syncer.daemon import service
 from syncer.daemon.reload import RESTARTS, Part, applicable, parts_to_restart, restarts
 from syncer.engage.sources import SOURCES
+from syncer.errors import ConfigError
+from syncer.process.supervisor import Supervisor
+from syncer.stop import Stop
+from syncer.wakeup import Wakeup
+from tests.support.processes import wait_until
 
 TOKEN = "t" * 32
 
@@ -153,3 +159,24 @@ def test_a_reload_takes_every_secret_from_its_file_but_that_of_the_state(
     assert changes(applicable(old, new), new) == ["state.url"]
     needs_start = [key for key in changed if Part.DAEMON in restarts(key)]
     assert needs_start == ["state.url"]
+
+
+def test_a_request_to_reload_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "BEAT", 600.0)
+    stop, reload, answers = Stop(), Wakeup(), [config(), ConfigError("wrong"), config()]
+
+    def read() -> Config:
+        answer = answers.pop()
+        if isinstance(answer, ConfigError):
+            raise answer
+        return answer
+
+    daemon = service.Service(config(), stop, reload, read)
+    part = Supervisor(stop).start("reload", daemon._watch)
+    for rest in (2, 1, 0):
+        reload.set()
+        wait_until(lambda rest=rest: len(answers) == rest, 5)
+    stop.set()
+    part.join(5)
+    assert part.thread is not None
+    assert not part.thread.is_alive()
