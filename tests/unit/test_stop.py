@@ -54,8 +54,11 @@ def test_one_stop_wakes_threads_and_tasks_also_of_those_that_come_after_it(
 
     told: list[list[bool]] = []
 
+    def wait_twice() -> None:
+        told.append([stop.wait(), later.wait(LONG)])
+
     def all_wait() -> None:
-        thread = threading.Thread(target=lambda: told.append([stop.wait(), later.wait(LONG)]))
+        thread = threading.Thread(target=wait_twice, daemon=True)
         thread.start()
         told.append(run(two_tasks()))
         thread.join()
@@ -65,7 +68,7 @@ def test_one_stop_wakes_threads_and_tasks_also_of_those_that_come_after_it(
     assert told == [[True, True]] * 2
     assert later()
     stop.set()
-    assert stop.wait(LONG)  # it stays made
+    assert stop.wait(5)  # it stays made
 
 
 def test_a_stop_does_not_stop_what_it_comes_after() -> None:
@@ -127,7 +130,7 @@ def test_the_descriptors_go_with_what_has_them() -> None:
     for _ in range(3):
         stop = Stop(after=Stop())
         stop.set()
-        asyncio.run(stop.made(LONG))
+        asyncio.run(stop.made(5))
     del stop
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= len(before)
