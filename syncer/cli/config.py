@@ -88,7 +88,8 @@ def _plain(value: Any, info: FieldInfo) -> tuple[Any, bool]:
         case SecretStr():
             return HIDDEN, True
         case URL():
-            return shown(value), shown(value) != value.render_as_string(hide_password=False)
+            text = f"{shown(value)}?{HIDDEN}" if value.query else shown(value)
+            return text, text != value.render_as_string(hide_password=False)
         case dict():  # values may be keys of a storage
             return dict.fromkeys(value, HIDDEN), bool(value)
         case tuple() | list():

@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import orjson
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft7Validator
@@ -93,6 +94,24 @@ def test_each_value_says_where_it_comes_from(file: Path, monkeypatch: pytest.Mon
         assert shown.exit_code == 0, shown.output
         assert "hush" not in shown.output
         assert "(hidden)" in shown.output
+
+
+def test_of_a_url_the_password_and_the_query_are_hidden(file: Path) -> None:
+    urls = {
+        "sqlite:////x.db": "sqlite:////x.db",
+        "postgresql://u:hush@h/d": "postgresql://u:***@h/d",
+        "postgresql://u@h/d?password=hush": "postgresql://u@h/d?(hidden)",
+    }
+    for url, written in urls.items():
+        text = f'[amberflo]\napi_key = "hush"\n[engage.profiles_sync]\nurl = "{url}"\n'
+        file.write_text(text, encoding="utf-8")
+        shown = CliRunner().invoke(cli, ["config", "show", "--config", str(file), "--json"])
+        (setting,) = (
+            one
+            for one in orjson.loads(shown.output)
+            if one["setting"] == "engage.profiles_sync.url"
+        )
+        assert (setting["value"], setting["hidden"]) == (written, url != written)
 
 
 @pytest.mark.parametrize("text", ["2h30m", "1d", "90s", "0s", "1.5s", "400d"])
