@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from state import claim as claims
-from state import identify_traits, lanes
+from state import delivered, identify_traits, lanes
 from state.db import metadata
 from state.db.batches import ROWS, batches, execute_many
 from state.db.row_statement import NUMBER, TEXT, RowStatement
@@ -70,16 +70,6 @@ _ACKNOWLEDGE = RowStatement(
             (CUSTOMER.c.given_back == bindparam("gave"), None), else_=CUSTOMER.c.given_back
         ),
     ),
-    **_CLAIMED,
-)
-_MARK_DELIVERED = RowStatement(
-    update(CHANGE)
-    .where(
-        CHANGE.c.customer_id == bindparam("which"),
-        CHANGE.c.rev <= bindparam("was"),
-        CHANGE.c.delivered_at.is_(None),
-    )
-    .values(delivered_at=bindparam("at")),
     **_CLAIMED,
 )
 #: The run of each customer for which one waits, where it does no more.
@@ -307,7 +297,7 @@ def acknowledge(connection: Connection, sent: Sequence[CustomerRow], at: int) ->
     rows = _claimed(sent, at)
     _ACKNOWLEDGE.execute(connection, rows)
     _acknowledge_identify_traits(connection, sent)
-    _MARK_DELIVERED.execute(connection, rows)
+    delivered.mark(connection, [(row.customer_id, row.rev) for row in sent], at)
     return finished
 
 
