@@ -59,13 +59,14 @@ def keys_of(audiences: int) -> list[str]:
 
 
 def fill(connection: Connection, customers: int, audiences: int) -> None:
+    kind = "UNLOGGED TABLE" if connection.dialect.name == "postgresql" else "TABLE"
     rest = "seq BIGINT, received_at TIMESTAMPTZ, uuid_ts TIMESTAMPTZ, timestamp TIMESTAMPTZ"
     for table, own in (
         ("user_traits", "canonical_segment_id TEXT, name TEXT, value TEXT"),
         ("user_identifiers", "canonical_segment_id TEXT, type TEXT, value TEXT"),
         ("profile_merges", "canonical_segment_id TEXT, segment_id TEXT"),
     ):
-        connection.execute(text(f"CREATE UNLOGGED TABLE {table} ({own}, {rest})"))
+        connection.execute(text(f"CREATE {kind} {table} ({own}, {rest})"))
     numbers = f"generate_series(0, {customers - 1}) AS numbers(n)"
     end = f"n, {TIME}, {TIME}, {TIME} FROM {numbers}"
     values = {
