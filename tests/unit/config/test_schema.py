@@ -107,9 +107,9 @@ def test_of_a_url_the_password_and_the_query_are_hidden(file: Path) -> None:
         file.write_text(text, encoding="utf-8")
         shown = CliRunner().invoke(cli, ["config", "show", "--config", str(file), "--json"])
         (setting,) = (
-            one
-            for one in orjson.loads(shown.output)
-            if one["setting"] == "engage.profiles_sync.url"
+            document
+            for document in orjson.loads(shown.output)
+            if document["setting"] == "engage.profiles_sync.url"
         )
         assert (setting["value"], setting["hidden"]) == (written, url != written)
 
