@@ -20,8 +20,8 @@ HEAD = '''\
 """The tables in SQLAlchemy Core, for the statements of the program.
 
 Written by `python -m tests.support.tables` from models.py and queue_models.py; a test holds
-the two equal. To import SQLModel with its ORM, and to build the classes, takes every process 14 MB
-and `status` a third of its start (docs/benchmarks.md); a statement needs neither.
+the two equal. To import SQLModel with its ORM, and to build the classes, takes each process 7 to 10
+MB and `status` a third of its start (docs/benchmarks.md); a statement needs neither.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ def test_the_pure_core_does_no_io() -> None:
             assert not uses(ROOT / "syncer" / file, module), f"{file} imports {module}"
 
 
-#: The models of the tables, and what they load (14 MB): for who works on the whole schema.
+#: The models of the tables, and what they load (10 MB): for who works on the whole schema.
 MODELS = {"sqlmodel", "sqlalchemy.orm", "state.db.models"}
 #: What a process imports first, and what is then not to be loaded yet: one process can import them
 #: all in this order, since no later one may do without more. `rich` (7 MB, also loaded by httpx) is
