@@ -330,6 +330,15 @@ def _on_postgresql(request: pytest.FixtureRequest, folder: Path) -> Iterator[Pla
 
 
 @contextmanager
+def _pushed_down(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
+    from .push_down import PushDownPlace
+
+    warehouse = Warehouse(request.getfixturevalue("empty_postgres"), "my_space")
+    yield PushDownPlace(warehouse)
+    warehouse.engine.dispose()
+
+
+@contextmanager
 def _files(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
     yield FilesPlace(folder)
 
@@ -422,6 +431,7 @@ class Kind(NamedTuple):
 PLACES = {
     "profiles_sync-sqlite": Kind(_on_sqlite, "profiles_sync"),
     "profiles_sync-postgresql": Kind(_on_postgresql, "profiles_sync"),
+    "profiles_sync-push_down": Kind(_pushed_down, "profiles_sync"),
     "profiles_sync-duckdb": Kind(_on_duckdb, "profiles_sync"),
     "engage_warehouse-sqlite": Kind(_engage_on_sqlite, "engage_warehouse"),
     "engage_warehouse-postgresql": Kind(_engage_on_postgresql, "engage_warehouse"),
