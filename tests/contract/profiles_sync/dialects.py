@@ -1,8 +1,8 @@
 """The statements of a warehouse that cannot run here, run elsewhere.
 
 A pull gets a connection that compiles each statement as the vendor's own dialect does, parses the
-text strictly as that warehouse's SQL, and runs it: on DuckDB what sqlglot makes of it, on Spark the
-text itself. Only the driver and the server are not the vendor's.
+text strictly as that warehouse's SQL, and runs on DuckDB what sqlglot makes of it. Only the driver
+and the server are not the vendor's.
 """
 
 from __future__ import annotations
@@ -158,13 +158,19 @@ def load_duckdb(connection: Any, warehouse: Warehouse) -> None:
         connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows[0]))})", rows)
 
 
-def on_spark(session: Any) -> Any:
-    """Return what runs a statement of Databricks on Spark, as it is."""
+def load_spark(session: Any, schema: str, warehouse: Warehouse) -> None:
+    """Make the tables of a warehouse on Spark, with its rows."""
+    session.sql(f"CREATE SCHEMA {schema}").collect()
+    for name, own in OWN.items():
+        texts = ", ".join(f"{each} STRING" for each in ("canonical_segment_id", *own))
+        times = ", ".join(f"{each} TIMESTAMP" for each in REST)
+        rows = [(*row[:-3], *map(_in_utc, row[-3:])) for row in rows_of(warehouse, name)]
+        table = session.createDataFrame(rows, f"{texts}, seq BIGINT, {times}").coalesce(1)
+        table.write.format("parquet").saveAsTable(f"{schema}.{name}")
 
-    def run(text: str, values: Mapping[str, Any]) -> Any:
-        return session.sql(text, args=dict(values)).collect()
 
-    return run
+def _in_utc(time: str | None) -> datetime | None:
+    return None if time is None else datetime.fromisoformat(f"{time}+00:00")
 
 
 def _hexadecimal(node: exp.Expression) -> exp.Expression:

@@ -4,8 +4,6 @@ dialect, and gives what the same pull gives on SQLite."""
 from __future__ import annotations
 
 import json
-import shutil
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -13,36 +11,23 @@ from sqlalchemy import TIMESTAMP, VARCHAR
 from sqlalchemy.engine import make_url
 
 from syncer.clock import read
-from syncer.engage.profiles_sync import ProfilesSyncPull
+from syncer.engage.profiles_sync import ProfilesSync, ProfilesSyncPull
 from syncer.engage.source import ChangedSince, Everything, OnlyCustomers, Scope
 from tests.contract.profiles_sync.dialects import (
     OWN,
-    REST,
     VENDORS,
     Elsewhere,
     dialect_of,
     load_duckdb,
+    load_spark,
     on_duckdb,
-    on_spark,
     pull,
-    rows_of,
 )
 from tests.contract.profiles_sync.fingerprints import check_fingerprints
-from tests.contract.profiles_sync.helpers import Model
+from tests.contract.profiles_sync.helpers import Model, on_a_cluster
+from tests.support import spark
 from tests.support.space import KEYS, Warehouse
 
-SPARK = {
-    "spark.ui.enabled": "false",
-    "spark.driver.host": "127.0.0.1",
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.sql.session.timeZone": "UTC",
-    "spark.sql.shuffle.partitions": "1",
-    "spark.sql.adaptive.enabled": "false",
-    "spark.driver.memory": "1g",
-    # What is asked once is not worth compiling.
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-}
 SINCE = "2026-03-04T12:00:00.000+00:00"
 SCOPES: list[Scope] = [Everything(), ChangedSince(SINCE), OnlyCustomers(("u1", "it's", "\\'", "é"))]
 
@@ -131,29 +116,18 @@ def check(elsewhere: Elsewhere, filled: Warehouse, scopes: list[Scope]) -> None:
         assert "NULLS" not in text.upper()
 
 
-# Py4J leaves the socket to the JVM to the garbage collector.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
-def test_databricks_statements_run_on_spark(filled: Warehouse) -> None:
-    sql = pytest.importorskip("pyspark.sql", reason="pyspark (the extra dev-warehouses has it)")
-    if shutil.which("java") is None:
-        pytest.skip("java is not installed, which Spark needs")
-    dialect, builder = dialect_of("databricks"), sql.SparkSession.builder.master("local[1]")
-    for name, value in SPARK.items():
-        builder = builder.config(name, value)
-    session = builder.getOrCreate()
-    try:
-        for name, own in OWN.items():
-            texts = ", ".join(f"{each} STRING" for each in ("canonical_segment_id", *own))
-            times = ", ".join(f"{each} TIMESTAMP" for each in REST)
-            rows = [(*row[:-3], *map(_in_utc, row[-3:])) for row in rows_of(filled, name)]
-            table = session.createDataFrame(rows, f"{texts}, seq BIGINT, {times}")
-            table.coalesce(1).cache().createOrReplaceTempView(name)
-        elsewhere = Elsewhere(dialect, on_spark(session))
-        check(elsewhere, filled, SCOPES[1:2])
-        with pull(elsewhere, Everything()) as tried:
-            check_fingerprints(tried)
-    finally:
-        session.stop()
+@on_a_cluster
+def test_databricks_statements_run_on_a_cluster(spark_session: Any, filled: Warehouse) -> None:
+    """The tables are Parquet, which has no versions: they are counted before and after."""
+    load_spark(spark_session, "segment", filled)
+    source = ProfilesSync(make_url(spark.URL.format(schema="segment")), "segment", overlap=0)
+    for scope in SCOPES[1:2]:
+        with filled.source(overlap=0).pull(scope) as expected:
+            wanted = answers(expected)
+        with source.pull(scope) as tried:
+            assert answers(tried) == wanted, scope
+    with source.pull(Everything()) as tried:
+        check_fingerprints(tried)
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
@@ -166,7 +140,3 @@ def test_other_types_of_columns_are_parsed(vendor: str) -> None:
                 assert list(tried.customers(KEYS)) == []
                 assert tried.observed() == []
                 tried.watermark()
-
-
-def _in_utc(time: str | None) -> datetime | None:
-    return None if time is None else datetime.fromisoformat(f"{time}+00:00")
