@@ -108,6 +108,7 @@ def test_each_alert_fires_in_a_drill(installation: Installation, warehouse: Ware
 
         before = Scrape.of(running)
         deleted(running, *ids[:3])
+        running.settle()
         broken = scraped(running, "syncer_deletes_waiting")
         drill.broken("many deletions", before, broken, ("SyncerDeletesWait", ""))
         installation.run("forget", "--pending", "--yes")
@@ -182,6 +183,7 @@ def daemon_breaks(drill: Drill, installation: Installation) -> None:
         drill.broken("a schedule that another process keeps", before, before, *firing)
 
         running.send("track", track(properties={"value": "not a number"}))
+        running.settle()
         broken = scraped(running, alert("calls"), alert("problem:webhook"))
         firing += [("SyncerFailures", "calls"), (PART_DOWN, "problem:webhook")]
         drill.broken("a call that is none, and a dead channel", before, broken, *firing)
