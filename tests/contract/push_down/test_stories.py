@@ -5,6 +5,7 @@ Each ends as it would if everything was read; without its group it does not."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,14 @@ from tests.contract.push_down.worlds import Pair
 
 
 @pytest.fixture
-def pair(empty_postgres: str) -> Iterator[Pair]:
-    with Pair.opened(empty_postgres) as pair:
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
+    """Two worlds over PostgreSQL, or over DuckDB where a test says so."""
+    if getattr(request, "param", "postgresql") == "duckdb":
+        pytest.importorskip("duckdb")
+        url = f"duckdb:///{tmp_path / 'engage.duckdb'}"
+    else:
+        url = request.getfixturevalue("empty_postgres")
+    with Pair.opened(url) as pair:
         yield pair
 
 
@@ -23,6 +30,7 @@ def reads(pair: Pair, number: int) -> None:
     assert pair.read.startswith(f"{number} of "), pair.read
 
 
+@pytest.mark.parametrize("pair", ["postgresql", "duckdb"], indirect=True)
 def test_only_who_differs_is_read(pair: Pair) -> None:
     reads(pair, 0)
     pair.say("u1", "vip", "false")
