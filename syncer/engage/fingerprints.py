@@ -1,6 +1,7 @@
 """Fingerprints: what an engine says of each customer, as one short text that it computes itself.
 
-A row of a trait is hashed with its name and value. Where a customer has several rows of one trait,
+A row of a trait is hashed with its name and value; a value that is no text with its type, too, as
+the same characters may mean something else there. Where a customer has several rows of one trait,
 as after a merge, each is hashed with its time and number, too: which of them is the newest is not
 decided here. The hashes of a customer are added up, in four parts of 32 bits, so that no order
 counts and no row is too many. Two customers with the same rows have the same fingerprint, and all
@@ -76,7 +77,9 @@ def _hashes(rows: CTE, columns: Columns) -> CTE:
     of_trait = (rows.c.customer_id, rows.c.name)
     counted = select(rows, func.count().over(partition_by=of_trait).label("alike")).cte("counted")
     value = counted.c.value
-    text = value if isinstance(value.type, String) else cast(value, Text)
+    is_text = isinstance(value.type, String)
+    text = value if is_text else cast(value, Text)
+    begin = ";+" if is_text else f";{value.type.__visit_name__}:"
     time, seq = (
         func.coalesce(cast(column, Text), _text("")) for column in (counted.c.time, counted.c.seq)
     )
@@ -86,7 +89,7 @@ def _hashes(rows: CTE, columns: Columns) -> CTE:
         _text(":"),
         counted.c.name,
         case((counted.c.alike > 1, order), else_=_text("")),
-        case((value.is_(None), _text(";-")), else_=_joined(_text(";+"), text)),
+        case((value.is_(None), _text(";-")), else_=_joined(_text(begin), text)),
     )
     return select(counted.c.customer_id, columns.warehouse.digest(row).label("hash")).cte("hashes")
 

@@ -173,12 +173,22 @@ class PushDown:
         counts = {str(key): int(count) for key, count in self._pull.ask(by_key)}
         return Unchanged(customers, number, counts)
 
-    def drop(self, names: Collection[str]) -> None:
-        """Drop tables that nobody compares with any more, if they are still there."""
-        every = {name + end for name in names for end in ("", GIVEN)}
-        for name in sorted(every & self._pull.tables(self._schema)) if names else ():
-            with self._told():
-                self._pull.execute(DropTable(self._table(name)))
+    def drop(self, names: Collection[str]) -> dict[str, str]:
+        """Drop tables that nobody compares with any more, if they are still there.
+
+        Return why a table stays, of those that the warehouse does not let go: they may belong to
+        another login, or have a view on them. A run needs none of them.
+        """
+        present = self._pull.tables(self._schema) if names else set()
+        refused: dict[str, str] = {}
+        for name in sorted(names):
+            try:
+                for each in sorted({name, name + GIVEN} & present):
+                    with self._pull.attempt():
+                        self._pull.execute(DropTable(self._table(each)))
+            except SQLAlchemyError as error:
+                refused[name] = _reason(error)
+        return refused
 
     def finish(self) -> None:
         """Let what was kept and dropped last; the pull is at its end."""
@@ -236,7 +246,12 @@ class PushDown:
         try:
             yield
         except SQLAlchemyError as error:
-            reason = " ".join(str(getattr(error, "orig", None) or error).split())
             raise SourceError(
-                f"no table can be made in the scratch schema {self._schema!r}: {reason}; {NEEDS}"
+                f"no table can be made in the scratch schema {self._schema!r}: {_reason(error)}; "
+                + NEEDS
             ) from error
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """Return what the warehouse says, in one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())

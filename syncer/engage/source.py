@@ -247,8 +247,11 @@ class PushDown(Protocol):
     def unchanged(self, now: Fingerprints, keys: Collection[str]) -> Unchanged:
         """Count the customers that were not chosen."""
 
-    def drop(self, names: Collection[str]) -> None:
-        """Drop fingerprints that nobody compares with any more, if they are still there."""
+    def drop(self, names: Collection[str]) -> Mapping[str, str]:
+        """Drop fingerprints that nobody compares with any more, if they are still there.
+
+        Return why some stay all the same, by name.
+        """
 
     def finish(self) -> None:
         """Let what was kept and dropped last: the last call of a pull."""

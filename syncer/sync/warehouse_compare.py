@@ -92,8 +92,7 @@ class WarehouseCompare:
         """Keep the fingerprints of now; count the customers to read, None for everybody."""
         self._keys, self._basis = catalog.keys, basis
         self._seen = revisits.newest(self._connection)
-        self._dropped = fingerprint_tables.superseded(self._connection, self._plan.table)
-        self._push_down.drop(self._dropped)
+        self._dropped = self._drop()
         before = self._baseline()
         self._now = self._push_down.keep(self._plan.table, self._keys)
         if before is None:
@@ -129,6 +128,14 @@ class WarehouseCompare:
         """Let what was kept last; return what the commit makes the baseline."""
         self._push_down.finish()
         return Baseline(self._now, self._basis, self._seen, self._dropped)
+
+    def _drop(self) -> list[str]:
+        """Drop the tables that nobody compares by any more; return those that are gone."""
+        superseded = fingerprint_tables.superseded(self._connection, self._plan.table)
+        refused = self._push_down.drop(superseded)
+        for name, reason in refused.items():
+            self._progress.say(f"the table {name} of an earlier run cannot be dropped: {reason}")
+        return [name for name in superseded if name not in refused]
 
     def _baseline(self) -> Fingerprints | None:
         """Return what to compare by; if there is nothing, say why."""

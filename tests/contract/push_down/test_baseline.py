@@ -64,6 +64,30 @@ def test_everything_is_read_where_fingerprints_say_nothing(pair: Pair) -> None:
     all_read(pair)
 
 
+def test_a_table_that_others_keep_costs_no_run(pair: Pair) -> None:
+    """It is dropped as soon as the warehouse lets it go."""
+    kept = baseline(pair)["name"]
+    pair.warehouse.run(f"CREATE VIEW {SCRATCH}.look AS SELECT * FROM {SCRATCH}.{kept}")
+    pair.full()
+    pair.say("u1", "vip", "false")
+    pair.full()
+    assert f"the table {kept} of an earlier run cannot be dropped: " in pair.read
+    assert "1 of 8 customers are read" in pair.read
+    pair.warehouse.run(f"DROP VIEW {SCRATCH}.look")
+    pair.full()
+    assert kept not in tables_in_scratch(pair.warehouse)
+
+
+def test_the_same_characters_of_another_type_are_read(pair: Pair) -> None:
+    """As JSON it is the text gold, and not one in quotes."""
+    pair.say("u2", "total", '"gold"')
+    pair.full()
+    values = "ALTER COLUMN value TYPE jsonb USING value::jsonb"
+    pair.warehouse.run(f"ALTER TABLE user_traits {values}")
+    pair.full()
+    assert pair.read.startswith("8 of 8 customers are read")
+
+
 def test_everything_is_read_where_something_else_changed(pair: Pair) -> None:
     why = "the settings, the traits or the program changed"
     usual = pair.pushed.selection
