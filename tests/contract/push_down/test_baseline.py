@@ -161,8 +161,13 @@ def test_a_run_without_fingerprints_ends_them(pair: Pair) -> None:
     with pair.pushed.database.read() as connection:
         assert not connection.execute(text("SELECT * FROM fingerprint_table")).all()
     pair.pushed.source = source
+    pair.call_meanwhile("u3", "vip", False)
     pair.full()
     all_read(pair, "no fingerprints are kept yet")
+    pair.passes(4)
+    pair.say("u2", "total", "8")
+    pair.full()
+    assert pair.read.startswith("3 of "), "u1 and u3, of whom calls came, and u2"
 
 
 def test_a_call_while_a_run_compares_is_not_lost(pair: Pair) -> None:

@@ -57,6 +57,20 @@ def test_what_a_run_between_wrote(pair: Pair) -> None:
     reads(pair, 0)
 
 
+def test_a_call_that_says_what_is_known(pair: Pair) -> None:
+    """It leaves its time alone, and nobody looks at the customer for it."""
+    pair.say("u1", "name", "Ada")
+    reads(pair, 1)
+    pair.call("u1", "vip", True)
+    pair.identify("u1", "Ada")
+    reads(pair, 0)
+    pair.passes(4)
+    pair.say("u2", "total", "6")
+    reads(pair, 1)
+    pair.say("u1", "name", "Grace")
+    reads(pair, 1)
+
+
 def test_what_a_call_wrote(pair: Pair) -> None:
     """Its receipt was long ago when it was processed: the pull knows better."""
     reads(pair, 0)
@@ -82,6 +96,18 @@ def test_what_a_call_said_is_provisional(pair: Pair) -> None:
     pair.say("u2", "total", "6")
     reads(pair, 2)
     reads(pair, 0)
+
+
+def test_who_has_no_row_left_and_whom_a_call_names(pair: Pair) -> None:
+    """There is an identifier still: nobody takes u6 for deleted."""
+    pair.call("u6", "vip", True)
+    pair.lose("u6", "vip")
+    pair.lose("u6", "total")
+    reads(pair, 0)
+    pair.passes(4)
+    pair.say("u2", "total", "6")
+    reads(pair, 1)
+    assert pair.pushed.revisits() == []
 
 
 def test_who_is_gone_and_whom_a_call_names(pair: Pair) -> None:
