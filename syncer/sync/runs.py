@@ -233,7 +233,8 @@ class Runs:
         adopts = kind == "adopt"
         if scope != Everything():
             self._check_not_restored()
-        with self.database.write() as connection:
+        # Alone: from here on, whoever writes customers notes whom the next comparison must read.
+        with self.database.write(alone=True) as connection:
             for cut_off in runs.take_up(connection, self.clock()):
                 self.progress.say(f"run {cut_off} was cut off; this one takes up what it left")
             run = runs.start(connection, kind, self.clock(), self.selection.settings)

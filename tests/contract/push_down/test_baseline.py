@@ -4,12 +4,13 @@ what the state has, and where somebody asks for it."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 
-from state import restored
+from state import restored, snapshot
 from state.restored import Restored
 from syncer.engage.computations import Computation
 from syncer.sync.trait_selection import Selection
@@ -182,6 +183,30 @@ def test_a_call_while_a_run_compares_is_not_lost(pair: Pair) -> None:
     pair.say("u2", "total", "8")
     pair.full()
     assert pair.read.startswith("2 of "), pair.read
+
+
+def test_a_call_that_began_before_the_first_fingerprints(
+    empty_postgres: str, state_postgres: str
+) -> None:
+    """Its transaction saw that nobody compares by them, and noted nobody: the run waits for it."""
+    with Pair.opened(empty_postgres, state_postgres) as pair:
+        world, source = pair.pushed, pair.pushed.source
+        world.source = pair.worlds["full"].source
+        pair.full()
+        world.source = source
+        waits = text("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        with ThreadPoolExecutor(1) as beside:
+            with world.database.write(alone=True) as connection:
+                (known,) = snapshot.find(connection, ["u1"])
+                row = known._replace(traits='{"gold": true, "vip": false}')
+                snapshot.touch_customers(connection, [row])
+                run = beside.submit(world.runs.sync, full=True)
+                while not (run.done() or connection.execute(waits).first()):
+                    pass
+            run.result()
+        world.runs.sync(full=True)
+        with world.database.read() as connection:
+            assert snapshot.find(connection, ["u1"])[0].traits == known.traits
 
 
 def baseline(pair: Pair) -> dict[str, object]:
