@@ -240,8 +240,7 @@ class Runs:
             run = runs.start(connection, kind, self.clock(), self.selection.settings)
             must_read = adopts or restored.pending(connection) is not None
             # What may be wrong here, or is to be sent whatever it is, is compared in full.
-            usual = kind in ("incremental", "reconcile") and not must_read
-            compares = usual and redelivery is None and new_account is None
+            compares = not must_read and redelivery is None and new_account is None
             plan = planned(self.comparison.source, connection, run, compares=compares)
         with self._recorded(run):
             if self.account is not None and new_account is None:
