@@ -46,3 +46,8 @@ def write_stamps(stamps: Mapping[str, Stamp]) -> str | None:
     if not stamps:
         return None
     return canonical({name: list(stamp) for name, stamp in stamps.items()})
+
+
+def came_after(text: str | None, horizon: int) -> bool:
+    """Return whether a call came after a moment, by the stored times of a customer's calls."""
+    return any(stamp.received > horizon for stamp in read_stamps(text).values())

@@ -24,7 +24,7 @@ from state.snapshot import CustomerRow, TraitRow
 from syncer.chunks import CHUNK_SIZE, chunks
 from syncer.engage.computations import UNLISTED
 from syncer.engage.values import counts, same
-from syncer.event_times import read_stamps
+from syncer.event_times import came_after, read_stamps
 from syncer.json_text import to_json_or_none
 from syncer.sync.amberflo_account import AmberfloAccount
 from syncer.sync.changes import ADOPTED, AMBERFLO, CustomerChange, TraitChange, leaves, size_of
@@ -284,10 +284,12 @@ class Writer:
         states = {state.customer_id: state for state in snapshot.find(self.connection, ids)}
         if self.notes:
             revisits.note(self.connection, ids)
+        # A call that the comparison did not see may stand against what it found.
+        late = (state for state in states.values() if came_after(state.event_times, self.horizon))
+        self.applied.unsettled += [state.customer_id for state in late]
         for customer, held in self._held:
             self._hold(customer, self._still_to_hold(states.get(customer.customer_id), held))
-        new: list[CustomerRow] = []
-        old: list[CustomerRow] = []
+        new, old = list[CustomerRow](), list[CustomerRow]()
         rows: list[ChangeRow] = []
         exits = self._exits(ids.difference(states))
         equal = self._equal(ids.difference(states, exits))

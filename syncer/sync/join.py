@@ -7,7 +7,7 @@ stream of joined rows goes through, some hundred customers at a time, so that me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from syncer.chunks import CHUNK, chunks
 from syncer.engage.source import PulledCustomer
 from syncer.errors import SourceError, SyncerError
-from syncer.event_times import read_stamps
+from syncer.event_times import came_after
 from syncer.ids import problem
 from syncer.sync.spool import Spool
 from syncer.sync.tally import Tally
@@ -179,7 +179,7 @@ def mark_deleted(
                     continue
                 if known[0] not in gone:
                     yield None, tuple(known), None
-                elif _was_called(known, horizon):
+                elif came_after(known[4], horizon):
                     tally.unconfirmed_deletions.append(known[0])
                 else:
                     yield GONE, tuple(known), None
@@ -215,11 +215,6 @@ def add_without_traits(
             for customer_id in sorted(identified(customer_ids)):
                 tally.without_traits += 1
                 yield PulledCustomer(customer_id, "[]", "[]", "[]", "[]"), None, None
-
-
-def _was_called(known: Sequence[Any], horizon: int) -> bool:
-    """Return whether a call came of a customer after `horizon`."""
-    return any(stamp.received > horizon for stamp in read_stamps(known[4]).values())
 
 
 def with_destination(

@@ -98,6 +98,17 @@ def test_what_a_call_said_is_provisional(pair: Pair) -> None:
     reads(pair, 0)
 
 
+def test_a_call_says_what_is_known_while_a_run_finds_something_else(pair: Pair) -> None:
+    """It keeps the member in, and later the pull knows of it."""
+    pair.say("u1", "vip", "false")
+    pair.call_meanwhile("u1", "vip", True)
+    reads(pair, 1)
+    pair.passes(5)
+    pair.say("u2", "total", "6")
+    reads(pair, 2)
+    reads(pair, 0)
+
+
 def test_who_has_no_row_left_and_whom_a_call_names(pair: Pair) -> None:
     """There is an identifier still: nobody takes u6 for deleted."""
     pair.call("u6", "vip", True)
@@ -128,6 +139,7 @@ def test_a_name_by_a_call_until_its_row_is_computed_anew(pair: Pair) -> None:
     reads(pair, 1)
     pair.again("u1", "name")
     reads(pair, 1)
+    reads(pair, 1)  # it was written while a call was newer than the pull
     reads(pair, 0)
 
 
@@ -178,7 +190,7 @@ def test_an_exit_by_a_call_keeps_an_older_row_out_for_a_day(pair: Pair) -> None:
     pair.passes(25)
     pair.call("u1", "gold", True)  # the exits are looked through
     pair.say("u2", "total", "6")
-    reads(pair, 3)
+    reads(pair, 2)
 
 
 def test_who_was_forgotten_is_let_in_again(pair: Pair) -> None:
