@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -92,6 +93,7 @@ class Installation:
         out, err = io.StringIO(), io.StringIO()
         kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         argv, sys.argv = sys.argv, ["syncer", *arguments, "--config", str(self.config)]
+        thresholds = gc.get_threshold()
         try:
             with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as exited:
                 main()
@@ -99,6 +101,9 @@ class Installation:
             sys.argv = argv
             for number, handler in kept.items():
                 signal.signal(number, handler)
+            # A command leaves its cycles to the end of its process; this process goes on.
+            gc.unfreeze()
+            gc.set_threshold(*thresholds)
         said = f"exit {exited.value.code}\n{out.getvalue()}\n{err.getvalue()}"
         code = exited.value.code
         good = exit_code if isinstance(exit_code, tuple) else (exit_code,)

@@ -72,9 +72,8 @@ def cluster(
 
     port = free_port()
     os.environ |= {
-        "SPARK_HOME": str(Path(pyspark.__file__).parent),
+        "SPARK_HOME": str(_home(folder, Path(pyspark.__file__).parent)),
         "SPARK_LOCAL_IP": "127.0.0.1",
-        "SPARK_WORKER_DIR": str(folder / "work"),
         "SPARK_LOCAL_DIRS": str(folder / "local"),
     }
     builder = SparkSession.builder.master(f"local-cluster[{workers}]")
@@ -97,6 +96,17 @@ def cluster(
             SparkContext._gateway = SparkContext._jvm = None
             del session, builder
             gc.collect()
+
+
+def _home(folder: Path, installed: Path) -> Path:
+    """A place for Spark with all that is installed: its workers write `work` there, whatever one
+    sets."""
+    home = folder / "home"
+    home.mkdir(parents=True)
+    for file in installed.iterdir():
+        if file.name != "work":
+            (home / file.name).symlink_to(file)
+    return home
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event, text
 
 from state import outbox, snapshot
 from state.db.database import Database
-from state.db.tables import CHANGE
+from state.db.schema import CHANGE
 from state.history import listings, past
 from state.history.listings import EXITED, MOVED
 from state.history.record import ChangeRow, add_changes, last_observed

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support import spark
 from tests.support.space import Warehouse
 
 
@@ -47,16 +45,6 @@ def duckdb_warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     warehouse = Warehouse(f"duckdb:///{tmp_path / 'engage.duckdb'}")
     yield warehouse
     warehouse.engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A session of a cluster, to which Databricks' driver gives out connections."""
-    if (why := spark.missing()) is not None:
-        pytest.skip(why)
-    folder = tmp_path_factory.mktemp("spark")
-    with spark.cluster(folder) as address, spark.connected(address) as session:
-        yield session
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
@@ -15,13 +14,6 @@ from tests.support.space import KEYS, Warehouse
 
 #: Runs a test on DuckDB as well.
 on_duckdb_too = pytest.mark.parametrize("empty", ["sqlite", "postgresql", "duckdb"], indirect=True)
-
-
-def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
-    """Let Spark warn of what it uses; Py4J leaves its sockets to the garbage collector."""
-    for kind in ("Resource", "Deprecation", "Future"):
-        test = pytest.mark.filterwarnings(f"ignore::{kind}Warning")(test)
-    return test
 
 
 def assert_watermark(pull: ProfilesSyncPull, newest: str) -> None:
