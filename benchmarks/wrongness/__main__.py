@@ -40,7 +40,7 @@ def rows(outcome: Outcome) -> Iterator[tuple[str, str, float]]:
         for cause in causes:
             yield who, cause, seen.per_million(seen.wrong_minutes[cause])
         yield who, "all", seen.per_million(seen.wrong_minutes.total())
-        yield who, "of these, a mistake of Engage", seen.per_million(seen.mistaken_minutes)
+        yield who, "besides, a mistake of Engage", seen.per_million(seen.mistaken_minutes)
 
 
 def chart(outcome: Outcome) -> str:
