@@ -12,7 +12,7 @@ import certifi
 import pytest
 from hypothesis import settings
 
-from tests.support import postgres, processes, statements
+from tests.support import garbage, postgres, processes, statements
 from tests.support.examples import USUAL, examples
 
 # How long one example may take depends on the machine and on what else it does.
@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     os.environ["SSL_CERT_FILE"] = str(certificate)
     statements.share()
+    garbage.collect_seldom()
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
@@ -63,6 +64,16 @@ def postgres_url(_postgres_server: str) -> Iterator[str]:
     """The SQLAlchemy URL of a fresh PostgreSQL database."""
     with postgres.database(_postgres_server) as url:
         yield url
+
+
+def pytest_collection_finish() -> None:
+    garbage.settle()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is not None and nextitem.path != item.path:
+        garbage.settle()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import signal
@@ -21,7 +20,7 @@ from syncer.amberflo.record import at_amberflo
 from syncer.cli import main
 from syncer.sandbox.amberflo import AmberfloSandbox, running
 from syncer.sandbox.engage import EngageSandbox
-from tests.support import processes
+from tests.support import garbage, processes
 
 API_KEY = "the-key"
 
@@ -93,17 +92,14 @@ class Installation:
         out, err = io.StringIO(), io.StringIO()
         kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         argv, sys.argv = sys.argv, ["syncer", *arguments, "--config", str(self.config)]
-        thresholds = gc.get_threshold()
+        streams = redirect_stdout(out), redirect_stderr(err)
         try:
-            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as exited:
+            with streams[0], streams[1], garbage.unfrozen(), pytest.raises(SystemExit) as exited:
                 main()
         finally:
             sys.argv = argv
             for number, handler in kept.items():
                 signal.signal(number, handler)
-            # A command leaves its cycles to the end of its process; this process goes on.
-            gc.unfreeze()
-            gc.set_threshold(*thresholds)
         said = f"exit {exited.value.code}\n{out.getvalue()}\n{err.getvalue()}"
         code = exited.value.code
         good = exit_code if isinstance(exit_code, tuple) else (exit_code,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import tracemalloc
 from collections.abc import Collection
@@ -22,6 +21,7 @@ from syncer.engage.source import (
     SourceRow,
 )
 from syncer.errors import SourceError
+from tests.support import garbage
 
 from .places import FIRST, LAST, LATER, Place, needs
 
@@ -266,7 +266,7 @@ def test_a_pull_that_breaks_off_says_so_and_the_next_is_whole(place: Place) -> N
             read_and_cut(after)
         assert "\n" not in str(caught.value)
         del caught
-        gc.collect()  # here, where its warning is expected
+        garbage.settle()  # here, where its warning is expected
         assert list(pulled(place)) == ids
 
 
