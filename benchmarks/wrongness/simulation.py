@@ -157,9 +157,14 @@ class Simulation:
         text = str(amount) if key == COMPUTED else "false" if said else "true"
         self._say(customer, key, text)
 
-    def _say(self, customer: str, key: str, text: str) -> None:
+    def _say(self, customer: str, key: str, text: str) -> bool:
+        """Let Engage say a value, unless it has just said one: a computation has one result."""
+        row = self.space.now.row((customer, key))
+        if row is not None and row.said == self._minute:
+            return False
         self._count("changes")
         self._see(self.space.take(Step(self._minute, "says", customer, key, text)), call=True)
+        return True
 
     def _born(self, *_: float) -> None:
         self._count("births")
@@ -185,8 +190,7 @@ class Simulation:
             self._mistaken.add(key)
             self._later(self._minute + hours, "up", "mistake", (key, leaving))
         for customer in leaving:
-            self._say(customer, key, "false")
-            if mistake:
+            if self._say(customer, key, "false") and mistake:
                 for watcher in self._observers:
                     watcher.mistakes[customer, key] = None
 
