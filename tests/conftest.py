@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,9 +17,6 @@ from tests.support.examples import USUAL, examples
 # How long one example may take depends on the machine and on what else it does.
 settings.register_profile("on any machine", examples(USUAL), deadline=None)
 settings.load_profile("on any machine")
-
-#: Bytes that must be free in memory for the tests' files to lie there.
-ROOM = 2 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,8 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["SSL_CERT_FILE"] = str(certificate)
     statements.share()
     garbage.collect_seldom()
-    memory = Path("/dev/shm")
-    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > ROOM:
+    if memory := postgres.in_memory():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 

@@ -25,8 +25,18 @@ from state.db.schema import PARTS
 #: Names the folder that the processes of one run share (`shared_folder`).
 FOLDER = "TESTS_SHARED_FOLDER"
 
+#: Where files lie in memory, and the bytes that must be free there.
+_MEMORY, _ROOM = Path("/dev/shm"), 2 << 30
+
 #: What makes the server fast. Nothing here survives the machine, so nothing waits for its disk.
 _SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+def in_memory() -> Path | None:
+    """A folder whose files lie in memory, where there is one with room for those of the tests."""
+    if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM:
+        return _MEMORY
+    return None
 
 
 @contextmanager
@@ -35,7 +45,7 @@ def shared_folder() -> Iterator[Path]:
     if FOLDER in os.environ:
         yield Path(os.environ[FOLDER])
         return
-    folder = tempfile.mkdtemp(prefix="tests")
+    folder = tempfile.mkdtemp(prefix="tests", dir=in_memory())
     os.environ[FOLDER] = folder
     try:
         yield Path(folder)
