@@ -232,17 +232,7 @@ class Simulation:
                 self._count("calls lost")
             return
         self._count("calls")
-        at = datetime.fromtimestamp(BEGIN + said * 60, UTC).isoformat()
-        kind = "trait" if pair[1] == COMPUTED else "audience"
-        call = {
-            "type": "identify",
-            "messageId": name,
-            "userId": pair[0],
-            "timestamp": at,
-            "traits": {pair[1]: value if kind == "trait" else bool(value)},
-            "context": {"personas": {"computation_class": kind, "computation_key": pair[1]}},
-        }
-        self.service.call([call])
+        self.service.call([self.space.identify(pair, value, said, name)])
         if self._amberflo_down < self._minute:
             self.service.deliver()
         self._learn(paced=False)

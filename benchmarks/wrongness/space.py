@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 AUDIENCES = ("vip", "big_spender", "churn_risk")
 COMPUTED = "total_revenue_90d"
@@ -130,6 +130,19 @@ class Space:
             touched |= self.loaded.apply(step, minute)
         with sqlite3.connect(self._path) as database:
             self._write(database, sorted(touched))
+
+    def identify(self, pair: Pair, value: Value, said: int, message_id: str) -> dict[str, Any]:
+        """Return the call in which Engage says a value of a customer's trait, of a minute."""
+        customer, key = pair
+        kind = "trait" if key == COMPUTED else "audience"
+        return {
+            "type": "identify",
+            "messageId": message_id,
+            "userId": customer,
+            "timestamp": datetime.fromtimestamp(self._begin + said * 60, UTC).isoformat(),
+            "traits": {key: value if kind == "trait" else bool(value)},
+            "context": {"personas": {"computation_class": kind, "computation_key": key}},
+        }
 
     def hide(self, hidden: bool) -> None:
         """Take the warehouse away, or bring it back."""
