@@ -170,7 +170,8 @@ def shown(row: PulledCustomer | None) -> str:
 
 def keep(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     with push_down(engine, changed=False) as compared:
-        kept = compared.keep("syncer_fingerprints_before", keys(options))
+        compared.make(name := "syncer_fingerprints_before")
+        kept = compared.keep(name, keys(options))
         compared.finish()
     return {"kept": [kept.table, kept.customers, kept.rows], "customers": kept.customers}
 
@@ -179,7 +180,8 @@ def compare(engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     before, given, letters = Fingerprints(*json.loads(options.kept)), dict[str, str](), 0
     with push_down(engine, changed=True) as compared:
         assert compared.fault(before) is None
-        now = compared.keep("syncer_fingerprints_now", keys(options))
+        compared.make(name := "syncer_fingerprints_now")
+        now = compared.keep(name, keys(options))
         compared.choose(before, now, ())
         for customer_id, row in compared.given(keys(options)):
             letters += len(customer_id) if row is None else size(row)

@@ -6,7 +6,8 @@ remembers it with its size: a table that is lost, that others made or that other
 taken for it. Where the warehouse has transactions, nobody sees what was made before `finish`.
 
     with source.comparing() as (pull, push_down):
-        now = push_down.keep(new_table(), keys)
+        push_down.make(name := new_table())
+        now = push_down.keep(name, keys)
         push_down.choose(before, now, wanted)
         for customer_id, row in push_down.given(keys): ...
         unchanged = push_down.unchanged(now, keys)
@@ -52,8 +53,11 @@ from syncer.errors import SourceError
 
 #: What the name of each table begins with, and what is behind the name of who is given out.
 PREFIX, GIVEN = "fingerprints_", "_given"
-#: What the login needs in the scratch schema.
-NEEDS = "the login must be allowed to create, fill, read and drop tables there"
+#: What a run needs of the scratch schema.
+NEEDS = (
+    "the schema must be there, and the login must be allowed to create, fill, read and drop tables "
+    "there"
+)
 
 
 def new_table() -> str:
@@ -101,13 +105,16 @@ class PushDown:
         self._columns = pull.space.columns
         self._given: Table | None = None
 
+    def make(self, name: str) -> None:
+        """Make a table for fingerprints; what the warehouse refuses may end the snapshot."""
+        self._make(self._table(name))
+
     def keep(self, name: str, keys: Collection[str]) -> Fingerprints:
-        """Keep the fingerprints of all customers, by their rows of these keys, in a new table."""
+        """Keep the fingerprints of all customers, by their rows of these keys, in a table."""
         ids = identifiers(self._pull.space, self._pull.customer_id)
         chosen = fingerprints(self._pull.rows(keys), ids, self._columns)
         table = self._table(name)
-        with self._told():
-            self._pull.execute(CreateTable(table))
+        with self._told("fingerprints cannot be kept"):
             self._pull.execute(insert(table).from_select(list(table.c.keys()), chosen))
             return self._size(name)
 
@@ -133,8 +140,8 @@ class PushDown:
         Return how many of them have rows, and how many rows.
         """
         table, chosen = self._table(now.table), self._chosen_table(now.table)
-        with self._told():
-            self._pull.execute(CreateTable(chosen))
+        self._make(chosen)
+        with self._told("customers cannot be compared"):
             who = differing(self._table(before.table), table)
             self._pull.execute(insert(chosen).from_select(["customer_id"], who))
             for ids in chunks(iter(wanted)):
@@ -193,15 +200,15 @@ class PushDown:
     def finish(self) -> None:
         """Let what was kept and dropped last; the pull is at its end."""
         if self._given is not None:
-            with self._told():
+            with self._told("a table cannot be dropped"):
                 self._pull.execute(DropTable(self._given))
         self._pull.commit()
 
     def try_tables(self) -> None:
         """Raise `SourceError` if a table cannot be created, filled, read and dropped."""
         table = self._table(new_table())
-        with self._told():
-            self._pull.execute(CreateTable(table))
+        self._make(table)
+        with self._told("tables cannot be used", NEEDS):
             row = {"customer_id": "a customer", "fingerprint": "", "number": 0}
             self._pull.execute(insert(table).values([row]))
             self._size(table.name)
@@ -240,16 +247,18 @@ class PushDown:
     def _table(self, name: str) -> Table:
         return table_of(name, self._schema, self._columns.warehouse)
 
+    def _make(self, table: Table) -> None:
+        with self._told("no table can be made", NEEDS):
+            self._pull.execute(CreateTable(table))
+
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say what is missing where the warehouse refuses a table."""
+    def _told(self, what: str, needed: str = "") -> Iterator[None]:
+        """Say what fails in the scratch schema, why, and what is `needed`."""
         try:
             yield
         except SQLAlchemyError as error:
-            raise SourceError(
-                f"no table can be made in the scratch schema {self._schema!r}: {_reason(error)}; "
-                + NEEDS
-            ) from error
+            reason = f"{what} in the scratch schema {self._schema!r}: {_reason(error)}"
+            raise SourceError("; ".join(filter(None, (reason, needed)))) from error
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -229,8 +229,11 @@ class PushDown(Protocol):
     Every method raises `SourceError` if it fails.
     """
 
+    def make(self, name: str) -> None:
+        """Make a place for fingerprints under a name; where that fails, the pull is at its end."""
+
     def keep(self, name: str, keys: Collection[str]) -> Fingerprints:
-        """Keep the fingerprints of all customers, by their rows of these keys, under a name."""
+        """Keep the fingerprints of all customers, by their rows of these keys, in a place."""
 
     def fault(self, kept: Fingerprints) -> str | None:
         """Return why fingerprints cannot be compared with; None if they can."""

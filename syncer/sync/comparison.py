@@ -19,6 +19,7 @@ from syncer.engage.source import (
     ComparingSource,
     Everything,
     Pull,
+    PushDown,
     Scope,
     Source,
 )
@@ -182,17 +183,32 @@ class Comparison:
         plan: Plan | None,
     ) -> Compared:
         with ExitStack() as stack:
-            push_down, warehouse = None, None
+            opened, warehouse = None, None
             if plan is not None and isinstance(scope, Everything):
-                assert isinstance(self.source, ComparingSource)
-                comparing = self.source.comparing()
-                pull, push_down = stack.enter_context(self._opened(comparing))
-            else:
-                pull = stack.enter_context(self._pull(scope))
+                opened = self._comparing(stack, plan)
+            pull = opened[0] if opened else stack.enter_context(self._pull(scope))
             connection = stack.enter_context(self.database.read())
-            if plan is not None and push_down is not None:
-                warehouse = WarehouseCompare(push_down, plan, connection, self.progress)
+            if plan is not None and opened:
+                warehouse = WarehouseCompare(opened[1], plan, connection, self.progress)
             beside = (computations, pull, connection, destination, warehouse)
             compared = PullComparison(self, kind, scope, approval, *beside).compared()
             compared.plan = plan
             return compared
+
+    def _comparing(self, stack: ExitStack, plan: Plan) -> tuple[Pull, PushDown] | None:
+        """Open a pull in which the source compares; None if it lets no fingerprints be kept.
+
+        Then the run does without, and leaves what earlier ones compared by as it is.
+        """
+        assert isinstance(self.source, ComparingSource)
+        with ExitStack() as opening:
+            pull, push_down = opening.enter_context(self._opened(self.source.comparing()))
+            try:
+                push_down.make(plan.table)
+            except SourceError as refused:
+                self.progress.say(
+                    f"all customers are read, and no fingerprints are kept: {refused}"
+                )
+                return None
+            stack.push(opening.pop_all())
+            return pull, push_down

@@ -48,7 +48,8 @@ def check(
 ) -> Fingerprints:
     """Hold what is given out, and what is counted of the others, against all that is pulled."""
     all_rows = {row.customer_id: row for row in push_down._pull.customers(KEYS)}
-    now = push_down.keep(new_table(), KEYS)
+    push_down.make(name := new_table())
+    now = push_down.keep(name, KEYS)
     assert now.table.startswith(PREFIX)
     assert now.rows == sum(map(number_of_rows, all_rows.values()))
     if before is not None:
@@ -105,7 +106,8 @@ def test_only_who_differs_is_given_out(postgres_warehouse: Warehouse) -> None:
 
     # A pull that ends before its commit leaves nothing; what it would compare with stays.
     with source.comparing() as (_, push_down):
-        lost = push_down.keep(new_table(), KEYS)
+        push_down.make(name := new_table())
+        lost = push_down.keep(name, KEYS)
     with source.comparing() as (_, push_down):
         fault = push_down.fault(lost)
         assert fault == f"the table {lost.table} is not in the scratch schema 'scratch' any more"
@@ -155,7 +157,8 @@ def test_a_duckdb_file_gives_out_the_same(duckdb_warehouse: Warehouse) -> None:
             before = check(push_down, before, differ, ("member05", "without a row"))
             push_down.finish()
     with source.comparing() as (_, push_down):
-        lost = push_down.keep(new_table(), KEYS)
+        push_down.make(name := new_table())
+        lost = push_down.keep(name, KEYS)
     with source.comparing() as (_, push_down):
         assert push_down.fault(lost)
         assert before is not None

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -13,8 +14,14 @@ from sqlalchemy import text
 from state import restored, snapshot
 from state.restored import Restored
 from syncer.engage.computations import Computation
+from syncer.errors import SourceError
 from syncer.sync.trait_selection import Selection
 from tests.contract.push_down.worlds import SCRATCH, Pair, tables_in_scratch
+
+NOT_KEPT = (
+    "all customers are read, and no fingerprints are kept: no table can be made in the scratch "
+    "schema 'scratch': "
+)
 
 
 @pytest.fixture
@@ -77,6 +84,51 @@ def test_a_table_that_others_keep_costs_no_run(pair: Pair) -> None:
     pair.warehouse.run(f"DROP VIEW {SCRATCH}.look")
     pair.full()
     assert kept not in tables_in_scratch(pair.warehouse)
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "duckdb"])
+def test_a_scratch_schema_that_is_gone_costs_no_run(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Everything is read until it is there again, and then once more."""
+    url = f"duckdb:///{tmp_path / 'engage.duckdb'}"
+    if engine == "duckdb":
+        pytest.importorskip("duckdb", reason="duckdb (the extra duckdb has it)")
+    else:
+        url = request.getfixturevalue("empty_postgres")
+    with Pair.opened(url) as pair:
+        pair.warehouse.run(f"DROP SCHEMA {SCRATCH} CASCADE")
+        for value in ("false", "true"):
+            pair.say("u1", "vip", value)
+            pair.full()
+            assert not pair.narrow
+            assert NOT_KEPT in pair.read, pair.read
+        with pytest.raises(SourceError, match="the schema must be there, and the login must be"):
+            pair.pushed.source.try_scratch()
+        pair.say("u1", "vip", "false")
+        pair.warehouse.run(f"CREATE SCHEMA {SCRATCH}")
+        pair.full()
+        all_read(pair, "is not in the scratch schema 'scratch' any more")
+
+
+def test_runs_without_the_scratch_schema_leave_the_baseline(pair: Pair) -> None:
+    """As soon as tables can be made there again, who changed meanwhile is read, and nobody else."""
+    before = baseline(pair)
+    pair.warehouse.run(f"ALTER SCHEMA {SCRATCH} RENAME TO elsewhere")
+    pair.say("u1", "vip", "false")
+    pair.full()
+    assert NOT_KEPT in pair.read, pair.read
+    pair.say("u1", "vip", "true")  # as it was when the fingerprints were made
+    pair.call("u3", "vip", False)
+    pair.passes(4)
+    pair.full()
+    assert baseline(pair) == before
+    pair.warehouse.run(f"ALTER SCHEMA elsewhere RENAME TO {SCRATCH}")
+    pair.full()
+    assert pair.read.startswith("2 of 8 customers are read"), pair.read
+    assert tables_in_scratch(pair.warehouse) == {before["name"], baseline(pair)["name"]}
+    pair.full()
+    assert before["name"] not in tables_in_scratch(pair.warehouse)
 
 
 def test_the_same_characters_of_another_type_are_read(pair: Pair) -> None:

@@ -44,7 +44,8 @@ class EverybodyIsNew:
         yield from (row for _, row in self._push_down.given(keys) if row is not None)
 
     def _chosen(self, keys: Collection[str]) -> Counted:
-        now = self._push_down.keep(new_table(), keys)
+        self._push_down.make(name := new_table())
+        now = self._push_down.keep(name, keys)
         return self._push_down.choose(NOBODY, now, ())
 
 
