@@ -1,16 +1,18 @@
 """Push-down on a real engine: who changed leaves it, and nobody else.
 
     python -m benchmarks.pushdown_engines [--engine duckdb|spark] [--customers 5000000]
-        [--audiences 10] [--folder PLACE] [--memory 1GB]
+        [--audiences 10] [--folder PLACE] [--memory 1GB] [--workers 2,1,3072] [--driver 3g]
 
 Makes the tables of Profiles Sync, keeps the fingerprints of all customers, changes a hundredth of
 the customers (a value), deletes a few and adds a few. Then one process has the engine compare and
 takes who is given out, and another one reads everything and compares each customer with what it had
 before. Both must name exactly who was changed, with the same rows. Prints for each the customers
 and bytes that left the engine, the seconds by the clock and of a processor, and the peak of the
-resident memory, which for DuckDB includes the engine: it runs in the same process, with `--memory`
-at most. Spark is a cluster of two workers with a core and 1 GB each (`--workers`), through Spark
-Connect, and the statements are Databricks'; the processor seconds of its processes are added.
+resident memory. DuckDB runs in the same process, with `--memory` at most: what it holds by its own
+account is printed beside the most that is resident without it, some of which the allocator keeps
+after the engine gave it back. Spark is a cluster of two workers with a core and 3 GB each
+(`--workers`), through Spark Connect, and the statements are Databricks'; the processor seconds of
+its processes are added.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +77,9 @@ class Engine(Protocol):
     def source(self, changed: bool) -> ProfilesSync:
         """Read the tables as they were, or as they are."""
 
+    def account(self, step: str) -> AbstractContextManager[Callable[[], int]]:
+        """Yield what says how many bytes of this process are the engine's, while a step runs."""
+
 
 def selected(statement: str, first: int, end: int, audiences: int) -> str:
     return statement.format(
@@ -110,6 +117,26 @@ class DuckDBEngine:
 
     def source(self, changed: bool) -> ProfilesSync:
         return ProfilesSync(make_url(f"duckdb:///{self._path}?memory_limit={self._memory}"))
+
+    @contextmanager
+    def account(self, step: str) -> Iterator[Callable[[], int]]:
+        """By its own account: DuckDB runs in this process."""
+        from syncer.engage.warehouses.duckdb_connection import DuckDBConnection
+
+        settings = dict(self.source(changed=True).url.query)
+        connection = DuckDBConnection(str(self._path), settings, read_only=step == "read")
+
+        def held() -> int:
+            cursor = connection.cursor()
+            cursor.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()")
+            ((number,),) = cursor.fetchall()
+            connection.rollback()
+            return int(number)
+
+        try:
+            yield held
+        finally:
+            connection.close()
 
     def _run(self, statement: str) -> None:
         import duckdb
@@ -162,7 +189,8 @@ def size(row: PulledCustomer) -> int:
 
 
 def shown(row: PulledCustomer | None) -> str:
-    return "" if row is None else f"{row.keys} {row.values}"
+    """A hash of what a customer has, as the texts of fifty thousand are no memory of a run's."""
+    return "" if row is None else blake2b(f"{row.keys} {row.values}".encode()).hexdigest()[:16]
 
 
 # What each process does. It prints a JSON object.
@@ -226,11 +254,41 @@ def written(options: argparse.Namespace, name: str, rows: dict[str, str]) -> Non
 
 def measured(step: str, engine: Engine, options: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
-    result = STEPS[step](engine, options)
+    with engine.account(step) as held, Sampled(held) as sampled:
+        result = STEPS[step](engine, options)
     result |= {"seconds": time.perf_counter() - began, "cpu": sum(os.times()[:2])}
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    result["peak"] = int(re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)[0]) / 1024
+    result |= {"peak": resident("VmHWM") >> 20, "engine": sampled.engine >> 20}
+    result["ours"] = sampled.ours >> 20
     return result
+
+
+class Sampled:
+    """What is looked at four times a second: the most of the engine, and of all else."""
+
+    def __init__(self, held: Callable[[], int]) -> None:
+        self._held, self._end = held, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.engine = self.ours = 0
+
+    def __enter__(self) -> Sampled:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.25):
+            engine, all_of_it = self._held(), resident("VmRSS")
+            self.engine = max(self.engine, engine)
+            self.ours = max(self.ours, all_of_it - engine)
+
+
+def resident(name: str) -> int:
+    """The bytes of this process in memory: now (VmRSS), or at most (VmHWM)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.findall(rf"^{name}:\s*(\d+) kB$", status, re.MULTILINE)[0]) * 1024
 
 
 def in_a_process(step: str, options: argparse.Namespace, **more: str) -> dict[str, Any]:
@@ -242,7 +300,8 @@ def in_a_process(step: str, options: argparse.Namespace, **more: str) -> dict[st
     result["cpu"] += seconds_of_java() - engine
     cells = (f"{result[each]:,.0f}" if each in result else "" for each in ("customers", "bytes"))
     times = (f"{result[each]:.1f}" for each in ("seconds", "cpu"))
-    print(f"| {step} | {' | '.join((*cells, *times))} | {result['peak']:.0f} MB |", flush=True)
+    memory = (f"{result[each]} MiB" for each in ("peak", "engine", "ours"))
+    print(f"| {step} | {' | '.join((*cells, *times, *memory))} |", flush=True)
     return result
 
 
@@ -272,7 +331,8 @@ def main() -> None:
     parser.add_argument("--customers", type=int, default=5_000_000)
     parser.add_argument("--audiences", type=int, default=10)
     parser.add_argument("--memory", default="1GB")
-    parser.add_argument("--workers", default="2,1,1024")
+    parser.add_argument("--workers", default="2,1,3072")
+    parser.add_argument("--driver", default="3g")
     parser.add_argument("--folder")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--kept", help=argparse.SUPPRESS)
@@ -288,10 +348,20 @@ def main() -> None:
         if options.engine == "spark":
             from tests.support import spark
 
-            settings = {"spark.sql.shuffle.partitions": "16", "spark.driver.memory": "2g"}
-            cluster = spark.cluster(Path(options.folder), settings, options.workers)
+            cluster = spark.cluster(Path(options.folder), spark_settings(options), options.workers)
             options.address = stack.enter_context(cluster)
         run(stack.enter_context(opened(options)), options)
+
+
+def spark_settings(options: argparse.Namespace) -> dict[str, str]:
+    """Parts that one task can sort in memory; and room at the driver, where Spark Connect keeps
+    what was not yet fetched."""
+    parts = max(16, options.customers * options.audiences // 500_000)
+    return {
+        "spark.sql.shuffle.partitions": str(parts),
+        "spark.driver.memory": options.driver,
+        "spark.driver.maxResultSize": "0",
+    }
 
 
 def run(engine: Engine, options: argparse.Namespace) -> None:
@@ -299,8 +369,9 @@ def run(engine: Engine, options: argparse.Namespace) -> None:
     began = time.perf_counter()
     engine.make(*size)
     print(f"the tables were made in {time.perf_counter() - began:.0f} s", flush=True)
-    print("| | customers | bytes | seconds | of a processor | peak memory |")
-    print("|---|---|---|---|---|---|", flush=True)
+    columns = "customers | bytes | seconds | of a processor | peak memory | the engine | all else"
+    print(f"| | {columns} |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     kept = in_a_process("keep", options)["kept"]
     engine.change(*size)
     compared = in_a_process("compare", options, kept=json.dumps(kept))

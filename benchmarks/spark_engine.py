@@ -5,8 +5,8 @@ Tables are Parquet, which nobody can change in place: what was changed is a seco
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy.engine import make_url
@@ -55,6 +55,10 @@ class SparkEngine:
     def source(self, changed: bool) -> ProfilesSync:
         schema = NOW if changed else BEFORE
         return ProfilesSync(make_url(spark.URL.format(schema=schema)), schema)
+
+    def account(self, step: str) -> AbstractContextManager[Callable[[], int]]:
+        """Nothing: the cluster has processes of its own."""
+        return nullcontext(lambda: 0)
 
     def _run(self, statement: str) -> None:
         self._session.sql(statement).collect()

@@ -64,7 +64,7 @@ def cluster(
 ) -> Iterator[str]:
     """Start a cluster that keeps its files in a folder, and yield its address for Spark Connect.
 
-    `workers` are their number, the cores and the MB of each.
+    `workers` are their number, the cores and the MB of each, all of which its executor takes.
     """
     import pyspark
     from pyspark import SparkContext
@@ -79,6 +79,7 @@ def cluster(
     builder = SparkSession.builder.master(f"local-cluster[{workers}]")
     own = {
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        "spark.executor.memory": f"{workers.rpartition(',')[2]}m",
         "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": str(port),
