@@ -7,6 +7,10 @@
  *     ./pan -a -m400000 -N safe && ./pan -a -f -m400000 -N converges
  *
  * With spin -DPLANT=1 to 9 one rule is left out, and a property fails.
+ *
+ *     spin -n7 -u250 -T membership.pml | grep TRACE
+ *
+ * prints the steps of one order, each with what is so after it, as tests/support/spin.py reads them.
  */
 
 #ifndef LAST
@@ -37,6 +41,9 @@
 #define bit_of(version) (1 << (version))
 #define value_of(version) ((version) & 1)
 
+mtype = { changes, loads, accepts, loses, processes, pulls, commits, run_dies, rejects, begins_approval,
+          approves, claims, puts, acknowledges, dies_before_put, dies_after_put }
+
 /* Segment */
 byte engage, loaded;        /* the newest version there, and in the warehouse */
 byte sent;                  /* calls on their way: may be lost, late, and come twice */
@@ -61,6 +68,12 @@ bool writing[3];            /* a worker's PUT is on its way */
 
 inline crash() { crashes < CRASHES; crashes++ }
 
+/* A simulation prints what was done, and what is so now. */
+inline tell(step, version) {
+    printf("TRACE %d %e %d known=%d by_call=%d due=%d inbox=%d held=%d rejected=%d amberflo=%d\n", _pid, step,
+           version, known, by_call, acked_rev != rev, inbox, held, rejected, amberflo)
+}
+
 /* The customer shall have what a version says. */
 inline change_to(version, from_call) {
     assert(version >= known);
@@ -74,14 +87,14 @@ inline change_to(version, from_call) {
 active proctype Engage() {
     do
     :: atomic { engage < LAST -> engage++; sent = sent | bit_of(engage);
-                printf("TRACE engage %d\n", engage) }
+                tell(changes, engage) }
     :: engage == LAST -> break
     od
 }
 
 active proctype Loader() {
     do
-    :: atomic { loaded < engage -> loaded++; printf("TRACE load %d\n", loaded) }
+    :: atomic { loaded < engage -> loaded++; tell(loads, loaded) }
     :: loaded == LAST -> break
     od
 }
@@ -107,8 +120,8 @@ active proctype Receiver() {
        fi;
        if
        :: atomic { inbox = inbox | bit_of(call); answered = answered | bit_of(call);
-                   printf("TRACE call %d\n", call) }
-       :: atomic { crash() -> printf("TRACE lost %d\n", call) }
+                   tell(accepts, call) }
+       :: atomic { crash() -> tell(loses, call) }
        fi
     :: atomic { sent != 0 -> sent = 0 }       /* what was on its way is lost */
     :: atomic { sent == 0 && engage == LAST -> break }
@@ -127,7 +140,6 @@ end:
            :: inbox & bit_of(3) -> call = 3
            fi;
            inbox = inbox & ~bit_of(call); processed = processed | bit_of(call);
-           printf("TRACE process %d\n", call);
            if
            :: call < known && !CALLS_COUNT_AS_THEY_COME                     /* older */
            :: else ->
@@ -137,6 +149,7 @@ end:
                :: else -> held = 0; rejected = 0; change_to(call, true)
                fi
            fi;
+           tell(processes, call);
            call = 0 }
     od
 }
@@ -147,7 +160,8 @@ active [RUNS] proctype Run() {
 end:
     do
     :: atomic { (!run_goes_on || RUNS_SIDE_BY_SIDE) && (loaded != known || held || rejected) ->
-           run_goes_on = true; pulled = loaded; seen = known; guarded = 0 }
+           run_goes_on = true; pulled = loaded; seen = known; guarded = 0;
+           tell(pulls, pulled) }
        /* The guard judges the change between the two. An exit may be one of too many. */
        if
        :: pulled > seen && value_of(pulled) == 0 && value_of(seen) == 1 ->
@@ -159,8 +173,8 @@ end:
        fi;
        if
        :: atomic {
-           printf("TRACE run %d %d\n", pulled, guarded);
            if
+           :: value_of(pulled) == value_of(seen)           /* it changes nothing, and leaves no time */
            :: pulled == known && !HOLDS_WHAT_A_CALL_APPLIED -> by_call = false
            :: pulled < known && by_call && !PULL_BEATS_ANY_CALL          /* the call is newer */
            :: (guarded || held == pulled || rejected == pulled) &&
@@ -180,8 +194,9 @@ end:
            :: rejected != pulled -> rejected = 0
            :: else
            fi;
+           tell(commits, guarded);
            run_goes_on = false; pulled = 0; seen = 0; guarded = 0 }
-       :: atomic { crash() -> printf("TRACE killed run\n");
+       :: atomic { crash() -> tell(run_dies, pulled);
                    run_goes_on = false; pulled = 0; seen = 0; guarded = 0 }
        fi
     od
@@ -192,15 +207,16 @@ active proctype Operator() {
     byte approved;
 end:
     do
-    :: atomic { held && !run_goes_on -> rejected = held; held = 0; printf("TRACE reject %d\n", rejected) }
-    :: atomic { held && !run_goes_on -> run_goes_on = true; approved = held }
+    :: atomic { held && !run_goes_on -> rejected = held; held = 0; tell(rejects, rejected) }
+    :: atomic { held && !run_goes_on -> run_goes_on = true; approved = held;
+                tell(begins_approval, approved) }
        atomic {
-           printf("TRACE approve %d\n", approved);
            if
            :: held == approved && loaded == approved ->
                kept_back = kept_back & ~bit_of(approved); held = 0; change_to(approved, false)
            :: else                              /* Engage, or somebody, says something else */
            fi;
+           tell(approves, approved);
            run_goes_on = false; approved = 0 }
     od
 }
@@ -220,23 +236,24 @@ active [2] proctype Worker() {
 end:
     do
     :: atomic { acked_rev != rev && claimed_by == 0 ->
-           claimed_by = me; claimed_rev = rev; claimed = known }
+           claimed_by = me; claimed_rev = rev; claimed = known;
+           tell(claims, claimed) }
        atomic { writing[me] = true }
        if
        :: atomic {                              /* the PUT arrives */
            assert(!(kept_back & bit_of(claimed)));
            amberflo = value_of(claimed); writing[me] = false;
-           printf("TRACE put %d\n", claimed) }
+           tell(puts, claimed) }
            if
            :: atomic {                          /* its answer, too */
                if
                :: ACKNOWLEDGES_THE_NEWEST -> acked_rev = rev
                :: else -> acked_rev = claimed_rev
                fi;
-               claimed_by = 0; printf("TRACE acknowledge %d\n", claimed) }
-           :: atomic { crash() -> found_dead() }
+               claimed_by = 0; tell(acknowledges, claimed) }
+           :: atomic { crash() -> found_dead(); tell(dies_after_put, claimed) }
            fi
-       :: atomic { crash() -> found_dead(); writing[me] = false }
+       :: atomic { crash() -> found_dead(); writing[me] = false; tell(dies_before_put, claimed) }
        fi;
        claimed = 0; claimed_rev = 0
     :: atomic { FREES_THE_CLAIM_OF_THE_LIVING && claimed_by != 0 && claimed_by != me -> claimed_by = 0 }

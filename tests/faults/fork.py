@@ -3,6 +3,7 @@ a kill is a real one."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -87,6 +88,8 @@ def fork(what: str, log: Path, target: Callable[[int, int], int]) -> Child:
 
 def _settle(log: Path, kept: Collection[int]) -> None:
     """Output to the log; nothing of the parent's open files, connections and handlers stays."""
+    # Garbage of the parent that was collected here would close files by numbers that are ours now.
+    gc.freeze()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(file, 1)

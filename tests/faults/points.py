@@ -47,6 +47,7 @@ _WRAPPED: tuple[tuple[Any, str, str | None, str | None], ...] = (
     (CustomerDelivery, "_drain", "drain", None),
     (workers, "_leave", "leave.before", None),
     (Processor, "_apply", None, "process.applied"),
+    (queue, "accept", None, "accept.inside"),
     (queue, "store_processed", "process.between", None),
     (Processor, "process", None, "process.after"),
     (AmberfloClient, "ingest", "ingest.before", "ingest.after"),

@@ -94,6 +94,15 @@ class Warehouse:
         )
         self._insert("user_traits", (profile, key, value), ago, at)
 
+    def load(self, customer_id: str, key: str, value: str, *, said: int) -> None:
+        """A row of a trait that became true at `said` (epoch milliseconds), and is loaded now."""
+        profile = f"p-{customer_id}"
+        self.db.execute(
+            "DELETE FROM user_traits WHERE canonical_segment_id = ? AND name = ?", (profile, key)
+        )
+        now = time.time() * 1000
+        self._write("user_traits", (profile, key, value), text(now), text(said))
+
     def identify(self, customer_id: str, *, ago: float = 20.0, profile: str | None = None) -> None:
         profile = profile or f"p-{customer_id}"
         self._insert("user_identifiers", (profile, "user_id", customer_id), ago, None)
