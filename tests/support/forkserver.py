@@ -40,7 +40,18 @@ _STARTING = (
     ["tests.support.door", "daemon"],
     ["syncer.daemon", "page"],
 )
-_COMMANDS = ("audit", "daemon", "failures", "forget", "runs", "status", "sync", "traits", "verify")
+_COMMANDS = (
+    "audit",
+    "daemon",
+    "failures",
+    "forget",
+    "runs",
+    "state",
+    "status",
+    "sync",
+    "traits",
+    "verify",
+)
 
 
 @dataclass
