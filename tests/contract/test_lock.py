@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from state import runs
 from state.db.database import Database
 from state.db.locks import lock, lock_holder, run_lock
 from state.errors import Locked, StateError
-from syncer.cli import main
+from tests.support import processes
 from tests.support.locks import held_elsewhere
 from tests.support.postgres import end_others
 
@@ -197,8 +196,6 @@ def test_commands_are_refused_in_one_line(
     url: str,
     database: Database,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = tmp_path / "config.toml"
     source = tmp_path / "engage.db"
@@ -217,19 +214,21 @@ url = "{url}"
     )
     with database.read() as connection:
         before = runs.newest(connection)
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    commands = (["sync"], ["resync", "--yes"], ["runs", "approve", "1", "--yes"])
     with held_elsewhere(url):
-        for command in (["sync"], ["resync", "--yes"], ["runs", "approve", "1", "--yes"]):
-            arguments = ["syncer", *command, "--config", str(config)]
-            monkeypatch.setattr(sys, "argv", arguments)
-            try:
-                with pytest.raises(SystemExit) as exited:
-                    main()
-            finally:
-                for number, handler in kept.items():
-                    signal.signal(number, handler)
-            out, err = capsys.readouterr()
-            assert (exited.value.code, out) == (1, "")
+        # Side by side, as each waits for two seconds.
+        started = [
+            processes.start(
+                *("-m", "syncer", *command, "--config", config),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for command in commands
+        ]
+        for process in started:
+            out, err = process.communicate(timeout=60)
+            assert (process.returncode, out) == (1, "")
             assert err.startswith("error: another run is going on")
             assert err.count("\n") == 1
     with database.read() as connection:
