@@ -210,7 +210,10 @@ def test_a_storage_that_refuses_fails_or_hangs_is_one_line(
         server.server_close()
 
 
-def test_a_bucket_that_cannot_be_read_is_one_line(s3: Any, endpoint: str, tmp_path: Path) -> None:
+def test_a_bucket_that_cannot_be_read_is_one_line(
+    s3: Any, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_ATTEMPTS", 1)  # the pauses between them grow
     with pytest.raises(SourceError, match=r"^s3://nobodys/x\.csv.*nothing was changed") as caught:
         pulled(source(tmp_path, endpoint, "nobodys/x.csv", "list", "vip"))
     assert "\n" not in str(caught.value)
