@@ -52,6 +52,6 @@ def _cancel_in(number: int, task: asyncio.Task[None]) -> None:
 
 
 if __name__ == "__main__":
-    syncer.process.child.MISSED = 3
+    syncer.process.child.BEAT, syncer.process.child.MISSED = 1.0, 5
     threading.Thread(target=_open, args=(Path(os.environ["DOOR"]),), daemon=True).start()
     main()
