@@ -25,8 +25,6 @@ from tests.support.locks import held_elsewhere
 from tests.support.processes import free_port, wait_until
 from tests.support.warehouse import Warehouse
 
-#: A program that looks every half second, so that trouble is an alert after a second.
-PROGRAM = "tests.support.hurried"
 #: Minutes of a play after which the newest good run is too old.
 LONG = 7 * 60
 AMBERFLO = 'syncer_amberflo_requests_total{method="POST",status="%s"}'
@@ -96,7 +94,7 @@ def settings(running: Daemon, more: str) -> Iterator[None]:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here")
 def test_each_alert_fires_in_a_drill(installation: Installation, warehouse: Warehouse) -> None:
     ids = warehouse.users(40, ago=40, vip="true")
-    with daemon(installation, program=PROGRAM, queue_limit=8, deletes_per_day=1) as running:
+    with daemon(installation, queue_limit=8, deletes_per_day=1) as running:
         running.first_run()
         running.send("track", track())
         drill = Drill(good := scraped(running, AMBERFLO % 200))
@@ -176,7 +174,7 @@ def daemon_breaks(drill: Drill, installation: Installation) -> None:
     """A daemon that may not schedule and reaches nobody gets a call that is none, and is killed."""
     with (
         held_elsewhere(installation.state_url, "schedule"),
-        daemon(installation, program=PROGRAM, more=NOBODY % free_port()) as running,
+        daemon(installation, more=NOBODY % free_port()) as running,
     ):
         before = Scrape.of(running)
         firing = [("SyncerNothingScheduled", "")]
