@@ -116,6 +116,11 @@ class Installation:
         puts: dict[str, int] = self.amberflo.stats()["puts"]
         return puts
 
+    def customer_requests(self) -> int:
+        """How many requests about customers Amberflo got since the last `reset_stats`."""
+        requests: dict[str, int] = self.amberflo.stats()["requests"]
+        return sum(number for route, number in requests.items() if "/customers" in route)
+
     def values(self, name: str) -> dict[str, Any]:
         """What each customer of Amberflo has under the name of a trait, where it has anything."""
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 
 import orjson
@@ -89,7 +88,8 @@ def test_a_delete_call_waits_for_a_run_and_for_amberflo(
         installation.amberflo.faults = Faults.parse("503=1")
         delete(service, customer)
         wait_until(lambda: service.calls("customer", "delete"), what="the call")
-        time.sleep(1.5)
+        tried = installation.customer_requests()
+        wait_until(lambda: installation.customer_requests() > tried + 3, what="more attempts")
         done = installation.run("audit", "customer", customer, exit_code=1)
         assert "was forgotten" in done.stderr
         assert installation.json("audit", "seal")["erased"] == 0
