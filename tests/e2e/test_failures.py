@@ -80,7 +80,7 @@ def test_all_are_sent_again_but_for_what_can_only_be_discarded(refused: Installa
 
 
 def test_where_amberflo_is_away_what_was_not_tried_stays(refused: Installation) -> None:
-    refused.configure(ingest_url="http://127.0.0.1:9/ingest", patience="1s")
+    refused.configure(ingest_url="http://127.0.0.1:9/ingest", patience="0.3s")
     done = refused.run("failures", "retry", "--all", exit_code=1)
     assert "0 delivered, 0 refused again" in done.stderr
     assert f"error: Amberflo did not take {CHUNK:,} meter records in time" in done.stderr

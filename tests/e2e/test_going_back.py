@@ -125,7 +125,7 @@ def test_where_amberflo_cannot_be_read_it_stays_so(installation: Installation, o
     true = installation.holds()
     url = installation.amberflo_url
     installation.amberflo_url = "http://127.0.0.1:9"
-    installation.configure(patience="1s")
+    installation.configure(patience="0.3s")
     installation.run("sync", "--full", exit_code=1)
     installation.amberflo_url = url
     installation.configure()

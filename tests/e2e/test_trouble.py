@@ -108,7 +108,7 @@ def test_an_answer_that_does_not_come_is_trouble_until_it_comes(
 ) -> None:
     monkeypatch.setattr(syncer.progress, "LINE_EVERY", 0.0)
     warehouse.user("u1", vip="true")
-    installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=1.5")
+    installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=0.9")
     screen = installation.run("sync").stderr.splitlines()
     shown = r"nothing gets through to Amberflo for \d+ s: no answer comes; trying on until 5m"
     assert any(re.fullmatch(shown, line) for line in screen), screen

@@ -104,7 +104,7 @@ def test_an_approval_whose_delivery_fails_is_delivered_later(
     installation: Installation, warehouse: Warehouse, members: list[str]
 ) -> None:
     run = hold(installation, warehouse, members[:20])
-    installation.configure(patience="1s")
+    installation.configure(patience="0.3s")
     installation.amberflo.faults = Faults.parse(DOWN)
     installation.run("runs", "approve", "--yes", str(run), exit_code=1)
     assert installation.members("vip") == set(members)

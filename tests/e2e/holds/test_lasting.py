@@ -28,7 +28,7 @@ def test_it_outlasts_a_delivery_that_fails(
     else:
         leave(warehouse, gone)
     warehouse.say("u30", "other", "false")  # something is to be delivered
-    installation.configure(patience="1s")
+    installation.configure(patience="0.3s")
     installation.amberflo.faults = Faults.parse(DOWN)
     installation.run("sync", *(["--full"] if full else []), exit_code=1)
     assert held(installation) == ["vip"]
@@ -53,13 +53,13 @@ def test_it_outlasts_a_process_that_ends(
     leave(warehouse, members[:20])
     warehouse.say("u30", "other", "false")
     installation.configure(patience="60s")
-    installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=2")
+    installation.amberflo.faults = Faults.parse("slow=1,slow_seconds=0.7")
     process = installation.start("sync")
     with closing(sqlite3.connect(installation.folder / "syncer.db")) as state:
         asked = "SELECT 1 FROM run WHERE id = 2 AND committed_at IS NOT NULL"
         until = time.monotonic() + 30
         while not state.execute(asked).fetchone() and time.monotonic() < until:
-            time.sleep(0.05)
+            time.sleep(0.01)
     process.send_signal(by)
     process.communicate(timeout=30)
 
