@@ -157,7 +157,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]
     """A server with few places and little room."""
     monkeypatch.setattr(limits, "CONNECTIONS", 40)
     monkeypatch.setattr(limits, "MAX_HELD", 1024 * 1024)
-    monkeypatch.setattr(limits, "EVICTABLE_AFTER", 0.3)
+    monkeypatch.setattr(limits, "EVICTABLE_AFTER", 0.1)
+    monkeypatch.setattr(limits, "LINGER_TIMEOUT", 0.5)
     with serving(tmp_path) as listener:
         yield listener
 
@@ -173,7 +174,7 @@ def test_who_keeps_a_place_without_using_it_goes_first(small: Listener, start: b
         for connection in held:
             if start:
                 connection.sendall(start)
-        time.sleep(0.6)
+        time.sleep(0.2)
         for _ in range(20):
             assert small.ask(request(track())) == [(200, GOOD)]
         for connection in held:
