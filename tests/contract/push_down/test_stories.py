@@ -121,6 +121,19 @@ def test_who_has_no_row_left_and_whom_a_call_names(pair: Pair) -> None:
     assert pair.pushed.revisits() == []
 
 
+def test_whose_only_row_is_lost_while_a_call_says_more(pair: Pair) -> None:
+    """Nothing changes in the run that finds it lost, and a later one takes u6 out."""
+    pair.lose("u6", "total")
+    reads(pair, 1)
+    pair.call("u6", "vip", True)
+    pair.lose("u6", "vip")
+    reads(pair, 0)
+    pair.passes(4)
+    pair.say("u2", "total", "6")
+    reads(pair, 1)
+    assert pair.pushed.revisits() == []
+
+
 def test_who_is_gone_and_whom_a_call_names(pair: Pair) -> None:
     """Whether a customer was deleted is open while a call came of it that Engage may not know."""
     pair.call("u1", "total", 7)
