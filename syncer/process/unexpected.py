@@ -6,6 +6,7 @@ the line has only the kind: its text may hold anything. The log has the way to i
 
 from __future__ import annotations
 
+import errno
 import logging
 
 from syncer.display import visible
@@ -13,6 +14,9 @@ from syncer.errors import StateError, SyncerError
 
 #: Characters of a line at most.
 LONGEST = 500
+
+#: What the system refuses whoever asks, so that what is to be cleaned up then fails in other ways.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})
 
 
 class Died(Exception):
@@ -50,7 +54,16 @@ def log_error(log: logging.Logger, what: str, error: BaseException) -> str:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """Return the first error of a group of them, or the error itself."""
+    """Return the first error of a group of them, or the error itself.
+
+    Where it came while somebody dealt with a system that has nothing left (`EXHAUSTED`), return
+    that refusal: a loop that got no file, say, cannot be closed either.
+    """
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    context: BaseException | None = error
+    while context is not None:
+        if isinstance(context, OSError) and context.errno in EXHAUSTED:
+            return context
+        context = context.__context__
     return error

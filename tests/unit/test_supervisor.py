@@ -75,11 +75,24 @@ def fails_first(error: BaseException | None, times: int = 1) -> tuple[Work, list
     return work, begins
 
 
+def while_handling(first: OSError) -> RuntimeError:
+    """Return an error that was raised while another one was dealt with."""
+    try:
+        try:
+            raise first
+        except OSError:
+            raise RuntimeError("this event loop is already running")  # noqa: B904
+    except RuntimeError as error:
+        return error
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
         (StateError("the disk\nis full"), "the disk is full"),
         (OSError(24, "Too many open files", "/a/b"), "Too many open files: /a/b"),
+        (while_handling(OSError(24, "Too many open files")), "Too many open files"),
+        (while_handling(OSError(2, "x")), "an unexpected RuntimeError; the log has where"),
         (ValueError("a secret"), "an unexpected ValueError; the log has where"),
         (ExceptionGroup("two", [KeyError("x")]), "an unexpected KeyError; the log has where"),
         (MemoryError(), "an unexpected MemoryError; the log has where"),
