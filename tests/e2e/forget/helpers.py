@@ -21,8 +21,13 @@ def traces(installation: Installation, *needles: str) -> dict[str, list[str]]:
     return by_file
 
 
-def personal(installation: Installation, engage: EngageSandbox) -> tuple[str, Json]:
-    """A customer whose id, name and email nobody else has, and what Amberflo holds of it."""
+def personal(
+    installation: Installation, engage: EngageSandbox, but: str | None = None
+) -> tuple[str, Json]:
+    """A customer whose id, name and email nobody else has, and what Amberflo holds of it.
+
+    Customers of one profile share these. `but` is one whom it must not be.
+    """
     wanted = expected_records(engage)
     values = [str(held[field]) for held in wanted.values() for field in held if field != "traits"]
     for customer_id, record in wanted.items():
@@ -30,6 +35,7 @@ def personal(installation: Installation, engage: EngageSandbox) -> tuple[str, Js
         members = [value for value in record["traits"].values() if value is True]
         if (
             customer_id.startswith("u")
+            and customer_id != but
             and members
             and all(values.count(value) == 1 for value in own)
         ):

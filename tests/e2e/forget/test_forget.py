@@ -53,13 +53,9 @@ def test_nothing_is_left_of_a_forgotten_customer(
         f"error: the customer {customer!r} was forgotten; `syncer forget --undo` lets it in again\n"
     )
     # The next one, in a file that was written anew.
-    other = next(
-        customer_id
-        for customer_id in others
-        if customer_id.startswith("u") and others[customer_id]["customerEmail"]
-    )
+    other, record = personal(synced, engage, but=customer)
     assert synced.json("forget", other, "--yes")["traces"] is False
-    assert traces(synced, other, others[other]["customerEmail"], customer, email) == {}
+    assert traces(synced, other, record["customerEmail"], customer, email) == {}
 
 
 def test_a_forgotten_customer_does_not_come_back(
