@@ -26,7 +26,8 @@ def personal(
 ) -> tuple[str, Json]:
     """A customer whose id, name and email nobody else has, and what Amberflo holds of it.
 
-    Customers of one profile share these. `but` is one whom it must not be.
+    Customers of one profile share these. `but` is one whom it must not be. Nor is it `u000000`: a
+    byte of a time and the zeros of the first seal read so, too.
     """
     wanted = expected_records(engage)
     values = [str(held[field]) for held in wanted.values() for field in held if field != "traits"]
@@ -35,7 +36,7 @@ def personal(
         members = [value for value in record["traits"].values() if value is True]
         if (
             customer_id.startswith("u")
-            and customer_id != but
+            and customer_id not in (but, "u000000")
             and members
             and all(values.count(value) == 1 for value in own)
         ):
