@@ -34,6 +34,7 @@ SETTINGS = {
     "spark.network.timeout": "900s",
     "spark.executor.heartbeatInterval": "60s",
 }
+_QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 #: For a few rows: what is asked once is not worth compiling.
 SMALL = {
     "spark.sql.shuffle.partitions": "1",
@@ -41,6 +42,9 @@ SMALL = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.driver.memory": "1g",
+    # Java compiles each method once, and quickly: its processes end before more of it pays.
+    "spark.driver.extraJavaOptions": _QUICK,
+    "spark.executor.extraJavaOptions": _QUICK,
 }
 #: A parameter as the dialect writes it: :name or :`name`.
 _PARAMETER = re.compile(r"(?<![\w:]):`(\w+)`")
