@@ -119,7 +119,7 @@ def test_a_call_is_named_with_its_key(installation: Installation, members: list[
 
 def test_what_cannot_be_asked_is_said(installation: Installation, members: list[str]) -> None:
     (installation.folder / "engage.db").unlink()
-    installation.configure(customers_url="http://127.0.0.1:9/customers")
+    installation.configure(customers_url="http://127.0.0.1:9/customers", patience="0.3s")
     answer = why(installation, "u00", "total_revenue_7")
     assert "does not exist" in answer["segment"]["problem"]
     assert "127.0.0.1:9" in answer["amberflo"]["problem"]
