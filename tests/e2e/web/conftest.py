@@ -18,8 +18,9 @@ from tests.support.events import unique
 from tests.support.installation import installed
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """A daemon for each file: who decides something changes what others see."""
     folder = tmp_path_factory.mktemp("page")
     with installed(folder) as installation:
         began = datetime.now(UTC) - timedelta(days=30)
@@ -61,7 +62,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
             assert TOKEN not in "\n".join(running.log)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser(operator: Operator) -> Iterator[Any]:
     """(While it is there, its event loop runs in this thread: no command with one may.)"""
     chromium = shutil.which("chromium")
