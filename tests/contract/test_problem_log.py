@@ -207,3 +207,15 @@ def test_a_part_that_ends_is_on_record_until_it_works(
     finally:
         ending.set()
         keeper.join(5)
+
+
+def test_what_is_kept_names_no_customer(database: Database, lines: Callable[[], list[str]]) -> None:
+    """An alert may copy it just before that customer is erased."""
+    part = Part(database)
+    url = "http://a/customers?customerId="
+    part.fails(text=f"GET {url}a%2Fb answered 503; GET {url}c, too")
+    wait_until(lambda: problem(database))
+    row = problem(database)
+    assert row is not None
+    assert row.text == f"GET {url}… answered 503; GET {url}…, too"
+    assert lines() == [f"inbox: GET {url}a%2Fb answered 503; GET {url}c, too"]
